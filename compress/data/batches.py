@@ -1,0 +1,117 @@
+"""Batches of an image set: shuffled, cropped and flipped on the batch tensor, by seed and epoch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+from .images import ImageSet
+
+
+class Batch(NamedTuple):
+    """Images ``(N, 3, H, W)`` float32 in [0, 1]; labels and positions in the image set ``(N,)`` int64."""
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+
+class Batches:
+    """An image set in batches. Order and augmentation depend on ``seed`` and the epoch only.
+
+    ``crop_padding``: zeros around the image, in pixels, before a random crop back to its size. Padding
+    happens in raw image space, before any normalisation: zeros are black.
+    ``flip``: mirror every image with probability 1/2.
+
+    Raises:
+        DataError: there is nothing to iterate over.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        crop_padding: int = 0,
+        flip: bool = False,
+        drop_last: bool = False,
+    ) -> None:
+        assert batch_size >= 1, "recipes allow a batch size of 1 or more"
+        assert crop_padding >= 0, "recipes allow no negative padding"
+        if len(images) < (batch_size if drop_last else 1):
+            raise DataError(
+                f"{len(images)} images do not fill one batch of {batch_size if drop_last else 1}; "
+                "give more images or set a smaller batch_size"
+            )
+        self.images = images
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.crop_padding = crop_padding
+        self.flip = flip
+        self.drop_last = drop_last
+
+    @property
+    def count(self) -> int:
+        """Images per epoch."""
+        return len(self) * self.batch_size if self.drop_last else len(self.images)
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        full, rest = divmod(len(self.images), self.batch_size)
+        return full + (rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.epoch(0)
+
+    def epoch(self, k: int) -> Iterator[Batch]:
+        """The batches of epoch ``k``; the same ``k`` yields the same pixels, whatever was drawn before."""
+        random = torch.Generator().manual_seed(_mix(self.seed, k))
+        total = len(self.images)
+        order = torch.randperm(total, generator=random) if self.shuffle else torch.arange(total)
+        # Drawn for the whole epoch at once, so that the batch size does not change what happens to an image.
+        corners = torch.randint(2 * self.crop_padding + 1, (total, 2), generator=random)
+        mirrored = torch.rand(total, generator=random) < 0.5
+        for start in range(0, self.count, self.batch_size):
+            part = slice(start, min(start + self.batch_size, self.count))
+            indices = order[part]
+            images = self._read(indices)
+            if self.crop_padding:
+                images = crop(images, corners[part], self.crop_padding)
+            if self.flip:
+                images = torch.where(mirrored[part, None, None, None], images.flip(3), images)
+            labels = torch.from_numpy(self.images.labels[indices.numpy()])
+            yield Batch(images.to(torch.float32).div_(255), labels, indices)
+
+    def _read(self, indices: Tensor) -> Tensor:
+        """Bytes ``(N, 3, H, W)`` at ``indices``, read in the order of the file and put back in theirs."""
+        wanted, back = np.unique(indices.numpy(), return_inverse=True)
+        images = torch.from_numpy(self.images.images[wanted])
+        return images[torch.from_numpy(back)] if self.shuffle else images
+
+
+def crop(images: Tensor, corners: Tensor, padding: int) -> Tensor:
+    """Windows of the images' own size in the zero-padded images.
+
+    Args:
+        images: ``(N, 3, H, W)``.
+        corners: ``(N, 2)`` int64, row and column of each window in the padded image, 0 to ``2 * padding``.
+        padding: zeros on every side, pixels.
+    """
+    height, width = images.shape[2:]
+    padded = torch.nn.functional.pad(images, [padding] * 4)
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (N, 3, 2p + 1, 2p + 1, H, W), a view
+    return windows[torch.arange(len(images)), :, corners[:, 0], corners[:, 1]]
+
+
+def _mix(seed: int, k: int) -> int:
+    """Unrelated generators for neighbouring seeds and epochs, where ``seed + k`` would share them."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{k}".encode(), digest_size=8).digest(), "little") >> 1

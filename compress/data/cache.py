@@ -1,0 +1,202 @@
+"""Decode once: images in a memory-mapped .npy, with labels and names, in one folder per fingerprint.
+
+Images are appended to a plain file: writing through a memory map kills the process when the disk is full.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, Protocol
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from ..errors import RunError
+from ..files import atomic_path, read_json, write_json
+from ..progress import Progress
+from .decode import Decoded
+from .images import ImageSet
+
+LAYOUT = 1  # part of every fingerprint: a change of what is stored or how it is decoded raises it
+_ABANDONED_SECONDS = 24 * 3600
+
+
+class Pool(NamedTuple):
+    """The images of one split, sorted by name, and their names ``<class>/<file>``."""
+
+    images: ImageSet
+    names: tuple[str, ...]
+
+
+class Source(Protocol):
+    """Where images come from, split by split; nothing is read before it is asked for."""
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits it has: ``train``, ``test``, perhaps ``val``."""
+        ...
+
+    @property
+    def one_pass(self) -> bool:
+        """Whether reading one split costs as much as reading all, so that all are decoded together."""
+        ...
+
+    def fingerprint(self, split: str) -> str:
+        """Changes whenever what would be decoded changes."""
+        ...
+
+    def count(self, splits: Collection[str]) -> int | None:
+        """How many images ``stream`` will yield, if that is known."""
+        ...
+
+    def stream(self, splits: Collection[str]) -> Iterator[Decoded]:
+        """Every image of ``splits``; raises DataError where they cannot be used, at the latest at the end."""
+        ...
+
+
+def fingerprint(split: str, **facts: Any) -> str:
+    """A folder name for a split that ``facts`` describe completely."""
+    text = json.dumps({"layout": LAYOUT, "split": split, **facts}, sort_keys=True, default=str)
+    return f"{split}-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
+
+
+def load(source: Source, split: str, cache_dir: Path, progress: Progress) -> Pool:
+    """The images of a split, from the cache or decoded into it.
+
+    Raises:
+        DataError: the images cannot be used; nothing of them is kept.
+        RunError: the disk is full or ``cache_dir`` is not writable.
+    """
+    place = cache_dir / source.fingerprint(split)
+    found = read(place)
+    if found is None:
+        places = {split: place}
+        if source.one_pass:
+            others = {other: cache_dir / source.fingerprint(other) for other in source.splits if other != split}
+            places |= {other: path for other, path in others.items() if not path.is_dir()}
+        what = "decode " + " and ".join(places)
+        total = source.count(places)
+        _fill(places, progress.track(source.stream(places), what, total=total, unit="img"))
+        found = read(place)
+    if found is None:
+        raise RunError(f"{place} vanished while it was used; run again, and keep others from cleaning {cache_dir}")
+    return found
+
+
+def read(place: Path) -> Pool | None:
+    """What a cache folder holds; None when it is absent or damaged (it is then decoded again)."""
+    try:
+        meta = read_json(place / "meta.json")
+        # A plain view of the map: np.memmap's own indexing is slower and its copies stay memmaps in name.
+        images = np.asarray(np.load(place / "images.npy", mmap_mode="r", allow_pickle=False))
+        labels = np.load(place / "labels.npy", allow_pickle=False)
+        names, classes = tuple(meta["names"]), tuple(meta["classes"])
+    except PermissionError as error:
+        raise RunError(f"cannot read {place}: {error.strerror}; make it readable or choose another --out") from error
+    except (FileNotFoundError, NotADirectoryError, ValueError, EOFError, KeyError):
+        return None
+    if not len(images) == len(labels) == len(names):
+        return None
+    return _sorted(ImageSet(images, labels, classes), names)
+
+
+def _sorted(images: ImageSet, names: tuple[str, ...]) -> Pool:
+    """By class and file: an archive and the folder it was made from then split alike, whatever its order."""
+    order = sorted(range(len(names)), key=lambda i: names[i].split("/"))
+    if order == list(range(len(names))):
+        return Pool(images, names)
+    return Pool(images.subset(order), tuple(names[i] for i in order))
+
+
+def _fill(places: Mapping[str, Path], decoded: Iterable[Decoded]) -> None:
+    """Write each split to its place; nothing is published before the last image of all is written."""
+    for parent in {place.parent for place in places.values()}:
+        _remove_abandoned(parent)
+    with ExitStack() as stack:
+        writers = {split: stack.enter_context(_building(place)) for split, place in places.items()}
+        for split, name, image in decoded:
+            writers[split].add(name, image)
+
+
+@dataclass
+class _Writer:
+    """Appends images to an open .npy whose length is known only at the end."""
+
+    file: BinaryIO
+    names: list[str]
+    shape: tuple[int, ...] = ()
+
+    def add(self, name: str, image: NDArray[np.uint8]) -> None:
+        if not self.names:
+            self.shape = image.shape
+            self._header(0)
+        assert image.shape == self.shape, "sources yield images of one size"
+        self.file.write(image.tobytes())
+        self.names.append(name)
+
+    def finish(self) -> None:
+        assert self.names, "sources refuse to be empty"
+        end = self.file.tell()
+        self.file.seek(0)
+        self._header(len(self.names))  # numpy pads its header so that the first axis can grow in place
+        expected = self.file.tell() + len(self.names) * int(np.prod(self.shape))
+        assert end == expected, "the header kept its length"
+
+    def _header(self, count: int) -> None:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (count, *self.shape)}
+        npy.write_array_header_1_0(self.file, header)
+
+
+@contextmanager
+def _building(place: Path) -> Iterator[_Writer]:
+    """A private folder beside ``place`` that is renamed to it when the block ends well, and else removed."""
+    folder = place.with_name(f".{place.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    names: list[str] = []
+    try:
+        with atomic_path(folder / "images.npy") as part, part.open("wb") as file:
+            writer = _Writer(file, names)
+            yield writer
+            writer.finish()
+        classes = sorted({name.split("/")[0] for name in names})
+        number = {name: label for label, name in enumerate(classes)}
+        labels = np.array([number[name.split("/")[0]] for name in names], dtype=np.int64)
+        with atomic_path(folder / "labels.npy") as part, part.open("wb") as file:
+            np.save(file, labels)
+        write_json(folder / "meta.json", {"layout": LAYOUT, "classes": classes, "names": names})
+        _publish(folder, place)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _publish(folder: Path, place: Path) -> None:
+    try:
+        folder.rename(place)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        # Another process finished the same images first: keep its folder, unless it is a damaged one.
+        if read(place) is None:
+            shutil.rmtree(place)
+            folder.rename(place)
+
+
+def _remove_abandoned(cache_dir: Path) -> None:
+    """Delete what a killed process left behind; nothing reads it, but it takes room."""
+    for folder in cache_dir.glob(".*.part"):
+        try:
+            touched = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+        except OSError:  # its owner is just removing or renaming it
+            continue
+        if time.time() - touched > _ABANDONED_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)

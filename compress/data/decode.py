@@ -1,0 +1,129 @@
+"""Encoded images to bytes (3, H, W): PIL in a few threads, in order, with errors that name the image."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ..errors import DataError
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
+# What PIL raises on broken files, by format: SyntaxError is its PNG reader, struct.error its TIFF reader.
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+_CHUNK = 32  # images per task: a CIFAR image decodes faster than a task is handed over
+_WORKERS = min(8, os.cpu_count() or 1)
+
+
+class Encoded(NamedTuple):
+    """An image to decode: ``name`` is ``<class>/<file>`` below its split, ``where`` its name in errors."""
+
+    split: str
+    name: str
+    data: Path | bytes
+    where: str
+
+
+class Decoded(NamedTuple):
+    """An image ``(3, H, W)`` uint8; its name tells its class."""
+
+    split: str
+    name: str
+    image: NDArray[np.uint8]
+
+
+def is_image(name: str) -> bool:
+    """Whether a path below a split is an image: a known suffix in any case, nothing hidden on the way."""
+    path = PurePosixPath(name)
+    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
+
+
+def to_bytes(image: Image.Image, resize: int | None = None) -> NDArray[np.uint8]:
+    """RGB bytes ``(3, H, W)``; with ``resize``, the centre square scaled to that side in pixels (bilinear).
+
+    Raises:
+        ValueError: the image has more than 8 bits per channel, which PIL would clip to white.
+    """
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(f"mode {image.mode}: only 8 bits per channel are read, convert it to 8-bit RGB")
+    rgb = image.convert("RGB")
+    if resize is not None and rgb.size != (resize, resize):
+        rgb = ImageOps.fit(rgb, (resize, resize), Image.Resampling.BILINEAR)
+    return np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1))
+
+
+def decode(encoded: Iterable[Encoded], *, resize: int | None, expect: int | None = None) -> Iterator[Decoded]:
+    """Decode in the order given. Without ``resize`` all must have one square size: ``expect`` or the first's.
+
+    Raises:
+        DataError: an image that cannot be read, or that has another size; it is named.
+    """
+    reference = "the training images are"
+    side = resize or expect
+    for chunk in _in_threads(encoded, resize):
+        for item, image in chunk:
+            height, width = image.shape[1:]
+            if side is None:
+                if height != width:
+                    raise DataError(
+                        f"{item.where} is {width} x {height} pixels, but images must be square; "
+                        "set image_size to the side in pixels and they are resized and cropped"
+                    )
+                side, reference = width, f"{item.where} is"
+            if (height, width) != (side, side):
+                raise DataError(
+                    f"{item.where} is {width} x {height} pixels, but {reference} {side} x {side}; "
+                    "images of a tree must have one size: resize them with source: image_folder "
+                    f"and image_size, e.g. image_size: {side}"
+                )
+            yield Decoded(item.split, item.name, image)
+
+
+def _in_threads(encoded: Iterable[Encoded], resize: int | None) -> Iterator[list[tuple[Encoded, NDArray[np.uint8]]]]:
+    """Chunks in order, at most a few of them in memory: a data set may be larger than that."""
+    with ThreadPoolExecutor(_WORKERS, thread_name_prefix="decode") as pool:
+        running: deque[Future[list[tuple[Encoded, NDArray[np.uint8]]]]] = deque()
+        try:
+            for chunk in _chunks(encoded):
+                running.append(pool.submit(_decode_chunk, chunk, resize))
+                if len(running) > 2 * _WORKERS:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        finally:
+            for future in running:
+                future.cancel()
+
+
+def _chunks(encoded: Iterable[Encoded]) -> Iterator[list[Encoded]]:
+    chunk: list[Encoded] = []
+    for item in encoded:
+        chunk.append(item)
+        if len(chunk) == _CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _decode_chunk(chunk: list[Encoded], resize: int | None) -> list[tuple[Encoded, NDArray[np.uint8]]]:
+    return [(item, _decode_one(item, resize)) for item in chunk]
+
+
+def _decode_one(item: Encoded, resize: int | None) -> NDArray[np.uint8]:
+    try:
+        with Image.open(io.BytesIO(item.data) if isinstance(item.data, bytes) else item.data) as image:
+            return to_bytes(image, resize)
+    except UnidentifiedImageError as error:
+        raise DataError(f"{item.where} is not an image that can be read; replace or remove it") from error
+    except _BROKEN as error:
+        raise DataError(f"{item.where} cannot be decoded ({error}); replace or remove it") from error

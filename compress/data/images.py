@@ -1,0 +1,72 @@
+"""A set of decoded images in memory or in a memory-mapped file, and views of it that copy nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, SupportsIndex
+
+import numpy as np
+from numpy.typing import NDArray
+
+Index = SupportsIndex | slice | NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Some rows of an array in some order, read when they are asked for; indexed like an array."""
+
+    pool: NDArray[np.uint8]
+    order: NDArray[np.int64]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return len(self.order), *self.pool.shape[1:]
+
+    @property
+    def dtype(self) -> np.dtype[np.uint8]:
+        return self.pool.dtype
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, index: Index) -> NDArray[np.uint8]:
+        """One image ``(3, H, W)`` for a number; ``(n, 3, H, W)`` for a slice, a mask or an index array."""
+        rows: NDArray[np.uint8] = self.pool[self.order[index]]
+        return rows
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """All rows in memory; numpy calls this."""
+        if copy is False:
+            raise ValueError("rows of a memory map cannot become an array without a copy")
+        rows = self.pool[self.order]
+        return rows if dtype is None else rows.astype(dtype, copy=False)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images ``(N, 3, H, W)`` uint8, their labels ``(N,)`` int64, and the class names those labels index.
+
+    ``images`` of a subset are ``Rows``: they stay in the file until they are indexed.
+    """
+
+    images: NDArray[np.uint8] | Rows
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        assert len(self.images.shape) == 4, "images are (N, 3, H, W)"
+        assert len(self.images) == len(self.labels), "one label per image"
+        assert self.images.dtype == np.uint8, "images are raw bytes"
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, indices: NDArray[np.integer[Any]] | Sequence[int]) -> ImageSet:
+        """The images at ``indices``, in that order; no pixel is read."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        if isinstance(self.images, Rows):
+            rows = Rows(self.images.pool, self.images.order[chosen])
+        else:
+            rows = Rows(self.images, np.arange(len(self.images), dtype=np.int64)[chosen])
+        return ImageSet(rows, self.labels[chosen], self.classes)

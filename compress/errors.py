@@ -1,0 +1,39 @@
+"""One family of errors: each message says what was given, what is allowed and what to do."""
+
+from __future__ import annotations
+
+
+class SlimError(Exception):
+    """Base of everything slimsight raises for its users; ``exit_code`` is the command line's answer."""
+
+    exit_code = 2
+
+
+class ConfigError(SlimError):
+    """A recipe, an option or a budget file that cannot be used."""
+
+
+class DataError(SlimError):
+    """Images that are missing, corrupt or do not fit the model."""
+
+
+class ModelError(SlimError):
+    """A model that cannot be built, or weights that do not fit it."""
+
+
+class PruningError(SlimError):
+    """Nothing can shrink, the budget is out of reach, or a stage of learning did not converge."""
+
+
+class ExportError(SlimError):
+    """An artefact that cannot be written, or that does not compute what the model computes."""
+
+
+class RunError(SlimError):
+    """A run directory that is busy, full or not ours."""
+
+
+class BudgetExceeded(SlimError):
+    """The work is done, but a budget or a check failed."""
+
+    exit_code = 1

@@ -1,0 +1,104 @@
+"""q_pred: what the classifier would say if it saw only the masked part of an image (ISP Eq. 7)."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from ..config import MaskConfig, PredictorConfig
+from ..data import Batch, Batches
+from ..models import Classifier
+from ..progress import SILENT, Progress
+from ..training import History, fit, one_cycle, to_device
+from .rbf import random_rbf, rbf_map, relaxed_bernoulli
+
+
+class Predictor(nn.Module):
+    """A classifier of masked images: the mask multiplies AFTER normalisation, so removed pixels are mean grey."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, images: Tensor, mask: Tensor) -> Tensor:
+        """(N, classes) logits of images (N, 3, H, W) in [0, 1] seen through mask (N, 1, H, W)."""
+        logits: Tensor = self.classifier.net(self.classifier.normalize(images) * mask)
+        return logits
+
+
+def divergence(reference: Tensor, logits: Tensor) -> Tensor:
+    """(N,) KL(softmax(reference) || softmax(logits)) in nats."""
+    log_p, log_q = reference.float().log_softmax(1), logits.float().log_softmax(1)
+    return (log_p.exp() * (log_p - log_q)).sum(1)
+
+
+def new_predictor(classifier: Classifier, config: PredictorConfig) -> Predictor:
+    """A predictor with the classifier's architecture; its weights too, unless ``config.init`` is scratch."""
+    net = copy.deepcopy(classifier).requires_grad_(True)
+    if config.init == "scratch":
+        for module in net.modules():
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
+    return Predictor(net)
+
+
+def train_predictor(
+    predictor: Predictor,
+    classifier: Classifier,
+    train: Batches,
+    val: Batches,
+    fabric: Fabric,
+    *,
+    config: PredictorConfig,
+    masks: MaskConfig,
+    progress: Progress = SILENT,
+) -> History:
+    """min E_x,m KL(Q_class(x) || q_pred(m * x)) over random RBF masks; the best epoch on validation stays."""
+    classifier.eval().requires_grad_(False)
+    device = fabric.device
+
+    def draw(batch: Batch) -> Tensor:
+        side = batch.images.shape[-1]
+        params = random_rbf(len(batch.images), side, centre=masks.centre, sigma=masks.sigma, device=device)
+        return relaxed_bernoulli(rbf_map(params, side), masks.temperature)
+
+    def loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        with torch.no_grad():
+            reference = classifier(batch.images)
+        return {"loss": divergence(reference, model(batch.images, draw(batch))).mean()}
+
+    @torch.inference_mode()
+    def validate() -> float:
+        predictor.eval()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # the same masks every time: epochs are compared on equal terms
+            total = torch.zeros(())
+            for batch in val.epoch(0):
+                batch = to_device(batch, device)
+                with fabric.autocast():
+                    kl = divergence(classifier(batch.images), predictor(batch.images, draw(batch)))
+                total += kl.sum().cpu()
+        predictor.train()
+        return float(total) / val.count
+
+    optimizer = torch.optim.Adam(predictor.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    predictor.train()
+    history = fit(
+        predictor,
+        train,
+        loss,
+        optimizer,
+        fabric,
+        what="predictor",
+        epochs=config.epochs,
+        schedule=one_cycle,
+        validate=validate,
+        patience=config.patience,
+        progress=progress,
+    )
+    predictor.eval().requires_grad_(False)
+    return history

@@ -1,0 +1,90 @@
+"""Bring a slim model back: recalibrate batch normalisation, then SGD, optionally taught by the original."""
+
+from __future__ import annotations
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .config import FinetuneConfig, TrainConfig
+from .data import Batch, Batches
+from .progress import SILENT, Progress
+from .training import History, fit, one_cycle, to_device
+
+
+@torch.no_grad()
+def recalibrate_bn(model: nn.Module, batches: Batches, count: int) -> None:
+    """Replace the running statistics of every batch normalisation by exact averages over ``count`` batches."""
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) and m.track_running_stats]
+    if not norms or count == 0:
+        return
+    momenta = [norm.momentum for norm in norms]
+    training = model.training
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a cumulative average
+    model.train()
+    device = next(model.parameters()).device
+    for seen, batch in enumerate(batches.epoch(0)):
+        if seen == count:
+            break
+        model(to_device(batch, device).images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.train(training)
+
+
+def train_classifier(
+    model: nn.Module,
+    train: Batches,
+    fabric: Fabric,
+    *,
+    config: TrainConfig,
+    teacher: nn.Module | None = None,
+    what: str = "classifier",
+    progress: Progress = SILENT,
+) -> History:
+    """SGD with Nesterov momentum under a one-cycle rate; the last epoch's weights stay.
+
+    With a ``teacher`` and a FinetuneConfig that asks for it, part of the loss is the distillation loss
+    T^2 KL(teacher / T || model / T) (Hinton et al. 2015, section 2).
+    """
+    share = config.distill if isinstance(config, FinetuneConfig) and teacher is not None else 0.0
+    temperature = config.distill_temperature if isinstance(config, FinetuneConfig) else 1.0
+    if teacher is not None:
+        teacher.eval().requires_grad_(False)
+
+    def loss(wrapped: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        logits = wrapped(batch.images).float()
+        ce = F.cross_entropy(logits, batch.labels)
+        figures = {"loss": ce, "accuracy": (logits.argmax(1) == batch.labels).float().mean()}
+        if share and teacher is not None:
+            with torch.no_grad():
+                wanted = (teacher(batch.images).float() / temperature).softmax(1)
+            distilled = F.kl_div((logits / temperature).log_softmax(1), wanted, reduction="batchmean")
+            figures["loss"] = (1 - share) * ce + share * temperature**2 * distilled
+        return figures
+
+    decayed = [p for p in model.parameters() if p.dim() > 1]
+    plain = [p for p in model.parameters() if p.dim() <= 1]  # biases and norms are not decayed
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
+    model.requires_grad_(True).train()
+
+    history = fit(
+        model,
+        train,
+        loss,
+        optimizer,
+        fabric,
+        what=what,
+        epochs=config.epochs,
+        schedule=one_cycle,
+        progress=progress,
+    )
+    model.eval()
+    return history

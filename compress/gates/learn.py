@@ -1,0 +1,188 @@
+"""Learn gates under ISP Eq. 10: cross entropy + g1 |C_x - f_sel(x; v)|^2 + g2 R_res."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..config import GatesConfig
+from ..data import Batch, Batches
+from ..errors import PruningError
+from ..explain import REFERENCE_SIDE, ExplainedClassifier
+from ..progress import SILENT, Progress
+from ..surgery import ChannelGroup, masked
+from ..training import fit
+from .cost import CostModel
+from .gate import Gates
+
+TRAVEL = 16.0
+"""Distance that Adam can move a logit over all steps: the default learning rate is this / steps."""
+
+AGREEMENT = 0.02
+"""At the end the cost of the relaxed gates may differ from that of the hard gates by this share."""
+
+NOISE_OFF = 0.9
+"""Share of the steps after which the sample's noise is gone: what is learned last is what will be deployed."""
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """Learned gates: scores (the logits, by group) and how well they converged. MACs per image."""
+
+    scores: dict[str, Tensor]
+    soft_macs: float
+    hard_macs: float
+    budget: float
+    residual: float
+    ce: float
+    steer: float
+
+    def to_dict(self) -> dict[str, float]:
+        """The figures, without the scores."""
+        return {name: value for name, value in asdict(self).items() if name != "scores"}
+
+    @property
+    def converged(self) -> bool:
+        """R_res = 0 (to one part in a thousand) and relaxed and hard cost agree."""
+        return self.residual <= 1e-3 and abs(self.soft_macs / self.hard_macs - 1) <= AGREEMENT
+
+
+def residual_cost(macs: Tensor, target: Tensor) -> Tensor:
+    """R_res = log(max(T(v), pT) / pT): zero within the target (ISP Eq. 9)."""
+    return (torch.maximum(macs, target) / target).log()
+
+
+class GatedNetwork(nn.Module):
+    """Frozen network + gates as one module: what ``fit`` trains. Only the gates have gradients."""
+
+    def __init__(self, network: nn.Module, gates: Gates, groups: Sequence[ChannelGroup]) -> None:
+        super().__init__()
+        self.network = network
+        self.classifier = network.classifier if isinstance(network, ExplainedClassifier) else network
+        self.gates = gates
+        self.groups = tuple(groups)
+
+    def forward(
+        self, images: Tensor, labels: Tensor, *, noise: float, temperature: float, steered: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Logits, RBF parameters (None unless ``steered``) and the one gate sample that made them."""
+        values = self.gates(noise=noise, temperature=temperature)
+        with masked(self.network, self.groups, self.gates.split(values)):
+            if steered:
+                logits, params = self.network(images, labels)
+                return logits, params, values
+            return self.classifier(images), None, values
+
+
+def learn_gates(
+    network: nn.Module,
+    groups: Sequence[ChannelGroup],
+    cost: CostModel,
+    train: Batches,
+    fabric: Fabric,
+    *,
+    config: GatesConfig,
+    budget: float,
+    targets: Tensor | None,
+    progress: Progress = SILENT,
+) -> GateResult:
+    """Rank the channels of ``groups`` by learning which may close.
+
+    Weights and selector are frozen, batch normalisation is in eval mode. The cost's target falls from the whole
+    model to ``budget`` over ``config.shrink`` of the steps, the sample's noise fades towards the end, and the
+    weight of R_res grows for as long as it is not zero.
+
+    Args:
+        network: the classifier, or with its explainer (steering needs that).
+        train: images without augmentation (``targets`` belong to exactly these).
+        budget: MACs.
+        targets: (N, 3) C_x of the UNPRUNED network, in pixels, by image index; None learns without steering.
+
+    Raises:
+        PruningError: the gates did not converge; the message says what to change.
+    """
+    network.eval().requires_grad_(False)
+    cost = cost.to(fabric.device)
+    gates = Gates(groups)
+    gated = GatedNetwork(network, gates, groups)
+    schedule = _Schedule(config, cost.total, budget)
+
+    def loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        gated.eval()
+        logits, params, values = model(
+            batch.images,
+            batch.labels,
+            noise=schedule.noise,
+            temperature=config.temperature,
+            steered=targets is not None,
+        )
+        macs = cost.of_values(values.double())
+        ce = F.cross_entropy(logits.float(), batch.labels)
+        residual = residual_cost(macs, macs.new_tensor(schedule.target))
+        total = ce + schedule.cost_weight * residual.float()
+        figures = {"ce": ce, "residual": residual.float(), "macs": macs / cost.total}
+        if targets is not None:
+            assert params is not None
+            wanted = targets[batch.indices.cpu()].to(params.device)
+            scale = (REFERENCE_SIDE / batch.images.shape[-1]) ** 2
+            steer = (params - wanted).square().sum(1).mean() * scale
+            total = total + config.steer_weight * steer
+            figures["steer"] = steer
+        return {"loss": total, **figures}
+
+    steps_per_epoch = len(train)
+    epochs = -(-config.steps // steps_per_epoch)
+    schedule.steps = epochs * steps_per_epoch
+    lr = config.lr if config.lr is not None else TRAVEL / schedule.steps
+    history = fit(
+        gated,
+        train,
+        loss,
+        torch.optim.Adam([gates.theta], lr=lr),
+        fabric,
+        what=f"gates ({config.steer})",
+        epochs=epochs,
+        after_step=schedule.advance,
+        progress=progress,
+    )
+    return _result(gates, cost, budget, history.epochs[-1], config)
+
+
+class _Schedule:
+    """Noise, target and cost weight over the steps."""
+
+    def __init__(self, config: GatesConfig, total: float, budget: float) -> None:
+        self.shrink, self.total, self.budget = config.shrink, total, budget
+        self.start = self.cost_weight = config.cost_weight
+        self.steps = config.steps
+        self.noise = 1.0
+        self.target = total
+
+    def advance(self, step: int, figures: Mapping[str, Tensor]) -> None:
+        share = (step + 1) / self.steps
+        fallen = min(1.0, share / self.shrink)
+        self.target = self.total + (self.budget - self.total) * fallen
+        self.noise = max(0.0, min(1.0, (NOISE_OFF - share) / (NOISE_OFF - self.shrink)))
+        # Dual ascent: the multiplier of the constraint T(v) <= target.
+        self.cost_weight = max(self.start, self.cost_weight + self.start * float(figures["residual"]))
+
+
+def _result(gates: Gates, cost: CostModel, budget: float, last: Mapping[str, float], config: GatesConfig) -> GateResult:
+    with torch.no_grad():
+        soft = float(cost.of_values(gates(noise=0.0, temperature=config.temperature).double()))
+        hard = float(cost.of_values(gates.hard().double()))
+    residual = float(residual_cost(torch.tensor(soft), torch.tensor(budget)))
+    scores = {name: value.detach().cpu().clone() for name, value in gates.split(gates.theta).items()}
+    result = GateResult(scores, soft, hard, budget, residual, last["ce"], last.get("steer", 0.0))
+    if not result.converged:
+        raise PruningError(
+            f"the gates did not converge: R_res is {residual:.3f} (must be 0) and their relaxed cost of "
+            f"{soft / 1e6:.2f} M MACs is {soft / hard - 1:+.1%} off their hard cost (at most {AGREEMENT:.0%}); "
+            f"raise gates.steps (now {config.steps}) or gates.cost_weight (now {config.cost_weight:g})"
+        )
+    return result

@@ -1,0 +1,39 @@
+"""Rankings without learning: honest baselines that go through the same selection, surgery and finetune."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..surgery import ChannelGroup
+
+
+@torch.no_grad()
+def group_l2(network: nn.Module, group: ChannelGroup) -> Tensor:
+    """(channels,) L2 norm of each channel's filters over all layers that produce the group."""
+    modules = dict(network.named_modules())
+    squares = torch.zeros(group.channels, dtype=torch.float64)
+    for slot in group.producers:
+        weight = modules[slot.layer].weight.double().cpu()
+        norms = weight.flatten(1).square().sum(1)
+        squares.index_add_(0, torch.tensor(slot.sources), norms[list(slot.positions)])
+    return squares.sqrt()
+
+
+def magnitude(network: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, Tensor]:
+    """Group L2 divided by the group's mean: comparable across layers, so no layer is emptied for its scale."""
+    scores = {group.name: group_l2(network, group) for group in groups}
+    return {name: score / score.mean().clamp_min(1e-12) for name, score in scores.items()}
+
+
+def uniform(network: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, Tensor]:
+    """The rank within the group, 0..1: any global threshold then takes the same share of every group."""
+    scores = {}
+    for group in groups:
+        order = torch.argsort(group_l2(network, group), stable=True)
+        rank = torch.empty(group.channels, dtype=torch.float64)
+        rank[order] = (torch.arange(group.channels, dtype=torch.float64) + 0.5) / group.channels
+        scores[group.name] = rank
+    return scores

@@ -1,0 +1,168 @@
+"""Ranked gates + a budget -> an exact plan. Learning proposes, selection decides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import PruningError
+from ..surgery import PrunePlan
+from .cost import CostModel
+
+SLACK = 0.01
+"""A plan is at most this share below its budget, where the widths allowed make that possible."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A plan, its MACs, and the budget it was made for (MACs)."""
+
+    plan: PrunePlan
+    macs: int
+    budget: float
+
+    @property
+    def gap(self) -> float:
+        """Share of the budget that the plan leaves unused."""
+        return 1 - self.macs / self.budget
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Channels of one group that go together; ``order`` counts from the group's weakest block."""
+
+    group: int
+    order: int
+    score: float
+    size: int
+
+
+class _Widths:
+    """The state of a search: how many blocks of each group are gone, and what is left costs."""
+
+    def __init__(self, cost: CostModel, scores: Mapping[str, Tensor], align: int) -> None:
+        self.cost = cost
+        self.ranked = [torch.argsort(scores[name].double(), stable=True) for name in cost.names]
+        self.blocks = [self._split(g, scores[name], align) for g, name in enumerate(cost.names)]
+        self.gone = [0] * len(self.blocks)
+        self.starts = torch.tensor([0, *cost.widths]).cumsum(0).tolist()
+        self.values = torch.ones(self.starts[-1], dtype=torch.float64)
+
+    def _split(self, group: int, scores: Tensor, align: int) -> list[_Block]:
+        """Blocks that may go, weakest first: what is left is a multiple of ``align`` if the group is that large."""
+        width = len(scores)
+        step = align if width >= 2 * align else 1
+        sizes = [width % step] if width % step else []
+        sizes += [step] * ((width - step) // step if not sizes else (width - sizes[0] - step) // step)
+        ordered, start, blocks = scores.double()[self.ranked[group]], 0, []
+        for order, size in enumerate(sizes):
+            blocks.append(_Block(group, order, float(ordered[start : start + size].mean()), size))
+            start += size
+        return blocks
+
+    def set(self, group: int, gone: int) -> None:
+        """Remove exactly the ``gone`` weakest blocks of a group."""
+        removed = sum(block.size for block in self.blocks[group][:gone])
+        values = self.values[self.starts[group] : self.starts[group + 1]]
+        values.fill_(1)
+        values[self.ranked[group][:removed]] = 0
+        self.gone[group] = gone
+
+    def macs(self) -> float:
+        return float(self.cost.of_values(self.values))
+
+    def plan(self) -> PrunePlan:
+        kept = {}
+        for group, name in enumerate(self.cost.names):
+            values = self.values[self.starts[group] : self.starts[group + 1]]
+            kept[name] = tuple(values.nonzero().flatten().tolist())
+        return PrunePlan(kept, dict(zip(self.cost.names, self.cost.widths, strict=True)))
+
+
+def budget_macs(kept: float, total: int) -> float:
+    """A budget in MACs: ``kept`` is a ratio of ``total`` below 1, or the number itself."""
+    return kept * total if kept < 1 else kept
+
+
+def smallest_macs(cost: CostModel, align: int = 1) -> int:
+    """MACs of the smallest plan: every group at its smallest allowed width."""
+    scores = {name: torch.zeros(width) for name, width in zip(cost.names, cost.widths, strict=True)}
+    widths = _Widths(cost, scores, align)
+    for group, blocks in enumerate(widths.blocks):
+        widths.set(group, len(blocks))
+    return round(widths.macs())
+
+
+def select(cost: CostModel, scores: Mapping[str, Tensor], *, budget: float, align: int = 1) -> Selection:
+    """Keep the channels with the highest ``scores`` such that the MACs meet ``budget`` from below.
+
+    Deterministic for equal scores. Never above the budget, within 1 % of it where the allowed widths make that
+    possible, no group empty, widths in multiples of ``align`` where a group has at least twice as many channels.
+
+    Args:
+        scores: (channels,) of every group of ``cost``; comparable across groups.
+        budget: MACs (see ``budget_macs``).
+
+    Raises:
+        PruningError: nothing can shrink, or the budget is out of reach.
+    """
+    if not cost.names:
+        raise PruningError("no channel group of this model can shrink: see the frozen groups and their reasons")
+    if budget >= cost.total:
+        raise PruningError(
+            f"the budget of {budget / 1e6:.3f} M MACs is not below the model's {cost.total / 1e6:.3f} M: "
+            "nothing would shrink; lower budget.macs"
+        )
+    smallest = smallest_macs(cost, align)
+    if smallest > budget:
+        raise PruningError(
+            f"the budget of {budget / 1e6:.3f} M MACs ({budget / cost.total:.1%} of the model) cannot be reached: "
+            f"the smallest plan has {smallest / 1e6:.3f} M ({smallest / cost.total:.1%}); raise budget.macs to at "
+            f"least {smallest / cost.total + 5e-4:.3f}, or lower budget.align"
+        )
+    widths = _Widths(cost, scores, align)
+    order = sorted((b for blocks in widths.blocks for b in blocks), key=lambda b: (b.score, b.group, b.order))
+    for block in order:
+        # Mean scores may not rise within a group by rounding: always take the group's weakest left.
+        widths.set(block.group, widths.gone[block.group] + 1)
+        if widths.macs() <= budget:
+            break
+    _fill(widths, order, budget)
+    _exchange(widths, budget)
+    return Selection(widths.plan(), round(widths.macs()), budget)
+
+
+def _fill(widths: _Widths, order: list[_Block], budget: float) -> None:
+    """Give back removed blocks, the strongest first, while the budget holds."""
+    for block in reversed(order):
+        gone = widths.gone[block.group]
+        if gone > block.order:
+            widths.set(block.group, gone - 1)
+            if widths.macs() > budget:
+                widths.set(block.group, gone)
+
+
+def _exchange(widths: _Widths, budget: float) -> None:
+    """While the plan is more than ``SLACK`` below the budget: one block less here, one more there, best fit first."""
+    while widths.macs() < (1 - SLACK) * budget:
+        best, found = widths.macs(), None
+        for taken in range(len(widths.blocks)):
+            for given in range(len(widths.blocks)):
+                less, more = widths.gone[taken], widths.gone[given]
+                if taken == given or less == len(widths.blocks[taken]) or more == 0:
+                    continue
+                widths.set(taken, less + 1)
+                widths.set(given, more - 1)
+                macs = widths.macs()
+                widths.set(taken, less)
+                widths.set(given, more)
+                if best < macs <= budget:
+                    best, found = macs, (taken, given)
+        if found is None:
+            return
+        taken, given = found
+        widths.set(taken, widths.gone[taken] + 1)
+        widths.set(given, widths.gone[given] - 1)

@@ -1,0 +1,20 @@
+"""Classifiers: CIFAR networks of our own, torchvision's, and users' own files, with normalisation inside."""
+
+from .mobilenet import MobileNetV2
+from .normalize import Classifier, Normalize
+from .resnet import ResNet
+from .vgg import VGG16
+from .weights import load_weights
+from .zoo import NETWORKS, build_classifier, check_classifier
+
+__all__ = [
+    "NETWORKS",
+    "VGG16",
+    "Classifier",
+    "MobileNetV2",
+    "Normalize",
+    "ResNet",
+    "build_classifier",
+    "check_classifier",
+    "load_weights",
+]

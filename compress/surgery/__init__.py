@@ -1,0 +1,24 @@
+"""Coupled channel groups, plans, and the removal of channels with its proof."""
+
+from .graph import ChannelGraph, ChannelGroup, FrozenGroup, Slot, View, trace_groups
+from .mask import InputFactors, hard_factors, masked
+from .plan import PrunePlan
+from .slim import slim_
+from .verify import gated_vs_slim, max_relative, prove_groups
+
+__all__ = [
+    "ChannelGraph",
+    "ChannelGroup",
+    "FrozenGroup",
+    "InputFactors",
+    "PrunePlan",
+    "Slot",
+    "View",
+    "gated_vs_slim",
+    "hard_factors",
+    "masked",
+    "max_relative",
+    "prove_groups",
+    "slim_",
+    "trace_groups",
+]

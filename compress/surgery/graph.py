@@ -1,0 +1,183 @@
+"""Coupled channel groups of any CNN, read from Torch-Pruning's dependency graph and proven by a dry run."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch_pruning as tp
+from torch import Tensor, nn
+
+View = Callable[[nn.Module, Tensor], Sequence[Tensor]]
+"""Outputs through which the dependency graph sees a network: ``view(network, images)``."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Channel ``positions[k]`` of ``layer`` is channel ``sources[k]`` of the group."""
+
+    layer: str
+    positions: tuple[int, ...]
+    sources: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels that can only go together: the layers that produce them, and the layers that consume them.
+
+    Depthwise convolutions and normalisations lie between the two and just follow (``followers``).
+    """
+
+    name: str
+    channels: int
+    producers: tuple[Slot, ...]
+    consumers: tuple[Slot, ...]
+    followers: tuple[Slot, ...]
+
+
+@dataclass(frozen=True)
+class FrozenGroup:
+    """A group that keeps all of its channels, and why."""
+
+    name: str
+    channels: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class ChannelGraph:
+    """The groups that may shrink and those that may not."""
+
+    groups: tuple[ChannelGroup, ...]
+    frozen: tuple[FrozenGroup, ...]
+
+    def group(self, name: str) -> ChannelGroup:
+        """The group called ``name``."""
+        return next(group for group in self.groups if group.name == name)
+
+    def without(self, reasons: dict[str, str]) -> ChannelGraph:
+        """The same graph with the named groups frozen for the given reasons."""
+        frozen = [FrozenGroup(g.name, g.channels, reasons[g.name]) for g in self.groups if g.name in reasons]
+        return ChannelGraph(tuple(group for group in self.groups if group.name not in reasons), (*self.frozen, *frozen))
+
+
+def _plain_view(network: nn.Module, images: Tensor) -> Sequence[Tensor]:
+    output = network(images)
+    return [output] if isinstance(output, Tensor) else list(output)
+
+
+def is_depthwise(layer: nn.Module) -> bool:
+    """Whether a convolution has one filter per channel (its channels go in and out together)."""
+    return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels == layer.out_channels > 1
+
+
+def dependency_graph(network: nn.Module, example: Tensor, view: View | None = None) -> Any:
+    """Torch-Pruning's graph of ``network`` itself. Puts it in eval mode; parameters must require gradients."""
+    view = view or _plain_view
+    graph = tp.DependencyGraph()
+    with warnings.catch_warnings(), torch.enable_grad():
+        warnings.simplefilter("ignore")  # unwrapped parameters, unknown operations: the dry run judges those
+        return graph.build_dependency(
+            network,
+            example_inputs=(example,),
+            forward_fn=lambda model, inputs: view(model, inputs[0]),
+            verbose=False,
+        )
+
+
+def layer_name(prefix: str, name: str) -> str:
+    """The name that a layer of the network has inside its classifier (``prefix`` is where that sits)."""
+    return name.removeprefix(prefix)
+
+
+def trace_groups(network: nn.Module, example: Tensor, *, prefix: str = "", view: View | None = None) -> ChannelGraph:
+    """Find the channel groups rooted below ``prefix``; nothing is proven yet (see ``prove_groups``).
+
+    Args:
+        network: traced on a copy, with gradients; left as it is.
+        example: (1, C, H, W) images.
+        prefix: where the classifier sits in a joint network, e.g. ``classifier.``. Groups are named relative to
+            it, so that a plan made jointly fits the classifier alone; slots keep the network's own names.
+        view: see ``View``; the network's outputs when absent.
+    """
+    network = _traceable(network)
+    graph = dependency_graph(network, example, view)
+    names = {module: name for name, module in network.named_modules()}
+    groups: list[ChannelGroup] = []
+    frozen: list[FrozenGroup] = []
+    seen: set[str] = set()
+    for name, layer in network.named_modules():
+        if not name.startswith(prefix) or name in seen or layer not in graph.module2node:
+            continue
+        if not isinstance(layer, nn.Conv2d | nn.Linear) or is_depthwise(layer):
+            continue
+        width = layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features
+        prune = graph.get_pruner_of_module(layer).prune_out_channels
+        items = graph.get_pruning_group(layer, prune, list(range(width)))
+        group, reason = _read_group(graph, items, layer_name(prefix, name), width, names)
+        seen.update(slot.layer for slot in group.producers)
+        if reason is None:
+            groups.append(group)
+        else:
+            frozen.append(FrozenGroup(group.name, width, reason))
+    return ChannelGraph(tuple(groups), tuple(frozen))
+
+
+def _traceable(network: nn.Module) -> nn.Module:
+    """A copy with gradients: Torch-Pruning walks grad_fn and leaves the model in eval mode."""
+    return copy.deepcopy(network).requires_grad_(True)
+
+
+def _read_group(
+    graph: Any, items: Any, name: str, width: int, names: dict[nn.Module, str]
+) -> tuple[ChannelGroup, str | None]:
+    """One group of Torch-Pruning as slots, and the reason to freeze it, if there is one."""
+    producers: list[Slot] = []
+    consumers: list[Slot] = []
+    followers: list[Slot] = []
+    reason: str | None = None
+    for item in items:
+        layer = item.dep.layer
+        if isinstance(layer, nn.Parameter):
+            reason = reason or "a parameter outside of any layer depends on these channels"
+            continue
+        if layer not in names:
+            continue  # an operation (add, cat, flatten): nothing in it shrinks
+        slot = Slot(names[layer], tuple(item.idxs), tuple(item.root_idxs))
+        size, into = _slot_kind(graph, item, layer)
+        if size is None:
+            reason = reason or f"{type(layer).__name__} '{slot.layer}' does not treat channels one by one"
+        elif slot.positions and max(slot.positions) >= size:
+            reason = reason or (
+                f"'{slot.layer}' has {size} channels, fewer than the {width} that would be tied to them "
+                "(channels padded or reordered between layers)"
+            )
+        into_list = {"in": consumers, "out": producers, "both": followers}[into]
+        into_list.append(slot)
+    if reason is None and not consumers:
+        reason = "its channels are the network's output"
+    return ChannelGroup(name, width, tuple(producers), tuple(consumers), tuple(followers)), reason
+
+
+def _slot_kind(graph: Any, item: Any, layer: nn.Module) -> tuple[int | None, str]:
+    """How many channels the layer has on the side that an item touches (None: not channelwise), and the side."""
+    if is_depthwise(layer):
+        assert isinstance(layer, nn.Conv2d)
+        return layer.out_channels, "both"
+    if isinstance(layer, nn.Conv2d):
+        inward = graph.is_in_channel_pruning_fn(item.dep.pruning_fn)
+        if layer.groups > 1:
+            return None, "in" if inward else "out"
+        return (layer.in_channels, "in") if inward else (layer.out_channels, "out")
+    if isinstance(layer, nn.Linear):
+        inward = graph.is_in_channel_pruning_fn(item.dep.pruning_fn)
+        return (layer.in_features, "in") if inward else (layer.out_features, "out")
+    if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+        return layer.num_features, "both"
+    if isinstance(layer, nn.PReLU):
+        return layer.num_parameters, "both"
+    return None, "both"

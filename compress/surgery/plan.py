@@ -1,0 +1,89 @@
+"""A PrunePlan is data: which channels each group keeps. Original weights + plan = slim model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import PruningError
+from ..files import read_json, write_json
+
+if TYPE_CHECKING:
+    from .graph import ChannelGraph
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class PrunePlan:
+    """Kept channel indices (sorted) and the original width of every group that may shrink.
+
+    A group is named after the first layer that produces its channels.
+    """
+
+    kept: Mapping[str, tuple[int, ...]]
+    widths: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        if set(self.kept) != set(self.widths):
+            raise PruningError("a plan needs the original width of exactly the groups it keeps channels of")
+        for name, kept in self.kept.items():
+            width = self.widths[name]
+            if not kept:
+                raise PruningError(f"the plan leaves group '{name}' without channels; keep at least one of {width}")
+            if list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= width:
+                raise PruningError(
+                    f"the plan's channels of group '{name}' must be sorted, unique and below {width}, not {kept}"
+                )
+
+    def removed(self, name: str) -> list[int]:
+        """The channels of a group that go, sorted."""
+        kept = set(self.kept[name])
+        return [channel for channel in range(self.widths[name]) if channel not in kept]
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether any channel goes at all."""
+        return any(len(self.kept[name]) < self.widths[name] for name in self.kept)
+
+    def check_fits(self, graph: ChannelGraph) -> None:
+        """Raise PruningError unless every group of the plan stands in ``graph`` with the same width."""
+        widths = {group.name: group.channels for group in graph.groups}
+        for name, width in self.widths.items():
+            if widths.get(name) != width:
+                found = f"{widths[name]} channels" if name in widths else "no such group"
+                raise PruningError(
+                    f"the plan's group '{name}' has {width} channels, the model has {found}: "
+                    "use the plan with the model it was made for"
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form: ``{"schema": 1, "groups": {name: {"width": int, "kept": [int]}}}``."""
+        groups = {name: {"width": self.widths[name], "kept": list(kept)} for name, kept in self.kept.items()}
+        return {"schema": SCHEMA, "groups": groups}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> PrunePlan:
+        """The plan of ``to_dict``'s form.
+
+        Raises:
+            PruningError: another schema, or not a plan.
+        """
+        if value.get("schema") != SCHEMA or not isinstance(value.get("groups"), Mapping):
+            raise PruningError(f"not a prune plan of schema {SCHEMA}: it needs 'schema' and 'groups'")
+        groups: Mapping[str, Any] = value["groups"]
+        return cls(
+            {name: tuple(int(i) for i in group["kept"]) for name, group in groups.items()},
+            {name: int(group["width"]) for name, group in groups.items()},
+        )
+
+    def save(self, path: Path) -> None:
+        """Write the plan as JSON."""
+        write_json(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: Path) -> PrunePlan:
+        """Read a plan that ``save`` wrote."""
+        return cls.from_dict(read_json(path))

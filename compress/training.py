@@ -1,0 +1,160 @@
+"""The one loop: every stage that learns runs through ``fit``, on Lightning Fabric (devices, precision, processes)."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+
+from .data import Batch, Batches
+from .errors import PruningError
+from .progress import SILENT, Progress
+
+Precision = Literal["32-true", "bf16-mixed"]
+Loss = Callable[[nn.Module, Batch], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a classifier does on a set of images: top-1 accuracy 0..1 and mean cross entropy in nats."""
+
+    accuracy: float
+    loss: float
+
+
+@dataclass
+class History:
+    """What ``fit`` did: mean figures per epoch and, with a validation, the best of its values (lower is better)."""
+
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    validations: list[float] = field(default_factory=list)
+    best: float = math.inf
+    best_epoch: int = -1
+
+
+def make_fabric(precision: Precision = "32-true", accelerator: str = "auto") -> Fabric:
+    """A launched Fabric on one device; ``precision`` holds for learning, never for a verdict."""
+    fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
+    fabric.launch()
+    return fabric
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch on ``device``, images channels-last (about 1.5 times as fast for small convolutions on a CPU)."""
+    return Batch(
+        batch.images.to(device).contiguous(memory_format=torch.channels_last),
+        batch.labels.to(device),
+        batch.indices.to(device),
+    )
+
+
+def one_cycle(optimizer: Optimizer, steps: int, *, warm: float = 0.2) -> LRScheduler:
+    """Learning rate up over the first ``warm`` share of the steps, then down to almost nothing (cosine)."""
+    peaks = [float(group["lr"]) for group in optimizer.param_groups]
+    return OneCycleLR(optimizer, peaks, total_steps=steps + 1, pct_start=warm, cycle_momentum=False)
+
+
+def fit(
+    model: nn.Module,
+    batches: Batches,
+    loss: Loss,
+    optimizer: Optimizer,
+    fabric: Fabric,
+    *,
+    what: str,
+    epochs: int,
+    schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
+    max_norm: float | None = None,
+    validate: Callable[[], float] | None = None,
+    patience: int | None = None,
+    after_step: Callable[[int, Mapping[str, Tensor]], None] | None = None,
+    progress: Progress = SILENT,
+) -> History:
+    """Minimise ``loss(model, batch)["loss"]``; the model's own train/eval flags are the caller's choice.
+
+    Args:
+        loss: called under the fabric's autocast with the wrapped model; returns "loss" and figures to show.
+        validate: called after every epoch, lower is better; the best state is what ``model`` holds at the end.
+        patience: epochs without a better validation after which the loop stops.
+        after_step: called with the step's number and figures (a controller, an annealed temperature).
+
+    Raises:
+        PruningError: the loss is not finite.
+    """
+    steps = epochs * len(batches)
+    model.to(memory_format=torch.channels_last)
+    wrapped, optimizer_ = fabric.setup(model, optimizer)
+    scheduler = schedule(optimizer, steps) if schedule else None
+    history, best, step = History(), None, 0
+
+    def stream() -> Iterator[tuple[int, Batch]]:
+        for epoch in range(epochs):
+            for batch in batches.epoch(epoch):
+                yield epoch, batch
+
+    sums: dict[str, Tensor] = {}
+    ticks = progress.track(stream(), what, total=steps, unit="img", scale=batches.batch_size)
+    for _, batch in ticks:
+        with fabric.autocast():
+            figures = loss(wrapped, to_device(batch, fabric.device))
+        optimizer_.zero_grad()
+        fabric.backward(figures["loss"])
+        if max_norm is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+        optimizer_.step()
+        if scheduler is not None:
+            scheduler.step()
+        for name, value in figures.items():
+            sums[name] = sums.get(name, torch.zeros(())) + value.detach().float().cpu()
+        if after_step is not None:
+            after_step(step, figures)
+        step += 1
+        if step % len(batches):
+            continue
+        means = {name: float(total) / len(batches) for name, total in sums.items()}
+        sums = {}
+        if not math.isfinite(means["loss"]):
+            raise PruningError(f"{what}: the loss is {means['loss']}; lower its learning rate and run again")
+        history.epochs.append(means)
+        if validate is None:
+            progress.show(**means)
+            continue
+        found = validate()
+        history.validations.append(found)
+        progress.show(**means, validation=found)
+        if found < history.best:
+            history.best, history.best_epoch = found, len(history.epochs) - 1
+            best = copy.deepcopy(model.state_dict())
+        elif patience is not None and len(history.epochs) - 1 - history.best_epoch >= patience:
+            break
+    if best is not None:
+        model.load_state_dict(best)
+    return history
+
+
+@torch.inference_mode()
+def logits_of(model: nn.Module, batches: Batches, *, device: torch.device | None = None) -> Tensor:
+    """(N, classes) float32 logits over one pass, in the model's eval mode; its mode is restored."""
+    device = device or next(model.parameters()).device
+    training = model.training
+    model.eval()
+    try:
+        return torch.cat([model(to_device(batch, device).images).float().cpu() for batch in batches.epoch(0)])
+    finally:
+        model.train(training)
+
+
+def evaluate(model: nn.Module, batches: Batches, *, device: torch.device | None = None) -> Score:
+    """Top-1 accuracy and cross entropy of ``model`` on ``batches`` (not shuffled, not augmented), in float32."""
+    logits = logits_of(model, batches, device=device)
+    labels = torch.cat([batch.labels for batch in batches.epoch(0)])
+    hits = (logits.argmax(1) == labels).float().mean()
+    return Score(float(hits), float(nn.functional.cross_entropy(logits, labels)))

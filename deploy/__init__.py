@@ -1,0 +1,1 @@
+"""Time, budget, report, and run everything."""

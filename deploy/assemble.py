@@ -1,0 +1,196 @@
+"""Put a run's figures together: report.json's parts from the stages' metrics, and the pictures."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import torch
+
+from compress.explain import rbf_map
+
+from .report import Report
+from .report.checks import run_checks
+from .report.markdown import CHANNELS_PICTURE, SALIENCY_PICTURE
+from .report.pictures import draw_channels, draw_saliency
+from .report.schema import (
+    BudgetFigures,
+    ChannelsKept,
+    DataFigures,
+    Exactness,
+    FrozenGroup,
+    GatedFigures,
+    GatesFigures,
+    LatencyFigures,
+    ModelFigures,
+    ModelInfo,
+    ParityRow,
+    Saliency,
+    SelectorFigures,
+    SigmaPx,
+    StageFigures,
+)
+from .run_dir import StageRecord
+from .session import Session
+
+PICTURED = 12
+_PACKAGES = (
+    "slimsight",
+    "torch",
+    "torchvision",
+    "torch-pruning",
+    "fvcore",
+    "onnx",
+    "onnxruntime-gpu",
+    "onnxruntime",
+)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computed the figures; packages that are absent are left out."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def device_name() -> str:
+    """The GPU, or the processor's architecture and thread count."""
+    if torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def assemble_report(session: Session, name: str, records: Mapping[str, StageRecord], reused: Sequence[str]) -> Report:
+    """The report of finished stages ``records``; ``name`` is the recipe's file name."""
+    recipe, splits = session.recipe, session.splits
+    metrics: dict[str, Mapping[str, Any]] = {stage: record.metrics for stage, record in records.items()}
+    cut, judged = metrics["surgery"], metrics["judgement"]
+    original = ModelFigures(
+        **cut["original"],
+        val_accuracy=metrics["classifier"]["val_accuracy"],
+        test_accuracy=judged["original_test_accuracy"],
+    )
+    slim = ModelFigures(
+        **cut["slim"],
+        val_accuracy=metrics["finetune"]["val_accuracy"],
+        test_accuracy=judged["slim_test_accuracy"],
+    )
+    budget = BudgetFigures(macs_max=cut["budget_macs"], macs_used=slim.macs / cut["budget_macs"])
+    exactness = Exactness(
+        gated_vs_slim_max_rel=cut["gated_vs_slim_max_rel"],
+        cost_model_macs=cut["cost_model_macs"],
+        fvcore_macs=cut["fvcore_macs"],
+        groups=len(cut["channels"]),
+        frozen_groups=tuple(FrozenGroup(**group) for group in cut["frozen_groups"]),
+    )
+    parity = tuple(ParityRow(**row) for row in metrics["export"]["parity"])
+    latency = tuple(LatencyFigures(**row) for row in metrics["latency"]["latency"])
+    return Report(
+        recipe=name,
+        created=datetime.now(UTC),
+        versions=versions(),
+        device=device_name(),
+        seed=recipe.seed,
+        model=ModelInfo(name=recipe.model.name),
+        data=DataFigures(
+            source=recipe.data.source,
+            train=len(splits.train),
+            val=len(splits.val),
+            test=judged["test_images"],
+            classes=len(splits.classes),
+            image_size=splits.image_size,
+        ),
+        original=original,
+        slim=slim,
+        gated=GatedFigures(val_accuracy=cut["gated_val_accuracy"]),
+        gates=_gates(metrics["gates"], session),
+        budget=budget,
+        exactness=exactness,
+        channels=tuple(ChannelsKept(**row) for row in cut["channels"]),
+        parity=parity,
+        latency=latency,
+        saliency=_saliency(metrics),
+        stages=tuple(
+            StageFigures(name=stage, seconds=record.seconds, reused=stage in reused)
+            for stage, record in records.items()
+        ),
+        verdict=run_checks(slim=slim, budget=budget, exactness=exactness, parity=parity, latency=latency),
+    )
+
+
+def _gates(metrics: Mapping[str, Any], session: Session) -> GatesFigures:
+    if "hard_macs" not in metrics:
+        return GatesFigures(steer=metrics["steer"])
+    return GatesFigures(
+        steer=metrics["steer"],
+        steps=session.recipe.gates.steps,
+        soft_macs=metrics["soft_macs"],
+        hard_macs=round(metrics["hard_macs"]),
+        converged=True,  # the stage refuses gates that are not
+    )
+
+
+def _saliency(metrics: Mapping[str, Mapping[str, Any]]) -> Saliency | None:
+    if "saliency" not in metrics["judgement"]:
+        return None
+    quality = metrics["selector"]
+    selector = SelectorFigures(
+        mean_area=quality["mean_area"],
+        sigma_px=SigmaPx(p10=quality["sigma_p10"], median=quality["sigma_median"], p90=quality["sigma_p90"]),
+        kl=quality["kl"],
+        kl_centred=quality["kl_centred"],
+        kl_centred_same_area=quality["kl_centred_same_area"],
+        kl_random=quality["kl_random"],
+        kl_predicted_label=quality["kl_predicted_label"],
+    )
+    return Saliency(**metrics["judgement"]["saliency"], selector=selector)
+
+
+def draw_pictures(session: Session, cut: Mapping[str, Any]) -> None:
+    """channels.png, and saliency.png where the run has an explainer, into the run directory.
+
+    Args:
+        cut: the surgery stage's metrics.
+    """
+    root = session.run.root
+    reasons = {group["name"]: group["reason"] for group in cut["frozen_groups"]}
+    bars: list[tuple[str, int, int, str | None]] = [
+        (row["group"], row["total"], row["kept"], None) for row in cut["channels"]
+    ]
+    bars += [(row["group"], row["total"], row["total"], reasons[row["group"]]) for row in cut["frozen_channels"]]
+    draw_channels(root / CHANNELS_PICTURE, bars)
+    _, slim = session.slim()
+    if slim is None:
+        return
+    original = session.explained()
+    images, side = session.some_images(PICTURED), session.splits.image_size
+    with torch.inference_mode():
+        logits, before = original(images)
+        labels = logits.argmax(1)
+        slim_logits, after = slim(images, labels)
+        maps_before, maps_after = rbf_map(before, side), rbf_map(after, side)
+        grey = slim.classifier.normalize.mean.view(1, -1, 1, 1)
+        remains = images * maps_after + grey * (1 - maps_after)
+    predicted = slim_logits.argmax(1)
+    truth = session.some_labels(PICTURED)
+    draw_saliency(
+        root / SALIENCY_PICTURE,
+        _bytes(images),
+        maps_before[:, 0].numpy(),
+        maps_after[:, 0].numpy(),
+        _bytes(remains),
+        [session.splits.classes[int(label)] for label in predicted],
+        wrong=(predicted != truth).tolist(),
+    )
+
+
+def _bytes(images: torch.Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.asarray((images * 255).round().clamp(0, 255).byte().numpy())

@@ -1,0 +1,101 @@
+"""Checks: one limit against one figure each, and the verdict every run gives on itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Final, Literal
+
+from .schema import BudgetFigures, Check, Exactness, LatencyFigures, ModelFigures, ParityRow, Unit, Verdict
+from .units import latency_label, parity_label
+
+EXACTNESS_LIMIT: Final = 1e-5  # relative difference of logits, hard gates against slim model
+_NO_PARITY: Final = "the report has no parity rows; export the model and run again"
+_NO_LATENCY: Final = "the report has no latency rows; time the models and run again"
+_NOT_FINITE: Final = "the logits are not finite numbers"
+
+
+def _check(
+    name: str,
+    limit: float,
+    value: float | None,
+    unit: Unit,
+    *,
+    bound: Literal["max", "min"],
+    slack: float = 0.0,
+    reason: str | None = None,
+) -> Check:
+    within = value is not None and (value <= limit + slack if bound == "max" else value >= limit - slack)
+    return Check(name=name, limit=limit, value=value, passed=within, bound=bound, unit=unit, reason=reason)
+
+
+at_most = partial(_check, bound="max")
+at_least = partial(_check, bound="min")
+
+
+def all_parity(rows: Sequence[ParityRow]) -> Check:
+    """Every row passed its own tolerance."""
+    if not rows:
+        return at_least("parity, rows passed", 1, None, "rows", reason=_NO_PARITY)
+    failed = [parity_label(row) for row in rows if not row.passed]
+    reason = f"failed: {'; '.join(failed)}" if failed else None
+    return at_least("parity, rows passed", len(rows), len(rows) - len(failed), "rows", reason=reason)
+
+
+def parity_within(rows: Sequence[ParityRow], limit: float) -> Iterator[Check]:
+    """A check per row: its largest difference of logits."""
+    if not rows:
+        yield at_most("parity", limit, None, "error", reason=_NO_PARITY)
+    for row in rows:
+        reason = _NOT_FINITE if row.max_abs is None else None
+        yield at_most(f"parity of {parity_label(row)}", limit, row.max_abs, "error", reason=reason)
+
+
+def speedups_at_least(rows: Sequence[LatencyFigures], limit: float) -> Iterator[Check]:
+    """A check per row, of the low end of its interval: a lucky median does not pass."""
+    if not rows:
+        yield at_least("speed-up", limit, None, "times", reason=_NO_LATENCY)
+    for row in rows:
+        yield at_least(f"speed-up, low end, {latency_label(row)}", limit, row.speedup.low, "times")
+
+
+def run_checks(
+    *,
+    slim: ModelFigures,
+    budget: BudgetFigures,
+    exactness: Exactness,
+    parity: Sequence[ParityRow],
+    latency: Sequence[LatencyFigures] = (),
+) -> Verdict:
+    """The run's own verdict: within its recipe's budget, exact, counted right, and in parity.
+
+    A run that exported nothing passes ``parity=()`` and has no parity check.
+    """
+    checks = [at_most("MACs", budget.macs_max, slim.macs, "MACs")]
+    if budget.params_max is not None:
+        checks.append(at_most("parameters", budget.params_max, slim.params, "parameters"))
+    if budget.latency_ms_max is not None:
+        checks.extend(latency_within(latency, budget.latency_ms_max))
+    difference = exactness.gated_vs_slim_max_rel
+    reason = _NOT_FINITE if difference is None else None
+    checks.append(at_most("exactness, gated against slim", EXACTNESS_LIMIT, difference, "error", reason=reason))
+    model, counted = exactness.cost_model_macs, exactness.fvcore_macs
+    checks.append(
+        Check(
+            name="cost model against fvcore",
+            limit=counted,
+            value=model,
+            passed=model == counted,
+            bound="equal",
+            unit="MACs",
+        )
+    )
+    return Verdict.of([*checks, all_parity(parity)] if parity else checks)
+
+
+def latency_within(rows: Sequence[LatencyFigures], limit: float) -> Iterator[Check]:
+    """A check per row: the slim model's median in ms."""
+    if not rows:
+        yield at_most("latency", limit, None, "ms", reason=_NO_LATENCY)
+    for row in rows:
+        yield at_most(f"median latency, {latency_label(row)}", limit, row.slim_ms.median, "ms")

@@ -1,0 +1,293 @@
+"""report.json, schema 1: everything a run claims, as numbers. Others read it, so the names stay."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import (
+    AwareDatetime,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+
+from compress.config import Count, NonNegative, Positive, Section
+
+SCHEMA: Final = 1
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Whole = Annotated[int, Field(ge=0)]
+Unit = Literal["MACs", "parameters", "bytes", "accuracy", "points", "error", "times", "rows", "ms"]
+
+
+def _finite_or_none(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Measured = Annotated[NonNegative | None, BeforeValidator(_finite_or_none)]  # None: NaN or infinite, never a pass
+
+
+class Part(Section):
+    """A part of the report. Figures not taken are left out of the JSON where optional, else null."""
+
+    model_config = ConfigDict(ser_json_inf_nan="constants")  # so that writing refuses them; not a silent null
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_was_not_taken(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = {field.alias or name: field for name, field in type(self).model_fields.items()}
+        values: dict[str, Any] = handler(self)
+        return {key: value for key, value in values.items() if value is not None or fields[key].is_required()}
+
+
+class DataFigures(Part):
+    """Where the images came from, and how many each split holds."""
+
+    source: str
+    train: Whole
+    val: Whole
+    test: Whole | None = None
+    classes: Whole
+    image_size: Whole | None = None
+
+
+class ModelInfo(Part):
+    """Which classifier was made smaller."""
+
+    name: str
+
+
+class ModelFigures(Part):
+    """What a model costs and how often it is right. MACs at batch 1, bytes of the weights."""
+
+    macs: Count
+    params: Count
+    size_bytes: Count
+    val_accuracy: Share
+    test_accuracy: Share | None
+
+
+class GatedFigures(Part):
+    """The original with hard gates: the slim model before recalibration and finetuning."""
+
+    val_accuracy: Share
+
+
+class BudgetFigures(Part):
+    """The limits of the recipe; ``macs_used`` = slim.macs / macs_max."""
+
+    macs_max: Annotated[int | float, Field(gt=0)]
+    macs_used: NonNegative
+    params_max: Annotated[int | float, Field(gt=0)] | None = None
+    latency_ms_max: Positive | None = None
+
+
+class FrozenGroup(Part):
+    """A channel group that kept all its channels, and why."""
+
+    name: str
+    reason: str
+
+
+class Exactness(Part):
+    """Evidence that surgery removed exactly what the gates closed."""
+
+    gated_vs_slim_max_rel: Measured
+    cost_model_macs: Whole
+    fvcore_macs: Whole
+    groups: Whole
+    frozen_groups: tuple[FrozenGroup, ...] = ()
+
+
+class ParityRow(Part):
+    """One artefact in one runtime against the slim model in PyTorch: differences of logits."""
+
+    artifact: str
+    runtime: str
+    precision: str
+    batch: Count
+    max_abs: Measured
+    p99_abs: Measured
+    top1_agreement: Share
+    passed: bool
+
+    @model_validator(mode="after")
+    def _passes_only_with_a_number(self) -> ParityRow:
+        if self.passed and self.max_abs is None:
+            raise ValueError("a parity row without a finite max_abs cannot have passed")
+        return self
+
+
+class QuantilesMs(Part):
+    """Milliseconds per batch."""
+
+    median: Positive
+    p90: Positive
+    p99: Positive
+
+
+class Interval(Part):
+    """A ratio of medians with its 95 % bootstrap interval; above 1 the slim model is faster."""
+
+    median: Positive
+    low: Positive
+    high: Positive
+
+
+class LatencyFigures(Part):
+    """Original and slim, timed in turns in one runtime."""
+
+    runtime: str
+    precision: str
+    threads: Annotated[int, Field(ge=0)]
+    batch: Count
+    original_ms: QuantilesMs
+    slim_ms: QuantilesMs
+    dynamic_ms: QuantilesMs | None = None
+    speedup: Interval
+
+
+class SigmaPx(Part):
+    """Spread of the selector's sigma over images, in pixels."""
+
+    p10: NonNegative
+    median: NonNegative
+    p90: NonNegative
+
+
+class SelectorFigures(Part):
+    """Whether the explainer says something: KL in nats of the masked prediction, and of its controls.
+
+    ``kl_centred`` and ``kl_random`` put masks of the same sigmas at the image centre and at random;
+    ``kl_centred_same_area`` centres masks of the same areas (a mask at the edge loses some of its own);
+    ``kl_predicted_label`` asks with the predicted instead of the true label.
+    """
+
+    mean_area: Share
+    sigma_px: SigmaPx
+    kl: NonNegative
+    kl_centred: NonNegative
+    kl_centred_same_area: NonNegative | None = None
+    kl_random: NonNegative
+    kl_predicted_label: NonNegative | None = None
+
+
+class Saliency(Part):
+    """How far the explanation moved from the original to the slim model: means over ``images``, pixels.
+
+    ``iou`` compares the maps where p > .5; ``area``: mean of the slim model's maps.
+    """
+
+    explainer: str
+    center_drift_px: NonNegative
+    sigma_drift_px: NonNegative | None = None
+    iou: Share
+    images: Whole | None = None
+    area: Share | None = None
+    selector: SelectorFigures | None = None
+
+
+class ChannelsKept(Part):
+    """How many channels of one group the slim model still has."""
+
+    group: str
+    total: Count
+    kept: Whole
+
+    @model_validator(mode="after")
+    def _kept_of_total(self) -> ChannelsKept:
+        if self.kept > self.total:
+            raise ValueError(f"group '{self.group}' keeps {self.kept} of {self.total} channels")
+        return self
+
+
+class GatesFigures(Part):
+    """How channels were ranked. ``soft_macs``: expected under soft gates; ``hard_macs``: of the plan."""
+
+    steer: str
+    steps: Whole | None = None
+    soft_macs: NonNegative | None = None
+    hard_macs: Whole | None = None
+    converged: bool | None = None
+
+
+class StageFigures(Part):
+    """One stage of the run; seconds it took when it ran, which is earlier when ``reused``."""
+
+    name: str
+    seconds: NonNegative
+    reused: bool
+
+
+class Check(Part):
+    """One limit and what was measured. ``value`` is None when the figure is missing: the check then failed.
+
+    ``bound`` says whether ``limit`` is the most, the least, or the only value allowed.
+    """
+
+    name: str
+    limit: int | float
+    value: int | float | None
+    passed: bool
+    bound: Literal["max", "min", "equal"] = "max"
+    unit: Unit
+    reason: str | None = None
+
+    @model_validator(mode="after")
+    def _passes_only_with_a_value(self) -> Check:
+        if self.passed and self.value is None:
+            raise ValueError(f"check '{self.name}' has no value and cannot have passed")
+        return self
+
+
+class Verdict(Part):
+    """All checks together; without a single check nothing has passed."""
+
+    passed: bool
+    checks: tuple[Check, ...]
+
+    @model_validator(mode="after")
+    def _follows_from_its_checks(self) -> Verdict:
+        if self.passed != (bool(self.checks) and all(check.passed for check in self.checks)):
+            raise ValueError("'passed' does not follow from the checks")
+        return self
+
+    @classmethod
+    def of(cls, checks: Iterable[Check]) -> Verdict:
+        """The verdict that follows from ``checks``."""
+        kept = tuple(checks)
+        return cls(passed=bool(kept) and all(check.passed for check in kept), checks=kept)
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        """The checks that did not pass."""
+        return tuple(check for check in self.checks if not check.passed)
+
+
+class Report(Part):
+    """report.json. ``recipe`` is the recipe's file name; ``created`` carries its time zone."""
+
+    schema_: Literal[1] = Field(default=SCHEMA, alias="schema")
+    recipe: str
+    created: AwareDatetime
+    versions: dict[str, str]
+    device: str
+    seed: int
+    model: ModelInfo | None = None
+    data: DataFigures | None = None
+    original: ModelFigures
+    slim: ModelFigures
+    gated: GatedFigures | None = None
+    gates: GatesFigures | None = None
+    budget: BudgetFigures
+    exactness: Exactness
+    channels: tuple[ChannelsKept, ...] = ()
+    parity: tuple[ParityRow, ...] = ()
+    latency: tuple[LatencyFigures, ...] = ()
+    saliency: Saliency | None = None
+    stages: tuple[StageFigures, ...] = ()
+    verdict: Verdict

@@ -1,0 +1,133 @@
+"""Numbers as people read and write them, for the report, budget files and the command line."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Final
+
+from .schema import Check, LatencyFigures, ParityRow, Unit
+
+MISSING: Final = "missing"
+_NUMBER: Final = re.compile(r"([0-9][0-9_]*\.?[0-9_]*|\.[0-9]+)(e[+-]?[0-9]+)?\s*(%|[a-z]*)", re.IGNORECASE)
+
+
+def read_number(value: object) -> tuple[float, str] | None:
+    """A number as a person wrote it, with its unit in lower case: ``"1.2 MB"`` -> (1.2, "mb").
+
+    None when it is not a finite number. YAML takes ``20e6`` (no dot) for text, so text is read too.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return (float(value), "") if math.isfinite(value) else None
+    match = _NUMBER.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        return None
+    number = float(match[1].replace("_", "") + (match[2] or ""))
+    return (number, match[3].lower()) if math.isfinite(number) else None
+
+
+def as_macs(value: float) -> str:
+    """Millions of MACs: ``20.53 M``."""
+    millions = value / 1e6
+    return f"{millions:,.0f} M" if millions >= 1000 else f"{millions:.2f} M"
+
+
+def as_count(value: float) -> str:
+    """A whole number with thousands separated: ``272,474``."""
+    return f"{value:,.0f}"
+
+
+def as_bytes(value: float, like: float | None = None) -> str:
+    """Decimal units, 1 MB = 1000 kB = 1,000,000 bytes; in the unit that fits ``like``, to compare the two."""
+    for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if (value if like is None else like) >= size:
+            return f"{value / size:.2f} {unit}"
+    return f"{value:.0f} bytes"
+
+
+def as_percent(value: float, digits: int = 2) -> str:
+    """A share 0..1 as ``88.41 %``."""
+    return f"{value * 100:.{digits}f} %"
+
+
+def as_points(value: float) -> str:
+    """A difference of shares in percentage points: ``0.51 points``."""
+    return f"{value * 100 + 0.0:.2f} points"
+
+
+def as_error(value: float | None) -> str:
+    """A small difference, ``1.2e-06``; None was not a finite number."""
+    return "not finite" if value is None else "0" if value == 0 else f"{value:.1e}"
+
+
+def as_ms(value: float) -> str:
+    """Milliseconds with three significant digits: ``0.814 ms``, ``12.3 ms``."""
+    digits = 3 if value < 1 else 2 if value < 10 else 1 if value < 100 else 0
+    return f"{value:.{digits}f} ms"
+
+
+def as_times(value: float) -> str:
+    """A ratio: ``1.56x``."""
+    return f"{value:.2f}x"
+
+
+def as_duration(seconds: float) -> str:
+    """``4.2 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+_AS_TEXT: Final[dict[Unit, Callable[[float], str]]] = {
+    "MACs": as_macs,
+    "parameters": as_count,
+    "bytes": as_bytes,
+    "accuracy": as_percent,
+    "points": as_points,
+    "error": as_error,
+    "times": as_times,
+    "rows": as_count,
+    "ms": as_ms,
+}
+_EXACT: Final[frozenset[Unit]] = frozenset({"MACs", "bytes"})
+
+
+def check_texts(check: Check) -> tuple[str, str]:
+    """Limit and value of a check as text: ``("at most 20.56 M", "20.53 M")``.
+
+    Where rounding would make a failed value look equal to its limit, both are given in full.
+    """
+    as_text = _AS_TEXT[check.unit]
+    limit = as_text(check.limit)
+    value = MISSING if check.value is None else as_text(check.value)
+    if (limit == value and not check.passed) or check.bound == "equal":
+        digits = as_count if check.unit in _EXACT else repr
+        limit, value = digits(check.limit), MISSING if check.value is None else digits(check.value)
+    return f"{ {'max': 'at most', 'min': 'at least', 'equal': 'exactly'}[check.bound] } {limit}", value
+
+
+def describe_check(check: Check) -> str:
+    """One line: ``MACs: 21.30 M, at most 20.56 M allowed``, with the reason when the figure is missing."""
+    limit, value = check_texts(check)
+    reason = f" ({check.reason})" if check.reason else ""
+    return f"{check.name}: {value}, {limit} allowed{reason}"
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 thread``, ``2 threads``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def parity_label(row: ParityRow) -> str:
+    """What a parity row compared: ``model.onnx in onnxruntime fp32, batch 7``."""
+    return f"{row.artifact} in {row.runtime} {row.precision}, batch {row.batch}"
+
+
+def latency_label(row: LatencyFigures) -> str:
+    """Where a row was taken: ``onnxruntime fp32, 1 thread, batch 1``; 0 threads: the runtime chose."""
+    threads = f"{plural(row.threads, 'thread')}, " if row.threads else ""
+    return f"{row.runtime} {row.precision}, {threads}batch {row.batch}"

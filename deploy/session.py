@@ -1,0 +1,197 @@
+"""What the stages of one run share: recipe, images, device, and models rebuilt from finished stages' files.
+
+A stage reads its inputs from files only, so that a resumed run computes what an uninterrupted one does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+from torch import Tensor
+
+from compress.data import Batches, ImageSet, Splits, open_splits
+from compress.errors import PruningError
+from compress.explain import ExplainedClassifier, Predictor, Selector, find_scales, new_predictor
+from compress.files import read_tensors
+from compress.gates import CostModel, budget_macs
+from compress.models import Classifier, build_classifier, check_classifier
+from compress.progress import Progress
+from compress.surgery import ChannelGraph, PrunePlan, prove_groups, slim_, trace_groups
+from compress.training import make_fabric
+
+from .recipe import Recipe
+from .run_dir import RunDir
+
+PREFIX = ExplainedClassifier.PREFIX
+EVALUATION_BATCH = 256
+_PROOF_IMAGES = 4
+_SAMPLED = 64
+
+
+def default_cache() -> Path:
+    """Where decoded images live, shared by all runs: ``$SLIMSIGHT_CACHE``, else the user's cache folder."""
+    if place := os.environ.get("SLIMSIGHT_CACHE"):
+        return Path(place)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "slimsight"
+
+
+class Session:
+    """One run at work. Models come in eval mode, on the CPU until a stage moves them."""
+
+    def __init__(self, recipe: Recipe, run: RunDir, progress: Progress, cache: Path) -> None:
+        self.recipe = recipe
+        self.run = run
+        self.progress = progress
+        self.cache = cache
+
+    @cached_property
+    def fabric(self) -> Fabric:
+        return make_fabric(self.recipe.precision)
+
+    @cached_property
+    def splits(self) -> Splits:
+        return open_splits(self.recipe.data, cache_dir=self.cache, seed=self.recipe.seed, progress=self.progress)
+
+    @cached_property
+    def data_key(self) -> str:
+        """Changes with the training and validation images: their labels, and a sample of their pixels."""
+        digest = hashlib.sha256()
+        for images in (self.splits.train, self.splits.val):
+            digest.update(repr((images.classes, images.images.shape)).encode())
+            digest.update(np.ascontiguousarray(images.labels).tobytes())
+            step = max(1, len(images) // _SAMPLED)
+            digest.update(np.ascontiguousarray(images.images[np.arange(0, len(images), step)]).tobytes())
+        return digest.hexdigest()
+
+    @property
+    def example(self) -> Tensor:
+        """(1, 3, H, W) one validation image in [0, 1]."""
+        return self.some_images(1)
+
+    def some_images(self, count: int) -> Tensor:
+        """(count, 3, H, W) validation images in [0, 1], spread over the classes."""
+        return torch.from_numpy(np.asarray(self.splits.val.images[self._spread(count)])).float() / 255
+
+    def some_labels(self, count: int) -> Tensor:
+        """(count,) the labels of ``some_images``."""
+        return torch.from_numpy(self.splits.val.labels[self._spread(count)])
+
+    def _spread(self, count: int) -> NDArray[np.int64]:
+        total = len(self.splits.val)
+        return np.linspace(0, total - 1, min(count, total)).round().astype(np.int64)
+
+    def plain(self, images: ImageSet) -> Batches:
+        """All images in order, not augmented."""
+        return Batches(images, min(EVALUATION_BATCH, len(images)))
+
+    def shuffled(self, images: ImageSet, batch_size: int, *, crop: bool = False, flip: bool = False) -> Batches:
+        """Full batches in an order that the recipe's seed and the epoch decide, augmented as the recipe says."""
+        data = self.recipe.data
+        return Batches(
+            images,
+            min(batch_size, len(images)),
+            shuffle=True,
+            seed=self.recipe.seed,
+            crop_padding=data.crop_padding if crop else 0,
+            flip=data.flip and flip,
+            drop_last=True,
+        )
+
+    def gate_images(self) -> ImageSet:
+        """The training images that gates see: all, or a seeded sample of the recipe's size."""
+        train, count = self.splits.train, self.recipe.gates.images
+        if count is None or count >= len(train):
+            return train
+        order = np.random.default_rng(self.recipe.seed).permutation(len(train))
+        return train.subset(np.sort(order[:count]))
+
+    def new_classifier(self) -> Classifier:
+        """The architecture (and its given weights, if any), checked with two images."""
+        model = build_classifier(self.recipe.model, len(self.splits.classes))
+        check_classifier(model, self.splits.image_size, len(self.splits.classes))
+        return model
+
+    def stage_file(self, stage: str, name: str) -> Path:
+        return self.run.stage_dir(stage) / name
+
+    def classifier(self) -> Classifier:
+        """The original."""
+        model = build_classifier(self.recipe.model.model_copy(update={"weights": None}), len(self.splits.classes))
+        model.load_state_dict(read_tensors(self.stage_file("classifier", "model.safetensors")))
+        return model.eval()
+
+    def predictor(self) -> Predictor:
+        predictor = new_predictor(self.classifier(), self.recipe.explainer.predictor)
+        predictor.load_state_dict(read_tensors(self.stage_file("predictor", "predictor.safetensors")))
+        return predictor.eval()
+
+    def new_explained(self) -> ExplainedClassifier:
+        """The original with a selector that has learned nothing."""
+        classifier = self.classifier()
+        scales = find_scales(classifier, self.example)
+        selector = Selector(scales, len(self.splits.classes), self.splits.image_size)
+        return ExplainedClassifier(classifier, selector).eval()
+
+    def explained(self) -> ExplainedClassifier:
+        """The original with its selector."""
+        network = self.new_explained()
+        network.selector.load_state_dict(read_tensors(self.stage_file("selector", "selector.safetensors")))
+        return network.eval()
+
+    def network(self) -> ExplainedClassifier | Classifier:
+        """What is traced, gated and slimmed: the classifier, with its explainer if the recipe has one."""
+        return self.explained() if self.recipe.explainer.enabled else self.classifier()
+
+    @property
+    def prefix(self) -> str:
+        return PREFIX if self.recipe.explainer.enabled else ""
+
+    @cached_property
+    def graph(self) -> ChannelGraph:
+        """The channel groups of the original, each proven by a dry run.
+
+        Raises:
+            PruningError: not one group can shrink.
+        """
+        network = self.network()
+        view = network.view if isinstance(network, ExplainedClassifier) else None
+        graph = trace_groups(network, self.example, prefix=self.prefix, view=view)
+        images = self.some_images(_PROOF_IMAGES)
+        graph = prove_groups(network, graph, images, prefix=self.prefix, view=view, seed=0, progress=self.progress)
+        if not graph.groups:
+            reasons = "; ".join(f"{group.name}: {group.reason}" for group in graph.frozen) or "no convolutions"
+            raise PruningError(f"no channel group of model '{self.recipe.model.name}' can shrink ({reasons})")
+        return graph
+
+    @cached_property
+    def cost(self) -> CostModel:
+        """MACs of the classifier as a function of gates."""
+        return CostModel.of(self.classifier(), self.example, self.graph.groups, prefix=self.prefix)
+
+    @property
+    def budget(self) -> float:
+        """The recipe's budget in MACs."""
+        return budget_macs(self.recipe.budget.macs, self.cost.total)
+
+    def slimmed(self, plan: PrunePlan) -> ExplainedClassifier | Classifier:
+        """The original (and its explainer) after surgery."""
+        network = self.network()
+        view = network.view if isinstance(network, ExplainedClassifier) else None
+        slim_(network, plan, self.example, prefix=self.prefix, view=view)
+        return network.eval()
+
+    def slim(self) -> tuple[Classifier, ExplainedClassifier | None]:
+        """The finetuned slim classifier, alone and with its explainer."""
+        network = self.slimmed(PrunePlan.load(self.run.plan))
+        explained = network if isinstance(network, ExplainedClassifier) else None
+        classifier = network.classifier if isinstance(network, ExplainedClassifier) else network
+        classifier.load_state_dict(read_tensors(self.run.slim_model))
+        return classifier, explained

@@ -1,0 +1,135 @@
+"""Stages that learn: classifier, predictor, selector, targets, gates."""
+
+from __future__ import annotations
+
+import torch
+
+from compress.errors import PruningError
+from compress.explain import (
+    explanations,
+    judge_selector,
+    new_predictor,
+    refuse_collapsed,
+    train_predictor,
+    train_selector,
+)
+from compress.files import read_tensors, write_tensors
+from compress.finetune import train_classifier
+from compress.gates import learn_gates, magnitude, smallest_macs, uniform
+from compress.training import evaluate
+
+from ..session import Session
+from .outcome import Outcome
+
+
+def classifier(session: Session) -> Outcome:
+    """The original: given weights, or trained here."""
+    recipe, splits = session.recipe, session.splits
+    model = session.new_classifier()
+    if recipe.model.weights is None:
+        train = recipe.model.train
+        batches = session.shuffled(splits.train, train.batch_size, crop=True, flip=True)
+        train_classifier(model, batches, session.fabric, config=train, progress=session.progress)
+    score = evaluate(model, session.plain(splits.val), device=session.fabric.device)
+    path = session.stage_file("classifier", "model.safetensors")
+    write_tensors(path, model.state_dict())
+    return Outcome({"val_accuracy": score.accuracy, "val_loss": score.loss}, [path])
+
+
+def predictor(session: Session) -> Outcome:
+    """q_pred on randomly masked images."""
+    config, splits = session.recipe.explainer, session.splits
+    original = session.classifier().to(session.fabric.device)
+    model = new_predictor(original, config.predictor)
+    history = train_predictor(
+        model,
+        original,
+        session.shuffled(splits.train, config.predictor.batch_size, flip=True),
+        session.plain(splits.val),
+        session.fabric,
+        config=config.predictor,
+        masks=config.masks,
+        progress=session.progress,
+    )
+    path = session.stage_file("predictor", "predictor.safetensors")
+    write_tensors(path, model.state_dict())
+    return Outcome({"val_kl": history.best, "epochs": len(history.epochs)}, [path])
+
+
+def selector(session: Session) -> Outcome:
+    """f_sel at the target area, judged against masks that anyone could draw; refused if it collapsed."""
+    config, splits = session.recipe.explainer, session.splits
+    device = session.fabric.device
+    network, model = session.new_explained().to(device), session.predictor().to(device)
+    history = train_selector(
+        network,
+        model,
+        session.shuffled(splits.train, config.selector.batch_size, flip=True),
+        session.plain(splits.val),
+        session.fabric,
+        config=config.selector,
+        target_area=config.target_area,
+        progress=session.progress,
+    )
+    quality = judge_selector(network, model, session.plain(splits.val), session.fabric)
+    session.progress.note(
+        f"selector: mean area {quality.mean_area:.3f}, sigma {quality.sigma_median:.1f} px, KL {quality.kl:.3f} "
+        f"(centred {quality.kl_centred:.3f}, same area centred {quality.kl_centred_same_area:.3f}, "
+        f"random {quality.kl_random:.3f})"
+    )
+    refuse_collapsed(quality, config.target_area)
+    path = session.stage_file("selector", "selector.safetensors")
+    write_tensors(path, network.selector.state_dict())
+    return Outcome({**quality.to_dict(), "epochs": len(history.epochs)}, [path])
+
+
+def targets(session: Session) -> Outcome:
+    """C_x of every image the gates see, from the unpruned network, computed once."""
+    path = session.stage_file("targets", "targets.safetensors")
+    network = session.explained().to(session.fabric.device)
+    batches = session.plain(session.gate_images())
+    write_tensors(path, {"rbf": explanations(network, batches, progress=session.progress)})
+    return Outcome({"images": batches.count}, [path])
+
+
+def gates(session: Session) -> Outcome:
+    """A score per channel: learned gates, or a ranking by weights."""
+    config = session.recipe.gates
+    budget, cost = session.budget, session.cost
+    check_budget(budget, cost.total, smallest_macs(cost, session.recipe.budget.align))
+    path = session.stage_file("gates", "scores.safetensors")
+    network = session.network()
+    if config.steer in ("magnitude", "uniform"):
+        rank = magnitude if config.steer == "magnitude" else uniform
+        write_tensors(path, rank(network, session.graph.groups))
+        return Outcome({"steer": config.steer}, [path])
+    steered = config.steer == "rbf"
+    wanted = read_tensors(session.stage_file("targets", "targets.safetensors"))["rbf"] if steered else None
+    result = learn_gates(
+        network.to(session.fabric.device),
+        session.graph.groups,
+        cost,
+        session.shuffled(session.gate_images(), config.batch_size),
+        session.fabric,
+        config=config,
+        budget=budget,
+        targets=wanted,
+        progress=session.progress,
+    )
+    write_tensors(path, result.scores)
+    return Outcome({"steer": config.steer, **result.to_dict()}, [path])
+
+
+def check_budget(budget: float, total: int, smallest: int) -> None:
+    """Refuse a budget that no plan can meet before hours go into learning for it."""
+    if budget < smallest:
+        raise PruningError(
+            f"budget.macs asks for {budget / 1e6:.3f} M MACs ({budget / total:.1%} of the model's "
+            f"{total / 1e6:.3f} M), the smallest this model can reach is {smallest / 1e6:.3f} M "
+            f"({smallest / total:.1%}); raise budget.macs"
+        )
+
+
+def seed_stage(seed: int, stage: str) -> None:
+    """Random numbers that depend on the recipe's seed and the stage, not on what ran before in this process."""
+    torch.manual_seed(seed * 1_000_003 + sum(stage.encode()) * 7919)

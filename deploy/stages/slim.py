@@ -1,0 +1,105 @@
+"""Stages that make the slim model: selection and surgery with its proof, then finetuning."""
+
+from __future__ import annotations
+
+import shutil
+
+from compress.errors import PruningError
+from compress.explain import ExplainedClassifier
+from compress.files import atomic_path, read_tensors, write_tensors
+from compress.finetune import recalibrate_bn, train_classifier
+from compress.gates import select
+from compress.macs import count_macs, count_params, size_bytes
+from compress.models import Classifier
+from compress.surgery import PrunePlan, gated_vs_slim
+from compress.training import evaluate
+
+from ..session import Session
+from .outcome import Outcome
+
+EXACTNESS_IMAGES = 64
+
+
+def surgery(session: Session) -> Outcome:
+    """Scores + budget -> plan -> channels gone, proven: hard gates = slim model, cost model = fvcore."""
+    scores = read_tensors(session.stage_file("gates", "scores.safetensors"))
+    selection = select(session.cost, scores, budget=session.budget, align=session.recipe.budget.align)
+    plan = selection.plan
+    if selection.gap > 0.01:
+        session.progress.note(
+            f"the plan is {selection.gap:.1%} below its budget: widths in multiples of "
+            f"{session.recipe.budget.align} come no nearer"
+        )
+    original, network = session.network(), session.slimmed(plan)
+    images = session.some_images(EXACTNESS_IMAGES)
+    difference = gated_vs_slim(original, network, session.graph.groups, plan, images)
+    slim = classifier_of(network)
+    counted = count_macs(slim, session.example).total
+    dense = count_macs(classifier_of(original), session.example).total
+    if dense != session.cost.total or counted != session.cost.of_plan(plan):
+        raise PruningError(
+            f"the cost model ({session.cost.total} -> {session.cost.of_plan(plan)} MACs) disagrees with fvcore "
+            f"({dense} -> {counted}): the model computes layers the cost model cannot see; please report it"
+        )
+    score = evaluate(slim, session.plain(session.splits.val), device=None)
+    plan_path = session.stage_file("surgery", "plan.json")
+    weights = session.stage_file("surgery", "model.safetensors")
+    plan.save(plan_path)
+    write_tensors(weights, slim.state_dict())
+    kept = [{"group": name, "total": plan.widths[name], "kept": len(channels)} for name, channels in plan.kept.items()]
+    return Outcome(
+        {
+            "original": {"macs": dense, "params": count_params(classifier_of(original)), **_size(original)},
+            "slim": {"macs": counted, "params": count_params(slim), **_size(network)},
+            "budget_macs": session.budget,
+            "gated_val_accuracy": score.accuracy,
+            "gated_vs_slim_max_rel": difference,
+            "cost_model_macs": session.cost.of_plan(plan),
+            "fvcore_macs": counted,
+            "channels": kept,
+            "frozen_groups": [{"name": g.name, "reason": g.reason} for g in session.graph.frozen],
+            "frozen_channels": [{"group": g.name, "total": g.channels} for g in session.graph.frozen],
+        },
+        [plan_path, weights],
+    )
+
+
+def finetune(session: Session) -> Outcome:
+    """Statistics, then weights; what comes out is the slim model."""
+    config, splits = session.recipe.finetune, session.splits
+    plan_path = session.stage_file("surgery", "plan.json")
+    network = session.slimmed(PrunePlan.load(plan_path)).to(session.fabric.device)
+    slim = classifier_of(network)
+    batches = session.shuffled(splits.train, config.batch_size, crop=True, flip=True)
+    recalibrate_bn(slim, batches, config.recalibrate_batches)
+    recalibrated = evaluate(slim, session.plain(splits.val))
+    if config.epochs:
+        teacher = session.classifier().to(session.fabric.device) if config.distill else None
+        train_classifier(
+            slim,
+            batches,
+            session.fabric,
+            config=config,
+            teacher=teacher,
+            what="finetune",
+            progress=session.progress,
+        )
+    score = evaluate(slim, session.plain(splits.val))
+    run = session.run
+    write_tensors(run.slim_model, slim.state_dict())
+    with atomic_path(run.plan) as part:
+        shutil.copyfile(plan_path, part)
+    files = [run.slim_model, run.plan]
+    if isinstance(network, ExplainedClassifier):
+        write_tensors(run.slim_explainer, network.selector.state_dict())
+        files.append(run.slim_explainer)
+    return Outcome({"val_accuracy": score.accuracy, "recalibrated_val_accuracy": recalibrated.accuracy}, files)
+
+
+def classifier_of(network: ExplainedClassifier | Classifier) -> Classifier:
+    """The classifier of a network that may carry an explainer."""
+    return network.classifier if isinstance(network, ExplainedClassifier) else network
+
+
+def _size(network: ExplainedClassifier | Classifier) -> dict[str, int]:
+    return {"size_bytes": size_bytes(classifier_of(network))}

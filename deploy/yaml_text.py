@@ -1,0 +1,118 @@
+"""YAML as people mean it: 1e-3 is a number, `no` is a word, a key written twice is a mistake."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from compress.errors import ConfigError
+
+_PLAIN = {
+    "tag:yaml.org,2002:null": (re.compile(r"~|null|Null|NULL|"), ["~", "n", "N", ""]),
+    "tag:yaml.org,2002:bool": (re.compile(r"true|True|TRUE|false|False|FALSE"), list("tTfF")),
+    # A longer run of digits is read as a float: no setting needs more, and int() refuses thousands of them.
+    "tag:yaml.org,2002:int": (re.compile(r"[-+]?[0-9]{1,18}"), list("-+0123456789")),
+    "tag:yaml.org,2002:float": (
+        re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"),
+        list("-+0123456789."),
+    ),
+    "tag:yaml.org,2002:merge": (re.compile(r"<<"), ["<"]),
+}
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader with the plain scalars of YAML 1.2: in 1.1, 1e-3 is text and 12:30 is 750."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes exactly what ``_Loader`` would not read back as text."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+
+
+def _whole(_loader: yaml.SafeLoader, node: yaml.Node) -> int:
+    text = str(node.value)
+    try:
+        return int(text)  # base 10: 010 is ten, not the eight of YAML 1.1
+    except ValueError:
+        raise yaml.constructor.ConstructorError(
+            None, None, f"'{text}' is not a whole number", node.start_mark
+        ) from None
+
+
+for _tag, (_pattern, _first) in _PLAIN.items():
+    # PyYAML matches a prefix, so that the pattern is closed here; order matters: int is asked before float.
+    _closed = re.compile(rf"(?:{_pattern.pattern})$")
+    _Loader.add_implicit_resolver(_tag, _closed, _first)
+    _Dumper.add_implicit_resolver(_tag, _closed, _first)
+# Plain style would turn some line breaks of Unicode into spaces.
+_Dumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"'
+    ),
+)
+_Dumper.add_representer(
+    list, lambda dumper, items: dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True)
+)
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole)
+
+
+def parse_yaml(text: str) -> tuple[Any, list[str]]:
+    """The value that ``text`` holds (None when empty), and one line for each key that is written twice.
+
+    Raises:
+        ConfigError: not YAML, with line and column, both counted from 1.
+    """
+    loader = None
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None, []
+        repeated = list(_repeated_keys(node, (), set()))  # before construction writes merged keys into the nodes
+        return loader.construct_document(node), repeated
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise ConfigError(f"{place}{error.problem or error.context}") from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise ConfigError(f"line {line}: the character {error.character!r} is not allowed in YAML") from error
+    except RecursionError as error:
+        raise ConfigError("it is nested too deeply") from error
+    except ValueError as error:
+        raise ConfigError(f"a value does not fit its tag: {error}") from error
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+def dump_yaml(value: Any) -> str:
+    """``value`` as YAML that ``parse_yaml`` reads back equal; keys keep their order."""
+    text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**16)
+    return str(text)
+
+
+def _repeated_keys(node: yaml.Node, path: tuple[str, ...], seen: set[int]) -> Iterator[str]:
+    """One line per key that stands twice in one mapping; PyYAML itself silently keeps the last."""
+    if id(node) in seen:  # an alias
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _repeated_keys(item, path, seen)
+    elif isinstance(node, yaml.MappingNode):
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            here = (*path, name)
+            if name in lines and name != "<<":
+                yield f"{'.'.join(here)}: written twice, in line {lines[name]} and line {line}; keep one"
+            lines[name] = line
+            yield from _repeated_keys(value, here, seen)

@@ -1,0 +1,1 @@
+"""Turn a model into artefacts and prove that they compute the same."""

@@ -1,0 +1,128 @@
+"""Evidence that an artefact computes what the model computes: differences of logits, never a bare boolean."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.errors import ExportError
+
+from .runners import Runner, to_input
+
+
+@dataclass(frozen=True)
+class ParityResult:
+    """How far an artefact's logits are from the reference's; differences are absolute, in units of logits.
+
+    ``max_abs`` and ``p99_abs`` (0.99 quantile over all logits) are infinite where a logit is NaN or infinite.
+    ``top1_agreement`` is the share of images (0..1) with the same largest logit.
+    """
+
+    artifact: str
+    runtime: str
+    precision: str
+    batch: int
+    max_abs: float
+    p99_abs: float
+    top1_agreement: float
+    passed: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """A row of ``parity`` in report.json; a difference that is not finite is null."""
+        row = asdict(self)
+        for name in ("max_abs", "p99_abs"):
+            row[name] = row[name] if math.isfinite(row[name]) else None
+        return row
+
+
+def compare(
+    reference: NDArray[Any],
+    candidate: NDArray[Any],
+    *,
+    artifact: str,
+    runtime: str,
+    precision: str,
+    batch: int,
+    tolerance: float = 1e-4,
+    min_agreement: float = 1.0,
+) -> ParityResult:
+    """Compare logits (N, classes) of two runtimes for the same images.
+
+    Passes when the difference is within ``tolerance`` and top-1 agreement is at least ``min_agreement``. In
+    fp32 the largest difference is judged; in other precisions the 0.99 quantile, as single outliers are
+    expected there. NaN or infinity on either side never passes.
+
+    Raises:
+        ExportError: the shapes differ, or there is nothing to compare.
+    """
+    if reference.shape != candidate.shape or reference.ndim != 2 or reference.size == 0:
+        raise ExportError(
+            f"{artifact} gave logits of shape {candidate.shape}, the reference {reference.shape}: parity "
+            "needs equal shapes (images, classes) with at least one image"
+        )
+    finite = np.isfinite(reference) & np.isfinite(candidate)
+    difference = np.full(reference.shape, np.inf)
+    np.subtract(reference, candidate, out=difference, where=finite, dtype=np.float64)
+    np.abs(difference, out=difference)
+    agree = (reference.argmax(1) == candidate.argmax(1)) & finite.all(1)
+    max_abs = float(difference.max())
+    # "higher" stays on a measured value: interpolation with an infinite neighbour would give NaN.
+    p99_abs = float(np.quantile(difference, 0.99, method="higher"))
+    agreement = float(agree.mean())
+    judged = max_abs if precision == "fp32" else p99_abs
+    return ParityResult(
+        artifact=artifact,
+        runtime=runtime,
+        precision=precision,
+        batch=batch,
+        max_abs=max_abs,
+        p99_abs=p99_abs,
+        top1_agreement=agreement,
+        passed=bool(finite.all()) and judged <= tolerance and agreement >= min_agreement,
+    )
+
+
+def check_parity(
+    reference: Runner,
+    candidate: Runner,
+    images: NDArray[Any],
+    *,
+    artifact: str,
+    batch: int,
+    tolerance: float = 1e-4,
+    min_agreement: float = 1.0,
+) -> ParityResult:
+    """Run two open runners on all ``images`` in batches of ``batch``, the ragged last one too; compare.
+
+    Args:
+        reference: what is right, usually the torch model in fp32.
+        candidate: the artefact; gives the result its runtime and precision.
+        images: (N, 3, H, W), uint8 or floating point in [0, 1].
+        artifact: what the result calls the candidate, e.g. ``slim/model.onnx``.
+        batch: images per call.
+        tolerance, min_agreement: as in ``compare``.
+
+    Raises:
+        ExportError: no images, or the runners do not take them.
+    """
+    if len(images) == 0 or batch < 1:
+        raise ExportError(f"{artifact}: {len(images)} images in batches of {batch}; parity needs 1 or more of each")
+    logits = []
+    for start in range(0, len(images), batch):
+        chunk = to_input(images[start : start + batch])
+        logits.append((reference.run(chunk), candidate.run(chunk)))
+    ours, theirs = (np.concatenate(side) for side in zip(*logits, strict=True))
+    return compare(
+        ours,
+        theirs,
+        artifact=artifact,
+        runtime=candidate.runtime,
+        precision=candidate.precision,
+        batch=batch,
+        tolerance=tolerance,
+        min_agreement=min_agreement,
+    )

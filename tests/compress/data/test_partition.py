@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from compress.data.partition import check_classes, check_list, hold_out, read_list, same_classes
+from compress.errors import DataError
+
+NAMES = [f"{label}/{number}" for label, count in (("cat", 40), ("dog", 20)) for number in range(count)]
+
+
+def by_class(names: set[str]) -> Counter[str]:
+    return Counter(name.split("/")[0] for name in names)
+
+
+def test_every_class_gives_its_share() -> None:
+    assert by_class(hold_out(NAMES, 0.1, seed=0, what="validation")) == {"cat": 4, "dog": 2}
+
+
+def test_a_draw_repeats_and_depends_on_seed_and_purpose() -> None:
+    first = hold_out(NAMES, 0.25, seed=0, what="validation")
+    assert first == hold_out(reversed(NAMES), 0.25, seed=0, what="validation")  # type: ignore[arg-type]
+    assert first != hold_out(NAMES, 0.25, seed=1, what="validation")
+    assert first != hold_out(NAMES, 0.25, seed=0, what="test")
+
+
+def test_a_draw_is_the_same_in_every_version() -> None:
+    assert sorted(hold_out(NAMES, 0.05, seed=0, what="validation")) == ["cat/12", "cat/5", "dog/6"]
+
+
+def test_at_least_one_image_is_held_and_one_stays() -> None:
+    pair = ["cat/0", "cat/1"]
+    assert len(hold_out(pair, 0.01, seed=0, what="test")) == 1
+    assert len(hold_out(pair, 0.99, seed=0, what="test")) == 1
+
+
+def test_reserved_images_are_never_drawn() -> None:
+    reserved = set(NAMES[:30])
+    held = hold_out(NAMES, 0.2, seed=0, what="test", reserved=reserved)
+    assert by_class(held) == {"cat": 8, "dog": 4}
+    assert not held & reserved
+
+
+def test_a_class_that_is_too_small_is_named() -> None:
+    message = "class 'dog' has 1 image to share between training and validation, at least 2 are needed"
+    with pytest.raises(DataError, match=message):
+        hold_out(["cat/0", "cat/1", "dog/0"], 0.5, seed=0, what="validation")
+
+
+def test_one_class_or_none_is_refused() -> None:
+    with pytest.raises(DataError, match=r"data/train holds one class only \(cat\); a classifier needs at least 2"):
+        check_classes(["cat"], "data/train")
+    with pytest.raises(DataError, match="data/train holds no class folders; put the images of each class"):
+        check_classes([], "data/train")
+
+
+def test_differing_classes_are_listed() -> None:
+    with pytest.raises(DataError, match="B lacks cat, dog and A lacks eel: every split must have the same"):
+        same_classes(["cat", "dog", "fox"], ["fox", "eel"], "A", "B")
+    with pytest.raises(DataError, match="B lacks 0, 1, 2, 3, 4 and 3 more: every split"):
+        same_classes([str(number) for number in range(8)], [], "A", "B")
+
+
+def test_a_list_is_read_without_blank_lines(tmp_path: Path) -> None:
+    path = tmp_path / "val.txt"
+    path.write_text("cat/1\n\n  ./dog/1 \r\n")
+    assert read_list(path) == ["cat/1", "dog/1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("\n", "is empty; list at least one"),
+        ("cat/1\ndog/1\ncat/1\n", "names cat/1 2 times; list every image once"),
+    ],
+)
+def test_a_list_that_is_empty_or_repeats_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "val.txt"
+    path.write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_list(path)
+
+
+def test_a_list_that_is_absent_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"val_list .*absent\.txt cannot be read .*; give a text file"):
+        read_list(tmp_path / "absent.txt")
+
+
+def test_the_first_listed_path_that_does_not_exist_is_named() -> None:
+    message = "val_list v names train/cat/1, which is not among the training images; paths .* such as cat/0"
+    with pytest.raises(DataError, match=message):
+        check_list(["cat/3", "train/cat/1", "cow/1"], NAMES, path=Path("v"))
+
+
+def test_a_list_may_not_take_a_whole_class() -> None:
+    with pytest.raises(DataError, match="val_list v holds all images of dog: none are left to train on"):
+        check_list([f"dog/{number}" for number in range(20)], NAMES, path=Path("v"))

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from compress.errors import ConfigError, ModelError
+from compress.models.user_code import UserCode
+
+
+def test_names_what_was_done_and_where() -> None:
+    with (
+        pytest.raises(ModelError, match=r"^building failed: ValueError: two lines \(.*test_user_code\.py, line \d+\)$"),
+        UserCode("building failed"),
+    ):
+        raise ValueError("two\n   lines")
+
+
+def test_an_exit_is_an_error_too() -> None:
+    with pytest.raises(ModelError, match=r"importing failed: SystemExit: 3 \("), UserCode("importing failed"):
+        sys.exit(3)
+
+
+@pytest.mark.parametrize("error", [ConfigError("ours"), KeyboardInterrupt()])
+def test_our_errors_and_interrupts_pass(error: BaseException) -> None:
+    with pytest.raises(type(error)) as caught, UserCode("x"):
+        raise error
+    assert caught.value is error
+
+
+def test_silent_when_all_is_well() -> None:
+    with UserCode("x"):
+        value = 1
+    assert value == 1
+
+
+def test_lines_inside_torch_are_not_the_place() -> None:
+    with pytest.raises(ModelError, match=r"\(.*test_user_code\.py, line \d+\)$"), UserCode("x"):
+        nn.Linear(2, 2)(torch.zeros(1, 3))

@@ -1,0 +1,87 @@
+import errno
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from compress.errors import RunError
+from compress.files import atomic_path, read_json, read_tensors, write_json, write_tensors, write_text
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_a_file_appears_whole_and_its_folder_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "x.bin"
+    with atomic_path(path) as part:
+        part.write_bytes(b"123")
+        assert part.name == f".x.bin.{os.getpid()}.part"
+        assert not path.exists()
+    assert path.read_bytes() == b"123"
+    assert names(path.parent) == ["x.bin"]
+
+
+def test_half_a_file_is_removed(tmp_path: Path) -> None:
+    def fails() -> None:
+        with atomic_path(tmp_path / "x.txt") as part:
+            part.write_text("half")
+            raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        fails()
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt()])
+def test_what_stood_there_survives_an_error(tmp_path: Path, error: BaseException) -> None:
+    path = tmp_path / "x.txt"
+    write_text(path, "old")
+    with pytest.raises(type(error)), atomic_path(path):
+        raise error
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["x.txt"]
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.ENOSPC, r"the disk is full: .*x\.txt could not be written; free some space"),
+        (errno.EDQUOT, "the disk is full"),
+        (errno.EACCES, r"cannot write .*x\.txt: Permission denied; choose a writable folder with --out"),
+        (errno.EROFS, "Read-only file system; choose a writable folder"),
+    ],
+)
+def test_a_full_or_closed_disk_is_told_in_a_sentence(tmp_path: Path, number: int, message: str) -> None:
+    write_text(tmp_path / "x.txt", "old")
+    with pytest.raises(RunError, match=message), atomic_path(tmp_path / "x.txt"):
+        raise OSError(number, os.strerror(number))
+    assert (tmp_path / "x.txt").read_text() == "old"
+
+
+def test_other_errors_pass_through(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="Input/output error"), atomic_path(tmp_path / "x"):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_json_reads_back_and_refuses_nan(tmp_path: Path) -> None:
+    value = {"ä": [1, 0.1, None, True], "b": {"c": "d"}}
+    write_json(tmp_path / "x.json", value)
+    assert read_json(tmp_path / "x.json") == value
+    assert (tmp_path / "x.json").read_text().endswith("}\n")
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "x.json", {"loss": float("nan")})
+    assert read_json(tmp_path / "x.json") == value
+
+
+def test_tensors_read_back_bit_for_bit(tmp_path: Path) -> None:
+    base = torch.randn(4, 6, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    tensors = {"view": base.T, "alias": base, "half": base.detach().bfloat16(), "steps": torch.tensor(3)}
+    write_tensors(tmp_path / "x.safetensors", tensors, {"kind": "test"})
+    found = read_tensors(tmp_path / "x.safetensors")
+    assert found.keys() == tensors.keys()
+    for name, value in tensors.items():
+        assert found[name].dtype == value.dtype
+        assert torch.equal(found[name], value)
+        assert not found[name].requires_grad

@@ -1,0 +1,66 @@
+from typing import Any
+
+import pytest
+
+from deploy.report.checks import run_checks
+from deploy.report.schema import Report, Verdict
+
+
+def verdict_of(content: dict[str, Any]) -> Verdict:
+    report = Report.model_validate(content)
+    return run_checks(
+        slim=report.slim,
+        budget=report.budget,
+        exactness=report.exactness,
+        parity=report.parity,
+        latency=report.latency,
+    )
+
+
+def test_a_good_run(content: dict[str, Any]) -> None:
+    verdict = verdict_of(content)
+    assert verdict.passed
+    assert [(check.name, check.limit, check.value) for check in verdict.checks] == [
+        ("MACs", 20_557_824, 20_500_000),
+        ("exactness, gated against slim", 1e-5, 3.1e-7),
+        ("cost model against fvcore", 20_500_000, 20_500_000),
+        ("parity, rows passed", 2, 2),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "failing"),
+    [
+        ("slim", {"macs": 20_557_825}, "MACs"),
+        ("exactness", {"gated_vs_slim_max_rel": 1.1e-5}, "exactness, gated against slim"),
+        ("exactness", {"gated_vs_slim_max_rel": float("nan")}, "exactness, gated against slim"),
+        ("exactness", {"cost_model_macs": 20_500_001}, "cost model against fvcore"),
+        ("budget", {"params_max": 149_999}, "parameters"),
+        ("budget", {"latency_ms_max": 0.5}, "median latency, onnxruntime fp32, 1 thread, batch 1"),
+    ],
+)
+def test_one_thing_wrong(content: dict[str, Any], section: str, change: dict[str, Any], failing: str) -> None:
+    content[section] |= change
+    assert [check.name for check in verdict_of(content).failed] == [failing]
+
+
+def test_failed_parity_is_named(content: dict[str, Any]) -> None:
+    content["parity"][1]["passed"] = False
+    (failed,) = verdict_of(content).failed
+    assert (failed.limit, failed.value) == (2, 1)
+    assert failed.reason == "failed: slim/model.pt2 in torch.export fp32, batch 1"
+
+
+def test_without_exports_there_is_no_parity_check(content: dict[str, Any]) -> None:
+    content["parity"] = []
+    verdict = verdict_of(content)
+    assert verdict.passed
+    assert len(verdict.checks) == 3
+
+
+def test_a_latency_budget_without_latency_fails(content: dict[str, Any]) -> None:
+    content["budget"]["latency_ms_max"] = 1.0
+    content["latency"] = []
+    (failed,) = verdict_of(content).failed
+    assert failed.value is None
+    assert failed.reason == "the report has no latency rows; time the models and run again"

@@ -1,0 +1,208 @@
+import fcntl
+import json
+import multiprocessing
+import os
+import signal
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import pytest
+
+from compress.config import GatesConfig
+from compress.errors import PruningError, RunError
+from deploy.run_dir import MARKER, fingerprint, open_run, read_run
+
+
+def test_a_finished_stage_holds_only_for_its_fingerprint(tmp_path: Path) -> None:
+    with open_run(tmp_path / "run") as run:
+        place = run.begin("gates")
+        assert place == tmp_path / "run" / "stages" / "gates"
+        (place / "plan.json").write_text("{}")
+        run.slim.mkdir()
+        run.slim_model.write_bytes(b"12345")
+        record = run.finish("gates", "abc", 1.5, {"accuracy": 0.9}, [place / "plan.json", run.slim_model])
+        assert run.done("gates", "abc") == record
+        assert run.done("gates", "abd") is None
+        assert run.done("finetune", "abc") is None
+    assert json.loads((place / "done.json").read_text()) == {
+        "fingerprint": "abc",
+        "seconds": 1.5,
+        "metrics": {"accuracy": 0.9},
+        "files": {"stages/gates/plan.json": 2, "slim/model.safetensors": 5},
+    }
+    assert read_run(tmp_path / "run").record("gates") == record
+
+
+@pytest.mark.parametrize("damage", ["no record", "half a record", "other keys", "no file", "another size"])
+def test_a_stage_that_is_not_whole_is_not_done(tmp_path: Path, damage: str) -> None:
+    with open_run(tmp_path) as run:
+        place = run.begin("predictor")
+        file, done = place / "weights.safetensors", place / "done.json"
+        file.write_bytes(b"123")
+        run.finish("predictor", "abc", 1, {}, [file])
+        assert run.done("predictor", "abc") is not None
+        if damage == "no record":
+            done.unlink()
+        elif damage == "half a record":
+            done.write_text(done.read_text()[:40])
+        elif damage == "other keys":
+            done.write_text('{"fingerprint": "abc"}')
+        elif damage == "no file":
+            file.unlink()
+        else:
+            file.write_bytes(b"1234")
+        assert run.done("predictor", "abc") is None
+
+
+def test_begin_clears_what_an_earlier_run_left(tmp_path: Path) -> None:
+    with open_run(tmp_path) as run:
+        place = run.begin("selector")
+        (place / "deep").mkdir()
+        (place / "deep" / "half").write_text("x")
+        run.finish("selector", "abc", 1, {}, [])
+        assert list(run.begin("selector").iterdir()) == []
+        assert run.record("selector") is None
+
+
+def test_figures_that_are_no_numbers_do_not_finish_a_stage(tmp_path: Path) -> None:
+    with open_run(tmp_path) as run:
+        run.begin("gates")
+        with pytest.raises(PruningError, match=r"'gates' ended with history\.1\.loss = nan: it did not converge"):
+            run.finish("gates", "abc", 1, {"history": [{"loss": 1.0}, {"loss": float("nan")}]}, [])
+        assert run.record("gates") is None
+
+
+def test_temporary_files_of_killed_runs_are_removed(tmp_path: Path) -> None:
+    with open_run(tmp_path) as run:
+        place = run.begin("gates")
+        for name in (".plan.json.77.part", "notes.part", ".hidden.part"):
+            (place / name).touch()
+    with open_run(tmp_path):
+        assert sorted(entry.name for entry in place.iterdir()) == [".hidden.part", "notes.part"]
+
+
+def test_other_folders_are_refused_untouched(tmp_path: Path) -> None:
+    for name in "abcde":
+        (tmp_path / name).touch()
+    with (
+        pytest.raises(RunError, match=r"holds other files \(a, b, c and 2 more\) and no run; choose a new or"),
+        open_run(tmp_path),
+    ):
+        pass
+    assert not (tmp_path / MARKER).exists()
+    with (
+        pytest.raises(RunError, match=r"a file stands in its place; choose another --out"),
+        open_run(tmp_path / "a"),
+    ):
+        pass
+    with pytest.raises(RunError, match=r"a file stands in its place"), open_run(tmp_path / "a" / "run"):
+        pass
+
+
+def test_a_run_without_its_hidden_marker_is_still_a_run(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").touch()
+    (tmp_path / "stages").mkdir()
+    assert read_run(tmp_path).recipe == tmp_path / "recipe.yaml"
+    with open_run(tmp_path) as run:
+        assert run.recipe.exists()
+
+
+def test_read_run_wants_a_run_and_changes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"nowhere does not exist; give the folder of a run \(the --out of"):
+        read_run(tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"file is a file; give the folder of a run"):
+        read_run(tmp_path / "file")
+    with pytest.raises(RunError, match=r"is not the folder of a run: it holds no \.slimsight and no recipe\.yaml"):
+        read_run(tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def _hold(path: Path, ready: Event) -> None:
+    with open_run(path):
+        ready.set()
+        signal.pause()
+
+
+def test_one_process_at_a_time_and_a_killed_one_lets_go(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    holder = context.Process(target=_hold, args=(tmp_path, ready))
+    holder.start()
+    try:
+        assert ready.wait(10)
+        with (
+            pytest.raises(RunError, match=rf"is in use by process {holder.pid}; wait until it ends"),
+            open_run(tmp_path),
+        ):
+            pass
+        assert read_run(tmp_path).writer() == holder.pid
+    finally:
+        holder.kill()
+        holder.join()
+    assert read_run(tmp_path).writer() is None
+    with open_run(tmp_path) as run:
+        assert run.writer() == os.getpid()
+
+
+def test_the_lock_is_given_back_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), open_run(tmp_path):
+        raise KeyboardInterrupt
+    with open_run(tmp_path) as run:
+        assert run.root == tmp_path
+    assert (tmp_path / MARKER).read_text() == ""
+
+
+def test_a_lock_without_a_number_is_still_a_lock(tmp_path: Path) -> None:
+    with (tmp_path / MARKER).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with (
+            pytest.raises(RunError, match="is in use by another process; wait until it ends"),
+            open_run(tmp_path),
+        ):
+            pass
+
+
+def test_the_run_stays_where_it_is_when_the_folder_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with open_run(Path("run")) as run:
+        (tmp_path / "other").mkdir()
+        monkeypatch.chdir(tmp_path / "other")
+        assert run.begin("gates") == tmp_path / "run" / "stages" / "gates"
+
+
+def test_places_are_those_of_the_design(tmp_path: Path) -> None:
+    with open_run(tmp_path) as run:
+        places = [
+            run.recipe,
+            run.log,
+            run.original_onnx,
+            run.slim_model,
+            run.plan,
+            run.slim_explainer,
+            run.slim_onnx,
+            run.slim_pt2,
+            run.report_json,
+            run.report_md,
+        ]
+    assert [place.relative_to(tmp_path).as_posix() for place in places] == [
+        "recipe.yaml",
+        "run.log",
+        "original.onnx",
+        "slim/model.safetensors",
+        "slim/plan.json",
+        "slim/explainer.safetensors",
+        "slim/model.onnx",
+        "slim/model.pt2",
+        "report.json",
+        "report.md",
+    ]
+
+
+def test_fingerprints_follow_content_alone(tmp_path: Path) -> None:
+    first = fingerprint({"gates": GatesConfig(steps=50), "path": tmp_path, "inputs": ("a", "b")})
+    assert first == fingerprint({"inputs": ["a", "b"], "path": str(tmp_path), "gates": GatesConfig(steps=50)})
+    assert first != fingerprint({"gates": GatesConfig(steps=51), "path": tmp_path, "inputs": ("a", "b")})
+    assert fingerprint({}) == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+    with pytest.raises(TypeError, match="cannot be made of set"):
+        fingerprint({"x": {1}})

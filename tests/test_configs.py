@@ -1,0 +1,39 @@
+from pathlib import Path
+
+import pytest
+
+from deploy.recipe import dump_recipe, load_recipe
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+RECIPES = sorted(CONFIGS.glob("*.yaml"))
+
+
+def test_the_recipes_that_the_readme_names_are_there() -> None:
+    names = {path.name for path in RECIPES}
+    assert names >= {"digits.yaml", "cifar10_resnet20.yaml", "cifar10_resnet56.yaml"}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_loads_and_survives_being_written(path: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(path)
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+    assert load_recipe(tmp_path / "recipe.yaml") == recipe
+
+
+def test_the_demo_needs_no_file_and_cuts_to_half() -> None:
+    recipe = load_recipe(CONFIGS / "digits.yaml")
+    assert (recipe.data.source, recipe.data.path, recipe.model.weights) == ("digits", None, None)
+    assert recipe.budget.macs == 0.5
+    assert recipe.data.flip is False
+
+
+@pytest.mark.parametrize("depth", [20, 56])
+def test_the_cifar_recipes_find_their_files(depth: int, images_dir: Path, weights_dir: Path) -> None:
+    recipe = load_recipe(CONFIGS / f"cifar10_resnet{depth}.yaml")
+    assert recipe.model.name == f"resnet{depth}"
+    assert recipe.data.path == images_dir / "cifar10-jpeg.tar.xz"
+    assert recipe.data.val_list == images_dir / "cifar10-jpeg.val.txt"
+    assert recipe.model.weights == weights_dir / f"resnet{depth}_cifar10_jpeg.safetensors"
+    for file in (recipe.data.path, recipe.data.val_list, recipe.model.weights):
+        assert isinstance(file, Path)
+        assert file.is_file()
