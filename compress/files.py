@@ -15,6 +15,9 @@ from safetensors.torch import load_file, save
 
 from .errors import RunError
 
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What the operating system says when a disk, a quota or a limit on the size of files is used up."""
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -29,9 +32,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield part
         part.replace(path)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in NO_ROOM:
             raise RunError(
-                f"the disk is full: {path} could not be written; free some space (or choose another --out) "
+                f"{no_room(error)}: {path} could not be written; free some space (or choose another --out) "
                 "and run again: what was finished is kept"
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -39,6 +42,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
     finally:
         part.unlink(missing_ok=True)
+
+
+def no_room(error: OSError) -> str:
+    """Which of ``NO_ROOM`` it was, in words."""
+    return "the file is larger than this account or disk allows" if error.errno == errno.EFBIG else "the disk is full"
 
 
 def write_text(path: Path, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -59,7 +60,8 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 def one_cycle(optimizer: Optimizer, steps: int, *, warm: float = 0.2) -> LRScheduler:
     """Learning rate up over the first ``warm`` share of the steps, then down to almost nothing (cosine)."""
     peaks = [float(group["lr"]) for group in optimizer.param_groups]
-    return OneCycleLR(optimizer, peaks, total_steps=steps + 1, pct_start=warm, cycle_momentum=False)
+    up = warm if warm * (steps + 1) > 1 else 0.0  # no step to warm up in: torch would divide by zero
+    return OneCycleLR(optimizer, peaks, total_steps=steps + 1, pct_start=up, cycle_momentum=False)
 
 
 def fit(
@@ -70,18 +72,20 @@ def fit(
     fabric: Fabric,
     *,
     what: str,
-    epochs: int,
+    epochs: int | None = None,
+    steps: int | None = None,
     schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
     max_norm: float | None = None,
     validate: Callable[[], float] | None = None,
     patience: int | None = None,
-    after_step: Callable[[int, Mapping[str, Tensor]], None] | None = None,
+    after_step: Callable[[int, Mapping[str, float]], None] | None = None,
     progress: Progress = SILENT,
 ) -> History:
     """Minimise ``loss(model, batch)["loss"]``; the model's own train/eval flags are the caller's choice.
 
     Args:
         loss: called under the fabric's autocast with the wrapped model; returns "loss" and figures to show.
+        epochs, steps: how long; one of the two. A last epoch that ``steps`` cuts short counts as one.
         validate: called after every epoch, lower is better; the best state is what ``model`` holds at the end.
         patience: epochs without a better validation after which the loop stops.
         after_step: called with the step's number and figures (a controller, an annealed temperature).
@@ -89,20 +93,20 @@ def fit(
     Raises:
         PruningError: the loss is not finite.
     """
-    steps = epochs * len(batches)
+    assert (epochs is None) != (steps is None)
+    steps = steps if steps is not None else (epochs or 0) * len(batches)
     model.to(memory_format=torch.channels_last)
     wrapped, optimizer_ = fabric.setup(model, optimizer)
     scheduler = schedule(optimizer, steps) if schedule else None
     history, best, step = History(), None, 0
 
-    def stream() -> Iterator[tuple[int, Batch]]:
-        for epoch in range(epochs):
-            for batch in batches.epoch(epoch):
-                yield epoch, batch
+    def stream() -> Iterator[Batch]:
+        for epoch in itertools.count():
+            yield from batches.epoch(epoch)
 
     sums: dict[str, Tensor] = {}
-    ticks = progress.track(stream(), what, total=steps, unit="img", scale=batches.batch_size)
-    for _, batch in ticks:
+    ticks = progress.track(itertools.islice(stream(), steps), what, total=steps, unit="img", scale=batches.batch_size)
+    for batch in ticks:
         with fabric.autocast():
             figures = loss(wrapped, to_device(batch, fabric.device))
         optimizer_.zero_grad()
@@ -115,11 +119,12 @@ def fit(
         for name, value in figures.items():
             sums[name] = sums.get(name, torch.zeros(())) + value.detach().float().cpu()
         if after_step is not None:
-            after_step(step, figures)
+            after_step(step, {name: float(value.detach()) for name, value in figures.items()})
         step += 1
-        if step % len(batches):
+        since = step % len(batches)
+        if since and step < steps:
             continue
-        means = {name: float(total) / len(batches) for name, total in sums.items()}
+        means = {name: float(total) / (since or len(batches)) for name, total in sums.items()}
         sums = {}
         if not math.isfinite(means["loss"]):
             raise PruningError(f"{what}: the loss is {means['loss']}; lower its learning rate and run again")

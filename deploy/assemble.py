@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from .report.schema import (
     SigmaPx,
     StageFigures,
 )
+from .report.units import plural
 from .run_dir import StageRecord
 from .session import Session
 
@@ -65,7 +67,7 @@ def device_name() -> str:
     """The GPU, or the processor's architecture and thread count."""
     if torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
-    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+    return f"CPU ({platform.machine()}, {plural(torch.get_num_threads(), 'thread')})"
 
 
 def assemble_report(session: Session, name: str, records: Mapping[str, StageRecord], reused: Sequence[str]) -> Report:
@@ -99,7 +101,7 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
         versions=versions(),
         device=device_name(),
         seed=recipe.seed,
-        model=ModelInfo(name=recipe.model.name),
+        model=ModelInfo(name=_short(recipe.model.name)),
         data=DataFigures(
             source=recipe.data.source,
             train=len(splits.train),
@@ -111,10 +113,10 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
         original=original,
         slim=slim,
         gated=GatedFigures(val_accuracy=cut["gated_val_accuracy"]),
-        gates=_gates(metrics["gates"], session),
+        gates=_gates(metrics["gates"], session.recipe.gates.steps, slim.macs),
         budget=budget,
         exactness=exactness,
-        channels=tuple(ChannelsKept(**row) for row in cut["channels"]),
+        channels=(*(ChannelsKept(**row) for row in cut["channels"]), *_frozen_channels(cut)),
         parity=parity,
         latency=latency,
         saliency=_saliency(metrics),
@@ -126,16 +128,23 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
     )
 
 
-def _gates(metrics: Mapping[str, Any], session: Session) -> GatesFigures:
-    if "hard_macs" not in metrics:
-        return GatesFigures(steer=metrics["steer"])
-    return GatesFigures(
-        steer=metrics["steer"],
-        steps=session.recipe.gates.steps,
-        soft_macs=metrics["soft_macs"],
-        hard_macs=round(metrics["hard_macs"]),
-        converged=True,  # the stage refuses gates that are not
-    )
+def _short(model: str) -> str:
+    """Without the folders of a user's file: ``nets/mine.py:factory`` -> ``mine.py:factory``."""
+    return Path(model).name if ".py:" in model else model
+
+
+def _frozen_channels(cut: Mapping[str, Any]) -> Iterator[ChannelsKept]:
+    for row in cut["frozen_channels"]:
+        yield ChannelsKept(group=row["group"], total=row["total"], kept=row["total"])
+
+
+def _gates(metrics: Mapping[str, Any], steps: int, macs: int) -> GatesFigures:
+    """``macs``: of the plan that was selected."""
+    if "learned" not in metrics:
+        return GatesFigures(steer=metrics["steer"], hard_macs=macs)
+    soft = metrics["learned"]["soft_macs"]
+    # The stage refuses gates that did not converge.
+    return GatesFigures(steer=metrics["steer"], steps=steps, soft_macs=soft, hard_macs=macs, converged=True)
 
 
 def _saliency(metrics: Mapping[str, Mapping[str, Any]]) -> Saliency | None:

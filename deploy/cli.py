@@ -1,44 +1,96 @@
 """The command line: the only place that prints, and the only one that turns errors into exit codes.
 
 0 done and within budget; 1 a budget or check failed; 2 wrong usage or input; 130 interrupted, safe to rerun.
+What is heavy (torch) is imported by the command that needs it: help and usage errors answer at once.
 """
 
 from __future__ import annotations
 
-import sys
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperGroup
 
 from compress.errors import BudgetExceeded, SlimError
 
-from .budget import check_report, load_budget
 from .console import ConsoleProgress
-from .report import Report, Verdict, read_report
-from .report.units import as_bytes, as_count, as_macs, as_percent, as_times, check_texts
-from .run_dir import read_run
+from .logs import LibraryMessages
+
+if TYPE_CHECKING:
+    from .report import Report, Verdict
+    from .run_dir import RunDir
+
+_INTERRUPTED = 130
+_WIDE = 160  # columns where there is no terminal: a log breaks no lines
+
+
+class _Terminal:
+    """What a command shows and logs with; ``typer.Context.obj`` of every command."""
+
+    def __init__(self, progress: ConsoleProgress, libraries: LibraryMessages) -> None:
+        self.progress = progress
+        self.libraries = libraries
+
+    def log_to(self, run: RunDir) -> None:
+        self.progress.log_to(run.log)
+        self.libraries.to(run.log)
+
+
+class _Commands(TyperGroup):
+    """Every way a command can end: one sentence on standard error (and in the run's log), and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with LibraryMessages() as libraries, ConsoleProgress() as progress:
+            ctx.obj = _Terminal(progress, libraries)
+            try:
+                return super().invoke(ctx)
+            except SlimError as error:
+                progress.error(str(error))
+                code = error.exit_code
+            except KeyboardInterrupt:
+                progress.error("interrupted; the same command again goes on where it stopped")
+                code = _INTERRUPTED
+            except BrokenPipeError:
+                raise  # `slimsight status RUN | head`: typer leaves quietly
+            except OSError as error:  # what no other place could say better
+                where = f"{error.filename}: " if error.filename else ""
+                progress.error(f"{where}{error.strerror or error}; correct that and run the same command again")
+                code = SlimError.exit_code
+        raise typer.Exit(code)
+
 
 app = typer.Typer(
+    cls=_Commands,
     help="Make trained vision models small enough for the edge, without changing what they look at.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-_out = Console(highlight=False)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        _console().print(f"slimsight {version('slimsight')}")
+        raise typer.Exit
 
 
 @app.callback()
-def _root() -> None:
+def _root(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
     """slimsight: slim, prove, export, time."""
 
 
 @app.command()
 def run(
+    context: typer.Context,
     recipe: Annotated[Path, typer.Argument(help="the recipe, e.g. configs/digits.yaml")],
     out: Annotated[Path | None, typer.Option(help="run directory; default: runs/<recipe's name>")] = None,
     set_: Annotated[list[str], typer.Option("--set", metavar="A.B=C", help="override a setting")] = [],  # noqa: B006
@@ -48,20 +100,14 @@ def run(
     from .pipeline import run_recipe
     from .recipe import load_recipe
 
+    terminal: _Terminal = context.obj
     loaded = load_recipe(recipe, set_)
     place = out or Path("runs") / recipe.stem
-    with ConsoleProgress() as progress:
-        report = run_recipe(
-            loaded,
-            place,
-            name=recipe.name,
-            reuse=reuse,
-            progress=progress,
-            on_open=lambda opened: progress.log_to(opened.log),
-        )
+    report = run_recipe(
+        loaded, place, name=recipe.name, reuse=reuse, progress=terminal.progress, on_open=terminal.log_to
+    )
     _print_summary(report)
-    _out.print(f"report: {place / 'report.md'}", soft_wrap=True)
-    _leave(report.verdict)
+    _leave(report.verdict, place / "report.md")
 
 
 @app.command()
@@ -70,9 +116,14 @@ def check(
     budget: Annotated[Path, typer.Option(help="budget file (YAML)")],
 ) -> None:
     """Hold a run's report against a budget file; exit 1 if a check fails."""
-    verdict = check_report(read_report(read_run(run_dir).report_json), load_budget(budget))
+    from .budget import check_report, load_budget
+    from .report import read_report
+    from .run_dir import read_run
+
+    limits = load_budget(budget)
+    verdict = check_report(read_report(read_run(run_dir).report_json), limits)
     _print_checks(verdict)
-    _leave(verdict)
+    _leave(verdict, run_dir / "report.md")
 
 
 @app.command()
@@ -80,86 +131,77 @@ def status(run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="run dire
     """Which stages of a run are done, and whether a process is at it."""
     from .pipeline import to_stages
     from .recipe import load_recipe
+    from .report.units import as_duration
+    from .run_dir import read_run
 
     opened = read_run(run_dir)
-    table = Table("stage", "state", "seconds", box=None, pad_edge=False)
+    table = Table("stage", "state", "time", box=None, pad_edge=False)
     for stage in to_stages(load_recipe(opened.recipe)):
         record = opened.record(stage.name)
-        table.add_row(stage.name, "done" if record else "-", f"{record.seconds:.0f}" if record else "")
-    _out.print(table)
+        table.add_row(stage.name, "done" if record else "-", as_duration(record.seconds) if record else "")
+    out = _console()
+    out.print(table)
     if (writer := opened.writer()) is not None:
-        _out.print(f"process {writer} is working on it")
+        out.print(f"process {writer} is working on it")
     elif opened.report_json.is_file():
-        _out.print(f"report: {opened.report_md}", soft_wrap=True)
+        out.print(f"report: {run_dir / opened.report_md.name}", soft_wrap=True)
     else:
-        _out.print("nobody is working on it; run it again to go on")
+        out.print("not finished, and no process is working on it; the same 'slimsight run' again goes on")
+
+
+def _console() -> Console:
+    """Standard output as it is now; unlike a terminal, a file or a pipe has no width to keep to."""
+    out = Console(highlight=False, markup=False)
+    return out if out.is_terminal else Console(highlight=False, markup=False, width=_WIDE)
 
 
 def _print_summary(report: Report) -> None:
+    from .report.units import as_bytes, as_count, as_macs, as_ms, as_percent, as_times
+
     before, after = report.original, report.slim
-    table = Table("", "original", "slim", "change", box=None, pad_edge=False)
-    table.add_row("MACs", as_macs(before.macs), as_macs(after.macs), f"{as_percent(after.macs / before.macs)} kept")
-    table.add_row(
-        "parameters",
-        as_count(before.params),
-        as_count(after.params),
-        f"{as_percent(after.params / before.params)} kept",
-    )
-    table.add_row(
-        "size",
-        as_bytes(before.size_bytes),
-        as_bytes(after.size_bytes),
-        f"{as_percent(after.size_bytes / before.size_bytes)} kept",
-    )
-    for name, old, new in (
-        ("validation", before.val_accuracy, after.val_accuracy),
-        ("test", before.test_accuracy, after.test_accuracy),
+    table = Table("", "original", "slim", "", box=None, pad_edge=False)
+    for name, old, new, as_text in (
+        ("MACs", before.macs, after.macs, as_macs),
+        ("parameters", before.params, after.params, as_count),
+        ("size of the weights", before.size_bytes, after.size_bytes, as_bytes),
     ):
-        if old is not None and new is not None:
-            table.add_row(name, as_percent(old), as_percent(new), f"{100 * (new - old):+.2f} points")
+        table.add_row(name, as_text(old), as_text(new), f"{as_percent(new / old)} kept")
+    for name, was, now in (
+        ("validation accuracy", before.val_accuracy, after.val_accuracy),
+        ("test accuracy", before.test_accuracy, after.test_accuracy),
+    ):
+        if was is not None and now is not None:
+            table.add_row(name, as_percent(was), as_percent(now), f"{100 * (now - was):+.2f} points")
     for row in report.latency:
         speed = row.speedup
-        table.add_row(
-            f"median ms ({row.runtime}, batch {row.batch})",
-            f"{row.original_ms.median:.3f}",
-            f"{row.slim_ms.median:.3f}",
-            f"{as_times(speed.median)} as fast ({as_times(speed.low)} to {as_times(speed.high)})",
-        )
-    _out.print(table)
+        change = f"{as_times(speed.median)} as fast ({as_times(speed.low)} to {as_times(speed.high)})"
+        table.add_row(f"latency, batch {row.batch}", as_ms(row.original_ms.median), as_ms(row.slim_ms.median), change)
+    if (found := report.saliency) is not None:
+        table.add_row("explanations", "", f"moved {found.center_drift_px:.2f} px", f"{as_percent(found.iou)} overlap")
+    out = _console()
+    out.print(table)
+    out.print()
     _print_checks(report.verdict)
 
 
 def _print_checks(verdict: Verdict) -> None:
-    signs = {"max": "at most", "min": "at least", "equal": "exactly"}
+    from .report.units import check_texts
+
+    out = _console()
     for item in verdict.checks:
         limit, value = check_texts(item)
-        reason = f" ({item.reason})" if item.reason else ""
-        mark = "ok    " if item.passed else "FAILED"
-        _out.print(f"{mark} {item.name}: {value}, {signs[item.bound]} {limit}{reason}", soft_wrap=True)
+        reason = f": {item.reason}" if item.reason else ""
+        out.print(f"{'ok    ' if item.passed else 'FAILED'} {item.name}: {value} ({limit}){reason}", soft_wrap=True)
 
 
-def _leave(verdict: Verdict) -> None:
+def _leave(verdict: Verdict, report: Path) -> None:
+    """The last line, passed or not: where the report is."""
     if not verdict.passed:
-        count = len(verdict.failed)
-        raise BudgetExceeded(f"{count} of {len(verdict.checks)} checks failed; see the lines marked FAILED")
+        failed, every = len(verdict.failed), len(verdict.checks)
+        raise BudgetExceeded(f"{failed} of {every} checks failed, see the lines marked FAILED; report: {report}")
+    _console().print(f"report: {report}", soft_wrap=True)
 
 
-def main(arguments: list[str] | None = None) -> Any:
-    """Entry point of ``slimsight``."""
-    try:
-        code = app(arguments, standalone_mode=False)
-    except SlimError as error:
-        _complain(str(error))
-        sys.exit(error.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
-        _complain("interrupted; run the same command again to go on: finished stages are kept")
-        sys.exit(130)
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def _complain(text: str) -> None:
-    with ConsoleProgress() as progress:
-        progress.error(text)
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of ``slimsight``; leaves by ``SystemExit``."""
+    app(arguments)

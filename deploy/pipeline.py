@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,24 @@ from typing import Any
 import torch
 
 from compress.errors import RunError
-from compress.files import write_text
+from compress.files import atomic_path, write_text
 from compress.progress import SILENT, Progress
 
 from .assemble import assemble_report, draw_pictures
 from .recipe import Recipe, dump_recipe
 from .report import Report, write_markdown, write_report
+from .report.markdown import CHANNELS_PICTURE, SALIENCY_PICTURE
 from .run_dir import RunDir, StageRecord, fingerprint, open_run, read_run
 from .session import Session, default_cache
 from .stages import learn, prove, slim
 from .stages.learn import seed_stage
 from .stages.outcome import Outcome
+from .stages.preflight import preflight
 
 CODE = 1
 """Part of every fingerprint: raised when a stage would compute something else from the same recipe."""
+
+Parts = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -36,91 +41,79 @@ class Stage:
     name: str
     work: Callable[[Session], Outcome]
     needs: tuple[str, ...]
-    reads: Callable[[Session], Mapping[str, Any]]
+    reads: Callable[[Session], Parts]
 
 
 def _learning(recipe: Recipe) -> dict[str, Any]:
     return {"seed": recipe.seed, "precision": recipe.precision, "threads": recipe.threads}
 
 
-def _classifier_parts(session: Session) -> dict[str, Any]:
-    recipe = session.recipe
-    weights = recipe.model.weights
-    content = (
-        hashlib.sha256(weights.read_bytes()).hexdigest() if isinstance(weights, Path) and weights.is_file() else ""
-    )
-    factory = Path(recipe.model.name.rpartition(":")[0])
-    source = factory.read_text(encoding="utf-8") if factory.suffix == ".py" and factory.is_file() else ""
-    parts = {"model": recipe.model, "weights": content, "factory": source, "data": session.data_key}
-    if weights is None:
-        parts |= {**_learning(recipe), "augment": [recipe.data.crop_padding, recipe.data.flip]}
+def _classifier_parts(session: Session) -> Parts:
+    """Files count by their content: a moved file changes nothing, an edited one everything."""
+    model, data = session.recipe.model, session.recipe.data
+    file, _, factory = model.name.rpartition(":")
+    parts: dict[str, Any] = {
+        "name": f"{_digest(Path(file))}:{factory}" if file.endswith(".py") else model.name,
+        "shortcut": model.shortcut,
+        "normalisation": [model.mean, model.std],
+        "weights": _digest(model.weights) if isinstance(model.weights, Path) else model.weights,
+        "data": session.data_key,
+    }
+    if model.weights is None:
+        parts |= {"train": model.train, "augment": [data.crop_padding, data.flip], **_learning(session.recipe)}
     return parts
 
 
-def _gate_parts(session: Session) -> dict[str, Any]:
+def _digest(path: Path) -> str | None:
+    """None where there is no such file: building the model will say so."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def _predictor_parts(session: Session) -> Parts:
+    recipe, explainer = session.recipe, session.recipe.explainer
+    parts = {"predictor": explainer.predictor, "masks": explainer.masks, "flip": recipe.data.flip}
+    return {**parts, **_learning(recipe)}
+
+
+def _selector_parts(session: Session) -> Parts:
+    recipe, explainer = session.recipe, session.recipe.explainer
+    parts = {"selector": explainer.selector, "area": explainer.target_area, "flip": recipe.data.flip}
+    return {**parts, **_learning(recipe)}
+
+
+def _gate_parts(session: Session) -> Parts:
     recipe = session.recipe
     if recipe.gates.steer in ("magnitude", "uniform"):
         return {"steer": recipe.gates.steer}
     return {"gates": recipe.gates, "budget": recipe.budget.macs, **_learning(recipe)}
 
 
+def _finetune_parts(session: Session) -> Parts:
+    recipe = session.recipe
+    augment = [recipe.data.crop_padding, recipe.data.flip]
+    return {"finetune": recipe.finetune, "augment": augment, **_learning(recipe)}
+
+
 def to_stages(recipe: Recipe) -> tuple[Stage, ...]:
     """The stages that ``recipe`` needs, in order."""
-    explained, steered = recipe.explainer.enabled, recipe.gates.steer == "rbf"
     stages = [Stage("classifier", learn.classifier, (), _classifier_parts)]
-    if explained:
+    if recipe.explainer.enabled:
         stages += [
-            Stage(
-                "predictor",
-                learn.predictor,
-                ("classifier",),
-                lambda s: {
-                    "predictor": s.recipe.explainer.predictor,
-                    "masks": s.recipe.explainer.masks,
-                    **_learning(s.recipe),
-                },
-            ),
-            Stage(
-                "selector",
-                learn.selector,
-                ("predictor",),
-                lambda s: {
-                    "selector": s.recipe.explainer.selector,
-                    "area": s.recipe.explainer.target_area,
-                    **_learning(s.recipe),
-                },
-            ),
+            Stage("predictor", learn.predictor, ("classifier",), _predictor_parts),
+            Stage("selector", learn.selector, ("predictor",), _selector_parts),
         ]
-    if steered:
+    if recipe.gates.steer == "rbf":
         stages.append(Stage("targets", learn.targets, ("selector",), lambda s: {"images": s.recipe.gates.images}))
-    ground = "selector" if explained else "classifier"
+    ground = stages[-1].name
     stages += [
-        Stage("gates", learn.gates, ("targets",) if steered else (ground,), _gate_parts),
+        Stage("gates", learn.gates, (ground,), _gate_parts),
         Stage("surgery", slim.surgery, ("gates",), lambda s: {"budget": s.recipe.budget}),
-        Stage(
-            "finetune",
-            slim.finetune,
-            ("surgery",),
-            lambda s: {
-                "finetune": s.recipe.finetune,
-                "augment": [s.recipe.data.crop_padding, s.recipe.data.flip],
-                **_learning(s.recipe),
-            },
-        ),
+        Stage("finetune", slim.finetune, ("surgery",), _finetune_parts),
         Stage("export", prove.export, ("finetune",), lambda s: {"export": s.recipe.export}),
         Stage("latency", prove.latency, ("export",), lambda s: {"latency": s.recipe.latency}),
         Stage("judgement", prove.judgement, ("finetune",), lambda s: {"data": s.recipe.data}),
     ]
     return tuple(stages)
-
-
-@dataclass(frozen=True)
-class StageResult:
-    """A stage of this run, done now or earlier."""
-
-    name: str
-    record: StageRecord
-    reused: bool
 
 
 def run_recipe(
@@ -135,6 +128,8 @@ def run_recipe(
 ) -> Report:
     """Run every stage that does not hold any more, then write the report.
 
+    What an earlier recipe left in ``out`` is touched only once this recipe has passed its preflight.
+
     Args:
         out: run directory; made if absent, resumed if it is one.
         name: the recipe's file name, for the report.
@@ -146,54 +141,95 @@ def run_recipe(
         SlimError: with everything finished so far kept.
     """
     donor = read_run(reuse) if reuse is not None else None
-    with open_run(out) as run:
+    with open_run(out) as run, _threads(recipe.threads):
         if on_open is not None:
             on_open(run)
-        if recipe.threads is not None:
-            torch.set_num_threads(recipe.threads)
-        write_text(run.recipe, dump_recipe(recipe))
         session = Session(recipe, run, progress, cache or default_cache())
-        keys: dict[str, str] = {}
-        results = [_do(stage, session, keys, donor) for stage in to_stages(recipe)]
-        records = {result.name: result.record for result in results}
-        draw_pictures(session, records["surgery"].metrics)
-        report = assemble_report(session, name, records, [r.name for r in results if r.reused])
+        stages = to_stages(recipe)
+        keys = _fingerprints(stages, session)
+        records = {s.name: record for s in stages if (record := run.done(s.name, keys[s.name]))}
+        reused = list(records)
+        if reused:
+            progress.note(f"done before: {', '.join(reused)}")
+        if len(reused) < len(stages):
+            preflight(session)
+            _start_over(run, recipe, [stage.name for stage in stages if stage.name not in records])
+        for number, stage in enumerate(stages, 1):
+            if stage.name in records:
+                continue
+            if donor is not None and (taken := _take_over(stage.name, keys[stage.name], donor, run)):
+                progress.note(f"{stage.name}: taken from {donor.root}")
+                records[stage.name] = taken
+                reused.append(stage.name)
+                continue
+            progress.note(f"stage {number} of {len(stages)}: {stage.name}")
+            records[stage.name] = _do(stage, session, keys[stage.name])
+        ordered = {stage.name: records[stage.name] for stage in stages}
+        draw_pictures(session, ordered["surgery"].metrics)
+        report = assemble_report(session, name, ordered, reused)
         write_report(run.report_json, report)
         write_markdown(run.root, report)
     return report
 
 
-def _do(stage: Stage, session: Session, keys: dict[str, str], donor: RunDir | None) -> StageResult:
-    """Take a stage over, or do it."""
-    inputs = {need: keys[need] for need in stage.needs}
-    key = fingerprint({"code": CODE, "stage": stage.name, "inputs": inputs, "reads": stage.reads(session)})
-    keys[stage.name] = key
-    run, progress = session.run, session.progress
-    if record := run.done(stage.name, key):
-        progress.note(f"{stage.name}: done before")
-        return StageResult(stage.name, record, True)
-    if donor is not None and (found := donor.done(stage.name, key)):
-        progress.note(f"{stage.name}: taken from {donor.root}")
-        return StageResult(stage.name, _take_over(stage.name, found, donor, run), True)
-    run.begin(stage.name)
-    progress.note(f"{stage.name}: started")
+def _fingerprints(stages: Sequence[Stage], session: Session) -> dict[str, str]:
+    """Of every stage, by name: its own parts of the recipe and the fingerprints of the stages it needs."""
+    keys: dict[str, str] = {}
+    for stage in stages:
+        inputs = {need: keys[need] for need in stage.needs}
+        parts = {"code": CODE, "stage": stage.name, "inputs": inputs, "reads": stage.reads(session)}
+        keys[stage.name] = fingerprint(parts)
+    return keys
+
+
+def _start_over(run: RunDir, recipe: Recipe, stages: Sequence[str]) -> None:
+    """From here on the run is this recipe's: no report and no stage of another recipe may pass for its own."""
+    for path in (run.report_json, run.report_md, run.root / SALIENCY_PICTURE, run.root / CHANNELS_PICTURE):
+        path.unlink(missing_ok=True)
+    for stage in stages:
+        run.forget(stage)
+    write_text(run.recipe, dump_recipe(recipe))
+
+
+def _do(stage: Stage, session: Session, key: str) -> StageRecord:
+    session.run.begin(stage.name)
     seed_stage(session.recipe.seed, stage.name)
     started = time.monotonic()
-    outcome = stage.work(session)
+    try:
+        outcome = stage.work(session)
+    except torch.OutOfMemoryError as error:
+        raise RunError(f"stage '{stage.name}' ran out of GPU memory; lower its batch_size and run again") from error
     seconds = time.monotonic() - started
-    record = run.finish(stage.name, key, seconds, outcome.metrics, outcome.files)
-    return StageResult(stage.name, record, False)
+    return session.run.finish(stage.name, key, seconds, outcome.metrics, outcome.files)
 
 
-def _take_over(name: str, record: StageRecord, donor: RunDir, run: RunDir) -> StageRecord:
+def _take_over(name: str, key: str, donor: RunDir, run: RunDir) -> StageRecord | None:
+    """Copy a finished stage from ``donor``; None when it does not hold there (any more)."""
+    record = donor.done(name, key)
+    if record is None:
+        return None
     run.begin(name)
     paths = []
-    try:
-        for file in record.files:
-            target = run.root / file
+    for file in record.files:
+        target = run.root / file
+        try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(donor.root / file, target)
-            paths.append(target)
-    except OSError as error:
-        raise RunError(f"cannot copy stage '{name}' from {donor.root}: {error.strerror}") from error
+            with atomic_path(target) as part:
+                shutil.copyfile(donor.root / file, part)
+        except OSError as error:
+            raise RunError(f"cannot copy {file} from {donor.root}: {error.strerror}; run without --reuse") from error
+        paths.append(target)
+    if donor.done(name, key) != record:
+        return None  # it was redone while it was copied
     return run.finish(name, record.fingerprint, record.seconds, record.metrics, paths)
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Torch's CPU threads inside the block; None leaves them as they are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

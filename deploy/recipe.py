@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from compress.config import (
@@ -56,6 +56,15 @@ class Recipe(Section):
     finetune: FinetuneConfig = FinetuneConfig()
     export: ExportConfig = ExportConfig()
     latency: LatencyConfig = LatencyConfig()
+
+    @model_validator(mode="after")
+    def _steered_by_an_explainer(self) -> Recipe:
+        if self.gates.steer == "rbf" and not self.explainer.enabled:
+            raise ValueError(
+                "gates.steer is rbf and explainer.enabled is false: only an explainer can steer the gates; "
+                "enable it, or choose gates.steer none, magnitude or uniform"
+            )
+        return self
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -238,13 +247,7 @@ def _allowed(schema: Schema) -> str:
         return f"a list{count}, each {_allowed(items[0])}"
     words = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "null": "null"}
     word = words.get(schema.get("type", ""), "a path" if schema.get("format") == "path" else "text")
-    bounds = {
-        "minimum": "at least",
-        "exclusiveMinimum": "above",
-        "maximum": "at most",
-        "exclusiveMaximum": "below",
-    }
-    limits = [f"{text} {schema[name]:.10g}" for name, text in bounds.items() if name in schema]
+    limits = [f"{text} {schema[name]:.10g}" for name, text in _BOUNDS.items() if name in schema]
     return " ".join(filter(None, [word, " and ".join(limits)]))
 
 

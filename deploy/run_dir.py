@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from compress.config import Section
 from compress.errors import PruningError, RunError
-from compress.files import write_text
+from compress.files import NO_ROOM, no_room, write_text
 
 MARKER = ".slimsight"
 """Marks a folder as ours; whoever writes the run holds its lock, and it then holds the process number."""
@@ -105,6 +105,16 @@ class RunDir:
             place.mkdir(parents=True)
         return place
 
+    def forget(self, name: str) -> None:
+        """Remove stage ``name`` with all the files it recorded, wherever they lie."""
+        assert self._writable
+        record = self._recorded(name)
+        with _translated(self.root):
+            # Files first: after a kill in between, what is left of the record lacks them and does not hold.
+            for file in record.files if record is not None else ():
+                (self.root / file).unlink(missing_ok=True)
+            (self.stage_dir(name) / "done.json").unlink(missing_ok=True)
+
     def finish(
         self, name: str, fingerprint: str, seconds: float, metrics: Mapping[str, Any], files: Iterable[Path]
     ) -> StageRecord:
@@ -123,13 +133,18 @@ class RunDir:
 
     def record(self, name: str) -> StageRecord | None:
         """What stage ``name`` recorded when it finished; None when it did not, or a file is not whole."""
+        record = self._recorded(name)
         try:
-            text = (self.stage_dir(name) / "done.json").read_bytes()
-            record = StageRecord.model_validate_json(text)
-            whole = all((self.root / file).stat().st_size == size for file, size in record.files.items())
-        except (OSError, ValidationError):
+            whole = record is not None and all((self.root / f).stat().st_size == n for f, n in record.files.items())
+        except OSError:
             return None
         return record if whole else None
+
+    def _recorded(self, name: str) -> StageRecord | None:
+        try:
+            return StageRecord.model_validate_json((self.stage_dir(name) / "done.json").read_bytes())
+        except (OSError, ValidationError):
+            return None
 
     def done(self, name: str, fingerprint: str) -> StageRecord | None:
         """The record of stage ``name`` if it still holds: same fingerprint, every file there in its size."""
@@ -260,8 +275,8 @@ def _translated(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            remedy = "the disk is full; free some space or choose another --out"
+        if error.errno in NO_ROOM:
+            remedy = f"{no_room(error)}; free some space or choose another --out"
         elif error.errno in (errno.EEXIST, errno.ENOTDIR):
             remedy = "a file stands in its place; choose another --out"
         else:

@@ -23,7 +23,7 @@ from compress.files import read_tensors
 from compress.gates import CostModel, budget_macs
 from compress.models import Classifier, build_classifier, check_classifier
 from compress.progress import Progress
-from compress.surgery import ChannelGraph, PrunePlan, prove_groups, slim_, trace_groups
+from compress.surgery import ChannelGraph, PrunePlan, View, prove_groups, slim_, trace_groups
 from compress.training import make_fabric
 
 from .recipe import Recipe
@@ -33,6 +33,7 @@ PREFIX = ExplainedClassifier.PREFIX
 EVALUATION_BATCH = 256
 _PROOF_IMAGES = 4
 _SAMPLED = 64
+_NAMED = 3
 
 
 def default_cache() -> Path:
@@ -150,31 +151,36 @@ class Session:
         """What is traced, gated and slimmed: the classifier, with its explainer if the recipe has one."""
         return self.explained() if self.recipe.explainer.enabled else self.classifier()
 
-    @property
-    def prefix(self) -> str:
-        return PREFIX if self.recipe.explainer.enabled else ""
-
     @cached_property
     def graph(self) -> ChannelGraph:
-        """The channel groups of the original, each proven by a dry run.
+        """The channel groups of the original (see ``find_groups``)."""
+        return self.find_groups(self.network())
+
+    def find_groups(self, network: ExplainedClassifier | Classifier) -> ChannelGraph:
+        """The channel groups of a network, each proven by a dry run.
 
         Raises:
             PruningError: not one group can shrink.
         """
-        network = self.network()
-        view = network.view if isinstance(network, ExplainedClassifier) else None
-        graph = trace_groups(network, self.example, prefix=self.prefix, view=view)
+        prefix, view = _seen(network)
+        graph = trace_groups(network, self.example, prefix=prefix, view=view)
         images = self.some_images(_PROOF_IMAGES)
-        graph = prove_groups(network, graph, images, prefix=self.prefix, view=view, seed=0, progress=self.progress)
+        graph = prove_groups(network, graph, images, prefix=prefix, view=view, seed=0, progress=self.progress)
         if not graph.groups:
-            reasons = "; ".join(f"{group.name}: {group.reason}" for group in graph.frozen) or "no convolutions"
-            raise PruningError(f"no channel group of model '{self.recipe.model.name}' can shrink ({reasons})")
+            named = [f"{group.name}: {group.reason}" for group in graph.frozen]
+            more = f"; and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+            reasons = "; ".join(named[:_NAMED]) + more if named else "it has no convolution and no linear layer"
+            raise PruningError(
+                f"model '{self.recipe.model.name}' has nothing to prune ({reasons}); choose a model with channels "
+                "between two layers that nothing else ties"
+            )
         return graph
 
     @cached_property
     def cost(self) -> CostModel:
         """MACs of the classifier as a function of gates."""
-        return CostModel.of(self.classifier(), self.example, self.graph.groups, prefix=self.prefix)
+        prefix = PREFIX if self.recipe.explainer.enabled else ""
+        return CostModel.of(self.classifier(), self.example, self.graph.groups, prefix=prefix)
 
     @property
     def budget(self) -> float:
@@ -184,8 +190,8 @@ class Session:
     def slimmed(self, plan: PrunePlan) -> ExplainedClassifier | Classifier:
         """The original (and its explainer) after surgery."""
         network = self.network()
-        view = network.view if isinstance(network, ExplainedClassifier) else None
-        slim_(network, plan, self.example, prefix=self.prefix, view=view)
+        prefix, view = _seen(network)
+        slim_(network, plan, self.example, prefix=prefix, view=view)
         return network.eval()
 
     def slim(self) -> tuple[Classifier, ExplainedClassifier | None]:
@@ -195,3 +201,8 @@ class Session:
         classifier = network.classifier if isinstance(network, ExplainedClassifier) else network
         classifier.load_state_dict(read_tensors(self.run.slim_model))
         return classifier, explained
+
+
+def _seen(network: ExplainedClassifier | Classifier) -> tuple[str, View | None]:
+    """Where the classifier sits in a network, and what of the network a dependency graph looks at."""
+    return (PREFIX, network.view) if isinstance(network, ExplainedClassifier) else ("", None)

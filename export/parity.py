@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import ExportError
+from compress.progress import SILENT, Progress
 
 from .runners import Runner, to_input
 
@@ -95,6 +96,7 @@ def check_parity(
     batch: int,
     tolerance: float = 1e-4,
     min_agreement: float = 1.0,
+    progress: Progress = SILENT,
 ) -> ParityResult:
     """Run two open runners on all ``images`` in batches of ``batch``, the ragged last one too; compare.
 
@@ -105,6 +107,7 @@ def check_parity(
         artifact: what the result calls the candidate, e.g. ``slim/model.onnx``.
         batch: images per call.
         tolerance, min_agreement: as in ``compare``.
+        progress: where the images that went through are shown.
 
     Raises:
         ExportError: no images, or the runners do not take them.
@@ -112,7 +115,8 @@ def check_parity(
     if len(images) == 0 or batch < 1:
         raise ExportError(f"{artifact}: {len(images)} images in batches of {batch}; parity needs 1 or more of each")
     logits = []
-    for start in range(0, len(images), batch):
+    starts = range(0, len(images), batch)
+    for start in progress.track(starts, f"parity of {artifact} at batch {batch}", unit="batches"):
         chunk = to_input(images[start : start + batch])
         logits.append((reference.run(chunk), candidate.run(chunk)))
     ours, theirs = (np.concatenate(side) for side in zip(*logits, strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 
 import torch
@@ -16,11 +17,21 @@ from ..errors import PruningError
 from ..progress import SILENT, Progress
 from ..training import History, fit, one_cycle, to_device
 from .predictor import Predictor, divergence
-from .rbf import area, power_area, random_rbf, rbf_map, relaxed_bernoulli, roughness, same_area_centred
+from .rbf import (
+    area,
+    fixed_draws,
+    power_area,
+    random_rbf,
+    rbf_map,
+    relaxed_bernoulli,
+    roughness,
+    same_area_centred,
+)
 from .selector import ExplainedClassifier
 
-AREA_RATE = 0.03
-"""How fast the area weight follows: its logarithm moves by this times the relative error of the area, per step."""
+AREA_REACH, AREA_RATE = 20.0, (0.02, 0.1)
+"""How fast the area weight follows: per step its logarithm moves by a rate times the relative error of the area.
+The rate is AREA_REACH / steps within the limits AREA_RATE: short trainings must arrive too, long ones not swing."""
 
 AREA_BAND = 0.2
 """An epoch whose mean area is further than this from the target (relative) is not a candidate for the best one."""
@@ -56,12 +67,13 @@ class SelectorQuality:
 class _AreaWeight:
     """lambda_1: grows while the maps are too large, shrinks while they are too small (dual ascent on the area)."""
 
-    def __init__(self, start: float, target: float) -> None:
+    def __init__(self, start: float, target: float, steps: int) -> None:
         self.value, self.target = start, target
+        self.rate = min(max(AREA_REACH / steps, AREA_RATE[0]), AREA_RATE[1])
 
-    def follow(self, _step: int, figures: Mapping[str, Tensor]) -> None:
-        error = float(figures["area"]) / self.target - 1
-        self.value = min(max(self.value * math.exp(AREA_RATE * max(-1.0, min(1.0, error))), 1e-4), 1e4)
+    def follow(self, _step: int, figures: Mapping[str, float]) -> None:
+        error = figures["area"] / self.target - 1
+        self.value = min(max(self.value * math.exp(self.rate * max(-1.0, min(1.0, error))), 1e-4), 1e4)
 
 
 def train_selector(
@@ -82,7 +94,7 @@ def train_selector(
     """
     network.classifier.eval().requires_grad_(False)
     predictor.eval().requires_grad_(False)
-    weight = _AreaWeight(config.area_weight, target_area)
+    weight = _AreaWeight(config.area_weight, target_area, config.epochs * len(train))
     side = network.selector.side
 
     def loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -135,21 +147,20 @@ def judge_selector(
     predictor.eval()
     side = network.selector.side
     params, sums, count = [], torch.zeros(5, dtype=torch.float64), 0
-    generator_state = torch.random.get_rng_state()
-    torch.manual_seed(0)
-    for batch in val.epoch(0):
-        batch = to_device(batch, fabric.device)
-        with fabric.autocast():
-            logits, found = network(batch.images, batch.labels)
-            masks = [found]
-            if not brief:
-                masks += _rivals(network, batch.images, found)
-            for index, mask in enumerate(masks):
-                kl = divergence(logits, predictor(batch.images, rbf_map(mask, side)))
-                sums[index] += float(kl.sum())
-        params.append(found.float().cpu())
-        count += len(batch.images)
-    torch.random.set_rng_state(generator_state)
+    precision = fabric.autocast if brief else nullcontext  # learning may be quick, a verdict is in float32
+    with fixed_draws(fabric.device):
+        for batch in val.epoch(0):
+            batch = to_device(batch, fabric.device)
+            with precision():
+                logits, found = network(batch.images, batch.labels)
+                masks = [found]
+                if not brief:
+                    masks += _rivals(network, batch.images, found)
+                for index, mask in enumerate(masks):
+                    kl = divergence(logits, predictor(batch.images, rbf_map(mask, side)))
+                    sums[index] += float(kl.sum())
+            params.append(found.float().cpu())
+            count += len(batch.images)
     every = torch.cat(params)
     low, median, high = every[:, 2].quantile(torch.tensor([0.1, 0.5, 0.9])).tolist()
     kls = [float(value) / count for value in sums]

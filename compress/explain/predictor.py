@@ -13,7 +13,7 @@ from ..data import Batch, Batches
 from ..models import Classifier
 from ..progress import SILENT, Progress
 from ..training import History, fit, one_cycle, to_device
-from .rbf import random_rbf, rbf_map, relaxed_bernoulli
+from .rbf import fixed_draws, random_rbf, rbf_map, relaxed_bernoulli
 
 
 class Predictor(nn.Module):
@@ -74,8 +74,7 @@ def train_predictor(
     @torch.inference_mode()
     def validate() -> float:
         predictor.eval()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # the same masks every time: epochs are compared on equal terms
+        with fixed_draws(device):  # the same masks every time: epochs are compared on equal terms
             total = torch.zeros(())
             for batch in val.epoch(0):
                 batch = to_device(batch, device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,16 @@ class Scale:
     side: int
 
 
+@dataclass(frozen=True)
+class _Call:
+    """One call of a layer: the sides of what went in and came out (0: no feature map), and its channels."""
+
+    layer: str
+    before: int
+    side: int
+    channels: int
+
+
 @torch.no_grad()
 def find_scales(classifier: nn.Module, example: Tensor) -> tuple[Scale, ...]:
     """The deepest feature map of ``classifier`` and up to three finer ones, coarse to fine.
@@ -33,13 +44,13 @@ def find_scales(classifier: nn.Module, example: Tensor) -> tuple[Scale, ...]:
     Raises:
         ModelError: the network has no feature maps at two resolutions.
     """
-    seen: list[Scale] = []
+    calls: list[_Call] = []
     handles = []
 
     def record(name: str) -> object:
-        def hook(_module: nn.Module, _inputs: object, output: object) -> None:
-            if isinstance(output, Tensor) and output.dim() == 4 and output.shape[2] == output.shape[3] > 1:
-                seen.append(Scale(name, output.shape[1], output.shape[2]))
+        def hook(_module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+            channels = output.shape[1] if isinstance(output, Tensor) and output.dim() > 1 else 0
+            calls.append(_Call(name, _side(inputs[0] if inputs else None), _side(output), channels))
 
         return hook
 
@@ -54,15 +65,40 @@ def find_scales(classifier: nn.Module, example: Tensor) -> tuple[Scale, ...]:
         classifier.train(training)
         for handle in handles:
             handle.remove()
-    # The last output of a resolution is the one that the next stage (or the pooling) reads.
-    last = {scale.side: scale for scale in seen if scale.channels != example.shape[1]}
-    scales = tuple(last[side] for side in sorted(last))[:MAX_SCALES]
+    scales = _choose(calls, example.shape[1])
     if len(scales) < 2:
         raise ModelError(
             "the explainer needs feature maps at two resolutions or more (square images, a convolutional "
             f"backbone), this model has {len(scales)}; rank its channels with gates.steer=magnitude instead"
         )
     return scales
+
+
+def _side(value: object) -> int:
+    """Side of a square feature map in pixels; 0 for anything else. One pixel is no map."""
+    if isinstance(value, Tensor) and value.dim() == 4 and value.shape[2] == value.shape[3] > 1:
+        return value.shape[2]
+    return 0
+
+
+def _choose(calls: Sequence[_Call], colours: int) -> tuple[Scale, ...]:
+    """For each side the last output that the next stage (or the pooling) reads."""
+    times = Counter(call.layer for call in calls)
+    sides = sorted({call.side for call in calls if call.side})
+    below = dict(zip(sides[1:], sides, strict=False))
+    # A block that lowers the resolution may widen its input first: what it works on inside is no stage's output.
+    lowering = [(f"{call.layer}.", call.before) for call in calls if below.get(call.before, 0) == call.side > 0]
+    last: dict[int, Scale] = {}
+    inner: dict[int, Scale] = {}
+    for call in calls:
+        if not call.side or call.channels == colours:
+            continue
+        if times[call.layer] > 1 or call.side > min(last.keys() | inner.keys(), default=call.side):
+            continue  # a shared layer says its name at several sides; a map that was enlarged holds nothing finer
+        inside = any(call.side == before and call.layer.startswith(block) for block, before in lowering)
+        (inner if inside else last)[call.side] = Scale(call.layer, call.channels, call.side)
+    found = inner | last
+    return tuple(found[side] for side in sorted(found))[:MAX_SCALES]
 
 
 @contextmanager

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -51,6 +54,14 @@ def random_rbf(
     low = torch.tensor([centre[0], centre[0], sigma[0]], device=device) * scale
     high = torch.tensor([centre[1], centre[1], sigma[1]], device=device) * scale
     return low + (high - low) * torch.rand(count, 3, device=device)
+
+
+@contextmanager
+def fixed_draws(device: torch.device) -> Iterator[None]:
+    """Within the block draws on the CPU and on ``device`` are the same every time; draws after it go on as before."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        yield
 
 
 def area(probability: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from .gate import Gates
 from .layers import LayerShape, read_layers
 from .learn import GateResult, learn_gates, residual_cost
 from .rank import magnitude, uniform
-from .select import Selection, budget_macs, select, smallest_macs
+from .select import Selection, budget_macs, check_budget, select, smallest_macs
 
 __all__ = [
     "CostModel",
@@ -14,6 +14,7 @@ __all__ = [
     "LayerShape",
     "Selection",
     "budget_macs",
+    "check_budget",
     "learn_gates",
     "magnitude",
     "read_layers",

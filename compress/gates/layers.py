@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,13 @@ class LayerShape:
 def read_layers(network: nn.Module, example: Tensor) -> tuple[LayerShape, ...]:
     """The convolutions and linear layers that ``example`` (1, C, H, W) passes through, in definition order."""
     units: dict[str, int] = {}
-    layers = {n: m for n, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    layers = {n: m for n, m in network.named_modules() if isinstance(m, _ConvNd | nn.Linear)}
 
     def count(name: str) -> object:
-        def hook(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            if isinstance(module, nn.Conv2d):
-                area = output.shape[2] * output.shape[3] * module.kernel_size[0] * module.kernel_size[1]
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if isinstance(module, _ConvNd):
+                pixels = inputs[0] if module.transposed else output  # what the kernel is placed on
+                area = pixels.shape[2:].numel() * math.prod(module.kernel_size)
             else:
                 area = output[0].numel() // output.shape[-1]
             units[name] = units.get(name, 0) + area
@@ -46,12 +49,13 @@ def read_layers(network: nn.Module, example: Tensor) -> tuple[LayerShape, ...]:
         return hook
 
     handles = [layer.register_forward_hook(count(name)) for name, layer in layers.items()]  # type: ignore[arg-type]
-    training = network.training
+    modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
         network(example)
     finally:
-        network.train(training)
+        for module, training in modes.items():
+            module.training = training
         for handle in handles:
             handle.remove()
     return tuple(_shape(name, layers[name], units[name]) for name in layers if name in units)
@@ -60,6 +64,6 @@ def read_layers(network: nn.Module, example: Tensor) -> tuple[LayerShape, ...]:
 def _shape(name: str, layer: nn.Module, unit: int) -> LayerShape:
     if isinstance(layer, nn.Linear):
         return LayerShape(name, layer.in_features, layer.out_features, 1, unit, False)
-    assert isinstance(layer, nn.Conv2d)
+    assert isinstance(layer, _ConvNd)
     depthwise = layer.groups == layer.in_channels == layer.out_channels > 1
     return LayerShape(name, layer.in_channels, layer.out_channels, layer.groups, unit, depthwise)

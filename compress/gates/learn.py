@@ -29,6 +29,9 @@ AGREEMENT = 0.02
 NOISE_OFF = 0.9
 """Share of the steps after which the sample's noise is gone: what is learned last is what will be deployed."""
 
+COLD = 0.2
+"""Temperature at the end, as a share of the first: gates in between would cost what no slim model costs."""
+
 
 @dataclass(frozen=True)
 class GateResult:
@@ -118,7 +121,7 @@ def learn_gates(
             batch.images,
             batch.labels,
             noise=schedule.noise,
-            temperature=config.temperature,
+            temperature=schedule.temperature,
             steered=targets is not None,
         )
         macs = cost.of_values(values.double())
@@ -135,10 +138,7 @@ def learn_gates(
             figures["steer"] = steer
         return {"loss": total, **figures}
 
-    steps_per_epoch = len(train)
-    epochs = -(-config.steps // steps_per_epoch)
-    schedule.steps = epochs * steps_per_epoch
-    lr = config.lr if config.lr is not None else TRAVEL / schedule.steps
+    lr = config.lr if config.lr is not None else TRAVEL / config.steps
     history = fit(
         gated,
         train,
@@ -146,11 +146,11 @@ def learn_gates(
         torch.optim.Adam([gates.theta], lr=lr),
         fabric,
         what=f"gates ({config.steer})",
-        epochs=epochs,
+        steps=config.steps,
         after_step=schedule.advance,
         progress=progress,
     )
-    return _result(gates, cost, budget, history.epochs[-1], config)
+    return _result(gates, cost, budget, history.epochs[-1], config, schedule.temperature)
 
 
 class _Schedule:
@@ -161,20 +161,24 @@ class _Schedule:
         self.start = self.cost_weight = config.cost_weight
         self.steps = config.steps
         self.noise = 1.0
+        self.warm = self.temperature = config.temperature
         self.target = total
 
-    def advance(self, step: int, figures: Mapping[str, Tensor]) -> None:
+    def advance(self, step: int, figures: Mapping[str, float]) -> None:
         share = (step + 1) / self.steps
         fallen = min(1.0, share / self.shrink)
         self.target = self.total + (self.budget - self.total) * fallen
         self.noise = max(0.0, min(1.0, (NOISE_OFF - share) / (NOISE_OFF - self.shrink)))
+        self.temperature = self.warm * (COLD + (1 - COLD) * self.noise)
         # Dual ascent: the multiplier of the constraint T(v) <= target.
-        self.cost_weight = max(self.start, self.cost_weight + self.start * float(figures["residual"]))
+        self.cost_weight += self.start * figures["residual"]
 
 
-def _result(gates: Gates, cost: CostModel, budget: float, last: Mapping[str, float], config: GatesConfig) -> GateResult:
+def _result(
+    gates: Gates, cost: CostModel, budget: float, last: Mapping[str, float], config: GatesConfig, temperature: float
+) -> GateResult:
     with torch.no_grad():
-        soft = float(cost.of_values(gates(noise=0.0, temperature=config.temperature).double()))
+        soft = float(cost.of_values(gates(noise=0.0, temperature=temperature).double()))
         hard = float(cost.of_values(gates.hard().double()))
     residual = float(residual_cost(torch.tensor(soft), torch.tensor(budget)))
     scores = {name: value.detach().cpu().clone() for name, value in gates.split(gates.theta).items()}

@@ -96,6 +96,29 @@ def smallest_macs(cost: CostModel, align: int = 1) -> int:
     return round(widths.macs())
 
 
+def check_budget(cost: CostModel, budget: float, align: int = 1) -> None:
+    """Refuse a budget (MACs) that no plan can meet.
+
+    Raises:
+        PruningError: nothing can shrink or would, or the budget is out of reach; the message names the smallest.
+    """
+    if not cost.names:
+        raise PruningError("no channel group of this model can shrink: see the frozen groups and their reasons")
+    if budget >= cost.total:
+        raise PruningError(
+            f"the budget of {budget / 1e6:.3f} M MACs is not below the model's {cost.total / 1e6:.3f} M: "
+            "nothing would shrink; lower budget.macs"
+        )
+    smallest = smallest_macs(cost, align)
+    if smallest > budget:
+        finer = "" if align == 1 else ", or lower budget.align"
+        raise PruningError(
+            f"the budget of {budget / 1e6:.3f} M MACs ({budget / cost.total:.1%} of the model) cannot be reached: "
+            f"the smallest plan has {smallest / 1e6:.3f} M ({smallest / cost.total:.1%}); raise budget.macs to at "
+            f"least {smallest / cost.total + 5e-4:.3f}{finer}"
+        )
+
+
 def select(cost: CostModel, scores: Mapping[str, Tensor], *, budget: float, align: int = 1) -> Selection:
     """Keep the channels with the highest ``scores`` such that the MACs meet ``budget`` from below.
 
@@ -109,20 +132,7 @@ def select(cost: CostModel, scores: Mapping[str, Tensor], *, budget: float, alig
     Raises:
         PruningError: nothing can shrink, or the budget is out of reach.
     """
-    if not cost.names:
-        raise PruningError("no channel group of this model can shrink: see the frozen groups and their reasons")
-    if budget >= cost.total:
-        raise PruningError(
-            f"the budget of {budget / 1e6:.3f} M MACs is not below the model's {cost.total / 1e6:.3f} M: "
-            "nothing would shrink; lower budget.macs"
-        )
-    smallest = smallest_macs(cost, align)
-    if smallest > budget:
-        raise PruningError(
-            f"the budget of {budget / 1e6:.3f} M MACs ({budget / cost.total:.1%} of the model) cannot be reached: "
-            f"the smallest plan has {smallest / 1e6:.3f} M ({smallest / cost.total:.1%}); raise budget.macs to at "
-            f"least {smallest / cost.total + 5e-4:.3f}, or lower budget.align"
-        )
+    check_budget(cost, budget, align)
     widths = _Widths(cost, scores, align)
     order = sorted((b for blocks in widths.blocks for b in blocks), key=lambda b: (b.score, b.group, b.order))
     for block in order:

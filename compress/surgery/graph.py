@@ -107,24 +107,41 @@ def trace_groups(network: nn.Module, example: Tensor, *, prefix: str = "", view:
     network = _traceable(network)
     graph = dependency_graph(network, example, view)
     names = {module: name for name, module in network.named_modules()}
-    groups: list[ChannelGroup] = []
-    frozen: list[FrozenGroup] = []
+    read: dict[str, ChannelGroup | FrozenGroup] = {}
     seen: set[str] = set()
-    for name, layer in network.named_modules():
-        if not name.startswith(prefix) or name in seen or layer not in graph.module2node:
+    for name, layer in _roots(network, prefix):
+        if name in seen or layer not in graph.module2node:
             continue
-        if not isinstance(layer, nn.Conv2d | nn.Linear) or is_depthwise(layer):
-            continue
-        width = layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features
         prune = graph.get_pruner_of_module(layer).prune_out_channels
-        items = graph.get_pruning_group(layer, prune, list(range(width)))
-        group, reason = _read_group(graph, items, layer_name(prefix, name), width, names)
+        items = graph.get_pruning_group(layer, prune, list(range(_width(layer))))
+        group, reason = _read_group(graph, items, layer_name(prefix, name), _width(layer), names)
         seen.update(slot.layer for slot in group.producers)
-        if reason is None:
-            groups.append(group)
-        else:
-            frozen.append(FrozenGroup(group.name, width, reason))
-    return ChannelGraph(tuple(groups), tuple(frozen))
+        read[name] = group if reason is None else FrozenGroup(group.name, group.channels, reason)
+    found = [read[name] for name in names.values() if name in read]
+    return ChannelGraph(
+        tuple(group for group in found if isinstance(group, ChannelGroup)),
+        tuple(group for group in found if isinstance(group, FrozenGroup)),
+    )
+
+
+def _width(layer: nn.Module) -> int:
+    """Channels that a layer puts out."""
+    width = layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features
+    assert isinstance(width, int)
+    return width
+
+
+def _roots(network: nn.Module, prefix: str) -> list[tuple[str, nn.Module]]:
+    """Layers that may found a group, narrow ones first.
+
+    Where a concatenation is added to one wide layer, its parts then make a group each, and no part can be emptied.
+    """
+    layers = [
+        (name, layer)
+        for name, layer in network.named_modules()
+        if name.startswith(prefix) and isinstance(layer, nn.Conv2d | nn.Linear) and not is_depthwise(layer)
+    ]
+    return sorted(layers, key=lambda named: _width(named[1]))
 
 
 def _traceable(network: nn.Module) -> nn.Module:
@@ -145,8 +162,8 @@ def _read_group(
         if isinstance(layer, nn.Parameter):
             reason = reason or "a parameter outside of any layer depends on these channels"
             continue
-        if layer not in names:
-            continue  # an operation (add, cat, flatten): nothing in it shrinks
+        if layer not in names or _has_one_slope(layer):
+            continue  # an operation (add, cat, flatten), or as good as one: nothing in it shrinks
         slot = Slot(names[layer], tuple(item.idxs), tuple(item.root_idxs))
         size, into = _slot_kind(graph, item, layer)
         if size is None:
@@ -160,7 +177,13 @@ def _read_group(
         into_list.append(slot)
     if reason is None and not consumers:
         reason = "its channels are the network's output"
+    if reason is None and width == 1:
+        reason = "a single channel cannot be split"
     return ChannelGroup(name, width, tuple(producers), tuple(consumers), tuple(followers)), reason
+
+
+def _has_one_slope(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.PReLU) and layer.num_parameters == 1
 
 
 def _slot_kind(graph: Any, item: Any, layer: nn.Module) -> tuple[int | None, str]:

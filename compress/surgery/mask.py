@@ -55,10 +55,11 @@ def masked(network: nn.Module, groups: Sequence[ChannelGroup], factors: Mapping[
     modules = dict(network.named_modules())
 
     def hook_of(layer: str) -> object:
-        def multiply(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        def multiply(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             images, *rest = args
-            factor = inputs.of(layer, factors).to(images.dtype)
-            shape = (1, -1, 1, 1) if images.dim() == 4 else (-1,)
+            factor = inputs.of(layer, factors).to(images)
+            # A linear layer reads its channels from the last dimension, maps (N, H, W, C) included.
+            shape = (-1,) if isinstance(module, nn.Linear) else (1, -1, 1, 1)
             return (images * factor.view(shape), *rest)
 
         return multiply

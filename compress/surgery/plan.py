@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ SCHEMA = 1
 class PrunePlan:
     """Kept channel indices (sorted) and the original width of every group that may shrink.
 
-    A group is named after the first layer that produces its channels.
+    A group is named after a layer that produces exactly its channels.
     """
 
     kept: Mapping[str, tuple[int, ...]]
@@ -71,12 +72,18 @@ class PrunePlan:
         Raises:
             PruningError: another schema, or not a plan.
         """
-        if value.get("schema") != SCHEMA or not isinstance(value.get("groups"), Mapping):
+        groups = value.get("groups") if isinstance(value, Mapping) and value.get("schema") == SCHEMA else None
+        if not isinstance(groups, Mapping):
             raise PruningError(f"not a prune plan of schema {SCHEMA}: it needs 'schema' and 'groups'")
-        groups: Mapping[str, Any] = value["groups"]
+        for name, group in groups.items():
+            if not _is_group(group):
+                raise PruningError(
+                    f"not a prune plan: group '{name}' must be an object with 'width' (an integer) and 'kept' "
+                    f"(a list of integers), not {group}"
+                )
         return cls(
-            {name: tuple(int(i) for i in group["kept"]) for name, group in groups.items()},
-            {name: int(group["width"]) for name, group in groups.items()},
+            {name: tuple(group["kept"]) for name, group in groups.items()},
+            {name: group["width"] for name, group in groups.items()},
         )
 
     def save(self, path: Path) -> None:
@@ -85,5 +92,19 @@ class PrunePlan:
 
     @classmethod
     def load(cls, path: Path) -> PrunePlan:
-        """Read a plan that ``save`` wrote."""
-        return cls.from_dict(read_json(path))
+        """Read a plan that ``save`` wrote.
+
+        Raises:
+            PruningError: the file is not a plan.
+        """
+        try:
+            value = read_json(path)
+        except json.JSONDecodeError as error:
+            raise PruningError(f"{path} is not a prune plan: it holds no JSON ({error})") from error
+        return cls.from_dict(value)
+
+
+def _is_group(value: Any) -> bool:
+    if not isinstance(value, Mapping) or not isinstance(value.get("kept"), list):
+        return False
+    return all(type(number) is int for number in (value.get("width"), *value["kept"]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from ..errors import PruningError
@@ -18,20 +20,21 @@ def slim_(network: nn.Module, plan: PrunePlan, example: Tensor, *, prefix: str =
         example: (1, C, H, W) images for tracing.
 
     Raises:
-        PruningError: the plan removes nothing, or does not fit the network.
+        PruningError: the plan removes nothing, or does not fit the network (which is then as it was), or a group's
+            channels are tied to each other.
     """
     if not plan.shrinks:
         raise PruningError("the plan keeps every channel: there is nothing to remove; lower the budget")
+    layers = _roots(network, plan, prefix)
     training = {name: module.training for name, module in network.named_modules()}
     gradients = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
     network.requires_grad_(True)
     try:
         graph = dependency_graph(network, example, view)
-        modules = dict(network.named_modules())
-        for name in plan.kept:
+        for name, layer in layers.items():
             removed = plan.removed(name)
             if removed:
-                _remove(graph, modules.get(prefix + name), name, plan.widths[name], removed)
+                _remove(graph, layer, name, removed)
     finally:
         for name, module in network.named_modules():
             module.training = training[name]
@@ -39,15 +42,35 @@ def slim_(network: nn.Module, plan: PrunePlan, example: Tensor, *, prefix: str =
             parameter.requires_grad_(gradients[name])
 
 
-def _remove(graph: object, layer: nn.Module | None, name: str, width: int, removed: list[int]) -> None:
-    found = getattr(layer, "out_channels", getattr(layer, "out_features", None))
-    if layer is None or found != width:
+def _roots(network: nn.Module, plan: PrunePlan, prefix: str) -> dict[str, nn.Module]:
+    """The layer that each group of the plan is named after; all are checked before anything is removed."""
+    modules = dict(network.named_modules())
+    layers = {}
+    for name, width in plan.widths.items():
+        layer = modules.get(prefix + name)
+        found = getattr(layer, "out_channels", getattr(layer, "out_features", None))
+        if layer is None or found != width:
+            raise PruningError(
+                f"the plan's group '{name}' has {width} channels, the model has {found or 'no such layer'}: "
+                "use the plan with the model it was made for"
+            )
+        layers[name] = layer
+    return layers
+
+
+def _remove(graph: Any, layer: nn.Module, name: str, removed: list[int]) -> None:
+    group = graph.get_pruning_group(layer, graph.get_pruner_of_module(layer).prune_out_channels, removed)
+    # Halves of one layer that are added to each other: half of the channels would drag the other half along.
+    taken = {
+        index
+        for item in group
+        if item.dep.layer is layer and graph.is_out_channel_pruning_fn(item.dep.pruning_fn)
+        for index in item.idxs
+    }
+    if taken != set(removed):
         raise PruningError(
-            f"the plan's group '{name}' has {width} channels, the model has {found or 'no such layer'}: "
-            "use the plan with the model it was made for"
+            f"group '{name}': removing {len(removed)} channels would take {len(taken)}: they are tied to each other"
         )
-    pruner = graph.get_pruner_of_module(layer)  # type: ignore[attr-defined]
-    group = graph.get_pruning_group(layer, pruner.prune_out_channels, removed)  # type: ignore[attr-defined]
-    if not graph.check_pruning_group(group):  # type: ignore[attr-defined]
-        raise PruningError(f"group '{name}': removing {len(removed)} of {width} channels would empty a layer")
+    if not graph.check_pruning_group(group):
+        raise PruningError(f"group '{name}': removing {len(removed)} channels would empty a layer")
     group.prune(record_history=False)

@@ -178,7 +178,7 @@ def _saliency(report: Report) -> str:
     rows = [["centre of the explanation moved by", f"{found.center_drift_px:.2f} px"]]
     if found.sigma_drift_px is not None:
         rows.append(["its radius (sigma) changed by", f"{found.sigma_drift_px:.2f} px"])
-    rows.append(["overlap (IoU) where p > 0.5", as_percent(found.iou, 1)])
+    rows.append(["overlap of the two maps (soft IoU)", as_percent(found.iou, 1)])
     if found.area is not None:
         rows.append(["image area explained, slim", as_percent(found.area, 1)])
     if found.selector is not None:
@@ -195,6 +195,8 @@ def _selector(report: Report) -> str:
         ["same sizes, at the image centre", f"{found.kl_centred:.3f}"],
         ["same sizes, anywhere", f"{found.kl_random:.3f}"],
     ]
+    if found.kl_centred_same_area is not None:
+        rows.insert(2, ["same areas, at the image centre", f"{found.kl_centred_same_area:.3f}"])
     if found.kl_predicted_label is not None:
         rows.insert(1, ["the same, asked for the predicted label", f"{found.kl_predicted_label:.3f}"])
     return to_table(["seen through the mask", "KL to the full prediction, nats"], rows, "lr")

@@ -179,7 +179,7 @@ class SelectorFigures(Part):
 class Saliency(Part):
     """How far the explanation moved from the original to the slim model: means over ``images``, pixels.
 
-    ``iou`` compares the maps where p > .5; ``area``: mean of the slim model's maps.
+    ``iou``: sum of minima / sum of maxima of the two maps; ``area``: mean of the slim model's maps.
     """
 
     explainer: str

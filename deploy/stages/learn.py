@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import torch
 
-from compress.errors import PruningError
 from compress.explain import (
     explanations,
     judge_selector,
@@ -15,9 +16,10 @@ from compress.explain import (
 )
 from compress.files import read_tensors, write_tensors
 from compress.finetune import train_classifier
-from compress.gates import learn_gates, magnitude, smallest_macs, uniform
+from compress.gates import check_budget, learn_gates, magnitude, uniform
 from compress.training import evaluate
 
+from ..report.units import as_percent
 from ..session import Session
 from .outcome import Outcome
 
@@ -31,6 +33,7 @@ def classifier(session: Session) -> Outcome:
         batches = session.shuffled(splits.train, train.batch_size, crop=True, flip=True)
         train_classifier(model, batches, session.fabric, config=train, progress=session.progress)
     score = evaluate(model, session.plain(splits.val), device=session.fabric.device)
+    session.progress.note(f"original: validation accuracy {as_percent(score.accuracy)}")
     path = session.stage_file("classifier", "model.safetensors")
     write_tensors(path, model.state_dict())
     return Outcome({"val_accuracy": score.accuracy, "val_loss": score.loss}, [path])
@@ -96,7 +99,7 @@ def gates(session: Session) -> Outcome:
     """A score per channel: learned gates, or a ranking by weights."""
     config = session.recipe.gates
     budget, cost = session.budget, session.cost
-    check_budget(budget, cost.total, smallest_macs(cost, session.recipe.budget.align))
+    check_budget(cost, budget, session.recipe.budget.align)  # the explainer may have frozen groups
     path = session.stage_file("gates", "scores.safetensors")
     network = session.network()
     if config.steer in ("magnitude", "uniform"):
@@ -117,19 +120,10 @@ def gates(session: Session) -> Outcome:
         progress=session.progress,
     )
     write_tensors(path, result.scores)
-    return Outcome({"steer": config.steer, **result.to_dict()}, [path])
-
-
-def check_budget(budget: float, total: int, smallest: int) -> None:
-    """Refuse a budget that no plan can meet before hours go into learning for it."""
-    if budget < smallest:
-        raise PruningError(
-            f"budget.macs asks for {budget / 1e6:.3f} M MACs ({budget / total:.1%} of the model's "
-            f"{total / 1e6:.3f} M), the smallest this model can reach is {smallest / 1e6:.3f} M "
-            f"({smallest / total:.1%}); raise budget.macs"
-        )
+    return Outcome({"steer": config.steer, "learned": result.to_dict()}, [path])
 
 
 def seed_stage(seed: int, stage: str) -> None:
     """Random numbers that depend on the recipe's seed and the stage, not on what ran before in this process."""
-    torch.manual_seed(seed * 1_000_003 + sum(stage.encode()) * 7919)
+    digest = hashlib.sha256(f"{seed} {stage}".encode()).digest()
+    torch.manual_seed(int.from_bytes(digest[:8], "big"))

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Iterator
+from pathlib import Path
 
-from compress.explain import Drift, drift_between, explanations
+import numpy as np
+from torch import nn
+
+from compress.explain import drift_between, explanations
 from compress.explain.rbf import area, rbf_map
 from compress.training import evaluate
-from export.parity import check_parity
+from export.parity import ParityResult, check_parity
 from export.runners import OnnxRunner, Pt2Runner, Runner, TorchRunner
 from export.to_onnx import export_onnx, verify_shapes
 from export.to_torch_export import export_pt2
 
 from ..latency import measure_latency
+from ..report.units import as_percent
 from ..session import Session
 from .outcome import Outcome
 
@@ -29,31 +34,36 @@ def export(session: Session) -> Outcome:
     example = session.some_images(_EXAMPLES)
     export_onnx(original, example, run.original_onnx, opset=config.opset)
     verify_shapes(run.original_onnx, original)
-    pairs: list[tuple[str, TorchRunner, Runner]] = [
-        ("original.onnx", TorchRunner(original), OnnxRunner(run.original_onnx))
-    ]
+    written: list[tuple[Path, nn.Module, Runner]] = [(run.original_onnx, original, OnnxRunner(run.original_onnx))]
     if "onnx" in config.formats:
         export_onnx(slim, example, run.slim_onnx, opset=config.opset)
         verify_shapes(run.slim_onnx, slim)
-        pairs.append(("slim/model.onnx", TorchRunner(slim), OnnxRunner(run.slim_onnx)))
+        written.append((run.slim_onnx, slim, OnnxRunner(run.slim_onnx)))
     if "pt2" in config.formats:
         export_pt2(slim, example, run.slim_pt2)
-        pairs.append(("slim/model.pt2", TorchRunner(slim), Pt2Runner(run.slim_pt2)))
-    images = np.asarray(session.splits.val.images)
-    rows = []
-    for artifact, reference, candidate in pairs:
-        with reference, candidate:
-            for batch in session.progress.track(
-                PARITY_BATCHES, f"parity {artifact}", total=len(PARITY_BATCHES), unit="batch size"
-            ):
-                result = check_parity(
-                    reference, candidate, images, artifact=artifact, batch=batch, tolerance=config.tolerance
-                )
-                rows.append(result.to_dict())
-    files = [run.original_onnx]
-    files += [run.slim_onnx] if "onnx" in config.formats else []
-    files += [run.slim_pt2] if "pt2" in config.formats else []
-    return Outcome({"parity": rows}, files)
+        written.append((run.slim_pt2, slim, Pt2Runner(run.slim_pt2)))
+    rows: list[ParityResult] = []
+    for path, model, runner in session.progress.track(written, "parity", unit="files"):
+        rows += _parity(session, path.relative_to(run.root).as_posix(), model, runner)
+    worst = max(row.max_abs for row in rows)
+    session.progress.note(f"export: logits differ by {worst:.1e} at most in {len(rows)} comparisons with PyTorch")
+    return Outcome({"parity": [row.to_dict() for row in rows]}, [path for path, _, _ in written])
+
+
+def _parity(session: Session, artifact: str, model: nn.Module, runner: Runner) -> Iterator[ParityResult]:
+    """An artefact against its model on all validation images, at each batch size."""
+    images, tolerance = np.asarray(session.splits.val.images), session.recipe.export.tolerance
+    with TorchRunner(model) as reference, runner:
+        for batch in PARITY_BATCHES:
+            yield check_parity(
+                reference,
+                runner,
+                images,
+                artifact=artifact,
+                batch=batch,
+                tolerance=tolerance,
+                progress=session.progress,
+            )
 
 
 def latency(session: Session) -> Outcome:
@@ -78,20 +88,23 @@ def latency(session: Session) -> Outcome:
 def judgement(session: Session) -> Outcome:
     """Accuracy on the test set, read here for the first and only time, and saliency drift on validation images."""
     device = session.fabric.device
-    original, (slim, slim_explained) = session.classifier().to(device), session.slim()
-    slim = slim.to(device)
+    original, (slim, slim_explained) = session.classifier(), session.slim()
     test = session.plain(session.splits.test())
-    metrics = {
-        "test_images": test.count,
-        "original_test_accuracy": evaluate(original, test).accuracy,
-        "slim_test_accuracy": evaluate(slim, test).accuracy,
-    }
+    before, after = (evaluate(model.to(device), test).accuracy for model in (original, slim))
+    session.progress.note(f"test accuracy: {as_percent(before)} -> {as_percent(after)}")
+    metrics = {"test_images": test.count, "original_test_accuracy": before, "slim_test_accuracy": after}
     if slim_explained is None:
         return Outcome(metrics, [])
     val = session.plain(session.splits.val)
-    before = explanations(session.explained().to(device), val)
-    after = explanations(slim_explained.to(device), val)
+    networks = (session.explained(), slim_explained)
+    reasons, kept = (
+        explanations(network.to(device), val, progress=session.progress)
+        for network in session.progress.track(networks, "saliency drift", unit="models")
+    )
     side = session.splits.image_size
-    drift: Drift = drift_between(before, after, side)
-    area_after = float(area(rbf_map(after, side)).mean())
+    drift = drift_between(reasons, kept, side)
+    area_after = float(area(rbf_map(kept, side)).mean())
+    session.progress.note(
+        f"explanations: centres moved {drift.center_drift_px:.2f} px, overlap {as_percent(drift.iou)}"
+    )
     return Outcome({**metrics, "saliency": {"explainer": "rbf", **drift.to_dict(), "area": area_after}}, [])

@@ -14,6 +14,7 @@ from compress.models import Classifier
 from compress.surgery import PrunePlan, gated_vs_slim
 from compress.training import evaluate
 
+from ..report.units import as_macs, as_percent
 from ..session import Session
 from .outcome import Outcome
 
@@ -33,24 +34,25 @@ def surgery(session: Session) -> Outcome:
     original, network = session.network(), session.slimmed(plan)
     images = session.some_images(EXACTNESS_IMAGES)
     difference = gated_vs_slim(original, network, session.graph.groups, plan, images)
-    slim = classifier_of(network)
-    counted = count_macs(slim, session.example).total
-    dense = count_macs(classifier_of(original), session.example).total
+    dense_model, slim = classifier_of(original), classifier_of(network)
+    dense, counted = (count_macs(model, session.example).total for model in (dense_model, slim))
     if dense != session.cost.total or counted != session.cost.of_plan(plan):
         raise PruningError(
             f"the cost model ({session.cost.total} -> {session.cost.of_plan(plan)} MACs) disagrees with fvcore "
             f"({dense} -> {counted}): the model computes layers the cost model cannot see; please report it"
         )
-    score = evaluate(slim, session.plain(session.splits.val), device=None)
+    score = evaluate(slim.to(session.fabric.device), session.plain(session.splits.val))
+    session.progress.note(
+        f"MACs: {as_macs(dense)} -> {as_macs(counted)} ({as_percent(counted / dense)} kept), logits equal to "
+        f"{difference:.1e}; validation accuracy {as_percent(score.accuracy)} before finetuning"
+    )
     plan_path = session.stage_file("surgery", "plan.json")
-    weights = session.stage_file("surgery", "model.safetensors")
     plan.save(plan_path)
-    write_tensors(weights, slim.state_dict())
     kept = [{"group": name, "total": plan.widths[name], "kept": len(channels)} for name, channels in plan.kept.items()]
     return Outcome(
         {
-            "original": {"macs": dense, "params": count_params(classifier_of(original)), **_size(original)},
-            "slim": {"macs": counted, "params": count_params(slim), **_size(network)},
+            "original": {"macs": dense, "params": count_params(dense_model), "size_bytes": size_bytes(dense_model)},
+            "slim": {"macs": counted, "params": count_params(slim), "size_bytes": size_bytes(slim)},
             "budget_macs": session.budget,
             "gated_val_accuracy": score.accuracy,
             "gated_vs_slim_max_rel": difference,
@@ -60,7 +62,7 @@ def surgery(session: Session) -> Outcome:
             "frozen_groups": [{"name": g.name, "reason": g.reason} for g in session.graph.frozen],
             "frozen_channels": [{"group": g.name, "total": g.channels} for g in session.graph.frozen],
         },
-        [plan_path, weights],
+        [plan_path],
     )
 
 
@@ -85,6 +87,7 @@ def finetune(session: Session) -> Outcome:
             progress=session.progress,
         )
     score = evaluate(slim, session.plain(splits.val))
+    session.progress.note(f"slim model: validation accuracy {as_percent(score.accuracy)}")
     run = session.run
     write_tensors(run.slim_model, slim.state_dict())
     with atomic_path(run.plan) as part:
@@ -99,7 +102,3 @@ def finetune(session: Session) -> Outcome:
 def classifier_of(network: ExplainedClassifier | Classifier) -> Classifier:
     """The classifier of a network that may carry an explainer."""
     return network.classifier if isinstance(network, ExplainedClassifier) else network
-
-
-def _size(network: ExplainedClassifier | Classifier) -> dict[str, int]:
-    return {"size_bytes": size_bytes(classifier_of(network))}

@@ -1,0 +1,98 @@
+"""Write the README's tables from results/*.json: figures in prose are never typed.
+
+.venv/bin/python benchmarks/tables.py [--check]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from compress.files import read_json, write_text
+
+HERE = Path(__file__).resolve().parent
+README = HERE.parent / "README.md"
+VARIANTS = {
+    "rbf": "learned, steered by RBF explanations",
+    "none": "learned, not steered",
+    "magnitude": "magnitude, normalised per group",
+    "uniform": "uniform, by magnitude",
+}
+
+Row = dict[str, Any]
+
+
+def spread(rows: Sequence[Row], figure: Callable[[Row], float], form: str) -> str:
+    """Mean and, from two seeds on, standard deviation over seeds."""
+    values = [figure(row) for row in rows]
+    mean = form.format(statistics.mean(values))
+    return mean if len(values) < 2 else f"{mean} ± {form.format(statistics.stdev(values)).lstrip('+')}"
+
+
+def keep50() -> str:
+    """ResNet-20 at half of its MACs: a line per variant."""
+    found = read_json(HERE / "results" / "cifar10_resnet20_keep50.json")
+    lines = [
+        "| ranking | seeds | MACs kept | val. before finetuning | validation | test | test, points "
+        "| centre drift, px | IoU | speed-up |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for variant, label in VARIANTS.items():
+        rows = [row for row in found["rows"] if row["variant"] == variant]
+        if not rows:
+            continue
+        cells = [
+            label,
+            str(len(rows)),
+            spread(rows, lambda row: row["macs"] / row["baseline_macs"], "{:.4f}"),
+            spread(rows, lambda row: row["gated_val_accuracy"], "{:.3f}"),
+            spread(rows, lambda row: row["val_accuracy"], "{:.4f}"),
+            spread(rows, lambda row: row["test_accuracy"], "{:.4f}"),
+            spread(rows, lambda row: 100 * (row["test_accuracy"] - row["baseline_test_accuracy"]), "{:+.2f}"),
+            spread(rows, lambda row: row["center_drift_px"], "{:.3f}"),
+            spread(rows, lambda row: row["iou"], "{:.3f}"),
+            spread(rows, lambda row: row["speedup"], "{:.2f}"),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    row = found["rows"][0]
+    lines += [
+        "",
+        f"Original: validation {row['baseline_val_accuracy']:.4f}, test {row['baseline_test_accuracy']:.4f}, "
+        f"{row['baseline_macs'] / 1e6:.2f} M MACs. Mean ± standard deviation over seeds. Speed-up: ONNX Runtime, "
+        f"one thread, batch 1, median of interleaved rounds on {found['device']}.",
+    ]
+    return "\n".join(lines)
+
+
+TABLES = {"keep50": keep50}
+
+
+def filled(text: str) -> str:
+    """``text`` with every ``<!-- table: name -->`` ... ``<!-- end -->`` block written anew."""
+    for name, table in TABLES.items():
+        start, end = f"<!-- table: {name} -->\n", "<!-- end -->"
+        before, _, rest = text.partition(start)
+        if not rest:
+            continue
+        text = before + start + table() + "\n" + end + rest.partition(end)[2]
+    return text
+
+
+def main() -> None:
+    """Rewrite README.md, or with --check only say whether it is up to date."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="exit 1 if the README is not what the results say")
+    given = parser.parse_args()
+    text = README.read_text(encoding="utf-8")
+    new = filled(text)
+    if given.check:
+        sys.exit(new != text)
+    write_text(README, new)
+
+
+if __name__ == "__main__":
+    main()

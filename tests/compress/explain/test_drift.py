@@ -1,0 +1,81 @@
+"""Drift on hand-made parameters."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from compress.data import Batches
+from compress.explain import Drift, ExplainedClassifier, drift_between, explanations
+
+
+def naive_iou(first: list[float], second: list[float], side: int) -> float:
+    """Sum of minima / sum of maxima of two maps, pixel by pixel."""
+    low = high = 0.0
+    for i in range(side):
+        for j in range(side):
+            a, b = (math.exp(-((i - z) ** 2 + (j - t) ** 2) / (2 * s * s)) for z, t, s in (first, second))
+            low, high = low + min(a, b), high + max(a, b)
+    return low / high
+
+
+def test_a_shift_by_three_and_four_is_five_pixels() -> None:
+    original = torch.tensor([[10.0, 12.0, 4.0], [16.0, 16.0, 6.0]])
+    drift = drift_between(original, original + torch.tensor([3.0, -4.0, 0.0]), 32)
+    assert drift.center_drift_px == pytest.approx(5)
+    assert drift.sigma_drift_px == 0
+    expected = [naive_iou([10, 12, 4], [13, 8, 4], 32), naive_iou([16, 16, 6], [19, 12, 6], 32)]
+    assert drift.iou == pytest.approx(sum(expected) / 2, rel=1e-5)
+    assert drift.images == 2
+
+
+def test_drifts_are_means_of_distances_not_distances_of_means() -> None:
+    original = torch.tensor([[8.0, 8.0, 3.0], [8.0, 8.0, 3.0]])
+    drift = drift_between(original, torch.tensor([[10.0, 8.0, 4.0], [6.0, 8.0, 2.0]]), 16)
+    assert drift.center_drift_px == pytest.approx(2)
+    assert drift.sigma_drift_px == pytest.approx(1)
+    expected = [naive_iou([8, 8, 3], [10, 8, 4], 16), naive_iou([8, 8, 3], [6, 8, 2], 16)]
+    assert drift.iou == pytest.approx(sum(expected) / 2, rel=1e-5)
+
+
+def test_no_drift_is_full_overlap() -> None:
+    params = torch.rand(700, 3) * 10 + 2  # more than one chunk
+    assert drift_between(params, params.clone(), 16) == Drift(0.0, 0.0, 1.0, 700)
+
+
+def test_every_image_counts_the_same_in_the_overlap() -> None:
+    same, far = torch.tensor([[4.0, 4.0, 2.0]]), torch.tensor([[12.0, 12.0, 0.5]])
+    original = same.repeat(520, 1)  # 512 in the first chunk, 8 in the second
+    slim = torch.cat([same.repeat(512, 1), far.repeat(8, 1)])
+    expected = (512 + 8 * naive_iou([4, 4, 2], [12, 12, 0.5], 16)) / 520
+    assert drift_between(original, slim, 16).iou == pytest.approx(expected, rel=1e-5)
+
+
+def test_maps_that_do_not_touch_have_no_overlap() -> None:
+    drift = drift_between(torch.tensor([[2.0, 2.0, 0.1]]), torch.tensor([[28.0, 28.0, 0.1]]), 32)
+    assert drift.iou == pytest.approx(0, abs=1e-12)
+    assert math.isfinite(drift.center_drift_px)
+
+
+def test_json_form() -> None:
+    assert Drift(1.5, 0.5, 0.25, 7).to_dict() == {
+        "center_drift_px": 1.5,
+        "sigma_drift_px": 0.5,
+        "iou": 0.25,
+        "images": 7,
+    }
+
+
+def test_explanations_are_in_the_order_of_the_images(
+    network: ExplainedClassifier, images: Tensor, val: Batches
+) -> None:
+    found = explanations(network, val)
+    assert found.shape == (20, 3)
+    labels = torch.from_numpy(val.images.labels)
+    with torch.no_grad():
+        for n in (0, 3, 5):
+            _, params = network(images[n : n + 1], labels[n : n + 1])
+            torch.testing.assert_close(found[n : n + 1], params, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,272 @@
+"""Training, judging and refusing selectors."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from lightning_fabric import Fabric
+from scipy.optimize import brentq
+from torch import Tensor
+
+from compress.config import PredictorConfig, SelectorConfig
+from compress.data import Batches
+from compress.errors import PruningError
+from compress.explain import (
+    ExplainedClassifier,
+    Predictor,
+    SelectorQuality,
+    explanations,
+    judge_selector,
+    learn,
+    new_predictor,
+    refuse_collapsed,
+    train_selector,
+)
+from compress.explain.rbf import area, rbf_map
+from compress.models import Classifier
+from compress.training import make_fabric
+
+SIDE = 16
+GOOD = SelectorQuality(
+    mean_area=0.25,
+    sigma_p10=3.0,
+    sigma_median=4.0,
+    sigma_p90=5.0,
+    centre_spread=2.0,
+    kl=0.5,
+    kl_predicted_label=0.5,
+    kl_centred=0.7,
+    kl_centred_same_area=0.7,
+    kl_random=0.9,
+)
+
+
+@pytest.fixture
+def predictor(classifier: Classifier) -> Predictor:
+    return new_predictor(classifier, PredictorConfig()).eval().requires_grad_(False)
+
+
+def naive_map(row: float, column: float, sigma: float) -> list[list[float]]:
+    return [
+        [math.exp(-((i - row) ** 2 + (j - column) ** 2) / (2 * sigma**2)) for j in range(SIDE)] for i in range(SIDE)
+    ]
+
+
+def naive_area(row: float, column: float, sigma: float) -> float:
+    return sum(map(sum, naive_map(row, column, sigma))) / SIDE**2
+
+
+def naive_kl(predictor: Predictor, logits: Tensor, image: Tensor, rbf: list[float]) -> float:
+    """KL(Q_class || q_pred) of one image in double precision, class by class."""
+    mask = torch.tensor(naive_map(*rbf)).view(1, 1, SIDE, SIDE)
+    seen = predictor(image, mask)[0].double().softmax(0)
+    return sum(p * math.log(p / q) for p, q in zip(logits[0].double().softmax(0).tolist(), seen.tolist(), strict=True))
+
+
+def areas_of(network: ExplainedClassifier, batches: Batches) -> float:
+    return float(area(rbf_map(explanations(network, batches), SIDE)).mean())
+
+
+@torch.no_grad()
+def spread_out_(network: ExplainedClassifier) -> None:
+    """An untrained selector's maps hardly differ: make places and sizes depend on the image and the label."""
+    network.selector.head.weight.mul_(150)
+    network.selector.head.bias[2] = 3.0
+
+
+def test_figures_are_those_of_a_brute_force_computation(
+    network: ExplainedClassifier, predictor: Predictor, val: Batches, fabric: Fabric
+) -> None:
+    spread_out_(network)
+    quality = judge_selector(network.train(), predictor.train(), val, fabric)
+    assert not network.training
+    assert not predictor.training
+    generator = torch.Generator().manual_seed(0)
+    found, kls = [], []
+    with torch.no_grad():
+        for batch in val:
+            # The same random places: uniform in 2..30 of 32 pixels, drawn batch by batch with seed 0.
+            places = (2 + 28 * torch.rand(len(batch.images), 3, generator=generator)) * SIDE / 32
+            for n in range(len(batch.images)):
+                image = batch.images[n : n + 1]
+                logits, params = network(image, batch.labels[n : n + 1])
+                row, column, sigma = params[0].tolist()
+                predicted = network(image, logits.argmax(1))[1][0].tolist()
+                wanted, centre = naive_area(row, column, sigma), (SIDE - 1) / 2
+                same_area = brentq(lambda s: naive_area(centre, centre, s) - wanted, 0.1, 1000)  # noqa: B023
+                rivals = [
+                    [row, column, sigma],
+                    predicted,
+                    [centre, centre, sigma],
+                    [centre, centre, same_area],
+                    [*places[n, :2].tolist(), sigma],
+                ]
+                kls.append([naive_kl(predictor, logits, image, rbf) for rbf in rivals])
+                found.append([row, column, sigma])
+    params = np.array(found)
+    low, median, high = np.quantile(params[:, 2], [0.1, 0.5, 0.9])
+    expected = SelectorQuality(
+        float(np.mean([naive_area(*p) for p in found])),
+        low,
+        median,
+        high,
+        float(params[:, :2].std(0, ddof=1).mean()),
+        *np.mean(kls, 0).tolist(),
+    )
+    assert expected.centre_spread > 0.5  # else the rivals would be all alike
+    assert expected.sigma_p90 - expected.sigma_p10 > 0.5
+    assert quality.to_dict() == pytest.approx(expected.to_dict(), rel=2e-3, abs=1e-4)
+
+
+def test_judging_takes_no_random_numbers_and_is_repeatable(
+    network: ExplainedClassifier, predictor: Predictor, val: Batches, fabric: Fabric
+) -> None:
+    state = torch.random.get_rng_state()
+    first = judge_selector(network, predictor, val, fabric)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    torch.rand(1)
+    assert judge_selector(network, predictor, val, fabric) == first
+
+
+def test_a_brief_judgement_leaves_out_the_comparisons_only(
+    network: ExplainedClassifier, predictor: Predictor, val: Batches, fabric: Fabric
+) -> None:
+    full = judge_selector(network, predictor, val, fabric).to_dict()
+    brief = judge_selector(network, predictor, val, fabric, brief=True).to_dict()
+    left_out = {name for name, value in brief.items() if math.isnan(value)}
+    assert left_out == {"kl_predicted_label", "kl_centred", "kl_centred_same_area", "kl_random"}
+    assert {name: brief[name] for name in brief.keys() - left_out} == {
+        name: full[name] for name in full.keys() - left_out
+    }
+
+
+def test_the_verdict_is_in_float32_whatever_the_precision_of_learning(
+    network: ExplainedClassifier, predictor: Predictor, val: Batches, fabric: Fabric
+) -> None:
+    half = make_fabric("bf16-mixed", accelerator="cpu")
+    assert judge_selector(network, predictor, val, half) == judge_selector(network, predictor, val, fabric)
+    brief = [judge_selector(network, predictor, val, each, brief=True).kl for each in (half, fabric)]
+    assert brief[0] != brief[1]
+    assert brief[0] == pytest.approx(brief[1], rel=0.1)
+
+
+@pytest.mark.parametrize("term", ["mean", "power"])
+def test_training_moves_the_area_from_the_whole_image_to_the_target(
+    term: str, network: ExplainedClassifier, predictor: Predictor, train: Batches, val: Batches, fabric: Fabric
+) -> None:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        network.selector.head.bias[2] = 16.0
+    start = areas_of(network, val)
+    assert start > 0.85
+    weights = {name: value.clone() for name, value in network.classifier.state_dict().items()}
+    config = SelectorConfig.model_validate({"epochs": 20, "lr": 5e-3, "patience": 20, "area_term": term})
+    history = train_selector(network, predictor, train, val, fabric, config=config, target_area=0.25)
+    reached = areas_of(network, val)
+    assert abs(reached / 0.25 - 1) <= learn.AREA_BAND
+    assert history.epochs[0]["area"] > history.epochs[-1]["area"]
+    assert history.epochs[-1]["area_weight"] > history.epochs[0]["area_weight"]  # it was too large most of the time
+    assert not network.training
+    assert not any(p.requires_grad for p in network.parameters())
+    for name, value in network.classifier.state_dict().items():
+        assert torch.equal(value, weights[name]), name
+
+
+def test_training_finds_better_places_than_random_ones(
+    network: ExplainedClassifier, predictor: Predictor, train: Batches, val: Batches, fabric: Fabric
+) -> None:
+    torch.manual_seed(0)
+    config = SelectorConfig(epochs=10, patience=10)
+    history = train_selector(network, predictor, train, val, fabric, config=config, target_area=0.25)
+    quality = judge_selector(network, predictor, val, fabric)
+    refuse_collapsed(quality, 0.25)
+    assert quality.kl < 0.5 * quality.kl_random
+    assert abs(quality.mean_area / 0.25 - 1) <= learn.AREA_BAND
+    assert quality.kl == pytest.approx(history.best, rel=1e-4)  # the best epoch stays
+
+
+def test_the_best_epoch_within_the_band_of_areas_stays(
+    network: ExplainedClassifier,
+    predictor: Predictor,
+    train: Batches,
+    val: Batches,
+    fabric: Fabric,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # KL and area by epoch: the lowest KL belongs to maps of nearly the whole image, which is no merit.
+    script = [(0.01, 0.9), (0.5, 0.29), (0.4, 0.21), (0.05, 0.31), (0.45, 0.25), (0.3, 0.25)]
+    states = []
+
+    def judge(*_args: object, brief: bool) -> SelectorQuality:
+        assert brief
+        kl, mean_area = script[len(states)]
+        states.append(copy.deepcopy(network.state_dict()))
+        network.eval()
+        return dataclasses.replace(GOOD, kl=kl, mean_area=mean_area)
+
+    monkeypatch.setattr(learn, "judge_selector", judge)
+    history = train_selector(
+        network, predictor, train, val, fabric, config=SelectorConfig(epochs=6, patience=2), target_area=0.25
+    )
+    assert history.validations == pytest.approx([1e3 * (1 + 2.6), 0.5, 0.4, 1e3 * 1.24, 0.45])  # then it stopped
+    assert (history.best, history.best_epoch) == (0.4, 2)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, states[2][name]), name
+    assert not torch.equal(states[2]["selector.head.bias"], states[4]["selector.head.bias"])
+
+
+@pytest.mark.parametrize(("steps", "rate"), [(10, 0.1), (200, 0.1), (400, 0.05), (1000, 0.02), (20_000, 0.02)], ids=str)
+def test_the_area_weight_follows_the_error_within_limits(steps: int, rate: float) -> None:
+    weight = learn._AreaWeight(1.0, 0.25, steps)
+    weight.follow(0, {"area": 0.25})
+    assert weight.value == 1
+    weight.follow(1, {"area": 0.3})
+    assert weight.value == pytest.approx(math.exp(rate * 0.2))
+    weight.follow(2, {"area": 0.2})
+    assert weight.value == pytest.approx(1)
+    weight.follow(3, {"area": 0.99})  # an error counts as 1 at most
+    assert weight.value == pytest.approx(math.exp(rate))
+    for _ in range(int(12 / rate)):
+        weight.follow(4, {"area": 1.0})
+    assert weight.value == 1e4
+    for _ in range(int(25 / rate)):
+        weight.follow(5, {"area": 0.0})
+    assert weight.value == 1e-4
+
+
+def test_a_good_selector_is_not_refused() -> None:
+    refuse_collapsed(GOOD, 0.25)
+    refuse_collapsed(dataclasses.replace(GOOD, mean_area=0.85), 0.25)
+    refuse_collapsed(dataclasses.replace(GOOD, mean_area=0.02), 0.25)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"mean_area": 0.93, "sigma_median": 81.6},
+            r"collapsed to the whole image \(mean area 0.93, target 0.25, median sigma 82 px\).*"
+            r"area_term=mean, raise explainer.selector.area_weight or train it for longer",
+        ),
+        (
+            {"mean_area": 0.004},
+            r"collapsed to nothing \(mean area 0.004, target 0.25\): lower explainer.selector.area_weight",
+        ),
+        (
+            {"kl": 0.91},
+            r"no better than random ones \(KL 0.910 against 0.900 nats\).*"
+            r"explainer.predictor.epochs, explainer.selector.epochs",
+        ),
+        ({"kl": 0.9}, "no better than random ones"),
+        ({"kl": math.nan}, r"no better than random ones \(KL nan"),
+    ],
+    ids=["whole image", "nothing", "worse than random", "as good as random", "not a number"],
+)
+def test_a_collapsed_selector_is_refused(change: dict[str, float], message: str) -> None:
+    with pytest.raises(PruningError, match=message):
+        refuse_collapsed(dataclasses.replace(GOOD, **change), 0.25)
