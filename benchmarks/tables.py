@@ -68,7 +68,25 @@ def keep50() -> str:
     return "\n".join(lines)
 
 
-TABLES = {"keep50": keep50}
+def selector() -> str:
+    """Whether the selectors that steered say something: a line per seed."""
+    found = read_json(HERE / "results" / "cifar10_resnet20_keep50.json")
+    lines = [
+        "| seed | mean area | sigma, px (median) | KL | predicted label | centred, same area | centred, same sigma "
+        "| anywhere, same sigma |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in found["rows"]:
+        if row["variant"] != "rbf":
+            continue
+        quality = row["selector"]
+        names = ("kl", "kl_predicted_label", "kl_centred_same_area", "kl_centred", "kl_random")
+        cells = [str(row["seed"]), f"{quality['mean_area']:.3f}", f"{quality['sigma_px']['median']:.2f}"]
+        lines.append("| " + " | ".join(cells + [f"{quality[name]:.3f}" for name in names]) + " |")
+    return "\n".join(lines)
+
+
+TABLES = {"keep50": keep50, "selector": selector}
 
 
 def filled(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -11,8 +12,14 @@ _FORMAT, _TIME = "%(asctime)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S"
 
 
 class _File(logging.FileHandler):
+    """A full disk must not end a run, or fill the terminal, for the sake of its log."""
+
     def handleError(self, record: logging.LogRecord) -> None:
-        """A full disk must not end a run, or fill the terminal, for the sake of its log."""
+        del record
+
+    def close(self) -> None:
+        with suppress(OSError):  # what could not be written is still in the buffer
+            super().close()
 
 
 class LibraryMessages:

@@ -154,7 +154,7 @@ class RunDir:
     def writer(self) -> int | None:
         """The number of the process that writes this run now, or None."""
         try:
-            with (self.root / MARKER).open("r", encoding="utf-8") as file:
+            with (self.root / MARKER).open("rb") as file:
                 if _try_lock(file):
                     return None
                 return _process_in(file)
@@ -178,14 +178,14 @@ def open_run(path: Path) -> Iterator[RunDir]:
         raise RunError(f"{path} holds other files ({some}) and no run; choose a new or empty folder with --out")
     with _translated(root):
         # Append: neither truncates another process's number nor fails when the file is new.
-        file = (root / MARKER).open("a+", encoding="utf-8")
+        # Unbuffered: on a full disk nothing may be left to write when the file is closed.
+        file = (root / MARKER).open("a+b", buffering=0)
     with file:
         _lock(file, path)
         try:
             with _translated(root):
                 file.truncate(0)
-                file.write(str(os.getpid()))
-                file.flush()
+                file.write(str(os.getpid()).encode())
                 _remove_leftovers(root)
             yield RunDir(root, writable=True)
         finally:
@@ -237,7 +237,7 @@ def _is_run(root: Path) -> bool:
     return (root / MARKER).is_file() or ((root / "recipe.yaml").is_file() and (root / "stages").is_dir())
 
 
-def _try_lock(file: IO[str]) -> bool:
+def _try_lock(file: IO[bytes]) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -245,7 +245,7 @@ def _try_lock(file: IO[str]) -> bool:
     return True
 
 
-def _lock(file: IO[str], path: Path) -> None:
+def _lock(file: IO[bytes], path: Path) -> None:
     for _ in range(4):  # a `status` that looks right now holds the lock for microseconds
         with _translated(path):
             if _try_lock(file):
@@ -256,10 +256,10 @@ def _lock(file: IO[str], path: Path) -> None:
     raise RunError(f"{path} is in use by {who}; wait until it ends (or stop it), or choose another --out")
 
 
-def _process_in(file: IO[str]) -> int | None:
+def _process_in(file: IO[bytes]) -> int | None:
     file.seek(0)
     text = file.read(20)
-    return int(text) if text.isdecimal() else None
+    return int(text) if text.isdigit() else None
 
 
 def _remove_leftovers(root: Path) -> None:

@@ -12,6 +12,9 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
+from ..errors import PruningError
+from .reach import reach
+
 View = Callable[[nn.Module, Tensor], Sequence[Tensor]]
 """Outputs through which the dependency graph sees a network: ``view(network, images)``."""
 
@@ -76,17 +79,28 @@ def is_depthwise(layer: nn.Module) -> bool:
 
 
 def dependency_graph(network: nn.Module, example: Tensor, view: View | None = None) -> Any:
-    """Torch-Pruning's graph of ``network`` itself. Puts it in eval mode; parameters must require gradients."""
+    """Torch-Pruning's graph of ``network`` itself. Puts it in eval mode; parameters must require gradients.
+
+    Raises:
+        PruningError: Torch-Pruning cannot follow the network's channels.
+    """
     view = view or _plain_view
     graph = tp.DependencyGraph()
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")  # unwrapped parameters, unknown operations: the dry run judges those
-        return graph.build_dependency(
-            network,
-            example_inputs=(example,),
-            forward_fn=lambda model, inputs: view(model, inputs[0]),
-            verbose=False,
-        )
+        try:
+            return graph.build_dependency(
+                network,
+                example_inputs=(example,),
+                forward_fn=lambda model, inputs: view(model, inputs[0]),
+                verbose=False,
+            )
+        except (TypeError, AttributeError, LookupError, ValueError, ArithmeticError, RecursionError) as error:
+            raise PruningError(
+                f"Torch-Pruning cannot follow the channels of {type(network).__name__} ({error}): "
+                "it knows convolutions, linear layers, additions, concatenations and one flatten; rewrite the part "
+                "that does more, or keep the model as it is"
+            ) from error
 
 
 def layer_name(prefix: str, name: str) -> str:
@@ -112,9 +126,7 @@ def trace_groups(network: nn.Module, example: Tensor, *, prefix: str = "", view:
     for name, layer in _roots(network, prefix):
         if name in seen or layer not in graph.module2node:
             continue
-        prune = graph.get_pruner_of_module(layer).prune_out_channels
-        items = graph.get_pruning_group(layer, prune, list(range(_width(layer))))
-        group, reason = _read_group(graph, items, layer_name(prefix, name), _width(layer), names)
+        group, reason = _read_group(graph, layer, layer_name(prefix, name), names)
         seen.update(slot.layer for slot in group.producers)
         read[name] = group if reason is None else FrozenGroup(group.name, group.channels, reason)
     found = [read[name] for name in names.values() if name in read]
@@ -149,28 +161,28 @@ def _traceable(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network).requires_grad_(True)
 
 
-def _read_group(
-    graph: Any, items: Any, name: str, width: int, names: dict[nn.Module, str]
-) -> tuple[ChannelGroup, str | None]:
-    """One group of Torch-Pruning as slots, and the reason to freeze it, if there is one."""
+def _read_group(graph: Any, root: nn.Module, name: str, names: dict[nn.Module, str]) -> tuple[ChannelGroup, str | None]:
+    """The group of ``root``'s output channels, and the reason to freeze it, if there is one."""
+    width = _width(root)
+    items, tied = reach(graph, root, width)
     producers: list[Slot] = []
     consumers: list[Slot] = []
     followers: list[Slot] = []
-    reason: str | None = None
+    reason = "its channels are tied to each other" if tied else None
     for item in items:
-        layer = item.dep.layer
+        layer = item.layer
         if isinstance(layer, nn.Parameter):
             reason = reason or "a parameter outside of any layer depends on these channels"
             continue
         if layer not in names or _has_one_slope(layer):
             continue  # an operation (add, cat, flatten), or as good as one: nothing in it shrinks
-        slot = Slot(names[layer], tuple(item.idxs), tuple(item.root_idxs))
-        size, into = _slot_kind(graph, item, layer)
+        slot = Slot(names[layer], item.positions, item.sources)
+        size, into = _slot_kind(layer, item.inward)
         if size is None:
             reason = reason or f"{type(layer).__name__} '{slot.layer}' does not treat channels one by one"
-        elif slot.positions and max(slot.positions) >= size:
+        elif max(slot.positions) >= size:
             reason = reason or (
-                f"'{slot.layer}' has {size} channels, fewer than the {width} that would be tied to them "
+                f"'{slot.layer}' has {size} channels, and number {max(slot.positions) + 1} of them would go too "
                 "(channels padded or reordered between layers)"
             )
         into_list = {"in": consumers, "out": producers, "both": followers}[into]
@@ -186,18 +198,16 @@ def _has_one_slope(layer: nn.Module) -> bool:
     return isinstance(layer, nn.PReLU) and layer.num_parameters == 1
 
 
-def _slot_kind(graph: Any, item: Any, layer: nn.Module) -> tuple[int | None, str]:
-    """How many channels the layer has on the side that an item touches (None: not channelwise), and the side."""
+def _slot_kind(layer: nn.Module, inward: bool) -> tuple[int | None, str]:
+    """How many channels the layer has on the side that a group touches (None: not channelwise), and the side."""
     if is_depthwise(layer):
         assert isinstance(layer, nn.Conv2d)
         return layer.out_channels, "both"
     if isinstance(layer, nn.Conv2d):
-        inward = graph.is_in_channel_pruning_fn(item.dep.pruning_fn)
         if layer.groups > 1:
             return None, "in" if inward else "out"
         return (layer.in_channels, "in") if inward else (layer.out_channels, "out")
     if isinstance(layer, nn.Linear):
-        inward = graph.is_in_channel_pruning_fn(item.dep.pruning_fn)
         return (layer.in_features, "in") if inward else (layer.out_features, "out")
     if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
         return layer.num_features, "both"

@@ -14,7 +14,7 @@ from compress.models import Classifier
 from compress.surgery import PrunePlan, gated_vs_slim
 from compress.training import evaluate
 
-from ..report.units import as_macs, as_percent
+from ..report.units import as_error, as_macs, as_percent
 from ..session import Session
 from .outcome import Outcome
 
@@ -24,12 +24,13 @@ EXACTNESS_IMAGES = 64
 def surgery(session: Session) -> Outcome:
     """Scores + budget -> plan -> channels gone, proven: hard gates = slim model, cost model = fvcore."""
     scores = read_tensors(session.stage_file("gates", "scores.safetensors"))
-    selection = select(session.cost, scores, budget=session.budget, align=session.recipe.budget.align)
+    align = session.recipe.budget.align
+    selection = select(session.cost, scores, budget=session.budget, align=align)
     plan = selection.plan
     if selection.gap > 0.01:
         session.progress.note(
-            f"the plan is {selection.gap:.1%} below its budget: widths in multiples of "
-            f"{session.recipe.budget.align} come no nearer"
+            f"the plan is {as_percent(selection.gap, 1)} below its budget: whole channels"
+            f"{f' in multiples of {align}' if align > 1 else ''} come no nearer"
         )
     original, network = session.network(), session.slimmed(plan)
     images = session.some_images(EXACTNESS_IMAGES)
@@ -43,8 +44,8 @@ def surgery(session: Session) -> Outcome:
         )
     score = evaluate(slim.to(session.fabric.device), session.plain(session.splits.val))
     session.progress.note(
-        f"MACs: {as_macs(dense)} -> {as_macs(counted)} ({as_percent(counted / dense)} kept), logits equal to "
-        f"{difference:.1e}; validation accuracy {as_percent(score.accuracy)} before finetuning"
+        f"MACs: {as_macs(dense)} -> {as_macs(counted)} ({as_percent(counted / dense)} kept); logits differ from closed "
+        f"gates by {as_error(difference)}; validation accuracy before finetuning {as_percent(score.accuracy)}"
     )
     plan_path = session.stage_file("surgery", "plan.json")
     plan.save(plan_path)

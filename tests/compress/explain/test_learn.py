@@ -14,7 +14,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from compress.config import PredictorConfig, SelectorConfig
-from compress.data import Batches
+from compress.data import Batches, ImageSet
 from compress.errors import PruningError
 from compress.explain import (
     ExplainedClassifier,
@@ -75,7 +75,9 @@ def areas_of(network: ExplainedClassifier, batches: Batches) -> float:
 @torch.no_grad()
 def spread_out_(network: ExplainedClassifier) -> None:
     """An untrained selector's maps hardly differ: make places and sizes depend on the image and the label."""
-    network.selector.head.weight.mul_(150)
+    for up in network.selector.ups:
+        up.bn.weight.mul_(15)  # what came through the feature filter weighs more than the skips
+    network.selector.head.weight.mul_(20)
     network.selector.head.bias[2] = 3.0
 
 
@@ -83,6 +85,9 @@ def test_figures_are_those_of_a_brute_force_computation(
     network: ExplainedClassifier, predictor: Predictor, val: Batches, fabric: Fabric
 ) -> None:
     spread_out_(network)
+    # Every third label is not what the classifier predicts.
+    mislabelled = np.where(np.arange(20) % 3 == 0, (val.images.labels + 1) % 3, val.images.labels)
+    val = Batches(ImageSet(val.images.images, mislabelled, val.images.classes), 8)
     quality = judge_selector(network.train(), predictor.train(), val, fabric)
     assert not network.training
     assert not predictor.training
@@ -120,7 +125,8 @@ def test_figures_are_those_of_a_brute_force_computation(
     )
     assert expected.centre_spread > 0.5  # else the rivals would be all alike
     assert expected.sigma_p90 - expected.sigma_p10 > 0.5
-    assert quality.to_dict() == pytest.approx(expected.to_dict(), rel=2e-3, abs=1e-4)
+    assert abs(expected.kl_predicted_label / expected.kl - 1) > 0.01
+    assert quality.to_dict() == pytest.approx(expected.to_dict(), rel=1e-3, abs=1e-5)
 
 
 def test_judging_takes_no_random_numbers_and_is_repeatable(
@@ -156,7 +162,7 @@ def test_the_verdict_is_in_float32_whatever_the_precision_of_learning(
 
 
 @pytest.mark.parametrize("term", ["mean", "power"])
-def test_training_moves_the_area_from_the_whole_image_to_the_target(
+def test_training_moves_the_area_from_the_whole_image_towards_the_target(
     term: str, network: ExplainedClassifier, predictor: Predictor, train: Batches, val: Batches, fabric: Fabric
 ) -> None:
     torch.manual_seed(0)
@@ -165,12 +171,12 @@ def test_training_moves_the_area_from_the_whole_image_to_the_target(
     start = areas_of(network, val)
     assert start > 0.85
     weights = {name: value.clone() for name, value in network.classifier.state_dict().items()}
-    config = SelectorConfig.model_validate({"epochs": 20, "lr": 5e-3, "patience": 20, "area_term": term})
+    config = SelectorConfig.model_validate({"epochs": 8, "patience": 8, "area_term": term})
     history = train_selector(network, predictor, train, val, fabric, config=config, target_area=0.25)
-    reached = areas_of(network, val)
-    assert abs(reached / 0.25 - 1) <= learn.AREA_BAND
-    assert history.epochs[0]["area"] > history.epochs[-1]["area"]
-    assert history.epochs[-1]["area_weight"] > history.epochs[0]["area_weight"]  # it was too large most of the time
+    assert abs(areas_of(network, val) - 0.25) < 0.15
+    assert history.epochs[0]["area"] > 0.85
+    assert history.epochs[3]["area"] < 0.4
+    assert history.epochs[3]["area_weight"] > history.epochs[0]["area_weight"]  # for as long as it was too large
     assert not network.training
     assert not any(p.requires_grad for p in network.parameters())
     for name, value in network.classifier.state_dict().items():

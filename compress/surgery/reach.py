@@ -1,0 +1,73 @@
+"""Which positions of which layers a layer's channels reach: a walk over Torch-Pruning's dependencies that ends.
+
+Torch-Pruning's own ``get_pruning_group`` repeats a node for every new list of indices. Where channels are tied to each
+other (by its misreading of a flattened concatenation, for one) that takes forever. This walk passes a position once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import nn
+
+
+class _Index(NamedTuple):
+    """A position and the channel of the root it belongs to, under the names that Torch-Pruning's mappings read."""
+
+    idx: int
+    root_idx: int
+
+
+@dataclass(frozen=True)
+class Reached:
+    """Position ``positions[k]`` of a layer's inputs (``inward``) or outputs is channel ``sources[k]`` of the root.
+
+    ``layer`` is an operation of Torch-Pruning's, or a parameter, where no module of the network stands.
+    """
+
+    layer: nn.Module | nn.Parameter
+    inward: bool
+    positions: tuple[int, ...]
+    sources: tuple[int, ...]
+
+
+def reach(graph: Any, root: nn.Module, width: int) -> tuple[list[Reached], bool]:
+    """All that goes with the ``width`` output channels of ``root``, and whether two of them meet in one position.
+
+    Args:
+        graph: Torch-Pruning's dependency graph.
+    """
+    prune = graph.get_pruner_of_module(root).prune_out_channels
+    start = {channel: channel for channel in range(width)}
+    found: dict[tuple[Any, Any], dict[int, int]] = {(graph.module2node[root], prune): start}
+    pending = [(graph.module2node[root], prune, start)]
+    tied = False
+    while pending:
+        node, pruned, channels = pending.pop()
+        for dependency in node.dependencies:
+            if not dependency.is_triggered_by(pruned):
+                continue
+            known = found.setdefault((dependency.target, dependency.handler), {})
+            fresh: dict[int, int] = {}
+            for position, source in _mapped(dependency, channels):
+                if position not in known:
+                    known[position] = fresh[position] = source
+                tied = tied or known[position] != source
+            if fresh:
+                pending.append((dependency.target, dependency.handler, fresh))
+    reached = [
+        Reached(node.module, graph.is_in_channel_pruning_fn(handler), tuple(channels), tuple(channels.values()))
+        for (node, handler), channels in found.items()
+        if channels
+    ]
+    return reached, tied
+
+
+def _mapped(dependency: Any, channels: dict[int, int]) -> list[_Index]:
+    """Positions and sources beyond a dependency: concatenations shift them, a flatten multiplies them."""
+    indices = [_Index(position, source) for position, source in channels.items()]
+    for mapping in dependency.index_mapping:
+        if mapping is not None:
+            indices = mapping(indices)
+    return indices

@@ -1,0 +1,99 @@
+"""A whole run in seconds: a network of three convolutions on digits of 16 pixels, made once for all tests."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.pipeline import run_recipe
+from deploy.recipe import Recipe, load_recipe
+from deploy.report import Report
+
+FACTORY = """
+from torch import nn
+
+
+def block(inputs, outputs, stride):
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+    )
+
+
+def tiny(classes):
+    return nn.Sequential(
+        block(3, 8, 2), block(8, 16, 1), block(16, 32, 2),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, classes),
+    )
+
+
+def nothing_to_prune(classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, classes))
+
+
+def no_feature_maps(classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 20), nn.ReLU(), nn.Linear(20, classes))
+"""
+RECIPE = """
+threads: 1
+data: {source: digits, image_size: 16, flip: false, crop_padding: 0}
+model: {name: "tiny.py:tiny", train: {epochs: 6, lr: 0.1, batch_size: 64}}
+explainer:
+  predictor: {epochs: 3, lr: 1e-3, batch_size: 64}
+  selector: {epochs: 4, batch_size: 64}
+gates: {steer: rbf, steps: 200, lr: 0.15, temperature: 0.15, batch_size: 64}
+finetune: {epochs: 2, lr: 0.02, batch_size: 64}
+latency: {rounds: 20, warmup_seconds: 0.1}
+"""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that nobody changes; ``copy`` it."""
+
+    root: Path
+    recipe: Recipe
+    report: Report
+
+    def copy(self, to: Path) -> Path:
+        return Path(shutil.copytree(self.root, to))
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where decoded images lie."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a recipe that steers gates by an explainer, with its model beside it."""
+    folder = tmp_path_factory.mktemp("tiny")
+    (folder / "tiny.py").write_text(FACTORY, encoding="utf-8")
+    (folder / "tiny.yaml").write_text(RECIPE, encoding="utf-8")
+    return folder / "tiny.yaml"
+
+
+@pytest.fixture(scope="session")
+def finished(tiny: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """That recipe's run."""
+    root, recipe = tmp_path_factory.mktemp("runs") / "finished", load_recipe(tiny)
+    return Finished(root, recipe, run_recipe(recipe, root, name=tiny.name, cache=cache))
+
+
+@pytest.fixture(scope="session")
+def plain() -> tuple[str, ...]:
+    """Overrides for a run without an explainer, whose accuracy does not matter."""
+    return "explainer.enabled=false", "gates.steer=magnitude", "model.train.epochs=2", "finetune.epochs=1"
+
+
+@pytest.fixture
+def rerun(tiny: Path, cache: Path) -> Callable[..., Report]:
+    """``rerun(out, "a.b=c", ...)``: the recipe with overrides."""
+
+    def again(out: Path, *overrides: str, **options: Any) -> Report:
+        return run_recipe(load_recipe(tiny, overrides), out, name=tiny.name, cache=cache, **options)
+
+    return again
