@@ -69,7 +69,8 @@ def find_scales(classifier: nn.Module, example: Tensor) -> tuple[Scale, ...]:
     if len(scales) < 2:
         raise ModelError(
             "the explainer needs feature maps at two resolutions or more (square images, a convolutional "
-            f"backbone), this model has {len(scales)}; rank its channels with gates.steer=magnitude instead"
+            f"backbone), this model has {len(scales)}; set explainer.enabled=false and "
+            "gates.steer=magnitude (or none, uniform)"
         )
     return scales
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -55,9 +56,20 @@ class GateResult:
         return self.residual <= 1e-3 and abs(self.soft_macs / self.hard_macs - 1) <= AGREEMENT
 
 
+FLOOR = 0.98
+"""Share of the target below which gates are pulled open again. ISP has no such term: where the images are easy,
+cross entropy holds no gate open, all of them close together, and nothing is left to rank."""
+
+
 def residual_cost(macs: Tensor, target: Tensor) -> Tensor:
     """R_res = log(max(T(v), pT) / pT): zero within the target (ISP Eq. 9)."""
     return (torch.maximum(macs, target) / target).log()
+
+
+def overshoot(macs: Tensor, target: Tensor) -> Tensor:
+    """log(f pT / min(T(v), f pT)) with f = FLOOR: zero unless far more closed than the target asks for."""
+    floor = FLOOR * target
+    return (floor / torch.minimum(macs, floor)).log()
 
 
 class GatedNetwork(nn.Module):
@@ -110,7 +122,7 @@ def learn_gates(
         PruningError: the gates did not converge; the message says what to change.
     """
     network.eval().requires_grad_(False)
-    cost = cost.to(fabric.device)
+    cost = copy.deepcopy(cost).to(fabric.device)
     gates = Gates(groups)
     gated = GatedNetwork(network, gates, groups)
     schedule = _Schedule(config, cost.total, budget)
@@ -126,8 +138,9 @@ def learn_gates(
         )
         macs = cost.of_values(values.double())
         ce = F.cross_entropy(logits.float(), batch.labels)
-        residual = residual_cost(macs, macs.new_tensor(schedule.target))
-        total = ce + schedule.cost_weight * residual.float()
+        target = macs.new_tensor(schedule.target)
+        residual = residual_cost(macs, target)
+        total = ce + schedule.cost_weight * (residual + overshoot(macs, target)).float()
         figures = {"ce": ce, "residual": residual.float(), "macs": macs / cost.total}
         if targets is not None:
             assert params is not None

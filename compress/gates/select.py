@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,9 @@ from .cost import CostModel
 
 SLACK = 0.01
 """A plan is at most this share below its budget, where the widths allowed make that possible."""
+
+MOST_EXCHANGED = 4
+"""Blocks that a group may lose to others when the search for a nearer plan goes on."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,12 @@ class _Widths:
         values.fill_(1)
         values[self.ranked[group][:removed]] = 0
         self.gone[group] = gone
+
+    def restore(self, gone: Sequence[int]) -> None:
+        """Go back to an earlier state of ``gone``."""
+        for group, count in enumerate(gone):
+            if count != self.gone[group]:
+                self.set(group, count)
 
     def macs(self) -> float:
         return float(self.cost.of_values(self.values))
@@ -156,23 +165,32 @@ def _fill(widths: _Widths, order: list[_Block], budget: float) -> None:
 
 
 def _exchange(widths: _Widths, budget: float) -> None:
-    """While the plan is more than ``SLACK`` below the budget: one block less here, one more there, best fit first."""
+    """While the plan is more than ``SLACK`` below the budget: less of one group, more of others, best fit first."""
     while widths.macs() < (1 - SLACK) * budget:
-        best, found = widths.macs(), None
-        for taken in range(len(widths.blocks)):
-            for given in range(len(widths.blocks)):
-                less, more = widths.gone[taken], widths.gone[given]
-                if taken == given or less == len(widths.blocks[taken]) or more == 0:
-                    continue
-                widths.set(taken, less + 1)
-                widths.set(given, more - 1)
-                macs = widths.macs()
-                widths.set(taken, less)
-                widths.set(given, more)
-                if best < macs <= budget:
-                    best, found = macs, (taken, given)
+        before, best, found = list(widths.gone), widths.macs(), None
+        for taken, blocks in enumerate(widths.blocks):
+            for count in range(1, min(MOST_EXCHANGED, len(blocks) - before[taken]) + 1):
+                widths.set(taken, before[taken] + count)
+                _fit(widths, budget, without=taken)
+                if widths.macs() > best:
+                    best, found = widths.macs(), list(widths.gone)
+                widths.restore(before)
         if found is None:
             return
-        taken, given = found
-        widths.set(taken, widths.gone[taken] + 1)
-        widths.set(given, widths.gone[given] - 1)
+        widths.restore(found)
+
+
+def _fit(widths: _Widths, budget: float, *, without: int) -> None:
+    """Give blocks back to other groups, each time the one that fills the budget best, until none fits."""
+    while True:
+        best, found = widths.macs(), None
+        for group, gone in enumerate(list(widths.gone)):
+            if group == without or gone == 0:
+                continue
+            widths.set(group, gone - 1)
+            if best < widths.macs() <= budget:
+                best, found = widths.macs(), group
+            widths.set(group, gone)
+        if found is None:
+            return
+        widths.set(found, widths.gone[found] - 1)

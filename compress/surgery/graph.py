@@ -79,13 +79,20 @@ def is_depthwise(layer: nn.Module) -> bool:
 
 
 def dependency_graph(network: nn.Module, example: Tensor, view: View | None = None) -> Any:
-    """Torch-Pruning's graph of ``network`` itself. Puts it in eval mode; parameters must require gradients.
+    """Torch-Pruning's graph of ``network`` itself, whose parameters must require gradients.
+
+    Leaves it in eval mode, and PReLUs of one slope without gradients.
 
     Raises:
         PruningError: Torch-Pruning cannot follow the network's channels.
     """
     view = view or _plain_view
     graph = tp.DependencyGraph()
+    # One slope for all channels: nothing shrinks, but as a layer, or as a branch of gradients, it would hide the
+    # width of what it is applied to.
+    one_slope = [module for module in network.modules() if isinstance(module, nn.PReLU) and module.num_parameters == 1]
+    for module in one_slope:
+        module.requires_grad_(False)
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")  # unwrapped parameters, unknown operations: the dry run judges those
         try:
@@ -93,6 +100,7 @@ def dependency_graph(network: nn.Module, example: Tensor, view: View | None = No
                 network,
                 example_inputs=(example,),
                 forward_fn=lambda model, inputs: view(model, inputs[0]),
+                ignored_layers=one_slope,
                 verbose=False,
             )
         except (TypeError, AttributeError, LookupError, ValueError, ArithmeticError, RecursionError) as error:
@@ -164,18 +172,17 @@ def _traceable(network: nn.Module) -> nn.Module:
 def _read_group(graph: Any, root: nn.Module, name: str, names: dict[nn.Module, str]) -> tuple[ChannelGroup, str | None]:
     """The group of ``root``'s output channels, and the reason to freeze it, if there is one."""
     width = _width(root)
-    items, tied = reach(graph, root, width)
+    items, reason = reach(graph, root, width)
     producers: list[Slot] = []
     consumers: list[Slot] = []
     followers: list[Slot] = []
-    reason = "its channels are tied to each other" if tied else None
     for item in items:
         layer = item.layer
         if isinstance(layer, nn.Parameter):
             reason = reason or "a parameter outside of any layer depends on these channels"
             continue
-        if layer not in names or _has_one_slope(layer):
-            continue  # an operation (add, cat, flatten), or as good as one: nothing in it shrinks
+        if layer not in names:
+            continue  # an operation (add, cat, flatten): nothing in it shrinks
         slot = Slot(names[layer], item.positions, item.sources)
         size, into = _slot_kind(layer, item.inward)
         if size is None:
@@ -192,10 +199,6 @@ def _read_group(graph: Any, root: nn.Module, name: str, names: dict[nn.Module, s
     if reason is None and width == 1:
         reason = "a single channel cannot be split"
     return ChannelGroup(name, width, tuple(producers), tuple(consumers), tuple(followers)), reason
-
-
-def _has_one_slope(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.PReLU) and layer.num_parameters == 1
 
 
 def _slot_kind(layer: nn.Module, inward: bool) -> tuple[int | None, str]:

@@ -1,7 +1,8 @@
 """Which positions of which layers a layer's channels reach: a walk over Torch-Pruning's dependencies that ends.
 
-Torch-Pruning's own ``get_pruning_group`` repeats a node for every new list of indices. Where channels are tied to each
-other (by its misreading of a flattened concatenation, for one) that takes forever. This walk passes a position once.
+Torch-Pruning's own ``get_pruning_group`` repeats a node for every new list of indices. Where it misreads a network (a
+concatenation of flattened maps, for one) the lists grow and that takes forever. This walk passes a position once, and
+gives up at the first sign of a misreading.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import nn
+
+LOST = 2**16
+"""A position beyond this, and beyond every layer's width, is a misreading."""
 
 
 class _Index(NamedTuple):
@@ -32,18 +36,19 @@ class Reached:
     sources: tuple[int, ...]
 
 
-def reach(graph: Any, root: nn.Module, width: int) -> tuple[list[Reached], bool]:
-    """All that goes with the ``width`` output channels of ``root``, and whether two of them meet in one position.
+def reach(graph: Any, root: nn.Module, width: int) -> tuple[list[Reached], str | None]:
+    """All that goes with the ``width`` output channels of ``root``; the reason to stop, where that makes no sense.
 
     Args:
         graph: Torch-Pruning's dependency graph.
     """
+    widest = max([LOST, *(max(node.module.weight.shape[:2]) for node in graph.module2node.values() if _is_layer(node))])
     prune = graph.get_pruner_of_module(root).prune_out_channels
     start = {channel: channel for channel in range(width)}
     found: dict[tuple[Any, Any], dict[int, int]] = {(graph.module2node[root], prune): start}
     pending = [(graph.module2node[root], prune, start)]
-    tied = False
-    while pending:
+    reason: str | None = None
+    while pending and reason is None:
         node, pruned, channels = pending.pop()
         for dependency in node.dependencies:
             if not dependency.is_triggered_by(pruned):
@@ -53,7 +58,10 @@ def reach(graph: Any, root: nn.Module, width: int) -> tuple[list[Reached], bool]
             for position, source in _mapped(dependency, channels):
                 if position not in known:
                     known[position] = fresh[position] = source
-                tied = tied or known[position] != source
+                if known[position] != source:
+                    reason = "its channels are tied to each other"
+                elif position >= widest:
+                    reason = "Torch-Pruning loses count of its channels (more than one flatten or concatenation?)"
             if fresh:
                 pending.append((dependency.target, dependency.handler, fresh))
     reached = [
@@ -61,7 +69,11 @@ def reach(graph: Any, root: nn.Module, width: int) -> tuple[list[Reached], bool]
         for (node, handler), channels in found.items()
         if channels
     ]
-    return reached, tied
+    return reached, reason
+
+
+def _is_layer(node: Any) -> bool:
+    return isinstance(node.module, nn.Conv2d | nn.Linear)
 
 
 def _mapped(dependency: Any, channels: dict[int, int]) -> list[_Index]:

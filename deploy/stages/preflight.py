@@ -22,12 +22,12 @@ def preflight(session: Session) -> None:
     """
     recipe = session.recipe
     classifier = session.new_classifier().eval()
-    if recipe.explainer.enabled:
-        find_scales(classifier, session.example)
     graph = session.find_groups(classifier)
     cost = CostModel.of(classifier, session.example, graph.groups)
     budget = budget_macs(recipe.budget.macs, cost.total)
     check_budget(cost, budget, recipe.budget.align)
+    if recipe.explainer.enabled:
+        find_scales(classifier, session.example)
     trace(classifier, session.example)
     smallest = smallest_macs(cost, recipe.budget.align)
     session.progress.note(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from compress.data import Splits
 from compress.errors import DataError, ModelError, PruningError, RunError
@@ -146,6 +147,7 @@ def instant(finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for module, names in ((learn, STAGES[:5]), (slim, STAGES[5:7]), (prove, STAGES[7:])):
         for name in names:
             monkeypatch.setattr(module, name, copying(name))
+    monkeypatch.setattr("deploy.pipeline.draw_pictures", lambda *_args: None)
 
 
 @pytest.mark.parametrize(
@@ -290,11 +292,7 @@ def test_stages_follow_from_the_recipe(tiny: Path, plain: tuple[str, ...]) -> No
     assert [stage.name for stage in to_stages(load_recipe(tiny, plain))] == without
 
 
-def test_threads_are_the_recipes_while_it_runs_only(
-    finished: Any, rerun: Rerun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import torch
-
+def test_threads_are_the_recipes_while_it_runs_only(finished: Any, rerun: Rerun, tmp_path: Path) -> None:
     seen = []
     torch.set_num_threads(2)
     rerun(finished.copy(tmp_path / "run"), on_open=lambda run: seen.append((run, torch.get_num_threads())))

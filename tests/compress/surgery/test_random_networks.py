@@ -30,10 +30,14 @@ class Drawn(nn.Module):
         for index, (_, _, layers) in enumerate(steps):
             for name, layer in layers.items():
                 self.add_module(f"{name}{index}", layer)
+        self.eval()
+        self.neck: nn.Module = nn.Identity()
         with torch.no_grad():
+            if flatten:  # Torch-Pruning cannot follow a concatenation through a flatten (see test_graph)
+                self.neck = nn.Conv2d(self.joined(torch.zeros(1, 3, SIDE, SIDE)).shape[1], 3, 1)
             self.head = nn.Linear(self.features(torch.zeros(1, 3, SIDE, SIDE)).shape[1], CLASSES)
 
-    def features(self, images: Tensor) -> Tensor:
+    def joined(self, images: Tensor) -> Tensor:
         maps, read = [images], set()
         for index, (kind, sources) in enumerate(self.steps):
             inputs = [maps[source] for source in sources]
@@ -51,7 +55,13 @@ class Drawn(nn.Module):
                 value = value if layer is None else layer(value)
             maps.append(value)
         leaves = [value for index, value in enumerate(maps) if index not in read and index > 0]
-        return torch.cat([leaf.flatten(1) if self.flatten else leaf.mean((2, 3)) for leaf in leaves], 1)
+        side = min(leaf.shape[-1] for leaf in leaves)
+        leaves = [leaf if leaf.shape[-1] == side else nn.functional.adaptive_max_pool2d(leaf, side) for leaf in leaves]
+        return torch.cat(leaves, 1) if len(leaves) > 1 else leaves[0]
+
+    def features(self, images: Tensor) -> Tensor:
+        last = self.neck(self.joined(images))
+        return last.flatten(1) if self.flatten else last.mean((2, 3))
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.head(self.features(images))

@@ -1,0 +1,119 @@
+"""Per model: closed gates = slim model, cost model = fvcore, alone and with the explainer traced along."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+from compress.explain import ExplainedClassifier, Selector, find_scales
+from compress.gates import CostModel
+from compress.macs import count_macs
+from compress.models import Classifier
+from compress.surgery import (
+    ChannelGraph,
+    PrunePlan,
+    gated_vs_slim,
+    prove_groups,
+    slim_,
+    trace_groups,
+)
+
+PREFIX = ExplainedClassifier.PREFIX
+
+
+def real_images(count: int, side: int) -> Tensor:
+    digits = torch.from_numpy(load_digits().images[:count].astype(np.float32)) / 16
+    grey = digits[:, None].expand(-1, 3, -1, -1)
+    return nn.functional.interpolate(grey, size=(side, side), mode="bilinear").contiguous()
+
+
+def random_plan(graph: ChannelGraph, seed: int) -> PrunePlan:
+    draw = np.random.default_rng(seed)
+    kept = {}
+    for group in graph.groups:
+        count = int(draw.integers(1, group.channels + 1))
+        kept[group.name] = tuple(sorted(draw.choice(group.channels, count, replace=False).tolist()))
+    return PrunePlan(kept, {group.name: group.channels for group in graph.groups})
+
+
+@pytest.fixture(scope="module")
+def traced(named_model: tuple[str, Classifier, int]) -> tuple[ExplainedClassifier, ChannelGraph, Tensor]:
+    _, classifier, side = named_model
+    torch.manual_seed(1)
+    selector = Selector(find_scales(classifier, torch.zeros(1, 3, side, side)), 10, side)
+    network = ExplainedClassifier(classifier, selector).eval()
+    images = real_images(8, side)
+    graph = trace_groups(network, images[:1], prefix=PREFIX, view=network.view)
+    return network, prove_groups(network, graph, images[:2], prefix=PREFIX, view=network.view), images
+
+
+def test_closed_gates_are_the_slim_model(traced: tuple[ExplainedClassifier, ChannelGraph, Tensor]) -> None:
+    network, graph, images = traced
+    plan = random_plan(graph, 0)
+    slim = copy.deepcopy(network)
+    slim_(slim, plan, images[:1], prefix=PREFIX, view=network.view)
+    assert gated_vs_slim(network, slim, graph.groups, plan, images) <= 1e-5
+    # The check can fail: another plan of the same widths computes something else.
+    other = PrunePlan(
+        {name: tuple(sorted(plan.widths[name] - 1 - i for i in kept)) for name, kept in plan.kept.items()},
+        plan.widths,
+    )
+    assert gated_vs_slim(network, slim, graph.groups, other, images) > 1e-3
+
+
+def test_a_plan_made_with_the_explainer_fits_the_classifier_alone(
+    traced: tuple[ExplainedClassifier, ChannelGraph, Tensor],
+) -> None:
+    network, graph, images = traced
+    plan = random_plan(graph, 1)
+    joint, alone = copy.deepcopy(network), copy.deepcopy(network.classifier)
+    slim_(joint, plan, images[:1], prefix=PREFIX, view=network.view)
+    slim_(alone, plan, images[:1])
+    ours, theirs = alone.state_dict(), joint.classifier.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_the_cost_model_is_fvcore_with_every_gate_open(
+    traced: tuple[ExplainedClassifier, ChannelGraph, Tensor],
+) -> None:
+    network, graph, images = traced
+    cost = CostModel.of(network.classifier, images[:1], graph.groups, prefix=PREFIX)
+    everything = PrunePlan(
+        {g.name: tuple(range(g.channels)) for g in graph.groups}, {g.name: g.channels for g in graph.groups}
+    )
+    assert cost.total == count_macs(network.classifier, images[:1]).total == cost.of_plan(everything)
+
+
+def test_the_cost_model_is_fvcore_on_random_plans(traced: tuple[ExplainedClassifier, ChannelGraph, Tensor]) -> None:
+    network, graph, images = traced
+    classifier = network.classifier
+    cost = CostModel.of(classifier, images[:1], graph.groups, prefix=PREFIX)
+
+    @settings(max_examples=50, deadline=None, derandomize=True, database=None)
+    @given(st.integers(0, 2**32 - 1))
+    def agrees(seed: int) -> None:
+        plan = random_plan(graph, seed)
+        if not plan.shrinks:
+            return
+        slim = copy.deepcopy(classifier)
+        slim_(slim, plan, images[:1])
+        assert cost.of_plan(plan) == count_macs(slim, images[:1]).total
+
+    agrees()
+
+
+def test_what_is_frozen_has_a_reason(
+    named_model: tuple[str, Classifier, int], traced: tuple[ExplainedClassifier, ChannelGraph, Tensor]
+) -> None:
+    name, _, _ = named_model
+    frozen = {group.name: group.reason for group in traced[1].frozen}
+    assert "its channels are the network's output" in frozen.values()
+    # Channels padded onto a residual stream cannot be followed; everything else can.
+    assert ("net.conv1" in frozen) == name.endswith("-pad")
+    assert len(frozen) == (2 if name.endswith("-pad") else 1)

@@ -1,0 +1,142 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from compress.config import GatesConfig, TrainConfig
+from compress.data import Batches, ImageSet
+from compress.errors import PruningError
+from compress.explain import ExplainedClassifier, Selector, explanations, find_scales
+from compress.finetune import train_classifier
+from compress.gates import CostModel, GateResult, Gates, learn_gates, residual_cost
+from compress.gates.gate import GUMBEL_MEDIAN, OFFSET
+from compress.models import Classifier
+from compress.surgery import ChannelGraph, ChannelGroup, trace_groups
+from compress.training import evaluate, make_fabric
+
+SIDE = 16
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, padding=1)
+        self.conv2 = nn.Conv2d(8, 16, 3, stride=2, padding=1)
+        self.conv3 = nn.Conv2d(16, 16, 3, padding=1)
+        self.head = nn.Linear(16, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.conv2(self.conv1(images).relu()).relu()
+        logits: Tensor = self.head(self.conv3(maps).relu().mean((2, 3)))
+        return logits
+
+
+@pytest.fixture(scope="module")
+def images() -> ImageSet:
+    draw = np.random.default_rng(0)
+    labels = np.arange(64) % 2
+    pixels = draw.integers(0, 90, (64, 3, SIDE, SIDE)).astype(np.uint8)
+    pixels[labels == 1, :, 4:12, 4:12] += 160
+    return ImageSet(pixels, labels.astype(np.int64), ("dark", "bright"))
+
+
+@pytest.fixture
+def network(images: ImageSet) -> ExplainedClassifier:
+    """A classifier that learned its images (else nothing holds a gate open) and a selector at random."""
+    torch.manual_seed(0)
+    classifier = Classifier(Small(), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    batches = Batches(images, 16, shuffle=True, drop_last=True)
+    train_classifier(classifier, batches, make_fabric(), config=TrainConfig(epochs=30, lr=0.1))
+    assert evaluate(classifier, Batches(images, 64)).accuracy == 1
+    selector = Selector(find_scales(classifier, torch.zeros(1, 3, SIDE, SIDE)), 2, SIDE)
+    nn.init.normal_(selector.head.weight, std=0.2)  # explanations that move by pixels when channels close
+    return ExplainedClassifier(classifier.eval(), selector).eval()
+
+
+def traced(network: ExplainedClassifier) -> tuple[ChannelGraph, CostModel]:
+    example = torch.zeros(1, 3, SIDE, SIDE)
+    graph = trace_groups(network, example, prefix=network.PREFIX, view=network.view)
+    return graph, CostModel.of(network.classifier, example, graph.groups, prefix=network.PREFIX)
+
+
+def learn(network: ExplainedClassifier, images: ImageSet, *, steered: bool, **settings: object) -> GateResult:
+    graph, cost = traced(network)
+    torch.manual_seed(7)
+    return learn_gates(
+        network,
+        graph.groups,
+        cost,
+        Batches(images, 16, shuffle=True, drop_last=True),
+        make_fabric(),
+        config=GatesConfig.model_validate({"steps": 300, **settings}),
+        budget=0.5 * cost.total,
+        targets=explanations(network, Batches(images, 64)) if steered else None,
+    )
+
+
+@pytest.mark.parametrize("steered", [True, False])
+def test_gates_converge_to_the_budget(network: ExplainedClassifier, images: ImageSet, steered: bool) -> None:
+    before = copy.deepcopy(network.state_dict())
+    result = learn(network, images, steered=steered)
+    assert result.residual <= 1e-3
+    assert result.soft_macs == pytest.approx(result.hard_macs, rel=0.02)
+    assert 0.45 * result.budget < result.hard_macs <= 1.02 * result.budget
+    assert (result.steer > 0) == steered
+    # Weights are frozen: only the gates learned.
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_the_same_seed_gives_the_same_gates(network: ExplainedClassifier, images: ImageSet) -> None:
+    first, again = (learn(network, images, steered=True).scores for _ in range(2))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_steering_keeps_what_the_explainer_reads(network: ExplainedClassifier, images: ImageSet) -> None:
+    """The classifier is deaf; the explainer reads channels 0-3 of the first convolution, hardly 4-7."""
+    with torch.no_grad():
+        network.classifier.net.head.weight.zero_()
+        block = network.selector.ups[0].block
+        for layer in (block.conv1, block.shortcut):
+            layer.weight[:, 4:8] = 0
+
+    def lead(weight: float) -> float:
+        scores = learn(network, images, steered=True, steer_weight=weight).scores["net.conv1"]
+        return float(scores[:4].mean() - scores[4:].mean())
+
+    assert lead(0.05) > lead(0.0) + 1
+
+
+def test_gates_that_cannot_move_are_refused(network: ExplainedClassifier, images: ImageSet) -> None:
+    with pytest.raises(PruningError, match=r"the gates did not converge: R_res is 0.*raise gates\.steps \(now 20\)"):
+        learn(network, images, steered=False, steps=20, lr=1e-4)
+
+
+def groups_of(*widths: int) -> list[ChannelGroup]:
+    return [ChannelGroup(f"g{i}", width, (), (), ()) for i, width in enumerate(widths)]
+
+
+def test_a_gate_is_hard_open_when_more_samples_are_open_than_closed() -> None:
+    gates = Gates(groups_of(2, 1))
+    with torch.no_grad():
+        gates.theta.copy_(torch.tensor([-OFFSET - GUMBEL_MEDIAN + 0.05, -OFFSET - GUMBEL_MEDIAN - 0.05, 0.0]))
+    assert gates.hard().tolist() == [1, 0, 1]
+    torch.manual_seed(0)
+    opened = torch.stack([gates() > 0.5 for _ in range(4000)]).float().mean(0)
+    assert 0.5 < float(opened[0]) < 0.55
+    assert 0.45 < float(opened[1]) < 0.5
+    assert float(opened[2]) > 0.99
+    assert {name: len(part) for name, part in gates.split(gates.hard()).items()} == {"g0": 2, "g1": 1}
+
+
+def test_without_noise_a_gate_is_its_median() -> None:
+    gates = Gates(groups_of(1))
+    expected = torch.sigmoid(torch.tensor([(OFFSET + GUMBEL_MEDIAN) / 0.4]))
+    torch.testing.assert_close(gates(noise=0.0).detach(), expected)
+
+
+def test_the_residual_is_zero_within_the_target_and_the_log_ratio_above() -> None:
+    target = torch.tensor(50.0)
+    assert float(residual_cost(torch.tensor(40.0), target)) == 0
+    assert float(residual_cost(torch.tensor(100.0), target)) == pytest.approx(0.693147, abs=1e-6)

@@ -1,0 +1,88 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from compress.progress import SILENT
+from deploy.assemble import assemble_report, device_name, draw_pictures, versions
+from deploy.run_dir import RunDir, read_run
+from deploy.session import Session
+
+
+def test_versions_leave_out_what_is_not_installed() -> None:
+    found = versions()
+    assert {"python", "slimsight", "torch", "torch-pruning", "fvcore", "onnx"} <= found.keys()
+    assert len({"onnxruntime", "onnxruntime-gpu"} & found.keys()) >= 1
+    assert all(found.values())
+
+
+def test_the_device_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    monkeypatch.setattr("torch.get_num_threads", lambda: 1)
+    assert device_name() == "CPU (riscv64, 1 thread)"
+    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
+    assert device_name() == "CPU (riscv64, 2 threads)"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "NVIDIA H200")
+    assert device_name() == "NVIDIA H200"
+
+
+def test_every_figure_is_the_one_its_stage_measured(finished: Any) -> None:
+    def metrics(stage: str) -> dict[str, Any]:
+        return json.loads((finished.root / "stages" / stage / "done.json").read_text())["metrics"]
+
+    report = finished.report
+    cut, judged, gates = metrics("surgery"), metrics("judgement"), metrics("gates")
+    assert report.original.val_accuracy == metrics("classifier")["val_accuracy"]
+    assert report.original.test_accuracy == judged["original_test_accuracy"]
+    assert report.slim.val_accuracy == metrics("finetune")["val_accuracy"]
+    assert report.slim.test_accuracy == judged["slim_test_accuracy"]
+    assert report.gated.val_accuracy == cut["gated_val_accuracy"]
+    assert report.budget.macs_max == cut["budget_macs"] == report.original.macs / 2
+    assert report.budget.macs_used == report.slim.macs / report.budget.macs_max
+    assert report.saliency.center_drift_px == judged["saliency"]["center_drift_px"]
+    assert report.saliency.selector.kl_centred_same_area == metrics("selector")["kl_centred_same_area"]
+    assert report.gates.steer == "rbf"
+    assert report.gates.soft_macs == gates["learned"]["soft_macs"]
+    assert report.gates.hard_macs == report.slim.macs
+    assert report.exactness.groups == 3
+    assert [group.name for group in report.exactness.frozen_groups] == ["net.5"]
+    assert {row.group: row.total for row in report.channels} == {
+        "net.0.0": 8,
+        "net.1.0": 16,
+        "net.2.0": 32,
+        "net.5": 10,
+    }
+    assert report.channels[-1].kept == 10
+    assert (report.data.train, report.data.val, report.data.test) == (1295, 143, 359)
+    assert report.data.image_size == 16
+    assert report.model.name == "tiny.py:tiny"
+    assert report.recipe == "tiny.yaml"
+
+
+def test_reused_stages_are_marked(finished: Any, cache: Path) -> None:
+    run = read_run(finished.root)
+    records = {stage.name: run.record(stage.name) for stage in finished.report.stages}
+    report = assemble_report(Session(finished.recipe, run, SILENT, cache), "x.yaml", records, ["gates", "export"])
+    assert [stage.name for stage in report.stages if stage.reused] == ["gates", "export"]
+    assert report.recipe == "x.yaml"
+    assert report.verdict == finished.report.verdict
+
+
+def test_pictures_show_images_only_where_there_is_an_explainer(finished: Any, cache: Path, tmp_path: Path) -> None:
+    for name, width in (("saliency.png", 1600), ("channels.png", 1600)):
+        with Image.open(finished.root / name) as picture:
+            assert picture.width == width
+    root = finished.copy(tmp_path / "run")
+    cut = read_run(root).record("surgery").metrics
+    for name in ("saliency.png", "channels.png"):
+        (root / name).unlink()
+    recipe = finished.recipe.model_copy(
+        update={"explainer": finished.recipe.explainer.model_copy(update={"enabled": False})}
+    )
+    draw_pictures(Session(recipe, RunDir(root, writable=True), SILENT, cache), cut)
+    assert (root / "channels.png").is_file()
+    assert not (root / "saliency.png").exists()

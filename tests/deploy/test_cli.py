@@ -1,0 +1,385 @@
+import fcntl
+import os
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from compress.errors import PruningError
+from deploy.cli import main
+from deploy.console import ConsoleProgress
+
+
+@dataclass(frozen=True)
+class Said:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error(self) -> str:
+        """What it complained about; nothing may follow."""
+        return self.err[self.err.index("error: ") :]
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, cache: Path) -> Callable[..., Said]:
+    """``say("run", recipe, ...)``: a command as a user would give it."""
+    monkeypatch.setenv("SLIMSIGHT_CACHE", str(cache))
+
+    def call(*arguments: object) -> Said:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main([str(argument) for argument in arguments])
+        found = capsys.readouterr()
+        assert "Traceback" not in found.out + found.err
+        assert isinstance(left.value.code, int)
+        return Said(left.value.code, found.out, found.err)
+
+    return call
+
+
+@pytest.fixture
+def overrides(plain: tuple[str, ...]) -> list[str]:
+    """Options of a quick run."""
+    return [word for override in plain for word in ("--set", override)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "Usage"),
+        (["frobnicate"], "No such command 'frobnicate'"),
+        (["run"], "Missing argument"),
+        (["run", "x.yaml", "--frob"], "No such option: --frob"),
+        (["check", "runs/x"], "Missing option '--budget'"),
+    ],
+)
+def test_wrong_usage_is_said_in_a_few_lines(say: Callable[..., Said], arguments: list[str], words: str) -> None:
+    said = say(*arguments)
+    assert said.code == 2
+    assert words in said.out + said.err
+
+
+def test_help_and_version(say: Callable[..., Said]) -> None:
+    said = say("--help")
+    assert (said.code, said.err) == (0, "")
+    assert all(f"  {command} " in said.out for command in ("run", "check", "status"))
+    assert re.fullmatch(r"slimsight \d+\.\d+\.\d+\n", say("--version").out)
+
+
+def test_help_answers_at_once() -> None:
+    code = "import sys, deploy.cli; print(*sorted(sys.modules.keys() & {'torch', 'numpy', 'matplotlib', 'pydantic'}))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
+
+
+def test_a_run_ends_with_its_figures_and_the_place_of_its_report(
+    say: Callable[..., Said], tiny: Path, tmp_path: Path, finished: Any
+) -> None:
+    root = finished.copy(tmp_path / "run")
+    said = say("run", tiny, "--out", root)
+    assert said.code == 0
+    lines = said.out.splitlines()
+    assert lines[-1] == f"report: {root / 'report.md'}"
+    table = {line[:22].strip(): re.split(r"\s{2,}", line.strip())[1:] for line in lines[1:8]}
+    assert table["MACs"] == ["0.16 M", "0.08 M", f"{100 * finished.report.slim.macs / 161600:.2f} % kept"]
+    assert table["test accuracy"][0] == f"{100 * finished.report.original.test_accuracy:.2f} %"
+    assert table["latency, batch 1"][2].endswith("x)")
+    assert table["explanations"][0].startswith("moved ")
+    assert sum(line.startswith("ok     ") for line in lines) == len(finished.report.verdict.checks) == 4
+    assert said.err.startswith("done before: classifier, predictor, selector, targets, gates, surgery,")
+    assert "done before: classifier" in (root / "run.log").read_text()
+
+
+def test_a_run_says_where_it_is_without_a_terminal(
+    say: Callable[..., Said], tiny: Path, tmp_path: Path, finished: Any, overrides: list[str], monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = say("run", tiny, *overrides, "--set", "export.formats=[onnx]")
+    assert said.code in (0, 1)
+    assert "\r" not in said.err
+    assert "\x1b" not in said.err + said.out
+    for number, stage in enumerate(("classifier", "gates", "surgery", "finetune", "export", "latency", "judgement"), 1):
+        assert f"stage {number} of 7: {stage}\n" in said.err
+    assert re.search(r"^classifier: 2,560 img in [\d.]+ s, [\d,]+ img/s, loss [\d.]+", said.err, re.MULTILINE)
+    assert (tmp_path / "runs" / "tiny" / "report.md").is_file()
+    assert say("status", "runs/tiny").out.splitlines()[-1] == "report: runs/tiny/report.md"
+
+
+def test_a_failed_check_is_exit_1_and_still_says_where_the_report_is(
+    say: Callable[..., Said], tiny: Path, tmp_path: Path, finished: Any
+) -> None:
+    root = finished.copy(tmp_path / "run")
+    said = say("run", tiny, "--out", root, "--set", "export.tolerance=1e-12", "--set", "export.formats=[onnx]")
+    assert said.code == 1
+    assert re.search(r"^FAILED parity, rows passed: 0 \(at least 4\): failed: original.onnx in", said.out, re.MULTILINE)
+    assert said.error == f"error: 1 of 4 checks failed, see the lines marked FAILED; report: {root / 'report.md'}\n"
+    assert "**FAILED**" in (root / "report.md").read_text()
+
+
+def test_check_holds_a_run_against_a_budget_file(say: Callable[..., Said], finished: Any, tmp_path: Path) -> None:
+    budget = tmp_path / "budget.yaml"
+    budget.write_text(
+        "macs: 50%\nparams: 90%\nsize: 90%\naccuracy: 20%\naccuracy_drop: 90%\nparity: true\nspeedup: 0.1\n"
+    )
+    said = say("check", finished.root, "--budget", budget)
+    assert (said.code, said.err) == (0, "")
+    assert sum(line.startswith("ok     ") for line in said.out.splitlines()) == 7
+    budget.write_text("macs: 49%\nparity: true\n")
+    said = say("check", finished.root, "--budget", budget)
+    assert said.code == 1
+    assert said.out.splitlines()[0].startswith("FAILED MACs: ")
+    assert said.error.startswith("error: 1 of 2 checks failed")
+
+
+def test_check_wants_a_finished_run_and_a_budget_that_means_something(
+    say: Callable[..., Said], finished: Any, tmp_path: Path
+) -> None:
+    budget = tmp_path / "budget.yaml"
+    said = say("check", finished.root, "--budget", budget)
+    assert (said.code, said.error) == (2, f"error: no budget file at {budget}: check --budget\n")
+    budget.write_text("mcas: 50%\n")
+    assert "unknown key; did you mean 'macs'?" in say("check", finished.root, "--budget", budget).error
+    budget.write_text("macs: 50%\n")
+    root = finished.copy(tmp_path / "run")
+    (root / "report.json").unlink()
+    said = say("check", root, "--budget", budget)
+    assert said.code == 2
+    assert "the run has not finished; run 'slimsight run' to complete it" in said.error
+    said = say("check", tmp_path / "nothing", "--budget", budget)
+    assert (said.code, "does not exist; give the folder of a run" in said.error) == (2, True)
+
+
+def test_status_tells_what_is_done_and_who_is_at_it(say: Callable[..., Said], finished: Any, tmp_path: Path) -> None:
+    root = finished.copy(tmp_path / "run")
+    for gone in ("report.json", "stages/export/done.json"):
+        (root / gone).unlink()
+    lines = say("status", root).out.splitlines()
+    assert [line.split()[:2] for line in lines[1:11]] == [
+        [stage, "-" if stage == "export" else "done"]
+        for stage in "classifier predictor selector targets gates surgery finetune export latency judgement".split(" ")
+    ]
+    assert lines[-1].startswith("not finished, and no process is working on it")
+    with (root / ".slimsight").open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write("4711")
+        file.flush()
+        assert say("status", root).out.splitlines()[-1] == "process 4711 is working on it"
+    said = say("status", tmp_path)
+    assert (said.code, "is not the folder of a run" in said.error) == (2, True)
+
+
+def test_all_mistakes_of_a_recipe_are_said_at_once(say: Callable[..., Said], tmp_path: Path) -> None:
+    recipe = tmp_path / "bad.yaml"
+    recipe.write_text("modle: {name: resnet20}\ngates: {steeps: 3}\ndata: {source: image_folder}\n")
+    said = say("run", recipe, "--out", tmp_path / "out", "--set", "explainer.enabled=false")
+    assert said.code == 2
+    head, *lines = said.error.splitlines()
+    assert head == f"error: the recipe {recipe} cannot be used:"
+    assert lines[0] == "  data: source 'image_folder' needs 'path': the folder that holds the images"
+    assert lines[1].startswith("  gates.steeps: unknown key; allowed: steer, ")
+    assert lines[1].endswith("did you mean 'steps'?")
+    assert lines[2].endswith("did you mean 'model'?")
+    assert not (tmp_path / "out").exists()
+
+
+def test_gates_cannot_be_steered_without_an_explainer(say: Callable[..., Said], tiny: Path, tmp_path: Path) -> None:
+    said = say("run", tiny, "--out", tmp_path / "out", "--set", "explainer.enabled=false")
+    assert said.code == 2
+    assert "gates.steer is rbf and explainer.enabled is false: only an explainer can steer the gates" in said.error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_recipe_names_those_that_are_there(say: Callable[..., Said], tiny: Path) -> None:
+    said = say("run", tiny.with_name("tinny.yaml"))
+    assert said.code == 2
+    assert said.error.endswith("; did you mean 'tiny.yaml'? (recipes in " + f"{tiny.parent}: tiny.yaml)\n")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Two classes of ten images to learn from, and four to test."""
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 10), ("test", 4)):
+        for label in ("cat", "dog"):
+            folder = tmp_path / "images" / split / label
+            folder.mkdir(parents=True)
+            for index in range(count):
+                Image.fromarray(draw.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+    return tmp_path / "images"
+
+
+def test_images_that_cannot_be_used_are_named(
+    say: Callable[..., Said], tiny: Path, images: Path, tmp_path: Path, overrides: list[str]
+) -> None:
+    out = tmp_path / "out"
+    data = f"data={{source: image_tree, path: {images}}}"
+
+    def run() -> Said:
+        return say("run", tiny, "--out", out, *overrides, "--set", data)
+
+    for split in ("train", "test"):
+        (images / split / "empty").mkdir()
+    said = run()
+    assert said.code == 2
+    assert f"class folder {images / 'train' / 'empty'} holds no images" in said.error
+    for split in ("train", "test"):
+        (images / split / "empty").rmdir()
+    broken = images / "train" / "cat" / "3.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:50])
+    said = run()
+    assert (said.code, f"{broken} is not an image that can be read; replace or remove it" in said.error) == (2, True)
+    assert not (out / "recipe.yaml").exists()
+    broken.write_bytes(whole)
+
+    # The test images are not looked at before the end: what was finished until then is kept.
+    broken = images / "test" / "dog" / "1.png"
+    broken.write_bytes(b"no image")
+    said = run()
+    assert (said.code, f"{broken} is not an image" in said.error) == (2, True)
+    broken.write_bytes(whole)
+    said = run()
+    assert said.code in (0, 1)
+    assert said.err.startswith("done before: classifier, gates, surgery, finetune, export, latency\n")
+    assert said.out.count("report: ") + said.error.count("report: ") == 1 if said.code else True
+
+
+def test_a_budget_out_of_reach_names_the_smallest_before_anything_is_learned(
+    say: Callable[..., Said], tiny: Path, tmp_path: Path
+) -> None:
+    said = say("run", tiny, "--out", tmp_path / "out", "--set", "budget.macs=0.01")
+    assert said.code == 2
+    found = re.search(r"the smallest plan has 0\.\d+ M \(.*\); raise budget\.macs to at least (0\.\d+)\n", said.error)
+    assert found is not None
+    assert "stage 1" not in said.err
+    near = say("run", tiny, "--out", tmp_path / "out", "--set", f"budget.macs={float(found[1]) - 2e-3:.4f}")
+    assert near.code == 2
+
+
+def test_a_run_in_use_names_its_process(say: Callable[..., Said], tiny: Path, tmp_path: Path, finished: Any) -> None:
+    root = finished.copy(tmp_path / "run")
+    with (root / ".slimsight").open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write("4711")
+        file.flush()
+        said = say("run", tiny, "--out", root)
+    assert said.code == 2
+    assert said.error.startswith(f"error: {root} is in use by process 4711; wait until it ends")
+    assert say("run", tiny, "--out", root).code == 0
+
+
+@contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """The disk takes no larger files (bytes): as near to a full one as a test gets without mounting anything."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_no_room_for_a_file_keeps_what_is_finished(
+    say: Callable[..., Said], tiny: Path, tmp_path: Path, overrides: list[str]
+) -> None:
+    out = tmp_path / "out"
+    with files_up_to(40_000):  # the weights fit, model.pt2 does not
+        said = say("run", tiny, "--out", out, *overrides)
+    assert said.code == 2
+    assert said.error == (
+        f"error: the file is larger than this account or disk allows: {out / 'slim/model.pt2'} could not be written; "
+        "free some space (or choose another --out) and run again: what was finished is kept\n"
+    )
+    assert not list(out.rglob("*.part"))
+    said = say("run", tiny, "--out", out, *overrides)
+    assert said.code in (0, 1)
+    assert said.err.startswith("done before: classifier, gates, surgery, finetune\n")
+
+
+@pytest.mark.parametrize("place", ["new", "finished"])
+def test_a_full_disk_is_said_and_loses_nothing(
+    say: Callable[..., Said], tiny: Path, tmp_path: Path, finished: Any, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    out = tmp_path / "out" if place == "new" else finished.copy(tmp_path / "out")
+
+    def refuse(path: Path, *_args: object, **_options: object) -> int:
+        raise OSError(28, os.strerror(28), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", refuse)
+        said = say("run", tiny, "--out", out)
+    assert said.code == 2
+    written = "recipe.yaml" if place == "new" else "report.json"
+    assert said.error.startswith(f"error: the disk is full: {out / written} could not be written; free some space")
+    if place == "finished":
+        assert (out / "report.json").read_bytes() == (finished.root / "report.json").read_bytes()
+
+
+def test_an_error_that_nobody_expected_of_the_system_is_one_sentence_too(
+    say: Callable[..., Said], tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_path: Path) -> bytes:
+        raise OSError(5, "Input/output error", "/dev/disk")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    said = say("run", tiny, "--out", tmp_path / "out", "--set", "model.weights=x.pt")
+    assert said.code == 2
+    assert "Input/output error" in said.error
+
+
+def test_ctrl_c_is_exit_130_and_says_how_to_go_on(
+    say: Callable[..., Said], tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("deploy.pipeline.preflight", interrupt)
+    said = say("run", tiny, "--out", tmp_path / "out")
+    assert said.code == 130
+    assert said.error == "error: interrupted; the same command again goes on where it stopped\n"
+    assert said.error[:-1] in (tmp_path / "out" / "run.log").read_text()
+
+
+def test_errors_are_in_the_runs_log_too(
+    say: Callable[..., Said], tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_args: object) -> None:
+        raise PruningError("this did not work")
+
+    monkeypatch.setattr("deploy.pipeline.preflight", fail)
+    assert say("run", tiny, "--out", tmp_path / "out").error == "error: this did not work\n"
+    assert (tmp_path / "out" / "run.log").read_text().endswith(" error: this did not work\n")
+
+
+def test_overrides_and_a_donor_reach_the_run(
+    say: Callable[..., Said], tiny: Path, tmp_path: Path, finished: Any
+) -> None:
+    out = tmp_path / "out"
+    said = say("run", tiny, "--out", out, "--reuse", finished.root, "--set", "latency.rounds=25")
+    assert said.code == 0
+    assert f"judgement: taken from {finished.root}\n" in said.err
+    assert "stage 9 of 10: latency\n" in said.err
+    assert said.err.count("stage ") == 1
+    said = say("run", tiny, "--out", out, "--reuse", tmp_path / "nobody")
+    assert (said.code, "nobody does not exist" in said.error) == (2, True)
+
+
+def test_the_progress_of_a_command_is_closed_whatever_happens(
+    say: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = []
+    monkeypatch.setattr(ConsoleProgress, "close", lambda self: closed.append(self))
+    assert say("run", tmp_path / "none.yaml").code == 2
+    assert len(closed) == 1
