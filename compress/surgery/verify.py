@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -140,7 +140,7 @@ def prove_groups(
     """Freeze every group for which closing channels is not the same function as removing them.
 
     All groups are tried together first: equal outputs prove them all. Only when that fails are the culprits found,
-    by halving, and the rest tried together again.
+    by halving; and only when the rest still fails together, groups are added one by one.
 
     Args:
         images: (N, 3, H, W) real images, a few.
@@ -154,7 +154,7 @@ def prove_groups(
 
     if not graph.groups or fails(graph.groups) is None:
         return graph
-    reasons = {}
+    reasons: dict[str, str] = {}
     pending = _halves(graph.groups)
     for suspects in progress.track(_drain(pending), "proving groups", unit="trial"):
         reason = fails(suspects)
@@ -162,15 +162,12 @@ def prove_groups(
             pending += _halves(suspects)
         elif reason is not None:
             reasons[suspects[0].name] = reason + _widths_hint(shaken, suspects[0])
+    proven = graph.without(reasons)
+    if proven.groups and fails(proven.groups) is not None:
+        reasons |= _misfits(proven.groups, fails, progress)
     for name, reason in reasons.items():
         progress.note(f"group '{name}' is frozen: {reason}")
-    proven = graph.without(reasons)
-    if proven.groups and (reason := fails(proven.groups)) is not None:
-        raise PruningError(
-            f"each of the {len(proven.groups)} channel groups is exact alone, but not together: {reason}; "
-            "this is a defect of the dependency graph: please report the model"
-        )
-    return proven
+    return graph.without(reasons)
 
 
 def _halves(groups: Sequence[ChannelGroup]) -> list[Sequence[ChannelGroup]]:
@@ -182,3 +179,18 @@ def _drain(pending: list[Sequence[ChannelGroup]]) -> Iterator[Sequence[ChannelGr
     """What is pending, and what becomes so meanwhile."""
     while pending:
         yield pending.pop()
+
+
+def _misfits(
+    groups: Sequence[ChannelGroup], fails: Callable[[Sequence[ChannelGroup]], str | None], progress: Progress
+) -> dict[str, str]:
+    """Groups that are exact alone but not with those before them (Torch-Pruning loses an offset), and the reasons."""
+    fitting: list[ChannelGroup] = []
+    reasons = {}
+    for group in progress.track(groups, "joining groups", total=len(groups), unit="group"):
+        reason = fails([*fitting, group])
+        if reason is None:
+            fitting.append(group)
+        else:
+            reasons[group.name] = f"together with other groups {reason}"
+    return reasons

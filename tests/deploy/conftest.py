@@ -1,4 +1,7 @@
-"""A whole run in seconds: a network of three convolutions on digits of 16 pixels, made once for all tests."""
+"""A whole run in seconds: a network of five convolutions on digits of 16 pixels, made once for all tests.
+
+Smaller ones need luck: gates converge to 2 % of the MACs only where a single channel costs less than that.
+"""
 
 import shutil
 from collections.abc import Callable
@@ -24,7 +27,7 @@ def block(inputs, outputs, stride):
 
 def tiny(classes):
     return nn.Sequential(
-        block(3, 8, 2), block(8, 16, 1), block(16, 32, 2),
+        block(3, 16, 2), block(16, 24, 2), block(24, 24, 1), block(24, 24, 1), block(24, 32, 1),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, classes),
     )
 
@@ -43,7 +46,7 @@ model: {name: "tiny.py:tiny", train: {epochs: 6, lr: 0.1, batch_size: 64}}
 explainer:
   predictor: {epochs: 3, lr: 1e-3, batch_size: 64}
   selector: {epochs: 4, batch_size: 64}
-gates: {steer: rbf, steps: 200, lr: 0.15, temperature: 0.15, batch_size: 64}
+gates: {steer: rbf, steps: 200, lr: 0.12, batch_size: 64}
 finetune: {epochs: 2, lr: 0.02, batch_size: 64}
 latency: {rounds: 20, warmup_seconds: 0.1}
 """

@@ -48,8 +48,8 @@ def test_every_figure_is_the_one_its_stage_measured(finished: Any) -> None:
     assert report.gates.steer == "rbf"
     assert report.gates.soft_macs == gates["learned"]["soft_macs"]
     assert report.gates.hard_macs == report.slim.macs
-    assert report.exactness.groups == 3
-    assert [group.name for group in report.exactness.frozen_groups] == ["net.5"]
+    assert report.exactness.groups == 5
+    assert [group.name for group in report.exactness.frozen_groups] == ["net.7"]
     assert {row.group: row.total for row in report.channels} == {
         "net.0.0": 8,
         "net.1.0": 16,

@@ -93,7 +93,7 @@ def test_a_run_ends_with_its_figures_and_the_place_of_its_report(
     lines = said.out.splitlines()
     assert lines[-1] == f"report: {root / 'report.md'}"
     table = {line[:22].strip(): re.split(r"\s{2,}", line.strip())[1:] for line in lines[1:8]}
-    assert table["MACs"] == ["0.16 M", "0.08 M", f"{100 * finished.report.slim.macs / 161600:.2f} % kept"]
+    assert table["MACs"] == ["0.36 M", "0.18 M", f"{100 * finished.report.slim.macs / 359744:.2f} % kept"]
     assert table["test accuracy"][0] == f"{100 * finished.report.original.test_accuracy:.2f} %"
     assert table["latency, batch 1"][2].endswith("x)")
     assert table["explanations"][0].startswith("moved ")
@@ -167,8 +167,7 @@ def test_status_tells_what_is_done_and_who_is_at_it(say: Callable[..., Said], fi
         (root / gone).unlink()
     lines = say("status", root).out.splitlines()
     assert [line.split()[:2] for line in lines[1:11]] == [
-        [stage, "-" if stage == "export" else "done"]
-        for stage in "classifier predictor selector targets gates surgery finetune export latency judgement".split(" ")
+        [stage, "-" if stage == "export" else "done"] for stage in (record.name for record in finished.report.stages)
     ]
     assert lines[-1].startswith("not finished, and no process is working on it")
     with (root / ".slimsight").open("a+") as file:
@@ -240,7 +239,8 @@ def test_images_that_cannot_be_used_are_named(
     whole = broken.read_bytes()
     broken.write_bytes(whole[:50])
     said = run()
-    assert (said.code, f"{broken} is not an image that can be read; replace or remove it" in said.error) == (2, True)
+    assert said.code == 2
+    assert re.match(rf"error: {re.escape(str(broken))} cannot be decoded \(.*\); replace or remove it\n", said.error)
     assert not (out / "recipe.yaml").exists()
     broken.write_bytes(whole)
 
@@ -248,12 +248,12 @@ def test_images_that_cannot_be_used_are_named(
     broken = images / "test" / "dog" / "1.png"
     broken.write_bytes(b"no image")
     said = run()
-    assert (said.code, f"{broken} is not an image" in said.error) == (2, True)
+    assert said.code == 2
+    assert said.error == f"error: {broken} is not an image that can be read; replace or remove it\n"
     broken.write_bytes(whole)
     said = run()
     assert said.code in (0, 1)
     assert said.err.startswith("done before: classifier, gates, surgery, finetune, export, latency\n")
-    assert said.out.count("report: ") + said.error.count("report: ") == 1 if said.code else True
 
 
 def test_a_budget_out_of_reach_names_the_smallest_before_anything_is_learned(
