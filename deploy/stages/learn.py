@@ -27,7 +27,7 @@ from .outcome import Outcome
 def classifier(session: Session) -> Outcome:
     """The original: given weights, or trained here."""
     recipe, splits = session.recipe, session.splits
-    model = session.new_classifier()
+    model = session.new_classifier().to(session.fabric.device)
     if recipe.model.weights is None:
         train = recipe.model.train
         batches = session.shuffled(splits.train, train.batch_size, crop=True, flip=True)

@@ -89,7 +89,8 @@ def finished(tiny: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(scope="session")
 def plain() -> tuple[str, ...]:
     """Overrides for a run without an explainer, whose accuracy does not matter."""
-    return "explainer.enabled=false", "gates.steer=magnitude", "model.train.epochs=2", "finetune.epochs=1"
+    quick = ("model.train.epochs=2", "finetune.epochs=1")
+    return "explainer.enabled=false", "gates.steer=magnitude", *quick
 
 
 @pytest.fixture

@@ -51,10 +51,12 @@ def test_every_figure_is_the_one_its_stage_measured(finished: Any) -> None:
     assert report.exactness.groups == 5
     assert [group.name for group in report.exactness.frozen_groups] == ["net.7"]
     assert {row.group: row.total for row in report.channels} == {
-        "net.0.0": 8,
-        "net.1.0": 16,
-        "net.2.0": 32,
-        "net.5": 10,
+        "net.0.0": 16,
+        "net.1.0": 24,
+        "net.2.0": 24,
+        "net.3.0": 24,
+        "net.4.0": 32,
+        "net.7": 10,
     }
     assert report.channels[-1].kept == 10
     assert (report.data.train, report.data.val, report.data.test) == (1295, 143, 359)
