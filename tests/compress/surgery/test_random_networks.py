@@ -55,8 +55,10 @@ class Drawn(nn.Module):
                 value = value if layer is None else layer(value)
             maps.append(value)
         leaves = [value for index, value in enumerate(maps) if index not in read and index > 0]
-        side = min(leaf.shape[-1] for leaf in leaves)
-        leaves = [leaf if leaf.shape[-1] == side else nn.functional.adaptive_max_pool2d(leaf, side) for leaf in leaves]
+        side = min(int(leaf.shape[-1]) for leaf in leaves)  # a tensor while fvcore traces
+        leaves = [
+            leaf if int(leaf.shape[-1]) == side else nn.functional.adaptive_max_pool2d(leaf, side) for leaf in leaves
+        ]
         return torch.cat(leaves, 1) if len(leaves) > 1 else leaves[0]
 
     def features(self, images: Tensor) -> Tensor:
