@@ -15,16 +15,20 @@ from .training import History, fit, one_cycle, to_device
 
 @torch.no_grad()
 def recalibrate_bn(model: nn.Module, batches: Batches, count: int) -> None:
-    """Replace the running statistics of every batch normalisation by exact averages over ``count`` batches."""
+    """Replace the running statistics of every batch normalisation by exact averages over ``count`` batches.
+
+    Everything else is in eval mode meanwhile: with dropout the averages would be of a network that nobody deploys.
+    """
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) and m.track_running_stats]
     if not norms or count == 0:
         return
     momenta = [norm.momentum for norm in norms]
-    training = model.training
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a cumulative average
-    model.train()
+        norm.train()
     device = next(model.parameters()).device
     for seen, batch in enumerate(batches.epoch(0)):
         if seen == count:
@@ -32,7 +36,8 @@ def recalibrate_bn(model: nn.Module, batches: Batches, count: int) -> None:
         model(to_device(batch, device).images)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
-    model.train(training)
+    for module, training in modes.items():
+        module.training = training
 
 
 def train_classifier(

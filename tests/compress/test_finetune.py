@@ -93,6 +93,16 @@ def test_deeper_statistics_belong_to_the_batches_as_well(images: ImageSet) -> No
     torch.testing.assert_close(model[1].running_var, maps.var(1), rtol=1e-4, atol=1e-5)
 
 
+def test_dropout_rests_while_statistics_are_taken(images: ImageSet) -> None:
+    norm = nn.BatchNorm2d(3)
+    model = nn.Sequential(nn.Dropout(0.5), norm).train()
+    recalibrate_bn(model, Batches(images, 24), 1)
+    pixels = next(iter(Batches(images, 24))).images.transpose(0, 1).flatten(1)
+    torch.testing.assert_close(norm.running_mean, pixels.mean(1))
+    assert model.training
+    assert model[0].training
+
+
 @pytest.mark.parametrize("count", [0, 3])
 def test_nothing_to_recalibrate_changes_nothing(count: int, images: ImageSet) -> None:
     """No batches; or no statistics to replace."""

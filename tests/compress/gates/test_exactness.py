@@ -1,19 +1,23 @@
 """Per model: closed gates = slim model, cost model = fvcore, alone and with the explainer traced along."""
 
 import copy
+import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from compress.config import ModelConfig
 from compress.explain import ExplainedClassifier, Selector, find_scales
 from compress.gates import CostModel
 from compress.macs import count_macs
-from compress.models import Classifier
+from compress.models import Classifier, build_classifier
 from compress.surgery import (
     ChannelGraph,
     PrunePlan,
@@ -117,3 +121,29 @@ def test_what_is_frozen_has_a_reason(
     # Channels padded onto a residual stream cannot be followed; everything else can.
     assert ("net.conv1" in frozen) == name.endswith("-pad")
     assert len(frozen) == (2 if name.endswith("-pad") else 1)
+
+
+@pytest.mark.parametrize("depth", [20, 56])
+def test_given_weights_on_given_images(depth: int, weights_dir: Path, images_dir: Path) -> None:
+    """Trained networks on photographs: the logits of a real deployment, in float32."""
+    weights = weights_dir / f"resnet{depth}_cifar10_jpeg.safetensors"
+    classifier = build_classifier(ModelConfig(name=f"resnet{depth}", weights=weights), 10)
+    images = first_photographs(images_dir / "cifar10-jpeg.tar.xz", 32)
+    classifier.eval()
+    graph = prove_groups(classifier, trace_groups(classifier, images[:1]), images[:2])
+    for seed in range(5):
+        plan = random_plan(graph, seed)
+        slim = copy.deepcopy(classifier)
+        slim_(slim, plan, images[:1])
+        assert gated_vs_slim(classifier, slim, graph.groups, plan, images) <= 1e-5
+
+
+def first_photographs(archive: Path, count: int) -> Tensor:
+    pixels: list[np.ndarray] = []
+    with tarfile.open(archive, "r|xz") as members:  # a stream: reads no further than it must
+        for member in members:
+            if member.name.endswith(".jpg") and (file := members.extractfile(member)) is not None:
+                pixels.append(np.asarray(Image.open(file).convert("RGB")))
+            if len(pixels) == count:
+                break
+    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255
