@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import FinetuneConfig, TrainConfig
-from .data import Batch, Batches
+from .data import Batch, BatchSource
 from .progress import SILENT, Progress
 from .training import History, fit, one_cycle, to_device
 
 
 @torch.no_grad()
-def recalibrate_bn(model: nn.Module, batches: Batches, count: int) -> None:
+def recalibrate_bn(model: nn.Module, batches: BatchSource, count: int) -> None:
     """Replace the running statistics of every batch normalisation by exact averages over ``count`` batches.
 
     Everything else is in eval mode meanwhile: with dropout the averages would be of a network that nobody deploys.
@@ -42,7 +42,7 @@ def recalibrate_bn(model: nn.Module, batches: Batches, count: int) -> None:
 
 def train_classifier(
     model: nn.Module,
-    train: Batches,
+    train: BatchSource,
     fabric: Fabric,
     *,
     config: TrainConfig,

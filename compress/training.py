@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
-from .data import Batch, Batches
+from .data import Batch, BatchSource
 from .errors import PruningError
 from .progress import SILENT, Progress
 
@@ -66,7 +66,7 @@ def one_cycle(optimizer: Optimizer, steps: int, *, warm: float = 0.2) -> LRSched
 
 def fit(
     model: nn.Module,
-    batches: Batches,
+    batches: BatchSource,
     loss: Loss,
     optimizer: Optimizer,
     fabric: Fabric,
@@ -146,7 +146,7 @@ def fit(
 
 
 @torch.inference_mode()
-def logits_of(model: nn.Module, batches: Batches, *, device: torch.device | None = None) -> Tensor:
+def logits_of(model: nn.Module, batches: BatchSource, *, device: torch.device | None = None) -> Tensor:
     """(N, classes) float32 logits over one pass, in the model's eval mode; its mode is restored."""
     device = device or next(model.parameters()).device
     training = model.training
@@ -157,7 +157,7 @@ def logits_of(model: nn.Module, batches: Batches, *, device: torch.device | None
         model.train(training)
 
 
-def evaluate(model: nn.Module, batches: Batches, *, device: torch.device | None = None) -> Score:
+def evaluate(model: nn.Module, batches: BatchSource, *, device: torch.device | None = None) -> Score:
     """Top-1 accuracy and cross entropy of ``model`` on ``batches`` (not shuffled, not augmented), in float32."""
     logits = logits_of(model, batches, device=device)
     labels = torch.cat([batch.labels for batch in batches.epoch(0)])

@@ -2,6 +2,18 @@
 
 from .batches import Batch, Batches
 from .images import ImageSet, Rows
+from .loader import BatchSource, LoaderBatches, TensorBatches, take
 from .splits import Splits, open_splits
 
-__all__ = ["Batch", "Batches", "ImageSet", "Rows", "Splits", "open_splits"]
+__all__ = [
+    "Batch",
+    "BatchSource",
+    "Batches",
+    "ImageSet",
+    "LoaderBatches",
+    "Rows",
+    "Splits",
+    "TensorBatches",
+    "open_splits",
+    "take",
+]

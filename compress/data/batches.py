@@ -74,7 +74,7 @@ class Batches:
 
     def epoch(self, k: int) -> Iterator[Batch]:
         """The batches of epoch ``k``; the same ``k`` yields the same pixels, whatever was drawn before."""
-        random = torch.Generator().manual_seed(_mix(self.seed, k))
+        random = epoch_generator(self.seed, k)
         total = len(self.images)
         order = torch.randperm(total, generator=random) if self.shuffle else torch.arange(total)
         # Drawn for the whole epoch at once, so that the batch size does not change what happens to an image.
@@ -112,6 +112,7 @@ def crop(images: Tensor, corners: Tensor, padding: int) -> Tensor:
     return windows[torch.arange(len(images)), :, corners[:, 0], corners[:, 1]]
 
 
-def _mix(seed: int, k: int) -> int:
-    """Unrelated generators for neighbouring seeds and epochs, where ``seed + k`` would share them."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}/{k}".encode(), digest_size=8).digest(), "little") >> 1
+def epoch_generator(seed: int, k: int) -> torch.Generator:
+    """Unrelated random numbers for neighbouring seeds and epochs, where ``seed + k`` would share them."""
+    mixed = int.from_bytes(hashlib.blake2b(f"{seed}/{k}".encode(), digest_size=8).digest(), "little") >> 1
+    return torch.Generator().manual_seed(mixed)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from ..data import Batches
+from ..data import BatchSource
 from ..progress import SILENT, Progress
 from ..training import to_device
 from .rbf import rbf_map
@@ -29,7 +29,7 @@ class Drift:
 
 
 @torch.inference_mode()
-def explanations(network: ExplainedClassifier, batches: Batches, *, progress: Progress = SILENT) -> Tensor:
+def explanations(network: ExplainedClassifier, batches: BatchSource, *, progress: Progress = SILENT) -> Tensor:
     """(N, 3) RBF parameters in pixels for the true labels, over one pass; in float32 and eval mode."""
     network.eval()
     device = next(network.parameters()).device

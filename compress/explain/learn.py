@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from ..config import SelectorConfig
-from ..data import Batch, Batches
+from ..data import Batch, BatchSource
 from ..errors import PruningError
 from ..progress import SILENT, Progress
 from ..training import History, fit, one_cycle, to_device
@@ -79,8 +79,8 @@ class _AreaWeight:
 def train_selector(
     network: ExplainedClassifier,
     predictor: Predictor,
-    train: Batches,
-    val: Batches,
+    train: BatchSource,
+    val: BatchSource,
     fabric: Fabric,
     *,
     config: SelectorConfig,
@@ -137,7 +137,7 @@ def train_selector(
 
 @torch.inference_mode()
 def judge_selector(
-    network: ExplainedClassifier, predictor: Predictor, val: Batches, fabric: Fabric, *, brief: bool = False
+    network: ExplainedClassifier, predictor: Predictor, val: BatchSource, fabric: Fabric, *, brief: bool = False
 ) -> SelectorQuality:
     """Measure a selector on validation images with its mean maps (no sampling). Leaves both in eval mode.
 

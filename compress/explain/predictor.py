@@ -9,7 +9,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from ..config import MaskConfig, PredictorConfig
-from ..data import Batch, Batches
+from ..data import Batch, BatchSource
 from ..models import Classifier
 from ..progress import SILENT, Progress
 from ..training import History, fit, one_cycle, to_device
@@ -49,8 +49,8 @@ def new_predictor(classifier: Classifier, config: PredictorConfig) -> Predictor:
 def train_predictor(
     predictor: Predictor,
     classifier: Classifier,
-    train: Batches,
-    val: Batches,
+    train: BatchSource,
+    val: BatchSource,
     fabric: Fabric,
     *,
     config: PredictorConfig,
@@ -75,14 +75,15 @@ def train_predictor(
     def validate() -> float:
         predictor.eval()
         with fixed_draws(device):  # the same masks every time: epochs are compared on equal terms
-            total = torch.zeros(())
+            total, count = torch.zeros(()), 0
             for batch in val.epoch(0):
                 batch = to_device(batch, device)
                 with fabric.autocast():
                     kl = divergence(classifier(batch.images), predictor(batch.images, draw(batch)))
                 total += kl.sum().cpu()
+                count += len(kl)
         predictor.train()
-        return float(total) / val.count
+        return float(total) / count
 
     optimizer = torch.optim.Adam(predictor.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     predictor.train()

@@ -1,0 +1,136 @@
+"""A user's own loader as batches: any iterable of (images, labels) that can be iterated again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sized
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+from .batches import Batch, epoch_generator
+
+
+class BatchSource(Protocol):
+    """Batches of images, epoch after epoch: what every stage that learns reads."""
+
+    @property
+    def batch_size(self) -> int:
+        """Images of a full batch."""
+        ...
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        ...
+
+    def epoch(self, k: int) -> Iterator[Batch]:
+        """The batches of epoch ``k``."""
+        ...
+
+
+class LoaderBatches:
+    """A loader's batches as they come; its own order and augmentation hold. ``indices`` count within an epoch.
+
+    The first batch is read at once, to refuse what is not (images, labels); all are counted where the loader does
+    not know its length.
+
+    Raises:
+        DataError: the loader gives nothing, something else, or cannot be iterated a second time.
+    """
+
+    def __init__(self, loader: Iterable[Any]) -> None:
+        self.loader = loader
+        first = next(self.epoch(0), None)
+        if first is None:
+            raise DataError("the loader gives no batches: give one that yields (images, labels)")
+        self.batch_size = len(first.labels)
+        self._batches = len(loader) if isinstance(loader, Sized) else sum(1 for _ in self.epoch(1))
+
+    def __len__(self) -> int:
+        return self._batches
+
+    def epoch(self, k: int) -> Iterator[Batch]:
+        """One pass over the loader, whatever ``k`` is."""
+        seen = 0
+        for item in self.loader:
+            images, labels = _checked(item)
+            yield Batch(images, labels, torch.arange(seen, seen + len(labels)))
+            seen += len(labels)
+        if not seen and k:
+            raise DataError(
+                "the loader is empty the second time it is read (a generator?): give a DataLoader or a list of batches"
+            )
+
+
+class TensorBatches:
+    """Images in memory, in full batches, reshuffled every epoch by ``seed``.
+
+    Args:
+        images: (N, 3, H, W) as the classifier takes them; ``labels`` (N,) int64.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, batch_size: int, *, seed: int = 0, shuffle: bool = True) -> None:
+        assert len(images) == len(labels) > 0
+        self.images, self.labels = images, labels
+        self.batch_size = min(batch_size, len(images))
+        self.seed, self.shuffle = seed, shuffle
+
+    def __len__(self) -> int:
+        """Batches per epoch: full ones when shuffled, else all."""
+        full, rest = divmod(len(self.images), self.batch_size)
+        return full + (rest > 0 and not self.shuffle)
+
+    def epoch(self, k: int) -> Iterator[Batch]:
+        """The batches of epoch ``k``; the same ``k`` yields the same."""
+        total = len(self.images)
+        order = torch.randperm(total, generator=epoch_generator(self.seed, k)) if self.shuffle else torch.arange(total)
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            indices = order[start : start + self.batch_size]
+            yield Batch(self.images[indices], self.labels[indices], indices)
+
+
+def take(loader: Iterable[Any], count: int) -> tuple[Tensor, Tensor]:
+    """The first ``count`` images (N, 3, H, W) of a loader and their labels (N,), in memory; fewer if it has fewer.
+
+    Raises:
+        DataError: the loader gives nothing, or something else than (images, labels).
+    """
+    images: list[Tensor] = []
+    labels: list[Tensor] = []
+    for item in loader:
+        if sum(map(len, labels)) >= count:
+            break
+        some, theirs = _checked(item)
+        images.append(some)
+        labels.append(theirs)
+    if not images:
+        raise DataError("the loader gives no batches: give one that yields (images, labels)")
+    return torch.cat(images)[:count], torch.cat(labels)[:count]
+
+
+def _checked(item: Any) -> tuple[Tensor, Tensor]:
+    """Images and labels of one batch of a user's loader, on the CPU."""
+    if not isinstance(item, list | tuple) or len(item) < 2 or not all(isinstance(part, Tensor) for part in item[:2]):
+        raise DataError(
+            f"the loader yields {_described(item)}; every batch must be (images, labels), two tensors: "
+            "wrap the loader in one that yields those"
+        )
+    images, labels = item[0].detach().cpu(), item[1].detach().cpu()
+    if images.dim() != 4 or not images.is_floating_point() or len(images) == 0:
+        raise DataError(
+            f"the loader's images are {tuple(images.shape)} {images.dtype}; the classifier's input is needed: "
+            "(N, 3, H, W) floating point, N at least 1"
+        )
+    if labels.shape != images.shape[:1] or labels.is_floating_point():
+        raise DataError(
+            f"the loader's labels are {tuple(labels.shape)} {labels.dtype}; class numbers ({len(images)},) of an "
+            "integer type are needed, not one-hot or mixed labels"
+        )
+    return images.float(), labels.long()
+
+
+def _described(item: Any) -> str:
+    if isinstance(item, list | tuple):
+        return f"a {type(item).__name__} of {', '.join(type(part).__name__ for part in item) or 'nothing'}"
+    return f"a {type(item).__name__}"

@@ -1,0 +1,305 @@
+"""slimsight on a model and a loader of your own, in Python:
+
+    from deploy import api
+
+    traced = api.trace(model, example)                      # channel groups, each proven
+    traced = api.explain(traced, train_loader, val_loader)  # optional: gates are then steered by explanations
+    scores = api.learn_gates(traced, train_loader, macs=0.5)
+    slimmed = api.slim(traced, api.select(traced, scores, macs=0.5, align=8))
+    ...                                                     # finetune slimmed.model in your own loop
+    api.save(slimmed, "slim")
+    model = api.load("slim")                                # needs torch only, not the code of the model
+
+The model is never changed: every step works on copies. Loaders yield (images, labels), the images as the model takes
+them (normalised, if it was trained so).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compress.config import ExplainerConfig, GatesConfig
+from compress.data import LoaderBatches, TensorBatches, take
+from compress.errors import ConfigError, ModelError, PruningError
+from compress.explain import (
+    ExplainedClassifier,
+    Selector,
+    explanations,
+    find_scales,
+    judge_selector,
+    new_predictor,
+    refuse_collapsed,
+    train_predictor,
+    train_selector,
+)
+from compress.files import read_tensors, write_tensors
+from compress.gates import CostModel, budget_macs, check_budget, magnitude, uniform
+from compress.gates import learn_gates as learn
+from compress.gates import select as choose
+from compress.models import Classifier
+from compress.progress import SILENT, Progress
+from compress.surgery import ChannelGraph, PrunePlan, gated_vs_slim, prove_groups, slim_, trace_groups
+from compress.training import make_fabric
+from export.to_torch_export import export_pt2, load_program, load_pt2
+
+Scores = Mapping[str, Tensor]
+"""What each channel is worth: (channels,) for every group, comparable across groups."""
+
+EXPLAINED = ExplainedClassifier.PREFIX + "net."
+"""Where the model sits in the network that also explains it."""
+
+WEIGHTS, PLAN, PROGRAM, EXPLAINER = "model.safetensors", "plan.json", "model.pt2", "explainer.safetensors"
+
+_PROOF_IMAGES = 4
+_EXACT = 1e-4
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A model with its proven channel groups and its cost; ``explained`` joins it with an explainer, if it has one."""
+
+    model: nn.Module
+    example: Tensor
+    graph: ChannelGraph
+    cost: CostModel
+    explained: ExplainedClassifier | None = None
+
+
+@dataclass(frozen=True)
+class Slimmed:
+    """What surgery gives: the slim model (its class is the original's), its plan, its explainer if it has one.
+
+    ``max_rel``: largest difference of its outputs from the original's with closed gates, relative.
+    """
+
+    model: nn.Module
+    plan: PrunePlan
+    example: Tensor
+    macs: int
+    max_rel: float
+    explained: ExplainedClassifier | None = None
+
+
+def trace(model: nn.Module, example: Tensor, *, progress: Progress = SILENT) -> Traced:
+    """Find the channel groups of ``model`` and prove each by a dry run.
+
+    Args:
+        model: images (N, 3, H, W) -> logits (N, classes); copied, in eval mode, to the CPU.
+        example: (N, 3, H, W) a few real images, as the model takes them.
+
+    Raises:
+        ModelError: the model does not give logits for the example.
+        PruningError: its channels cannot be followed.
+    """
+    if example.dim() != 4 or not example.is_floating_point():
+        raise ModelError(
+            f"the example is {tuple(example.shape)} {example.dtype}; give a few images as the model takes them: "
+            "(N, 3, H, W), floating point"
+        )
+    model = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
+    example = example[:_PROOF_IMAGES].detach().cpu().float()
+    _check_logits(model, example)
+    graph = prove_groups(model, trace_groups(model, example[:1]), example, progress=progress)
+    return Traced(model, example, graph, _cost(model, example, graph))
+
+
+def explain(
+    traced: Traced,
+    train: Iterable[Any],
+    val: Iterable[Any],
+    *,
+    config: ExplainerConfig | None = None,
+    progress: Progress = SILENT,
+) -> Traced:
+    """Train an amortized explainer of the model (ISP Eq. 7 and 8); gates learned from here on are steered by it.
+
+    Args:
+        train, val: loaders of (images, labels); square images, one size.
+
+    Raises:
+        ModelError: the model has no feature maps to explain with.
+        PruningError: the explainer collapsed, or is no better than random masks.
+    """
+    config = config or ExplainerConfig()
+    classifier = Classifier(copy.deepcopy(traced.model), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)).eval()
+    classes = _check_logits(classifier, traced.example)
+    fabric = make_fabric()
+    batches, judged = LoaderBatches(train), LoaderBatches(val)
+    selector = Selector(find_scales(classifier, traced.example[:1]), classes, traced.example.shape[-1])
+    network = ExplainedClassifier(classifier, selector)
+    network.to(fabric.device)
+    predictor = new_predictor(classifier, config.predictor)
+    train_predictor(
+        predictor, classifier, batches, judged, fabric, config=config.predictor, masks=config.masks, progress=progress
+    )
+    train_selector(
+        network,
+        predictor,
+        batches,
+        judged,
+        fabric,
+        config=config.selector,
+        target_area=config.target_area,
+        progress=progress,
+    )
+    refuse_collapsed(judge_selector(network, predictor, judged, fabric), config.target_area)
+    network.cpu().to(memory_format=torch.contiguous_format)
+    graph = trace_groups(network, traced.example[:1], prefix=EXPLAINED, view=network.view)
+    graph = prove_groups(network, graph, traced.example, prefix=EXPLAINED, view=network.view, progress=progress)
+    cost = _cost(traced.model, traced.example, graph, EXPLAINED)
+    return replace(traced, graph=graph, cost=cost, explained=network)
+
+
+def learn_gates(
+    traced: Traced,
+    loader: Iterable[Any],
+    *,
+    macs: float = 0.5,
+    images: int = 2500,
+    config: GatesConfig | None = None,
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> Scores:
+    """Learn what each channel is worth under a budget (ISP Eq. 10); steered if ``traced`` has an explainer.
+
+    Args:
+        loader: gives the images that gates learn on: the first ``images`` of it are kept in memory.
+        macs: the budget: a share to keep (below 1) or a number of MACs.
+
+    Raises:
+        DataError: the loader gives something else than (images, labels).
+        PruningError: the budget is out of reach, or the gates did not converge.
+    """
+    budget = budget_macs(macs, traced.cost.total)
+    check_budget(traced.cost, budget)
+    config = config or GatesConfig(steer="rbf" if traced.explained is not None else "none")
+    if config.steer in ("magnitude", "uniform"):
+        return (magnitude if config.steer == "magnitude" else uniform)(_joint(traced), traced.graph.groups)
+    if config.steer == "rbf" and traced.explained is None:
+        raise ConfigError("gates.steer is rbf and there is no explainer: call explain() first, or take steer='none'")
+    fabric = make_fabric()
+    network = _joint(traced).to(fabric.device)
+    pixels, labels = take(loader, images)
+    targets = None
+    if config.steer == "rbf":
+        assert isinstance(network, ExplainedClassifier)
+        ordered = TensorBatches(pixels, labels, config.batch_size, shuffle=False)
+        targets = explanations(network, ordered, progress=progress)
+    torch.manual_seed(seed)
+    train = TensorBatches(pixels, labels, config.batch_size, seed=seed)
+    return learn(
+        network,
+        traced.graph.groups,
+        traced.cost,
+        train,
+        fabric,
+        config=config,
+        budget=budget,
+        targets=targets,
+        progress=progress,
+    ).scores
+
+
+def select(traced: Traced, scores: Scores, *, macs: float = 0.5, align: int = 1) -> PrunePlan:
+    """The channels that a budget keeps: never above it, widths in multiples of ``align``.
+
+    Raises:
+        PruningError: nothing can shrink, or the budget is out of reach (the message names the smallest).
+    """
+    return choose(traced.cost, scores, budget=budget_macs(macs, traced.cost.total), align=align).plan
+
+
+def slim(traced: Traced, plan: PrunePlan) -> Slimmed:
+    """Remove what ``plan`` does not keep from a copy of the model (and of its explainer), and prove it.
+
+    Raises:
+        PruningError: the plan does not fit the model, or the slim model does not compute what closed gates do.
+    """
+    network = _joint(traced)
+    twin = copy.deepcopy(network)
+    prefix, view = (EXPLAINED, twin.view) if isinstance(twin, ExplainedClassifier) else ("", None)
+    slim_(twin, plan, traced.example[:1], prefix=prefix, view=view)
+    twin.eval()
+    difference = gated_vs_slim(network, twin, traced.graph.groups, plan, traced.example)
+    if not difference <= _EXACT:
+        raise PruningError(
+            f"the slim model's outputs differ by {difference:.1e} (relative) from the original's with closed gates, "
+            f"{_EXACT:.0e} is allowed: please report this model"
+        )
+    explained = twin if isinstance(twin, ExplainedClassifier) else None
+    model = twin.classifier.net if isinstance(twin, ExplainedClassifier) else twin
+    return Slimmed(model, plan, traced.example[:1], traced.cost.of_plan(plan), difference, explained)
+
+
+def save(slimmed: Slimmed, folder: str | Path) -> None:
+    """Write weights (safetensors), plan (JSON), a self-contained ``model.pt2``, and the explainer's weights.
+
+    Raises:
+        ExportError: the model cannot be traced with a free batch size.
+        RunError: the disk is full or the place is not writable.
+    """
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    export_pt2(slimmed.model, slimmed.example, place / PROGRAM)
+    write_tensors(place / WEIGHTS, slimmed.model.state_dict())
+    slimmed.plan.save(place / PLAN)
+    if slimmed.explained is not None:
+        write_tensors(place / EXPLAINER, slimmed.explained.selector.state_dict())
+
+
+def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
+    """The slim model of a folder that ``save`` wrote, in eval mode; without ``model``, of a run's ``slim`` too.
+
+    Args:
+        model: the original architecture, for a slim model that can be trained on; a copy is slimmed and gets the
+            weights. Without it: the self-contained program, for inference with torch alone.
+
+    Raises:
+        ExportError: there is no program in the folder, or this torch cannot read it.
+        PruningError: the plan does not fit ``model``.
+        ModelError: the weights do not.
+    """
+    place = Path(folder)
+    if model is None:
+        return load_pt2(place / PROGRAM)
+    inputs, _ = load_program(place / PROGRAM).example_inputs
+    twin = copy.deepcopy(model).cpu()
+    slim_(twin, PrunePlan.load(place / PLAN), inputs[0][:1])
+    try:
+        twin.load_state_dict(read_tensors(place / WEIGHTS))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(
+            f"{place / WEIGHTS} does not fit {type(model).__name__} after the plan ({reason}): give the architecture "
+            "that was slimmed"
+        ) from error
+    return twin.eval()
+
+
+def _joint(traced: Traced) -> nn.Module:
+    """A private copy of what is traced together."""
+    return copy.deepcopy(traced.explained if traced.explained is not None else traced.model).eval()
+
+
+def _cost(model: nn.Module, example: Tensor, graph: ChannelGraph, prefix: str = "") -> CostModel:
+    return CostModel.of(model, example[:1], graph.groups, prefix=prefix)
+
+
+@torch.no_grad()
+def _check_logits(model: nn.Module, example: Tensor) -> int:
+    """The number of classes."""
+    logits = model(example)
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(example):
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ModelError(
+            f"the model gives {found} for {len(example)} images; it must give one tensor of logits (N, classes): "
+            "wrap it in a module that returns those"
+        )
+    return logits.shape[1]
