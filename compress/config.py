@@ -128,6 +128,9 @@ class GatesConfig(Section):
     cost_weight: Positive = Field(default=2.0, description="g2 of R_res")
     temperature: Positive = 0.4
     shrink: Fraction = Field(default=0.6, description="share of the steps over which the target falls to the budget")
+    compile: bool | Literal["auto"] = Field(
+        default="auto", description="torch.compile the step; auto: on a CPU, when the steps saved are worth the wait"
+    )
 
 
 class BudgetConfig(Section):

@@ -10,16 +10,18 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.conv import _ConvNd
 
 from ..config import GatesConfig
 from ..data import Batch, BatchSource
 from ..errors import PruningError
-from ..explain import REFERENCE_SIDE, ExplainedClassifier
+from ..explain import REFERENCE_SIDE
 from ..progress import SILENT, Progress
-from ..surgery import ChannelGroup, masked
-from ..training import fit
+from ..surgery import ChannelGroup
+from ..training import fit, to_device
 from .cost import CostModel
 from .gate import Gates
+from .gated import GatedNetwork, pays_to_compile
 
 TRAVEL = 16.0
 """Distance that Adam can move a logit over all steps: the default learning rate is this / steps."""
@@ -80,28 +82,6 @@ def overshoot(macs: Tensor, target: Tensor) -> Tensor:
     return (floor / torch.minimum(macs, floor)).log()
 
 
-class GatedNetwork(nn.Module):
-    """Frozen network + gates as one module: what ``fit`` trains. Only the gates have gradients."""
-
-    def __init__(self, network: nn.Module, gates: Gates, groups: Sequence[ChannelGroup]) -> None:
-        super().__init__()
-        self.network = network
-        self.classifier = network.classifier if isinstance(network, ExplainedClassifier) else network
-        self.gates = gates
-        self.groups = tuple(groups)
-
-    def forward(
-        self, images: Tensor, labels: Tensor, *, noise: float, temperature: float, steered: bool
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Logits, RBF parameters (None unless ``steered``) and the one gate sample that made them."""
-        values = self.gates(noise=noise, temperature=temperature)
-        with masked(self.network, self.groups, self.gates.split(values)):
-            if steered:
-                logits, params = self.network(images, labels)
-                return logits, params, values
-            return self.classifier(images), None, values
-
-
 def learn_gates(
     network: nn.Module,
     groups: Sequence[ChannelGroup],
@@ -132,17 +112,15 @@ def learn_gates(
     network.eval().requires_grad_(False)
     cost = copy.deepcopy(cost).to(fabric.device)
     gates = Gates(groups)
-    gated = GatedNetwork(network, gates, groups)
+    gated = _to_gated(
+        network, gates, groups, cost, train, fabric, config=config, steered=targets is not None, progress=progress
+    )
     schedule = _Schedule(config, cost.total, budget)
 
     def loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         gated.eval()
         logits, params, values = model(
-            batch.images,
-            batch.labels,
-            noise=schedule.noise,
-            temperature=schedule.temperature,
-            steered=targets is not None,
+            batch.images, batch.labels, noise=schedule.noise, temperature=schedule.temperature
         )
         macs = cost.of_values(values.double())
         ce = F.cross_entropy(logits.float(), batch.labels)
@@ -172,6 +150,33 @@ def learn_gates(
         progress=progress,
     )
     return _result(gates, cost, budget, history.epochs[-1], config, schedule.temperature)
+
+
+def _to_gated(
+    network: nn.Module,
+    gates: Gates,
+    groups: Sequence[ChannelGroup],
+    cost: CostModel,
+    train: BatchSource,
+    fabric: Fabric,
+    *,
+    config: GatesConfig,
+    steered: bool,
+    progress: Progress,
+) -> GatedNetwork:
+    """The gated network, compiled if the recipe asks for it or if that pays."""
+    with torch.random.fork_rng():  # a loader of the user's may draw its order here
+        batch = to_device(next(train.epoch(0)), fabric.device)
+    gated = GatedNetwork(network, gates, groups, batch, steered=steered)
+    gated.to(fabric.device).to(memory_format=torch.channels_last)
+    wanted = config.compile
+    if wanted == "auto":
+        layers = sum(isinstance(module, _ConvNd | nn.Linear) for module in gated.modules())
+        wanted = fabric.device.type == "cpu" and pays_to_compile(config.steps, len(batch.images), cost.total, layers)
+    if wanted:
+        with fabric.autocast():
+            gated.compile_(batch, progress)
+    return gated
 
 
 class _Schedule:
