@@ -88,7 +88,7 @@ class GatedNetwork(nn.Module):
     compared with ``masked`` in float64, on two images of ``batch``, at random gates.
 
     Raises:
-        PruningError: the network's gates do not work outside of the network as given.
+        PruningError: the fast form computes something else.
     """
 
     def __init__(
@@ -126,8 +126,8 @@ class GatedNetwork(nn.Module):
         except (RuntimeError, OSError) as error:  # of the compiler: the same step has just run without it
             progress.note(f"gates: the step runs eagerly, it cannot be compiled ({_first_line(error)})")
             return False
-        difference = max_relative(found, eager)
-        if not difference <= COMPILED_TOLERANCE[_precision(batch.images.device)]:
+        difference = _apart(found, eager)
+        if difference > COMPILED_TOLERANCE[_precision(batch.images.device)]:
             progress.note(f"gates: the step runs eagerly, compiled it differs by {difference:.1e}")
             return False
         self._compiled, self._compiled_for = compiled, batch.images.shape
@@ -162,7 +162,7 @@ def proven_pairs(
     def differs(pairs: Sequence[FoldPair]) -> bool:
         fast = FastNetwork(network, groups, pairs, steered=steered)
         outputs = fast(fast.spread(values, 1), fast.spread(values.log(), 0), images, labels)
-        return not max_relative([x for x in outputs if x is not None], expected) <= TOLERANCE
+        return _apart([x for x in outputs if x is not None], expected) > TOLERANCE
 
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         with masked(network, groups, dict(zip(names, torch.split(values, widths), strict=True))):
@@ -174,11 +174,17 @@ def proven_pairs(
             pairs = ()
         if not pairs and differs(pairs):
             raise PruningError(
-                f"{type(network).__name__} does not compute the same outside of the network it was traced in: a layer "
-                "is called with more than one tensor, or its weights are read by another; gates cannot be learned, "
-                "set gates.steer=magnitude"
+                f"gates in the weights of {type(network).__name__} do not do what gates on its activations do (are its "
+                "outputs finite numbers, and are its layers called as they are defined?); check the model, or rank by "
+                "weights: gates.steer=magnitude"
             )
     return pairs
+
+
+def _apart(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """``max_relative``; infinity where a number is missing."""
+    finite = all(bool(torch.isfinite(x).all()) for x in (*found, *expected))
+    return max_relative(found, expected) if finite else float("inf")
 
 
 def _random_gates(like: Tensor) -> Tensor:

@@ -82,6 +82,50 @@ def overshoot(macs: Tensor, target: Tensor) -> Tensor:
     return (floor / torch.minimum(macs, floor)).log()
 
 
+class GateObjective:
+    """ISP Eq. 10 of a batch, under a target, a noise and a cost weight that ``advance`` from step to step.
+
+    Args:
+        targets: (N, 3) C_x by image index; None: not steered.
+    """
+
+    def __init__(self, cost: CostModel, config: GatesConfig, budget: float, targets: Tensor | None) -> None:
+        self.cost, self.config, self.targets = cost, config, targets
+        self.total, self.budget = cost.total, AIM * budget
+        self.cost_weight = config.cost_weight
+        self.noise = 1.0
+        self.temperature = config.temperature
+        self.target: float = self.total
+
+    def __call__(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """The loss and what it is made of; ``model`` is called as ``GatedNetwork`` is."""
+        model.eval()
+        logits, params, values = model(batch.images, batch.labels, noise=self.noise, temperature=self.temperature)
+        macs = self.cost.of_values(values.double())
+        ce = F.cross_entropy(logits.float(), batch.labels)
+        target = macs.new_tensor(self.target)
+        residual = residual_cost(macs, target)
+        total = ce + self.cost_weight * (residual + overshoot(macs, target)).float()
+        figures = {"ce": ce, "residual": residual.float(), "macs": macs / self.total}
+        if self.targets is not None:
+            wanted = self.targets[batch.indices.cpu()].to(params.device)
+            scale = (REFERENCE_SIDE / batch.images.shape[-1]) ** 2
+            steer = (params - wanted).square().sum(1).mean() * scale
+            total = total + self.config.steer_weight * steer
+            figures["steer"] = steer
+        return {"loss": total, **figures}
+
+    def advance(self, step: int, figures: Mapping[str, float]) -> None:
+        """Set what the step after ``step`` takes."""
+        config, share = self.config, (step + 1) / self.config.steps
+        fallen = min(1.0, share / config.shrink)
+        self.target = self.total + (self.budget - self.total) * fallen
+        self.noise = max(0.0, min(1.0, (NOISE_OFF - share) / (NOISE_OFF - config.shrink)))
+        self.temperature = config.temperature * (COLD + (1 - COLD) * self.noise)
+        # Dual ascent: the multiplier of the constraint T(v) <= target.
+        self.cost_weight += config.cost_weight * figures["residual"]
+
+
 def learn_gates(
     network: nn.Module,
     groups: Sequence[ChannelGroup],
@@ -109,47 +153,26 @@ def learn_gates(
     Raises:
         PruningError: the gates did not converge; the message says what to change.
     """
-    network.eval().requires_grad_(False)
+    network.eval().requires_grad_(False).to(fabric.device)
     cost = copy.deepcopy(cost).to(fabric.device)
     gates = Gates(groups)
     gated = _to_gated(
         network, gates, groups, cost, train, fabric, config=config, steered=targets is not None, progress=progress
     )
-    schedule = _Schedule(config, cost.total, budget)
-
-    def loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        gated.eval()
-        logits, params, values = model(
-            batch.images, batch.labels, noise=schedule.noise, temperature=schedule.temperature
-        )
-        macs = cost.of_values(values.double())
-        ce = F.cross_entropy(logits.float(), batch.labels)
-        target = macs.new_tensor(schedule.target)
-        residual = residual_cost(macs, target)
-        total = ce + schedule.cost_weight * (residual + overshoot(macs, target)).float()
-        figures = {"ce": ce, "residual": residual.float(), "macs": macs / cost.total}
-        if targets is not None:
-            assert params is not None
-            wanted = targets[batch.indices.cpu()].to(params.device)
-            scale = (REFERENCE_SIDE / batch.images.shape[-1]) ** 2
-            steer = (params - wanted).square().sum(1).mean() * scale
-            total = total + config.steer_weight * steer
-            figures["steer"] = steer
-        return {"loss": total, **figures}
-
+    objective = GateObjective(cost, config, budget, targets)
     lr = config.lr if config.lr is not None else TRAVEL / config.steps
     history = fit(
         gated,
         train,
-        loss,
+        objective,
         torch.optim.Adam([gates.theta], lr=lr),
         fabric,
         what=f"gates ({config.steer})",
         steps=config.steps,
-        after_step=schedule.advance,
+        after_step=objective.advance,
         progress=progress,
     )
-    return _result(gates, cost, budget, history.epochs[-1], config, schedule.temperature)
+    return _result(gates, cost, budget, history.epochs[-1], config, objective.temperature)
 
 
 def _to_gated(
@@ -177,27 +200,6 @@ def _to_gated(
         with fabric.autocast():
             gated.compile_(batch, progress)
     return gated
-
-
-class _Schedule:
-    """Noise, target and cost weight over the steps."""
-
-    def __init__(self, config: GatesConfig, total: float, budget: float) -> None:
-        self.shrink, self.total, self.budget = config.shrink, total, AIM * budget
-        self.start = self.cost_weight = config.cost_weight
-        self.steps = config.steps
-        self.noise = 1.0
-        self.warm = self.temperature = config.temperature
-        self.target = total
-
-    def advance(self, step: int, figures: Mapping[str, float]) -> None:
-        share = (step + 1) / self.steps
-        fallen = min(1.0, share / self.shrink)
-        self.target = self.total + (self.budget - self.total) * fallen
-        self.noise = max(0.0, min(1.0, (NOISE_OFF - share) / (NOISE_OFF - self.shrink)))
-        self.temperature = self.warm * (COLD + (1 - COLD) * self.noise)
-        # Dual ascent: the multiplier of the constraint T(v) <= target.
-        self.cost_weight += self.start * figures["residual"]
 
 
 def _result(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from compress.data import Batch
+from compress.errors import PruningError
 from compress.explain import ExplainedClassifier, Selector, find_scales
 from compress.gates import Gates
 from compress.gates.fold import FoldPair
@@ -145,6 +146,34 @@ def test_a_normalisation_whose_input_is_read_twice_stays() -> None:
     pairs = proven_pairs(network, groups, batch.images, batch.labels, steered=True)
     assert FoldPair("classifier.net.first", "classifier.net.bn1") in pairs
     assert FoldPair("classifier.net.second", "classifier.net.bn2") not in pairs
+
+
+def test_a_network_without_finite_outputs_is_refused() -> None:
+    network, groups = explained(Branched)
+    network.classifier.net.linear2.bias.fill_(torch.nan)
+    batch = batch_of(2)
+    with pytest.raises(PruningError, match=r"are its outputs finite numbers.*gates\.steer=magnitude"):
+        proven_pairs(network, groups, batch.images, batch.labels, steered=False)
+
+
+def test_under_autocast_the_gradient_is_that_of_float32_but_for_rounding() -> None:
+    network, groups = explained(Branched)
+    batch = batch_of(8)
+    gates = Gates(groups)
+    gated = GatedNetwork(network, gates, groups, batch, steered=True)
+    grads = []
+    for mixed in (False, True):
+        gates.theta.grad = None
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
+            logits, params, _ = gated(batch.images, batch.labels, noise=0.0, temperature=2.0)
+            loss = objective(logits.float(), params, batch.labels)
+        loss.backward()
+        assert gates.theta.grad is not None
+        assert gates.theta.grad.dtype == torch.float32
+        grads.append(gates.theta.grad.clone())
+    exact, rounded = grads
+    assert logits.dtype == torch.bfloat16
+    assert 0 < float((exact - rounded).norm() / exact.norm()) < 0.05
 
 
 def test_the_network_that_is_given_stays_as_it_is() -> None:

@@ -170,6 +170,16 @@ def test_a_gate_is_hard_open_when_more_samples_are_open_than_closed() -> None:
     assert {name: len(part) for name, part in gates.split(gates.hard()).items()} == {"g0": 2, "g1": 1}
 
 
+def test_a_sample_comes_with_its_logarithms_however_closed_it_is() -> None:
+    gates = Gates(groups_of(3))
+    with torch.no_grad():
+        gates.theta.copy_(torch.tensor([0.0, -6.0, -300.0]))
+    values, logs = gates.sample(noise=0.0, temperature=0.5)
+    torch.testing.assert_close(logs[:2].exp(), values[:2])
+    assert float(values[2].detach()) == 0
+    assert float(logs[2].detach()) == pytest.approx((-300 + OFFSET + GUMBEL_MEDIAN) / 0.5)
+
+
 def test_without_noise_a_gate_is_its_median() -> None:
     gates = Gates(groups_of(1))
     expected = torch.sigmoid(torch.tensor([(OFFSET + GUMBEL_MEDIAN) / 0.4]))
