@@ -13,7 +13,7 @@ from ..progress import SILENT, Progress
 from .graph import ChannelGraph, ChannelGroup, View
 from .mask import hard_factors, masked
 from .plan import PrunePlan
-from .slim import slim_
+from .slim import slim_or_break_
 
 DRY_RUN_TOLERANCE = 1e-9
 """Relative, in float64: a right surgery differs by rounding only."""
@@ -109,7 +109,8 @@ def _dry_run(
     for plan in _plans(groups, generator):
         slim = copy.deepcopy(network)
         try:
-            slim_(slim, plan, images[:1], prefix=prefix, view=view)
+            slim_or_break_(slim, plan, images[:1], prefix=prefix, view=view)
+            slim.requires_grad_(False)
             difference = gated_vs_slim(network, slim, groups, plan, images)
         except (RuntimeError, IndexError, ValueError, PruningError) as error:
             text = str(error).splitlines()
