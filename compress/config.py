@@ -58,7 +58,8 @@ class ModelConfig(Section):
     """The classifier (``model``). Normalisation is its first layer: it takes raw images in [0, 1]."""
 
     name: str = Field(
-        default="resnet20", description="resnet20..110, mobilenetv2, vgg16, torchvision:NAME, file.py:factory"
+        default="resnet20",
+        description="resnet20..110, mobilenetv2, vgg16, torchvision:NAME, timm:NAME, file.py:factory",
     )
     shortcut: Literal["pad", "conv"] = "pad"
     weights: Path | Literal["pretrained"] | None = Field(

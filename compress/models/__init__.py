@@ -5,7 +5,7 @@ from .normalize import Classifier, Normalize
 from .resnet import ResNet
 from .vgg import VGG16
 from .weights import load_weights
-from .zoo import NETWORKS, build_classifier, check_classifier
+from .zoo import NETWORKS, build_classifier, build_net, check_classifier
 
 __all__ = [
     "NETWORKS",
@@ -15,6 +15,7 @@ __all__ = [
     "Normalize",
     "ResNet",
     "build_classifier",
+    "build_net",
     "check_classifier",
     "load_weights",
 ]

@@ -13,6 +13,7 @@ from ..config import ModelConfig
 from ..errors import ConfigError, ModelError
 from ..registry import Registry
 from .from_file import build_from_file, is_file_name
+from .from_timm import build_from_timm
 from .from_torchvision import build_from_torchvision
 from .mobilenet import MobileNetV2
 from .normalize import Classifier
@@ -21,7 +22,7 @@ from .user_code import UserCode
 from .vgg import VGG16
 from .weights import load_weights
 
-TORCHVISION = "torchvision:"
+TORCHVISION, TIMM = "torchvision:", "timm:"
 
 # Each takes the number of classes and the kind of residual shortcut (which only ResNets use).
 NETWORKS: Registry[Callable[[int, Shortcut], nn.Module]] = Registry("model")
@@ -50,24 +51,33 @@ def build_classifier(config: ModelConfig, classes: int) -> Classifier:
         ConfigError: a name that means nothing, or pretrained weights that are not at hand.
         ModelError: a user's factory that fails, or weights that do not fit.
     """
-    net = _build_net(config, classes)
+    net = build_net(config, classes)
     model = Classifier(net, config.mean, config.std)
     if isinstance(config.weights, Path):
         load_weights(model, config.weights)
     return model
 
 
-def _build_net(config: ModelConfig, classes: int) -> nn.Module:
+def build_net(config: ModelConfig, classes: int) -> nn.Module:
+    """The network of ``config.name`` alone: without normalisation, and without weights from a file.
+
+    Raises:
+        ConfigError: a name that means nothing, or pretrained weights that are not at hand.
+        ModelError: a user's factory that fails.
+    """
     pretrained = config.weights == "pretrained"
     if config.name.startswith(TORCHVISION):
         return build_from_torchvision(config.name.removeprefix(TORCHVISION), classes, pretrained=pretrained)
+    if config.name.startswith(TIMM):
+        _refuse_pretrained(config)
+        return build_from_timm(config.name.removeprefix(TIMM), classes)
     if is_file_name(config.name):
         _refuse_pretrained(config)
         return build_from_file(config.name, classes)
     try:
         network = NETWORKS.get(config.name)
     except ConfigError as error:
-        raise ConfigError(f"{error}; torchvision:NAME and path/to/file.py:factory work too") from None
+        raise ConfigError(f"{error}; torchvision:NAME, timm:NAME and path/to/file.py:factory work too") from None
     _refuse_pretrained(config)
     return network(classes, config.shortcut)
 

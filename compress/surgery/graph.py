@@ -224,7 +224,7 @@ def _with_ties(group: ChannelGroup, tied: Sequence[tuple[Slot, int]]) -> tuple[C
             least = torch.full((size,), group.channels).scatter_reduce(0, places, leader[sources], "amin")
             leader = leader.scatter_reduce(0, sources, least[places], "amin")
         leader = leader[leader]
-    channels = len(leader.unique())
+    channels = len(torch.unique(leader))
     layers = " and ".join(f"'{slot.layer}'" for slot, _ in tied[:2])
     if not torch.equal(leader, torch.arange(group.channels) % channels):
         return group, f"the grouped convolution {layers} ties its channels in an order that surgery cannot keep"

@@ -32,7 +32,7 @@ def slim_(network: nn.Module, plan: PrunePlan, example: Tensor, *, prefix: str =
         for name, parameter in slim.named_parameters(recurse=False):
             before = module.get_parameter(name)
             if parameter.shape != before.shape:
-                module.register_parameter(name, parameter.requires_grad_(before.requires_grad))
+                module.register_parameter(name, nn.Parameter(parameter.detach(), requires_grad=before.requires_grad))
         for name, buffer in slim.named_buffers(recurse=False):
             if buffer.shape != module.get_buffer(name).shape:
                 setattr(module, name, buffer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -53,8 +54,8 @@ def gated_vs_slim(
     return max_relative(_outputs(slim, images), expected)
 
 
-def _shake(network: nn.Module, images: Tensor, generator: torch.Generator) -> nn.Module:
-    """Float64, and normalisations with random statistics around those of ``images``.
+def shake_(network: nn.Module, images: Tensor, generator: torch.Generator) -> nn.Module:
+    """Float64, eval mode, and normalisations with random statistics around those of ``images``.
 
     So a leaking bias cannot hide behind a zero, nor a wrong coupling behind a signal that fades layer by layer (in an
     untrained EfficientNet, closing half of an early group moves the logits by 1e-11).
@@ -136,6 +137,7 @@ def prove_groups(
     prefix: str = "",
     view: View | None = None,
     seed: int = 0,
+    limit: float = 300.0,
     progress: Progress = SILENT,
 ) -> ChannelGraph:
     """Freeze every group for which closing channels is not the same function as removing them.
@@ -145,10 +147,12 @@ def prove_groups(
 
     Args:
         images: (N, 3, H, W) real images, a few.
+        limit: seconds after which groups that are not proven yet are frozen.
     """
+    deadline = time.monotonic() + limit
     generator = torch.Generator().manual_seed(seed)
     images = images.double()
-    shaken = _shake(copy.deepcopy(network), images, generator).requires_grad_(False)
+    shaken = shake_(copy.deepcopy(network), images, generator).requires_grad_(False)
 
     def fails(groups: Sequence[ChannelGroup]) -> str | None:
         return _dry_run(shaken, groups, images, generator, prefix, view)
@@ -158,6 +162,9 @@ def prove_groups(
     reasons: dict[str, str] = {}
     pending = _halves(graph.groups)
     for suspects in progress.track(_drain(pending), "proving groups", unit="trial"):
+        if time.monotonic() > deadline:
+            reasons |= {group.name: _unproven(limit) for group in suspects}
+            continue
         reason = fails(suspects)
         if reason is not None and len(suspects) > 1:
             pending += _halves(suspects)
@@ -165,10 +172,14 @@ def prove_groups(
             reasons[suspects[0].name] = reason + _widths_hint(shaken, suspects[0])
     proven = graph.without(reasons)
     if proven.groups and fails(proven.groups) is not None:
-        reasons |= _misfits(proven.groups, fails, progress)
+        reasons |= _misfits(proven.groups, fails, progress, deadline, limit)
     for name, reason in reasons.items():
         progress.note(f"group '{name}' is frozen: {reason}")
     return graph.without(reasons)
+
+
+def _unproven(limit: float) -> str:
+    return f"it could not be proven within {limit:g} s"
 
 
 def _halves(groups: Sequence[ChannelGroup]) -> list[Sequence[ChannelGroup]]:
@@ -183,12 +194,19 @@ def _drain(pending: list[Sequence[ChannelGroup]]) -> Iterator[Sequence[ChannelGr
 
 
 def _misfits(
-    groups: Sequence[ChannelGroup], fails: Callable[[Sequence[ChannelGroup]], str | None], progress: Progress
+    groups: Sequence[ChannelGroup],
+    fails: Callable[[Sequence[ChannelGroup]], str | None],
+    progress: Progress,
+    deadline: float,
+    limit: float,
 ) -> dict[str, str]:
     """Groups that are exact alone but not with those before them (Torch-Pruning loses an offset), and the reasons."""
     fitting: list[ChannelGroup] = []
     reasons = {}
     for group in progress.track(groups, "joining groups", total=len(groups), unit="group"):
+        if time.monotonic() > deadline:
+            reasons[group.name] = _unproven(limit)
+            continue
         reason = fails([*fitting, group])
         if reason is None:
             fitting.append(group)
