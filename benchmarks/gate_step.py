@@ -51,7 +51,13 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
 BATCHES = (128, 32)
 STEPS = 4000
 """Of the run that the timed steps belong to: ISP's number."""
-WARMUP = 3
+WARMUP, WARM_SECONDS = 3, 20.0
+"""Rounds before those that count; none is begun after these seconds."""
+
+
+PLAIN = "plain network"
+EAGER = "gates in the weights, folded, channels_last"
+OURS = "full gate step, compiled"
 
 
 class Enough(Exception):
@@ -97,7 +103,7 @@ class Setting:
         labels = torch.randint(classes, (batch,))
         self.batch = Batch(torch.rand(batch, 3, self.side, self.side), labels, torch.arange(batch))
         self.targets = torch.rand(batch, 3) * self.side
-        self.config = GatesConfig(steps=STEPS, batch_size=batch, compile=True)
+        self.config = GatesConfig(steps=STEPS, batch_size=batch)
 
     def baseline(self) -> None:
         """Plain forward and backward to the images."""
@@ -143,7 +149,7 @@ class Setting:
             "activations multiplied, channels_last": multiplied(channels_last=True),
             "gates in the weights, channels_last": fast(folded=False, channels_last=True),
             "gates in the weights, folded": fast(folded=True, channels_last=False),
-            "gates in the weights, folded, channels_last": fast(folded=True, channels_last=True),
+            EAGER: fast(folded=True, channels_last=True),
         }
 
 
@@ -170,6 +176,8 @@ class TimedBatches:
             return
         self.started = time.perf_counter()
         for _ in range(WARMUP):
+            if time.perf_counter() - self.started > WARM_SECONDS:
+                break
             yield self.batch
             for step in self.others.values():
                 step()
@@ -190,11 +198,11 @@ class TimedBatches:
         raise Enough
 
 
-def measure(name: str, size: int, seconds: float) -> list[dict[str, Any]]:
+def measure(name: str, size: int, seconds: float, *, eager: bool) -> list[dict[str, Any]]:
     """Rows of one network at one batch size."""
     setting = Setting(name, size)
-    others = {"plain network": setting.baseline, **setting.parts()}
-    ours = "full gate step, compiled"
+    ours = EAGER if eager else OURS
+    others = {PLAIN: setting.baseline, **({} if eager else setting.parts())}
     batches = TimedBatches(setting.batch, others, ours, seconds)
     began = time.perf_counter()
     with ConsoleProgress() as progress, contextlib.suppress(Enough):
@@ -204,7 +212,7 @@ def measure(name: str, size: int, seconds: float) -> list[dict[str, Any]]:
             setting.cost,
             batches,
             make_fabric(accelerator="cpu"),
-            config=setting.config,
+            config=setting.config.model_copy(update={"compile": not eager}),
             budget=0.5 * setting.cost.total,
             targets=setting.targets,
             progress=progress,
@@ -213,7 +221,7 @@ def measure(name: str, size: int, seconds: float) -> list[dict[str, Any]]:
     times = {form: np.array(found) for form, found in batches.times.items()}
     rows = []
     for form, found in times.items():
-        ratio = to_speedup(found, times["plain network"], seed=0)
+        ratio = to_speedup(found, times[PLAIN], seed=0)
         rows.append(
             {
                 "network": name,
@@ -254,6 +262,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=cases, action="append", help="default: all")
     parser.add_argument("--seconds", type=float, default=240, help="of rounds, for each case")
+    parser.add_argument("--eager", action="store_true", help="only the plain network and the step that is not compiled")
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -261,7 +270,7 @@ def main() -> None:
         name, size = case.split("/")
         print(case)
         with fresh_cache():  # compiled from nothing, as the first time
-            save(measure(name, int(size), given.seconds))
+            save(measure(name, int(size), given.seconds, eager=given.eager))
 
 
 if __name__ == "__main__":

@@ -112,8 +112,8 @@ def gate_step() -> str:
     lines += [
         "",
         "Time over the plain network's, ratio of medians (95 % bootstrap interval) of "
-        f"{min(x['rounds'] for x in rows)} rounds or more, float32, {found['device']}, {found['processor']}. Proof and "
-        f"compilation before the first step, in the columns' order: {', '.join(waits)} s.",
+        f"{min(x['rounds'] for x in rows)} rounds or more, float32, {found['device']}, {found['processor']}. "
+        f"Proof (and compilation) before the first step, in the columns' order: {', '.join(waits)} s.",
     ]
     return "\n".join(lines)
 

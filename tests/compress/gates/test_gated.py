@@ -256,8 +256,9 @@ def test_a_compiler_that_computes_something_else_is_not_trusted(
     assert notes[0].startswith("gates: the step runs eagerly, compiled it differs by ")
 
 
-def test_compiling_pays_in_long_runs_only() -> None:
-    digits, resnet56 = (64, 2.5e6, 50), (128, 125e6, 87)
+def test_compiling_pays_in_long_runs_of_small_layers_only() -> None:
+    digits, resnet56, resnet18 = (64, 2.5e6, 50), (128, 125e6, 87), (32, 1.8e9, 34)
     assert not pays_to_compile(300, *digits)
     assert pays_to_compile(4000, *resnet56)
     assert not pays_to_compile(100, *resnet56)
+    assert not pays_to_compile(4000, *resnet18)
