@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from compress.config import ModelConfig
-from compress.errors import ConfigError, ModelError, PruningError
+from compress.errors import ConfigError, PruningError
 from compress.gates import CostModel, magnitude, select, smallest_macs
 from compress.macs import count_macs, count_params, size_bytes
-from compress.models import build_net
+from compress.models import build_net, check_logits
 from compress.progress import SILENT, Progress
 from compress.surgery import ChannelGraph, PrunePlan, gated_vs_slim, prove_groups, shake_, slim_, trace_groups
 
@@ -107,7 +107,8 @@ def read_macs_budget(text: str) -> float:
     kept = value * scale
     if not 0 < kept < 1 and kept < 1000:
         raise ConfigError(
-            f"the budget '{text}' is {kept:g}: give a share below 1 (macs=50%, macs=0.5) or a number of MACs (macs=900M)"
+            f"the budget '{text}' is {kept:g}: give a share below 1 (macs=50%, macs=0.5) or a number of MACs "
+            "(macs=900M)"
         )
     return kept
 
@@ -220,30 +221,3 @@ def _difference(net: nn.Module, graph: ChannelGraph, plan: PrunePlan, images: Te
     slim = copy.deepcopy(net)
     slim_(slim, plan, images[:1])
     return gated_vs_slim(net, slim, graph.groups, plan, images)
-
-
-@torch.no_grad()
-def check_logits(net: nn.Module, images: Tensor) -> int:
-    """The number of classes of ``net`` in eval mode.
-
-    Raises:
-        ModelError: it fails on ``images``, or gives something else than one tensor of logits (N, classes).
-    """
-    lazy = next((name for name, p in net.named_parameters() if isinstance(p, nn.UninitializedParameter)), None)
-    if lazy is not None:
-        raise ModelError(f"'{lazy}' is not initialised yet (a lazy layer): run the model once, then hand it over")
-    shape = "x".join(map(str, images.shape[1:]))
-    try:
-        logits = net(images)
-    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(
-            f"the model does not take {shape} images ({reason}): give the size that it was made for"
-        ) from error
-    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images):
-        found = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-        raise ModelError(
-            f"the model gives {found} for {len(images)} images; it must give one tensor of logits (N, classes): "
-            "wrap it in a module that returns those"
-        )
-    return logits.shape[1]

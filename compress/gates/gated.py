@@ -133,7 +133,7 @@ class GatedNetwork(nn.Module):
         except (RuntimeError, OSError) as error:  # of the compiler: the same step has just run without it
             progress.note(f"gates: the step runs eagerly, it cannot be compiled ({_first_line(error)})")
             return False
-        difference = _apart(found, eager)
+        difference = max_relative(found, eager)
         if difference > COMPILED_TOLERANCE[_precision(batch.images.device)]:
             progress.note(f"gates: the step runs eagerly, compiled it differs by {difference:.1e}")
             return False
@@ -169,7 +169,7 @@ def proven_pairs(
     def differs(pairs: Sequence[FoldPair]) -> bool:
         fast = FastNetwork(network, groups, pairs, steered=steered)
         outputs = fast(fast.spread(values, 1), fast.spread(values.log(), 0), images, labels)
-        return _apart([x for x in outputs if x is not None], expected) > TOLERANCE
+        return max_relative([x for x in outputs if x is not None], expected) > TOLERANCE
 
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         with masked(network, groups, dict(zip(names, torch.split(values, widths), strict=True))):
@@ -186,12 +186,6 @@ def proven_pairs(
                 "weights: gates.steer=magnitude"
             )
     return pairs
-
-
-def _apart(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """``max_relative``; infinity where a number is missing."""
-    finite = all(bool(torch.isfinite(x).all()) for x in (*found, *expected))
-    return max_relative(found, expected) if finite else float("inf")
 
 
 def _random_gates(like: Tensor) -> Tensor:

@@ -1,11 +1,12 @@
 """Classifiers: CIFAR networks of our own, torchvision's, and users' own files, with normalisation inside."""
 
+from .check import check_classifier, check_logits
 from .mobilenet import MobileNetV2
 from .normalize import Classifier, Normalize
 from .resnet import ResNet
 from .vgg import VGG16
 from .weights import load_weights
-from .zoo import NETWORKS, build_classifier, build_net, check_classifier
+from .zoo import NETWORKS, build_classifier, build_net
 
 __all__ = [
     "NETWORKS",
@@ -17,5 +18,6 @@ __all__ = [
     "build_classifier",
     "build_net",
     "check_classifier",
+    "check_logits",
     "load_weights",
 ]

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..config import ModelConfig
-from ..errors import ConfigError, ModelError
+from ..errors import ConfigError
 from ..registry import Registry
 from .from_file import build_from_file, is_file_name
 from .from_timm import build_from_timm
@@ -18,7 +17,6 @@ from .from_torchvision import build_from_torchvision
 from .mobilenet import MobileNetV2
 from .normalize import Classifier
 from .resnet import DEPTHS, ResNet, Shortcut
-from .user_code import UserCode
 from .vgg import VGG16
 from .weights import load_weights
 
@@ -87,30 +85,4 @@ def _refuse_pretrained(config: ModelConfig) -> None:
         raise ConfigError(
             f"model '{config.name}' has no pretrained weights (only torchvision:NAME does); "
             "give `weights` a .safetensors or .pth file, or leave it out to train from scratch"
-        )
-
-
-def check_classifier(model: nn.Module, side: int, classes: int) -> None:
-    """Run two grey images (2, 3, side, side) through ``model`` in eval mode: do logits (2, classes) come out?
-
-    Raises:
-        ModelError: the model does not take such images, or gives something else; the message says what.
-    """
-    tensors = [*model.parameters(), *model.buffers()]
-    images = torch.full((2, 3, side, side), 0.5, device=tensors[0].device if tensors else None)
-    training = model.training
-    model.eval()
-    try:
-        with UserCode(f"the model does not take 3x{side}x{side} images"), torch.no_grad():
-            logits = model(images)
-    finally:
-        model.train(training)
-    if not isinstance(logits, Tensor):
-        raise ModelError(
-            f"the model returns {type(logits).__name__}; it must return one tensor of logits (N, {classes})"
-        )
-    if logits.shape != (2, classes):
-        raise ModelError(
-            f"the model returns shape {tuple(logits.shape)} for 2 images; the data has {classes} classes: "
-            f"it must return (2, {classes})"
         )

@@ -24,10 +24,15 @@ _CONSTANT = 1e-24
 
 
 def max_relative(candidate: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
-    """Largest absolute difference of outputs, relative to the largest reference value of each; inf if shapes differ."""
+    """Largest absolute difference of outputs, relative to the largest reference value of each.
+
+    Infinite where shapes differ, and where a number is not finite: that proves nothing.
+    """
     worst = 0.0
     for ours, theirs in zip(candidate, reference, strict=True):
         if ours.shape != theirs.shape:
+            return float("inf")
+        if not (torch.isfinite(ours).all() and torch.isfinite(theirs).all()):
             return float("inf")
         scale = theirs.abs().max().clamp_min(torch.finfo(theirs.dtype).tiny)
         worst = max(worst, float((ours - theirs).abs().max() / scale))
@@ -55,12 +60,14 @@ def gated_vs_slim(
 
 
 def shake_(network: nn.Module, images: Tensor, generator: torch.Generator) -> nn.Module:
-    """Float64, eval mode, and normalisations with random statistics around those of ``images``.
+    """Float64, eval mode, random numbers for parameters that are still constant (a head that starts at zero, a layer
+    scale of 1e-6), and normalisations with random statistics around those of ``images``.
 
     So a leaking bias cannot hide behind a zero, nor a wrong coupling behind a signal that fades layer by layer (in an
     untrained EfficientNet, closing half of an early group moves the logits by 1e-11).
     """
     network = network.double().eval()
+    _wake_constants(network, generator)
 
     def scramble(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         assert isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
@@ -83,6 +90,19 @@ def shake_(network: nn.Module, images: Tensor, generator: torch.Generator) -> nn
         for handle in handles:
             handle.remove()
     return network
+
+
+def _wake_constants(network: nn.Module, generator: torch.Generator) -> None:
+    for parameter in network.parameters():
+        values = parameter.data
+        if values.numel() < 2 or bool((values != values.flatten()[0]).any()):
+            continue
+        if values.squeeze().dim() > 1:
+            noise = torch.randn(values.shape, generator=generator, dtype=torch.float64)
+            parameter.data = (noise / values[0].numel() ** 0.5).to(values.device)
+        else:
+            noise = torch.rand(values.shape, generator=generator, dtype=torch.float64).to(values.device)
+            parameter.data = noise - 0.5 if float(values.flatten()[0]) == 0 else noise + 0.5
 
 
 def _plans(groups: Sequence[ChannelGroup], generator: torch.Generator) -> Iterator[PrunePlan]:
