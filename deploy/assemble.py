@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from compress.config import BudgetConfig
 from compress.explain import rbf_map
 
 from .report import Report
@@ -85,7 +86,6 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
         val_accuracy=metrics["finetune"]["val_accuracy"],
         test_accuracy=judged["slim_test_accuracy"],
     )
-    budget = BudgetFigures(macs_max=cut["budget_macs"], macs_used=slim.macs / cut["budget_macs"])
     exactness = Exactness(
         gated_vs_slim_max_rel=cut["gated_vs_slim_max_rel"],
         cost_model_macs=cut["cost_model_macs"],
@@ -95,6 +95,7 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
     )
     parity = tuple(ParityRow(**row) for row in metrics["export"]["parity"])
     latency = tuple(LatencyFigures(**row) for row in metrics["latency"]["latency"])
+    budget = _budget(recipe.budget, cut["limits"], slim, latency)
     return Report(
         recipe=name,
         created=datetime.now(UTC),
@@ -125,6 +126,23 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
             for stage, record in records.items()
         ),
         verdict=run_checks(slim=slim, budget=budget, exactness=exactness, parity=parity, latency=latency),
+    )
+
+
+def _budget(
+    budget: BudgetConfig, limits: Mapping[str, float], slim: ModelFigures, latency: Sequence[LatencyFigures]
+) -> BudgetFigures:
+    macs = limits.get("macs")
+    limit = budget.latency
+    ms = None
+    if limit is not None:  # a ratio is one to the original as it was timed beside the slim model
+        ms = limit.of(latency[0].original_ms.median) if latency else limit.value
+    return BudgetFigures(
+        macs_max=macs,
+        macs_used=None if macs is None else slim.macs / macs,
+        params_max=limits.get("params"),
+        size_max=limits.get("size"),
+        latency_ms_max=ms,
     )
 
 

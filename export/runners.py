@@ -221,13 +221,13 @@ class OnnxRunner(BaseRunner):
         self._bound: dict[int, tuple[NDArray[np.float32], Any]] = {}  # batch size -> its buffer and binding
 
     def _open(self) -> None:
-        ort = _import_onnxruntime()
+        ort = import_onnxruntime()
         if not self._path.is_file():
             raise ExportError(f"there is no {self._path}: export the model to onnx first")
         available = ort.get_available_providers()
         if self._provider not in available:
             raise ExportError(f"ONNX Runtime has no {self._provider} here: choose from {', '.join(available)}")
-        session = _open_session(ort, self._path, self._threads, self._provider)
+        session = open_session(self._path, self._threads, self._provider)
         if session.get_providers()[0] != self._provider:
             raise ExportError(
                 f"ONNX Runtime cannot start {self._provider}: its driver or libraries are missing here; "
@@ -264,14 +264,27 @@ class OnnxRunner(BaseRunner):
         return known
 
 
-def _open_session(ort: Any, path: Path, threads: int, provider: str) -> Any:
-    """A session that runs nodes one after the other on ``threads`` threads."""
+def open_session(
+    path: Path, threads: int, provider: str = "CPUExecutionProvider", *, profile: Path | None = None
+) -> Any:
+    """A session that runs nodes one after the other on ``threads`` threads.
+
+    Args:
+        profile: where its profile starts to be named; ``session.end_profiling()`` then says the whole name.
+
+    Raises:
+        ExportError: ONNX Runtime is missing or cannot open the file.
+    """
+    ort = import_onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     state = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
     # ONNX Runtime's errors share no base class of their own.
     names = ("InvalidProtobuf", "InvalidGraph", "InvalidArgument", "NotImplemented", "Fail")
@@ -282,7 +295,12 @@ def _open_session(ort: Any, path: Path, threads: int, provider: str) -> Any:
         raise ExportError(f"ONNX Runtime cannot open {path} ({first_line(error)}): export it again") from error
 
 
-def _import_onnxruntime() -> Any:
+def import_onnxruntime() -> Any:
+    """The module, quiet.
+
+    Raises:
+        ExportError: it is not installed.
+    """
     try:
         ort = importlib.import_module("onnxruntime")
     except ImportError as error:

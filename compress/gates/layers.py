@@ -102,7 +102,6 @@ def _computing(name: str, layer: nn.Module, unit: int, size: tuple[int, ...], ca
     inputs = (layer.in_channels if isinstance(layer, _ConvNd) else layer.in_features) // groups
     area = layer.weight.numel() // (inputs * outputs)
     bias = 0 if layer.bias is None else 1
-    conv = isinstance(layer, _ConvNd)
     return LayerShape(
         name,
         inputs,
@@ -113,8 +112,8 @@ def _computing(name: str, layer: nn.Module, unit: int, size: tuple[int, ...], ca
         each=bias,
         area_bytes=area * layer.weight.element_size() * copies,
         each_bytes=0 if layer.bias is None else layer.bias.element_size() * copies,
-        kernel=tuple(layer.kernel_size) if conv else (1, 1),
-        stride=tuple(layer.stride) if conv else (1, 1),
+        kernel=tuple(layer.kernel_size) if isinstance(layer, _ConvNd) else (1, 1),
+        stride=tuple(layer.stride) if isinstance(layer, _ConvNd) else (1, 1),
         size=size,
         calls=calls,
     )

@@ -43,11 +43,6 @@ def as_limits(budget: Budget) -> dict[str, float]:
     return dict(budget) if isinstance(budget, Mapping) else {"macs": float(budget)}
 
 
-def budget_macs(kept: float, total: int) -> float:
-    """A budget in MACs: ``kept`` is a ratio of ``total`` below 1, or the number itself."""
-    return kept * total if kept < 1 else kept
-
-
 def smallest_amounts(cost: CostModel, align: Align = 1) -> dict[str, float]:
     """Every resource of the smallest plan: all groups at their smallest allowed width."""
     scores = {name: torch.zeros(width) for name, width in zip(cost.names, cost.widths, strict=True)}
@@ -125,7 +120,7 @@ def select(cost: CostModel, scores: Mapping[str, Tensor], *, budget: Budget, ali
         cut_by_threshold(alone, order)
         use_up(alone)
         widths.set_all(alone.choice)
-    if alone is None or not widths.fits:
+    if alone is None or not widths.fits():
         cut_by_prices(widths, scores, order)
         use_up(widths)
     plan = widths.plan()

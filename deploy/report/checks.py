@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Final, Literal
 
+from compress.amounts import Amount
+
 from .schema import BudgetFigures, Check, Exactness, LatencyFigures, ModelFigures, ParityRow, Unit, Verdict
 from .units import latency_label, parity_label
 
@@ -71,11 +73,15 @@ def run_checks(
 
     A run that exported nothing passes ``parity=()`` and has no parity check.
     """
-    checks = [at_most("MACs", budget.macs_max, slim.macs, "MACs")]
+    checks = []
+    if budget.macs_max is not None:
+        checks.append(at_most("MACs", budget.macs_max, slim.macs, "MACs"))
     if budget.params_max is not None:
         checks.append(at_most("parameters", budget.params_max, slim.params, "parameters"))
+    if budget.size_max is not None:
+        checks.append(at_most("size of the weights", budget.size_max, slim.size_bytes, "bytes"))
     if budget.latency_ms_max is not None:
-        checks.extend(latency_within(latency, budget.latency_ms_max))
+        checks.extend(latency_within(latency, Amount(budget.latency_ms_max, relative=False)))
     difference = exactness.gated_vs_slim_max_rel
     reason = _NOT_FINITE if difference is None else None
     checks.append(at_most("exactness, gated against slim", EXACTNESS_LIMIT, difference, "error", reason=reason))
@@ -93,9 +99,11 @@ def run_checks(
     return Verdict.of([*checks, all_parity(parity)] if parity else checks)
 
 
-def latency_within(rows: Sequence[LatencyFigures], limit: float) -> Iterator[Check]:
-    """A check per row: the slim model's median in ms."""
+def latency_within(rows: Sequence[LatencyFigures], limit: Amount) -> Iterator[Check]:
+    """A check per row: the slim model's median in ms; a ratio is one to the original's in the same row."""
     if not rows:
-        yield at_most("latency", limit, None, "ms", reason=_NO_LATENCY)
+        ratio = limit.relative
+        yield at_most("latency", limit.value, None, "accuracy" if ratio else "ms", reason=_NO_LATENCY)
     for row in rows:
-        yield at_most(f"median latency, {latency_label(row)}", limit, row.slim_ms.median, "ms")
+        name = f"median latency, {latency_label(row)}"
+        yield at_most(name, limit.of(row.original_ms.median), row.slim_ms.median, "ms")

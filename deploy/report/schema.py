@@ -78,11 +78,12 @@ class GatedFigures(Part):
 
 
 class BudgetFigures(Part):
-    """The limits of the recipe; ``macs_used`` = slim.macs / macs_max."""
+    """The limits of the recipe, those that it has; ``macs_used`` = slim.macs / macs_max."""
 
-    macs_max: Annotated[int | float, Field(gt=0)]
-    macs_used: NonNegative
+    macs_max: Annotated[int | float, Field(gt=0)] | None = None
+    macs_used: NonNegative | None = None
     params_max: Annotated[int | float, Field(gt=0)] | None = None
+    size_max: Annotated[int | float, Field(gt=0)] | None = None
     latency_ms_max: Positive | None = None
 
 

@@ -110,12 +110,12 @@ def test_providers_never_fall_back(case, monkeypatch, capfd):
         OnnxRunner(case.onnx, provider="FooExecutionProvider"),
     ):
         pass
-    ort = runners._import_onnxruntime()
+    ort = runners.import_onnxruntime()
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["FooExecutionProvider"])
     monkeypatch.setattr(
         runners,
-        "_open_session",
-        lambda ort, path, threads, provider: type("S", (), {"get_providers": lambda _: ["CPU"]})(),
+        "open_session",
+        lambda path, threads, provider: type("S", (), {"get_providers": lambda _: ["CPU"]})(),
     )
     with (
         pytest.raises(ExportError, match="cannot start FooExecutionProvider: its driver or libraries are missing"),
