@@ -5,8 +5,8 @@
 Efficiency = speed-up / (MACs of the original / MACs of the slim model). Random weights and batch-norm statistics,
 scores by magnitude, ONNX Runtime on the CPU, one thread, batch 1; all models of a network interleaved in one process.
 Ours: `budget: {macs: 50%, latency: X}, align: auto`, X from a grid: of the plans that use 99 % of the MACs, the one
-whose model is fastest when timed. Beside it: one threshold over our scores, a uniform cut, and Torch-Pruning's magnitude
-pruner (defaults; round_to 8 and 16) with the ratio that comes nearest below the same MACs. Rows go to
+whose model is fastest when timed. Beside it: one threshold over our scores, a uniform cut, and Torch-Pruning's
+magnitude pruner (defaults; round_to 8 and 16) with the ratio that comes nearest below the same MACs. Rows go to
 results/efficiency.json.
 """
 
@@ -17,6 +17,7 @@ import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -57,7 +58,10 @@ ALIGNS = (16, 32)
 LATENCIES = tuple(k / 40 for k in range(36, 15, -1))
 """Budgets tried: of the original's latency."""
 
-TIMED = 5
+RANK_WEIGHTS = (1.0, 0.0)
+"""How much ranks decide the shape; within a layer they always decide."""
+
+TIMED = 6
 """Plans that are exported and timed; the fastest is taken."""
 
 RATIOS = tuple(k / 40 for k in range(2, 38))
@@ -138,19 +142,20 @@ def _proposals(
 ) -> list[tuple[Selection, Align]]:
     """The plans of least latency, by the table, that use ``USED`` of the MACs; at most ``TIMED``, the fastest first."""
     found: list[tuple[Selection, Align]] = []
-    for align in aligns:
-        for share in LATENCIES:
-            limits = {"macs": macs, "latency": share * cost.totals["latency"]}
-            selection = _select(cost, scores, limits, align)
-            new = selection is not None and all(selection.plan != other.plan for other, _ in found)
-            if selection is not None and new and selection.used["macs"] >= USED * macs:
-                found.append((selection, align))
+    for align, rank_weight, share in product(aligns, RANK_WEIGHTS, LATENCIES):
+        limits = {"macs": macs, "latency": share * cost.totals["latency"]}
+        selection = _select(cost, scores, limits, align, rank_weight)
+        new = selection is not None and all(selection.plan != other.plan for other, _ in found)
+        if selection is not None and new and selection.used["macs"] >= USED * macs:
+            found.append((selection, align))
     return sorted(found, key=lambda pair: pair[0].used["latency"])[:TIMED]
 
 
-def _select(cost: CostModel, scores: Mapping[str, Tensor], limits: dict[str, float], align: Align) -> Selection | None:
+def _select(
+    cost: CostModel, scores: Mapping[str, Tensor], limits: dict[str, float], align: Align, rank_weight: float
+) -> Selection | None:
     try:
-        return select(cost, scores, budget=limits, align=align)
+        return select(cost, scores, budget=limits, align=align, rank_weight=rank_weight)
     except PruningError:  # out of reach
         return None
 
