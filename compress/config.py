@@ -183,6 +183,10 @@ class BudgetConfig(Section):
     align: Count | Literal["auto"] = Field(
         default=1, description="channels kept in multiples of this, where a group is large enough; auto: by timing"
     )
+    rank_weight: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=1.0,
+        description="how much ranks decide the widths where several budgets bind; 0: the fastest shape, ranks within it",
+    )
 
     @model_validator(mode="before")
     @classmethod

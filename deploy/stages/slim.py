@@ -75,14 +75,14 @@ def _select(session: Session, scores: dict[str, Tensor]) -> Selection:
     """The plan, timed for real where latency is limited."""
     budget, limits = session.recipe.budget, session.limits
     if budget.latency is None and budget.align != "auto":
-        return select(session.cost, scores, budget=limits, align=budget.align)
+        return select(session.cost, scores, budget=limits, align=budget.align, rank_weight=budget.rank_weight)
     with session.timer() as timer:
         cost, liked = timer.timed_cost(session.cost)
         if budget.align == "auto":
             session.progress.note(f"align: {_in_words(liked)}")
         align = liked if budget.align == "auto" else budget.align
         if budget.latency is None:
-            return select(session.cost, scores, budget=limits, align=align)
+            return select(session.cost, scores, budget=limits, align=align, rank_weight=budget.rank_weight)
         timed = select_timed(cost, scores, limits, budget.latency, timer, align=align, progress=session.progress)
     return timed.selection
 
