@@ -30,8 +30,11 @@ NEAR = 1.05
 """Answers that use at most this much of their limits are worth repairing."""
 
 
-def values_of(cost: CostModel, scores: Mapping[str, Tensor]) -> list[Floats]:
+def values_of(cost: CostModel, scores: Mapping[str, Tensor], rank_weight: float = 1.0) -> list[Floats]:
     """(channels,) what each channel of every group is worth: rank of its score among all channels x its MACs.
+
+    With a ``rank_weight`` w below 1, (1 - w + w x rank) x MACs: at 0 the shape is what the limits make of it, and ranks
+    decide within groups only.
 
     Ranks (0..1, equal scores share theirs) make the sum the same for every rising function of the scores: logits and
     norms, whatever their scale and sign. MACs are those of the unpruned model that go with the channel alone.
@@ -45,7 +48,7 @@ def values_of(cost: CostModel, scores: Mapping[str, Tensor]) -> list[Floats]:
     for touched, width in zip(cost.touched, cost.widths, strict=True):
         rows = touched.rows
         macs = (unit * outputs)[rows] @ touched.into + (unit * inputs)[rows] @ touched.out
-        values.append(ranks[start : start + width] * macs)
+        values.append((1 - rank_weight + rank_weight * ranks[start : start + width]) * macs)
         start += width
     total = sum(float(value.sum()) for value in values)
     return [value / total for value in values]
@@ -57,11 +60,12 @@ class _Market:
     ``coarse`` looks at ``COARSE`` choices of each group; else at all within one coarse step of the present one.
     """
 
-    def __init__(self, widths: Widths, scores: Mapping[str, Tensor]) -> None:
+    def __init__(self, widths: Widths, scores: Mapping[str, Tensor], rank_weight: float) -> None:
         self.widths = widths
         self.coarse = True
         self.worth: list[Floats] = []
-        for value, best, kept in zip(values_of(widths.cost, scores), widths.ranked, widths.allowed, strict=True):
+        values = values_of(widths.cost, scores, rank_weight)
+        for value, best, kept in zip(values, widths.ranked, widths.allowed, strict=True):
             self.worth.append(np.cumsum(value[best])[kept - 1])
         self.best, self.best_worth = list(widths.choice), -1.0
 
@@ -158,6 +162,24 @@ class _Market:
         k = int(np.argmax(rates)) if self.coarse else int(np.flatnonzero(fits)[-1])
         return float(rates[k]), int(wider[k])
 
+    def exchange(self, prices: Floats) -> None:
+        """Narrow one group and widen others as far as that sets free, while the plan gains by it."""
+        widths, improved = self.widths, True
+        while improved:
+            improved = False
+            for group in range(len(self.worth)):
+                start, worth = list(widths.choice), self.total()
+                for choice in self.choices(group)[::-1].tolist():
+                    if choice >= start[group]:
+                        continue
+                    widths.set_all(start)
+                    widths.set(group, choice)
+                    self.fill(prices)
+                    if self.total() > worth * (1 + _NOTHING):
+                        start, worth, improved = list(widths.choice), self.total(), True
+                        break
+                widths.set_all(start)
+
     def trade(self, prices: Floats, rounds: int, speed: float) -> Floats:
         """Let prices find what the limits allow; the best plan on the way is kept. Returns the last prices."""
         widths = self.widths
@@ -173,7 +195,9 @@ class _Market:
         return prices
 
 
-def cut_by_prices(widths: Widths, scores: Mapping[str, Tensor], order: NDArray[np.int64]) -> None:
+def cut_by_prices(
+    widths: Widths, scores: Mapping[str, Tensor], order: NDArray[np.int64], rank_weight: float = 1.0
+) -> None:
     """Maximise what the kept channels are worth under all limits: Lagrangian prices, then repair and fill.
 
     The prices rise where a limit is exceeded and fall where it is not (multiplicative updates), and every group
@@ -183,7 +207,7 @@ def cut_by_prices(widths: Widths, scores: Mapping[str, Tensor], order: NDArray[n
     Starts from one threshold over all scores that holds every limit, which is also the plan to beat.
     """
     cut_by_threshold(widths, order)
-    market = _Market(widths, scores)
+    market = _Market(widths, scores, rank_weight)
     market.keep()
     prices = market.trade(np.full(len(widths.limits), 1 / len(widths.limits)), ROUNDS, 4.0)
     if market.has_more:
@@ -192,3 +216,5 @@ def cut_by_prices(widths: Widths, scores: Mapping[str, Tensor], order: NDArray[n
         market.trade(prices, FINE_ROUNDS, 1.0)
     widths.set_all(market.best)
     market.fill(prices)
+    market.keep()
+    market.exchange(prices)
