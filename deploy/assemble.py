@@ -95,7 +95,7 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
     )
     parity = tuple(ParityRow(**row) for row in metrics["export"]["parity"])
     latency = tuple(LatencyFigures(**row) for row in metrics["latency"]["latency"])
-    budget = _budget(recipe.budget, cut["limits"], slim, latency)
+    budget = _budget(recipe.budget, cut["limits"], slim)
     return Report(
         recipe=name,
         created=datetime.now(UTC),
@@ -129,20 +129,15 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
     )
 
 
-def _budget(
-    budget: BudgetConfig, limits: Mapping[str, float], slim: ModelFigures, latency: Sequence[LatencyFigures]
-) -> BudgetFigures:
-    macs = limits.get("macs")
-    limit = budget.latency
-    ms = None
-    if limit is not None:  # a ratio is one to the original as it was timed beside the slim model
-        ms = limit.of(latency[0].original_ms.median) if latency else limit.value
+def _budget(budget: BudgetConfig, limits: Mapping[str, float], slim: ModelFigures) -> BudgetFigures:
+    macs, latency = limits.get("macs"), budget.latency
     return BudgetFigures(
         macs_max=macs,
         macs_used=None if macs is None else slim.macs / macs,
         params_max=limits.get("params"),
         size_max=limits.get("size"),
-        latency_ms_max=ms,
+        latency_ms_max=latency.value if latency is not None and not latency.relative else None,
+        latency_ratio_max=latency.value if latency is not None and latency.relative else None,
     )
 
 

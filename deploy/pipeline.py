@@ -86,7 +86,10 @@ def _gate_parts(session: Session) -> Parts:
     if recipe.gates.steer in ("magnitude", "uniform"):
         return {"steer": recipe.gates.steer}
     gates = recipe.gates.model_dump(mode="json", exclude={"compile"})  # how fast, not what
-    return {"gates": gates, "budget": _target(recipe), **_learning(recipe)}
+    parts = {"gates": gates, "budget": _target(recipe), **_learning(recipe)}
+    if recipe.budget.macs is None and recipe.budget.latency is not None:  # the target then comes from layer times
+        parts["latency"] = recipe.latency
+    return parts
 
 
 def _surgery_parts(session: Session) -> Parts:

@@ -22,12 +22,12 @@ from compress.gates.latency import LatencyModel, grid_points, liked_multiple, pr
 from compress.gates.widths import Align
 from compress.progress import SILENT, Progress
 from compress.surgery import PrunePlan
-from export.layer_times import cached_times
+from export.layer_times import METHOD, cached_times
 from export.runners import OnnxRunner
 from export.to_onnx import export_onnx
 
 from .latency import LatencyConfig, LatencyRow, measure_latency
-from .report.units import as_ms
+from .report.units import as_ms, plural
 
 CORRECTIONS = 4
 """Plans that are exported and timed at most."""
@@ -49,13 +49,21 @@ class Timed:
     original_ms: float
     slim_ms: float
 
+    def share_of(self, latency: Amount) -> float:
+        """Share of a limit that the model takes, above 1 when it is too slow; a ratio is one to the original's time."""
+        return self.slim_ms / latency.of(self.original_ms)
+
+    def holds(self, latency: Amount) -> bool:
+        """Whether the model is within a limit."""
+        return self.share_of(latency) <= 1
+
 
 def machine_key(threads: int, batch: int) -> str:
-    """Names what layer times depend on besides the layers: processor, runtime and its version, threads, batch."""
+    """Names what layer times depend on besides the layers: processor, runtime, threads, batch, how they are taken."""
     package = next(
         (f"{name} {metadata.version(name)}" for name in ("onnxruntime-gpu", "onnxruntime") if _installed(name)), "none"
     )
-    parts = (_processor(), package, "CPUExecutionProvider", "fp32", str(threads), str(batch))
+    parts = (_processor(), package, "CPUExecutionProvider", "fp32", str(threads), str(batch), f"method {METHOD}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -173,8 +181,9 @@ def select_timed(
 ) -> Timed:
     """A plan under ``limits`` whose model, exported and timed, holds ``latency`` too.
 
-    The table proposes; what the model really took corrects the table's limit, at most ``CORRECTIONS`` times. Returns
-    the slowest plan that held the limit; where none did, the fastest: the verdict then fails, with its figure.
+    The table proposes; what the model really took corrects the table's limit, and ``CORRECTIONS`` plans are timed at
+    most. Of those that held the limit the one with most MACs is returned; where none did, the fastest, with a note: the
+    verdict then fails, with its figure.
 
     Args:
         cost: with latency among its resources (``PlanTimer.timed_cost``).
@@ -190,19 +199,20 @@ def select_timed(
     for turn in range(CORRECTIONS):
         original = tried[-1].original_ms if tried else total
         share = latency.value if latency.relative else latency.value / original
+        target = min(AIM * share / factor, AIM) * total  # something has to shrink
         try:
-            selection = select(cost, scores, budget={**limits, "latency": AIM * share * total / factor}, align=align)
+            selection = select(cost, scores, budget={**limits, "latency": target}, align=align)
         except PruningError:
             if not tried:
                 raise
             progress.note("the layers' times say that no smaller plan is faster")
             break
         if any(selection.plan == other.selection.plan for other in tried):
-            break
+            break  # after a plan that held: one that did not puts the target below its own time
         row = timer.of_plan(selection.plan)
         tried.append(Timed(selection, row.original_ms.median, row.slim_ms.median))
         found = tried[-1]
-        used = found.slim_ms / latency.of(found.original_ms)
+        used = found.share_of(latency)
         progress.note(
             f"plan {turn + 1}: {as_ms(found.slim_ms)} measured, {used:.1%} of the latency limit; "
             f"{selection.used['macs'] / cost.total:.1%} of the MACs"
@@ -211,7 +221,11 @@ def select_timed(
         if used <= 1 and max(used, others) >= CLOSE:
             break
         factor = (found.slim_ms / found.original_ms) / (selection.used["latency"] / total)
-    held = [found for found in tried if found.slim_ms <= latency.of(found.original_ms)]
-    if held:
-        return max(held, key=lambda found: (found.selection.used["macs"], found.slim_ms / found.original_ms))
-    return min(tried, key=lambda found: found.slim_ms / found.original_ms)
+    if held := [found for found in tried if found.holds(latency)]:
+        return max(held, key=lambda found: (found.selection.used["macs"], -found.share_of(latency)))
+    fastest = min(tried, key=lambda found: found.share_of(latency))
+    progress.note(
+        f"none of {plural(len(tried), 'timed plan')} holds the latency limit: the fastest takes "
+        f"{as_ms(fastest.slim_ms)}, {as_ms(latency.of(fastest.original_ms))} allowed; raise budget.latency"
+    )
+    return fastest

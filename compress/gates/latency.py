@@ -28,21 +28,31 @@ WORTH = 1.05
 class TimedLayer:
     """A convolution (or, with a kernel of (), a linear layer) whose time is a point of the table.
 
-    ``inputs`` are those of one group; ``groups`` equals ``outputs`` for a depthwise convolution.
+    ``inputs`` are those of one group; ``groups`` equals ``outputs`` for a depthwise convolution. ``padding`` as in
+    ``LayerShape``.
     """
 
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
     size: tuple[int, ...]
     groups: int
     inputs: int
     outputs: int
+    transposed: bool = False
 
     @property
     def key(self) -> str:
-        """As text, for a file: ``3x3/1x1@56x56 g1 64-128``."""
-        shape = "/".join("x".join(map(str, part)) for part in (self.kernel, self.stride))
-        return f"{shape}@{'x'.join(map(str, self.size))} g{self.groups} {self.inputs}-{self.outputs}"
+        """As text, for a file: ``3x3 /1x1 +1x1x1x1 d1x1 @56x56 g1 64-128``."""
+        if not self.kernel:
+            return f"linear {self.inputs}-{self.outputs}"
+        kernel, stride, padding, dilation, size = (
+            "x".join(map(str, part)) for part in (self.kernel, self.stride, self.padding, self.dilation, self.size)
+        )
+        kind = "transposed " if self.transposed else ""
+        place = f"{kernel} /{stride} +{padding} d{dilation} @{size}"
+        return f"{kind}{place} g{self.groups} {self.inputs}-{self.outputs}"
 
 
 Table = Mapping[TimedLayer, float]
@@ -53,8 +63,9 @@ def timed_layer(layer: LayerShape, inputs: int, outputs: int, *, linear: bool = 
     """``layer`` with other widths."""
     groups = outputs if layer.depthwise else layer.groups
     if linear:
-        return TimedLayer((), (), (), 1, inputs, outputs)
-    return TimedLayer(layer.kernel, layer.stride, layer.size, groups, inputs, outputs)
+        return TimedLayer((), (), (), (), (), 1, inputs, outputs)
+    place = (layer.kernel, layer.stride, layer.padding, layer.dilation, layer.size)
+    return TimedLayer(*place, groups, inputs, outputs, layer.transposed)
 
 
 def knots(width: int, step: int = 1) -> list[int]:

@@ -80,8 +80,8 @@ def run_checks(
         checks.append(at_most("parameters", budget.params_max, slim.params, "parameters"))
     if budget.size_max is not None:
         checks.append(at_most("size of the weights", budget.size_max, slim.size_bytes, "bytes"))
-    if budget.latency_ms_max is not None:
-        checks.extend(latency_within(latency, Amount(budget.latency_ms_max, relative=False)))
+    if (limit := latency_limit(budget)) is not None:
+        checks.extend(latency_within(latency, limit))
     difference = exactness.gated_vs_slim_max_rel
     reason = _NOT_FINITE if difference is None else None
     checks.append(at_most("exactness, gated against slim", EXACTNESS_LIMIT, difference, "error", reason=reason))
@@ -99,11 +99,17 @@ def run_checks(
     return Verdict.of([*checks, all_parity(parity)] if parity else checks)
 
 
+def latency_limit(budget: BudgetFigures) -> Amount | None:
+    """What a recipe allows of latency, if it limits it."""
+    if budget.latency_ratio_max is not None:
+        return Amount(budget.latency_ratio_max, relative=True)
+    return None if budget.latency_ms_max is None else Amount(budget.latency_ms_max, relative=False)
+
+
 def latency_within(rows: Sequence[LatencyFigures], limit: Amount) -> Iterator[Check]:
     """A check per row: the slim model's median in ms; a ratio is one to the original's in the same row."""
     if not rows:
-        ratio = limit.relative
-        yield at_most("latency", limit.value, None, "accuracy" if ratio else "ms", reason=_NO_LATENCY)
+        yield at_most("latency", limit.value, None, "share" if limit.relative else "ms", reason=_NO_LATENCY)
     for row in rows:
         name = f"median latency, {latency_label(row)}"
         yield at_most(name, limit.of(row.original_ms.median), row.slim_ms.median, "ms")

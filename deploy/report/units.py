@@ -55,6 +55,11 @@ def as_times(value: float) -> str:
     return f"{value:.2f}x"
 
 
+def as_share(value: float) -> str:
+    """A ratio to the original's amount: ``95.0 % of the original``."""
+    return f"{as_percent(value, 1)} of the original"
+
+
 def as_duration(seconds: float) -> str:
     """``4.2 s``, ``3 min 20 s``, ``2 h 05 min``."""
     if seconds < 59.95:
@@ -75,6 +80,7 @@ _AS_TEXT: Final[dict[Unit, Callable[[float], str]]] = {
     "times": as_times,
     "rows": as_count,
     "ms": as_ms,
+    "share": as_share,
 }
 _EXACT: Final[frozenset[Unit]] = frozenset({"MACs", "bytes"})
 
