@@ -124,14 +124,15 @@ def shaped_by_latency(setting: Setting, progress: ConsoleProgress) -> tuple[nn.M
         if not proposed:
             raise PruningError(f"no multiple lets a plan use {USED:.0%} of the MACs budget")
         shares = []
-        for found, _ in proposed:
+        for found, *_ in proposed:
             row = timer.of_plan(found.plan)
             shares.append(row.slim_ms.median / row.original_ms.median)
             progress.note(f"proposed {found.used['latency'] / cost.totals['latency']:.3f}, measured {shares[-1]:.3f}")
-    selection, align = proposed[int(np.argmin(shares))]
+    selection, align, rank_weight = proposed[int(np.argmin(shares))]
     figures = {
         "latency_budget": selection.budget["latency"] / cost.totals["latency"],
         "align": "timed" if align is liked else align,
+        "rank_weight": rank_weight,
         "widths": {name: len(channels) for name, channels in selection.plan.kept.items()},
     }
     return setting.slim(selection.plan), figures
@@ -139,16 +140,16 @@ def shaped_by_latency(setting: Setting, progress: ConsoleProgress) -> tuple[nn.M
 
 def _proposals(
     cost: CostModel, scores: Mapping[str, Tensor], macs: float, aligns: Sequence[Align]
-) -> list[tuple[Selection, Align]]:
+) -> list[tuple[Selection, Align, float]]:
     """The plans of least latency, by the table, that use ``USED`` of the MACs; at most ``TIMED``, the fastest first."""
-    found: list[tuple[Selection, Align]] = []
+    found: list[tuple[Selection, Align, float]] = []
     for align, rank_weight, share in product(aligns, RANK_WEIGHTS, LATENCIES):
         limits = {"macs": macs, "latency": share * cost.totals["latency"]}
         selection = _select(cost, scores, limits, align, rank_weight)
-        new = selection is not None and all(selection.plan != other.plan for other, _ in found)
+        new = selection is not None and all(selection.plan != other.plan for other, *_ in found)
         if selection is not None and new and selection.used["macs"] >= USED * macs:
-            found.append((selection, align))
-    return sorted(found, key=lambda pair: pair[0].used["latency"])[:TIMED]
+            found.append((selection, align, rank_weight))
+    return sorted(found, key=lambda proposal: proposal[0].used["latency"])[:TIMED]
 
 
 def _select(

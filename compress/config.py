@@ -185,7 +185,7 @@ class BudgetConfig(Section):
     )
     rank_weight: Annotated[float, Field(ge=0, le=1)] = Field(
         default=1.0,
-        description="how much ranks decide the widths where several budgets bind; 0: the fastest shape, ranks within it",
+        description="how much ranks decide widths where several budgets bind; 0: they decide within groups only",
     )
 
     @model_validator(mode="before")

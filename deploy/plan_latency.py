@@ -177,6 +177,7 @@ def select_timed(
     timer: PlanTimer,
     *,
     align: Align = 1,
+    rank_weight: float = 1.0,
     progress: Progress = SILENT,
 ) -> Timed:
     """A plan under ``limits`` whose model, exported and timed, holds ``latency`` too.
@@ -201,7 +202,7 @@ def select_timed(
         share = latency.value if latency.relative else latency.value / original
         target = min(AIM * share / factor, AIM) * total  # something has to shrink
         try:
-            selection = select(cost, scores, budget={**limits, "latency": target}, align=align)
+            selection = select(cost, scores, budget={**limits, "latency": target}, align=align, rank_weight=rank_weight)
         except PruningError:
             if not tried:
                 raise

@@ -17,6 +17,7 @@ from compress.explain import (
 from compress.files import read_tensors, write_tensors
 from compress.finetune import train_classifier
 from compress.gates import check_budget, learn_gates, magnitude, select, uniform
+from compress.gates.widths import Align
 from compress.training import evaluate
 
 from ..report.units import as_percent
@@ -130,14 +131,16 @@ def _macs_to_aim_for(session: Session) -> float:
     budget, limits = session.recipe.budget, session.limits
     if "macs" in limits:
         return limits["macs"]
-    scores, align = magnitude(session.network(), session.graph.groups), fixed_align(budget)
+    scores = magnitude(session.network(), session.graph.groups)
+    align: Align = fixed_align(budget)
     if budget.latency is None:
-        return float(select(session.cost, scores, budget=limits, align=align).macs)
+        return float(select(session.cost, scores, budget=limits, align=align, rank_weight=budget.rank_weight).macs)
     with session.timer() as timer:
         cost, liked = timer.timed_cost(session.cost)
         latency = budget.latency.of(cost.totals["latency"])
         every = {**limits, "latency": latency}
-        return float(select(cost, scores, budget=every, align=liked if budget.align == "auto" else align).macs)
+        align = liked if budget.align == "auto" else align
+        return float(select(cost, scores, budget=every, align=align, rank_weight=budget.rank_weight).macs)
 
 
 def seed_stage(seed: int, stage: str) -> None:

@@ -83,7 +83,16 @@ def _select(session: Session, scores: dict[str, Tensor]) -> Selection:
         align = liked if budget.align == "auto" else budget.align
         if budget.latency is None:
             return select(session.cost, scores, budget=limits, align=align, rank_weight=budget.rank_weight)
-        timed = select_timed(cost, scores, limits, budget.latency, timer, align=align, progress=session.progress)
+        timed = select_timed(
+            cost,
+            scores,
+            limits,
+            budget.latency,
+            timer,
+            align=align,
+            rank_weight=budget.rank_weight,
+            progress=session.progress,
+        )
     return timed.selection
 
 
