@@ -178,7 +178,7 @@ def learn_gates(
         PruningError: the budget is out of reach, or the gates did not converge.
     """
     budget = counted_limits(read_budget(macs=macs), traced.cost)["macs"]
-    check_budget(traced.cost, budget)
+    check_budget(traced.cost, budget, frozen=traced.graph.frozen)
     config = config or GatesConfig(steer="rbf" if traced.explained is not None else "none")
     if config.steer in ("magnitude", "uniform"):
         return (magnitude if config.steer == "magnitude" else uniform)(_joint(traced), traced.graph.groups)
@@ -226,6 +226,7 @@ def select(
         PruningError: nothing can shrink, or a budget is out of reach (the message names the smallest).
     """
     limits = counted_limits(read_budget(macs=macs, params=params, size=size), traced.cost)
+    check_budget(traced.cost, limits, align, frozen=traced.graph.frozen)
     return choose(traced.cost, scores, budget=limits, align=align).plan
 
 

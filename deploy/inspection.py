@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from compress.config import BudgetConfig, ModelConfig
 from compress.errors import ConfigError, PruningError
-from compress.gates import CostModel, counted_limits, magnitude, read_budget, select, smallest_macs
+from compress.gates import CostModel, check_budget, counted_limits, magnitude, read_budget, select, smallest_macs
 from compress.macs import count_macs, count_params, size_bytes
 from compress.models import build_net, check_logits
 from compress.progress import SILENT, Progress
@@ -188,12 +188,8 @@ def _prove_plan(
     """The plan that keeps the channels of greatest magnitude, carried out on a copy and compared."""
     started = time.monotonic()
     limits = counted_limits(budget, cost)
-    try:
-        plan = select(cost, magnitude(net, graph.groups), budget=limits, align=align).plan
-    except PruningError as error:
-        frozen = [f"'{group.name}' ({group.reason})" for group in graph.frozen[:3]]
-        more = f" and {len(graph.frozen) - 3} more" if len(graph.frozen) > 3 else ""
-        raise PruningError(f"{error}; frozen groups: {', '.join(frozen)}{more}" if frozen else str(error)) from error
+    check_budget(cost, limits, align, frozen=graph.frozen)
+    plan = select(cost, magnitude(net, graph.groups), budget=limits, align=align).plan
     shaken = shake_(copy.deepcopy(net), images.double(), torch.Generator().manual_seed(_SEED)).requires_grad_(False)
     exact = _difference(shaken, graph, plan, images.double())
     slim = copy.deepcopy(net)

@@ -24,6 +24,9 @@ COARSE = 16
 FINE_ROUNDS = 3
 """Adjustments of the prices among all choices."""
 
+MOST_NARROWED = 2
+"""Choices that a group may lose in an exchange."""
+
 _NOTHING = 1e-12
 
 NEAR = 1.05
@@ -163,22 +166,21 @@ class _Market:
         return float(rates[k]), int(wider[k])
 
     def exchange(self, prices: Floats) -> None:
-        """Narrow one group and widen others as far as that sets free, while the plan gains by it."""
-        widths, improved = self.widths, True
-        while improved:
-            improved = False
+        """Narrow one group a step or two and widen others as far as that sets free, while the plan gains by it."""
+        widths = self.widths
+        for _ in range(SWEEPS):
+            before = self.total()
             for group in range(len(self.worth)):
                 start, worth = list(widths.choice), self.total()
-                for choice in self.choices(group)[::-1].tolist():
-                    if choice >= start[group]:
-                        continue
-                    widths.set_all(start)
+                narrower = [choice for choice in self.choices(group).tolist() if choice < start[group]]
+                for choice in narrower[-MOST_NARROWED:]:
                     widths.set(group, choice)
                     self.fill(prices)
                     if self.total() > worth * (1 + _NOTHING):
-                        start, worth, improved = list(widths.choice), self.total(), True
-                        break
-                widths.set_all(start)
+                        start, worth = list(widths.choice), self.total()
+                    widths.set_all(start)
+            if self.total() <= before * (1 + _NOTHING):
+                return
 
     def trade(self, prices: Floats, rounds: int, speed: float) -> Floats:
         """Let prices find what the limits allow; the best plan on the way is kept. Returns the last prices."""
@@ -215,6 +217,7 @@ def cut_by_prices(
         market.coarse = False
         market.trade(prices, FINE_ROUNDS, 1.0)
     widths.set_all(market.best)
-    market.fill(prices)
-    market.keep()
-    market.exchange(prices)
+    if market.has_more:
+        market.fill(prices)
+    else:  # few enough choices that every exchange can be looked at
+        market.exchange(prices)

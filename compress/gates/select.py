@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..errors import PruningError
-from ..surgery import PrunePlan
+from ..surgery import FrozenGroup, PrunePlan
 from .cost import CostModel
 from .prices import cut_by_prices
 from .threshold import cut_by_threshold, removal_order, use_up
@@ -65,14 +65,18 @@ def as_amount(resource: str, value: float) -> str:
     return f"{value / scale:.3f} {unit}"
 
 
-def check_budget(cost: CostModel, budget: Budget, align: Align = 1) -> None:
+def check_budget(cost: CostModel, budget: Budget, align: Align = 1, *, frozen: Sequence[FrozenGroup] = ()) -> None:
     """Refuse a budget that no plan can meet.
 
+    Args:
+        frozen: groups that cannot shrink, to be named.
+
     Raises:
-        PruningError: nothing can shrink or would, or a budget is out of reach; the message names the smallest.
+        PruningError: nothing can shrink or would, or a budget is out of reach; the message names the smallest, and
+            what is frozen.
     """
     if not cost.names:
-        raise PruningError("no channel group of this model can shrink: see the frozen groups and their reasons")
+        raise PruningError(f"no channel group of this model can shrink{_frozen_words(frozen)}")
     limits, totals = as_limits(budget), cost.totals
     if all(limit >= totals[name] for name, limit in limits.items()):
         listed = " and ".join(
@@ -89,8 +93,17 @@ def check_budget(cost: CostModel, budget: Budget, align: Align = 1) -> None:
             raise PruningError(
                 f"the budget of {as_amount(name, limit)} ({limit / total:.1%} of the model) cannot be reached: the "
                 f"smallest plan has {as_amount(name, least[name])} ({least[name] / total:.1%}); raise budget.{name} "
-                f"to at least {least[name] / total + 5e-4:.3f}{finer}"
+                f"to at least {least[name] / total + 5e-4:.3f}{finer}{_frozen_words(frozen)}"
             )
+
+
+_NAMED = 3
+
+
+def _frozen_words(frozen: Sequence[FrozenGroup]) -> str:
+    listed = [f"'{group.name}' ({group.reason})" for group in frozen[:_NAMED]]
+    more = f" and {len(frozen) - _NAMED} more" if len(frozen) > _NAMED else ""
+    return f"; frozen groups: {', '.join(listed)}{more}" if frozen else ""
 
 
 def select(

@@ -16,14 +16,14 @@ from compress.explain import (
 )
 from compress.files import read_tensors, write_tensors
 from compress.finetune import train_classifier
-from compress.gates import check_budget, learn_gates, magnitude, select, uniform
+from compress.gates import learn_gates, magnitude, select, uniform
 from compress.gates.widths import Align
 from compress.training import evaluate
 
 from ..report.units import as_percent
 from ..session import Session
 from .outcome import Outcome
-from .preflight import fixed_align
+from .preflight import check_counted, fixed_align
 
 
 def classifier(session: Session) -> Outcome:
@@ -100,9 +100,8 @@ def targets(session: Session) -> Outcome:
 def gates(session: Session) -> Outcome:
     """A score per channel: learned gates, or a ranking by weights."""
     config = session.recipe.gates
-    limits, cost = session.limits, session.cost
-    if limits:
-        check_budget(cost, limits, fixed_align(session.recipe.budget))  # the explainer may have frozen groups
+    cost = session.cost
+    check_counted(session.recipe.budget, cost, session.graph)  # the explainer may have frozen groups
     path = session.stage_file("gates", "scores.safetensors")
     network = session.network()
     if config.steer in ("magnitude", "uniform"):

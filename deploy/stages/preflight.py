@@ -5,6 +5,7 @@ from __future__ import annotations
 from compress.config import BudgetConfig
 from compress.explain import find_scales
 from compress.gates import CostModel, as_amount, check_budget, counted_limits, smallest_macs
+from compress.surgery import ChannelGraph
 from export.to_torch_export import trace
 
 from ..report.units import as_macs, as_ms, as_percent
@@ -26,8 +27,7 @@ def preflight(session: Session) -> None:
     graph = session.find_groups(classifier)
     cost = CostModel.of(classifier, session.example, graph.groups)
     limits, align = counted_limits(recipe.budget, cost), fixed_align(recipe.budget)
-    if limits:
-        check_budget(cost, limits, align)
+    check_counted(recipe.budget, cost, graph)
     if recipe.explainer.enabled:
         find_scales(classifier, session.example)
     trace(classifier, session.example)
@@ -46,3 +46,16 @@ def preflight(session: Session) -> None:
 def fixed_align(budget: BudgetConfig) -> int:
     """The recipe's multiple; 1 where it is yet to be timed: any width may turn out to be allowed."""
     return 1 if budget.align == "auto" else budget.align
+
+
+def check_counted(budget: BudgetConfig, cost: CostModel, graph: ChannelGraph) -> None:
+    """Refuse limits that can be counted and that no plan meets; whether one on latency can be met is measured later.
+
+    Raises:
+        PruningError: nothing can shrink or would, or a limit is out of reach.
+    """
+    limits = counted_limits(budget, cost)
+    if budget.latency is not None:  # the others need not bind
+        limits = {name: limit for name, limit in limits.items() if limit < cost.totals[name]}
+    if limits:
+        check_budget(cost, limits, fixed_align(budget), frozen=graph.frozen)

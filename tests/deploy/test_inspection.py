@@ -10,9 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from compress.amounts import Amount
+from compress.config import BudgetConfig
 from compress.errors import ConfigError, ModelError, PruningError
+from compress.gates import CostModel
 from compress.macs import count_macs, count_params
+from compress.surgery import trace_groups
 from deploy.inspection import inspect_model, load_model, read_limits, read_shape
+from deploy.stages.preflight import check_counted
 
 SHAPE = (3, 16, 16)
 
@@ -199,3 +203,11 @@ def test_models_by_name(finished: Any) -> None:
     assert load_model(str(finished.root), 3)(torch.rand(2, 3, 16, 16)).shape == (2, 10)
     with pytest.raises(ConfigError, match=r"timm has no model 'resnet10x'; did you mean 'resnet10t'"):
         load_model("timm:resnet10x", 5)
+
+
+def test_a_loose_limit_beside_one_on_latency_is_no_mistake() -> None:
+    graph = trace_groups(Small().eval(), torch.rand(1, *SHAPE))
+    cost = CostModel.of(Small().eval(), torch.rand(1, *SHAPE), graph.groups)
+    check_counted(BudgetConfig(macs="900M", latency="80%"), cost, graph)
+    with pytest.raises(PruningError, match="nothing would shrink"):
+        check_counted(BudgetConfig(macs="900M"), cost, graph)
