@@ -153,3 +153,22 @@ class FinetuneConfig(TrainConfig):
     recalibrate_batches: Annotated[int, Field(ge=0)] = 50
     distill: Annotated[float, Field(ge=0, le=1)] = Field(default=0.0, description="share of the loss from the original")
     distill_temperature: Positive = 4.0
+
+
+class DynamicConfig(Section):
+    """The input-dependent variant (``dynamic``): DRIB's channel selection within a budget of MACs."""
+
+    macs: Fraction = Field(default=0.5, description="mean MACs per image kept, routing heads included")
+    masks: Annotated[int, Field(ge=2, le=64)] = Field(
+        default=4, description="to choose from, per layer; 40 in the paper: each is a branch of the exported graph"
+    )
+    align: Count = Field(
+        default=1, description="channels of a mask in multiples of this, where the layer is wide enough"
+    )
+    epochs: Count = 4
+    mask_lr: Positive = Field(default=0.01, description="Adam, for heads and masks")
+    lr: Positive = Field(default=0.01, description="SGD, for the weights, in turn with the masks")
+    temperature: tuple[Positive, Positive] = Field(default=(1.0, 0.1), description="of the choices: first and last")
+    finetune_epochs: Annotated[int, Field(ge=0)] = 4
+    finetune_lr: Positive = 0.01
+    batch_size: Count = 128

@@ -1,0 +1,20 @@
+"""Dynamic reasoning (DRIB): every image computes the channels it needs."""
+
+from .cost import Usage, macs_per_image, routed_cost, use
+from .learn import Learned, harden_, learn_routing
+from .routing import DynamicClassifier, Route, Router, find_routes, head_name
+
+__all__ = [
+    "DynamicClassifier",
+    "Learned",
+    "Route",
+    "Router",
+    "Usage",
+    "find_routes",
+    "harden_",
+    "head_name",
+    "learn_routing",
+    "macs_per_image",
+    "routed_cost",
+    "use",
+]

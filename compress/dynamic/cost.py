@@ -1,0 +1,70 @@
+"""MACs of every image: what its route computes, heads included."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..data import BatchSource
+from ..gates import CostModel, LayerShape, read_layers
+from ..training import to_device
+from .routing import DynamicClassifier, Route, head_name
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a dynamic classifier did with a set of images.
+
+    ``macs``: (N,) per image, heads included; ``choices``: (N, routes) number of the mask that each route took.
+    """
+
+    accuracy: float
+    macs: Tensor
+    choices: Tensor
+
+    @property
+    def macs_mean(self) -> float:
+        """Mean MACs per image."""
+        return float(self.macs.double().mean())
+
+
+def routed_cost(classifier: nn.Module, routes: Sequence[Route], masks: int, example: Tensor) -> CostModel:
+    """T(v) of a classifier with its heads; ``v`` are the open channels of the routes' groups, in their order.
+
+    Args:
+        masks: how many each head chooses from.
+        example: (1, 3, H, W).
+    """
+    heads = [
+        LayerShape(name=head_name(index), inputs=route.inputs, outputs=masks, groups=1, unit=1, depthwise=False)
+        for index, route in enumerate(routes)
+    ]
+    return CostModel([*read_layers(classifier, example), *heads], [route.group for route in routes])
+
+
+def macs_per_image(cost: CostModel, gates: Sequence[Tensor]) -> Tensor:
+    """(N,) MACs for gate values (N, channels) of every route: a channel is computed where its value is not 0."""
+    opened = torch.cat([(values > 0).double() for values in gates], 1)
+    routes, back = torch.unique(opened, dim=0, return_inverse=True)
+    return torch.stack([cost.of_values(route) for route in routes])[back]
+
+
+@torch.inference_mode()
+def use(model: DynamicClassifier, cost: CostModel, batches: BatchSource) -> Usage:
+    """Accuracy, MACs and routes over one pass, in eval mode; the model's mode is restored."""
+    device = next(model.parameters()).device
+    cost = cost.to(device)
+    training = model.training
+    model.eval()
+    hits, macs, choices = [], [], []
+    for batch in batches.epoch(0):
+        batch = to_device(batch, device)
+        routing = model.routed(batch.images)
+        hits.append((routing.logits.argmax(1) == batch.labels).cpu())
+        macs.append(macs_per_image(cost, routing.gates).cpu())
+        choices.append(torch.stack([scores.argmax(1) for scores in routing.scores], 1).cpu())
+    model.train(training)
+    return Usage(float(torch.cat(hits).double().mean()), torch.cat(macs), torch.cat(choices))
