@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import product
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -88,53 +87,52 @@ def _turned(node: Any) -> bool:
     return any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
 
 
-def choices_of(routes: Sequence[int], counts: Sequence[int]) -> list[dict[int, int]]:
-    """Every combination of masks of ``routes``, in the order of ``combined``'s numbers."""
-    return [dict(zip(routes, numbers, strict=True)) for numbers in product(*(range(counts[r]) for r in routes))]
+Span = tuple[int, int, int]
+"""A route and the range of its masks (first, last + 1) that is still open."""
 
 
 class Tree:
-    """Nested `If` nodes over a number 0 .. n-1: each step halves the range."""
+    """Nested `If` nodes over the masks of one or more routes; every step halves the masks of a route.
 
-    def __init__(self, onnx: Any) -> None:
-        self.onnx, self._names = onnx, 0
+    Args:
+        condition: gives the name of a bool scalar: whether the mask of a route is below a number.
+    """
+
+    def __init__(self, onnx: Any, condition: Callable[[int, int], str]) -> None:
+        self.onnx, self._condition, self._names = onnx, condition, 0
 
     def fresh(self, stem: str) -> str:
         """A name that no other node of the graph has."""
         self._names += 1
         return f"{stem}/{self._names}"
 
-    def build(self, number: str, leaves: Sequence[Any], output: str, low: int = 0) -> list[Any]:
-        """Nodes that give ``output``, by leaf graph ``number``.
+    def build(self, spans: Sequence[Span], leaf_of: Callable[[Choice], Any], output: str) -> Any:
+        """The `If` node that gives ``output``: of the branch for the masks that the routes took.
 
         Args:
-            number: name of an int64 scalar.
-            leaves: graphs of one output each, two at least.
+            spans: at least one of them has two masks or more.
+            leaf_of: the graph of one choice, with one output.
         """
-        helper = self.onnx.helper
-        middle = (len(leaves) + 1) // 2
-        limit, condition = self.fresh("limit"), self.fresh("is_low")
-        value = helper.make_tensor(limit, self.onnx.TensorProto.INT64, [], [low + middle])
-        return [
-            helper.make_node("Constant", [], [limit], value=value),
-            helper.make_node("Less", [number, limit], [condition]),
-            helper.make_node(
-                "If",
-                [condition],
-                [output],
-                name=self.fresh("route"),
-                then_branch=self._branch(number, leaves[:middle], low),
-                else_branch=self._branch(number, leaves[middle:], low + middle),
-            ),
-        ]
+        place = next(place for place, (_, first, end) in enumerate(spans) if end - first > 1)
+        route, first, end = spans[place]
+        middle = (first + end) // 2
+        below = [*spans[:place], (route, first, middle), *spans[place + 1 :]]
+        above = [*spans[:place], (route, middle, end), *spans[place + 1 :]]
+        return self.onnx.helper.make_node(
+            "If",
+            [self._condition(route, middle)],
+            [output],
+            name=self.fresh("route"),
+            then_branch=self._branch(below, leaf_of),
+            else_branch=self._branch(above, leaf_of),
+        )
 
-    def _branch(self, number: str, leaves: Sequence[Any], low: int) -> Any:
-        if len(leaves) == 1:
-            return leaves[0]
+    def _branch(self, spans: Sequence[Span], leaf_of: Callable[[Choice], Any]) -> Any:
+        if all(end - first == 1 for _, first, end in spans):
+            return leaf_of({route: first for route, first, _ in spans})
         output = self.fresh("chosen")
-        nodes = self.build(number, leaves, output, low)
         value = self.onnx.helper.make_tensor_value_info(output, self.onnx.TensorProto.FLOAT, None)
-        return self.onnx.helper.make_graph(nodes, self.fresh("branch"), [], [value])
+        return self.onnx.helper.make_graph([self.build(spans, leaf_of, output)], self.fresh("branch"), [], [value])
 
 
 def leaf(onnx: Any, tree: Tree, nodes: Sequence[Any], constants: Mapping[str, Array], output: str) -> Any:

@@ -87,10 +87,23 @@ def clusters_of(graph: Any, weighted: Mapping[int, Weighted]) -> list[list[int]]
             same = more in weighted and weighted[more].routes <= routes and more not in taken
             if not same and (more in weighted or graph.node[more].op_type not in _ON_THE_WAY or more in taken):
                 break
+            if graph.node[more].op_type == "Add":
+                cluster += _side(graph, more, output, readers, weighted)
             cluster.append(more)
         taken.update(cluster)
         clusters.append(cluster)
     return clusters
+
+
+def _side(
+    graph: Any, add: int, output: str, readers: Mapping[str, list[int]], weighted: Mapping[int, Weighted]
+) -> list[int]:
+    """The convolution whose result is added to a branch's ``output``, if nobody else reads it: a projected shortcut."""
+    other = next((name for name in graph.node[add].input if name != output), "")
+    for place, node in enumerate(graph.node):
+        if other in node.output and node.op_type == "Conv" and place not in weighted and len(readers[other]) == 1:
+            return [place]
+    return []
 
 
 def flat(onnx: Any, node: Any, weights: Mapping[str, Any]) -> Any:
@@ -98,6 +111,24 @@ def flat(onnx: Any, node: Any, weights: Mapping[str, Any]) -> Any:
     if node.op_type == "Reshape" and len(weights.get(node.input[1], ())) == 2:
         return onnx.helper.make_node("Flatten", [node.input[0]], list(node.output), axis=1)
     return node
+
+
+def without_repeats_(graph: Any) -> None:
+    """Take out every ReLU of what is a ReLU's (or its pooling's) already: heads begin with one."""
+    positive: set[str] = set()
+    kept: list[Any] = []
+    renamed: dict[str, str] = {}
+    for node in graph.node:
+        for position, name in enumerate(node.input):
+            node.input[position] = renamed.get(name, name)
+        if node.op_type == "Relu" and node.input[0] in positive:
+            renamed[node.output[0]] = node.input[0]
+            continue
+        if node.op_type == "Relu" or (node.op_type in ("MaxPool", "AveragePool") and node.input[0] in positive):
+            positive.add(node.output[0])
+        kept.append(node)
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
 def names_read(graph: Any) -> Counter[str]:
