@@ -95,7 +95,77 @@ def selector() -> str:
     return "\n".join(lines)
 
 
-TABLES = {"keep50": keep50, "selector": selector}
+def gate_step() -> str:
+    """A gate step against the plain network: a line per form, a column per network and batch."""
+    found = read_json(HERE / "results" / "gate_step.json")
+    rows = found["rows"]
+    cases = list(dict.fromkeys((row["network"], row["batch"]) for row in rows))
+    titles = [f"{network.replace('@', ' at ')}, batch {batch}" for network, batch in cases]
+    lines = ["| | " + " | ".join(titles) + " |", "|---|" + "---|" * len(cases)]
+    for form in dict.fromkeys(row["form"] for row in rows):
+        cells = []
+        for case in cases:
+            row = next((x for x in rows if (x["network"], x["batch"], x["form"]) == (*case, form)), None)
+            cells.append(_ratio(row) if row is not None else "")
+        lines.append(f"| {form} | " + " | ".join(cells) + " |")
+    waits = [f"{row['start_seconds']:.0f}" for row in rows if row["start_seconds"] is not None]
+    lines += [
+        "",
+        "Time over the plain network's, ratio of medians (95 % bootstrap interval) of "
+        f"{min(x['rounds'] for x in rows)} rounds or more, float32, {found['device']}, {found['processor']}. "
+        f"Proof (and compilation) before the first step, in the columns' order: {', '.join(waits)} s.",
+    ]
+    return "\n".join(lines)
+
+
+def _ratio(row: Row) -> str:
+    if row["form"] == "plain network":
+        return f"{row['ms']:.0f} ms"
+    return f"{row['ratio']:.2f} ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})"
+
+
+def zoo() -> str:
+    """What can be removed from torchvision's CNNs: a line per model."""
+    lines = [
+        "| model | MACs | groups | frozen | smallest reachable | plan for half: MACs kept | difference, float64 "
+        "| float32 | cost model = fvcore | s: groups proven + plan proven |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    reasons: dict[str, list[str]] = {}
+    found = read_json(HERE / "results" / "zoo.json")
+    for row in found["rows"]:
+        name = row["model"].partition(":")[2]
+        if "error" in row:
+            lines.append(f"| {name} |" + " |" * 9)
+            reasons.setdefault(f"refused: {row['error']}", []).append(name)
+            continue
+        plan = row["plan"]
+        for group in row["frozen_groups"]:
+            names = reasons.setdefault(f"frozen: {group['reason']}", [])
+            names += [] if name in names else [name]
+        cells = [
+            name,
+            f"{row['macs'] / 1e6:.0f} M",
+            f"{row['groups']}",
+            f"{len(row['frozen_groups'])}",
+            f"{100 * row['smallest_macs'] / row['macs']:.1f} %",
+            f"{plan['macs_kept']:.4f}",
+            f"{plan['max_rel']:.0e}",
+            f"{plan['max_rel_float32']:.0e}",
+            "yes" if plan["cost_model_macs"] == plan["fvcore_macs"] else "NO",
+            f"{row['seconds']:.0f} + {plan['seconds']:.0f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines.append("")
+    for reason, names in reasons.items():
+        who = "all of them" if len(names) == len(found["rows"]) - 1 else ", ".join(names)
+        lines.append(f"- {reason} ({who})")
+    threads = found["rows"][0]["threads"]
+    lines += ["", f"Differences relative to the largest logit; {found['device']}, {threads} threads used."]
+    return "\n".join(lines)
+
+
+TABLES = {"zoo": zoo, "keep50": keep50, "selector": selector, "gate_step": gate_step}
 
 
 def filled(text: str) -> str:

@@ -58,7 +58,8 @@ class ModelConfig(Section):
     """The classifier (``model``). Normalisation is its first layer: it takes raw images in [0, 1]."""
 
     name: str = Field(
-        default="resnet20", description="resnet20..110, mobilenetv2, vgg16, torchvision:NAME, file.py:factory"
+        default="resnet20",
+        description="resnet20..110, mobilenetv2, vgg16, torchvision:NAME, timm:NAME, file.py:factory",
     )
     shortcut: Literal["pad", "conv"] = "pad"
     weights: Path | Literal["pretrained"] | None = Field(
@@ -128,6 +129,9 @@ class GatesConfig(Section):
     cost_weight: Positive = Field(default=2.0, description="g2 of R_res")
     temperature: Positive = 0.4
     shrink: Fraction = Field(default=0.6, description="share of the steps over which the target falls to the budget")
+    compile: bool | Literal["auto"] = Field(
+        default="auto", description="torch.compile the step; auto: on a CPU, when the steps saved are worth the wait"
+    )
 
 
 class BudgetConfig(Section):

@@ -43,7 +43,7 @@ from compress.files import read_tensors, write_tensors
 from compress.gates import CostModel, budget_macs, check_budget, magnitude, uniform
 from compress.gates import learn_gates as learn
 from compress.gates import select as choose
-from compress.models import Classifier
+from compress.models import Classifier, check_logits
 from compress.progress import SILENT, Progress
 from compress.surgery import ChannelGraph, PrunePlan, gated_vs_slim, prove_groups, slim_, trace_groups
 from compress.training import make_fabric
@@ -105,7 +105,7 @@ def trace(model: nn.Module, example: Tensor, *, progress: Progress = SILENT) -> 
         )
     model = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
     example = example[:_PROOF_IMAGES].detach().cpu().float()
-    _check_logits(model, example)
+    check_logits(model, example)
     graph = prove_groups(model, trace_groups(model, example[:1]), example, progress=progress)
     return Traced(model, example, graph, _cost(model, example, graph))
 
@@ -129,7 +129,7 @@ def explain(
     """
     config = config or ExplainerConfig()
     classifier = Classifier(copy.deepcopy(traced.model), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)).eval()
-    classes = _check_logits(classifier, traced.example)
+    classes = check_logits(classifier, traced.example)
     fabric = make_fabric()
     batches, judged = LoaderBatches(train), LoaderBatches(val)
     selector = Selector(find_scales(classifier, traced.example[:1]), classes, traced.example.shape[-1])
@@ -290,16 +290,3 @@ def _joint(traced: Traced) -> nn.Module:
 
 def _cost(model: nn.Module, example: Tensor, graph: ChannelGraph, prefix: str = "") -> CostModel:
     return CostModel.of(model, example[:1], graph.groups, prefix=prefix)
-
-
-@torch.no_grad()
-def _check_logits(model: nn.Module, example: Tensor) -> int:
-    """The number of classes."""
-    logits = model(example)
-    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(example):
-        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ModelError(
-            f"the model gives {found} for {len(example)} images; it must give one tensor of logits (N, classes): "
-            "wrap it in a module that returns those"
-        )
-    return logits.shape[1]

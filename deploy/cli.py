@@ -21,10 +21,12 @@ from .console import ConsoleProgress
 from .logs import LibraryMessages
 
 if TYPE_CHECKING:
+    from .inspection import Inspection
     from .report import Report, Verdict
     from .run_dir import RunDir
 
 _INTERRUPTED = 130
+_DEAREST = 10
 _WIDE = 160  # columns where there is no terminal: a log breaks no lines
 
 
@@ -111,6 +113,32 @@ def run(
 
 
 @app.command()
+def inspect(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="torchvision:NAME, timm:NAME, path/to/file.py:factory, or a run")],
+    input_: Annotated[str, typer.Option("--input", metavar="CxHxW", help="one image, e.g. 3x224x224")],
+    budget: Annotated[str | None, typer.Option(help="plan for it and prove the plan: macs=50%")] = None,
+    align: Annotated[int, typer.Option(min=1, help="widths of the plan in multiples of this")] = 1,
+    classes: Annotated[int, typer.Option(min=2, help="for a factory that takes their number")] = 1000,
+    limit: Annotated[float, typer.Option(min=1, help="seconds for the proof of the groups")] = 300,
+    json: Annotated[Path | None, typer.Option(help="write the findings to this file")] = None,
+) -> None:
+    """What can shrink in a model, what cannot and why, what costs most, and how small it can get. Learns nothing."""
+    from compress.files import write_json
+
+    from .inspection import inspect_model, load_model, read_macs_budget, read_shape
+
+    terminal: _Terminal = context.obj
+    shape, wanted = read_shape(input_), None if budget is None else read_macs_budget(budget)
+    found = inspect_model(
+        model, load_model(model, classes), shape, budget=wanted, align=align, limit=limit, progress=terminal.progress
+    )
+    if json is not None:
+        write_json(json, found.to_dict())
+    _print_inspection(found)
+
+
+@app.command()
 def check(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="run directory")],
     budget: Annotated[Path, typer.Option(help="budget file (YAML)")],
@@ -153,6 +181,42 @@ def _console() -> Console:
     """Standard output as it is now; unlike a terminal, a file or a pipe has no width to keep to."""
     out = Console(highlight=False, markup=False)
     return out if out.is_terminal else Console(highlight=False, markup=False, width=_WIDE)
+
+
+def _print_inspection(found: Inspection) -> None:
+    from .report.units import as_bytes, as_count, as_error, as_macs, as_percent
+
+    out = _console()
+    out.print(f"{found.model} at {'x'.join(map(str, found.input))}")
+    facts = Table("", "", box=None, pad_edge=False, show_header=False)
+    facts.add_row("MACs", as_macs(found.macs))
+    facts.add_row("parameters", as_count(found.params))
+    facts.add_row("size of the weights", as_bytes(found.size_bytes))
+    facts.add_row("channel groups that can shrink", f"{found.groups}, proven in {found.seconds:.0f} s")
+    facts.add_row(
+        "smallest reachable", f"{as_macs(found.smallest_macs)} ({as_percent(found.smallest_macs / found.macs, 1)})"
+    )
+    out.print(facts)
+    out.print("\nlayers that cost most")
+    layers = Table("", "MACs", "share", box=None, pad_edge=False, show_header=False)
+    for layer in found.layers[:_DEAREST]:
+        layers.add_row(layer.name, as_macs(layer.macs), as_percent(layer.macs / found.macs, 1))
+    out.print(layers)
+    out.print(f"\nfrozen groups: {len(found.frozen_groups)}")
+    for group in found.frozen_groups:
+        out.print(f"  {group['name']}: {group['reason']}", soft_wrap=True)
+    if (plan := found.plan) is not None:
+        out.print("\nplan by magnitude")
+        proof = Table("", "", box=None, pad_edge=False, show_header=False)
+        proof.add_row("MACs", f"{as_macs(plan.macs)} ({as_percent(plan.macs_kept)} kept)")
+        proof.add_row("parameters", f"{as_count(plan.params)} ({as_percent(plan.params / found.params, 1)} kept)")
+        same = "the same" if plan.cost_model_macs == plan.fvcore_macs else "NOT the same"
+        proof.add_row("cost model and fvcore", f"{same}: {plan.cost_model_macs:,} and {plan.fvcore_macs:,}")
+        proof.add_row(
+            "slim model against closed gates",
+            f"{as_error(plan.max_rel)} in float64, {as_error(plan.max_rel_float32)} in float32 (relative)",
+        )
+        out.print(proof)
 
 
 def _print_summary(report: Report) -> None:

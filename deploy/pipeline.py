@@ -85,7 +85,8 @@ def _gate_parts(session: Session) -> Parts:
     recipe = session.recipe
     if recipe.gates.steer in ("magnitude", "uniform"):
         return {"steer": recipe.gates.steer}
-    return {"gates": recipe.gates, "budget": recipe.budget.macs, **_learning(recipe)}
+    gates = recipe.gates.model_dump(mode="json", exclude={"compile"})  # how fast, not what
+    return {"gates": gates, "budget": recipe.budget.macs, **_learning(recipe)}
 
 
 def _finetune_parts(session: Session) -> Parts:

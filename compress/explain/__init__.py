@@ -3,12 +3,13 @@
 from .drift import Drift, drift_between, explanations
 from .learn import SelectorQuality, judge_selector, refuse_collapsed, train_selector
 from .predictor import Predictor, new_predictor, train_predictor
-from .pyramid import Scale, find_scales
+from .pyramid import Capture, Scale, find_scales
 from .rbf import REFERENCE_SIDE, rbf_map
 from .selector import ExplainedClassifier, Selector
 
 __all__ = [
     "REFERENCE_SIDE",
+    "Capture",
     "Drift",
     "ExplainedClassifier",
     "Predictor",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -102,27 +102,44 @@ def _choose(calls: Sequence[_Call], colours: int) -> tuple[Scale, ...]:
     return tuple(found[side] for side in sorted(found))[:MAX_SCALES]
 
 
+class Capture:
+    """Keeps the features of every forward of ``classifier``, from construction to ``remove``."""
+
+    def __init__(self, classifier: nn.Module, scales: Sequence[Scale]) -> None:
+        self._order = [scale.layer for scale in scales]
+        self._found: dict[str, Tensor] = {}
+        modules = dict(classifier.named_modules())
+        self._handles = [modules[name].register_forward_hook(self._keep(name)) for name in self._order]
+
+    def _keep(self, name: str) -> Callable[[nn.Module, object, Tensor], None]:
+        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+            self._found[name] = output
+
+        return hook
+
+    def take(self) -> list[Tensor]:
+        """The features of the last forward, coarse to fine; they are forgotten here."""
+        features = [self._found[name] for name in self._order]
+        self._found.clear()
+        return features
+
+    def remove(self) -> None:
+        """Take the hooks away."""
+        for handle in self._handles:
+            handle.remove()
+
+
 @contextmanager
 def captured(classifier: nn.Module, scales: Sequence[Scale]) -> Iterator[list[Tensor]]:
     """Within the block, a forward of ``classifier`` fills the list with its features, coarse to fine.
 
     Hooks live only that long: a copied or saved model carries none.
     """
-    found: dict[str, Tensor] = {}
-    modules = dict(classifier.named_modules())
-
-    def keep(name: str) -> object:
-        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            found[name] = output
-
-        return hook
-
-    handles = [modules[scale.layer].register_forward_hook(keep(scale.layer)) for scale in scales]
+    capture = Capture(classifier, scales)
     features: list[Tensor] = []
     try:
         yield features
         # A forward is complete only here; callers read ``features`` after the block.
-        features.extend(found[scale.layer] for scale in scales)
+        features.extend(capture.take())
     finally:
-        for handle in handles:
-            handle.remove()
+        capture.remove()

@@ -42,7 +42,8 @@ class UpBlock(nn.Module):
         self.block = ResidualBlock(skip + outputs, outputs)
 
     def forward(self, maps: Tensor, skip: Tensor) -> Tensor:
-        maps = F.relu(self.shuffle(F.relu(self.bn(self.conv(maps)))))
+        # The released code applies ReLU to the shuffled maps again: they are not negative, it changes nothing.
+        maps = self.shuffle(F.relu(self.bn(self.conv(maps))))
         if maps.shape[2:] != skip.shape[2:]:  # backbones that round an odd size up
             maps = F.interpolate(maps, size=skip.shape[2:], mode="nearest")
         # The skip stands first: a dependency graph then finds its channels at offset 0.

@@ -1,18 +1,20 @@
 """Gates: what each channel is worth, and which channels a budget keeps."""
 
-from .cost import CostModel
+from .cost import CostModel, Resource
 from .gate import Gates
 from .layers import LayerShape, read_layers
 from .learn import GateResult, learn_gates, residual_cost
 from .rank import magnitude, uniform
-from .select import Selection, budget_macs, check_budget, select, smallest_macs
+from .select import Selection, as_amount, budget_macs, check_budget, select, smallest_amounts, smallest_macs
 
 __all__ = [
     "CostModel",
     "GateResult",
     "Gates",
     "LayerShape",
+    "Resource",
     "Selection",
+    "as_amount",
     "budget_macs",
     "check_budget",
     "learn_gates",
@@ -20,6 +22,7 @@ __all__ = [
     "read_layers",
     "residual_cost",
     "select",
+    "smallest_amounts",
     "smallest_macs",
     "uniform",
 ]

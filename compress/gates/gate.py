@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..surgery import ChannelGroup
 
@@ -14,6 +16,13 @@ OFFSET = 3.0
 
 GUMBEL_MEDIAN = 0.36651292058166435
 """-log(log 2). At theta below -(3 + median) a gate is closed more often than open."""
+
+
+class GateSample(NamedTuple):
+    """Gate values in 0..1 (channels of all groups,) and their logarithms, each with a gradient of its own."""
+
+    values: Tensor
+    logs: Tensor
 
 
 class Gates(nn.Module):
@@ -26,7 +35,11 @@ class Gates(nn.Module):
         self.theta = nn.Parameter(torch.zeros(sum(self.widths)))
 
     def forward(self, *, noise: float = 1.0, temperature: float = 0.4) -> Tensor:
-        """(channels of all groups,) gate values in 0..1 with one Gumbel sample.
+        """(channels of all groups,) gate values in 0..1: those of ``sample``."""
+        return self.sample(noise=noise, temperature=temperature).values
+
+    def sample(self, *, noise: float = 1.0, temperature: float = 0.4) -> GateSample:
+        """One Gumbel sample of every gate.
 
         Args:
             noise: 1 is ISP's sample; 0 puts the sample's median in its place (no randomness).
@@ -35,7 +48,8 @@ class Gates(nn.Module):
         if noise:
             uniform = torch.rand_like(self.theta).clamp_(1e-9, 1 - 1e-7)
             logits = logits + noise * (-(-uniform.log()).log() - GUMBEL_MEDIAN)
-        return torch.sigmoid(logits / temperature)
+        scaled = logits / temperature
+        return GateSample(torch.sigmoid(scaled), F.logsigmoid(scaled))
 
     @torch.no_grad()
     def hard(self) -> Tensor:

@@ -1,8 +1,10 @@
-"""What each convolution and linear layer costs: read once from a forward pass."""
+"""What each layer of a network costs: read once from a forward pass."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -12,29 +14,50 @@ from torch.nn.modules.conv import _ConvNd
 
 @dataclass(frozen=True)
 class LayerShape:
-    """A convolution or linear layer. ``unit``: MACs per pair of an open input and an open output channel.
+    """A layer with channels of its own: a convolution, a linear layer, or a normalisation between them (``unit`` 0).
 
-    ``unit`` = output pixels x kernel area, summed over calls; for a depthwise convolution, per channel.
+    ``inputs`` counts the channels that each filter reads (all inputs / groups); what goes with channels:
+    MACs = ``unit`` x inputs x outputs; parameters = ``area`` x inputs x outputs + ``each`` x outputs;
+    bytes in the same form, by ``area_bytes`` and ``each_bytes`` (they count buffers too).
+
+    ``unit`` = output pixels x kernel area, summed over calls. ``size``: (H, W) that the first call put in; kernel,
+    stride and size are (1, 1) where there are none.
     """
 
     name: str
     inputs: int
     outputs: int
-    groups: int
-    unit: int
-    depthwise: bool
+    groups: int = 1
+    unit: int = 0
+    area: int = 0
+    each: int = 0
+    area_bytes: int = 0
+    each_bytes: int = 0
+    kernel: tuple[int, ...] = (1, 1)
+    stride: tuple[int, ...] = (1, 1)
+    size: tuple[int, ...] = (1, 1)
+    calls: int = 1
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether a convolution has filters for each channel alone."""
+        return self.groups > 1 and self.inputs == 1
 
     @property
     def macs(self) -> int:
         """MACs of the layer as it is, for one image."""
-        pairs = self.outputs if self.depthwise else self.inputs * self.outputs // self.groups
-        return self.unit * pairs
+        return self.unit * self.inputs * self.outputs
 
 
 @torch.no_grad()
-def read_layers(network: nn.Module, example: Tensor) -> tuple[LayerShape, ...]:
-    """The convolutions and linear layers that ``example`` (1, C, H, W) passes through, in definition order."""
-    units: dict[str, int] = {}
+def read_layers(network: nn.Module, example: Tensor, followers: Iterable[str] = ()) -> tuple[LayerShape, ...]:
+    """The convolutions and linear layers that ``example`` (1, C, H, W) passes through, and the named ``followers``.
+
+    In definition order. A follower is a layer that treats channels one by one: normalisation, PReLU.
+    """
+    units: Counter[str] = Counter()
+    sizes: dict[str, tuple[int, ...]] = {}
+    calls: Counter[str] = Counter()
     layers = {n: m for n, m in network.named_modules() if isinstance(m, _ConvNd | nn.Linear)}
 
     def count(name: str) -> object:
@@ -42,9 +65,11 @@ def read_layers(network: nn.Module, example: Tensor) -> tuple[LayerShape, ...]:
             if isinstance(module, _ConvNd):
                 pixels = inputs[0] if module.transposed else output  # what the kernel is placed on
                 area = pixels.shape[2:].numel() * math.prod(module.kernel_size)
+                sizes.setdefault(name, tuple(inputs[0].shape[2:]))
             else:
                 area = output[0].numel() // output.shape[-1]
-            units[name] = units.get(name, 0) + area
+            units[name] += area
+            calls[name] += 1
 
         return hook
 
@@ -58,12 +83,49 @@ def read_layers(network: nn.Module, example: Tensor) -> tuple[LayerShape, ...]:
             module.training = training
         for handle in handles:
             handle.remove()
-    return tuple(_shape(name, layers[name], units[name]) for name in layers if name in units)
+    stored = Counter(id(module) for _, module in network.named_modules(remove_duplicate=False))
+    wanted = set(followers)
+    found = []
+    for name, module in network.named_modules():
+        copies = stored[id(module)]  # a module under two names is stored twice, though its parameters count once
+        if name in units:
+            found.append(_computing(name, module, units[name], sizes.get(name, (1, 1)), calls[name], copies))
+        elif name in wanted and name not in layers:
+            found.append(_following(name, module, copies))
+    return tuple(found)
 
 
-def _shape(name: str, layer: nn.Module, unit: int) -> LayerShape:
-    if isinstance(layer, nn.Linear):
-        return LayerShape(name, layer.in_features, layer.out_features, 1, unit, False)
-    assert isinstance(layer, _ConvNd)
-    depthwise = layer.groups == layer.in_channels == layer.out_channels > 1
-    return LayerShape(name, layer.in_channels, layer.out_channels, layer.groups, unit, depthwise)
+def _computing(name: str, layer: nn.Module, unit: int, size: tuple[int, ...], calls: int, copies: int) -> LayerShape:
+    assert isinstance(layer, _ConvNd | nn.Linear)
+    outputs = layer.out_channels if isinstance(layer, _ConvNd) else layer.out_features
+    groups = layer.groups if isinstance(layer, _ConvNd) else 1
+    inputs = (layer.in_channels if isinstance(layer, _ConvNd) else layer.in_features) // groups
+    area = layer.weight.numel() // (inputs * outputs)
+    bias = 0 if layer.bias is None else 1
+    conv = isinstance(layer, _ConvNd)
+    return LayerShape(
+        name,
+        inputs,
+        outputs,
+        groups,
+        unit,
+        area=area,
+        each=bias,
+        area_bytes=area * layer.weight.element_size() * copies,
+        each_bytes=0 if layer.bias is None else layer.bias.element_size() * copies,
+        kernel=tuple(layer.kernel_size) if conv else (1, 1),
+        stride=tuple(layer.stride) if conv else (1, 1),
+        size=size,
+        calls=calls,
+    )
+
+
+def _following(name: str, layer: nn.Module, copies: int) -> LayerShape:
+    """A layer of which every tensor that has channels has them in its first dimension."""
+    parameters = [p for p in layer.parameters(recurse=False) if p.dim()]
+    buffers = [b for b in layer.buffers(recurse=False) if b.dim()]
+    width = max((len(tensor) for tensor in (*parameters, *buffers)), default=0)
+    channels = [t for t in (*parameters, *buffers) if len(t) == width]
+    each = sum(p.numel() // width for p in parameters if len(p) == width)
+    each_bytes = sum(t.numel() // width * t.element_size() for t in channels) * copies
+    return LayerShape(name, 1, width, each=each, each_bytes=each_bytes)

@@ -10,16 +10,18 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.conv import _ConvNd
 
 from ..config import GatesConfig
 from ..data import Batch, BatchSource
 from ..errors import PruningError
-from ..explain import REFERENCE_SIDE, ExplainedClassifier
+from ..explain import REFERENCE_SIDE
 from ..progress import SILENT, Progress
-from ..surgery import ChannelGroup, masked
-from ..training import fit
+from ..surgery import ChannelGroup
+from ..training import fit, to_device
 from .cost import CostModel
 from .gate import Gates
+from .gated import GatedNetwork, pays_to_compile
 
 TRAVEL = 16.0
 """Distance that Adam can move a logit over all steps: the default learning rate is this / steps."""
@@ -80,26 +82,48 @@ def overshoot(macs: Tensor, target: Tensor) -> Tensor:
     return (floor / torch.minimum(macs, floor)).log()
 
 
-class GatedNetwork(nn.Module):
-    """Frozen network + gates as one module: what ``fit`` trains. Only the gates have gradients."""
+class GateObjective:
+    """ISP Eq. 10 of a batch, under a target, a noise and a cost weight that ``advance`` from step to step.
 
-    def __init__(self, network: nn.Module, gates: Gates, groups: Sequence[ChannelGroup]) -> None:
-        super().__init__()
-        self.network = network
-        self.classifier = network.classifier if isinstance(network, ExplainedClassifier) else network
-        self.gates = gates
-        self.groups = tuple(groups)
+    Args:
+        targets: (N, 3) C_x by image index; None: not steered.
+    """
 
-    def forward(
-        self, images: Tensor, labels: Tensor, *, noise: float, temperature: float, steered: bool
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Logits, RBF parameters (None unless ``steered``) and the one gate sample that made them."""
-        values = self.gates(noise=noise, temperature=temperature)
-        with masked(self.network, self.groups, self.gates.split(values)):
-            if steered:
-                logits, params = self.network(images, labels)
-                return logits, params, values
-            return self.classifier(images), None, values
+    def __init__(self, cost: CostModel, config: GatesConfig, budget: float, targets: Tensor | None) -> None:
+        self.cost, self.config, self.targets = cost, config, targets
+        self.total, self.budget = cost.total, AIM * budget
+        self.cost_weight = config.cost_weight
+        self.noise = 1.0
+        self.temperature = config.temperature
+        self.target: float = self.total
+
+    def __call__(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """The loss and what it is made of; ``model`` is called as ``GatedNetwork`` is."""
+        model.eval()
+        logits, params, values = model(batch.images, batch.labels, noise=self.noise, temperature=self.temperature)
+        macs = self.cost.of_values(values.double())
+        ce = F.cross_entropy(logits.float(), batch.labels)
+        target = macs.new_tensor(self.target)
+        residual = residual_cost(macs, target)
+        total = ce + self.cost_weight * (residual + overshoot(macs, target)).float()
+        figures = {"ce": ce, "residual": residual.float(), "macs": macs / self.total}
+        if self.targets is not None:
+            wanted = self.targets[batch.indices.cpu()].to(params.device)
+            scale = (REFERENCE_SIDE / batch.images.shape[-1]) ** 2
+            steer = (params - wanted).square().sum(1).mean() * scale
+            total = total + self.config.steer_weight * steer
+            figures["steer"] = steer
+        return {"loss": total, **figures}
+
+    def advance(self, step: int, figures: Mapping[str, float]) -> None:
+        """Set what the step after ``step`` takes."""
+        config, share = self.config, (step + 1) / self.config.steps
+        fallen = min(1.0, share / config.shrink)
+        self.target = self.total + (self.budget - self.total) * fallen
+        self.noise = max(0.0, min(1.0, (NOISE_OFF - share) / (NOISE_OFF - config.shrink)))
+        self.temperature = config.temperature * (COLD + (1 - COLD) * self.noise)
+        # Dual ascent: the multiplier of the constraint T(v) <= target.
+        self.cost_weight += config.cost_weight * figures["residual"]
 
 
 def learn_gates(
@@ -129,70 +153,53 @@ def learn_gates(
     Raises:
         PruningError: the gates did not converge; the message says what to change.
     """
-    network.eval().requires_grad_(False)
+    network.eval().requires_grad_(False).to(fabric.device)
     cost = copy.deepcopy(cost).to(fabric.device)
     gates = Gates(groups)
-    gated = GatedNetwork(network, gates, groups)
-    schedule = _Schedule(config, cost.total, budget)
-
-    def loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        gated.eval()
-        logits, params, values = model(
-            batch.images,
-            batch.labels,
-            noise=schedule.noise,
-            temperature=schedule.temperature,
-            steered=targets is not None,
-        )
-        macs = cost.of_values(values.double())
-        ce = F.cross_entropy(logits.float(), batch.labels)
-        target = macs.new_tensor(schedule.target)
-        residual = residual_cost(macs, target)
-        total = ce + schedule.cost_weight * (residual + overshoot(macs, target)).float()
-        figures = {"ce": ce, "residual": residual.float(), "macs": macs / cost.total}
-        if targets is not None:
-            assert params is not None
-            wanted = targets[batch.indices.cpu()].to(params.device)
-            scale = (REFERENCE_SIDE / batch.images.shape[-1]) ** 2
-            steer = (params - wanted).square().sum(1).mean() * scale
-            total = total + config.steer_weight * steer
-            figures["steer"] = steer
-        return {"loss": total, **figures}
-
+    gated = _to_gated(
+        network, gates, groups, cost, train, fabric, config=config, steered=targets is not None, progress=progress
+    )
+    objective = GateObjective(cost, config, budget, targets)
     lr = config.lr if config.lr is not None else TRAVEL / config.steps
     history = fit(
         gated,
         train,
-        loss,
+        objective,
         torch.optim.Adam([gates.theta], lr=lr),
         fabric,
         what=f"gates ({config.steer})",
         steps=config.steps,
-        after_step=schedule.advance,
+        after_step=objective.advance,
         progress=progress,
     )
-    return _result(gates, cost, budget, history.epochs[-1], config, schedule.temperature)
+    return _result(gates, cost, budget, history.epochs[-1], config, objective.temperature)
 
 
-class _Schedule:
-    """Noise, target and cost weight over the steps."""
-
-    def __init__(self, config: GatesConfig, total: float, budget: float) -> None:
-        self.shrink, self.total, self.budget = config.shrink, total, AIM * budget
-        self.start = self.cost_weight = config.cost_weight
-        self.steps = config.steps
-        self.noise = 1.0
-        self.warm = self.temperature = config.temperature
-        self.target = total
-
-    def advance(self, step: int, figures: Mapping[str, float]) -> None:
-        share = (step + 1) / self.steps
-        fallen = min(1.0, share / self.shrink)
-        self.target = self.total + (self.budget - self.total) * fallen
-        self.noise = max(0.0, min(1.0, (NOISE_OFF - share) / (NOISE_OFF - self.shrink)))
-        self.temperature = self.warm * (COLD + (1 - COLD) * self.noise)
-        # Dual ascent: the multiplier of the constraint T(v) <= target.
-        self.cost_weight += self.start * figures["residual"]
+def _to_gated(
+    network: nn.Module,
+    gates: Gates,
+    groups: Sequence[ChannelGroup],
+    cost: CostModel,
+    train: BatchSource,
+    fabric: Fabric,
+    *,
+    config: GatesConfig,
+    steered: bool,
+    progress: Progress,
+) -> GatedNetwork:
+    """The gated network, compiled if the recipe asks for it or if that pays."""
+    with torch.random.fork_rng():  # a loader of the user's may draw its order here
+        batch = to_device(next(train.epoch(0)), fabric.device)
+    gated = GatedNetwork(network, gates, groups, batch, steered=steered)
+    gated.to(fabric.device).to(memory_format=torch.channels_last)
+    wanted = config.compile
+    if wanted == "auto":
+        layers = sum(isinstance(module, _ConvNd | nn.Linear) for module in gated.modules())
+        wanted = fabric.device.type == "cpu" and pays_to_compile(config.steps, len(batch.images), cost.total, layers)
+    if wanted:
+        with fabric.autocast():
+            gated.compile_(batch, progress)
+    return gated
 
 
 def _result(

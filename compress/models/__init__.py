@@ -1,11 +1,12 @@
 """Classifiers: CIFAR networks of our own, torchvision's, and users' own files, with normalisation inside."""
 
+from .check import check_classifier, check_logits
 from .mobilenet import MobileNetV2
 from .normalize import Classifier, Normalize
 from .resnet import ResNet
 from .vgg import VGG16
 from .weights import load_weights
-from .zoo import NETWORKS, build_classifier, check_classifier
+from .zoo import NETWORKS, build_classifier, build_net
 
 __all__ = [
     "NETWORKS",
@@ -15,6 +16,8 @@ __all__ = [
     "Normalize",
     "ResNet",
     "build_classifier",
+    "build_net",
     "check_classifier",
+    "check_logits",
     "load_weights",
 ]

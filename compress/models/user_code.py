@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from pathlib import Path
 from types import TracebackType
@@ -9,6 +10,8 @@ from types import TracebackType
 import torch
 
 from ..errors import ModelError, SlimError
+
+_TORCH = str(Path(torch.__file__).parent) + os.sep
 
 
 class UserCode:
@@ -35,13 +38,19 @@ class UserCode:
         raise ModelError(f"{self.doing}: {type(error).__name__}{f': {text}' if text else ''} ({place})") from error
 
 
+def calling_line() -> str:
+    """The line outside torch, and outside of this package, from which torch is just being called."""
+    ours = str(Path(__file__).parents[1]) + os.sep
+    frames = [f for f in traceback.extract_stack() if not f.filename.startswith((_TORCH, ours))]
+    return f"{frames[-1].filename}, line {frames[-1].lineno}"
+
+
 def _place(error: BaseException, trace: TracebackType | None, file: Path | None) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}"
     frames = traceback.extract_tb(trace)
     if file is None:
-        torch_folder = str(Path(torch.__file__).parent)
-        chosen = [frame for frame in frames if not frame.filename.startswith(torch_folder)]
+        chosen = [frame for frame in frames if not frame.filename.startswith(_TORCH)]
     else:
         chosen = [frame for frame in frames if frame.filename == str(file)]
     frame = (chosen or list(frames))[-1]

@@ -6,22 +6,21 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..config import ModelConfig
-from ..errors import ConfigError, ModelError
+from ..errors import ConfigError
 from ..registry import Registry
 from .from_file import build_from_file, is_file_name
+from .from_timm import build_from_timm
 from .from_torchvision import build_from_torchvision
 from .mobilenet import MobileNetV2
 from .normalize import Classifier
 from .resnet import DEPTHS, ResNet, Shortcut
-from .user_code import UserCode
 from .vgg import VGG16
 from .weights import load_weights
 
-TORCHVISION = "torchvision:"
+TORCHVISION, TIMM = "torchvision:", "timm:"
 
 # Each takes the number of classes and the kind of residual shortcut (which only ResNets use).
 NETWORKS: Registry[Callable[[int, Shortcut], nn.Module]] = Registry("model")
@@ -50,24 +49,33 @@ def build_classifier(config: ModelConfig, classes: int) -> Classifier:
         ConfigError: a name that means nothing, or pretrained weights that are not at hand.
         ModelError: a user's factory that fails, or weights that do not fit.
     """
-    net = _build_net(config, classes)
+    net = build_net(config, classes)
     model = Classifier(net, config.mean, config.std)
     if isinstance(config.weights, Path):
         load_weights(model, config.weights)
     return model
 
 
-def _build_net(config: ModelConfig, classes: int) -> nn.Module:
+def build_net(config: ModelConfig, classes: int) -> nn.Module:
+    """The network of ``config.name`` alone: without normalisation, and without weights from a file.
+
+    Raises:
+        ConfigError: a name that means nothing, or pretrained weights that are not at hand.
+        ModelError: a user's factory that fails.
+    """
     pretrained = config.weights == "pretrained"
     if config.name.startswith(TORCHVISION):
         return build_from_torchvision(config.name.removeprefix(TORCHVISION), classes, pretrained=pretrained)
+    if config.name.startswith(TIMM):
+        _refuse_pretrained(config)
+        return build_from_timm(config.name.removeprefix(TIMM), classes)
     if is_file_name(config.name):
         _refuse_pretrained(config)
         return build_from_file(config.name, classes)
     try:
         network = NETWORKS.get(config.name)
     except ConfigError as error:
-        raise ConfigError(f"{error}; torchvision:NAME and path/to/file.py:factory work too") from None
+        raise ConfigError(f"{error}; torchvision:NAME, timm:NAME and path/to/file.py:factory work too") from None
     _refuse_pretrained(config)
     return network(classes, config.shortcut)
 
@@ -77,30 +85,4 @@ def _refuse_pretrained(config: ModelConfig) -> None:
         raise ConfigError(
             f"model '{config.name}' has no pretrained weights (only torchvision:NAME does); "
             "give `weights` a .safetensors or .pth file, or leave it out to train from scratch"
-        )
-
-
-def check_classifier(model: nn.Module, side: int, classes: int) -> None:
-    """Run two grey images (2, 3, side, side) through ``model`` in eval mode: do logits (2, classes) come out?
-
-    Raises:
-        ModelError: the model does not take such images, or gives something else; the message says what.
-    """
-    tensors = [*model.parameters(), *model.buffers()]
-    images = torch.full((2, 3, side, side), 0.5, device=tensors[0].device if tensors else None)
-    training = model.training
-    model.eval()
-    try:
-        with UserCode(f"the model does not take 3x{side}x{side} images"), torch.no_grad():
-            logits = model(images)
-    finally:
-        model.train(training)
-    if not isinstance(logits, Tensor):
-        raise ModelError(
-            f"the model returns {type(logits).__name__}; it must return one tensor of logits (N, {classes})"
-        )
-    if logits.shape != (2, classes):
-        raise ModelError(
-            f"the model returns shape {tuple(logits.shape)} for 2 images; the data has {classes} classes: "
-            f"it must return (2, {classes})"
         )

@@ -4,7 +4,7 @@ from .graph import ChannelGraph, ChannelGroup, FrozenGroup, Slot, View, trace_gr
 from .mask import InputFactors, hard_factors, masked
 from .plan import PrunePlan
 from .slim import slim_
-from .verify import gated_vs_slim, max_relative, prove_groups
+from .verify import gated_vs_slim, max_relative, prove_groups, shake_
 
 __all__ = [
     "ChannelGraph",
@@ -19,6 +19,7 @@ __all__ = [
     "masked",
     "max_relative",
     "prove_groups",
+    "shake_",
     "slim_",
     "trace_groups",
 ]

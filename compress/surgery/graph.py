@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ View = Callable[[nn.Module, Tensor], Sequence[Tensor]]
 
 @dataclass(frozen=True)
 class Slot:
-    """Channel ``positions[k]`` of ``layer`` is channel ``sources[k]`` of the group."""
+    """Channel ``positions[k]`` of ``layer`` goes with channel ``sources[k]`` of the group."""
 
     layer: str
     positions: tuple[int, ...]
@@ -33,6 +33,10 @@ class ChannelGroup:
     """Channels that can only go together: the layers that produce them, and the layers that consume them.
 
     Depthwise convolutions and normalisations lie between the two and just follow (``followers``).
+
+    ``channels`` counts what can go on its own. Where a grouped convolution takes part, that is a channel of each of
+    its groups at once (all groups keep the same places): channel u of the group is then every channel of the layer it
+    is named after whose number is u, modulo ``channels``.
     """
 
     name: str
@@ -134,7 +138,7 @@ def trace_groups(network: nn.Module, example: Tensor, *, prefix: str = "", view:
     for name, layer in _roots(network, prefix):
         if name in seen or layer not in graph.module2node:
             continue
-        group, reason = _read_group(graph, layer, layer_name(prefix, name), names)
+        group, reason = read_group(graph, layer, layer_name(prefix, name), names)
         seen.update(slot.layer for slot in group.producers)
         read[name] = group if reason is None else FrozenGroup(group.name, group.channels, reason)
     found = [read[name] for name in names.values() if name in read]
@@ -169,13 +173,14 @@ def _traceable(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network).requires_grad_(True)
 
 
-def _read_group(graph: Any, root: nn.Module, name: str, names: dict[nn.Module, str]) -> tuple[ChannelGroup, str | None]:
+def read_group(graph: Any, root: nn.Module, name: str, names: dict[nn.Module, str]) -> tuple[ChannelGroup, str | None]:
     """The group of ``root``'s output channels, and the reason to freeze it, if there is one."""
     width = _width(root)
     items, reason = reach(graph, root, width)
     producers: list[Slot] = []
     consumers: list[Slot] = []
     followers: list[Slot] = []
+    tied: list[tuple[Slot, int]] = []
     for item in items:
         layer = item.layer
         if isinstance(layer, nn.Parameter):
@@ -192,13 +197,46 @@ def _read_group(graph: Any, root: nn.Module, name: str, names: dict[nn.Module, s
                 f"'{slot.layer}' has {size} channels, and number {max(slot.positions) + 1} of them would go too "
                 "(channels padded or reordered between layers)"
             )
+        elif isinstance(layer, nn.Conv2d) and layer.groups > 1 and into != "both":
+            tied.append((slot, size // layer.groups))
         into_list = {"in": consumers, "out": producers, "both": followers}[into]
         into_list.append(slot)
     if reason is None and not consumers:
         reason = "its channels are the network's output"
     if reason is None and width == 1:
         reason = "a single channel cannot be split"
-    return ChannelGroup(name, width, tuple(producers), tuple(consumers), tuple(followers)), reason
+    group = ChannelGroup(name, width, tuple(producers), tuple(consumers), tuple(followers))
+    return _with_ties(group, tied) if reason is None and tied else (group, reason)
+
+
+def _with_ties(group: ChannelGroup, tied: Sequence[tuple[Slot, int]]) -> tuple[ChannelGroup, str | None]:
+    """The group with one channel for all that grouped convolutions tie; or the reason why it cannot shrink.
+
+    Args:
+        tied: slots of grouped convolutions, and how many channels each of their groups has.
+    """
+    leader = torch.arange(group.channels)
+    before = None
+    while before is None or not torch.equal(leader, before):  # the least channel that each is tied to
+        before = leader.clone()
+        for slot, size in tied:
+            places, sources = torch.tensor(slot.positions) % size, torch.tensor(slot.sources)
+            least = torch.full((size,), group.channels).scatter_reduce(0, places, leader[sources], "amin")
+            leader = leader.scatter_reduce(0, sources, least[places], "amin")
+        leader = leader[leader]
+    channels = len(torch.unique(leader))
+    layers = " and ".join(f"'{slot.layer}'" for slot, _ in tied[:2])
+    if not torch.equal(leader, torch.arange(group.channels) % channels):
+        return group, f"the grouped convolution {layers} ties its channels in an order that surgery cannot keep"
+    if channels == 1:
+        return group, f"the grouped convolution {layers} ties all of its channels to each other"
+
+    def folded(slots: Sequence[Slot]) -> tuple[Slot, ...]:
+        return tuple(replace(slot, sources=tuple(source % channels for source in slot.sources)) for slot in slots)
+
+    return ChannelGroup(
+        group.name, channels, folded(group.producers), folded(group.consumers), folded(group.followers)
+    ), None
 
 
 def _slot_kind(layer: nn.Module, inward: bool) -> tuple[int | None, str]:
@@ -207,8 +245,6 @@ def _slot_kind(layer: nn.Module, inward: bool) -> tuple[int | None, str]:
         assert isinstance(layer, nn.Conv2d)
         return layer.out_channels, "both"
     if isinstance(layer, nn.Conv2d):
-        if layer.groups > 1:
-            return None, "in" if inward else "out"
         return (layer.in_channels, "in") if inward else (layer.out_channels, "out")
     if isinstance(layer, nn.Linear):
         return (layer.in_features, "in") if inward else (layer.out_features, "out")

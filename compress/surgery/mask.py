@@ -22,7 +22,7 @@ class InputFactors:
         for group in groups:
             for slot in group.consumers:
                 layer = modules[slot.layer]
-                self._widths[slot.layer] = layer.weight.shape[1]
+                self._widths[slot.layer] = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
                 part = (group.name, torch.tensor(slot.positions), torch.tensor(slot.sources))
                 self._parts.setdefault(slot.layer, []).append(part)
 

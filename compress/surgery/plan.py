@@ -21,7 +21,8 @@ SCHEMA = 1
 class PrunePlan:
     """Kept channel indices (sorted) and the original width of every group that may shrink.
 
-    A group is named after a layer that produces exactly its channels.
+    A group is named after a layer that produces exactly its channels. Where grouped convolutions tie channels, the
+    group is narrower than the layer: channel u of a group of width w is every channel c of the layer with c mod w = u.
     """
 
     kept: Mapping[str, tuple[int, ...]]

@@ -2,60 +2,94 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..errors import PruningError
-from .graph import View, dependency_graph
+from .graph import View, dependency_graph, read_group
 from .plan import PrunePlan
 
 
 def slim_(network: nn.Module, plan: PrunePlan, example: Tensor, *, prefix: str = "", view: View | None = None) -> None:
-    """Remove from ``network`` every channel that ``plan`` does not keep. Parameters become new objects.
+    """Remove from ``network`` every channel that ``plan`` does not keep, or nothing. Parameters become new objects.
 
     Args:
         network: the classifier the plan was made for, or a joint network that holds it below ``prefix``
-            (the explainer then shrinks with it). Its train/eval and gradient flags are restored.
+            (the explainer then shrinks with it). Its train/eval and gradient flags stay.
         example: (1, C, H, W) images for tracing.
 
     Raises:
-        PruningError: the plan removes nothing, or does not fit the network (which is then as it was), or a group's
-            channels are tied to each other.
+        PruningError: the plan removes nothing, or does not fit the network, or a group's channels are tied to each
+            other; the network is as it was.
     """
     if not plan.shrinks:
         raise PruningError("the plan keeps every channel: there is nothing to remove; lower the budget")
+    twin = copy.deepcopy(network)
+    slim_or_break_(twin, plan, example, prefix=prefix, view=view)
+    for module, slim in zip(network.modules(), twin.modules(), strict=True):
+        for name, parameter in slim.named_parameters(recurse=False):
+            before = module.get_parameter(name)
+            if parameter.shape != before.shape:
+                module.register_parameter(name, nn.Parameter(parameter.detach(), requires_grad=before.requires_grad))
+        for name, buffer in slim.named_buffers(recurse=False):
+            if buffer.shape != module.get_buffer(name).shape:
+                setattr(module, name, buffer)
+        for name, value in vars(slim).items():  # out_channels, num_features, ...
+            if type(value) in (int, tuple) and vars(module)[name] != value:
+                setattr(module, name, value)
+
+
+def slim_or_break_(
+    network: nn.Module, plan: PrunePlan, example: Tensor, *, prefix: str = "", view: View | None = None
+) -> None:
+    """``slim_`` without a copy: after an error the network is lost; it is left in eval mode, with gradients on.
+
+    Raises:
+        PruningError: as ``slim_``.
+    """
     layers = _roots(network, plan, prefix)
-    training = {name: module.training for name, module in network.named_modules()}
-    gradients = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
-    network.requires_grad_(True)
-    try:
-        graph = dependency_graph(network, example, view)
-        for name, layer in layers.items():
-            removed = plan.removed(name)
-            if removed:
-                _remove(graph, layer, name, removed)
-    finally:
-        for name, module in network.named_modules():
-            module.training = training[name]
-        for name, parameter in network.named_parameters():
-            parameter.requires_grad_(gradients[name])
+    graph = dependency_graph(network.requires_grad_(True), example, view)
+    names = {module: name for name, module in network.named_modules()}
+    for name, layer in layers.items():
+        if _width(layer) != plan.widths[name]:
+            group, reason = read_group(graph, layer, name, names)
+            if reason is not None or group.channels != plan.widths[name]:
+                raise _misfit(name, plan.widths[name], group.channels)
+    for name, layer in layers.items():
+        removed = set(plan.removed(name))
+        if removed:
+            _remove(graph, layer, name, [c for c in range(_width(layer)) if c % plan.widths[name] in removed])
+
+
+def _width(layer: nn.Module) -> int:
+    """Channels that a layer puts out; 0 for what is no convolution or linear layer."""
+    width = getattr(layer, "out_channels", getattr(layer, "out_features", 0))
+    assert isinstance(width, int)
+    return width
 
 
 def _roots(network: nn.Module, plan: PrunePlan, prefix: str) -> dict[str, nn.Module]:
-    """The layer that each group of the plan is named after; all are checked before anything is removed."""
+    """The layer that each group of the plan is named after; all are checked before anything is removed.
+
+    A layer may have a multiple of its group's channels: where grouped convolutions tie them (see ``PrunePlan``).
+    """
     modules = dict(network.named_modules())
     layers = {}
     for name, width in plan.widths.items():
         layer = modules.get(prefix + name)
-        found = getattr(layer, "out_channels", getattr(layer, "out_features", None))
-        if layer is None or found != width:
-            raise PruningError(
-                f"the plan's group '{name}' has {width} channels, the model has {found or 'no such layer'}: "
-                "use the plan with the model it was made for"
-            )
+        if layer is None or not _width(layer) or _width(layer) % width:
+            raise _misfit(name, width, 0 if layer is None else _width(layer))
         layers[name] = layer
     return layers
+
+
+def _misfit(name: str, planned: int, found: int) -> PruningError:
+    return PruningError(
+        f"the plan's group '{name}' has {planned} channels, the model has {found or 'no such layer'}: "
+        "use the plan with the model it was made for"
+    )
 
 
 def _remove(graph: Any, layer: nn.Module, name: str, removed: list[int]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -13,7 +14,7 @@ from ..progress import SILENT, Progress
 from .graph import ChannelGraph, ChannelGroup, View
 from .mask import hard_factors, masked
 from .plan import PrunePlan
-from .slim import slim_
+from .slim import slim_or_break_
 
 DRY_RUN_TOLERANCE = 1e-9
 """Relative, in float64: a right surgery differs by rounding only."""
@@ -23,10 +24,15 @@ _CONSTANT = 1e-24
 
 
 def max_relative(candidate: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
-    """Largest absolute difference of outputs, relative to the largest reference value of each; inf if shapes differ."""
+    """Largest absolute difference of outputs, relative to the largest reference value of each.
+
+    Infinite where shapes differ, and where a number is not finite: that proves nothing.
+    """
     worst = 0.0
     for ours, theirs in zip(candidate, reference, strict=True):
         if ours.shape != theirs.shape:
+            return float("inf")
+        if not (torch.isfinite(ours).all() and torch.isfinite(theirs).all()):
             return float("inf")
         scale = theirs.abs().max().clamp_min(torch.finfo(theirs.dtype).tiny)
         worst = max(worst, float((ours - theirs).abs().max() / scale))
@@ -53,13 +59,15 @@ def gated_vs_slim(
     return max_relative(_outputs(slim, images), expected)
 
 
-def _shake(network: nn.Module, images: Tensor, generator: torch.Generator) -> nn.Module:
-    """Float64, and normalisations with random statistics around those of ``images``.
+def shake_(network: nn.Module, images: Tensor, generator: torch.Generator) -> nn.Module:
+    """Float64, eval mode, random numbers for parameters that are still constant (a head that starts at zero, a layer
+    scale of 1e-6), and normalisations with random statistics around those of ``images``.
 
     So a leaking bias cannot hide behind a zero, nor a wrong coupling behind a signal that fades layer by layer (in an
     untrained EfficientNet, closing half of an early group moves the logits by 1e-11).
     """
     network = network.double().eval()
+    _wake_constants(network, generator)
 
     def scramble(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         assert isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
@@ -82,6 +90,19 @@ def _shake(network: nn.Module, images: Tensor, generator: torch.Generator) -> nn
         for handle in handles:
             handle.remove()
     return network
+
+
+def _wake_constants(network: nn.Module, generator: torch.Generator) -> None:
+    for parameter in network.parameters():
+        values = parameter.data
+        if values.numel() < 2 or bool((values != values.flatten()[0]).any()):
+            continue
+        if values.squeeze().dim() > 1:
+            noise = torch.randn(values.shape, generator=generator, dtype=torch.float64)
+            parameter.data = (noise / values[0].numel() ** 0.5).to(values.device)
+        else:
+            noise = torch.rand(values.shape, generator=generator, dtype=torch.float64).to(values.device)
+            parameter.data = noise - 0.5 if float(values.flatten()[0]) == 0 else noise + 0.5
 
 
 def _plans(groups: Sequence[ChannelGroup], generator: torch.Generator) -> Iterator[PrunePlan]:
@@ -109,7 +130,8 @@ def _dry_run(
     for plan in _plans(groups, generator):
         slim = copy.deepcopy(network)
         try:
-            slim_(slim, plan, images[:1], prefix=prefix, view=view)
+            slim_or_break_(slim, plan, images[:1], prefix=prefix, view=view)
+            slim.requires_grad_(False)
             difference = gated_vs_slim(network, slim, groups, plan, images)
         except (RuntimeError, IndexError, ValueError, PruningError) as error:
             text = str(error).splitlines()
@@ -135,6 +157,7 @@ def prove_groups(
     prefix: str = "",
     view: View | None = None,
     seed: int = 0,
+    limit: float = 300.0,
     progress: Progress = SILENT,
 ) -> ChannelGraph:
     """Freeze every group for which closing channels is not the same function as removing them.
@@ -144,10 +167,12 @@ def prove_groups(
 
     Args:
         images: (N, 3, H, W) real images, a few.
+        limit: seconds after which groups that are not proven yet are frozen.
     """
+    deadline = time.monotonic() + limit
     generator = torch.Generator().manual_seed(seed)
     images = images.double()
-    shaken = _shake(copy.deepcopy(network), images, generator).requires_grad_(False)
+    shaken = shake_(copy.deepcopy(network), images, generator).requires_grad_(False)
 
     def fails(groups: Sequence[ChannelGroup]) -> str | None:
         return _dry_run(shaken, groups, images, generator, prefix, view)
@@ -157,6 +182,9 @@ def prove_groups(
     reasons: dict[str, str] = {}
     pending = _halves(graph.groups)
     for suspects in progress.track(_drain(pending), "proving groups", unit="trial"):
+        if time.monotonic() > deadline:
+            reasons |= {group.name: _unproven(limit) for group in suspects}
+            continue
         reason = fails(suspects)
         if reason is not None and len(suspects) > 1:
             pending += _halves(suspects)
@@ -164,10 +192,14 @@ def prove_groups(
             reasons[suspects[0].name] = reason + _widths_hint(shaken, suspects[0])
     proven = graph.without(reasons)
     if proven.groups and fails(proven.groups) is not None:
-        reasons |= _misfits(proven.groups, fails, progress)
+        reasons |= _misfits(proven.groups, fails, progress, deadline, limit)
     for name, reason in reasons.items():
         progress.note(f"group '{name}' is frozen: {reason}")
     return graph.without(reasons)
+
+
+def _unproven(limit: float) -> str:
+    return f"it could not be proven within {limit:g} s"
 
 
 def _halves(groups: Sequence[ChannelGroup]) -> list[Sequence[ChannelGroup]]:
@@ -182,12 +214,19 @@ def _drain(pending: list[Sequence[ChannelGroup]]) -> Iterator[Sequence[ChannelGr
 
 
 def _misfits(
-    groups: Sequence[ChannelGroup], fails: Callable[[Sequence[ChannelGroup]], str | None], progress: Progress
+    groups: Sequence[ChannelGroup],
+    fails: Callable[[Sequence[ChannelGroup]], str | None],
+    progress: Progress,
+    deadline: float,
+    limit: float,
 ) -> dict[str, str]:
     """Groups that are exact alone but not with those before them (Torch-Pruning loses an offset), and the reasons."""
     fitting: list[ChannelGroup] = []
     reasons = {}
     for group in progress.track(groups, "joining groups", total=len(groups), unit="group"):
+        if time.monotonic() > deadline:
+            reasons[group.name] = _unproven(limit)
+            continue
         reason = fails([*fitting, group])
         if reason is None:
             fitting.append(group)

@@ -58,3 +58,22 @@ def test_a_table_gives_mean_and_spread_over_seeds(tables: ModuleType, tmp_path: 
     assert "| 1 | 0.5000 |" in alone
     assert "±" not in alone
     assert "old" not in text
+
+
+def test_gate_steps_stand_by_network_and_batch(tables: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    common = {"network": "resnet8@32", "rounds": 20, "ratio_low": 0.5, "ratio_high": 0.75, "start_seconds": None}
+    rows = [
+        {**common, "batch": 128, "form": "plain network", "ms": 400.0, "ratio": 1.0},
+        {**common, "batch": 128, "form": "compiled", "ms": 240.0, "ratio": 0.6, "start_seconds": 31.4},
+        {**common, "batch": 32, "form": "plain network", "ms": 100.0, "ratio": 1.0},
+    ]
+    results = {"device": "a CPU", "processor": "AVX512", "rows": rows}
+    (tmp_path / "results" / "gate_step.json").write_text(json.dumps(results), encoding="utf-8")
+    tables.HERE = tmp_path
+    lines = tables.gate_step().splitlines()
+    assert lines[0] == "| | resnet8 at 32, batch 128 | resnet8 at 32, batch 32 |"
+    assert lines[2] == "| plain network | 400 ms | 100 ms |"
+    assert lines[3] == "| compiled | 0.60 (0.50 to 0.75) |  |"
+    assert "20 rounds or more" in lines[5]
+    assert lines[5].endswith("31 s.")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from deploy.cli import main
 from deploy.pipeline import run_recipe
 from deploy.recipe import Recipe, load_recipe
 from deploy.report import Report
@@ -101,3 +102,40 @@ def rerun(tiny: Path, cache: Path) -> Callable[..., Report]:
         return run_recipe(load_recipe(tiny, overrides), out, name=tiny.name, cache=cache, **options)
 
     return again
+
+
+@dataclass(frozen=True)
+class Said:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error(self) -> str:
+        """What it complained about; nothing may follow."""
+        return self.err[self.err.index("error: ") :]
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, cache: Path) -> Callable[..., Said]:
+    """``say("run", recipe, ...)``: a command as a user would give it."""
+    monkeypatch.setenv("SLIMSIGHT_CACHE", str(cache))
+
+    def call(*arguments: object) -> Said:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main([str(argument) for argument in arguments])
+        found = capsys.readouterr()
+        assert "Traceback" not in found.out + found.err
+        assert isinstance(left.value.code, int)
+        return Said(left.value.code, found.out, found.err)
+
+    return call
+
+
+@pytest.fixture
+def overrides(plain: tuple[str, ...]) -> list[str]:
+    """Options of a quick run."""
+    return [word for override in plain for word in ("--set", override)]

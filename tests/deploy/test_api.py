@@ -154,7 +154,7 @@ class Dictionary(nn.Module):
 
 
 def test_refusals(mine: Mine, example: Tensor, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"gives dict .* one tensor of logits"):
+    with pytest.raises(ModelError, match=r"returns dict; .* one tensor of logits"):
         api.trace(Dictionary(), example)
     with pytest.raises(ModelError, match=r"example is .*uint8"):
         api.trace(mine, example.to(torch.uint8))

@@ -1,12 +1,8 @@
 import fcntl
-import os
 import re
-import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,46 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from compress.errors import PruningError
-from deploy.cli import main
 from deploy.console import ConsoleProgress
 
-
-@dataclass(frozen=True)
-class Said:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def error(self) -> str:
-        """What it complained about; nothing may follow."""
-        return self.err[self.err.index("error: ") :]
-
-
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, cache: Path) -> Callable[..., Said]:
-    """``say("run", recipe, ...)``: a command as a user would give it."""
-    monkeypatch.setenv("SLIMSIGHT_CACHE", str(cache))
-
-    def call(*arguments: object) -> Said:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main([str(argument) for argument in arguments])
-        found = capsys.readouterr()
-        assert "Traceback" not in found.out + found.err
-        assert isinstance(left.value.code, int)
-        return Said(left.value.code, found.out, found.err)
-
-    return call
-
-
-@pytest.fixture
-def overrides(plain: tuple[str, ...]) -> list[str]:
-    """Options of a quick run."""
-    return [word for override in plain for word in ("--set", override)]
+from .conftest import Said
 
 
 @pytest.mark.parametrize(
@@ -64,6 +23,7 @@ def overrides(plain: tuple[str, ...]) -> list[str]:
         (["run"], "Missing argument"),
         (["run", "x.yaml", "--frob"], "No such option: --frob"),
         (["check", "runs/x"], "Missing option '--budget'"),
+        (["inspect", "resnet20"], "Missing option '--input'"),
     ],
 )
 def test_wrong_usage_is_said_in_a_few_lines(say: Callable[..., Said], arguments: list[str], words: str) -> None:
@@ -75,7 +35,7 @@ def test_wrong_usage_is_said_in_a_few_lines(say: Callable[..., Said], arguments:
 def test_help_and_version(say: Callable[..., Said]) -> None:
     said = say("--help")
     assert (said.code, said.err) == (0, "")
-    assert all(f"  {command} " in said.out for command in ("run", "check", "status"))
+    assert all(f"  {command} " in said.out for command in ("run", "inspect", "check", "status"))
     assert re.fullmatch(r"slimsight \d+\.\d+\.\d+\n", say("--version").out)
 
 
@@ -275,91 +235,6 @@ def test_a_run_in_use_names_its_process(say: Callable[..., Said], tiny: Path, tm
     assert said.code == 2
     assert said.error.startswith(f"error: {root} is in use by process 4711; wait until it ends")
     assert say("run", tiny, "--out", root).code == 0
-
-
-@contextmanager
-def files_up_to(size: int) -> Iterator[None]:
-    """The disk takes no larger files (bytes): as near to a full one as a test gets without mounting anything."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_no_room_for_a_file_keeps_what_is_finished(
-    say: Callable[..., Said], tiny: Path, tmp_path: Path, overrides: list[str], finished: Any
-) -> None:
-    assert finished, "its images lie in the cache"
-    out = tmp_path / "out"
-    with files_up_to(92_000):  # the weights fit (91 kB), the exported files do not
-        said = say("run", tiny, "--out", out, *overrides)
-    assert said.code == 2
-    assert re.fullmatch(
-        rf"error: the file is larger than this account or disk allows: {re.escape(str(out))}/[a-z/]+\.(onnx|pt2) could "
-        r"not be written; free some space \(or choose another --out\) and run again: what was finished is kept\n",
-        said.error,
-    )
-    assert not list(out.rglob("*.part"))
-    said = say("run", tiny, "--out", out, *overrides)
-    assert said.code in (0, 1)
-    assert said.err.startswith("done before: classifier, gates, surgery, finetune\n")
-
-
-@pytest.mark.parametrize("place", ["new", "finished"])
-def test_a_full_disk_is_said_and_loses_nothing(
-    say: Callable[..., Said], tiny: Path, tmp_path: Path, finished: Any, monkeypatch: pytest.MonkeyPatch, place: str
-) -> None:
-    out = tmp_path / "out" if place == "new" else finished.copy(tmp_path / "out")
-
-    def refuse(path: Path, *_args: object, **_options: object) -> int:
-        raise OSError(28, os.strerror(28), str(path))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", refuse)
-        said = say("run", tiny, "--out", out)
-    assert said.code == 2
-    written = "recipe.yaml" if place == "new" else "report.json"
-    assert said.error.startswith(f"error: the disk is full: {out / written} could not be written; free some space")
-    if place == "finished":
-        assert (out / "report.json").read_bytes() == (finished.root / "report.json").read_bytes()
-
-
-def test_an_error_that_nobody_expected_of_the_system_is_one_sentence_too(
-    say: Callable[..., Said], tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(_path: Path) -> bytes:
-        raise OSError(5, "Input/output error", "/dev/disk")
-
-    monkeypatch.setattr(Path, "read_bytes", refuse)
-    said = say("run", tiny, "--out", tmp_path / "out", "--set", "model.weights=x.pt")
-    assert said.code == 2
-    assert "Input/output error" in said.error
-
-
-def test_ctrl_c_is_exit_130_and_says_how_to_go_on(
-    say: Callable[..., Said], tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(*_args: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("deploy.pipeline.preflight", interrupt)
-    said = say("run", tiny, "--out", tmp_path / "out")
-    assert said.code == 130
-    assert said.error == "error: interrupted; the same command again goes on where it stopped\n"
-    assert said.error[:-1] in (tmp_path / "out" / "run.log").read_text()
-
-
-def test_errors_are_in_the_runs_log_too(
-    say: Callable[..., Said], tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_args: object) -> None:
-        raise PruningError("this did not work")
-
-    monkeypatch.setattr("deploy.pipeline.preflight", fail)
-    assert say("run", tiny, "--out", tmp_path / "out").error == "error: this did not work\n"
-    assert (tmp_path / "out" / "run.log").read_text().endswith(" error: this did not work\n")
 
 
 def test_overrides_and_a_donor_reach_the_run(

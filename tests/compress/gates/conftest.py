@@ -1,4 +1,5 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -6,6 +7,7 @@ from torch import nn
 from torchvision import models as torchvision_models
 
 from compress.models import VGG16, Classifier, MobileNetV2, ResNet
+from compress.progress import Progress
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -33,3 +35,21 @@ def named_model(request: pytest.FixtureRequest) -> tuple[str, Classifier, int]:
             module.running_mean.uniform_(-0.5, 0.5)
             module.running_var.uniform_(0.5, 1.5)
     return request.param, model.eval(), side
+
+
+@pytest.fixture
+def noting() -> tuple[Progress, list[str]]:
+    """A progress, and the list where its notes go."""
+    notes: list[str] = []
+
+    class Noting:
+        def track(self, items: Iterable[Any], what: str, **settings: object) -> Iterator[Any]:
+            yield from items
+
+        def show(self, **figures: float) -> None:
+            pass
+
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    return Noting(), notes

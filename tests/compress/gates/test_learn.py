@@ -13,6 +13,7 @@ from compress.finetune import train_classifier
 from compress.gates import CostModel, GateResult, Gates, learn_gates, residual_cost
 from compress.gates.gate import GUMBEL_MEDIAN, OFFSET
 from compress.models import Classifier
+from compress.progress import Progress
 from compress.surgery import ChannelGraph, ChannelGroup, trace_groups
 from compress.training import evaluate, make_fabric
 
@@ -93,6 +94,45 @@ def test_the_same_seed_gives_the_same_gates(network: ExplainedClassifier, images
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
+def test_compiled_and_eager_learn_the_same_gates(
+    network: ExplainedClassifier,
+    images: ImageSet,
+    noting: tuple[Progress, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Over 60 steps, with a last batch that is smaller: it runs eagerly, nothing is compiled a second time."""
+    graph, cost = traced(network)
+    kept: list[Tensor] = []
+    monkeypatch.setattr("compress.gates.learn._result", lambda gates, *rest: kept.append(gates.theta.detach().clone()))
+
+    def learn_for(compiled: bool) -> None:
+        torch.manual_seed(7)
+        config = GatesConfig(steps=60, lr=0.05, compile=compiled)
+        learn_gates(
+            network,
+            graph.groups,
+            cost,
+            Batches(images, 24, shuffle=True),
+            make_fabric(),
+            config=config,
+            budget=0.5 * cost.total,
+            targets=explanations(network, Batches(images, 64)),
+            progress=progress,
+        )
+
+    progress, notes = noting
+    counted = torch._dynamo.utils.counters["stats"]
+    before = counted["unique_graphs"]
+    learn_for(False)
+    assert (counted["unique_graphs"] - before, notes) == (0, [])
+    learn_for(True)
+    assert counted["unique_graphs"] - before == 1
+    assert [note for note in notes if note.startswith("gates: compiled the step in ")]
+    eager, compiled = kept
+    assert float(eager.abs().max()) > 0.5
+    torch.testing.assert_close(compiled, eager, rtol=0, atol=1e-4)
+
+
 def test_steering_keeps_what_the_explainer_reads(network: ExplainedClassifier, images: ImageSet) -> None:
     """The classifier is deaf; the explainer reads channels 0-3 of the first convolution, hardly 4-7."""
     with torch.no_grad():
@@ -128,6 +168,16 @@ def test_a_gate_is_hard_open_when_more_samples_are_open_than_closed() -> None:
     assert 0.45 < float(opened[1]) < 0.5
     assert float(opened[2]) > 0.99
     assert {name: len(part) for name, part in gates.split(gates.hard()).items()} == {"g0": 2, "g1": 1}
+
+
+def test_a_sample_comes_with_its_logarithms_however_closed_it_is() -> None:
+    gates = Gates(groups_of(3))
+    with torch.no_grad():
+        gates.theta.copy_(torch.tensor([0.0, -6.0, -300.0]))
+    values, logs = gates.sample(noise=0.0, temperature=0.5)
+    torch.testing.assert_close(logs[:2].exp(), values[:2])
+    assert float(values[2].detach()) == 0
+    assert float(logs[2].detach()) == pytest.approx((-300 + OFFSET + GUMBEL_MEDIAN) / 0.5)
 
 
 def test_without_noise_a_gate_is_its_median() -> None:

@@ -65,7 +65,7 @@ def test_unknown_name() -> None:
     with pytest.raises(
         ConfigError,
         match=r"unknown model 'resnet57'; did you mean 'resnet56'\? \(choose from: mobilenetv2, .*, vgg16\); "
-        r"torchvision:NAME and path/to/file\.py:factory work too",
+        r"torchvision:NAME, timm:NAME and path/to/file\.py:factory work too",
     ):
         build_classifier(ModelConfig(name="resnet57"), 10)
 
@@ -84,10 +84,11 @@ class Pair(nn.Module):
 @pytest.mark.parametrize(
     ("net", "message"),
     [
-        (Pair(), r"the model returns tuple; it must return one tensor of logits \(N, 10\)"),
+        (Pair(), r"the model returns tuple; it must return one tensor of logits \(N, classes\): wrap it"),
+        (nn.Upsample(scale_factor=2), r"returns shape \(2, 3, 16, 16\) for 2 images; it must return logits \(2, cl"),
         (
             nn.Flatten(),
-            r"returns shape \(2, 192\) for 2 images; the data has 10 classes: it must return \(2, 10\)",
+            r"the model gives 192 logits; the data has 10 classes: it must give as many",
         ),
         (nn.Linear(5, 10), r"the model does not take 3x8x8 images: RuntimeError: .*mat1 and mat2 shapes"),
         (
@@ -95,7 +96,7 @@ class Pair(nn.Module):
             r"the model does not take 3x8x8 images: RuntimeError: .*too small",
         ),
     ],
-    ids=["tuple", "shape", "linear", "pool"],
+    ids=["tuple", "maps", "classes", "linear", "pool"],
 )
 def test_check_says_what_does_not_fit(net: nn.Module, message: str) -> None:
     model = Classifier(net, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)).train()

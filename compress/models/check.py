@@ -1,0 +1,111 @@
+"""Does a network give logits for the images that it is asked to take?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..errors import ModelError
+from .user_code import UserCode, calling_line
+
+# Products of activations: no layer's MACs count them, and no channel can be removed from them.
+_ATTENTION = ("bmm", "baddbmm", "_native_multi_head_attention", "scaled_dot_product")
+
+
+def check_classifier(model: nn.Module, side: int, classes: int) -> None:
+    """Run two grey images (2, 3, side, side) through ``model`` in eval mode: do logits (2, classes) come out?
+
+    Raises:
+        ModelError: the model does not take such images, or gives something else; the message says what.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    images = torch.full((2, 3, side, side), 0.5, device=tensors[0].device if tensors else None)
+    found = check_logits(model, images)
+    if found != classes:
+        raise ModelError(f"the model gives {found} logits; the data has {classes} classes: it must give as many")
+
+
+def check_logits(model: nn.Module, images: Tensor) -> int:
+    """The number of classes of ``model``, from the logits that it gives in eval mode.
+
+    What it computes must be the same layers for every image, and torch must see all of it: a trace of anything else
+    would be right for one image, or for a part of the model.
+
+    Args:
+        images: (N, C, H, W), at least one.
+
+    Raises:
+        ModelError: it fails on ``images``, gives something else than one tensor of logits (N, classes), chooses what
+            to compute by its data, leaves autograd, or uses attention.
+    """
+    lazy = next((name for name, p in model.named_parameters() if isinstance(p, nn.UninitializedParameter)), None)
+    if lazy is not None:
+        raise ModelError(
+            f"the model's '{lazy}' has no shape yet (a lazy layer): run the model once on an image, then hand it over"
+        )
+    images = images.detach().clone().requires_grad_()
+    training = model.training
+    model.eval()
+    try:
+        size = "x".join(map(str, images.shape[1:]))
+        with UserCode(f"the model does not take {size} images"), torch.enable_grad(), _watch():
+            logits = model(images * 1)  # a copy: some models change their input
+    finally:
+        model.train(training)
+    if not isinstance(logits, Tensor):
+        raise ModelError(
+            f"the model returns {type(logits).__name__}; it must return one tensor of logits (N, classes): wrap it in "
+            "a module that returns those"
+        )
+    if logits.dim() != 2 or len(logits) != len(images):
+        raise ModelError(
+            f"the model returns shape {tuple(logits.shape)} for {len(images)} images; it must return logits "
+            f"({len(images)}, classes)"
+        )
+    _check_gradient(logits, images)
+    return logits.shape[1]
+
+
+def _check_gradient(logits: Tensor, images: Tensor) -> None:
+    """Gates are learned by gradients, and channels followed through the graph that autograd makes."""
+    try:
+        found = logits.requires_grad and torch.autograd.grad(logits.sum(), images, allow_unused=True)[0] is not None
+    except RuntimeError as error:
+        reason = str(error).split(":")[0]
+        raise ModelError(
+            f"torch cannot compute the model's gradients ({reason}): replace in-place operations on what is still "
+            "needed (x += y by x = x + y, ReLU(inplace=True) by ReLU())"
+        ) from error
+    if not found:
+        raise ModelError(
+            "no gradient of the model's logits reaches its images: it leaves autograd on the way "
+            "(torch.no_grad, detach, numpy); take that out of its forward()"
+        )
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Context: refuses what no trace of a convolutional network can stand for."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        name = func.overloadpacket.__name__
+        if name == "_local_scalar_dense":
+            raise ModelError(
+                f"the model turns a tensor into a Python value ({calling_line()}), so what it computes can depend on "
+                "the image: only models that compute the same layers for every image can be slimmed"
+            )
+        if any(product in name for product in _ATTENTION):
+            raise ModelError(
+                f"the model multiplies activations with each other, as attention does ({calling_line()}): only "
+                "convolutional networks can be slimmed"
+            )
+        return func(*args, **(kwargs or {}))
+
+
+def _watch() -> TorchDispatchMode:
+    return _Watch()  # type: ignore[no-untyped-call]

@@ -1,0 +1,223 @@
+"""What can be known of a model before anything is learned: its channel groups, what is frozen and why, what it costs,
+how small it can get; and, for a budget, a plan with its proof."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compress.config import ModelConfig
+from compress.errors import ConfigError, PruningError
+from compress.gates import CostModel, magnitude, select, smallest_macs
+from compress.macs import count_macs, count_params, size_bytes
+from compress.models import build_net, check_logits
+from compress.progress import SILENT, Progress
+from compress.surgery import ChannelGraph, PrunePlan, gated_vs_slim, prove_groups, shake_, slim_, trace_groups
+
+from .report.units import read_number
+from .run_dir import read_run
+
+Shape = tuple[int, int, int]
+
+_IMAGES = 2
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """A layer and its MACs for one image."""
+
+    name: str
+    macs: int
+
+
+@dataclass(frozen=True)
+class PlanProof:
+    """A plan by magnitude and the evidence that it can be carried out. MACs per image, seconds of surgery and proof.
+
+    ``max_rel`` (float64) and ``max_rel_float32``: largest difference between closed gates and the slim model, relative
+    to the largest logit, with random statistics in every batch normalisation.
+    """
+
+    macs: int
+    macs_kept: float
+    params: int
+    max_rel: float
+    max_rel_float32: float
+    cost_model_macs: int
+    fvcore_macs: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """See ``inspect_model``. ``seconds``: for tracing and proving the groups; ``layers``: the dearest first."""
+
+    model: str
+    input: Shape
+    macs: int
+    params: int
+    size_bytes: int
+    groups: int
+    frozen_groups: tuple[dict[str, str], ...]
+    smallest_macs: int
+    layers: tuple[LayerCost, ...]
+    seconds: float
+    plan: PlanProof | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form; ``plan`` is null where no budget was given."""
+        value = asdict(self)
+        return {**value, "input": "x".join(map(str, self.input))}
+
+
+def read_shape(text: str) -> Shape:
+    """``3x224x224`` as numbers.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    parts = text.lower().split("x")
+    if len(parts) != 3 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise ConfigError(f"the input is '{text}': give channels x height x width, e.g. 3x224x224")
+    channels, height, width = map(int, parts)
+    return channels, height, width
+
+
+def read_macs_budget(text: str) -> float:
+    """``macs=50%``, ``macs=0.5`` or ``macs=20M`` as what ``budget_macs`` takes: a share below 1, or MACs.
+
+    Raises:
+        ConfigError: another resource or unit, or not a number.
+    """
+    name, equals, amount = text.partition("=")
+    found = read_number(amount.strip()) if equals else None
+    if name.strip() != "macs" or found is None:
+        raise ConfigError(f"the budget is '{text}': give macs=50%, macs=0.5 or a number such as macs=900M")
+    value, unit = found
+    scale = {"": 1.0, "%": 0.01, "k": 1e3, "m": 1e6, "g": 1e9}.get(unit.removesuffix("macs"))
+    if scale is None:
+        raise ConfigError(f"the budget '{text}' has the unit '{unit}': MACs are given in %, K, M or G, or without unit")
+    kept = value * scale
+    if not 0 < kept < 1 and kept < 1000:
+        raise ConfigError(
+            f"the budget '{text}' is {kept:g}: give a share below 1 (macs=50%, macs=0.5) or a number of MACs "
+            "(macs=900M)"
+        )
+    return kept
+
+
+def load_model(name: str, classes: int) -> nn.Module:
+    """The network that ``name`` means, with random weights; of a run directory, the original with its weights' shapes.
+
+    Args:
+        name: ``torchvision:NAME``, ``timm:NAME``, ``path/to/file.py:factory``, one of ours, or a run directory.
+
+    Raises:
+        ConfigError, ModelError, RunError: there is no such model, or it cannot be built.
+    """
+    if Path(name).is_dir():
+        from .recipe import load_recipe
+        from .report import read_report
+
+        run = read_run(Path(name))
+        recipe = load_recipe(run.recipe)
+        data = read_report(run.report_json).data if run.report_json.is_file() else None
+        return build_net(recipe.model.model_copy(update={"weights": None}), data.classes if data else classes)
+    return build_net(ModelConfig(name=name), classes)
+
+
+def inspect_model(
+    name: str,
+    net: nn.Module,
+    shape: Shape,
+    *,
+    budget: float | None = None,
+    align: int = 1,
+    limit: float = 300.0,
+    progress: Progress = SILENT,
+) -> Inspection:
+    """Trace, prove and price ``net``; with a budget, plan by magnitude, cut a copy and prove that too.
+
+    Nothing of it depends on what the weights have learned. ``net`` is not changed.
+
+    Args:
+        shape: (C, H, W) of one image.
+        budget: a share of the MACs to keep (below 1), or MACs.
+        limit: seconds for the proof of the groups; what is not proven by then is frozen.
+
+    Raises:
+        ModelError: the model does not give logits for such images.
+        PruningError: its channels cannot be followed, or the budget is out of reach; the message says what is frozen.
+    """
+    started = time.monotonic()
+    net = copy.deepcopy(net).cpu().float().eval()
+    generator = torch.Generator().manual_seed(_SEED)
+    images = torch.rand(_IMAGES, *shape, generator=generator)
+    check_logits(net, images)
+    graph = trace_groups(net, images[:1])
+    progress.note(f"{len(graph.groups)} channel groups found; each is proven on a copy")
+    graph = prove_groups(net, graph, images, limit=limit, progress=progress)
+    cost = CostModel.of(net, images[:1], graph.groups)
+    counted = count_macs(net, images[:1])
+    if cost.total != counted.total:
+        raise PruningError(
+            f"the cost model ({cost.total} MACs) disagrees with fvcore ({counted.total}): the model computes layers "
+            "that are no modules (torch.nn.functional with weights of its own); make them modules"
+        )
+    dearest = sorted(counted.layers.items(), key=lambda item: -item[1])
+    found = Inspection(
+        model=name,
+        input=shape,
+        macs=counted.total,
+        params=count_params(net),
+        size_bytes=size_bytes(net),
+        groups=len(graph.groups),
+        frozen_groups=tuple({"name": group.name, "reason": group.reason} for group in graph.frozen),
+        smallest_macs=smallest_macs(cost, align) if graph.groups else counted.total,
+        layers=tuple(LayerCost(layer, macs) for layer, macs in dearest),
+        seconds=time.monotonic() - started,
+    )
+    if budget is None:
+        return found
+    return replace(found, plan=_prove_plan(net, graph, cost, images, budget, align))
+
+
+def _prove_plan(
+    net: nn.Module, graph: ChannelGraph, cost: CostModel, images: Tensor, budget: float, align: int
+) -> PlanProof:
+    """The plan that keeps the channels of greatest magnitude, carried out on a copy and compared."""
+    started = time.monotonic()
+    limit = budget * cost.total if budget < 1 else budget
+    try:
+        plan = select(cost, magnitude(net, graph.groups), budget=limit, align=align).plan
+    except PruningError as error:
+        frozen = [f"'{group.name}' ({group.reason})" for group in graph.frozen[:3]]
+        more = f" and {len(graph.frozen) - 3} more" if len(graph.frozen) > 3 else ""
+        raise PruningError(f"{error}; frozen groups: {', '.join(frozen)}{more}" if frozen else str(error)) from error
+    shaken = shake_(copy.deepcopy(net), images.double(), torch.Generator().manual_seed(_SEED)).requires_grad_(False)
+    exact = _difference(shaken, graph, plan, images.double())
+    slim = copy.deepcopy(net)
+    slim_(slim, plan, images[:1])
+    return PlanProof(
+        macs=cost.of_plan(plan),
+        macs_kept=cost.of_plan(plan) / cost.total,
+        params=count_params(slim),
+        max_rel=exact,
+        max_rel_float32=_difference(shaken.float(), graph, plan, images),
+        cost_model_macs=cost.of_plan(plan),
+        fvcore_macs=count_macs(slim, images[:1]).total,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _difference(net: nn.Module, graph: ChannelGraph, plan: PrunePlan, images: Tensor) -> float:
+    slim = copy.deepcopy(net)
+    slim_(slim, plan, images[:1])
+    return gated_vs_slim(net, slim, graph.groups, plan, images)

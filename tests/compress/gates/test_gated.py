@@ -1,0 +1,264 @@
+"""The fast form of a gated network against the one that multiplies activations: outputs, gradients, and a whole run."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from compress.data import Batch
+from compress.errors import PruningError
+from compress.explain import ExplainedClassifier, Selector, find_scales
+from compress.gates import Gates
+from compress.gates.fold import FoldPair
+from compress.gates.gated import FastNetwork, GatedNetwork, pays_to_compile, proven_pairs
+from compress.models import Classifier
+from compress.progress import Progress
+from compress.surgery import ChannelGroup, Slot, masked, trace_groups
+
+SIDE, CLASSES = 16, 4
+
+
+class Odd(nn.Conv2d):
+    """A subclass with a forward of its own."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return 2 * super().forward(input)
+
+
+class Branched(nn.Module):
+    """Residual, grouped, concatenated, depthwise, not homogeneous, reflected at the border, flattened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.inner = nn.Conv2d(8, 12, 3, padding=1, padding_mode="reflect")
+        self.bn2 = nn.BatchNorm2d(12)
+        self.depthwise = nn.Conv2d(12, 12, 3, padding=1, groups=12)
+        self.back = Odd(12, 8, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(8)
+        self.down = nn.Conv2d(16, 16, 3, 2, padding="valid")
+        self.linear1 = nn.Linear(16 * 7 * 7, 6)
+        self.bn4 = nn.BatchNorm1d(6)
+        self.linear2 = nn.Linear(6, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = F.relu(self.bn1(self.stem(images)))
+        inner = F.silu(self.depthwise(F.silu(self.bn2(self.inner(maps)))))
+        stream = F.relu(self.bn3(self.back(inner)) + maps)
+        maps = F.relu(self.down(torch.cat([maps, stream], 1)))
+        logits: Tensor = self.linear2(F.relu(self.bn4(self.linear1(maps.flatten(1)))))
+        return logits
+
+
+class Rereading(nn.Module):
+    """What the normalisation reads is read by another, too: folding it changes what comes out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 6, 3, padding=1)
+        self.bn1 = nn.BatchNorm2d(6)
+        self.second = nn.Conv2d(6, 6, 3, 2, padding=1)
+        self.bn2 = nn.BatchNorm2d(6)
+        self.head = nn.Linear(6, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = F.relu(self.bn1(self.first(images)))
+        raw = self.second(maps)
+        logits: Tensor = self.head((F.relu(self.bn2(raw)) + raw.tanh()).mean((2, 3)))
+        return logits
+
+
+def shaken(network: nn.Module) -> nn.Module:
+    """In eval mode, frozen, with normalisations that do something."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.uniform_(-0.5, 0.5)
+            module.running_var.uniform_(0.5, 1.5)
+    return network.eval().requires_grad_(False)
+
+
+def explained(build: Callable[[], nn.Module]) -> tuple[ExplainedClassifier, tuple[ChannelGroup, ...]]:
+    torch.manual_seed(0)
+    classifier = Classifier(build(), (0.5,) * 3, (0.5,) * 3)
+    selector = Selector(find_scales(classifier, torch.zeros(1, 3, SIDE, SIDE)), CLASSES, SIDE)
+    nn.init.normal_(selector.head.weight, std=0.1)
+    network = ExplainedClassifier(classifier, selector)
+    shaken(network)
+    graph = trace_groups(network, torch.zeros(1, 3, SIDE, SIDE), prefix=network.PREFIX, view=network.view)
+    assert len(graph.groups) >= 2
+    return network, graph.groups
+
+
+def batch_of(count: int) -> Batch:
+    draw = torch.Generator().manual_seed(1)
+    labels = torch.randint(CLASSES, (count,), generator=draw)
+    return Batch(torch.rand(count, 3, SIDE, SIDE, generator=draw), labels, torch.arange(count))
+
+
+def objective(logits: Tensor, params: Tensor | None, labels: Tensor) -> Tensor:
+    steer = params.square().mean() if params is not None else logits.new_zeros(())
+    return F.cross_entropy(logits, labels) + 0.1 * steer
+
+
+@pytest.mark.parametrize("steered", [True, False])
+@pytest.mark.parametrize("build", [Branched, Rereading])
+def test_outputs_and_gradients_are_those_of_multiplied_activations(
+    build: Callable[[], nn.Module], steered: bool
+) -> None:
+    network, groups = explained(build)
+    network.double()
+    # One image: the linear layer's weights are then larger than its input.
+    images, labels = batch_of(1).images.double(), batch_of(1).labels
+    theta = torch.zeros(sum(group.channels for group in groups), dtype=torch.float64, requires_grad=True)
+    gates = Gates(groups).double()
+    values = torch.rand_like(theta)
+
+    multiplied = values.clone().requires_grad_()
+    with masked(network, groups, gates.split(multiplied)):
+        logits, params = network(images, labels) if steered else (network.classifier(images), None)
+    (expected,) = torch.autograd.grad(objective(logits, params, labels), multiplied)
+
+    pairs = proven_pairs(network, groups, images, labels, steered=steered)
+    assert pairs
+    fast = FastNetwork(network, groups, pairs, steered=steered)
+    logs = values.log().requires_grad_()
+    ours, our_params = fast(fast.spread(values, 1), fast.spread(logs, 0), images, labels)
+    torch.testing.assert_close(ours, logits, rtol=1e-10, atol=1e-12)
+    if steered:
+        torch.testing.assert_close(our_params, params, rtol=1e-5, atol=1e-5)
+    (found,) = torch.autograd.grad(objective(ours, our_params, labels), logs)
+    scale = expected.abs().max()
+    torch.testing.assert_close(found / scale, values * expected / scale, rtol=1e-6, atol=1e-6)
+    assert expected.abs().min() < expected.abs().max()
+
+
+def test_a_normalisation_whose_input_is_read_twice_stays() -> None:
+    network, groups = explained(Rereading)
+    batch = batch_of(2)
+    pairs = proven_pairs(network, groups, batch.images, batch.labels, steered=True)
+    assert FoldPair("classifier.net.first", "classifier.net.bn1") in pairs
+    assert FoldPair("classifier.net.second", "classifier.net.bn2") not in pairs
+
+
+def test_a_network_without_finite_outputs_is_refused() -> None:
+    network, groups = explained(Branched)
+    network.classifier.net.linear2.bias.fill_(torch.nan)
+    batch = batch_of(2)
+    with pytest.raises(PruningError, match=r"are its outputs finite numbers.*gates\.steer=magnitude"):
+        proven_pairs(network, groups, batch.images, batch.labels, steered=False)
+
+
+def test_under_autocast_the_gradient_is_that_of_float32_but_for_rounding() -> None:
+    network, groups = explained(Branched)
+    batch = batch_of(8)
+    gates = Gates(groups)
+    gated = GatedNetwork(network, gates, groups, batch, steered=True)
+    grads = []
+    for mixed in (False, True):
+        gates.theta.grad = None
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
+            logits, params, _ = gated(batch.images, batch.labels, noise=0.0, temperature=2.0)
+            loss = objective(logits.float(), params, batch.labels)
+        loss.backward()
+        assert gates.theta.grad is not None
+        assert gates.theta.grad.dtype == torch.float32
+        grads.append(gates.theta.grad.clone())
+    exact, rounded = grads
+    assert logits.dtype == torch.bfloat16
+    assert 0 < float((exact - rounded).norm() / exact.norm()) < 0.05
+
+
+def test_the_network_that_is_given_stays_as_it_is() -> None:
+    network, groups = explained(Branched)
+    before = copy.deepcopy(network)
+    batch = batch_of(4)
+    gated = GatedNetwork(network, Gates(groups), groups, batch, steered=True)
+    logits, _, _ = gated(batch.images, batch.labels, noise=1.0, temperature=0.4)
+    logits.sum().backward()
+    assert [type(module) for module in network.modules()] == [type(module) for module in before.modules()]
+    theirs = before.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in network.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+    assert [name for name, value in gated.named_parameters() if value.requires_grad] == ["gates.theta"]
+
+
+def test_gates_of_a_grouped_convolution_go_to_its_inputs() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.SiLU(), nn.Conv2d(8, 6, 3, groups=2)).eval().double()
+    order = (3, 1, 0, 2, 7, 5, 4, 6)
+    group = ChannelGroup("0", 8, (), (Slot("2", order, tuple(range(8))),), ())
+    images, values = torch.rand(2, 3, 9, 9, dtype=torch.float64), torch.rand(8, dtype=torch.float64)
+    maps = network[1](network[0](images))
+    by_position = torch.empty(8, dtype=torch.float64)
+    by_position[list(order)] = values
+    expected = network[2](maps * by_position.view(-1, 1, 1))
+    fast = FastNetwork(network, [group], (), steered=False)
+    found, _ = fast(fast.spread(values, 1), fast.spread(values.log(), 0), images, torch.zeros(2))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_sample_that_closes_a_gate_for_good_has_no_gradient_that_is_not_a_number() -> None:
+    network, groups = explained(Branched)
+    batch = batch_of(2)
+    gates = Gates(groups)
+    with torch.no_grad():
+        gates.theta[::2] = -200
+    gated = GatedNetwork(network, gates, groups, batch, steered=True)
+    logits, params, values = gated(batch.images, batch.labels, noise=0.0, temperature=0.1)
+    objective(logits, params, batch.labels).backward()
+    assert float(values.detach()[::2].max()) == 0
+    assert gates.theta.grad is not None
+    assert float(gates.theta.grad[::2].abs().max()) == 0
+    assert float(gates.theta.grad[1::2].abs().max()) > 0
+    assert torch.isfinite(gates.theta.grad).all()
+
+
+class Deciding(Branched):
+    """Looks at a number to decide: no compiler can follow."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = super().forward(images)
+        return logits if float(logits.detach().sum()) < 1e9 else -logits
+
+
+def test_what_cannot_be_compiled_runs_eagerly_and_says_so(noting: tuple[Progress, list[str]]) -> None:
+    network, groups = explained(Deciding)
+    batch, (progress, notes) = batch_of(4), noting
+    gated = GatedNetwork(network, Gates(groups), groups, batch, steered=True)
+    assert not gated.compile_(batch, progress)
+    assert len(notes) == 1
+    assert notes[0].startswith("gates: the step runs eagerly, it cannot be compiled (")
+    assert "\n" not in notes[0]
+    logits, _, _ = gated(batch.images, batch.labels, noise=0.0, temperature=0.4)
+    assert torch.isfinite(logits).all()
+
+
+def test_a_compiler_that_computes_something_else_is_not_trusted(
+    noting: tuple[Progress, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compile_wrongly(step: Callable[..., tuple[Tensor, Tensor]], **settings: object) -> Callable[..., object]:
+        return lambda *inputs: tuple(1.01 * output for output in step(*inputs))
+
+    monkeypatch.setattr(torch, "compile", compile_wrongly)
+    network, groups = explained(Branched)
+    batch, (progress, notes) = batch_of(4), noting
+    gated = GatedNetwork(network, Gates(groups), groups, batch, steered=True)
+    assert not gated.compile_(batch, progress)
+    assert len(notes) == 1
+    assert notes[0].startswith("gates: the step runs eagerly, compiled it differs by ")
+
+
+def test_compiling_pays_in_long_runs_of_small_layers_only() -> None:
+    digits, resnet56, resnet18 = (64, 2.5e6, 50), (128, 125e6, 87), (32, 1.8e9, 34)
+    assert not pays_to_compile(300, *digits)
+    assert pays_to_compile(4000, *resnet56)
+    assert not pays_to_compile(100, *resnet56)
+    assert not pays_to_compile(4000, *resnet18)

@@ -1,0 +1,100 @@
+"""What the command line says when the machine or the user stops it."""
+
+import os
+import re
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compress.errors import PruningError
+
+from .conftest import Said
+
+
+@contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """The disk takes no larger files (bytes): as near to a full one as a test gets without mounting anything."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_no_room_for_a_file_keeps_what_is_finished(
+    say: Callable[..., Said], tiny: Path, tmp_path: Path, overrides: list[str], finished: Any
+) -> None:
+    assert finished, "its images lie in the cache"
+    out = tmp_path / "out"
+    with files_up_to(92_000):  # the weights fit (91 kB), the exported files do not
+        said = say("run", tiny, "--out", out, *overrides)
+    assert said.code == 2
+    assert re.fullmatch(
+        rf"error: the file is larger than this account or disk allows: {re.escape(str(out))}/[a-z/]+\.(onnx|pt2) could "
+        r"not be written; free some space \(or choose another --out\) and run again: what was finished is kept\n",
+        said.error,
+    )
+    assert not list(out.rglob("*.part"))
+    said = say("run", tiny, "--out", out, *overrides)
+    assert said.code in (0, 1)
+    assert said.err.startswith("done before: classifier, gates, surgery, finetune\n")
+
+
+@pytest.mark.parametrize("place", ["new", "finished"])
+def test_a_full_disk_is_said_and_loses_nothing(
+    say: Callable[..., Said], tiny: Path, tmp_path: Path, finished: Any, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    out = tmp_path / "out" if place == "new" else finished.copy(tmp_path / "out")
+
+    def refuse(path: Path, *_args: object, **_options: object) -> int:
+        raise OSError(28, os.strerror(28), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", refuse)
+        said = say("run", tiny, "--out", out)
+    assert said.code == 2
+    written = "recipe.yaml" if place == "new" else "report.json"
+    assert said.error.startswith(f"error: the disk is full: {out / written} could not be written; free some space")
+    if place == "finished":
+        assert (out / "report.json").read_bytes() == (finished.root / "report.json").read_bytes()
+
+
+def test_an_error_that_nobody_expected_of_the_system_is_one_sentence_too(
+    say: Callable[..., Said], tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_path: Path) -> bytes:
+        raise OSError(5, "Input/output error", "/dev/disk")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    said = say("run", tiny, "--out", tmp_path / "out", "--set", "model.weights=x.pt")
+    assert said.code == 2
+    assert "Input/output error" in said.error
+
+
+def test_ctrl_c_is_exit_130_and_says_how_to_go_on(
+    say: Callable[..., Said], tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("deploy.pipeline.preflight", interrupt)
+    said = say("run", tiny, "--out", tmp_path / "out")
+    assert said.code == 130
+    assert said.error == "error: interrupted; the same command again goes on where it stopped\n"
+    assert said.error[:-1] in (tmp_path / "out" / "run.log").read_text()
+
+
+def test_errors_are_in_the_runs_log_too(
+    say: Callable[..., Said], tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_args: object) -> None:
+        raise PruningError("this did not work")
+
+    monkeypatch.setattr("deploy.pipeline.preflight", fail)
+    assert say("run", tiny, "--out", tmp_path / "out").error == "error: this did not work\n"
+    assert (tmp_path / "out" / "run.log").read_text().endswith(" error: this did not work\n")
