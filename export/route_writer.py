@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from compress.dynamic import DynamicClassifier, Router
+from compress.dynamic import DynamicClassifier
 from compress.errors import ExportError
 
 from .branches import Array, Choice, Slicer, Tree, leaf
@@ -201,8 +201,7 @@ class RouteWriter:
 def _different(model: DynamicClassifier) -> tuple[list[Array], list[Array]]:
     """By route: the masks that differ, in their order, and for every mask its number among those."""
     masks, tables = [], []
-    for router in model.routers:
-        assert isinstance(router, Router)
+    for router in model.router_list:
         values = router.masks.detach().cpu().numpy()
         _, first, table = np.unique(values, axis=0, return_index=True, return_inverse=True)
         rank = np.argsort(np.argsort(first))

@@ -1,7 +1,8 @@
 """Dynamic reasoning (DRIB): every image computes the channels it needs."""
 
 from .cost import Usage, macs_per_image, routed_cost, use
-from .learn import Learned, harden_, learn_routing
+from .harden import check_reachable, harden_
+from .learn import Learned, learn_routing
 from .routing import DynamicClassifier, Route, Router, find_routes, head_name
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "Route",
     "Router",
     "Usage",
+    "check_reachable",
     "find_routes",
     "harden_",
     "head_name",

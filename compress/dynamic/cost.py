@@ -39,7 +39,7 @@ def routed_cost(classifier: nn.Module, routes: Sequence[Route], masks: int, exam
         example: (1, 3, H, W).
     """
     heads = [
-        LayerShape(name=head_name(index), inputs=route.inputs, outputs=masks, groups=1, unit=1, depthwise=False)
+        LayerShape(name=head_name(index), inputs=route.inputs, outputs=masks, unit=1)
         for index, route in enumerate(routes)
     ]
     return CostModel([*read_layers(classifier, example), *heads], [route.group for route in routes])
@@ -47,9 +47,7 @@ def routed_cost(classifier: nn.Module, routes: Sequence[Route], masks: int, exam
 
 def macs_per_image(cost: CostModel, gates: Sequence[Tensor]) -> Tensor:
     """(N,) MACs for gate values (N, channels) of every route: a channel is computed where its value is not 0."""
-    opened = torch.cat([(values > 0).double() for values in gates], 1)
-    routes, back = torch.unique(opened, dim=0, return_inverse=True)
-    return torch.stack([cost.of_values(route) for route in routes])[back]
+    return cost.of_values(torch.cat([(values > 0).double() for values in gates], 1))
 
 
 @torch.inference_mode()

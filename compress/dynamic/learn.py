@@ -16,20 +16,31 @@ from ..data import Batch, BatchSource
 from ..errors import PruningError
 from ..gates import CostModel
 from ..progress import SILENT, Progress
-from ..training import History, fit, one_cycle
-from .cost import Usage, macs_per_image, use
-from .routing import DynamicClassifier, Router
-
-HALVINGS = 14
-"""Bisections of the threshold below which mask values become 0."""
+from ..training import History, fit, one_cycle, to_device
+from .cost import Usage, macs_per_image
+from .harden import check_reachable, harden_
+from .routing import DynamicClassifier
 
 SPARSITY_WEIGHT = 0.5
-"""Weight of (mean |g| - s)^2 to start with, as printed; it grows while the MACs are above their budget."""
+"""Weight of (mean |g| - s)^2 to start with, as printed; it grows while mean |g| is above s."""
+
+GROWTH = 20.0
+"""How much that weight gains over all steps, per unit of mean |g| above s."""
+
+TRAVEL = 8.0
+"""Default learning rate of the masks x steps: in every second step, at half of it in the mean, a value of 1 can go to 0
+twice over."""
+
+LEAST_MASK_LR = 0.01
+"""As printed, for the 35,000 steps of the paper."""
+
+AIM = 0.99
+"""Share of the budget that masks are hardened to: routes drift a little while weights are finetuned."""
 
 
 @dataclass(frozen=True)
 class Learned:
-    """How a dynamic classifier came out: on training images right after hardening, and on validation images."""
+    """How a dynamic classifier came out on validation images: right after hardening, and in the end."""
 
     hardened: Usage
     validation: Usage
@@ -78,21 +89,6 @@ def share_for(cost: CostModel, budget: float) -> float:
     return low
 
 
-def check_reachable(cost: CostModel, budget: float) -> None:
-    """Refuse a budget (MACs) below what is left with one channel open in every route.
-
-    Raises:
-        PruningError: it is; the message names the smallest.
-    """
-    ones = [torch.eye(width, dtype=torch.float64)[0] for width in cost.widths]
-    smallest = float(cost.of_values(torch.cat(ones)))
-    if budget < smallest:
-        raise PruningError(
-            f"the dynamic budget of {budget / 1e6:.3f} M MACs cannot be reached: with one channel per route the model "
-            f"still computes {smallest / 1e6:.3f} M (layers outside of the routes stay dense); raise dynamic.macs"
-        )
-
-
 def learn_routing(
     model: DynamicClassifier,
     cost: CostModel,
@@ -108,16 +104,15 @@ def learn_routing(
 
     Args:
         cost: of ``routed_cost``.
-        budget: MACs per image, in the mean, heads included; held on training images when masks become exact and on
-            validation images at the end.
+        budget: MACs per image, in the mean of ``val``, heads included.
 
     Raises:
         PruningError: the budget is out of reach.
     """
-    check_reachable(cost, budget)
+    check_reachable(cost, AIM * budget, config.align)
     cost = cost.to(fabric.device)
     _explore(model, cost, train, fabric, config=config, budget=budget, progress=progress)
-    hardened = harden_(model, cost, train, budget=budget, align=config.align)
+    hardened = harden_(model, cost, val, budget=AIM * budget, align=config.align)
     if config.finetune_epochs:
         _finetune(model, train, fabric, config=config, progress=progress)
     found = harden_(model, cost, val, budget=budget, align=config.align)
@@ -138,6 +133,7 @@ def _explore(
     """CE + w (mean |g| - s)^2, heads and masks in turn with weights; w grows while too much is computed."""
     steps = config.epochs * len(train)
     share = share_for(cost, budget)
+    model.spread_(to_device(next(iter(train.epoch(0))), fabric.device).images)
     weight = SPARSITY_WEIGHT
     model.train().requires_grad_(True)
 
@@ -154,12 +150,18 @@ def _explore(
         model.project_()
         done = (step + 1) / steps
         model.temperature = config.temperature[0] * (config.temperature[1] / config.temperature[0]) ** done
-        weight += max(0.0, figures["mean_gate"] - share)
+        weight += GROWTH / steps * max(0.0, figures["mean_gate"] - share)
 
     model.temperature = config.temperature[0]
-    masks = [p for router in model.routers for p in router.parameters()]
+    masks = [router.masks for router in model.router_list]
+    heads = [router.head.weight for router in model.router_list]
     optimizer = Alternating(
-        torch.optim.Adam(masks, lr=config.mask_lr),
+        torch.optim.Adam(
+            [
+                {"params": heads, "lr": config.head_lr},
+                {"params": masks, "lr": config.mask_lr or max(LEAST_MASK_LR, TRAVEL / steps)},
+            ]
+        ),
         torch.optim.SGD(model.classifier.parameters(), lr=config.lr, momentum=0.9, weight_decay=1e-4, nesterov=True),
     )
     return fit(
@@ -181,8 +183,7 @@ def _finetune(
 ) -> History:
     """Weights and mask values under the routes that will be deployed: no noise, heads frozen, zeros stay zero."""
     model.train().requires_grad_(True)
-    for router in model.routers:
-        assert isinstance(router, Router)
+    for router in model.router_list:
         router.head.requires_grad_(False)
     model.temperature = None
 
@@ -204,44 +205,3 @@ def _finetune(
         after_step=lambda *_: model.project_(),
         progress=progress,
     )
-
-
-def harden_(model: DynamicClassifier, cost: CostModel, batches: BatchSource, *, budget: float, align: int) -> Usage:
-    """Close the smallest mask values for good, until the images' mean MACs are within ``budget``; measured.
-
-    Every mask keeps a multiple of ``align`` channels where its layer has at least twice as many, and one at least.
-    Masks that are within the budget already stay as they are.
-    """
-    before = use(model, cost, batches)
-    if before.macs_mean <= budget:
-        return before
-    routers = [router for router in model.routers if isinstance(router, Router)]
-    start = [(router.masks.detach().clone(), router.keep.clone()) for router in routers]
-    values = torch.cat([masks[keep] for masks, keep in start]).sort().values
-    low, high, best = 0, len(values) - 1, before  # numbers of values closed: low is above the budget
-    for _ in range(HALVINGS):
-        middle = (low + high + 1) // 2
-        _close_(routers, start, float(values[middle]), align)
-        found = use(model, cost, batches)
-        if found.macs_mean <= budget:
-            high, best = middle, found
-        else:
-            low = middle
-        if high - low <= 1:
-            break
-    _close_(routers, start, float(values[high]), align)
-    return best if best.macs_mean <= budget else use(model, cost, batches)
-
-
-@torch.no_grad()
-def _close_(routers: list[Router], start: list[tuple[Tensor, Tensor]], threshold: float, align: int) -> None:
-    """Keep the values above ``threshold``, in multiples of ``align``; the others become 0."""
-    for router, (masks, keep) in zip(routers, start, strict=True):
-        width = masks.shape[1]
-        step = align if width >= 2 * align else 1
-        alive = keep.sum(1)
-        wanted = ((masks > threshold) & keep).sum(1)
-        counts = ((wanted.double() / step).round().long() * step).clamp(min=step).minimum(alive.clamp(min=1))
-        rank = masks.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-        router.keep.copy_(rank < counts[:, None])
-        router.masks.copy_(masks * router.keep)

@@ -17,6 +17,12 @@ from ..surgery import ChannelGraph, ChannelGroup, Slot
 MASK_MOST = 5.0
 """Mask values are clamped to 0 .. this."""
 
+FOLLOW = 0.05
+"""How far the mean of the features moves with each training batch."""
+
+MASK_LEAST = 1e-3
+"""Kept values are at least this once masks are hard: what is counted and computed is what was kept."""
+
 
 @dataclass(frozen=True)
 class Route:
@@ -111,6 +117,7 @@ class Router(nn.Module):
     """
 
     keep: Tensor
+    mean: Tensor
 
     def __init__(self, inputs: int, channels: int, masks: int) -> None:
         super().__init__()
@@ -118,28 +125,65 @@ class Router(nn.Module):
         nn.init.normal_(self.head.weight)
         self.masks = nn.Parameter(torch.ones(masks, channels))
         self.register_buffer("keep", torch.ones(masks, channels, dtype=torch.bool))
+        self.register_buffer("mean", torch.zeros(inputs))
+        self.hard = False
         self.project_()
 
     @torch.no_grad()
     def project_(self) -> None:
-        """After each step: rows of the head have length 1; mask values lie in 0 .. 5, closed ones at 0."""
-        self.head.weight.div_(self.head.weight.norm(dim=1, keepdim=True).clamp_min(1e-12))
-        self.masks.clamp_(0, MASK_MOST).mul_(self.keep)
+        """After each step: rows of the head have length 1 and lie across the mean of what they read.
+
+        Mask values lie in 0 .. 5, closed ones at 0, and kept ones above it once masks are hard.
+
+        Features after a ReLU have a mean that outweighs what tells images apart: along it, a head without a bias
+        gives every image the same mask, and the others never learn.
+        """
+        rows = self.head.weight
+        direction = F.normalize(self.mean, dim=0)
+        rows.sub_((rows @ direction)[:, None] * direction)
+        rows.div_(rows.norm(dim=1, keepdim=True).clamp_min(1e-12))
+        self.masks.clamp_(MASK_LEAST if self.hard else 0.0, MASK_MOST).mul_(self.keep)
 
     def score(self, x: Tensor) -> Tensor:
         """(N, masks) scores of the masks for x (N, inputs, H, W)."""
-        scores: Tensor = self.head(x.relu().mean((2, 3)))
+        features = self.features(x)
+        if self.training:
+            self.follow_(features.detach())
+        scores: Tensor = self.head(features)
         return scores
+
+    def features(self, x: Tensor) -> Tensor:
+        """(N, inputs) GAP(ReLU(x)): what the head reads."""
+        return x.relu().mean((2, 3))
 
     def choose(self, scores: Tensor, temperature: float | None) -> Tensor:
         """(N, masks) one-hot choices.
 
         Args:
-            temperature: of the hard straight-through Gumbel-softmax; None: the largest score, no noise.
+            temperature: of the hard straight-through Gumbel-softmax, in standard deviations of the scores over the
+                batch: rows of length 1 leave scores on the scale of their layer's features, where noise of a fixed
+                size would decide every choice. None: the largest score, no noise.
         """
         if temperature is None:
             return F.one_hot(scores.argmax(1), scores.shape[1]).to(self.masks.dtype)
-        return F.gumbel_softmax(scores.float(), temperature, hard=True).to(self.masks.dtype)
+        spread = scores.detach().float().std(0, unbiased=False).mean().clamp_min(1e-6)
+        return F.gumbel_softmax(scores.float() / (temperature * spread), hard=True).to(self.masks.dtype)
+
+    @torch.no_grad()
+    def spread_(self, features: Tensor) -> None:
+        """Point the head along the directions in which features (N, inputs) vary most, each of them both ways."""
+        self.mean.copy_(features.mean(0))
+        centred = features.double() - features.double().mean(0)
+        directions = torch.linalg.svd(centred, full_matrices=False).Vh
+        number = torch.arange(len(self.masks), device=features.device)
+        rows = directions[number // 2 % len(directions)]
+        self.head.weight.copy_(torch.where(number[:, None] % 2 == 0, rows, -rows))
+        self.project_()
+
+    @torch.no_grad()
+    def follow_(self, features: Tensor) -> None:
+        """Let the mean follow the features (N, inputs) of a training batch."""
+        self.mean.lerp_(features.mean(0).to(self.mean.dtype), FOLLOW)
 
 
 class Routing(NamedTuple):
@@ -165,6 +209,20 @@ class DynamicClassifier(nn.Module):
         self.routers = nn.ModuleList(Router(route.inputs, route.group.channels, masks) for route in self.routes)
         self.temperature: float | None = 1.0
 
+    @torch.no_grad()
+    def spread_(self, images: Tensor) -> None:
+        """Start the heads so that the masks of a route are taken by about as many of ``images`` each."""
+        training = self.training
+        self.eval()
+        with self._gated(closing=False, spread=True):
+            self.classifier(images)
+        self.train(training)
+
+    @property
+    def router_list(self) -> list[Router]:
+        """The routers, by their own type."""
+        return [router for router in self.routers if isinstance(router, Router)]
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, classes)."""
         return self.routed(images).logits
@@ -180,8 +238,11 @@ class DynamicClassifier(nn.Module):
         return routing._replace(logits=logits)
 
     @contextmanager
-    def _gated(self, closing: bool) -> Iterator[Routing]:
-        """Hooks for one forward: multiply what consumers read, then let routed layers' heads choose."""
+    def _gated(self, closing: bool, *, spread: bool = False) -> Iterator[Routing]:
+        """Hooks for one forward: multiply what consumers read, then let routed layers' heads choose.
+
+        With ``spread`` the heads are set by what they read first.
+        """
         temperature = self.temperature if self.training else None
         modules = dict(self.classifier.named_modules())
         routing = Routing(torch.empty(0), [], [], [])
@@ -190,7 +251,7 @@ class DynamicClassifier(nn.Module):
             for slot in route.group.consumers:
                 if closing and slot.layer in modules:
                     reads.setdefault(slot.layer, []).append((index, slot))
-        numbers = {route.layer: index for index, route in enumerate(self.routes)}
+        numbers, routers = {route.layer: index for index, route in enumerate(self.routes)}, self.router_list
 
         def hook_of(layer: str) -> object:
             def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -199,8 +260,9 @@ class DynamicClassifier(nn.Module):
                     x = x * _spread(routing.gates[index], slot, module, x)
                 if layer in numbers:
                     assert numbers[layer] == len(routing.gates), "routes are in the order of their layers' calls"
-                    router = self.routers[numbers[layer]]
-                    assert isinstance(router, Router)
+                    router = routers[numbers[layer]]
+                    if spread:
+                        router.spread_(router.features(x))
                     routing.scores.append(router.score(x))
                     routing.choices.append(router.choose(routing.scores[-1], temperature))
                     routing.gates.append(routing.choices[-1] @ router.masks)
@@ -219,8 +281,7 @@ class DynamicClassifier(nn.Module):
     @torch.no_grad()
     def project_(self) -> None:
         """Put heads and masks back where they are defined; after every optimiser step."""
-        for router in self.routers:
-            assert isinstance(router, Router)
+        for router in self.router_list:
             router.project_()
 
 
