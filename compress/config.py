@@ -180,5 +180,9 @@ class DynamicConfig(Section):
         default=(1.0, 0.1), description="of the choices, in spreads of the scores: first and last"
     )
     finetune_epochs: Annotated[int, Field(ge=0)] = 4
-    finetune_lr: Positive = 0.01
+    finetune_lr: Positive = 0.05
     batch_size: Count = 128
+    route: Literal["out", "in_out"] = Field(
+        default="in_out", description="in_out is faster, and its branches grow with masks x masks"
+    )
+    verify_images: Count = Field(default=50, description="images whose choices the information bottleneck judges")

@@ -221,7 +221,7 @@ class OnnxRunner(BaseRunner):
         self._bound: dict[int, tuple[NDArray[np.float32], Any]] = {}  # batch size -> its buffer and binding
 
     def _open(self) -> None:
-        ort = _import_onnxruntime()
+        ort = import_onnxruntime()
         if not self._path.is_file():
             raise ExportError(f"there is no {self._path}: export the model to onnx first")
         available = ort.get_available_providers()
@@ -282,7 +282,8 @@ def _open_session(ort: Any, path: Path, threads: int, provider: str) -> Any:
         raise ExportError(f"ONNX Runtime cannot open {path} ({first_line(error)}): export it again") from error
 
 
-def _import_onnxruntime() -> Any:
+def import_onnxruntime() -> Any:
+    """The onnxruntime package, or one sentence on how to get it."""
     try:
         ort = importlib.import_module("onnxruntime")
     except ImportError as error:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data import BatchSource
 from ..gates import CostModel, LayerShape, read_layers
 from ..training import to_device
-from .routing import DynamicClassifier, Route, head_name
+from .routing import DynamicClassifier, head_name
 
 
 @dataclass(frozen=True)
@@ -31,18 +31,18 @@ class Usage:
         return float(self.macs.double().mean())
 
 
-def routed_cost(classifier: nn.Module, routes: Sequence[Route], masks: int, example: Tensor) -> CostModel:
+def routed_cost(model: DynamicClassifier, example: Tensor) -> CostModel:
     """T(v) of a classifier with its heads; ``v`` are the open channels of the routes' groups, in their order.
 
     Args:
-        masks: how many each head chooses from.
-        example: (1, 3, H, W).
+        example: (1, 3, H, W) on the model's device.
     """
     heads = [
-        LayerShape(name=head_name(index), inputs=route.inputs, outputs=masks, unit=1)
-        for index, route in enumerate(routes)
+        LayerShape(name=head_name(index), inputs=route.inputs, outputs=len(router.masks), unit=1)
+        for index, (route, router) in enumerate(zip(model.routes, model.router_list, strict=True))
     ]
-    return CostModel([*read_layers(classifier, example), *heads], [route.group for route in routes])
+    layers = read_layers(model.classifier, example.to(next(model.parameters()).device))
+    return CostModel([*layers, *heads], [route.group for route in model.routes])
 
 
 def macs_per_image(cost: CostModel, gates: Sequence[Tensor]) -> Tensor:

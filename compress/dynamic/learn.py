@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 
 from ..config import DynamicConfig
 from ..data import Batch, BatchSource
-from ..errors import PruningError
 from ..gates import CostModel
 from ..progress import SILENT, Progress
 from ..training import History, fit, one_cycle, to_device

@@ -6,7 +6,17 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Final, Literal
 
-from .schema import BudgetFigures, Check, Exactness, LatencyFigures, ModelFigures, ParityRow, Unit, Verdict
+from .schema import (
+    BudgetFigures,
+    Check,
+    DynamicFigures,
+    Exactness,
+    LatencyFigures,
+    ModelFigures,
+    ParityRow,
+    Unit,
+    Verdict,
+)
 from .units import latency_label, parity_label
 
 EXACTNESS_LIMIT: Final = 1e-5  # relative difference of logits, hard gates against slim model
@@ -66,12 +76,16 @@ def run_checks(
     exactness: Exactness,
     parity: Sequence[ParityRow],
     latency: Sequence[LatencyFigures] = (),
+    dynamic: DynamicFigures | None = None,
 ) -> Verdict:
     """The run's own verdict: within its recipe's budget, exact, counted right, and in parity.
 
     A run that exported nothing passes ``parity=()`` and has no parity check.
     """
     checks = [at_most("MACs", budget.macs_max, slim.macs, "MACs")]
+    if dynamic is not None:
+        checks.append(at_most("MACs, dynamic, mean", dynamic.macs_max, dynamic.macs_mean, "MACs"))
+        checks.append(at_least("routes like PyTorch's", 1, dynamic.route_agreement, "accuracy"))
     if budget.params_max is not None:
         checks.append(at_most("parameters", budget.params_max, slim.params, "parameters"))
     if budget.latency_ms_max is not None:

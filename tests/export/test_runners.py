@@ -110,7 +110,7 @@ def test_providers_never_fall_back(case, monkeypatch, capfd):
         OnnxRunner(case.onnx, provider="FooExecutionProvider"),
     ):
         pass
-    ort = runners._import_onnxruntime()
+    ort = runners.import_onnxruntime()
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["FooExecutionProvider"])
     monkeypatch.setattr(
         runners,
