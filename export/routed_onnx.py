@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -72,12 +72,28 @@ def export_routed(
         ExportError: the model cannot be traced, a layer on a route has no sliced form, or the branches need more
             than one ONNX file holds.
     """
+    return write_routed(dense_graph(model, example, opset=opset), model, path, route=route)
+
+
+def dense_graph(model: DynamicClassifier, example: Tensor, *, opset: int = 18) -> Any:
+    """The ONNX model that ``write_routed`` rewrites: every channel open, with the scores of every route's masks.
+
+    Raises:
+        ExportError: the model cannot be traced.
+    """
     onnx = import_onnx()
     with tempfile.TemporaryDirectory() as folder:
         dense = Path(folder) / "dense.onnx"
         scores = [score_name(index) for index in range(len(model.routes))]
         export_onnx(_WithScores(model), example, dense, opset=opset, outputs=(LOGITS, *scores))
-        proto = onnx.load(dense)
+        return onnx.load(dense)
+
+
+def write_routed(dense: Any, model: DynamicClassifier, path: Path, *, route: RouteMode = "in_out") -> Routed:
+    """``export_routed`` from the model's ``dense_graph``, which stays as it is."""
+    onnx = import_onnx()
+    proto = onnx.ModelProto()
+    proto.CopyFrom(dense)
     summary = RouteWriter(onnx, proto, model, expand=route == "out").rewrite_()
     onnx.checker.check_model(proto, full_check=False)
     with atomic_path(path) as part:

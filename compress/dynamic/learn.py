@@ -78,6 +78,11 @@ def mean_gate(gates: list[Tensor]) -> Tensor:
     return torch.cat(gates, 1).abs().mean()
 
 
+def sparsity(gates: list[Tensor], share: float, weight: float) -> Tensor:
+    """weight x (mean |g| - s)^2 (scalar)."""
+    return weight * (mean_gate(gates) - share) ** 2
+
+
 def share_for(cost: CostModel, budget: float) -> float:
     """s: the share of open channels, equal in all routes, at which the MACs are ``budget``."""
     low, high = 0.0, 1.0
@@ -139,10 +144,9 @@ def _explore(
     def loss(wrapped: nn.Module, batch: Batch) -> dict[str, Tensor]:
         logits, gates = wrapped(batch.images)
         ce = F.cross_entropy(logits.float(), batch.labels)
-        mean = mean_gate(gates)
         with torch.no_grad():
             macs = macs_per_image(cost, gates).mean() / budget
-        return {"loss": ce + weight * (mean - share) ** 2, "ce": ce, "mean_gate": mean, "macs": macs}
+        return {"loss": ce + sparsity(gates, share, weight), "ce": ce, "mean_gate": mean_gate(gates), "macs": macs}
 
     def advance(step: int, figures: Mapping[str, float]) -> None:
         nonlocal weight
