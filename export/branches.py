@@ -106,12 +106,12 @@ class Tree:
         self._names += 1
         return f"{stem}/{self._names}"
 
-    def build(self, spans: Sequence[Span], leaf_of: Callable[[Choice], Any], output: str) -> Any:
-        """The `If` node that gives ``output``: of the branch for the masks that the routes took.
+    def build(self, spans: Sequence[Span], leaf_of: Callable[[Choice], Any], outputs: Sequence[str]) -> Any:
+        """The `If` node that gives ``outputs``: of the branch for the masks that the routes took.
 
         Args:
             spans: at least one of them has two masks or more.
-            leaf_of: the graph of one choice, with one output.
+            leaf_of: the graph of one choice, with as many outputs.
         """
         place = next(place for place, (_, first, end) in enumerate(spans) if end - first > 1)
         route, first, end = spans[place]
@@ -121,21 +121,21 @@ class Tree:
         return self.onnx.helper.make_node(
             "If",
             [self._condition(route, middle)],
-            [output],
+            list(outputs),
             name=self.fresh("route"),
-            then_branch=self._branch(below, leaf_of),
-            else_branch=self._branch(above, leaf_of),
+            then_branch=self._branch(below, leaf_of, len(outputs)),
+            else_branch=self._branch(above, leaf_of, len(outputs)),
         )
 
-    def _branch(self, spans: Sequence[Span], leaf_of: Callable[[Choice], Any]) -> Any:
+    def _branch(self, spans: Sequence[Span], leaf_of: Callable[[Choice], Any], count: int) -> Any:
         if all(end - first == 1 for _, first, end in spans):
             return leaf_of({route: first for route, first, _ in spans})
-        output = self.fresh("chosen")
-        value = self.onnx.helper.make_tensor_value_info(output, self.onnx.TensorProto.FLOAT, None)
-        return self.onnx.helper.make_graph([self.build(spans, leaf_of, output)], self.fresh("branch"), [], [value])
+        outputs = [self.fresh("chosen") for _ in range(count)]
+        values = [self.onnx.helper.make_tensor_value_info(name, self.onnx.TensorProto.FLOAT, None) for name in outputs]
+        return self.onnx.helper.make_graph([self.build(spans, leaf_of, outputs)], self.fresh("branch"), [], values)
 
 
-def leaf(onnx: Any, tree: Tree, nodes: Sequence[Any], constants: Mapping[str, Array], output: str) -> Any:
+def leaf(onnx: Any, tree: Tree, nodes: Sequence[Any], constants: Mapping[str, Array], outputs: Sequence[str]) -> Any:
     """A branch: copies of ``nodes`` under names of their own, with ``constants`` in the place of their weights."""
     names = {name: tree.fresh(name) for name in constants}
     for node in nodes:
@@ -150,6 +150,6 @@ def leaf(onnx: Any, tree: Tree, nodes: Sequence[Any], constants: Mapping[str, Ar
             field.extend(renamed)
         copy.name = tree.fresh(node.op_type)
         copies.append(copy)
-    value = onnx.helper.make_tensor_value_info(names[output], onnx.TensorProto.FLOAT, None)
+    values = [onnx.helper.make_tensor_value_info(names[output], onnx.TensorProto.FLOAT, None) for output in outputs]
     stored = [onnx.numpy_helper.from_array(array, names[name]) for name, array in constants.items()]
-    return onnx.helper.make_graph(copies, tree.fresh("branch"), [], [value], initializer=stored)
+    return onnx.helper.make_graph(copies, tree.fresh("branch"), [], values, initializer=stored)

@@ -65,14 +65,22 @@ def layer_of(node: Any) -> str:
     return name.removeprefix("model.").removeprefix("classifier.")
 
 
-def clusters_of(graph: Any, weighted: Mapping[int, Weighted]) -> list[list[int]]:
-    """Places of nodes that go into the same branches: a layer, what only it feeds, and layers of the same routes."""
+@dataclass(frozen=True)
+class Cluster:
+    """Places of nodes that go into the same branches, in the order of the graph, and what others read of them."""
+
+    places: tuple[int, ...]
+    outputs: tuple[str, ...]
+
+
+def clusters_of(graph: Any, weighted: Mapping[int, Weighted]) -> list[Cluster]:
+    """A layer, what only it feeds, layers of the same routes, and the head that reads what it gives."""
     readers: dict[str, list[int]] = {}
     for place, node in enumerate(graph.node):
         for name in node.input:
             readers.setdefault(name, []).append(place)
     outputs = {value.name for value in graph.output}
-    clusters: list[list[int]] = []
+    clusters: list[Cluster] = []
     taken: set[int] = set()
     for place in sorted(weighted):
         if place in taken:
@@ -90,9 +98,29 @@ def clusters_of(graph: Any, weighted: Mapping[int, Weighted]) -> list[list[int]]
             if graph.node[more].op_type == "Add":
                 cluster += _side(graph, more, output, readers, weighted)
             cluster.append(more)
-        taken.update(cluster)
-        clusters.append(cluster)
+        given = [graph.node[cluster[-1]].output[0]]
+        head = _head(graph, given[0], readers, weighted, routes)
+        if head:
+            given.append(graph.node[head[-1]].output[0])
+        taken.update(cluster, head)
+        clusters.append(Cluster((*cluster, *head), tuple(given)))
     return clusters
+
+
+def _head(
+    graph: Any, output: str, readers: Mapping[str, list[int]], weighted: Mapping[int, Weighted], routes: set[int]
+) -> list[int]:
+    """Mean and linear layer of the head that reads a cluster's ``output``: a branch of its own would cost time."""
+    following = readers.get(output, [])
+    for mean in following:
+        chain = [mean, *readers.get(graph.node[mean].output[0], [])]
+        if graph.node[mean].op_type != "ReduceMean" or len(chain) != 2:
+            continue
+        known = weighted.get(chain[1])
+        later = all(place > chain[1] for place in following if place != mean)
+        if known is not None and known.gives is None and known.routes <= routes and later:
+            return chain
+    return []
 
 
 def _side(

@@ -13,6 +13,7 @@ from compress.errors import ExportError
 
 from .branches import Array, Choice, Slicer, Tree, leaf
 from .clusters import (
+    Cluster,
     Weighted,
     clusters_of,
     flat,
@@ -68,8 +69,8 @@ class RouteWriter:
     def rewrite_(self) -> Routed:
         """Replace what depends on routes by branches, in place."""
         clusters = clusters_of(self.graph, self.weighted)
-        last = {cluster[-1]: cluster for cluster in clusters}
-        inside = {place for cluster in clusters for place in cluster}
+        last = {cluster.places[-1]: cluster for cluster in clusters}
+        inside = {place for cluster in clusters for place in cluster.places}
         nodes: list[Any] = []
         for place, node in enumerate(self.graph.node):
             if place in last:
@@ -112,24 +113,28 @@ class RouteWriter:
             nodes += [constant, make("Less", [number, name], [f"is_below.{route}.{limit}"])]
         return nodes
 
-    def _branched(self, cluster: Sequence[int]) -> list[Any]:
+    def _branched(self, cluster: Cluster) -> list[Any]:
         """The nodes of a cluster as a branch for every combination of masks they depend on."""
-        known = [self.weighted.get(place) for place in cluster]
+        known = [self.weighted.get(place) for place in cluster.places]
         routes = sorted({route for what in known if what is not None for route in what.routes})
-        output = self.graph.node[cluster[-1]].output[0]
         spans = [(route, 0, len(self.masks[route])) for route in routes]
         if all(end == 1 for _, _, end in spans):
             graph = self._leaf(cluster, known, dict.fromkeys(routes, 0))
             self.graph.initializer.extend(graph.initializer)
-            graph.node[-1].output[0] = output
+            public = {value.name: name for value, name in zip(graph.output, cluster.outputs, strict=True)}
+            for node in graph.node:
+                for field in (node.input, node.output):
+                    renamed = [public.get(name, name) for name in field]
+                    del field[:]
+                    field.extend(renamed)
             return list(graph.node)
-        return [self.tree.build(spans, lambda choice: self._leaf(cluster, known, choice), output)]
+        return [self.tree.build(spans, lambda choice: self._leaf(cluster, known, choice), cluster.outputs)]
 
-    def _leaf(self, cluster: Sequence[int], known: Sequence[Weighted | None], choice: Choice) -> Any:
+    def _leaf(self, cluster: Cluster, known: Sequence[Weighted | None], choice: Choice) -> Any:
         """The branch of one choice."""
         nodes: list[Any] = []
         constants: dict[str, Array] = {}
-        for place, what in zip(cluster, known, strict=True):
+        for place, what in zip(cluster.places, known, strict=True):
             original = self.graph.node[place]
             if what is not None:
                 copy, sliced = self.slicer.cut(original, what, choice)
@@ -139,7 +144,7 @@ class RouteWriter:
                     copy = self._fusible(copy, nodes)
             nodes.append(copy)
             constants |= sliced
-        result = self.graph.node[cluster[-1]].output[0]
+        result = cluster.outputs[0]
         live = next((what.gives for what in reversed(known) if what is not None), None)
         if live is not None and live in self.expanded:
             more, sliced, result = self.slicer.widened(result, live, choice)
@@ -152,7 +157,7 @@ class RouteWriter:
                 f"the branches of {sum(map(len, self.masks))} masks need more than the {MOST_BYTES:,} bytes of one "
                 "ONNX file: take route 'out', or fewer masks"
             )
-        return leaf(self.onnx, self.tree, nodes, constants, result)
+        return leaf(self.onnx, self.tree, nodes, constants, (result, *cluster.outputs[1:]))
 
     def _fusible(self, add: Any, before: list[Any]) -> Any:
         """An addition of something from outside of the branch, through a pooling of one pixel.
