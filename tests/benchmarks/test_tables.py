@@ -1,4 +1,4 @@
-import importlib.util
+import importlib
 import json
 from pathlib import Path
 from types import ModuleType
@@ -9,13 +9,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def tables() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks" / "tables.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tables(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("tables")
 
 
 def row(variant: str, seed: int, **figures: float) -> dict[str, object]:
@@ -42,12 +38,10 @@ def test_the_readme_says_what_the_results_say(tables: ModuleType) -> None:
 
 
 def test_a_table_gives_mean_and_spread_over_seeds(tables: ModuleType, tmp_path: Path) -> None:
-    (tmp_path / "results").mkdir()
     rows = [row("rbf", 0, test_accuracy=0.80), row("rbf", 1, test_accuracy=0.82), row("none", 0)]
     results = {"device": "a CPU", "rows": rows}
-    (tmp_path / "results" / "cifar10_resnet20_keep50.json").write_text(json.dumps(results), encoding="utf-8")
-    tables.HERE = tmp_path
-    text = tables.filled("before\n<!-- table: keep50 -->\nold\n<!-- end -->\nafter\n")
+    (tmp_path / "cifar10_resnet20_keep50.json").write_text(json.dumps(results), encoding="utf-8")
+    text = tables.filled("before\n<!-- table: keep50 -->\nold\n<!-- end -->\nafter\n", tmp_path)
     lines = text.splitlines()
     assert lines[0] == "before"
     assert lines[-1] == "after"
@@ -60,8 +54,7 @@ def test_a_table_gives_mean_and_spread_over_seeds(tables: ModuleType, tmp_path: 
     assert "old" not in text
 
 
-def test_gate_steps_stand_by_network_and_batch(tables: ModuleType, tmp_path: Path) -> None:
-    (tmp_path / "results").mkdir()
+def test_gate_steps_stand_by_network_and_batch(tables: ModuleType) -> None:
     common = {"network": "resnet8@32", "rounds": 20, "ratio_low": 0.5, "ratio_high": 0.75, "start_seconds": None}
     rows = [
         {**common, "batch": 128, "form": "plain network", "ms": 400.0, "ratio": 1.0},
@@ -69,11 +62,28 @@ def test_gate_steps_stand_by_network_and_batch(tables: ModuleType, tmp_path: Pat
         {**common, "batch": 32, "form": "plain network", "ms": 100.0, "ratio": 1.0},
     ]
     results = {"device": "a CPU", "processor": "AVX512", "rows": rows}
-    (tmp_path / "results" / "gate_step.json").write_text(json.dumps(results), encoding="utf-8")
-    tables.HERE = tmp_path
-    lines = tables.gate_step().splitlines()
+    lines = tables.gate_step(results).splitlines()
     assert lines[0] == "| | resnet8 at 32, batch 128 | resnet8 at 32, batch 32 |"
     assert lines[2] == "| plain network | 400 ms | 100 ms |"
     assert lines[3] == "| compiled | 0.60 (0.50 to 0.75) |  |"
     assert "20 rounds or more" in lines[5]
     assert lines[5].endswith("31 s.")
+
+
+def test_drift_stands_beside_the_control(tables: ModuleType) -> None:
+    moved = {"center_drift_px": 4.0, "iou": 0.5, "val_accuracy": 0.7}
+    rows = [
+        {
+            "seed": seed,
+            "after_surgery": dict.fromkeys(("rbf", "none", "magnitude", "uniform"), moved),
+            "shared_channels": {"rbf/none": 0.8, "rbf/magnitude": 0.5, "rbf/uniform": 0.4},
+            "gate_gradients": {"ce": 0.5, "steer": 0.1 + 0.1 * seed},
+            "control": {"center_drift_px": 1.0 + seed, "iou": 0.9, "val_accuracy": 0.95},
+        }
+        for seed in (0, 1)
+    ]
+    lines = tables.steering({"rows": rows}).splitlines()
+    assert lines[2].startswith("| learned, steered by RBF explanations | 4.00 ± 0.00 | 0.500 ± 0.000 | 0.700 ± 0.000 |")
+    assert lines[3].endswith("| 0.80 ± 0.00 |")
+    assert "| 1.50 ± 0.71 | 0.900 ± 0.000 |" in lines[6]
+    assert "is 0.30 ± 0.14 of that of cross entropy" in lines[8]

@@ -1,0 +1,47 @@
+"""Tables over many models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Results = dict[str, Any]
+
+
+def zoo(found: Results) -> str:
+    """What can be removed from torchvision's CNNs: a line per model."""
+    lines = [
+        "| model | MACs | groups | frozen | smallest reachable | plan for half: MACs kept | difference, float64 "
+        "| float32 | cost model = fvcore | s: groups proven + plan proven |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    reasons: dict[str, list[str]] = {}
+    for row in found["rows"]:
+        name = row["model"].partition(":")[2]
+        if "error" in row:
+            lines.append(f"| {name} |" + " |" * 9)
+            reasons.setdefault(f"refused: {row['error']}", []).append(name)
+            continue
+        plan = row["plan"]
+        for group in row["frozen_groups"]:
+            names = reasons.setdefault(f"frozen: {group['reason']}", [])
+            names += [] if name in names else [name]
+        cells = [
+            name,
+            f"{row['macs'] / 1e6:.0f} M",
+            f"{row['groups']}",
+            f"{len(row['frozen_groups'])}",
+            f"{100 * row['smallest_macs'] / row['macs']:.1f} %",
+            f"{plan['macs_kept']:.4f}",
+            f"{plan['max_rel']:.0e}",
+            f"{plan['max_rel_float32']:.0e}",
+            "yes" if plan["cost_model_macs"] == plan["fvcore_macs"] else "NO",
+            f"{row['seconds']:.0f} + {plan['seconds']:.0f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines.append("")
+    for reason, names in reasons.items():
+        who = "all of them" if len(names) == len(found["rows"]) - 1 else ", ".join(names)
+        lines.append(f"- {reason} ({who})")
+    threads = found["rows"][0]["threads"]
+    lines += ["", f"Differences relative to the largest logit; {found['device']}, {threads} threads used."]
+    return "\n".join(lines)
