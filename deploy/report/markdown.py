@@ -11,7 +11,9 @@ import jinja2
 
 from compress.files import write_text
 
+from .markdown_routed import dynamic, verification
 from .schema import Interval, LatencyFigures, QuantilesMs, Report
+from .tables import as_code, to_table
 from .units import (
     as_bytes,
     as_count,
@@ -38,24 +40,6 @@ _STEER: Final = {
     "magnitude": "ranked by weight magnitude; no gates were learned",
     "uniform": "the same share from every group; no gates were learned",
 }
-Rows = list[list[str]]
-
-
-def to_table(header: Sequence[str], rows: Rows, align: str) -> str:
-    """A Markdown table whose columns line up as plain text too; ``align`` holds one of ``lr`` per column."""
-    cells = [[cell.replace("|", r"\|").replace("\n", " ") for cell in row] for row in (list(header), *rows)]
-    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]
-
-    def line(row: Sequence[str]) -> str:
-        padded = (cell.rjust(w) if a == "r" else cell.ljust(w) for cell, w, a in zip(row, widths, align, strict=True))
-        return f"| {' | '.join(padded)} |"
-
-    rule = ["-" * (w - 1) + (":" if a == "r" else "-") for w, a in zip(widths, align, strict=True)]
-    return "\n".join([line(cells[0]), f"| {' | '.join(rule)} |", *map(line, cells[1:])])
-
-
-def _code(name: str) -> str:
-    return f"`{name}`"
 
 
 def _interval(speedup: Interval) -> str:
@@ -103,43 +87,6 @@ def _summary(report: Report) -> str:
     return to_table(["", "original", "slim", "change"], rows, "lrrl")
 
 
-def _dynamic(report: Report) -> str:
-    """Original, slim and dynamic side by side; the dynamic one is timed in its routed form."""
-    found = report.dynamic
-    assert found is not None
-    old, new = report.original, report.slim
-    rows = [["MACs per image, mean", as_macs(old.macs), as_macs(new.macs), as_macs(found.macs_mean)]]
-    accuracies = (
-        ("validation accuracy", old.val_accuracy, new.val_accuracy, found.val_accuracy),
-        ("test accuracy", old.test_accuracy, new.test_accuracy, found.test_accuracy),
-    )
-    for name, *values in accuracies:
-        rows.append([name, *("" if value is None else as_percent(value) for value in values)])
-    for row in report.latency:
-        if row.dynamic_ms is not None:
-            times = (row.original_ms, row.slim_ms, row.dynamic_ms)
-            rows.append([f"median latency, {latency_label(row)}", *(as_ms(ms.median) for ms in times)])
-    return to_table(["", "original", "slim", "dynamic"], rows, "lrrr")
-
-
-def _verification(report: Report) -> str:
-    assert report.dynamic is not None
-    rows = [
-        [
-            _code(route.route),
-            f"{route.bits_per_pixel:.3f}",
-            f"{route.bits_per_channel:.2f}",
-            f"{route.channels:.1f}",
-            f"{route.open_channels:.1f}",
-            as_percent(route.covered, 1),
-            as_percent(route.accepted, 1),
-        ]
-        for route in report.dynamic.verification.routes
-    ]
-    header = ["route", "bits per pixel", "per channel", "channels with 90 %", "open", "of those open", "accepted"]
-    return to_table(header, rows, "lrrrrrr")
-
-
 def _budget(report: Report) -> str:
     limits, slim = report.budget, report.slim
     used = as_percent(limits.macs_used, 1)
@@ -158,7 +105,7 @@ def _budget(report: Report) -> str:
 def _parity(report: Report) -> str:
     rows = [
         [
-            _code(row.artifact),
+            as_code(row.artifact),
             row.runtime,
             row.precision,
             str(row.batch),
@@ -243,7 +190,7 @@ def _channels(report: Report) -> str:
     frozen = {group.name for group in report.exactness.frozen_groups}
     rows = [
         [
-            _code(row.group),
+            as_code(row.group),
             str(row.total),
             str(row.kept),
             as_percent(row.kept / row.total, 0),
@@ -255,7 +202,7 @@ def _channels(report: Report) -> str:
 
 
 def _frozen(report: Report) -> str:
-    rows = [[_code(group.name), group.reason] for group in report.exactness.frozen_groups]
+    rows = [[as_code(group.name), group.reason] for group in report.exactness.frozen_groups]
     return to_table(["group", "reason"], rows, "ll")
 
 
@@ -293,8 +240,8 @@ def render_markdown(report: Report, pictures: Sequence[str] = ()) -> str:
     tables = (
         _checks,
         _summary,
-        _dynamic,
-        _verification,
+        dynamic,
+        verification,
         _budget,
         _parity,
         _latency,

@@ -2,46 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import (
-    AwareDatetime,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
+from pydantic import AwareDatetime, Field, model_validator
 
-from compress.config import Count, NonNegative, Positive, Section
+from compress.config import Count, NonNegative, Positive
+
+from .part import Measured, Part, Share, Whole
+from .routed import DynamicFigures
 
 SCHEMA: Final = 1
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Whole = Annotated[int, Field(ge=0)]
 Unit = Literal["MACs", "parameters", "bytes", "accuracy", "points", "error", "times", "rows", "ms"]
-
-
-def _finite_or_none(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-Measured = Annotated[NonNegative | None, BeforeValidator(_finite_or_none)]  # None: NaN or infinite, never a pass
-
-
-class Part(Section):
-    """A part of the report. Figures not taken are left out of the JSON where optional, else null."""
-
-    model_config = ConfigDict(ser_json_inf_nan="constants")  # so that writing refuses them; not a silent null
-
-    @model_serializer(mode="wrap")
-    def _leave_out_what_was_not_taken(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields = {field.alias or name: field for name, field in type(self).model_fields.items()}
-        values: dict[str, Any] = handler(self)
-        return {key: value for key, value in values.items() if value is not None or fields[key].is_required()}
 
 
 class DataFigures(Part):
@@ -213,51 +186,6 @@ class GatesFigures(Part):
     soft_macs: NonNegative | None = None
     hard_macs: Whole | None = None
     converged: bool | None = None
-
-
-class RouteFigures(Part):
-    """A route of the dynamic variant, judged by the information bottleneck (bits of the dense network).
-
-    ``channels``: how many hold 90 % of the bits; ``covered``: share of those that the route opens;
-    ``accepted``: share of the images whose choice opens enough of them.
-    """
-
-    route: str
-    bits_per_pixel: NonNegative
-    bits_per_channel: NonNegative
-    channels: NonNegative
-    open_channels: NonNegative
-    covered: Share
-    accepted: Share
-
-
-class VerificationFigures(Part):
-    """Choices judged offline: what runs when the layers of refused choices run dense instead."""
-
-    images: Count
-    accepted: Share
-    macs: NonNegative
-    macs_with_dense: NonNegative
-    accuracy: Share
-    accuracy_with_dense: Share
-    routes: tuple[RouteFigures, ...]
-
-
-class DynamicFigures(Part):
-    """The dynamic variant: MACs are means over validation images, heads included.
-
-    ``masks``: by route, how many masks still differ. ``route_agreement``: share of the choices that the exported
-    files make like PyTorch. The routed form is what ``latency`` times.
-    """
-
-    macs_max: Positive
-    macs_mean: NonNegative
-    val_accuracy: Share
-    test_accuracy: Share | None
-    masks: tuple[Count, ...]
-    branches: Whole
-    route_agreement: Share
-    verification: VerificationFigures
 
 
 class StageFigures(Part):
