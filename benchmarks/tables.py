@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tables_dynamic import dynamic
 from tables_models import zoo
 from tables_speed import gate_step
 from tables_study import keep50, selector, steering
@@ -26,6 +27,7 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
     "selector": (selector, "cifar10_resnet20_keep50.json"),
     "steering": (steering, "steering.json"),
     "gate_step": (gate_step, "gate_step.json"),
+    "dynamic": (dynamic, "dynamic.json"),
 }
 """How each table is made, and of which results."""
 

@@ -18,11 +18,11 @@ from .report import Report
 from .report.checks import run_checks
 from .report.markdown import CHANNELS_PICTURE, SALIENCY_PICTURE
 from .report.pictures import draw_channels, draw_saliency
+from .report.routed import DynamicFigures
 from .report.schema import (
     BudgetFigures,
     ChannelsKept,
     DataFigures,
-    DynamicFigures,
     Exactness,
     FrozenGroup,
     GatedFigures,

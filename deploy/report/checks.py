@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Final, Literal
 
+from .routed import DynamicFigures
 from .schema import (
     BudgetFigures,
     Check,
-    DynamicFigures,
     Exactness,
     LatencyFigures,
     ModelFigures,
