@@ -13,7 +13,7 @@ from typing import Any
 
 from tables_dynamic import dynamic
 from tables_models import zoo
-from tables_speed import gate_step
+from tables_speed import combined, efficiency, gate_step
 from tables_study import keep50, selector, steering
 
 from compress.files import read_json, write_text
@@ -26,6 +26,8 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
     "keep50": (keep50, "cifar10_resnet20_keep50.json"),
     "selector": (selector, "cifar10_resnet20_keep50.json"),
     "steering": (steering, "steering.json"),
+    "efficiency": (efficiency, "efficiency.json"),
+    "combined": (combined, "combined_budgets.json"),
     "gate_step": (gate_step, "gate_step.json"),
     "dynamic": (dynamic, "dynamic.json"),
 }

@@ -40,7 +40,9 @@ def zoo(found: Results) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     lines.append("")
     for reason, names in reasons.items():
-        who = "all of them" if len(names) == len(found["rows"]) - 1 else ", ".join(names)
+        followed = [row for row in found["rows"] if "error" not in row]
+        everywhere = reason.startswith("frozen") and len(names) == len(followed)
+        who = "every model" if everywhere else ", ".join(names)
         lines.append(f"- {reason} ({who})")
     threads = found["rows"][0]["threads"]
     lines += ["", f"Differences relative to the largest logit; {found['device']}, {threads} threads used."]

@@ -19,6 +19,7 @@ import torch
 from compress.config import ModelConfig
 from compress.errors import SlimError
 from compress.files import read_json, write_json
+from compress.gates import read_budget
 from compress.models import build_net
 from deploy.assemble import device_name, versions
 from deploy.console import ConsoleProgress
@@ -42,7 +43,11 @@ def measure(name: str, progress: ConsoleProgress) -> dict[str, Any]:
     model, side = f"torchvision:{name}", SIDES.get(name, 224)
     try:
         found = inspect_model(
-            model, build_net(ModelConfig(name=model), 1000), (3, side, side), budget=KEPT, progress=progress
+            model,
+            build_net(ModelConfig(name=model), 1000),
+            (3, side, side),
+            budget=read_budget(macs=KEPT),
+            progress=progress,
         )
     except SlimError as error:
         return {"model": model, "input": f"3x{side}x{side}", "error": str(error)}

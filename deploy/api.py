@@ -40,7 +40,7 @@ from compress.explain import (
     train_selector,
 )
 from compress.files import read_tensors, write_tensors
-from compress.gates import CostModel, budget_macs, check_budget, magnitude, uniform
+from compress.gates import CostModel, check_budget, counted_limits, magnitude, read_budget, uniform
 from compress.gates import learn_gates as learn
 from compress.gates import select as choose
 from compress.models import Classifier, check_logits
@@ -161,7 +161,7 @@ def learn_gates(
     traced: Traced,
     loader: Iterable[Any],
     *,
-    macs: float = 0.5,
+    macs: float | str = 0.5,
     images: int = 2500,
     config: GatesConfig | None = None,
     seed: int = 0,
@@ -171,13 +171,13 @@ def learn_gates(
 
     Args:
         loader: gives the images that gates learn on: the first ``images`` of it are kept in memory.
-        macs: the budget: a share to keep (below 1) or a number of MACs.
+        macs: the budget: a share to keep (0.5 or "50%") or a number of MACs (20e6 or "20M").
 
     Raises:
         DataError: the loader gives something else than (images, labels).
         PruningError: the budget is out of reach, or the gates did not converge.
     """
-    budget = budget_macs(macs, traced.cost.total)
+    budget = counted_limits(read_budget(macs=macs), traced.cost)["macs"]
     check_budget(traced.cost, budget)
     config = config or GatesConfig(steer="rbf" if traced.explained is not None else "none")
     if config.steer in ("magnitude", "uniform"):
@@ -207,13 +207,26 @@ def learn_gates(
     ).scores
 
 
-def select(traced: Traced, scores: Scores, *, macs: float = 0.5, align: int = 1) -> PrunePlan:
-    """The channels that a budget keeps: never above it, widths in multiples of ``align``.
+def select(
+    traced: Traced,
+    scores: Scores,
+    *,
+    macs: float | str | None = 0.5,
+    params: float | str | None = None,
+    size: float | str | None = None,
+    align: int = 1,
+) -> PrunePlan:
+    """The channels that budgets keep: never above any of them, widths in multiples of ``align``.
+
+    Args:
+        macs, params, size: at least one: a share to keep (0.5 or "50%") or an amount ("20M", "1.2MB"); None: no limit.
 
     Raises:
-        PruningError: nothing can shrink, or the budget is out of reach (the message names the smallest).
+        ConfigError: no budget, or one that means nothing.
+        PruningError: nothing can shrink, or a budget is out of reach (the message names the smallest).
     """
-    return choose(traced.cost, scores, budget=budget_macs(macs, traced.cost.total), align=align).plan
+    limits = counted_limits(read_budget(macs=macs, params=params, size=size), traced.cost)
+    return choose(traced.cost, scores, budget=limits, align=align).plan
 
 
 def slim(traced: Traced, plan: PrunePlan) -> Slimmed:

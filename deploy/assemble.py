@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from compress.config import BudgetConfig
 from compress.explain import rbf_map
 
 from .report import Report
@@ -86,7 +87,6 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
         val_accuracy=metrics["finetune"]["val_accuracy"],
         test_accuracy=judged["slim_test_accuracy"],
     )
-    budget = BudgetFigures(macs_max=cut["budget_macs"], macs_used=slim.macs / cut["budget_macs"])
     exactness = Exactness(
         gated_vs_slim_max_rel=cut["gated_vs_slim_max_rel"],
         cost_model_macs=cut["cost_model_macs"],
@@ -98,6 +98,7 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
     written = [metrics[stage]["parity"] for stage in ("export", "dynamic_export") if stage in metrics]
     parity = tuple(ParityRow(**row) for rows in written for row in rows)
     latency = tuple(LatencyFigures(**row) for row in metrics["latency"]["latency"])
+    budget = _budget(recipe.budget, cut["limits"], slim)
     return Report(
         recipe=name,
         created=datetime.now(UTC),
@@ -131,6 +132,18 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
         verdict=run_checks(
             slim=slim, budget=budget, exactness=exactness, dynamic=dynamic, parity=parity, latency=latency
         ),
+    )
+
+
+def _budget(budget: BudgetConfig, limits: Mapping[str, float], slim: ModelFigures) -> BudgetFigures:
+    macs, latency = limits.get("macs"), budget.latency
+    return BudgetFigures(
+        macs_max=macs,
+        macs_used=None if macs is None else slim.macs / macs,
+        params_max=limits.get("params"),
+        size_max=limits.get("size"),
+        latency_ms_max=latency.value if latency is not None and not latency.relative else None,
+        latency_ratio_max=latency.value if latency is not None and latency.relative else None,
     )
 
 

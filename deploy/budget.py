@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -12,59 +11,17 @@ from typing import Annotated, Any, Final, Literal
 import yaml
 from pydantic import BeforeValidator, ValidationError, field_validator, model_validator
 
+from compress.amounts import BYTE_UNITS, COUNT_UNITS, TIME_UNITS, Amount, read_number, to_amount
 from compress.config import Section
 from compress.errors import ConfigError
 from compress.registry import nearest
 
-from .report.checks import all_parity, at_least, at_most, parity_within, run_checks, speedups_at_least
+from .report.checks import all_parity, at_least, at_most, latency_within, parity_within, run_checks, speedups_at_least
 from .report.schema import Check, Report, Verdict
-from .report.units import read_number
 
 __all__ = ["Amount", "BudgetFile", "check_report", "load_budget", "run_checks"]
 
 _ROUNDING: Final = 1e-9  # accuracies are multiples of 1/images: far above this, and .90 - .89 > .01 in floats
-
-_COUNT_UNITS: Final = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
-_BYTE_UNITS: Final = {
-    "b": 1.0,
-    "kb": 1e3,
-    "mb": 1e6,
-    "gb": 1e9,
-    "kib": 2.0**10,
-    "mib": 2.0**20,
-    "gib": 2.0**30,
-}
-
-
-@dataclass(frozen=True)
-class Amount:
-    """The most a model may cost: a ratio to the original (``relative``) or a number."""
-
-    value: float
-    relative: bool
-
-    def limit(self, original: int) -> int:
-        """The largest whole number allowed, given the original's."""
-        exact = self.value * original if self.relative else self.value
-        return math.floor(exact * (1 + 1e-12))  # .29 * 100 is 28.999999999999996
-
-
-def _to_amount(value: object, *, what: str, units: dict[str, float], example: str) -> Amount:
-    if isinstance(value, Amount):
-        return value
-    allowed = f"give a ratio to the original up to 1 (0.5 or 50%) or an amount of at least 1000 ({example})"
-    parsed = read_number(value)
-    if parsed is None or parsed[0] <= 0 or (parsed[1] != "%" and parsed[1] not in units):
-        raise ValueError(f"{value!r} is no limit on {what}: {allowed}")
-    number, unit = parsed
-    if unit == "%" or (unit == "" and number <= 1):
-        ratio = number / 100 if unit == "%" else number
-        if ratio > 1:
-            raise ValueError(f"{value!r} would let {what} grow: {allowed}")
-        return Amount(ratio, relative=True)
-    if unit == "" and number < 1000:  # 40 is meant as 40 % or as 40 M, never as 40
-        raise ValueError(f"{value!r} is neither a ratio nor a plausible amount of {what}: {allowed}")
-    return Amount(number * units[unit], relative=False)
 
 
 def _to_share(value: object, *, what: str, example: str) -> float:
@@ -101,9 +58,10 @@ def _to_speedup(value: object) -> float:
     return parsed[0]
 
 
-_amount_of_macs = partial(_to_amount, what="MACs", units=_COUNT_UNITS, example="20M, 500k, 4e9")
-_amount_of_params = partial(_to_amount, what="parameters", units=_COUNT_UNITS, example="250k, 11M")
-_amount_of_bytes = partial(_to_amount, what="bytes", units=_COUNT_UNITS | _BYTE_UNITS, example="1.2MB, 800kB, 2MiB")
+_amount_of_macs = partial(to_amount, what="MACs", units=COUNT_UNITS, example="20M, 500k, 4e9")
+_amount_of_params = partial(to_amount, what="parameters", units=COUNT_UNITS, example="250k, 11M")
+_amount_of_bytes = partial(to_amount, what="bytes", units=BYTE_UNITS, example="1.2MB, 800kB, 2MiB")
+_amount_of_time = partial(to_amount, what="latency", units=TIME_UNITS, example="3ms, 800us")
 _least_accuracy = partial(_to_share, what="accuracy", example="0.88 or '88%'")
 
 
@@ -111,6 +69,7 @@ class BudgetFile(Section):
     """The keys of a budget file; all optional, at least one.
 
     macs, params, size: the most allowed: a ratio to the original (at most 1, or a percentage) or an amount.
+    latency: the most allowed of the median of every latency row: a ratio to the original or a time.
     accuracy: the least allowed, on the test images where they were evaluated, else on the validation images.
     accuracy_drop: the most slim may lose against the original, on the same images; '1%' is one point.
     parity: true (every row passed) or the largest ``max_abs`` of any row.
@@ -121,6 +80,7 @@ class BudgetFile(Section):
     macs: Annotated[Amount, BeforeValidator(_amount_of_macs)] | None = None
     params: Annotated[Amount, BeforeValidator(_amount_of_params)] | None = None
     size: Annotated[Amount, BeforeValidator(_amount_of_bytes)] | None = None
+    latency: Annotated[Amount, BeforeValidator(_amount_of_time)] | None = None
     accuracy: Annotated[float, BeforeValidator(_least_accuracy)] | None = None
     accuracy_drop: Annotated[float, BeforeValidator(_to_drop)] | None = None
     parity: Annotated[Literal[True] | float, BeforeValidator(_to_parity)] | None = None
@@ -188,6 +148,8 @@ def check_report(report: Report, budget: BudgetFile) -> Verdict:
         checks.append(all_parity(report.parity))
     elif budget.parity is not None:
         checks.extend(parity_within(report.parity, budget.parity))
+    if budget.latency is not None:
+        checks.extend(latency_within(report.latency, budget.latency))
     if budget.speedup is not None:
         checks.extend(speedups_at_least(report.latency, budget.speedup))
     return Verdict.of(checks)

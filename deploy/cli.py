@@ -117,7 +117,9 @@ def inspect(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="torchvision:NAME, timm:NAME, path/to/file.py:factory, or a run")],
     input_: Annotated[str, typer.Option("--input", metavar="CxHxW", help="one image, e.g. 3x224x224")],
-    budget: Annotated[str | None, typer.Option(help="plan for it and prove the plan: macs=50%")] = None,
+    budget: Annotated[
+        list[str], typer.Option(metavar="NAME=MOST", help="plan for it, prove the plan: macs=50%, params=1M, size=2MB")
+    ] = [],  # noqa: B006
     align: Annotated[int, typer.Option(min=1, help="widths of the plan in multiples of this")] = 1,
     classes: Annotated[int, typer.Option(min=2, help="for a factory that takes their number")] = 1000,
     limit: Annotated[float, typer.Option(min=1, help="seconds for the proof of the groups")] = 300,
@@ -126,10 +128,10 @@ def inspect(
     """What can shrink in a model, what cannot and why, what costs most, and how small it can get. Learns nothing."""
     from compress.files import write_json
 
-    from .inspection import inspect_model, load_model, read_macs_budget, read_shape
+    from .inspection import inspect_model, load_model, read_limits, read_shape
 
     terminal: _Terminal = context.obj
-    shape, wanted = read_shape(input_), None if budget is None else read_macs_budget(budget)
+    shape, wanted = read_shape(input_), read_limits(budget) if budget else None
     found = inspect_model(
         model, load_model(model, classes), shape, budget=wanted, align=align, limit=limit, progress=terminal.progress
     )

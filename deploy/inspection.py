@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,20 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress.config import ModelConfig
+from compress.config import BudgetConfig, ModelConfig
 from compress.errors import ConfigError, PruningError
-from compress.gates import CostModel, magnitude, select, smallest_macs
+from compress.gates import CostModel, counted_limits, magnitude, read_budget, select, smallest_macs
 from compress.macs import count_macs, count_params, size_bytes
 from compress.models import build_net, check_logits
 from compress.progress import SILENT, Progress
 from compress.surgery import ChannelGraph, PrunePlan, gated_vs_slim, prove_groups, shake_, slim_, trace_groups
 
-from .report.units import read_number
 from .run_dir import read_run
 
 Shape = tuple[int, int, int]
 
 _IMAGES = 2
+_LIMITED = ("macs", "params", "size")
 _SEED = 0
 
 
@@ -90,27 +91,19 @@ def read_shape(text: str) -> Shape:
     return channels, height, width
 
 
-def read_macs_budget(text: str) -> float:
-    """``macs=50%``, ``macs=0.5`` or ``macs=20M`` as what ``budget_macs`` takes: a share below 1, or MACs.
+def read_limits(texts: Sequence[str]) -> BudgetConfig:
+    """``macs=50%``, ``params=1.2M``, ``size=2MB``: what a plan may cost at most.
 
     Raises:
-        ConfigError: another resource or unit, or not a number.
+        ConfigError: not of this form, another resource (latency would have to be measured), or another unit.
     """
-    name, equals, amount = text.partition("=")
-    found = read_number(amount.strip()) if equals else None
-    if name.strip() != "macs" or found is None:
-        raise ConfigError(f"the budget is '{text}': give macs=50%, macs=0.5 or a number such as macs=900M")
-    value, unit = found
-    scale = {"": 1.0, "%": 0.01, "k": 1e3, "m": 1e6, "g": 1e9}.get(unit.removesuffix("macs"))
-    if scale is None:
-        raise ConfigError(f"the budget '{text}' has the unit '{unit}': MACs are given in %, K, M or G, or without unit")
-    kept = value * scale
-    if not 0 < kept < 1 and kept < 1000:
-        raise ConfigError(
-            f"the budget '{text}' is {kept:g}: give a share below 1 (macs=50%, macs=0.5) or a number of MACs "
-            "(macs=900M)"
-        )
-    return kept
+    limits: dict[str, object] = {}
+    for text in texts:
+        name, equals, amount = (part.strip() for part in text.partition("="))
+        if not equals or name not in _LIMITED:
+            raise ConfigError(f"the budget is '{text}': give macs=50%, macs=900M, params=1.2M or size=2MB")
+        limits[name] = amount
+    return read_budget(**limits)
 
 
 def load_model(name: str, classes: int) -> nn.Module:
@@ -138,7 +131,7 @@ def inspect_model(
     net: nn.Module,
     shape: Shape,
     *,
-    budget: float | None = None,
+    budget: BudgetConfig | None = None,
     align: int = 1,
     limit: float = 300.0,
     progress: Progress = SILENT,
@@ -149,7 +142,7 @@ def inspect_model(
 
     Args:
         shape: (C, H, W) of one image.
-        budget: a share of the MACs to keep (below 1), or MACs.
+        budget: limits on MACs, parameters and bytes (``read_limits``).
         limit: seconds for the proof of the groups; what is not proven by then is frozen.
 
     Raises:
@@ -190,13 +183,13 @@ def inspect_model(
 
 
 def _prove_plan(
-    net: nn.Module, graph: ChannelGraph, cost: CostModel, images: Tensor, budget: float, align: int
+    net: nn.Module, graph: ChannelGraph, cost: CostModel, images: Tensor, budget: BudgetConfig, align: int
 ) -> PlanProof:
     """The plan that keeps the channels of greatest magnitude, carried out on a copy and compared."""
     started = time.monotonic()
-    limit = budget * cost.total if budget < 1 else budget
+    limits = counted_limits(budget, cost)
     try:
-        plan = select(cost, magnitude(net, graph.groups), budget=limit, align=align).plan
+        plan = select(cost, magnitude(net, graph.groups), budget=limits, align=align).plan
     except PruningError as error:
         frozen = [f"'{group.name}' ({group.reason})" for group in graph.frozen[:3]]
         more = f" and {len(graph.frozen) - 3} more" if len(graph.frozen) > 3 else ""

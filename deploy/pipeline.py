@@ -86,7 +86,22 @@ def _gate_parts(session: Session) -> Parts:
     if recipe.gates.steer in ("magnitude", "uniform"):
         return {"steer": recipe.gates.steer}
     gates = recipe.gates.model_dump(mode="json", exclude={"compile"})  # how fast, not what
-    return {"gates": gates, "budget": recipe.budget.macs, **_learning(recipe)}
+    parts = {"gates": gates, "budget": _target(recipe), **_learning(recipe)}
+    if recipe.budget.macs is None and recipe.budget.latency is not None:  # the target then comes from layer times
+        parts["latency"] = recipe.latency
+    return parts
+
+
+def _surgery_parts(session: Session) -> Parts:
+    """How models are timed matters only to a budget that time decides."""
+    budget = session.recipe.budget
+    timed = budget.latency is not None or budget.align == "auto"
+    return {"budget": budget, "latency": session.recipe.latency if timed else None}
+
+
+def _target(recipe: Recipe) -> Any:
+    """What decides how many MACs the gates aim for."""
+    return recipe.budget if recipe.budget.macs is None else recipe.budget.model_dump(mode="json")["macs"]
 
 
 def _finetune_parts(session: Session) -> Parts:
@@ -120,7 +135,7 @@ def to_stages(recipe: Recipe) -> tuple[Stage, ...]:
     ground = stages[-1].name
     stages += [
         Stage("gates", learn.gates, (ground,), _gate_parts),
-        Stage("surgery", slim.surgery, ("gates",), lambda s: {"budget": s.recipe.budget}),
+        Stage("surgery", slim.surgery, ("gates",), _surgery_parts),
         Stage("finetune", slim.finetune, ("surgery",), _finetune_parts),
         Stage("export", prove.export, ("finetune",), lambda s: {"export": s.recipe.export}),
     ]

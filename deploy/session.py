@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -21,18 +23,20 @@ from compress.dynamic import DynamicClassifier, find_routes
 from compress.errors import PruningError
 from compress.explain import ExplainedClassifier, Predictor, Selector, find_scales, new_predictor
 from compress.files import read_tensors
-from compress.gates import CostModel, budget_macs
+from compress.gates import CostModel, counted_limits
 from compress.models import Classifier, build_classifier, check_classifier
 from compress.progress import Progress
 from compress.surgery import ChannelGraph, PrunePlan, View, prove_groups, slim_, trace_groups
 from compress.training import make_fabric
 
+from .plan_latency import PlanTimer
 from .recipe import Recipe
 from .run_dir import RunDir
 
 PREFIX = ExplainedClassifier.PREFIX
 EVALUATION_BATCH = 256
 _PROOF_IMAGES = 4
+_TIMED_IMAGES = 16
 _SAMPLED = 64
 _NAMED = 3
 
@@ -184,9 +188,32 @@ class Session:
         return CostModel.of(self.classifier(), self.example, self.graph.groups, prefix=prefix)
 
     @property
-    def budget(self) -> float:
-        """The recipe's budget in MACs."""
-        return budget_macs(self.recipe.budget.macs, self.cost.total)
+    def limits(self) -> dict[str, float]:
+        """The recipe's budgets that can be counted: all but latency, which has to be measured."""
+        return counted_limits(self.recipe.budget, self.cost)
+
+    @contextmanager
+    def timer(self) -> Iterator[PlanTimer]:
+        """Times the models of plans against the original, while open."""
+        images = self.some_images(_TIMED_IMAGES)
+
+        def to_slim(plan: PrunePlan) -> Classifier:
+            network = self.slimmed(plan)
+            return network.classifier if isinstance(network, ExplainedClassifier) else network
+
+        recipe = self.recipe
+        timer = PlanTimer(
+            self.classifier(),
+            to_slim,
+            images,
+            recipe.latency,
+            self.cache,
+            opset=recipe.export.opset,
+            seed=recipe.seed,
+            progress=self.progress,
+        )
+        with timer:
+            yield timer
 
     def slimmed(self, plan: PrunePlan) -> ExplainedClassifier | Classifier:
         """The original (and its explainer) after surgery."""

@@ -227,7 +227,7 @@ class OnnxRunner(BaseRunner):
         available = ort.get_available_providers()
         if self._provider not in available:
             raise ExportError(f"ONNX Runtime has no {self._provider} here: choose from {', '.join(available)}")
-        session = _open_session(ort, self._path, self._threads, self._provider)
+        session = open_session(self._path, self._threads, self._provider)
         if session.get_providers()[0] != self._provider:
             raise ExportError(
                 f"ONNX Runtime cannot start {self._provider}: its driver or libraries are missing here; "
@@ -264,14 +264,27 @@ class OnnxRunner(BaseRunner):
         return known
 
 
-def _open_session(ort: Any, path: Path, threads: int, provider: str) -> Any:
-    """A session that runs nodes one after the other on ``threads`` threads."""
+def open_session(
+    path: Path, threads: int, provider: str = "CPUExecutionProvider", *, profile: Path | None = None
+) -> Any:
+    """A session that runs nodes one after the other on ``threads`` threads.
+
+    Args:
+        profile: where its profile starts to be named; ``session.end_profiling()`` then says the whole name.
+
+    Raises:
+        ExportError: ONNX Runtime is missing or cannot open the file.
+    """
+    ort = import_onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     state = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
     # ONNX Runtime's errors share no base class of their own.
     names = ("InvalidProtobuf", "InvalidGraph", "InvalidArgument", "NotImplemented", "Fail")
@@ -283,7 +296,11 @@ def _open_session(ort: Any, path: Path, threads: int, provider: str) -> Any:
 
 
 def import_onnxruntime() -> Any:
-    """The onnxruntime package, or one sentence on how to get it."""
+    """The module, quiet.
+
+    Raises:
+        ExportError: it is not installed.
+    """
     try:
         ort = importlib.import_module("onnxruntime")
     except ImportError as error:

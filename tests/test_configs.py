@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from compress.amounts import Amount
 from deploy.recipe import dump_recipe, load_recipe
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -23,7 +24,7 @@ def test_every_recipe_loads_and_survives_being_written(path: Path, tmp_path: Pat
 def test_the_demo_needs_no_file_and_cuts_to_half() -> None:
     recipe = load_recipe(CONFIGS / "digits.yaml")
     assert (recipe.data.source, recipe.data.path, recipe.model.weights) == ("digits", None, None)
-    assert recipe.budget.macs == 0.5
+    assert recipe.budget.macs == Amount(0.5, relative=True)
     assert recipe.data.flip is False
 
 

@@ -207,7 +207,8 @@ def _cells(touched: Sequence[Touched], widths: Sequence[int], layers: int) -> tu
     """
     starts = np.cumsum([0, *widths])
     cells: list[NDArray[np.int64]] = []
-    into, out = [], []
+    into: list[Floats] = []
+    out: list[Floats] = []
     for group, start, width in zip(touched, starts, widths, strict=False):
         columns = np.concatenate([group.into, group.out])
         same = np.zeros(width, dtype=np.int64)

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +21,8 @@ class LayerShape:
     MACs = ``unit`` x inputs x outputs; parameters = ``area`` x inputs x outputs + ``each`` x outputs;
     bytes in the same form, by ``area_bytes`` and ``each_bytes`` (they count buffers too).
 
-    ``unit`` = output pixels x kernel area, summed over calls. ``size``: (H, W) that the first call put in; kernel,
-    stride and size are (1, 1) where there are none.
+    ``unit`` = output pixels x kernel area, summed over calls. ``size``: (H, W) that the first call put in; ``padding``:
+    pixels before H, before W, after H, after W. Layers without kernels have those of a 1x1 convolution.
     """
 
     name: str
@@ -35,6 +36,9 @@ class LayerShape:
     each_bytes: int = 0
     kernel: tuple[int, ...] = (1, 1)
     stride: tuple[int, ...] = (1, 1)
+    padding: tuple[int, ...] = (0, 0, 0, 0)
+    dilation: tuple[int, ...] = (1, 1)
+    transposed: bool = False
     size: tuple[int, ...] = (1, 1)
     calls: int = 1
 
@@ -102,7 +106,7 @@ def _computing(name: str, layer: nn.Module, unit: int, size: tuple[int, ...], ca
     inputs = (layer.in_channels if isinstance(layer, _ConvNd) else layer.in_features) // groups
     area = layer.weight.numel() // (inputs * outputs)
     bias = 0 if layer.bias is None else 1
-    conv = isinstance(layer, _ConvNd)
+    placed = {} if isinstance(layer, nn.Linear) else _placed(layer)
     return LayerShape(
         name,
         inputs,
@@ -113,11 +117,28 @@ def _computing(name: str, layer: nn.Module, unit: int, size: tuple[int, ...], ca
         each=bias,
         area_bytes=area * layer.weight.element_size() * copies,
         each_bytes=0 if layer.bias is None else layer.bias.element_size() * copies,
-        kernel=tuple(layer.kernel_size) if conv else (1, 1),
-        stride=tuple(layer.stride) if conv else (1, 1),
         size=size,
         calls=calls,
+        **placed,
     )
+
+
+def _placed(layer: _ConvNd) -> dict[str, Any]:
+    """How a convolution moves its kernel over a map."""
+    before: tuple[int, ...]
+    if layer.padding == "same":
+        total = [dilation * (kernel - 1) for dilation, kernel in zip(layer.dilation, layer.kernel_size, strict=True)]
+        before = tuple(pixels // 2 for pixels in total)
+        after = tuple(pixels - pixels // 2 for pixels in total)  # of an odd number, PyTorch puts the larger part here
+    else:
+        before = after = (0,) * len(layer.kernel_size) if layer.padding == "valid" else tuple(map(int, layer.padding))
+    return {
+        "kernel": tuple(layer.kernel_size),
+        "stride": tuple(layer.stride),
+        "padding": before + after,
+        "dilation": tuple(layer.dilation),
+        "transposed": layer.transposed,
+    }
 
 
 def _following(name: str, layer: nn.Module, copies: int) -> LayerShape:

@@ -43,11 +43,6 @@ def as_limits(budget: Budget) -> dict[str, float]:
     return dict(budget) if isinstance(budget, Mapping) else {"macs": float(budget)}
 
 
-def budget_macs(kept: float, total: int) -> float:
-    """A budget in MACs: ``kept`` is a ratio of ``total`` below 1, or the number itself."""
-    return kept * total if kept < 1 else kept
-
-
 def smallest_amounts(cost: CostModel, align: Align = 1) -> dict[str, float]:
     """Every resource of the smallest plan: all groups at their smallest allowed width."""
     scores = {name: torch.zeros(width) for name, width in zip(cost.names, cost.widths, strict=True)}
@@ -98,7 +93,14 @@ def check_budget(cost: CostModel, budget: Budget, align: Align = 1) -> None:
             )
 
 
-def select(cost: CostModel, scores: Mapping[str, Tensor], *, budget: Budget, align: Align = 1) -> Selection:
+def select(
+    cost: CostModel,
+    scores: Mapping[str, Tensor],
+    *,
+    budget: Budget,
+    align: Align = 1,
+    rank_weight: float = 1.0,
+) -> Selection:
     """Keep the channels with the highest ``scores`` such that every budget is met from below.
 
     Deterministic for equal scores. Never above a budget; within 1 % of the one that is used most, where the allowed
@@ -112,6 +114,8 @@ def select(cost: CostModel, scores: Mapping[str, Tensor], *, budget: Budget, ali
         scores: (channels,) of every group of ``cost``; comparable across groups.
         budget: MACs, or the most of each resource of ``cost``.
         align: a multiple for all groups, or one for each.
+        rank_weight: 0..1, how much of a channel's worth its rank decides where several budgets bind; the rest is its
+            MACs alone, so that at 0 the budgets decide every width and ranks decide within groups.
 
     Raises:
         PruningError: nothing can shrink, or a budget is out of reach.
@@ -125,8 +129,8 @@ def select(cost: CostModel, scores: Mapping[str, Tensor], *, budget: Budget, ali
         cut_by_threshold(alone, order)
         use_up(alone)
         widths.set_all(alone.choice)
-    if alone is None or not widths.fits:
-        cut_by_prices(widths, scores, order)
+    if alone is None or not widths.fits():
+        cut_by_prices(widths, scores, order, rank_weight)
         use_up(widths)
     plan = widths.plan()
     return Selection(plan, cost.amounts(plan), limits)

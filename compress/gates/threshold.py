@@ -38,7 +38,7 @@ def cut_by_threshold(widths: Widths, order: NDArray[np.int64]) -> None:
     while low < high:
         middle = (low + high) // 2
         widths.set_all(most - np.bincount(order[:middle], minlength=len(most)))
-        low, high = (low, middle) if widths.fits else (middle + 1, high)
+        low, high = (low, middle) if widths.fits() else (middle + 1, high)
     widths.set_all(most - np.bincount(order[:high], minlength=len(most)))
     _fill(widths, order[:high])
 

@@ -67,7 +67,6 @@ class Widths:
             [r.constant + r.of(rows, self.inputs[:, None], self.outputs[:, None]).sum() for r in self._resources]
         )
 
-    @property
     def fits(self) -> bool:
         """Whether every limit holds."""
         return bool((self.used <= self.limits * (1 + _ROUNDING)).all())
@@ -94,8 +93,7 @@ class Widths:
 
     def within(self, used: Floats) -> NDArray[np.bool_]:
         """(choices,) which columns of a ``trial`` hold every limit."""
-        found: NDArray[np.bool_] = (used <= self.limits[:, None] * (1 + _ROUNDING)).all(0)
-        return found
+        return np.asarray((used <= self.limits[:, None] * (1 + _ROUNDING)).all(axis=0))
 
     def set(self, group: int, choice: int) -> None:
         """Put one group at a choice."""
@@ -107,7 +105,7 @@ class Widths:
         self.outputs[rows] += self._out[group][:, choice] - self._out[group][:, now]
         self.choice[group] = choice
 
-    def set_all(self, choices: Sequence[int]) -> None:
+    def set_all(self, choices: Sequence[int] | NDArray[np.int64]) -> None:
         """Put every group at its choice; counted anew, so that no rounding adds up."""
         for group, choice in enumerate(choices):
             rows, now = self.cost.touched[group].rows, self.choice[group]

@@ -6,17 +6,10 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Final, Literal
 
+from compress.amounts import Amount
+
 from .routed import DynamicFigures
-from .schema import (
-    BudgetFigures,
-    Check,
-    Exactness,
-    LatencyFigures,
-    ModelFigures,
-    ParityRow,
-    Unit,
-    Verdict,
-)
+from .schema import BudgetFigures, Check, Exactness, LatencyFigures, ModelFigures, ParityRow, Unit, Verdict
 from .units import latency_label, parity_label
 
 EXACTNESS_LIMIT: Final = 1e-5  # relative difference of logits, hard gates against slim model
@@ -82,14 +75,18 @@ def run_checks(
 
     A run that exported nothing passes ``parity=()`` and has no parity check.
     """
-    checks = [at_most("MACs", budget.macs_max, slim.macs, "MACs")]
+    checks = []
+    if budget.macs_max is not None:
+        checks.append(at_most("MACs", budget.macs_max, slim.macs, "MACs"))
     if dynamic is not None:
         checks.append(at_most("MACs, dynamic, mean", dynamic.macs_max, dynamic.macs_mean, "MACs"))
-        checks.append(at_least("routes like PyTorch's", 1, dynamic.route_agreement, "accuracy"))
+        checks.append(at_least("routes like PyTorch's", 1, dynamic.route_agreement, "share"))
     if budget.params_max is not None:
         checks.append(at_most("parameters", budget.params_max, slim.params, "parameters"))
-    if budget.latency_ms_max is not None:
-        checks.extend(latency_within(latency, budget.latency_ms_max))
+    if budget.size_max is not None:
+        checks.append(at_most("size of the weights", budget.size_max, slim.size_bytes, "bytes"))
+    if (limit := latency_limit(budget)) is not None:
+        checks.extend(latency_within(latency, limit))
     difference = exactness.gated_vs_slim_max_rel
     reason = _NOT_FINITE if difference is None else None
     checks.append(at_most("exactness, gated against slim", EXACTNESS_LIMIT, difference, "error", reason=reason))
@@ -107,9 +104,17 @@ def run_checks(
     return Verdict.of([*checks, all_parity(parity)] if parity else checks)
 
 
-def latency_within(rows: Sequence[LatencyFigures], limit: float) -> Iterator[Check]:
-    """A check per row: the slim model's median in ms."""
+def latency_limit(budget: BudgetFigures) -> Amount | None:
+    """What a recipe allows of latency, if it limits it."""
+    if budget.latency_ratio_max is not None:
+        return Amount(budget.latency_ratio_max, relative=True)
+    return None if budget.latency_ms_max is None else Amount(budget.latency_ms_max, relative=False)
+
+
+def latency_within(rows: Sequence[LatencyFigures], limit: Amount) -> Iterator[Check]:
+    """A check per row: the slim model's median in ms; a ratio is one to the original's in the same row."""
     if not rows:
-        yield at_most("latency", limit, None, "ms", reason=_NO_LATENCY)
+        yield at_most("latency", limit.value, None, "share" if limit.relative else "ms", reason=_NO_LATENCY)
     for row in rows:
-        yield at_most(f"median latency, {latency_label(row)}", limit, row.slim_ms.median, "ms")
+        name = f"median latency, {latency_label(row)}"
+        yield at_most(name, limit.of(row.original_ms.median), row.slim_ms.median, "ms")

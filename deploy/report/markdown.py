@@ -11,6 +11,7 @@ import jinja2
 
 from compress.files import write_text
 
+from .checks import latency_limit
 from .markdown_routed import dynamic, verification
 from .schema import Interval, LatencyFigures, QuantilesMs, Report
 from .tables import as_code, to_table
@@ -84,21 +85,32 @@ def _summary(report: Report) -> str:
         before_ms, after_ms = as_ms(row.original_ms.median), as_ms(row.slim_ms.median)
         name = f"median latency, {latency_label(row)}"
         rows.append([name, before_ms, after_ms, f"speed-up {_interval(row.speedup)}"])
-    return to_table(["", "original", "slim", "change"], rows, "lrrl")
+    table = to_table(["", "original", "slim", "change"], rows, "lrrl")
+    slower = [latency_label(row) for row in report.latency if row.speedup.high < 1]
+    if slower:
+        table += (
+            f"\n\n**Slower than the original** in {'; '.join(slower)}: MACs fell, time did not; try budget.align auto."
+        )
+    return table
 
 
 def _budget(report: Report) -> str:
     limits, slim = report.budget, report.slim
-    used = as_percent(limits.macs_used, 1)
-    rows = [["MACs", as_macs(limits.macs_max), as_macs(slim.macs), used]]
+    rows = []
+    if limits.macs_max is not None:
+        used = as_percent(slim.macs / limits.macs_max, 1)
+        rows.append(["MACs", as_macs(limits.macs_max), as_macs(slim.macs), used])
     if limits.params_max is not None:
         share = as_percent(slim.params / limits.params_max, 1)
         rows.append(["parameters", as_count(limits.params_max), as_count(slim.params), share])
-    if limits.latency_ms_max is not None:
+    if limits.size_max is not None:
+        share = as_percent(slim.size_bytes / limits.size_max, 1)
+        rows.append(["size of the weights", as_bytes(limits.size_max), as_bytes(slim.size_bytes), share])
+    if (latency := latency_limit(limits)) is not None:
         for row in report.latency:
-            share = as_percent(row.slim_ms.median / limits.latency_ms_max, 1)
-            name = f"median latency, {latency_label(row)}"
-            rows.append([name, as_ms(limits.latency_ms_max), as_ms(row.slim_ms.median), share])
+            most = latency.of(row.original_ms.median)
+            share = as_percent(row.slim_ms.median / most, 1)
+            rows.append([f"median latency, {latency_label(row)}", as_ms(most), as_ms(row.slim_ms.median), share])
     return to_table(["", "at most", "slim", "of the limit used"], rows, "lrrr")
 
 

@@ -14,7 +14,7 @@ from .routed import DynamicFigures
 
 SCHEMA: Final = 1
 
-Unit = Literal["MACs", "parameters", "bytes", "accuracy", "points", "error", "times", "rows", "ms"]
+Unit = Literal["MACs", "parameters", "bytes", "accuracy", "points", "error", "times", "rows", "ms", "share"]
 
 
 class DataFigures(Part):
@@ -51,12 +51,17 @@ class GatedFigures(Part):
 
 
 class BudgetFigures(Part):
-    """The limits of the recipe; ``macs_used`` = slim.macs / macs_max."""
+    """The limits of the recipe, those that it has; ``macs_used`` = slim.macs / macs_max.
 
-    macs_max: Annotated[int | float, Field(gt=0)]
-    macs_used: NonNegative
+    Of latency either ms or a ratio to the original's median in the same row.
+    """
+
+    macs_max: Annotated[int | float, Field(gt=0)] | None = None
+    macs_used: NonNegative | None = None
     params_max: Annotated[int | float, Field(gt=0)] | None = None
+    size_max: Annotated[int | float, Field(gt=0)] | None = None
     latency_ms_max: Positive | None = None
+    latency_ratio_max: Positive | None = None
 
 
 class FrozenGroup(Part):

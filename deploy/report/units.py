@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable
 from typing import Final
 
 from .schema import Check, LatencyFigures, ParityRow, Unit
 
 MISSING: Final = "missing"
-_NUMBER: Final = re.compile(r"([0-9][0-9_]*\.?[0-9_]*|\.[0-9]+)(e[+-]?[0-9]+)?\s*(%|[a-z]*)", re.IGNORECASE)
-
-
-def read_number(value: object) -> tuple[float, str] | None:
-    """A number as a person wrote it, with its unit in lower case: ``"1.2 MB"`` -> (1.2, "mb").
-
-    None when it is not a finite number. YAML takes ``20e6`` (no dot) for text, so text is read too.
-    """
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return (float(value), "") if math.isfinite(value) else None
-    match = _NUMBER.fullmatch(value.strip()) if isinstance(value, str) else None
-    if match is None:
-        return None
-    number = float(match[1].replace("_", "") + (match[2] or ""))
-    return (number, match[3].lower()) if math.isfinite(number) else None
 
 
 def as_macs(value: float) -> str:
@@ -72,6 +55,11 @@ def as_times(value: float) -> str:
     return f"{value:.2f}x"
 
 
+def as_share(value: float) -> str:
+    """A ratio to the original's amount: ``95.0 % of the original``."""
+    return f"{as_percent(value, 1)} of the original"
+
+
 def as_duration(seconds: float) -> str:
     """``4.2 s``, ``3 min 20 s``, ``2 h 05 min``."""
     if seconds < 59.95:
@@ -92,6 +80,7 @@ _AS_TEXT: Final[dict[Unit, Callable[[float], str]]] = {
     "times": as_times,
     "rows": as_count,
     "ms": as_ms,
+    "share": as_share,
 }
 _EXACT: Final[frozenset[Unit]] = frozenset({"MACs", "bytes"})
 

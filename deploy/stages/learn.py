@@ -16,12 +16,14 @@ from compress.explain import (
 )
 from compress.files import read_tensors, write_tensors
 from compress.finetune import train_classifier
-from compress.gates import check_budget, learn_gates, magnitude, uniform
+from compress.gates import check_budget, learn_gates, magnitude, select, uniform
+from compress.gates.widths import Align
 from compress.training import evaluate
 
 from ..report.units import as_percent
 from ..session import Session
 from .outcome import Outcome
+from .preflight import fixed_align
 
 
 def classifier(session: Session) -> Outcome:
@@ -98,8 +100,9 @@ def targets(session: Session) -> Outcome:
 def gates(session: Session) -> Outcome:
     """A score per channel: learned gates, or a ranking by weights."""
     config = session.recipe.gates
-    budget, cost = session.budget, session.cost
-    check_budget(cost, budget, session.recipe.budget.align)  # the explainer may have frozen groups
+    limits, cost = session.limits, session.cost
+    if limits:
+        check_budget(cost, limits, fixed_align(session.recipe.budget))  # the explainer may have frozen groups
     path = session.stage_file("gates", "scores.safetensors")
     network = session.network()
     if config.steer in ("magnitude", "uniform"):
@@ -115,12 +118,29 @@ def gates(session: Session) -> Outcome:
         session.shuffled(session.gate_images(), config.batch_size),
         session.fabric,
         config=config,
-        budget=budget,
+        budget=_macs_to_aim_for(session),
         targets=wanted,
         progress=session.progress,
     )
     write_tensors(path, result.scores)
     return Outcome({"steer": config.steer, "learned": result.to_dict()}, [path])
+
+
+def _macs_to_aim_for(session: Session) -> float:
+    """The budget of MACs; where the recipe has none, the MACs of a magnitude plan that holds the others."""
+    budget, limits = session.recipe.budget, session.limits
+    if "macs" in limits:
+        return limits["macs"]
+    scores = magnitude(session.network(), session.graph.groups)
+    align: Align = fixed_align(budget)
+    if budget.latency is None:
+        return float(select(session.cost, scores, budget=limits, align=align, rank_weight=budget.rank_weight).macs)
+    with session.timer() as timer:
+        cost, liked = timer.timed_cost(session.cost)
+        latency = budget.latency.of(cost.totals["latency"])
+        every = {**limits, "latency": latency}
+        align = liked if budget.align == "auto" else align
+        return float(select(cost, scores, budget=every, align=align, rank_weight=budget.rank_weight).macs)
 
 
 def seed_stage(seed: int, stage: str) -> None:

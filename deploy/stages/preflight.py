@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from compress.config import BudgetConfig
 from compress.explain import find_scales
-from compress.gates import CostModel, budget_macs, check_budget, smallest_macs
+from compress.gates import CostModel, as_amount, check_budget, counted_limits, smallest_macs
 from export.to_torch_export import trace
 
-from ..report.units import as_macs, as_percent
+from ..report.units import as_macs, as_ms, as_percent
 from ..session import Session
 
 
@@ -24,13 +25,24 @@ def preflight(session: Session) -> None:
     classifier = session.new_classifier().eval()
     graph = session.find_groups(classifier)
     cost = CostModel.of(classifier, session.example, graph.groups)
-    budget = budget_macs(recipe.budget.macs, cost.total)
-    check_budget(cost, budget, recipe.budget.align)
+    limits, align = counted_limits(recipe.budget, cost), fixed_align(recipe.budget)
+    if limits:
+        check_budget(cost, limits, align)
     if recipe.explainer.enabled:
         find_scales(classifier, session.example)
     trace(classifier, session.example)
-    smallest = smallest_macs(cost, recipe.budget.align)
+    smallest = smallest_macs(cost, align)
+    shares = [
+        f"{as_amount(name, limit)} ({as_percent(limit / cost.totals[name], 1)})" for name, limit in limits.items()
+    ]
+    if (latency := recipe.budget.latency) is not None:
+        shares.append(f"{as_percent(latency.value, 1)} of the latency" if latency.relative else as_ms(latency.value))
     session.progress.note(
         f"model: {as_macs(cost.total)} MACs, {len(graph.groups)} channel groups that can shrink, down to "
-        f"{as_macs(smallest)}; the budget is {as_macs(budget)} ({as_percent(budget / cost.total, 1)})"
+        f"{as_macs(smallest)}; the budget is {' and '.join(shares)}"
     )
+
+
+def fixed_align(budget: BudgetConfig) -> int:
+    """The recipe's multiple; 1 where it is yet to be timed: any width may turn out to be allowed."""
+    return 1 if budget.align == "auto" else budget.align

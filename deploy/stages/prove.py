@@ -90,6 +90,11 @@ def latency(session: Session) -> Outcome:
         dynamic=routed,
         progress=session.progress,
     )
+    if row.speedup.high < 1:
+        session.progress.note(
+            f"the slim model is slower than the original ({row.speedup.median:.2f} times as fast): MACs fell, time did "
+            "not; try budget.align auto"
+        )
     return Outcome({"latency": [row.to_dict()]}, [])
 
 

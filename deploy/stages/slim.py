@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
+from collections.abc import Mapping
+
+from torch import Tensor
 
 from compress.errors import PruningError
 from compress.explain import ExplainedClassifier
 from compress.files import atomic_path, read_tensors, write_tensors
 from compress.finetune import recalibrate_bn, train_classifier
-from compress.gates import select
+from compress.gates import Selection, select
 from compress.macs import count_macs, count_params, size_bytes
 from compress.models import Classifier
 from compress.surgery import PrunePlan, gated_vs_slim
 from compress.training import evaluate
 
-from ..report.units import as_error, as_macs, as_percent
+from ..plan_latency import select_timed
+from ..report.units import as_error, as_macs, as_percent, plural
 from ..session import Session
 from .outcome import Outcome
 
@@ -24,13 +29,12 @@ EXACTNESS_IMAGES = 64
 def surgery(session: Session) -> Outcome:
     """Scores + budget -> plan -> channels gone, proven: hard gates = slim model, cost model = fvcore."""
     scores = read_tensors(session.stage_file("gates", "scores.safetensors"))
-    align = session.recipe.budget.align
-    selection = select(session.cost, scores, budget=session.budget, align=align)
+    selection = _select(session, scores)
     plan = selection.plan
     if selection.gap > 0.01:
         session.progress.note(
-            f"the plan is {as_percent(selection.gap, 1)} below its budget: whole channels"
-            f"{f' in multiples of {align}' if align > 1 else ''} come no nearer"
+            f"the plan is {as_percent(selection.gap, 1)} below its budget: whole channels in the multiples allowed "
+            "come no nearer"
         )
     original, network = session.network(), session.slimmed(plan)
     images = session.some_images(EXACTNESS_IMAGES)
@@ -54,7 +58,7 @@ def surgery(session: Session) -> Outcome:
         {
             "original": {"macs": dense, "params": count_params(dense_model), "size_bytes": size_bytes(dense_model)},
             "slim": {"macs": counted, "params": count_params(slim), "size_bytes": size_bytes(slim)},
-            "budget_macs": session.budget,
+            "limits": session.limits,
             "gated_val_accuracy": score.accuracy,
             "gated_vs_slim_max_rel": difference,
             "cost_model_macs": session.cost.of_plan(plan),
@@ -65,6 +69,38 @@ def surgery(session: Session) -> Outcome:
         },
         [plan_path],
     )
+
+
+def _select(session: Session, scores: dict[str, Tensor]) -> Selection:
+    """The plan, timed for real where latency is limited."""
+    budget, limits = session.recipe.budget, session.limits
+    if budget.latency is None and budget.align != "auto":
+        return select(session.cost, scores, budget=limits, align=budget.align, rank_weight=budget.rank_weight)
+    with session.timer() as timer:
+        cost, liked = timer.timed_cost(session.cost)
+        if budget.align == "auto":
+            session.progress.note(f"align: {_in_words(liked)}")
+        align = liked if budget.align == "auto" else budget.align
+        if budget.latency is None:
+            return select(session.cost, scores, budget=limits, align=align, rank_weight=budget.rank_weight)
+        timed = select_timed(
+            cost,
+            scores,
+            limits,
+            budget.latency,
+            timer,
+            align=align,
+            rank_weight=budget.rank_weight,
+            progress=session.progress,
+        )
+    return timed.selection
+
+
+def _in_words(align: Mapping[str, int]) -> str:
+    """``multiples of 16 in 12 groups, of 8 in 1 group``."""
+    counts = Counter(align.values())
+    listed = [f"of {multiple} in {plural(count, 'group')}" for multiple, count in sorted(counts.items(), reverse=True)]
+    return f"multiples {', '.join(listed)}"
 
 
 def finetune(session: Session) -> Outcome:

@@ -87,3 +87,48 @@ def test_drift_stands_beside_the_control(tables: ModuleType) -> None:
     assert lines[3].endswith("| 0.80 ± 0.00 |")
     assert "| 1.50 ± 0.71 | 0.900 ± 0.000 |" in lines[6]
     assert "is 0.30 ± 0.14 of that of cross entropy" in lines[8]
+
+
+def test_efficiency_stands_by_method_and_network(tables: ModuleType) -> None:
+    common = {"speedup": 1.5, "speedup_low": 1.4, "speedup_high": 1.6, "kept": 0.5, "efficiency": 0.75}
+    rows = [{**common, "network": "a@32", "method": method} for method in ("original", "ours", "theirs")]
+    lines = tables.efficiency({"device": "a CPU", "rows": rows}).splitlines()
+    assert lines[0] == "| | a at 32: speed-up | MACs kept | efficiency |"
+    assert lines[2:4] == [f"| {name} | 1.50 (1.40 to 1.60) | 0.500 | 0.75 |" for name in ("ours", "theirs")]
+
+
+def test_a_budget_that_was_not_met_says_so(tables: ModuleType) -> None:
+    row = {
+        "network": "a@32",
+        "macs_budget": 0.5,
+        "latency_budget": 0.6,
+        "macs_kept": 0.49,
+        "latency_kept": 0.61,
+        "original_ms": 10.0,
+        "slim_ms": 6.1,
+        "speedup": 1.64,
+        "speedup_low": 1.6,
+        "speedup_high": 1.7,
+        "met": False,
+    }
+    line = tables.combined({"rows": [row]}).splitlines()[2]
+    assert line.startswith("| a at 32 | MACs 50 %, latency 60 % | 0.4900 | 0.610 | 10.0 ms | 6.1 ms |")
+    assert line.endswith("| NO |")
+
+
+def test_a_refused_model_is_named_with_its_reason(tables: ModuleType) -> None:
+    plan = {"macs_kept": 0.5, "max_rel": 1e-15, "max_rel_float32": 2e-7, "cost_model_macs": 5, "fvcore_macs": 6}
+    whole = {
+        "model": "torchvision:a",
+        "macs": 10**7,
+        "groups": 3,
+        "smallest_macs": 10**5,
+        "seconds": 2.0,
+        "threads": 2,
+        "frozen_groups": [{"name": "head", "reason": "its channels are the network's output"}],
+        "plan": {**plan, "seconds": 1.0},
+    }
+    rows = [whole, {"model": "torchvision:b", "error": "cannot be followed", "threads": 2}]
+    lines = tables.zoo({"device": "a CPU", "rows": rows}).splitlines()
+    assert lines[2] == "| a | 10 M | 3 | 1 | 1.0 % | 0.5000 | 1e-15 | 2e-07 | NO | 2 + 1 |"
+    assert "- refused: cannot be followed (b)" in lines

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from compress.amounts import Amount
 from compress.config import (
     BudgetConfig,
     DataConfig,
@@ -60,10 +61,18 @@ def test_sections_are_frozen_closed_and_valid_by_default(section: type[Section])
         (
             BudgetConfig,
             {"macs": 1},
-            r"macs is 1: give the ratio to keep \(below 1, e.g. 0.5\) or a number of MACs",
+            r"1 limits nothing: give a ratio to the original below 1 \(0.5 or 50%\) or 20M",
         ),
-        (BudgetConfig, {"macs": 50}, "macs is 50: give the ratio"),
-        (BudgetConfig, {"macs": 0}, "greater than 0"),
+        (BudgetConfig, {"macs": 50}, "50 is neither a ratio nor a plausible amount of MACs: give a ratio"),
+        (BudgetConfig, {"macs": 0}, "0 is no limit on MACs: give a ratio"),
+        (BudgetConfig, {"macs": "3ms"}, "'3ms' is no limit on MACs"),
+        (BudgetConfig, {"params": "2MB"}, "'2MB' is no limit on parameters"),
+        (BudgetConfig, {"size": "3ms"}, r"'3ms' is no limit on bytes: .* \(2MB, 800kB, 2MiB\)"),
+        (BudgetConfig, {"latency": 3}, r"3 has no unit: give a ratio .* or an amount \(3ms, 800us\)"),
+        (BudgetConfig, {"latency": "3M"}, "'3M' is no limit on latency"),
+        (BudgetConfig, {"latency": "120%"}, "'120%' would let latency grow"),
+        (BudgetConfig, {"macs": None}, "no limit is given: give at least one of macs, params, size, latency"),
+        (BudgetConfig, {"align": "automatic"}, "'auto'"),
         (BudgetConfig, {"align": 0}, "greater than or equal to 1"),
         (GatesConfig, {"steps": 19}, "greater than or equal to 20"),
         (GatesConfig, {"lr": float("inf")}, "finite number"),
@@ -79,9 +88,22 @@ def test_values_out_of_range_are_refused(section: type[Section], values: dict[st
         section.model_validate(values)
 
 
-@pytest.mark.parametrize("macs", [0.01, 0.999, 1000, 20e6])
-def test_a_budget_is_a_ratio_or_a_number(macs: float) -> None:
-    assert BudgetConfig(macs=macs).macs == macs
+@pytest.mark.parametrize(
+    ("given", "limits"),
+    [
+        ({}, {"macs": Amount(0.5, True)}),
+        ({"align": 8}, {"macs": Amount(0.5, True)}),
+        ({"macs": 0.01}, {"macs": Amount(0.01, True)}),
+        ({"macs": 1000}, {"macs": Amount(1000, False)}),
+        ({"macs": "20M", "latency": "60%"}, {"macs": Amount(20e6, False), "latency": Amount(0.6, True)}),
+        ({"params": "1.2M", "size": "2 MB"}, {"params": Amount(1.2e6, False), "size": Amount(2e6, False)}),
+        ({"latency": "800us"}, {"latency": Amount(0.8, False)}),
+    ],
+)
+def test_budgets_are_ratios_or_amounts(given: dict[str, object], limits: dict[str, Amount]) -> None:
+    config = BudgetConfig.model_validate(given)
+    assert config.limits == limits
+    assert BudgetConfig.model_validate(config.model_dump(mode="json")) == config
 
 
 def test_finetuning_may_be_nothing() -> None:

@@ -221,7 +221,9 @@ def test_a_budget_out_of_reach_names_the_smallest_before_anything_is_learned(
 ) -> None:
     said = say("run", tiny, "--out", tmp_path / "out", "--set", "budget.macs=0.002")
     assert said.code == 2
-    assert re.search(r"the smallest plan has 0\.\d+ M \(\d\.\d%\); raise budget\.macs to at least 0\.\d+\n", said.error)
+    assert re.search(
+        r"the smallest plan has 0\.\d+ M MACs \(\d\.\d%\); raise budget\.macs to at least 0\.\d+\n", said.error
+    )
     assert "stage 1" not in said.err
 
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from compress.amounts import Amount
 from compress.errors import ConfigError, ModelError, PruningError
 from compress.macs import count_macs, count_params
-from deploy.inspection import inspect_model, load_model, read_macs_budget, read_shape
+from deploy.inspection import inspect_model, load_model, read_limits, read_shape
 
 SHAPE = (3, 16, 16)
 
@@ -103,7 +104,7 @@ class Twice(Small):
 def test_what_is_found_holds() -> None:
     net = Small()
     before = copy.deepcopy(net.state_dict())
-    found = inspect_model("small", net, SHAPE, budget=0.5)
+    found = inspect_model("small", net, SHAPE, budget=read_limits(["macs=50%"]))
     assert (found.macs, found.params) == (count_macs(net, torch.rand(1, *SHAPE)).total, count_params(net))
     assert found.macs == 256 * (3 * 8 * 9 + 8 * 16 * 9) + 16 * 4
     assert [(layer.name, layer.macs) for layer in found.layers][:2] == [("deep", 294912), ("stem", 55296)]
@@ -122,7 +123,7 @@ def test_what_is_found_holds() -> None:
 
 def test_a_layer_that_is_called_twice_and_parameters_that_do_not_learn() -> None:
     net = Twice().requires_grad_(False)
-    found = inspect_model("twice", net, SHAPE, budget=0.5)
+    found = inspect_model("twice", net, SHAPE, budget=read_limits(["macs=50%"]))
     assert found.groups == 2
     assert found.plan is not None
     assert found.plan.max_rel <= 1e-12
@@ -158,7 +159,7 @@ def test_an_input_of_another_size_is_said_with_the_place() -> None:
 
 def test_a_budget_out_of_reach_names_the_smallest_and_what_is_frozen() -> None:
     with pytest.raises(PruningError, match=r"frozen groups: 'head' \(its channels are the network's output\)"):
-        inspect_model("small", Small(), SHAPE, budget=0.01)
+        inspect_model("small", Small(), SHAPE, budget=read_limits(["macs=1%"]))
 
 
 def test_shapes() -> None:
@@ -169,18 +170,26 @@ def test_shapes() -> None:
 
 
 def test_budgets() -> None:
-    for text, amount in (("macs=50%", 0.5), ("macs=0.25", 0.25), ("macs=60M", 6e7), ("macs = 1.5 GMACs", 1.5e9)):
-        assert read_macs_budget(text) == pytest.approx(amount)
+    found = read_limits(["macs = 50%", "params=1.2M", "size=2 MiB"])
+    assert found.limits == {"macs": Amount(0.5, True), "params": Amount(1.2e6, False), "size": Amount(2.0**21, False)}
     for wrong, words in (
-        ("50%", "give macs=50%"),
-        ("params=50%", "give macs=50%"),
-        ("macs=half", "give macs=50%"),
-        ("macs=3ms", "has the unit 'ms': MACs are given in %, K, M or G"),
-        ("macs=120%", "is 1.2: give a share below 1"),
-        ("macs=50", "is 50: give a share below 1"),
+        ("50%", "the budget is '50%': give macs=50%"),
+        ("latency=3ms", "the budget is 'latency=3ms': give macs=50%"),
+        ("macs=half", "'half' is no limit on MACs: give a ratio"),
+        ("macs=3ms", "'3ms' is no limit on MACs: give a ratio"),
+        ("macs=120%", "'120%' would let MACs grow"),
+        ("macs=50", "'50' is neither a ratio nor a plausible amount of MACs"),
     ):
         with pytest.raises(ConfigError, match=words):
-            read_macs_budget(wrong)
+            read_limits([wrong])
+
+
+def test_several_budgets_hold_together() -> None:
+    found = inspect_model("small", Small(), SHAPE, budget=read_limits(["macs=60%", "params=40%"]))
+    assert found.plan is not None
+    assert found.plan.macs <= 0.6 * found.macs
+    assert found.plan.params <= 0.4 * found.params
+    assert found.plan.fvcore_macs == found.plan.cost_model_macs
 
 
 def test_models_by_name(finished: Any) -> None:

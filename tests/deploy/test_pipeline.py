@@ -263,8 +263,12 @@ def test_a_donor_that_is_not_whole_or_not_there(finished: Any, rerun: Rerun, tmp
 @pytest.mark.parametrize(
     ("overrides", "error", "words"),
     [
-        (["budget.macs=0.001"], PruningError, r"cannot be reached: the smallest plan has 0\.\d+ M \(\d\.\d%\); raise"),
-        (["budget.macs=9e6"], PruningError, r"the budget of 9\.000 M MACs is not below the model's 0\.360 M"),
+        (
+            ["budget.macs=0.001"],
+            PruningError,
+            r"cannot be reached: the smallest plan has 0\.\d+ M MACs \(\d\.\d%\); raise",
+        ),
+        (["budget.macs=9e6"], PruningError, r"the budget of 9\.000 M MACs is not below the model's 0\.360 M MACs"),
         (["model.name=NET:nothing_to_prune"], PruningError, r"has nothing to prune \(net\.1: .*the network's output"),
         (["model.name=NET:no_feature_maps"], ModelError, r"needs feature maps at two resolutions .* this model has 0"),
         (

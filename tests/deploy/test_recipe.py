@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compress.amounts import Amount
 from compress.errors import ConfigError
 from deploy.recipe import Recipe, dump_recipe, load_recipe
 from deploy.yaml_text import dump_yaml, parse_yaml
@@ -43,7 +44,7 @@ def test_plain_scalars_mean_what_they_look_like(tmp_path: Path) -> None:
     assert recipe.gates.lr == 0.001
     assert recipe.gates.steps == 100
     assert recipe.gates.steer == "none"
-    assert recipe.budget.macs == 20_000_000
+    assert recipe.budget.macs == Amount(20_000_000, relative=False)
     assert recipe.data.flip is False
     assert recipe.model.name == "1e3"
 

@@ -117,7 +117,7 @@ def test_graph_cost_and_surgery_agree(session: Session, finished: Any) -> None:
     assert [group.name for group in session.graph.groups] == [f"net.{index}.0" for index in range(5)]
     assert [group.name for group in session.graph.frozen] == ["net.7"]
     assert session.cost.total == count_macs(session.classifier(), session.example).total
-    assert session.budget == session.cost.total / 2
+    assert session.limits == {"macs": session.cost.total // 2}
     plan = PrunePlan.load(finished.root / "slim" / "plan.json")
     slimmed = session.slimmed(plan)
     assert isinstance(slimmed, ExplainedClassifier)

@@ -114,8 +114,8 @@ def test_providers_never_fall_back(case, monkeypatch, capfd):
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["FooExecutionProvider"])
     monkeypatch.setattr(
         runners,
-        "_open_session",
-        lambda ort, path, threads, provider: type("S", (), {"get_providers": lambda _: ["CPU"]})(),
+        "open_session",
+        lambda path, threads, provider: type("S", (), {"get_providers": lambda _: ["CPU"]})(),
     )
     with (
         pytest.raises(ExportError, match="cannot start FooExecutionProvider: its driver or libraries are missing"),

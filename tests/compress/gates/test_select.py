@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from compress.errors import PruningError
-from compress.gates import CostModel, budget_macs, magnitude, select, smallest_macs, uniform
+from compress.gates import CostModel, magnitude, select, smallest_macs, uniform
 from compress.surgery import ChannelGraph, trace_groups
 
 WIDTHS = (16, 48, 24, 64)
@@ -101,11 +101,6 @@ def test_a_budget_below_the_smallest_plan_is_refused_with_that_plan(cost: CostMo
 def test_a_budget_that_removes_nothing_is_refused(cost: CostModel) -> None:
     with pytest.raises(PruningError, match=r"nothing would shrink; lower budget\.macs"):
         select(cost, scores_of(cost, 0), budget=cost.total)
-
-
-def test_a_budget_is_a_ratio_below_one_and_a_number_above() -> None:
-    assert budget_macs(0.25, 1000) == 250
-    assert budget_macs(2e7, 40_000_000) == 2e7
 
 
 def test_magnitude_is_comparable_across_groups(network: Chain, graph: ChannelGraph) -> None:

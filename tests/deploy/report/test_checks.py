@@ -4,6 +4,7 @@ import pytest
 
 from deploy.report.checks import run_checks
 from deploy.report.schema import Report, Verdict
+from deploy.report.units import check_texts
 
 
 def verdict_of(content: dict[str, Any]) -> Verdict:
@@ -37,6 +38,7 @@ def test_a_good_run(content: dict[str, Any]) -> None:
         ("exactness", {"cost_model_macs": 20_500_001}, "cost model against fvcore"),
         ("budget", {"params_max": 149_999}, "parameters"),
         ("budget", {"latency_ms_max": 0.5}, "median latency, onnxruntime fp32, 1 thread, batch 1"),
+        ("budget", {"latency_ratio_max": 0.64}, "median latency, onnxruntime fp32, 1 thread, batch 1"),
     ],
 )
 def test_one_thing_wrong(content: dict[str, Any], section: str, change: dict[str, Any], failing: str) -> None:
@@ -58,9 +60,32 @@ def test_without_exports_there_is_no_parity_check(content: dict[str, Any]) -> No
     assert len(verdict.checks) == 3
 
 
-def test_a_latency_budget_without_latency_fails(content: dict[str, Any]) -> None:
-    content["budget"]["latency_ms_max"] = 1.0
+def test_a_ratio_is_one_to_the_original_of_the_same_row(content: dict[str, Any]) -> None:
+    """0.521 of 0.814 ms is 64.0 %, 1.4 of 2.0 ms is 70 %: with the first row's original, 1.4 ms would be 172 %."""
+    (row,) = content["latency"]
+    slower = {"original_ms": row["original_ms"] | {"median": 2.0}, "slim_ms": row["slim_ms"] | {"median": 1.4}}
+    content["latency"].append(row | slower | {"batch": 8})
+    content["budget"]["latency_ratio_max"] = 0.71
+    verdict = verdict_of(content)
+    assert verdict.passed
+    assert [(check.limit, check.value) for check in verdict.checks if check.unit == "ms"] == [
+        (pytest.approx(0.71 * 0.814), 0.521),
+        (pytest.approx(0.71 * 2.0), 1.4),
+    ]
+    content["budget"]["latency_ratio_max"] = 0.69
+    assert [check.name for check in verdict_of(content).failed] == [
+        "median latency, onnxruntime fp32, 1 thread, batch 8"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("limit", "text"),
+    [({"latency_ms_max": 1.0}, "at most 1.00 ms"), ({"latency_ratio_max": 0.95}, "at most 95.0 % of the original")],
+)
+def test_a_latency_budget_without_latency_fails(content: dict[str, Any], limit: dict[str, float], text: str) -> None:
+    content["budget"] |= limit
     content["latency"] = []
     (failed,) = verdict_of(content).failed
     assert failed.value is None
     assert failed.reason == "the report has no latency rows; time the models and run again"
+    assert check_texts(failed) == (text, "missing")

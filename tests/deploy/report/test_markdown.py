@@ -147,3 +147,30 @@ def test_written_report_shows_the_pictures_that_exist(report: Report, tmp_path: 
     assert "](channels.png)" in text
     assert "saliency.png" not in text
     assert text.endswith("|\n")
+
+
+@pytest.mark.parametrize(
+    ("limit", "row"),
+    [
+        ({"latency_ms_max": 0.6}, ["0.600 ms", "0.521 ms", "86.8 %"]),
+        ({"latency_ratio_max": 0.8}, ["0.651 ms", "0.521 ms", "80.0 %"]),
+    ],
+)
+def test_a_budget_of_latency_stands_beside_what_it_allows(
+    content: dict[str, Any], limit: dict[str, float], row: list[str]
+) -> None:
+    content["budget"] |= limit
+    text = render_markdown(Report.model_validate(content))
+    budget = text[text.index("## Budget") : text.index("## How the channels")]
+    assert cells(budget, "median latency")[1:] == row
+
+
+def test_a_model_that_became_slower_is_said_to_be(content: dict[str, Any]) -> None:
+    words = "**Slower than the original** in onnxruntime fp32, 1 thread, batch 1: MACs fell, time did not; try "
+    assert words not in render_markdown(Report.model_validate(content))
+    (row,) = content["latency"]
+    row["slim_ms"]["median"] = 0.9
+    row["speedup"] = {"median": 0.904, "low": 0.85, "high": 1.01}  # it may as well be noise
+    assert words not in render_markdown(Report.model_validate(content))
+    row["speedup"]["high"] = 0.95
+    assert words + "budget.align auto." in render_markdown(Report.model_validate(content))

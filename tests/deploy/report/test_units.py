@@ -14,7 +14,6 @@ from deploy.report.units import (
     check_texts,
     describe_check,
     plural,
-    read_number,
 )
 
 
@@ -51,31 +50,6 @@ from deploy.report.units import (
 )
 def test_texts(text: str, expected: str) -> None:
     assert text == expected
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        (0.5, (0.5, "")),
-        (20_000_000, (20e6, "")),
-        ("20M", (20.0, "m")),
-        (" 1.2 MB ", (1.2, "mb")),
-        ("50%", (50.0, "%")),
-        ("1e-4", (1e-4, "")),
-        ("20_000_000", (20e6, "")),
-        (".5", (0.5, "")),
-        (True, None),
-        ("nan", None),
-        ("-3", None),
-        ("1,000", None),
-        ("", None),
-        (float("inf"), None),
-        ("1e999", None),
-        ([1], None),
-    ],
-)
-def test_read_number(value: object, expected: tuple[float, str] | None) -> None:
-    assert read_number(value) == expected
 
 
 def test_a_check_in_words() -> None:

@@ -1,0 +1,87 @@
+"""Amounts as people write them: ``50%``, ``20M``, ``1.2 MB``, ``3 ms``."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+_NUMBER: Final = re.compile(r"([0-9][0-9_]*\.?[0-9_]*|\.[0-9]+)(e[+-]?[0-9]+)?\s*(%|[a-z]*)", re.IGNORECASE)
+
+COUNT_UNITS: Final = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
+BYTE_UNITS: Final = COUNT_UNITS | {
+    "b": 1.0,
+    "kb": 1e3,
+    "mb": 1e6,
+    "gb": 1e9,
+    "kib": 2.0**10,
+    "mib": 2.0**20,
+    "gib": 2.0**30,
+}
+TIME_UNITS: Final = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+"""In milliseconds; a time without a unit is no time."""
+
+PLAUSIBLE: Final = 1000
+"""40 is meant as 40 % or as 40 M, never as 40."""
+
+
+def read_number(value: object) -> tuple[float, str] | None:
+    """A number as a person wrote it, with its unit in lower case: ``"1.2 MB"`` -> (1.2, "mb").
+
+    None when it is not a finite number. YAML takes ``20e6`` (no dot) for text, so text is read too.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return (float(value), "") if math.isfinite(value) else None
+    match = _NUMBER.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        return None
+    number = float(match[1].replace("_", "") + (match[2] or ""))
+    return (number, match[3].lower()) if math.isfinite(number) else None
+
+
+@dataclass(frozen=True)
+class Amount:
+    """The most a model may cost: a ratio to the original (``relative``) or a number."""
+
+    value: float
+    relative: bool
+
+    def of(self, original: float) -> float:
+        """The limit, given the original's amount."""
+        return self.value * original if self.relative else self.value
+
+    def limit(self, original: int) -> int:
+        """The largest whole number allowed, given the original's."""
+        return math.floor(self.of(original) * (1 + 1e-12))  # .29 * 100 is 28.999999999999996
+
+
+def to_amount(value: object, *, what: str, units: Mapping[str, float], example: str) -> Amount:
+    """The amount that ``value`` means.
+
+    Args:
+        what: what is limited, for messages.
+        units: allowed units, in lower case; ``""`` where a bare number is an amount.
+
+    Raises:
+        ValueError: one sentence: no amount, of the wrong unit, or above the original's.
+    """
+    if isinstance(value, Amount):
+        return value
+    least = f" of at least {PLAUSIBLE}" if "" in units else ""
+    allowed = f"give a ratio to the original up to 1 (0.5 or 50%) or an amount{least} ({example})"
+    parsed = read_number(value)
+    if parsed is None or parsed[0] <= 0 or (parsed[1] not in ("%", "") and parsed[1] not in units):
+        raise ValueError(f"{value!r} is no limit on {what}: {allowed}")
+    number, unit = parsed
+    if unit == "%" or (unit == "" and number <= 1):
+        ratio = number / 100 if unit == "%" else number
+        if ratio > 1:
+            raise ValueError(f"{value!r} would let {what} grow: {allowed}")
+        return Amount(ratio, relative=True)
+    if unit not in units:
+        raise ValueError(f"{value!r} has no unit: {allowed}")
+    if unit == "" and number < PLAUSIBLE:
+        raise ValueError(f"{value!r} is neither a ratio nor a plausible amount of {what}: {allowed}")
+    return Amount(number * units[unit], relative=False)

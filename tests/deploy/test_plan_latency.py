@@ -1,0 +1,126 @@
+"""Layer times and plans of a small network, timed for real."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from compress.files import read_json
+from compress.gates import CostModel
+from compress.gates.latency import MULTIPLES
+from compress.progress import Silent
+from compress.surgery import PrunePlan, slim_, trace_groups
+from deploy.latency import LatencyConfig
+from deploy.plan_latency import PlanTimer, machine_key
+
+CONFIG = LatencyConfig(rounds=20, warmup_seconds=0.05)
+
+
+class Notes(Silent):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.said.append(text)
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 64, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)).eval()
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return torch.rand(4, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def cost(network: nn.Module, images: Tensor) -> CostModel:
+    return CostModel.of(network, images[:1], trace_groups(network, images[:1]).groups)
+
+
+@pytest.fixture
+def to_timer(network: nn.Module, images: Tensor, tmp_path: Path) -> Callable[..., PlanTimer]:
+    """A timer of the network, whose layer times lie in ``tmp_path``."""
+
+    def to_slim(plan: PrunePlan) -> nn.Module:
+        copy = nn.Sequential(*(_again(layer) for layer in network))
+        copy.load_state_dict(network.state_dict())
+        slim_(copy, plan, images[:1])
+        return copy.eval()
+
+    return lambda **options: PlanTimer(network, to_slim, images, CONFIG, tmp_path, **options)
+
+
+def _again(layer: nn.Module) -> nn.Module:
+    if isinstance(layer, nn.Conv2d):
+        return nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size, padding=layer.padding)
+    return nn.Linear(layer.in_features, layer.out_features) if isinstance(layer, nn.Linear) else layer
+
+
+def test_the_original_is_timed_as_a_whole_and_its_layers_alone(
+    cost: CostModel, to_timer: Callable[..., PlanTimer], tmp_path: Path
+) -> None:
+    notes = Notes()
+    with to_timer(progress=notes) as timer:
+        timed, liked = timer.timed_cost(cost)
+    assert "latency" not in cost.resources
+    assert timed.totals["macs"] == cost.totals["macs"]
+    assert 0 < timed.totals["latency"] < 1000
+    assert liked.keys() == set(cost.names)
+    assert set(liked.values()) <= set(MULTIPLES)
+    few = PrunePlan({"0": tuple(range(8)), "2": tuple(range(8))}, {"0": 32, "2": 64})
+    assert timed.amounts(few)["latency"] < 0.7 * timed.totals["latency"]  # a 16th of the MACs
+    (file,) = (tmp_path / "layer_times").iterdir()
+    assert file.stem == machine_key(CONFIG.threads, CONFIG.batch)
+    known = read_json(file)
+    assert {"3x3 /1x1 +1x1x1x1 d1x1 @24x24 g1 32-64", "3x3 /1x1 +1x1x1x1 d1x1 @24x24 g1 33-33"} <= known.keys()
+    assert notes.said[0].startswith(f"timing {len(known)} layers, once on this machine: ")
+    assert notes.said[-1].startswith("latency of the original: ")
+
+
+def test_layers_timed_before_are_not_timed_again(
+    cost: CostModel, to_timer: Callable[..., PlanTimer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with to_timer() as timer:
+        first, liked = timer.timed_cost(cost)
+
+    def refuse(*_layers: object, **_options: object) -> None:
+        raise AssertionError("every layer is in the file")
+
+    monkeypatch.setattr("export.layer_times.time_layers", refuse)
+    with to_timer() as timer:
+        again, same = timer.timed_cost(cost)
+    assert same == liked
+    assert again.totals["latency"] == pytest.approx(first.totals["latency"], rel=0.5)  # of two measurements
+    monkeypatch.setattr("deploy.plan_latency.METHOD", 10**6)
+    with to_timer() as timer, pytest.raises(AssertionError, match="in the file"):
+        timer.timed_cost(cost)
+
+
+def test_a_plan_is_exported_and_timed_beside_the_original(to_timer: Callable[..., PlanTimer]) -> None:
+    widths = {"0": 32, "2": 64}
+    with to_timer() as timer:
+        folder = timer._file("original").parent
+        small = timer.of_plan(PrunePlan({"0": tuple(range(8)), "2": tuple(range(8))}, widths))
+        large = timer.of_plan(PrunePlan({"0": tuple(range(32)), "2": tuple(range(48))}, widths))
+        assert {path.name for path in folder.iterdir()} == {"original.onnx", "slim.onnx"}
+    assert not folder.exists()
+    assert small.slim_ms.median < 0.7 * small.original_ms.median
+    assert large.slim_ms.median > 1.5 * small.slim_ms.median  # 11 times the MACs
+    assert (small.threads, small.batch, small.runtime) == (1, 1, "onnxruntime-cpu")
+
+
+def test_layer_times_hold_for_what_they_were_taken_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = machine_key(1, 1)
+    assert key == machine_key(1, 1)
+    others = [machine_key(2, 1), machine_key(1, 8), machine_key(8, 1)]
+    monkeypatch.setattr("deploy.plan_latency.METHOD", 10**6)
+    others.append(machine_key(1, 1))
+    monkeypatch.setattr("deploy.plan_latency._processor", lambda: "another")
+    others.append(machine_key(1, 1))
+    assert len({key, *others}) == 6

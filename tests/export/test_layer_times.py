@@ -1,0 +1,111 @@
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from compress.errors import ExportError
+from compress.files import read_json
+from compress.gates.latency import TimedLayer, timed_layer
+from compress.gates.layers import read_layers
+from export import layer_times
+from export.layer_times import cached_times, time_layers
+from export.runners import open_session
+
+MODULES: dict[str, nn.Module] = {
+    "padded": nn.Conv2d(8, 12, 3, padding=1),
+    "unpadded": nn.Conv2d(8, 12, 3),
+    "strided": nn.Conv2d(8, 16, 7, stride=2, padding=3),
+    "dilated": nn.Conv2d(8, 12, 3, padding=2, dilation=2),
+    "same": nn.Conv2d(8, 12, (2, 4), padding="same"),
+    "flat": nn.Conv2d(8, 12, (1, 7), padding=(0, 3)),
+    "grouped": nn.Conv2d(8, 12, 3, padding=1, groups=4),
+    "depthwise": nn.Conv2d(16, 16, 3, padding=1, groups=16),
+    "transposed": nn.ConvTranspose2d(8, 12, 3, stride=2, padding=1, groups=2),
+    "linear": nn.Linear(40, 24),
+}
+
+
+def of_module(layer: nn.Module, side: int = 14) -> TimedLayer:
+    """``layer`` as it is on maps of ``side`` x ``side`` pixels."""
+    linear = isinstance(layer, nn.Linear)
+    example = torch.zeros(1, layer.in_features) if linear else torch.zeros(1, layer.in_channels, side, side)
+    (shape,) = read_layers(nn.Sequential(layer), example)
+    return timed_layer(shape, shape.inputs, shape.outputs, linear=linear)
+
+
+LAYERS = [of_module(module) for module in MODULES.values()]
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+def test_a_node_computes_what_its_layer_does(tmp_path: Path) -> None:
+    """With the node's weights, the module that a layer was read from gives what ONNX Runtime gives."""
+    path = tmp_path / "layers.onnx"
+    feeds = layer_times._write_graph(LAYERS, path, batch=2)
+    graph = onnx.load(str(path)).graph
+    weights = {tensor.name: torch.tensor(onnx.numpy_helper.to_array(tensor)) for tensor in graph.initializer}
+    nodes = {node.name: node for node in graph.node}
+    found = open_session(path, 1).run([f"out{number}" for number in range(len(LAYERS))], feeds)
+    for number, (name, module) in enumerate(MODULES.items()):
+        fed, weight, bias = nodes[f"layer{number}"].input
+        module.load_state_dict({"weight": weights[weight], "bias": weights[bias]})
+        with torch.no_grad():
+            expected = module(torch.from_numpy(feeds[fed]))
+        expected = expected if name == "linear" else expected.relu()
+        np.testing.assert_allclose(found[number], expected.numpy(), rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def test_every_kind_of_layer_gets_a_time_and_more_work_takes_longer() -> None:
+    small, large = of_module(nn.Conv2d(8, 8, 3, padding=1)), of_module(nn.Conv2d(128, 128, 3, padding=1))
+    found = time_layers([*LAYERS, small, large])
+    assert found.keys() == {*LAYERS, small, large}
+    assert min(found.values()) > 0
+    assert found[large] > 5 * found[small]  # 256 times the MACs
+
+
+def test_graphs_hold_as_many_layers_as_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layer_times, "TOGETHER", 4)
+    monkeypatch.setattr(layer_times, "ROUNDS", 3)
+    assert time_layers(LAYERS).keys() == set(LAYERS)
+
+
+def test_a_layer_without_a_time_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runtime that renames nodes must not give layers the times of others."""
+    monkeypatch.setattr(layer_times, "_NODE", re.compile(r"renamed(\d+)"))
+    with pytest.raises(ExportError, match=r"0 entries for 3x3 /1x1 \+1x1x1x1 d1x1 @14x14 g1 8-12, not \d+ for each"):
+        time_layers(LAYERS[:1])
+
+
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> list[TimedLayer]:
+    """The layers that were really timed, in order."""
+    asked: list[TimedLayer] = []
+    real: Callable[..., dict[TimedLayer, float]] = time_layers
+
+    def counting(wanted: Sequence[TimedLayer], **options: object) -> dict[TimedLayer, float]:
+        asked.extend(wanted)
+        return real(wanted, **options)
+
+    monkeypatch.setattr(layer_times, "time_layers", counting)
+    monkeypatch.setattr(layer_times, "ROUNDS", 3)
+    return asked
+
+
+def test_times_are_taken_once_and_the_file_grows(timed: list[TimedLayer], tmp_path: Path) -> None:
+    file = tmp_path / "made" / "times.json"
+    first = cached_times([*LAYERS[:3], LAYERS[0]], file, threads=1, batch=1)
+    assert sorted(timed) == sorted(LAYERS[:3])
+    assert first == {layer: read_json(file)[layer.key] for layer in LAYERS[:3]}
+
+    timed.clear()
+    assert cached_times(LAYERS[1:3], file, threads=1, batch=1) == {layer: first[layer] for layer in LAYERS[1:3]}
+    assert timed == []
+
+    more = cached_times(LAYERS[2:5], file, threads=1, batch=1)
+    assert sorted(timed) == sorted(LAYERS[3:5])
+    assert more[LAYERS[2]] == first[LAYERS[2]]
+    assert read_json(file).keys() == {layer.key for layer in LAYERS[:5]}
