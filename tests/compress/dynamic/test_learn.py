@@ -63,7 +63,7 @@ def test_learning_holds_the_budget_and_tells_images_apart(
     example = next(iter(val)).images[:1]
     model = DynamicClassifier(network.eval(), to_dynamic(network, 8).routes, 3)
     cost = routed_cost(model, example)
-    config = DynamicConfig(masks=3, macs=0.6, epochs=6, finetune_epochs=6, batch_size=64)
+    config = DynamicConfig(masks=3, macs=0.6, epochs=3, finetune_epochs=4, batch_size=64)
     found = learn_routing(
         model, cost, train, val, make_fabric("32-true", "cpu"), config=config, budget=0.6 * cost.total
     )
