@@ -148,6 +148,14 @@ def latency(name: str, masks: int, macs: float, rounds: int) -> list[Row]:
     return rows
 
 
+def repeated(name: str, masks: int, macs: float, rounds: int, repeats: int) -> list[Row]:
+    """The repeat whose routed form realises the median; every repeat's figure stands in ``realised_repeats``."""
+    found = [latency(name, masks, macs, rounds) for _ in range(repeats)]
+    figures = [[row["realised"] for row in rows] for rows in found]
+    chosen = sorted(found, key=lambda rows: float(rows[-1]["realised"]))[(repeats - 1) // 2]
+    return [row | {"realised_repeats": [figure[i] for figure in figures]} for i, row in enumerate(chosen)]
+
+
 def accuracy(run: Path, schedule: str) -> list[Row]:
     """Original, slim and dynamic of a finished run."""
     report = read_report(run / "report.json")
@@ -200,6 +208,7 @@ def main() -> None:
     timing.add_argument("--masks", type=int, default=2)
     timing.add_argument("--macs", type=float, default=0.5, help="share of the MACs kept, at most")
     timing.add_argument("--rounds", type=int, default=200)
+    timing.add_argument("--repeats", type=int, default=3, help="the median one is kept, chosen by no other figure")
     finished = modes.add_parser("accuracy")
     finished.add_argument("run", type=Path)
     finished.add_argument("schedule", help="how long the run trained, in words")
@@ -209,7 +218,7 @@ def main() -> None:
         batches = [accuracy(given.run, given.schedule)]
     else:
         names = given.model or list(CASES)
-        batches = [latency(name, given.masks, given.macs, given.rounds) for name in names]
+        batches = [repeated(name, given.masks, given.macs, given.rounds, given.repeats) for name in names]
     for rows in batches:
         save(rows)
         for row in rows:
