@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tables_dynamic import dynamic
 from tables_models import zoo
 from tables_speed import combined, efficiency, gate_step
 from tables_study import keep50, selector, steering
@@ -28,6 +29,7 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
     "efficiency": (efficiency, "efficiency.json"),
     "combined": (combined, "combined_budgets.json"),
     "gate_step": (gate_step, "gate_step.json"),
+    "dynamic": (dynamic, "dynamic.json"),
 }
 """How each table is made, and of which results."""
 

@@ -19,6 +19,7 @@ from .report import Report
 from .report.checks import run_checks
 from .report.markdown import CHANNELS_PICTURE, SALIENCY_PICTURE
 from .report.pictures import draw_channels, draw_saliency
+from .report.routed import DynamicFigures
 from .report.schema import (
     BudgetFigures,
     ChannelsKept,
@@ -93,7 +94,9 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
         groups=len(cut["channels"]),
         frozen_groups=tuple(FrozenGroup(**group) for group in cut["frozen_groups"]),
     )
-    parity = tuple(ParityRow(**row) for row in metrics["export"]["parity"])
+    dynamic = _dynamic(metrics)
+    written = [metrics[stage]["parity"] for stage in ("export", "dynamic_export") if stage in metrics]
+    parity = tuple(ParityRow(**row) for rows in written for row in rows)
     latency = tuple(LatencyFigures(**row) for row in metrics["latency"]["latency"])
     budget = _budget(recipe.budget, cut["limits"], slim)
     return Report(
@@ -118,6 +121,7 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
         budget=budget,
         exactness=exactness,
         channels=(*(ChannelsKept(**row) for row in cut["channels"]), *_frozen_channels(cut)),
+        dynamic=dynamic,
         parity=parity,
         latency=latency,
         saliency=_saliency(metrics),
@@ -125,7 +129,9 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
             StageFigures(name=stage, seconds=record.seconds, reused=stage in reused)
             for stage, record in records.items()
         ),
-        verdict=run_checks(slim=slim, budget=budget, exactness=exactness, parity=parity, latency=latency),
+        verdict=run_checks(
+            slim=slim, budget=budget, exactness=exactness, dynamic=dynamic, parity=parity, latency=latency
+        ),
     )
 
 
@@ -158,6 +164,18 @@ def _gates(metrics: Mapping[str, Any], steps: int, macs: int) -> GatesFigures:
     soft = metrics["learned"]["soft_macs"]
     # The stage refuses gates that did not converge.
     return GatesFigures(steer=metrics["steer"], steps=steps, soft_macs=soft, hard_macs=macs, converged=True)
+
+
+def _dynamic(metrics: Mapping[str, Mapping[str, Any]]) -> DynamicFigures | None:
+    if "dynamic" not in metrics:
+        return None
+    learned, written = metrics["dynamic"], metrics["dynamic_export"]
+    names = ("macs_max", "macs_mean", "val_accuracy", "verification")
+    return DynamicFigures(
+        **{name: learned[name] for name in names},
+        **{name: written[name] for name in ("masks", "branches", "route_agreement")},
+        test_accuracy=metrics["judgement"]["dynamic_test_accuracy"],
+    )
 
 
 def _saliency(metrics: Mapping[str, Mapping[str, Any]]) -> Saliency | None:

@@ -23,7 +23,7 @@ from .report import Report, write_markdown, write_report
 from .report.markdown import CHANNELS_PICTURE, SALIENCY_PICTURE
 from .run_dir import RunDir, StageRecord, fingerprint, open_run, read_run
 from .session import Session, default_cache
-from .stages import learn, prove, slim
+from .stages import dynamic, learn, prove, slim
 from .stages.learn import seed_stage
 from .stages.outcome import Outcome
 from .stages.preflight import preflight
@@ -110,6 +110,18 @@ def _finetune_parts(session: Session) -> Parts:
     return {"finetune": recipe.finetune, "augment": augment, **_learning(recipe)}
 
 
+def _dynamic_parts(session: Session) -> Parts:
+    recipe = session.recipe
+    augment = [recipe.data.crop_padding, recipe.data.flip]
+    learned = recipe.dynamic.model_dump(mode="json", exclude={"route"})
+    return {"dynamic": learned, "augment": augment, **_learning(recipe)}
+
+
+def _dynamic_export_parts(session: Session) -> Parts:
+    export = session.recipe.export
+    return {"route": session.recipe.dynamic.route, "opset": export.opset, "tolerance": export.tolerance}
+
+
 def to_stages(recipe: Recipe) -> tuple[Stage, ...]:
     """The stages that ``recipe`` needs, in order."""
     stages = [Stage("classifier", learn.classifier, (), _classifier_parts)]
@@ -126,8 +138,18 @@ def to_stages(recipe: Recipe) -> tuple[Stage, ...]:
         Stage("surgery", slim.surgery, ("gates",), _surgery_parts),
         Stage("finetune", slim.finetune, ("surgery",), _finetune_parts),
         Stage("export", prove.export, ("finetune",), lambda s: {"export": s.recipe.export}),
-        Stage("latency", prove.latency, ("export",), lambda s: {"latency": s.recipe.latency}),
-        Stage("judgement", prove.judgement, ("finetune",), lambda s: {"data": s.recipe.data}),
+    ]
+    learned: tuple[str, ...] = ()
+    written: tuple[str, ...] = ()
+    if recipe.dynamic.enabled:
+        learned, written = ("dynamic",), ("dynamic_export",)
+        stages += [
+            Stage("dynamic", dynamic.learn, ("classifier",), _dynamic_parts),
+            Stage("dynamic_export", dynamic.export, learned, _dynamic_export_parts),
+        ]
+    stages += [
+        Stage("latency", prove.latency, ("export", *written), lambda s: {"latency": s.recipe.latency}),
+        Stage("judgement", prove.judgement, ("finetune", *learned), lambda s: {"data": s.recipe.data}),
     ]
     return tuple(stages)
 

@@ -17,6 +17,7 @@ from compress.config import (
     BudgetConfig,
     Count,
     DataConfig,
+    DynamicConfig,
     ExplainerConfig,
     FinetuneConfig,
     GatesConfig,
@@ -54,6 +55,7 @@ class Recipe(Section):
     gates: GatesConfig = GatesConfig()
     budget: BudgetConfig = BudgetConfig()
     finetune: FinetuneConfig = FinetuneConfig()
+    dynamic: DynamicConfig = DynamicConfig()
     export: ExportConfig = ExportConfig()
     latency: LatencyConfig = LatencyConfig()
 

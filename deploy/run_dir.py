@@ -81,6 +81,14 @@ class RunDir:
         return self.slim / "model.pt2"
 
     @property
+    def masked_onnx(self) -> Path:
+        return self.root / "dynamic" / "masked.onnx"
+
+    @property
+    def routed_onnx(self) -> Path:
+        return self.root / "dynamic" / "routed.onnx"
+
+    @property
     def report_json(self) -> Path:
         return self.root / "report.json"
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from compress.data import Batches, ImageSet, Splits, open_splits
+from compress.dynamic import DynamicClassifier, find_routes
 from compress.errors import PruningError
 from compress.explain import ExplainedClassifier, Predictor, Selector, find_scales, new_predictor
 from compress.files import read_tensors
@@ -220,6 +221,19 @@ class Session:
         prefix, view = _seen(network)
         slim_(network, plan, self.example, prefix=prefix, view=view)
         return network.eval()
+
+    def new_dynamic(self) -> DynamicClassifier:
+        """The original with routes that have learned nothing; explainers do not come into it."""
+        classifier = self.classifier()
+        graph = self.find_groups(classifier) if self.recipe.explainer.enabled else self.graph
+        routes = find_routes(classifier, graph, self.example)
+        return DynamicClassifier(classifier, routes, self.recipe.dynamic.masks).eval()
+
+    def dynamic(self) -> DynamicClassifier:
+        """The dynamic variant as learned."""
+        model = self.new_dynamic()
+        model.load_state_dict(read_tensors(self.stage_file("dynamic", "model.safetensors")))
+        return model.eval()
 
     def slim(self) -> tuple[Classifier, ExplainedClassifier | None]:
         """The finetuned slim classifier, alone and with its explainer."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,12 +19,14 @@ from .to_torch_export import cpu_copy, first_line, quiet, trace
 
 Shape = tuple[int, ...]
 
-INPUT, OUTPUT, BATCH = "images", "logits", "batch"
+INPUT, BATCH = "images", "batch"
 _CONVOLUTIONS = {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
 _MAX_BYTES = 2**31 - 1  # protobuf refuses larger messages
 
 
-def export_onnx(model: nn.Module, example: Tensor, path: Path, *, opset: int = 18) -> None:
+def export_onnx(
+    model: nn.Module, example: Tensor, path: Path, *, opset: int = 18, outputs: Sequence[str] = ("logits",)
+) -> None:
     """Write ``model`` as one self-contained ONNX file of any batch size; whole or not at all.
 
     The exporter folds each BatchNorm that follows a convolution into it; shapes of weights stay. Input
@@ -35,12 +37,13 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path, *, opset: int = 1
         example: (N, 3, H, W), any N; only its shape and dtype are used.
         path: the file to write.
         opset: version of ONNX's operator set.
+        outputs: what the model's outputs are called.
 
     Raises:
         ExportError: the model cannot be traced, has an operator without ONNX form, or is larger than 2 GiB.
         RunError: the disk is full or the place is not writable.
     """
-    onnx = _import_onnx()
+    onnx = import_onnx()
     program = trace(model, example)
     try:
         with quiet():
@@ -48,7 +51,7 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path, *, opset: int = 1
                 program,
                 (),
                 input_names=[INPUT],
-                output_names=[OUTPUT],
+                output_names=list(outputs),
                 opset_version=opset,
                 dynamo=True,
                 external_data=False,
@@ -190,7 +193,7 @@ def _tidy_(proto: Any) -> None:
 
 def _read(path: Path) -> Any:
     """The ONNX model stored at ``path``."""
-    onnx = _import_onnx()
+    onnx = import_onnx()
     decode_error = importlib.import_module("google.protobuf.message").DecodeError
     try:
         proto = onnx.load(path)
@@ -216,7 +219,8 @@ def _by(layer: _Layer | None) -> str:
     return "absent" if layer is None else "x".join(map(str, layer.shape))
 
 
-def _import_onnx() -> Any:
+def import_onnx() -> Any:
+    """The onnx package, or one sentence on how to get it."""
     try:
         importlib.import_module("onnxscript")  # torch's exporter needs it, and says so only deep inside
         onnx = importlib.import_module("onnx")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+
+from compress.dynamic import DynamicClassifier, find_routes
+from compress.surgery import trace_groups
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -49,6 +53,33 @@ def nothing_leaks() -> Iterator[None]:
     assert there == folder, f"the test stayed in {there}"
     assert not left, f"the test left files in {folder}: {sorted(left)}"
     assert not changed, f"the test changed the environment: {sorted(changed)}"
+
+
+@pytest.fixture(scope="session")
+def to_dynamic() -> Callable[..., DynamicClassifier]:
+    """``to_dynamic(model, side)``: the model with routes, whose masks and heads are drawn."""
+
+    def build(model: nn.Module, side: int, *, masks: int = 3, seed: int = 0) -> DynamicClassifier:
+        torch.manual_seed(seed)
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                assert module.running_mean is not None
+                assert module.running_var is not None
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(0.5, 1.5)
+        model.eval()
+        images = torch.rand(64, 3, side, side)
+        dynamic = DynamicClassifier(model, find_routes(model, trace_groups(model, images[:1]), images[:1]), masks)
+        dynamic.eval().spread_(images)
+        for router in dynamic.router_list:
+            count = router.masks.shape[1] // 2
+            with torch.no_grad():
+                router.masks.uniform_(0.5, 1.5)
+                router.keep.copy_(torch.rand_like(router.masks).argsort(1).argsort(1) < count)
+            router.project_()
+        return dynamic
+
+    return build
 
 
 @pytest.fixture(scope="session")

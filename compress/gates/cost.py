@@ -120,12 +120,12 @@ class CostModel(nn.Module):
         return self.of_values(torch.cat(values) if values else self.unit.new_zeros(0))
 
     def of_values(self, values: Tensor) -> Tensor:
-        """T(v) for all groups' gate values in one float64 vector, in the order of ``names``."""
+        """T(v) for all groups' gate values (..., channels) float64, in the order of ``names``: shape (...)."""
         # A last value of zero, which short cells are filled up with.
-        open_ = torch.cat([values, values.new_zeros(1)])[self.members].sum(1)
-        opened_in = self.fixed_in + self.into @ open_
-        opened_out = self.fixed_out + self.out @ open_
-        return (self.unit * opened_in * opened_out).sum()
+        open_ = torch.cat([values, values.new_zeros(*values.shape[:-1], 1)], -1)[..., self.members].sum(-1)
+        opened_in = self.fixed_in + open_ @ self.into.T
+        opened_out = self.fixed_out + open_ @ self.out.T
+        return (self.unit * opened_in * opened_out).sum(-1)
 
     def of_plan(self, plan: PrunePlan) -> int:
         """MACs of the slim model that ``plan`` makes."""

@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from compress.amounts import Amount
 
+from .routed import DynamicFigures
 from .schema import BudgetFigures, Check, Exactness, LatencyFigures, ModelFigures, ParityRow, Unit, Verdict
 from .units import latency_label, parity_label
 
@@ -68,6 +69,7 @@ def run_checks(
     exactness: Exactness,
     parity: Sequence[ParityRow],
     latency: Sequence[LatencyFigures] = (),
+    dynamic: DynamicFigures | None = None,
 ) -> Verdict:
     """The run's own verdict: within its recipe's budget, exact, counted right, and in parity.
 
@@ -76,6 +78,9 @@ def run_checks(
     checks = []
     if budget.macs_max is not None:
         checks.append(at_most("MACs", budget.macs_max, slim.macs, "MACs"))
+    if dynamic is not None:
+        checks.append(at_most("MACs, dynamic, mean", dynamic.macs_max, dynamic.macs_mean, "MACs"))
+        checks.append(at_least("routes like PyTorch's", 1, dynamic.route_agreement, "share"))
     if budget.params_max is not None:
         checks.append(at_most("parameters", budget.params_max, slim.params, "parameters"))
     if budget.size_max is not None:

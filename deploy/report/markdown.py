@@ -12,7 +12,9 @@ import jinja2
 from compress.files import write_text
 
 from .checks import latency_limit
+from .markdown_routed import dynamic, verification
 from .schema import Interval, LatencyFigures, QuantilesMs, Report
+from .tables import as_code, to_table
 from .units import (
     as_bytes,
     as_count,
@@ -39,24 +41,6 @@ _STEER: Final = {
     "magnitude": "ranked by weight magnitude; no gates were learned",
     "uniform": "the same share from every group; no gates were learned",
 }
-Rows = list[list[str]]
-
-
-def to_table(header: Sequence[str], rows: Rows, align: str) -> str:
-    """A Markdown table whose columns line up as plain text too; ``align`` holds one of ``lr`` per column."""
-    cells = [[cell.replace("|", r"\|").replace("\n", " ") for cell in row] for row in (list(header), *rows)]
-    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]
-
-    def line(row: Sequence[str]) -> str:
-        padded = (cell.rjust(w) if a == "r" else cell.ljust(w) for cell, w, a in zip(row, widths, align, strict=True))
-        return f"| {' | '.join(padded)} |"
-
-    rule = ["-" * (w - 1) + (":" if a == "r" else "-") for w, a in zip(widths, align, strict=True)]
-    return "\n".join([line(cells[0]), f"| {' | '.join(rule)} |", *map(line, cells[1:])])
-
-
-def _code(name: str) -> str:
-    return f"`{name}`"
 
 
 def _interval(speedup: Interval) -> str:
@@ -133,7 +117,7 @@ def _budget(report: Report) -> str:
 def _parity(report: Report) -> str:
     rows = [
         [
-            _code(row.artifact),
+            as_code(row.artifact),
             row.runtime,
             row.precision,
             str(row.batch),
@@ -218,7 +202,7 @@ def _channels(report: Report) -> str:
     frozen = {group.name for group in report.exactness.frozen_groups}
     rows = [
         [
-            _code(row.group),
+            as_code(row.group),
             str(row.total),
             str(row.kept),
             as_percent(row.kept / row.total, 0),
@@ -230,7 +214,7 @@ def _channels(report: Report) -> str:
 
 
 def _frozen(report: Report) -> str:
-    rows = [[_code(group.name), group.reason] for group in report.exactness.frozen_groups]
+    rows = [[as_code(group.name), group.reason] for group in report.exactness.frozen_groups]
     return to_table(["group", "reason"], rows, "ll")
 
 
@@ -268,6 +252,8 @@ def render_markdown(report: Report, pictures: Sequence[str] = ()) -> str:
     tables = (
         _checks,
         _summary,
+        dynamic,
+        verification,
         _budget,
         _parity,
         _latency,

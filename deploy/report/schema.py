@@ -2,46 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import (
-    AwareDatetime,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
+from pydantic import AwareDatetime, Field, model_validator
 
-from compress.config import Count, NonNegative, Positive, Section
+from compress.config import Count, NonNegative, Positive
+
+from .part import Measured, Part, Share, Whole
+from .routed import DynamicFigures
 
 SCHEMA: Final = 1
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Whole = Annotated[int, Field(ge=0)]
 Unit = Literal["MACs", "parameters", "bytes", "accuracy", "points", "error", "times", "rows", "ms", "share"]
-
-
-def _finite_or_none(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-Measured = Annotated[NonNegative | None, BeforeValidator(_finite_or_none)]  # None: NaN or infinite, never a pass
-
-
-class Part(Section):
-    """A part of the report. Figures not taken are left out of the JSON where optional, else null."""
-
-    model_config = ConfigDict(ser_json_inf_nan="constants")  # so that writing refuses them; not a silent null
-
-    @model_serializer(mode="wrap")
-    def _leave_out_what_was_not_taken(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields = {field.alias or name: field for name, field in type(self).model_fields.items()}
-        values: dict[str, Any] = handler(self)
-        return {key: value for key, value in values.items() if value is not None or fields[key].is_required()}
 
 
 class DataFigures(Part):
@@ -291,6 +264,7 @@ class Report(Part):
     budget: BudgetFigures
     exactness: Exactness
     channels: tuple[ChannelsKept, ...] = ()
+    dynamic: DynamicFigures | None = None
     parity: tuple[ParityRow, ...] = ()
     latency: tuple[LatencyFigures, ...] = ()
     saliency: Saliency | None = None

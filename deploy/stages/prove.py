@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from compress.dynamic import routed_cost, use
 from compress.explain import drift_between, explanations
 from compress.explain.rbf import area, rbf_map
 from compress.training import evaluate
@@ -17,7 +18,7 @@ from export.to_onnx import export_onnx, verify_shapes
 from export.to_torch_export import export_pt2
 
 from ..latency import measure_latency
-from ..report.units import as_percent
+from ..report.units import as_macs, as_percent
 from ..session import Session
 from .outcome import Outcome
 
@@ -67,10 +68,16 @@ def _parity(session: Session, artifact: str, model: nn.Module, runner: Runner) -
 
 
 def latency(session: Session) -> Outcome:
-    """Original against slim in ONNX Runtime on the CPU, interleaved."""
+    """Original against slim (and the dynamic variant) in ONNX Runtime on the CPU, interleaved."""
     run, config = session.run, session.recipe.latency
     if "onnx" not in session.recipe.export.formats:
         return Outcome({"latency": []}, [])
+    routed = None
+    if session.recipe.dynamic.enabled:
+        if config.batch == 1:
+            routed = OnnxRunner(run.routed_onnx, config.threads)
+        else:
+            session.progress.note(f"latency: the routed form takes one image at a time, not {config.batch}: not timed")
     row = measure_latency(
         OnnxRunner(run.original_onnx, config.threads),
         OnnxRunner(run.slim_onnx, config.threads),
@@ -80,6 +87,7 @@ def latency(session: Session) -> Outcome:
         rounds=config.rounds,
         warmup=config.warmup_seconds,
         seed=session.recipe.seed,
+        dynamic=routed,
         progress=session.progress,
     )
     if row.speedup.high < 1:
@@ -98,6 +106,11 @@ def judgement(session: Session) -> Outcome:
     before, after = (evaluate(model.to(device), test).accuracy for model in (original, slim))
     session.progress.note(f"test accuracy: {as_percent(before)} -> {as_percent(after)}")
     metrics = {"test_images": test.count, "original_test_accuracy": before, "slim_test_accuracy": after}
+    if session.recipe.dynamic.enabled:
+        routed = session.dynamic().to(device)
+        found = use(routed, routed_cost(routed, session.example), test)
+        session.progress.note(f"dynamic: test accuracy {as_percent(found.accuracy)}, {as_macs(found.macs_mean)} MACs")
+        metrics |= {"dynamic_test_accuracy": found.accuracy, "dynamic_test_macs": found.macs_mean}
     if slim_explained is None:
         return Outcome(metrics, [])
     val = session.plain(session.splits.val)

@@ -1,0 +1,216 @@
+"""Input-dependent channel selection (DRIB; Wang et al., AAAI 2020): per layer, a head picks one of a few masks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import PruningError
+from ..surgery import ChannelGraph, ChannelGroup, Slot
+from .router import Router
+
+
+@dataclass(frozen=True)
+class Route:
+    """A group whose channels are picked per image: ``layer`` produces them, ``inputs`` channels decide.
+
+    ``group`` counts the heads that read its channels among its consumers.
+    """
+
+    group: ChannelGroup
+    layer: str
+    inputs: int
+
+    @property
+    def name(self) -> str:
+        """The group's name."""
+        return self.group.name
+
+
+def find_routes(network: nn.Module, graph: ChannelGraph, example: Tensor) -> tuple[Route, ...]:
+    """The groups of ``graph`` that can be picked per image, in the order in which the network computes them.
+
+    Those are channels that one ordinary convolution produces from something other than the image: residual streams
+    stay dense (as in DRIB, where only the first convolution of a basic block is gated).
+
+    Raises:
+        PruningError: there is none.
+    """
+    order = _call_order(network, example)
+    modules = dict(network.named_modules())
+    found = []
+    for group in graph.groups:
+        layer = modules[group.producers[0].layer] if len(group.producers) == 1 else None
+        if not isinstance(layer, nn.Conv2d) or layer.groups != 1 or group.channels != layer.out_channels:
+            continue
+        name = group.producers[0].layer
+        if name in order and name != order[0]:
+            found.append(Route(group, name, layer.in_channels))
+    if not found:
+        raise PruningError(
+            "no layer of this model can pick its channels per image: that takes a convolution, not the first one, "
+            "whose channels no other layer adds to; use the slim model instead"
+        )
+    found.sort(key=lambda route: order.index(route.layer))
+    return tuple(_with_heads(route, found) for route in found)
+
+
+def _with_heads(route: Route, routes: Sequence[Route]) -> Route:
+    """The head of a layer reads what the layer reads."""
+    slots = {slot.layer: slot for slot in route.group.consumers}
+    heads = tuple(
+        Slot(head_name(index), slots[other.layer].positions, slots[other.layer].sources)
+        for index, other in enumerate(routes)
+        if other.layer in slots
+    )
+    return replace(route, group=replace(route.group, consumers=(*route.group.consumers, *heads)))
+
+
+def head_name(index: int) -> str:
+    """The name that a route's head has in the cost model and in exported graphs."""
+    return f"routers.{index}.head"
+
+
+@torch.no_grad()
+def _call_order(network: nn.Module, example: Tensor) -> list[str]:
+    """Names of the convolutions in the order of their first call."""
+    order: list[str] = []
+    layers = {name: module for name, module in network.named_modules() if isinstance(module, nn.Conv2d)}
+
+    def note(name: str) -> object:
+        def hook(*_: object) -> None:
+            if name not in order:
+                order.append(name)
+
+        return hook
+
+    handles = [layer.register_forward_pre_hook(note(name)) for name, layer in layers.items()]  # type: ignore[arg-type]
+    try:
+        network(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return order
+
+
+class Routing(NamedTuple):
+    """What one forward decided. By route: ``scores`` and one-hot ``choices`` (N, masks), ``gates`` (N, channels)."""
+
+    logits: Tensor
+    scores: list[Tensor]
+    choices: list[Tensor]
+    gates: list[Tensor]
+
+
+class DynamicClassifier(nn.Module):
+    """A classifier whose routed layers compute the channels that their image needs.
+
+    Gates act where channels are consumed: for values >= 0 that is the same as before the ReLU, where DRIB puts them.
+    ``temperature`` is that of the choices in training (None: no noise); in eval mode there is no noise.
+    """
+
+    def __init__(self, classifier: nn.Module, routes: Sequence[Route], masks: int) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.routes = tuple(routes)
+        self.routers = nn.ModuleList(Router(route.inputs, route.group.channels, masks) for route in self.routes)
+        self.temperature: float | None = 1.0
+
+    @torch.no_grad()
+    def spread_(self, images: Tensor) -> None:
+        """Start the heads so that the masks of a route are taken by about as many of ``images`` each."""
+        training = self.training
+        self.eval()
+        with self._gated(closing=False, spread=True):
+            self.classifier(images)
+        self.train(training)
+
+    @property
+    def router_list(self) -> list[Router]:
+        """The routers, by their own type."""
+        return [router for router in self.routers if isinstance(router, Router)]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, classes)."""
+        return self.routed(images).logits
+
+    def routed(self, images: Tensor, *, closing: bool = True, dense: Sequence[Tensor] | None = None) -> Routing:
+        """Logits and the routes they came by.
+
+        Args:
+            closing: False lets every channel through as it is: the dense graph with its heads.
+            dense: by route (N,) bool, the images for which all of its channels are open.
+        """
+        with self._gated(closing, dense=dense) as routing:
+            logits = self.classifier(images)
+        return routing._replace(logits=logits)
+
+    @contextmanager
+    def _gated(
+        self, closing: bool, *, spread: bool = False, dense: Sequence[Tensor] | None = None
+    ) -> Iterator[Routing]:
+        """Hooks for one forward: multiply what consumers read, then let routed layers' heads choose.
+
+        With ``spread`` the heads are set by what they read first.
+        """
+        temperature = self.temperature if self.training else None
+        modules = dict(self.classifier.named_modules())
+        routing = Routing(torch.empty(0), [], [], [])
+        reads: dict[str, list[tuple[int, Slot]]] = {}
+        for index, route in enumerate(self.routes):
+            for slot in route.group.consumers:
+                if closing and slot.layer in modules:
+                    reads.setdefault(slot.layer, []).append((index, slot))
+        numbers, routers = {route.layer: index for index, route in enumerate(self.routes)}, self.router_list
+
+        def hook_of(layer: str) -> object:
+            def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+                x, *rest = args
+                for index, slot in reads.get(layer, ()):
+                    x = x * _spread(routing.gates[index], slot, module, x)
+                if layer in numbers:
+                    assert numbers[layer] == len(routing.gates), "routes are in the order of their layers' calls"
+                    router = routers[numbers[layer]]
+                    if spread:
+                        router.spread_(router.features(x))
+                    routing.scores.append(router.score(x))
+                    routing.choices.append(router.choose(routing.scores[-1], temperature))
+                    gates = routing.choices[-1] @ router.masks
+                    if dense is not None:
+                        gates = gates.masked_fill(dense[numbers[layer]][:, None], 1)
+                    routing.gates.append(gates)
+                return (x, *rest)
+
+            return hook
+
+        layers = [name for name in modules if name in reads or name in numbers]
+        handles = [modules[name].register_forward_pre_hook(hook_of(name)) for name in layers]
+        try:
+            yield routing
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        """Put heads and masks back where they are defined; after every optimiser step."""
+        for router in self.router_list:
+            router.project_()
+
+
+def _spread(values: Tensor, slot: Slot, layer: nn.Module, x: Tensor) -> Tensor:
+    """Gate values (N, channels) where ``layer`` reads them: a factor for each of its inputs, to multiply x with."""
+    width = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+    assert isinstance(width, int)
+    if slot.positions == slot.sources == tuple(range(width)):
+        factor = values
+    else:
+        positions = torch.tensor(slot.positions, device=values.device)
+        sources = torch.tensor(slot.sources, device=values.device)
+        factor = values.new_ones(len(values), width).index_copy(1, positions, values[:, sources])
+    return factor if x.dim() == 2 else factor[:, :, None, None]

@@ -1,0 +1,53 @@
+"""A run with the dynamic variant: its stages, files and figures."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from compress.errors import ConfigError
+from deploy.pipeline import to_stages
+from deploy.recipe import Recipe, load_recipe
+from deploy.report import Report, read_report
+
+QUICK = ("dynamic.enabled=true", "dynamic.epochs=2", "dynamic.finetune_epochs=1", "dynamic.verify_images=10")
+
+
+def test_runs_without_a_dynamic_section_have_no_dynamic_stage() -> None:
+    assert not any("dynamic" in stage.name for stage in to_stages(Recipe()))
+
+
+def test_original_slim_and_dynamic_side_by_side(
+    rerun: Callable[..., Report], plain: tuple[str, ...], tmp_path: Path
+) -> None:
+    root = tmp_path / "run"
+    report = rerun(root, *plain, *QUICK)
+    found = report.dynamic
+    assert found is not None
+    assert found.macs_mean <= found.macs_max
+    assert found.route_agreement == 1.0
+    assert found.test_accuracy is not None
+    assert len(found.masks) == len(found.verification.routes) == 4
+    assert found.verification.images == 10
+    assert found.verification.macs <= found.verification.macs_with_dense
+    artefacts = {row.artifact for row in report.parity}
+    assert {"dynamic/masked.onnx", "dynamic/routed.onnx"} <= artefacts
+    assert all(row.passed for row in report.parity)
+    assert report.latency[0].dynamic_ms is not None
+    assert "MACs, dynamic, mean" in {check.name for check in report.verdict.checks}
+    assert read_report(root / "report.json") == report
+    text = (root / "report.md").read_text(encoding="utf-8")
+    assert "## Original, slim and dynamic" in text
+    assert "|  dynamic |" in text
+    again = rerun(root, *plain, *QUICK, "dynamic.route=out")
+    fresh = {stage.name for stage in again.stages if not stage.reused}
+    assert fresh == {"dynamic_export", "latency"}
+
+
+def test_bad_settings_are_refused_together(tiny: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(tiny, ["dynamic.macs=1.5", "dynamic.masks=1", "dynamic.route=both"])
+    text = str(caught.value)
+    assert "dynamic.macs: 1.5 was given; allowed: a number above 0 and below 1" in text
+    assert "dynamic.masks: 1 was given; allowed: a whole number at least 2 and at most 64" in text
+    assert "dynamic.route: 'both' was given; allowed: out or in_out" in text
