@@ -19,7 +19,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,7 +38,6 @@ from compress.explain import (
     train_predictor,
     train_selector,
 )
-from compress.files import read_tensors, write_tensors
 from compress.gates import CostModel, check_budget, counted_limits, magnitude, read_budget, uniform
 from compress.gates import learn_gates as learn
 from compress.gates import select as choose
@@ -47,15 +45,16 @@ from compress.models import Classifier, check_logits
 from compress.progress import SILENT, Progress
 from compress.surgery import ChannelGraph, PrunePlan, gated_vs_slim, prove_groups, slim_, trace_groups
 from compress.training import make_fabric
-from export.to_torch_export import export_pt2, load_program, load_pt2
+
+from .slim_folder import Slimmed, load, save
+
+__all__ = ["Scores", "Slimmed", "Traced", "explain", "learn_gates", "load", "save", "select", "slim", "trace"]
 
 Scores = Mapping[str, Tensor]
 """What each channel is worth: (channels,) for every group, comparable across groups."""
 
 EXPLAINED = ExplainedClassifier.PREFIX + "net."
 """Where the model sits in the network that also explains it."""
-
-WEIGHTS, PLAN, PROGRAM, EXPLAINER = "model.safetensors", "plan.json", "model.pt2", "explainer.safetensors"
 
 _PROOF_IMAGES = 4
 _EXACT = 1e-4
@@ -69,21 +68,6 @@ class Traced:
     example: Tensor
     graph: ChannelGraph
     cost: CostModel
-    explained: ExplainedClassifier | None = None
-
-
-@dataclass(frozen=True)
-class Slimmed:
-    """What surgery gives: the slim model (its class is the original's), its plan, its explainer if it has one.
-
-    ``max_rel``: largest difference of its outputs from the original's with closed gates, relative.
-    """
-
-    model: nn.Module
-    plan: PrunePlan
-    example: Tensor
-    macs: int
-    max_rel: float
     explained: ExplainedClassifier | None = None
 
 
@@ -250,51 +234,6 @@ def slim(traced: Traced, plan: PrunePlan) -> Slimmed:
     explained = twin if isinstance(twin, ExplainedClassifier) else None
     model = twin.classifier.net if isinstance(twin, ExplainedClassifier) else twin
     return Slimmed(model, plan, traced.example[:1], traced.cost.of_plan(plan), difference, explained)
-
-
-def save(slimmed: Slimmed, folder: str | Path) -> None:
-    """Write weights (safetensors), plan (JSON), a self-contained ``model.pt2``, and the explainer's weights.
-
-    Raises:
-        ExportError: the model cannot be traced with a free batch size.
-        RunError: the disk is full or the place is not writable.
-    """
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    export_pt2(slimmed.model, slimmed.example, place / PROGRAM)
-    write_tensors(place / WEIGHTS, slimmed.model.state_dict())
-    slimmed.plan.save(place / PLAN)
-    if slimmed.explained is not None:
-        write_tensors(place / EXPLAINER, slimmed.explained.selector.state_dict())
-
-
-def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
-    """The slim model of a folder that ``save`` wrote, in eval mode; without ``model``, of a run's ``slim`` too.
-
-    Args:
-        model: the original architecture, for a slim model that can be trained on; a copy is slimmed and gets the
-            weights. Without it: the self-contained program, for inference with torch alone.
-
-    Raises:
-        ExportError: there is no program in the folder, or this torch cannot read it.
-        PruningError: the plan does not fit ``model``.
-        ModelError: the weights do not.
-    """
-    place = Path(folder)
-    if model is None:
-        return load_pt2(place / PROGRAM)
-    inputs, _ = load_program(place / PROGRAM).example_inputs
-    twin = copy.deepcopy(model).cpu()
-    slim_(twin, PrunePlan.load(place / PLAN), inputs[0][:1])
-    try:
-        twin.load_state_dict(read_tensors(place / WEIGHTS))
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(
-            f"{place / WEIGHTS} does not fit {type(model).__name__} after the plan ({reason}): give the architecture "
-            "that was slimmed"
-        ) from error
-    return twin.eval()
 
 
 def _joint(traced: Traced) -> nn.Module:

@@ -50,10 +50,20 @@ def start(folder: Path) -> Start:
     environment = {**os.environ, "SLIMSIGHT_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", "from deploy.cli import main; main()"]
 
+    def interruptible() -> None:
+        """What a shell starts in the background ignores interrupts, and so would its children."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
     def process(*arguments: str) -> subprocess.Popen[str]:
         pipe = subprocess.PIPE
         return subprocess.Popen(
-            [*command, *arguments], cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True
+            [*command, *arguments],
+            cwd=folder,
+            env=environment,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+            preexec_fn=interruptible,
         )
 
     return process

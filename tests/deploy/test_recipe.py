@@ -69,13 +69,14 @@ def test_all_mistakes_are_reported_together(tmp_path: Path) -> None:
         "(rbf and none learn gates; magnitude and uniform rank by weights: baselines); did you mean 'rbf'?",
         "gates.steps: 6 was given; allowed: a whole number at least 20",
         "gates.stpes: unknown key; allowed: steer, images, steps, lr, batch_size, steer_weight, cost_weight, "
-        "temperature, shrink; did you mean 'steps'?",
-        "budget: macs is 5: give the ratio to keep (below 1, e.g. 0.5) or a number of MACs (e.g. 20e6)",
+        "temperature, shrink, compile; did you mean 'steps'?",
+        "budget.macs: 5 is neither a ratio nor a plausible amount of MACs: give a ratio to the original up to 1 "
+        "(0.5 or 50%) or an amount of at least 1000 (20M, 500k, 4e9)",
         "finetune: [1] was given; allowed: a mapping with the keys epochs, lr, momentum, weight_decay, "
         "batch_size, recalibrate_batches, distill, distill_temperature",
         "export.formats.1: 'tflite' was given; allowed: onnx or pt2",
         "precison: unknown key; allowed: seed, precision, threads, data, model, explainer, gates, budget, "
-        "finetune, export, latency; did you mean 'precision'?",
+        "finetune, dynamic, export, latency; did you mean 'precision'?",
     ]
 
 
