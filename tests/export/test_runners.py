@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from compress.errors import ExportError
-from export import runners
-from export.runners import OnnxRunner, Pt2Runner, Runner, TorchRunner, to_input
+from export.runners import OnnxRunner, Pt2Runner, Runner, TorchRunner, in_onnxruntime, to_input
 
 
 @pytest.fixture(autouse=True)
@@ -110,10 +109,10 @@ def test_providers_never_fall_back(case, monkeypatch, capfd):
         OnnxRunner(case.onnx, provider="FooExecutionProvider"),
     ):
         pass
-    ort = runners.import_onnxruntime()
+    ort = in_onnxruntime.import_onnxruntime()
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["FooExecutionProvider"])
     monkeypatch.setattr(
-        runners,
+        in_onnxruntime,
         "open_session",
         lambda path, threads, provider: type("S", (), {"get_providers": lambda _: ["CPU"]})(),
     )
