@@ -1,0 +1,96 @@
+"""What a variational saliency map is learned by; for any network that gives a mean and a log variance per pixel."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import ConfigError, DataError
+from ..predictor import divergence
+from .baselines import draw_references, perturb
+from .prior import SoftTVPrior
+from .topk import EPSILON, soft_top_k
+
+MIN_SIDE = 8
+"""Pixels: below it there is no map to speak of."""
+
+
+class VarSalObjective:
+    """E_{s ~ q, k} KL(P(x) || P(x (*) T_k(s))) + beta KL(q || prior), q = N(mu, diag(nu)) per image (VarSal).
+
+    One sample s, one k ~ U(kept * h w) and one reference per image and step. The classifier must be frozen and in
+    eval mode; gradients flow through it to the maps.
+
+    Args:
+        classifier: images (N, 3, h, w), as its user gives them, to logits.
+        height, width: of the images, 8 pixels or more.
+        alpha: of the soft-TV prior.
+        beta: None: 1 / (10 h w), the paper's.
+        epsilon: softness of top-k.
+        kept: the smallest and the largest share of pixels that are kept.
+
+    Raises:
+        ConfigError: alpha, beta, epsilon or kept is out of range.
+        DataError: the images are smaller than 8 pixels.
+    """
+
+    def __init__(
+        self,
+        classifier: nn.Module,
+        height: int,
+        width: int,
+        *,
+        alpha: float = 0.4,
+        beta: float | None = None,
+        epsilon: float = EPSILON,
+        kept: tuple[float, float] = (0.1, 0.9),
+    ) -> None:
+        check_side(height, width)
+        if not 0 < kept[0] <= kept[1] < 1:
+            raise ConfigError(
+                f"VarSal is to keep {kept[0]:g} to {kept[1]:g} of the pixels; two shares between 0 and 1, "
+                "the smaller first, are needed (default 0.1 and 0.9)"
+            )
+        if beta is not None and not beta >= 0:
+            raise ConfigError(f"VarSal's beta is {beta:g}; it must be 0 or more (default 1 / (10 h w))")
+        if not epsilon > 0:
+            raise ConfigError(f"VarSal's epsilon is {epsilon:g}; it must be more than 0 (default {EPSILON:g})")
+        self.classifier = classifier
+        self.prior = SoftTVPrior(height, width, alpha)
+        self.beta = 1 / (10 * height * width) if beta is None else beta
+        self.epsilon = epsilon
+        self.kept = kept
+
+    def __call__(self, images: Tensor, maps: Tensor, reference: Tensor | None = None) -> dict[str, Tensor]:
+        """The loss of one step, with the figures it is made of, as ``compress.training.fit`` takes them.
+
+        Args:
+            images: (N, 3, h, w).
+            maps: (N, 2, h, w) mu and log nu.
+            reference: (N, classes) the classifier's logits of ``images``, where they are known already.
+
+        Returns:
+            "loss", "kl" (of the predictions) and "prior_kl" (of the maps; before beta), means over images in nats.
+        """
+        assert maps.shape == (len(images), 2, *images.shape[2:]), f"maps are {tuple(maps.shape)}"
+        mean, log_variance = maps[:, 0].float(), maps[:, 1].float()
+        sample = mean + torch.exp(log_variance / 2) * torch.randn_like(mean)
+        low, high = (share * mean[0].numel() for share in self.kept)
+        k = low + (high - low) * torch.rand(len(images), device=images.device)
+        mask = soft_top_k(sample, k, self.epsilon)[:, None]
+        if reference is None:
+            with torch.no_grad():
+                reference = self.classifier(images)
+        perturbed = perturb(images, mask, draw_references(images))
+        kl = divergence(reference, self.classifier(perturbed)).mean()
+        prior_kl = self.prior.kl(mean, log_variance).mean()
+        return {"loss": kl + self.beta * prior_kl, "kl": kl, "prior_kl": prior_kl}
+
+
+def check_side(height: int, width: int) -> None:
+    """Refuse images that are too small for a map."""
+    if min(height, width) < MIN_SIDE:
+        raise DataError(
+            f"images of {height} x {width} pixels are too small for VarSal: give images of {MIN_SIDE} x {MIN_SIDE} "
+            "pixels or larger"
+        )
