@@ -4,7 +4,7 @@ from .base import Count, Fraction, NonNegative, Positive, Section
 from .budget import BudgetConfig, LatencyLimit, MacsLimit, ParamsLimit, SizeLimit
 from .classifier import DataConfig, FinetuneConfig, ModelConfig, TrainConfig
 from .dynamic import DynamicConfig
-from .explainer import ExplainerConfig, MaskConfig, PredictorConfig, SelectorConfig
+from .explainer import ExplainerConfig, MaskConfig, PredictorConfig, SelectorConfig, VarSalConfig
 from .gates import GatesConfig
 
 __all__ = [
@@ -28,4 +28,5 @@ __all__ = [
     "SelectorConfig",
     "SizeLimit",
     "TrainConfig",
+    "VarSalConfig",
 ]

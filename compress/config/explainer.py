@@ -44,6 +44,20 @@ class SelectorConfig(Section):
     patience: Count = 3
 
 
+class VarSalConfig(Section):
+    """Variational saliency maps: a mean and a variance per pixel, under a soft-TV prior."""
+
+    epochs: Count = 10
+    lr: Positive = 1e-4
+    weight_decay: NonNegative = 5e-4
+    batch_size: Count = 128
+    alpha: float = Field(default=0.4, ge=0, lt=0.55, description="correlation of neighbouring pixels in the prior")
+    beta: NonNegative | None = Field(default=None, description="weight of the prior; null: 1 / (10 height width)")
+    epsilon: Positive = Field(default=0.1, description="softness of top-k")
+    kept: tuple[Fraction, Fraction] = Field(default=(0.1, 0.9), description="share of pixels kept, from and to")
+    patience: Count = 3
+
+
 class ExplainerConfig(Section):
     """The amortized explainer that steers the gates (``explainer``)."""
 

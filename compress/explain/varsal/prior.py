@@ -59,7 +59,7 @@ class SoftTVPrior:
         rows, columns = self._on(mean)
         trace = torch.einsum("h,nhw,w->n", rows.diagonal, log_variance.exp(), columns.diagonal)
         constant = self._log_det - self.height * self.width
-        half_square: Tensor = _HalfSquare.apply(mean, rows, columns)  # type: ignore[no-untyped-call]
+        half_square: Tensor = _HalfSquare.apply(mean, rows, columns)
         return half_square + (trace - log_variance.sum((1, 2)) + constant) / 2
 
     def precision_times(self, maps: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ def soft_top_k(scores: Tensor, k: Tensor | float, epsilon: float = EPSILON) -> T
     span = high - low
     same = span == 0
     scaled = torch.where(same, 0.5, (flat - low) / torch.where(same, 1.0, span))
-    mask: Tensor = _SumTo.apply((2 * scaled - 1) / epsilon, kept)  # type: ignore[no-untyped-call]
+    mask: Tensor = _SumTo.apply((2 * scaled - 1) / epsilon, kept)
     return mask.reshape(scores.shape)
 
 
