@@ -1,0 +1,99 @@
+"""The objective on a classifier whose evidence is known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from compress.errors import ConfigError, DataError
+from compress.explain.varsal import SoftTVPrior, VarSalObjective
+from compress.models import Classifier
+
+SIDE = 16
+
+
+def to_maps(mean: Tensor, log_variance: float = -20.0) -> Tensor:
+    return torch.stack([mean, torch.full_like(mean, log_variance)], 1)
+
+
+def patch_of(images: Tensor) -> Tensor:
+    """(N, H, W) 1 on the bright patch that the label is made of."""
+    return (images.amax(1) > 0.9).float()
+
+
+def test_the_loss_is_the_sum_of_its_parts(classifier: Classifier, images: Tensor) -> None:
+    classifier.requires_grad_(False)
+    maps = torch.randn(len(images), 2, SIDE, SIDE, requires_grad=True)
+    figures = VarSalObjective(classifier, SIDE, SIDE, alpha=0.3)(images, maps)
+    prior = SoftTVPrior(SIDE, SIDE, 0.3).kl(maps[:, 0], maps[:, 1]).mean()
+    torch.testing.assert_close(figures["prior_kl"], prior)
+    torch.testing.assert_close(figures["loss"], figures["kl"] + prior / (10 * SIDE * SIDE))
+    figures["kl"].backward()
+    assert maps.grad is not None
+    assert (maps.grad.flatten(2).abs().sum(2) > 0).all()  # both mu and log nu learn from the predictions
+    assert all(parameter.grad is None for parameter in classifier.parameters())
+
+
+def test_maps_of_the_evidence_keep_the_prediction(classifier: Classifier, images: Tensor) -> None:
+    classifier.requires_grad_(False)
+    objective = VarSalObjective(classifier, SIDE, SIDE)
+    many = images.repeat(50, 1, 1, 1)
+    torch.manual_seed(0)
+    right = objective(many, to_maps(patch_of(many)))["kl"]
+    wrong = objective(many, to_maps(-patch_of(many)))["kl"]
+    assert right < 0.5 * wrong
+
+
+def test_k_is_uniform_between_its_limits(classifier: Classifier, images: Tensor) -> None:
+    """A hard map on a network that counts kept pixels: the reference of a uniform half is itself."""
+    seen: list[Tensor] = []
+
+    class Spy(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append(images)
+            return images.mean((2, 3))
+
+    half = torch.zeros(3000, 3, 8, 8)
+    half[:, :, :, 4:] = 1
+    objective = VarSalObjective(Spy(), 8, 8, kept=(0.2, 0.6), epsilon=1e-6)
+    noise = torch.rand(3000, 8, 8, generator=torch.Generator().manual_seed(0))
+    objective(half, to_maps(noise, -60.0))
+    kept = (seen[1] == half).all(1).float().mean((1, 2))  # references differ almost surely
+    assert 0.18 < kept.min() < 0.23
+    assert 0.57 < kept.max() < 0.62
+    assert abs(float(kept.mean()) - 0.4) < 0.01
+
+
+def test_logits_that_are_known_are_not_computed_again(classifier: Classifier, images: Tensor) -> None:
+    objective = VarSalObjective(classifier, SIDE, SIDE)
+    maps = torch.randn(len(images), 2, SIDE, SIDE)
+    torch.manual_seed(1)
+    once = objective(images, maps)["kl"]
+    torch.manual_seed(1)
+    calls = []
+    handle = classifier.register_forward_hook(lambda *_: calls.append(1))
+    given = objective(images, maps, classifier(images))["kl"]
+    handle.remove()
+    torch.testing.assert_close(once, given)
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"alpha": 0.6}, "alpha of the soft-TV prior is 0.6"),
+        ({"kept": (0.9, 0.1)}, "keep 0.9 to 0.1 of the pixels; two shares between 0 and 1"),
+        ({"kept": (0.0, 0.5)}, "keep 0 to 0.5 of the pixels"),
+        ({"beta": -1.0}, "beta is -1; it must be 0 or more"),
+        ({"epsilon": 0.0}, "epsilon is 0; it must be more than 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(classifier: Classifier, settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        VarSalObjective(classifier, SIDE, SIDE, **settings)  # type: ignore[arg-type]
+
+
+def test_small_images_are_refused(classifier: Classifier) -> None:
+    with pytest.raises(DataError, match=r"images of 7 x 32 pixels are too small for VarSal: give images of 8 x 8"):
+        VarSalObjective(classifier, 7, 32)
