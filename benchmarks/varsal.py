@@ -36,7 +36,7 @@ from deploy.session import default_cache
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "varsal.json"
-RECIPE = HERE.parent / "configs" / "cifar10-resnet20.yaml"
+RECIPE = HERE.parent / "configs" / "cifar10_resnet20.yaml"
 SIDES, REPEATS = (32, 112, 224), 20
 VALIDATED, JUDGED, SHOWN = 500, 1000, 8
 SHOWN_KEPT = 0.3
