@@ -221,9 +221,9 @@ def _result(
     result = GateResult(scores, soft, hard, budget, residual, last["ce"], last.get("steer", 0.0), channel)
     if not result.converged:
         raise PruningError(
-            f"the gates did not converge: R_res is {residual:.3f} (at most "
-            f"{max(RESIDUAL, channel):.3f}) and their relaxed cost of {soft / 1e6:.2f} M MACs is {soft / hard - 1:+.1%} off "
-            f"their hard cost (at most {max(AGREEMENT, channel):.0%}); "
-            f"raise gates.steps (now {config.steps}) or gates.cost_weight (now {config.cost_weight:g})"
+            f"the gates did not converge: R_res is {residual:.3f} (at most {max(RESIDUAL, channel):.3f}) and their "
+            f"relaxed cost of {soft / 1e6:.2f} M MACs is {soft / hard - 1:+.1%} off their hard cost (at most "
+            f"{max(AGREEMENT, channel):.0%}); raise gates.steps (now {config.steps}) or gates.cost_weight (now "
+            f"{config.cost_weight:g})"
         )
     return result
