@@ -1,0 +1,103 @@
+"""An ONNX file as a TensorRT engine, for TensorRT and for TensorRT for RTX, with what is inside read back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from numpy.typing import NDArray
+
+from compress.errors import ExportError
+
+from .engines.flavour import Flavour
+
+Precision = Literal["fp32", "fp16"]
+
+
+@dataclass(frozen=True)
+class BatchProfile:
+    """Images per call: the fewest, the number an engine is tuned for, and the most.
+
+    Raises:
+        ExportError: not 1 <= min <= opt <= max.
+    """
+
+    min: int = 1
+    opt: int = 1
+    max: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min <= self.opt <= self.max:
+            raise ExportError(f"batch sizes {self.min}, {self.opt}, {self.max}: need 1 <= min <= opt <= max")
+
+
+@dataclass(frozen=True)
+class EngineTensor:
+    """An input or output of an engine; -1 in ``shape`` is the batch; ``dtype`` is numpy's name, e.g. ``float32``."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class EngineResult:
+    """An engine and what was read back from it.
+
+    ``layers`` counts the parsed network's convolutions and matrix products by the type they compute in;
+    ``engine_layers`` counts the layers of the built engine by the types that they touch, and ``read_from`` says who
+    reported them: the engine's ``inspector`` (needs a GPU) or the ``build log``. ``kept_fp32`` are the values of the
+    graph that FP16 cannot hold. ``top1_agreement`` (0..1) and ``p99_abs`` (units of logits) compare the FP16 graph
+    with the FP32 one on the samples, before an engine is built; None in FP32 or without samples.
+    """
+
+    path: Path
+    flavour: Flavour
+    version: str
+    precision: Precision
+    profile: BatchProfile
+    inputs: tuple[EngineTensor, ...]
+    outputs: tuple[EngineTensor, ...]
+    layers: Mapping[str, int]
+    engine_layers: Mapping[str, int]
+    read_from: Literal["inspector", "build log"]
+    conditionals: int
+    kept_fp32: tuple[str, ...]
+    top1_agreement: float | None
+    p99_abs: float | None
+    machine: Mapping[str, str]
+    size_bytes: int
+    seconds: float
+    reused: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {**asdict(self), "path": str(self.path)}
+
+
+def export_engine(
+    onnx: Path,
+    path: Path,
+    *,
+    flavour: Flavour = "tensorrt",
+    precision: Precision = "fp32",
+    profile: BatchProfile | None = None,
+    samples: NDArray[Any] | None = None,
+) -> EngineResult:
+    """Build an engine from an ONNX file, or reuse the one at ``path`` that was built from it for this machine.
+
+    Args:
+        onnx: the file; one float input (batch, 3, H, W).
+        path: the engine; its key is written beside it as ``<path>.json``.
+        precision: ``fp16`` casts the graph itself, as strongly typed networks take it.
+        profile: batch sizes; None is one image for a graph of fixed batch size, else 1, 1 and 32.
+        samples: (N, 3, H, W) images, uint8 or floating point in [0, 1], that show which values FP16 cannot hold.
+
+    Raises:
+        ExportError: the runtime, a GPU (``tensorrt`` only) or the file is missing, the graph does not parse or does
+            not fit the profile, the builder fails, or what was built is not what was asked for.
+        RunError: the disk is full or the place is not writable.
+    """
+    raise ExportError("engines are being written")
