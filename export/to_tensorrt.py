@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -109,16 +110,16 @@ def _proven(trt: Any, built: Built, made: Prepared, key: EngineKey, machine: Mac
     """What network and engine say of themselves, held against what was asked for."""
     network = network_layers(built.network)
     heavy = multiplications(network)
-    asked = {"in_half": made.in_half, "in_single": made.in_single}
-    check_layers(heavy, **asked, what=f"the network that {NAMES[key.flavour]} parsed", strict=True)
+    check = partial(check_layers, in_half=made.in_half, in_single=made.in_single, pure=made.precision == "fp32")
+    check(heavy, what=f"the network that {NAMES[key.flavour]} parsed", strict=True)
     source: ReadFrom = "inspector" if machine.has_gpu else "build log"
     layers = _engine_layers(trt, built, key.flavour, source)
-    check_layers(layers, **asked, what=f"the engine that {NAMES[key.flavour]} built", strict=False)
+    check(layers, what=f"the engine that {NAMES[key.flavour]} built", strict=False)
     return EngineResult(
         path=path,
         flavour=key.flavour,
         version=key.version,
-        precision="fp16" if made.in_half else "fp32",
+        precision=made.precision,
         profile=BatchProfile(*key.batches),
         inputs=tuple(map(_tensor, (built.network.get_input(i) for i in range(built.network.num_inputs)))),
         outputs=tuple(map(_tensor, (built.network.get_output(i) for i in range(built.network.num_outputs)))),
@@ -129,8 +130,9 @@ def _proven(trt: Any, built: Built, made: Prepared, key: EngineKey, machine: Mac
         kept_fp32=made.wide,
         top1_agreement=made.top1_agreement,
         p99_abs=made.p99_abs,
+        route_agreement=made.route_agreement,
         machine=machine.to_dict(),
-        size_bytes=len(bytes(built.blob)),
+        size_bytes=built.blob.nbytes,
         seconds=0.0,
         reused=False,
     )

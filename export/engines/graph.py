@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from compress.errors import ExportError
 
 from ..overflow import run_graph, wide_values
 from ..parity import compare
+from ..route_writer import LOGITS, ROUTES
 from ..to_half import HEAVY, to_half
 from ..to_onnx import _read, import_onnx
 from ..to_torch_export import first_line
@@ -74,12 +75,14 @@ class Prepared:
     values that FP16 cannot hold. The figures compare it with the FP32 graph; None where nothing was compared.
     """
 
+    precision: Precision
     data: bytes
     in_half: tuple[str, ...]
     in_single: tuple[str, ...]
     wide: tuple[str, ...] = ()
     top1_agreement: float | None = None
     p99_abs: float | None = None
+    route_agreement: float | None = None
 
 
 def prepare(graph: Graph, precision: Precision, samples: NDArray[Any] | None) -> Prepared:
@@ -89,19 +92,28 @@ def prepare(graph: Graph, precision: Precision, samples: NDArray[Any] | None) ->
         ExportError: an operator has no FP16 form, or the FP16 graph gives no finite logits.
     """
     if precision == "fp32":
-        return Prepared(graph.proto.SerializeToString(), (), tuple(_heavy(graph.proto.graph)))
+        return Prepared("fp32", graph.proto.SerializeToString(), (), tuple(_heavy(graph.proto.graph)))
     beyond = {} if samples is None else wide_values(graph.proto, samples)
     half = to_half(graph.proto, beyond)
-    made = Prepared(half.proto.SerializeToString(), half.in_half, half.in_single, half.wide)
+    made = Prepared("fp16", half.proto.SerializeToString(), half.in_half, half.in_single, half.wide)
     if samples is None:
         return made
-    reference, candidate = run_graph(graph.proto, samples)[0], run_graph(half.proto, samples)[0]
+    names = [value.name for value in graph.proto.graph.output]
+    reference = dict(zip(names, run_graph(graph.proto, samples), strict=True))
+    candidate = dict(zip(names, run_graph(half.proto, samples), strict=True))
+    logits = LOGITS if LOGITS in names else names[0]
     found = compare(
-        reference, candidate, artifact=graph.path.name, runtime="onnxruntime-cpu", precision="fp16", batch=len(samples)
+        reference[logits],
+        candidate[logits],
+        artifact=graph.path.name,
+        runtime="onnxruntime-cpu",
+        precision="fp16",
+        batch=len(samples),
     )
     if not np.isfinite(found.p99_abs):
         raise ExportError(f"{graph.path.name} gives no finite logits in FP16 for the samples: build it in fp32")
-    return Prepared(made.data, made.in_half, made.in_single, made.wide, found.top1_agreement, found.p99_abs)
+    routes = float((reference[ROUTES] == candidate[ROUTES]).mean()) if ROUTES in names else None
+    return replace(made, top1_agreement=found.top1_agreement, p99_abs=found.p99_abs, route_agreement=routes)
 
 
 def _heavy(graph: Any) -> list[str]:

@@ -15,16 +15,6 @@ from compress.files import read_json, write_json
 from .flavour import NAMES, Flavour, Machine
 
 SCHEMA = 1
-_WORDS = {
-    "version": "version",
-    "gpu": "GPU",
-    "capability": "compute capability",
-    "driver": "driver's CUDA version",
-    "onnx": "ONNX file",
-    "precision": "precision",
-    "batches": "batch sizes",
-    "samples": "sample images",
-}
 
 
 @dataclass(frozen=True)
@@ -43,11 +33,6 @@ class EngineKey:
     precision: str
     batches: tuple[int, int, int]
     samples: str
-
-    def differences(self, other: EngineKey) -> list[str]:
-        """What differs, in words."""
-        ours, theirs = asdict(self), asdict(other)
-        return [_WORDS.get(name, name) for name in ours if ours[name] != theirs[name]]
 
 
 def sha256(data: bytes | memoryview) -> str:

@@ -105,7 +105,13 @@ def count_types(layers: Sequence[Layer]) -> dict[str, int]:
 
 
 def check_layers(
-    layers: Sequence[Layer], *, in_half: Collection[str], in_single: Collection[str], what: str, strict: bool
+    layers: Sequence[Layer],
+    *,
+    in_half: Collection[str],
+    in_single: Collection[str],
+    what: str,
+    pure: bool,
+    strict: bool,
 ) -> None:
     """Prove that the nodes meant to compute in FP16 do, and the others do not.
 
@@ -113,6 +119,7 @@ def check_layers(
         layers: of a network or an engine.
         in_half, in_single: names of the graph's convolutions and matrix products.
         what: what has these layers, for messages.
+        pure: no layer at all may touch another floating-point type than float32.
         strict: every one of the nodes must be found; an engine may have folded some into others.
 
     Raises:
@@ -133,7 +140,7 @@ def check_layers(
         if node in found and kind not in found[node]:
             raise ExportError(f"{what} computes node '{node}' in {_said(found[node])} where {kind} was asked for")
     strange = {kind for layer in layers for kind in layer.types if "float" in kind or kind == "int8"} - {"float32"}
-    if strange and not in_half:
+    if pure and strange:
         raise ExportError(f"{what} computes in {_said(strange)} where float32 was asked for")
 
 

@@ -49,7 +49,8 @@ class EngineResult:
     ``engine_layers`` counts the layers of the built engine by the types that they touch, and ``read_from`` says who
     reported them: the engine's ``inspector`` (needs a GPU) or the ``build log``. ``kept_fp32`` are the values of the
     graph that FP16 cannot hold. ``top1_agreement`` (0..1) and ``p99_abs`` (units of logits) compare the FP16 graph
-    with the FP32 one on the samples, before an engine is built; None in FP32 or without samples.
+    with the FP32 one on the samples, before an engine is built, and ``route_agreement`` (0..1) the choices of a routed
+    graph; None in FP32, without samples or without routes.
     """
 
     path: Path
@@ -66,6 +67,7 @@ class EngineResult:
     kept_fp32: tuple[str, ...]
     top1_agreement: float | None
     p99_abs: float | None
+    route_agreement: float | None
     machine: Mapping[str, str]
     size_bytes: int
     seconds: float

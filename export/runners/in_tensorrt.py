@@ -123,7 +123,7 @@ class TensorRtRunner(BaseRunner):
             if not self._context.execute_async_v3(self._stream.cuda_stream):
                 raise ExportError(f"{NAMES[self._flavour]} failed to run {self.name} for {len(images)} images")
             end.record(self._stream)
-            logits: NDArray[np.float32] = buffers.tensors[self._logits].float().cpu().numpy()
+            logits: NDArray[np.float32] = buffers.tensors[self._logits].to("cpu", torch.float32, copy=True).numpy()
         self._stream.synchronize()
         self.device_ms = float(begin.elapsed_time(end))
         return logits
