@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -67,7 +69,7 @@ class VarSal:
         """
         state = read_tensors(path)
         if maps is None:
-            maps = Encoder([len(value) for name, value in state.items() if name.endswith(".0.weight")])
+            maps = Encoder(_widths(state))
         try:
             maps.load_state_dict(state)
         except RuntimeError as error:
@@ -76,3 +78,12 @@ class VarSal:
                 "saved from, or train it again"
             ) from error
         return cls(maps)
+
+
+def _widths(state: Mapping[str, Tensor]) -> list[int]:
+    """Of the hidden layers of the ``Encoder`` that ``state`` is of; a file keeps no order."""
+    found = []
+    for name, value in state.items():
+        if match := re.fullmatch(r"blocks\.(\d+)\.(\d+)\.0\.weight", name):
+            found.append((int(match[1]), int(match[2]), len(value)))
+    return [width for _, _, width in sorted(found)]

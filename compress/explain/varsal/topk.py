@@ -14,7 +14,7 @@ EPSILON = 0.1
 """Entropic regularisation: how soft. Towards 0 the mask becomes that of torch.topk."""
 
 _STEPS = 200
-_TOLERANCE = 1e-9
+_TOLERANCE = 1e-13
 
 
 def soft_top_k(scores: Tensor, k: Tensor | float, epsilon: float = EPSILON) -> Tensor:
@@ -86,7 +86,7 @@ def _shift(logits: Tensor, k: Tensor) -> Tensor:
     for _ in range(_STEPS):
         mask = torch.sigmoid(logits + t[:, None])
         excess = mask.sum(1) - k
-        if bool((excess.abs() <= _TOLERANCE).all()):
+        if bool((excess.abs() <= _TOLERANCE * logits.shape[1]).all()):
             break
         low, high = torch.where(excess < 0, t, low), torch.where(excess > 0, t, high)
         newton = t - excess / (mask * (1 - mask)).sum(1)

@@ -19,7 +19,7 @@ from compress.explain.varsal import Encoder, MapQuality, judge_maps, refuse_flat
 from compress.explain.varsal.judge import REMOVED, keep_highest
 from compress.models import Classifier
 
-QUICK = VarSalConfig(epochs=6, lr=1e-2, batch_size=16)
+QUICK = VarSalConfig(epochs=6, lr=1e-2, batch_size=16, patience=6)
 GOOD = MapQuality(
     removed=REMOVED,
     kl=(0.1,) * 5,
@@ -61,7 +61,7 @@ def test_it_learns_where_the_evidence_is(classifier: Classifier, train: Batches,
     batch = next(val.epoch(0))
     mean = maps(batch.images)[:, 0]
     patch = batch.images.amax(1) > 0.9
-    assert mean[patch].mean() > mean[~patch].mean() + 0.5
+    assert mean[patch].mean() > mean[~patch].mean() + 0.5 * quality.spread
 
 
 def test_a_head_on_the_classifier_leaves_it_as_it_is(
@@ -134,7 +134,10 @@ class Constant(nn.Module):
 
 def test_constant_maps_are_refused(classifier: Classifier, val: Batches, fabric: Fabric) -> None:
     quality = judge_maps(Constant(), classifier, val, fabric)
-    with pytest.raises(PruningError, match=r"collapsed to a constant \(standard deviation 0 over the pixels"):
+    with pytest.raises(
+        PruningError,
+        match=r"collapsed to a constant \(standard deviation \S+ over the pixels",
+    ):
         refuse_flat(quality)
 
 
