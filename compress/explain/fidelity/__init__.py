@@ -1,8 +1,8 @@
 """The papers' tests of whether an explanation can be trusted.
 
 They take maps (N, H, W) of the classes that the classifier predicts (``explain_images``, and its ``importance``), so
-that every explainer, and the control ``random_maps``, goes through the same: only the sanity check remakes explainers. Removed pixels are zero
-after normalisation (mean grey). Ties are broken by a seeded draw (``to_ranks``).
+that every explainer, and the control ``random_maps``, goes through the same: only the sanity check remakes explainers.
+Removed pixels are zero after normalisation (mean grey). Ties are broken by a seeded draw (``to_ranks``).
 """
 
 from .boxes import BoxScore, box_score

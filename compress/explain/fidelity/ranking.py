@@ -53,7 +53,7 @@ def explain_images(
     return Saliency(torch.cat(found), signed=signed)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def predicted(classifier: nn.Module, images: Tensor, *, batch_size: int = BATCH) -> Tensor:
     """(N,) the class that ``classifier`` predicts for ``images`` (N, 3, H, W): what every test explains."""
     device = device_of(classifier)

@@ -26,7 +26,7 @@ def keep_only(images: Tensor, kept: Tensor, mean: Tensor) -> Tensor:
     return torch.where(kept.unsqueeze(1), images, mean)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def answers(
     classifier: Classifier,
     images: Tensor,

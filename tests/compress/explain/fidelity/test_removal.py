@@ -1,5 +1,6 @@
 """Everything that takes pixels away, against slow references."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -20,8 +21,6 @@ from compress.explain.fidelity import (
 from compress.explain.fidelity.removal import keep_only
 from compress.explain.fidelity.tiles import tile_index
 from compress.models import Classifier
-
-CLOSE: dict[str, float] = {"rtol": 1e-4, "atol": 1e-5}
 
 
 def after(classifier: Classifier, images: Tensor, kept: Tensor) -> Tensor:
@@ -70,7 +69,7 @@ def test_insertion_and_deletion_take_113_steps_of_9_pixels_at_32(classifier: Cla
     counts = [round(share * 1024) for share in found.insertion.shares]
     assert len(counts) == 114
     assert (counts[0], counts[-1]) == (0, 1024)
-    steps = {after - before for before, after in zip(counts, counts[1:], strict=False)}
+    steps = {after - before for before, after in pairwise(counts)}
     assert steps == {9, 10}
 
 
@@ -83,7 +82,7 @@ def test_insertion_and_deletion_show_and_hide_the_most_salient_first(classifier:
         top = ranks >= 256 - round(share * 256)
         for curve, kept in ((found.insertion, top), (found.deletion, ~top)):
             now = after(classifier, many, kept).gather(1, label[:, None])
-            assert curve.values[index].mean == pytest.approx(float(now.mean()), **{"abs": 1e-5, "rel": 1e-4})
+            assert curve.values[index].mean == pytest.approx(float(now.mean()), abs=1e-5, rel=1e-4)
     assert found.insertion.values[-1] == found.deletion.values[0]
     assert found.insertion.values[0].mean == pytest.approx(found.deletion.values[-1].mean)
 
