@@ -4,8 +4,9 @@ from .check import check
 from .inspect import inspect
 from .run import run
 from .status import status
+from .trust import trust
 
-COMMANDS = (run, inspect, check, status)
+COMMANDS = (run, inspect, check, status, trust)
 """In the order that the help lists them."""
 
 __all__ = ["COMMANDS"]

@@ -83,10 +83,3 @@ def to_ranks(maps: Tensor, *, seed: int = 0) -> Tensor:
     order = shuffled.gather(1, flat.gather(1, shuffled).argsort(dim=1, stable=True))
     places = torch.arange(flat.shape[1]).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, places).view(maps.shape)
-
-
-def random_maps(images: Tensor, *, seed: int = 0) -> Tensor:
-    """(N, H, W) uniform noise: the control that every explainer has to beat."""
-    count, _, height, width = images.shape
-    # Not the draw that breaks ties: else the control would be a constant map's order.
-    return torch.rand(count, height, width, generator=torch.Generator().manual_seed(2**32 + seed))

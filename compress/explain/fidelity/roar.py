@@ -33,7 +33,7 @@ class RoarPoint:
 
 @dataclass(frozen=True)
 class Roar:
-    """One explainer's points, from one training each. The lower they are below random maps' points, the better."""
+    """One explainer's points, from one training each. The lower they are below those of random maps, the better."""
 
     points: tuple[RoarPoint, ...]
     seed: int

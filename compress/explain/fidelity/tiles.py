@@ -11,7 +11,7 @@ from torch import Tensor
 from ...errors import DataError
 from ...models import Classifier
 from ...progress import SILENT, Progress
-from .estimate import Curve, Estimate, paired
+from .estimate import Curve, Estimate
 from .ranking import BATCH, to_ranks
 from .removal import answers, of_predicted
 
@@ -23,14 +23,19 @@ SIDES = (8, 14)
 class TileDegradation:
     """Probability of the class predicted for the whole image, over the share of tiles removed.
 
-    ``morf`` removes the most relevant tiles first, ``lerf`` the least relevant. ``between`` is the area under ``lerf``
-    less that under ``morf``: the larger, the better; a random order gives 0.
+    ``morf`` removes the most relevant tiles first, ``lerf`` the least relevant. The area between them, that of their
+    ``difference``, is the score: the larger, the better; a random order gives 0.
     """
 
     tile: int
     morf: Curve
     lerf: Curve
-    between: Estimate
+    difference: Curve
+
+    @property
+    def between(self) -> Estimate:
+        """Area under ``lerf`` less that under ``morf``."""
+        return self.difference.area
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
@@ -83,8 +88,8 @@ def tile_degradation(
         progress=progress,
     )[:, :, 0]
     shares = [removed / count for removed in range(count + 1)]
-    morf, lerf = Curve.of(shares, found[:, : count + 1]), Curve.of(shares, found[:, count + 1 :])
-    return TileDegradation(tile, morf, lerf, paired(lerf, morf))
+    morf, lerf = found[:, : count + 1], found[:, count + 1 :]
+    return TileDegradation(tile, *(Curve.of(shares, values) for values in (morf, lerf, lerf - morf)))
 
 
 def tile_index(height: int, width: int, tile: int) -> tuple[Tensor, int]:

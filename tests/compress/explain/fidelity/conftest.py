@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,6 +68,12 @@ def edges() -> Toy:
 @pytest.fixture(scope="session")
 def flat() -> Toy:
     return Toy("constant", lambda images: torch.ones_like(images[:, 0]))
+
+
+@pytest.fixture(scope="session")
+def chance() -> Callable[[Tensor], Tensor]:
+    """Maps that know nothing: (N, 3, H, W) -> (N, H, W)."""
+    return lambda images: torch.rand(images[:, 0].shape, generator=torch.Generator().manual_seed(5))
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from compress.explain.fidelity import box_score, random_maps
+from compress.explain.fidelity import box_score
 
 
 def pasted(count: int, side: int = 24, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -26,10 +26,10 @@ def test_a_map_of_the_object_scores_one_and_its_opposite_nothing(oracle: Any) ->
     assert box_score(-oracle.maps(images), boxes).score.mean == 0
 
 
-def test_chance_is_the_boxes_area(flat: Any) -> None:
+def test_chance_is_the_boxes_area(flat: Any, chance: Any) -> None:
     images, boxes = pasted(400)
     sizes = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / 24**2
-    for maps in (random_maps(images), flat.maps(images)):
+    for maps in (chance(images), flat.maps(images)):
         found = box_score(maps, boxes)
         assert found.chance.mean == pytest.approx(float(sizes.mean()))
         assert abs(found.score.mean - found.chance.mean) < 4 * found.score.standard_error

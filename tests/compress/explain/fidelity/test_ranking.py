@@ -6,7 +6,7 @@ from torch import Tensor
 
 from compress.errors import DataError
 from compress.explain import Saliency
-from compress.explain.fidelity import constant, explain_images, predicted, random_maps, to_ranks
+from compress.explain.fidelity import constant, explain_images, predicted, to_ranks
 from compress.models import Classifier
 
 
@@ -39,14 +39,6 @@ def test_a_constant_map_is_named_and_a_single_pixel_makes_a_difference() -> None
     maps = torch.full((3, 4, 4), 2.5)
     maps[1, 3, 3] += 1e-6
     assert constant(maps).tolist() == [True, False, True]
-
-
-def test_the_control_is_seeded_and_is_no_tie_order() -> None:
-    images = torch.rand(3, 3, 8, 8)
-    control = random_maps(images, seed=4)
-    torch.testing.assert_close(control, random_maps(images, seed=4))
-    assert not torch.equal(to_ranks(control, seed=4), to_ranks(torch.zeros(3, 8, 8), seed=4))
-    assert not constant(control).any()
 
 
 def test_maps_are_collected_in_order_and_keep_their_sign(classifier: Classifier, gradient: Any, many: Tensor) -> None:

@@ -14,7 +14,6 @@ from compress.explain.fidelity import (
     insertion_deletion,
     pixel_perturbation,
     predicted,
-    random_maps,
     tile_degradation,
     to_ranks,
 )
@@ -57,10 +56,10 @@ def test_perturbation_is_what_the_papers_say_pixel_by_pixel(classifier: Classifi
 
 
 def test_knowing_the_object_beats_chance_and_its_opposite_loses(
-    classifier: Classifier, oracle: Any, many: Tensor
+    classifier: Classifier, oracle: Any, chance: Any, many: Tensor
 ) -> None:
     good = oracle.maps(many)
-    areas = [pixel_perturbation(classifier, many, maps).kl.area for maps in (good, random_maps(many), -good)]
+    areas = [pixel_perturbation(classifier, many, maps).kl.area for maps in (good, chance(many), -good)]
     assert areas[0].mean + 3 * areas[0].standard_error < areas[1].mean < areas[2].mean
 
 
@@ -87,9 +86,9 @@ def test_insertion_and_deletion_show_and_hide_the_most_salient_first(classifier:
     assert found.insertion.values[0].mean == pytest.approx(found.deletion.values[-1].mean)
 
 
-def test_the_object_is_worth_more_than_chance(classifier: Classifier, oracle: Any, many: Tensor) -> None:
+def test_the_object_is_worth_more_than_chance(classifier: Classifier, oracle: Any, chance: Any, many: Tensor) -> None:
     ours = insertion_deletion(classifier, many, oracle.maps(many))
-    control = insertion_deletion(classifier, many, random_maps(many))
+    control = insertion_deletion(classifier, many, chance(many))
     assert ours.insertion.area.mean > control.insertion.area.mean + 0.1
     assert ours.deletion.area.mean < control.deletion.area.mean - 0.05
 
@@ -123,11 +122,11 @@ def test_tiles_go_by_their_mean_in_both_orders(classifier: Classifier, many: Ten
 
 
 def test_the_area_between_tile_curves_tells_object_chance_and_opposite(
-    classifier: Classifier, oracle: Any, many: Tensor
+    classifier: Classifier, oracle: Any, chance: Any, many: Tensor
 ) -> None:
     good = oracle.maps(many)
     ours, control, wrong = (
-        tile_degradation(classifier, many, maps, tile=4).between for maps in (good, random_maps(many), -good)
+        tile_degradation(classifier, many, maps, tile=4).between for maps in (good, chance(many), -good)
     )
     assert ours.mean - 3 * ours.standard_error > 0.1
     assert abs(control.mean) < 4 * control.standard_error
