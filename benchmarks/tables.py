@@ -15,6 +15,7 @@ from tables_dynamic import dynamic
 from tables_models import zoo
 from tables_speed import combined, efficiency, gate_step
 from tables_study import keep50, selector, steering
+from tables_trust import trust
 
 from compress.files import read_json, write_text
 
@@ -30,6 +31,7 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
     "combined": (combined, "combined_budgets.json"),
     "gate_step": (gate_step, "gate_step.json"),
     "dynamic": (dynamic, "dynamic.json"),
+    "trust": (trust, "trust.json"),
 }
 """How each table is made, and of which results."""
 

@@ -27,7 +27,7 @@ def orderings(rows: Rows) -> list[str]:
 def _verdicts(rows: Rows) -> list[str]:
     found = {row["explainer"]: row["result"] for row in rows if row["test"] == "sanity"}
     return [
-        f"{'agrees' if found[name]['passed'] == passes else 'disagrees'}: sanity, {claim} (here {found[name]['reason']})"
+        f"{_AGREES[found[name]['passed'] == passes]}: sanity, {claim} (here {found[name]['reason']})"
         for name, passes, claim in VERDICTS
         if name in found
     ]
@@ -49,6 +49,7 @@ def _against_random(rows: Rows) -> list[str]:
     return sentences
 
 
+_AGREES = {True: "agrees", False: "disagrees"}
 _SIGN = {"kl": -1, "change": -1, "insertion": 1, "deletion": -1, "8": 1, "14": 1}
 _NAMES = {
     "kl": "perturbation (VarSal: KL)",

@@ -45,7 +45,7 @@ def _cells(row: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     if row["test"] == "perturbation":
         return [
             ("kl", "KL, nats \N{DOWNWARDS ARROW}", with_error(found["kl"]["area"])),
-            ("change", "change |p'-p|/p \N{DOWNWARDS ARROW}", with_error(found["change"]["area"])),
+            ("change", "change in output \N{DOWNWARDS ARROW}", with_error(found["change"]["area"])),
         ]
     if row["test"] == "insertion_deletion":
         return [

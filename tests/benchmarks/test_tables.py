@@ -132,3 +132,19 @@ def test_a_refused_model_is_named_with_its_reason(tables: ModuleType) -> None:
     lines = tables.zoo({"device": "a CPU", "rows": rows}).splitlines()
     assert lines[2] == "| a | 10 M | 3 | 1 | 1.0 % | 0.5000 | 1e-15 | 2e-07 | NO | 2 + 1 |"
     assert "- refused: cannot be followed (b)" in lines
+
+
+def test_explainers_stand_with_their_errors_and_with_what_the_papers_say(tables: ModuleType) -> None:
+    def area(mean: float) -> dict[str, object]:
+        return {"area": {"mean": mean, "standard_error": 0.01, "images": 9}}
+
+    rows = [
+        {"explainer": "random", "test": "perturbation", "images": 9, "result": {"kl": area(2.0), "change": area(0.5)}},
+        {"explainer": "rbf", "test": "perturbation", "images": 9, "result": {"kl": area(1.0), "change": area(0.4)}},
+    ]
+    claims = ["agrees: one", "undecided: two", "disagrees: three", "agrees: four"]
+    lines = tables.trust({"rows": rows, "schedule": "rbf: short", "orderings": claims}).splitlines()
+    assert lines[0] == "| explainer | KL, nats ↓ | change in output ↓ |"
+    assert lines[2:4] == ["| random | 2.000 ± 0.010 | 0.500 ± 0.010 |", "| rbf | 1.000 ± 0.010 | 0.400 ± 0.010 |"]
+    assert "(perturbation 9)" in lines[5]
+    assert lines[7:] == ["Of 4 claims: 2 agrees, 1 disagrees, 1 undecided.", "- disagrees: three", "- undecided: two"]

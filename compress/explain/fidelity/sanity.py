@@ -49,7 +49,8 @@ class Sanity:
     """The cascade, top first, and the verdict on its last step. ``constant``: images with a constant original map.
 
     ``other_images``: rank correlation of signed maps of different images of the original classifier: what maps of
-    this explainer have in common anyway. A last step no higher than this shows nothing of the image's own.
+    this explainer have in common anyway, such as a liking for the centre. Where a failed last step is no higher than
+    this, that is what stays, and not what the map says of its own image.
     """
 
     images: int
@@ -108,12 +109,12 @@ def sanity_check(
             )
         )
     silent = int(constant(before).sum())
-    reason = _verdict(silent, len(images), steps[-1])
     others = Estimate.of(spearman(before, before.roll(1, 0)))
+    reason = _verdict(silent, len(images), steps[-1], others)
     return Sanity(len(images), silent, others, tuple(steps), reason.startswith("passed"), reason)
 
 
-def _verdict(silent: int, count: int, last: SanityStep) -> str:
+def _verdict(silent: int, count: int, last: SanityStep, others: Estimate) -> str:
     """``passed: ...`` or ``failed: ...``, with the figures that decide."""
     if silent > CONSTANT * count:
         return f"failed: {silent} of {count} maps are constant: they say nothing, and no rank correlation is defined"
@@ -126,6 +127,7 @@ def _verdict(silent: int, count: int, last: SanityStep) -> str:
     found = {name: 0.0 if value is None else value for name, value in figures.items()}
     name, value = max(found.items(), key=lambda item: abs(item[1]))
     if abs(value) >= LIKENESS:
-        return f"failed: {name} {value:.2f} with every layer re-initialised ({LIKENESS} or more): the maps ignore them"
+        anyway = "" if others.mean is None else f"; of maps of different images: {others.mean:.2f}"
+        return f"failed: {name} {value:.2f} with every layer re-initialised ({LIKENESS} or more is too much{anyway})"
     gone = f"; {last.constant} of {count} maps became constant" if last.constant else ""
     return f"passed: {name} {value:.2f} at most with every layer re-initialised{gone}"

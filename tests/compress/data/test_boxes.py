@@ -32,7 +32,7 @@ def test_images_and_boxes_are_cropped_and_scaled_alike(folder: Path) -> None:
     for image, (x0, y0, x1, y1) in zip(found.images, found.boxes.tolist(), strict=True):
         inside = torch.zeros(40, 40, dtype=torch.bool)
         inside[y0:y1, x0:x1] = True
-        assert torch.equal(image[0] > 0.5, inside)
+        assert torch.equal(image[0] > 0.4, inside)  # corners are blurred to 0.49
 
 
 def test_json_says_the_same(folder: Path) -> None:

@@ -60,17 +60,19 @@ def test_a_classifier_needs_what_the_oracle_removes_and_not_what_chance_does(
 
     images = [pixels(images) for images in (train_images, val_images)]
     (known,), (unknown,) = points(*map(oracle.maps, images)), points(*map(chance, images))
-    assert known < 0.65
-    assert unknown > 0.85
+    assert known < 0.6  # 1/3 is chance
+    assert unknown > known + 0.2
 
 
-def test_digits_miss_their_ink_more_than_they_miss_anything(fabric: Fabric, chance: Any, tmp_path: Any) -> None:
+def test_digits_can_be_read_in_a_tenth_of_their_pixels_unless_it_is_the_darkest(
+    fabric: Fabric, chance: Any, tmp_path: Any
+) -> None:
     splits = open_splits(DataConfig(source="digits", image_size=16), cache_dir=tmp_path, seed=0)
     train, test = splits.train, splits.test()
 
     def run(*maps: torch.Tensor) -> Any:
         fit = partial(learn, fabric=fabric, epochs=2)
-        return roar(partial(small, 10), fit, train, test, *maps, shares=(0.3,), seed=1)
+        return roar(partial(small, 10), fit, train, test, *maps, shares=(0.9,), seed=1)
 
     images = [pixels(images) for images in (train, test)]
     state = torch.get_rng_state()

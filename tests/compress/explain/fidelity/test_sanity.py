@@ -62,7 +62,9 @@ def test_an_edge_detector_fails(classifier: Classifier, edges: Any, many: Tensor
     assert not found.passed
     assert found.steps[-1].spearman.mean == pytest.approx(1)
     assert found.steps[-1].ssim.mean == pytest.approx(1)
-    assert found.reason.startswith("failed: rank correlation 1.00 with every layer re-initialised (0.5 or more)")
+    assert found.reason.startswith("failed: rank correlation 1.00 with every layer re-initialised (0.5 or more is too")
+    assert found.other_images.mean < 0.5
+    assert f"of maps of different images: {found.other_images.mean:.2f})" in found.reason
 
 
 def test_a_constant_map_fails_and_its_correlation_is_not_a_number(
