@@ -32,6 +32,7 @@ OWN = "rbf"
 """The explainer that a run has trained."""
 
 ROWS = "trust.json"
+SOME = 200
 
 
 class _Rbf:
@@ -144,7 +145,7 @@ def measure_trust(
     *,
     names: Sequence[str],
     tests: Sequence[str],
-    count: int,
+    count: int | None = None,
     split: str = "val",
     boxes: Path | None = None,
     epochs: int | None = None,
@@ -155,7 +156,7 @@ def measure_trust(
 
     Args:
         names: of explainers; none: the run's own, or the gradient.
-        count: images; ``fewer`` for single tests; ``skip``: pairs of test and explainer to leave out.
+        count: images, by default up to 200; ``fewer`` for single tests; ``skip``: pairs of test and explainer to leave out.
         boxes: the table for the test ``boxes``; epochs: of each of ROAR's trainings, by default the recipe's.
 
     Raises:
@@ -170,6 +171,7 @@ def measure_trust(
         raise ConfigError(f"{session.run.root} holds no finished classifier: let 'slimsight run' go on first")
     classifier = session.classifier().to(session.fabric.device)
     judged = session.splits.val if split == "val" else session.splits.test()
+    count = min(SOME, len(judged)) if count is None else count
     images = some_of(judged, count, split)
     study = Study(
         classifier,

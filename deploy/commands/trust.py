@@ -23,7 +23,7 @@ def trust(
         typer.Option("--with", metavar="NAME,...", help="explainers; default: the run's own; learned ones: NAME=FILE"),
     ] = "",
     tests: Annotated[str, typer.Option(metavar="TEST,...", help="of these, and boxes, roar")] = _TESTS,
-    images: Annotated[int, typer.Option(help="images, spread over the classes")] = 200,
+    images: Annotated[int | None, typer.Option(help="images, spread over the classes; default: up to 200")] = None,
     split: Annotated[str, typer.Option(help="val or test")] = "val",
     boxes: Annotated[Path | None, typer.Option(help="table for the test boxes: file,x0,y0,x1,y1 (CSV or JSON)")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="of each training of roar; default: the recipe's")] = None,
@@ -60,7 +60,7 @@ def trust(
     shown = console()
     shown.print(table)
     shown.print(
-        f"\nmean ± standard error over images ({images} of {split}); areas under curves; arrows: what is better"
+        f"\nmean ± standard error over images ({found['images']} of {split}); areas under curves; arrows: what is better"
     )
     for note in notes(found["rows"]):
         shown.print(note, soft_wrap=True)

@@ -34,27 +34,32 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """One figure: what its axes show, and in what unit. ``ticks`` name the places of ``at`` where numbers do not."""
+    """One figure: what its axes show, and in what unit. ``ticks`` name the places of ``at``; ``limits`` of height."""
 
     title: str
     across: str
     up: str
     lines: Sequence[Line]
     ticks: Sequence[str] = ()
+    limits: tuple[float, float] | None = None
 
 
 def draw_curves(path: Path, panels: Sequence[Panel], *, control: str) -> None:
-    """Draw ``panels`` beside each other with one legend; the control is a thick grey line."""
+    """Draw ``panels`` in rows of up to three with one legend; the control is a thick grey line."""
     assert panels
-    width = _PANEL[0] * len(panels) + _LEGEND
-    figure = Figure(figsize=(width, _PANEL[1]), layout="constrained")
+    columns = len(panels) if len(panels) <= 3 else 2
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(_PANEL[0] * columns + _LEGEND, _PANEL[1] * rows), layout="constrained")
     FigureCanvasAgg(figure)
     names = list(dict.fromkeys(line.name for panel in panels for line in panel.lines))
     styles = _to_styles([name for name in names if name != control]) | {
         control: {"color": _CONTROL_COLOUR, "linestyle": "dashdot", "linewidth": 3}
     }
     handles: dict[str, Any] = {}
-    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    grid = figure.subplots(rows, columns, squeeze=False).flatten()
+    for spare in grid[len(panels) :]:
+        spare.set_axis_off()
+    for axes, panel in zip(grid, panels, strict=False):
         for line in panel.lines:
             handles[line.name] = _draw(axes, line, styles[line.name])
         axes.set_title(panel.title, fontsize=12)
@@ -62,6 +67,8 @@ def draw_curves(path: Path, panels: Sequence[Panel], *, control: str) -> None:
         axes.set_ylabel(panel.up, fontsize=11)
         if panel.ticks:
             axes.set_xticks(range(len(panel.ticks)), panel.ticks, rotation=60, ha="right", fontsize=7)
+        if panel.limits is not None:
+            axes.set_ylim(*panel.limits)
         axes.grid(alpha=0.25)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)

@@ -13,6 +13,7 @@ Rows = Sequence[Mapping[str, Any]]
 _REMOVED: Final = "share of pixels removed, least salient first"
 _TILES: Final = "share of tiles removed"
 _PROBABILITY: Final = "probability of the predicted class"
+_WHOLE: Final = (0.0, 1.02)
 
 
 def figures(rows: Rows) -> tuple[list[str], dict[str, list[str]]]:
@@ -110,18 +111,22 @@ def _panels(test: str, rows: Rows) -> list[Panel]:
     if test == "insertion_deletion":
         shown, gone = (f"share of pixels {what}, most salient first" for what in ("shown", "removed"))
         return [
-            Panel("insertion", shown, _PROBABILITY, _lines(rows, "insertion")),
-            Panel("deletion", gone, _PROBABILITY, _lines(rows, "deletion")),
+            Panel("insertion", shown, _PROBABILITY, _lines(rows, "insertion"), limits=_WHOLE),
+            Panel("deletion", gone, _PROBABILITY, _lines(rows, "deletion"), limits=_WHOLE),
         ]
     if test == "tiles":
         return [
-            Panel(f"tiles of {side} x {side}: {what}", _TILES, _PROBABILITY, _lines(rows, side, order))
+            Panel(f"tiles of {side} x {side}: {what}", _TILES, _PROBABILITY, _lines(rows, side, order), limits=_WHOLE)
             for side in rows[0]["result"]
             for order, what in (("morf", "most relevant first"), ("lerf", "least relevant first"))
         ]
     if test == "roar":
         lines = [_roar_line(row) for row in rows]
-        return [Panel("ROAR", "share of pixels removed, most salient first", "accuracy after retraining", lines)]
+        return [
+            Panel(
+                "ROAR", "share of pixels removed, most salient first", "accuracy after retraining", lines, limits=_WHOLE
+            )
+        ]
     return []
 
 
@@ -160,6 +165,6 @@ def _sanity(rows: Rows) -> list[Panel]:
             means, errors = [first, *(v["mean"] for v in values)], [None, *(v["standard_error"] for v in values)]
             lines.append(Line(row["explainer"], range(len(ticks)), means, errors))
         panels.append(
-            Panel(title, "re-initialised down to this layer", f"{title}, with the original's map", lines, ticks)
+            Panel(title, "re-initialised down to this layer", "with the original's map", lines, ticks, (-0.3, 1.05))
         )
     return panels
