@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from compress.data import ImageSet
-from compress.data.boxes import load_boxes
+from compress.data.boxes import BoxedImages, load_boxes
 from compress.errors import ConfigError, DataError
 from compress.explain import MEMBERS, ExplainedClassifier, Saliency, make_explainer, needs_weights, rbf_map
 from compress.files import read_json, write_json
@@ -156,7 +156,8 @@ def measure_trust(
 
     Args:
         names: of explainers; none: the run's own, or the gradient.
-        count: images, by default up to 200; ``fewer`` for single tests; ``skip``: pairs of test and explainer to leave out.
+        count: images, by default up to 200; ``fewer`` for single tests.
+        skip: pairs of test and explainer to leave out.
         boxes: the table for the test ``boxes``; epochs: of each of ROAR's trainings, by default the recipe's.
 
     Raises:
@@ -166,31 +167,14 @@ def measure_trust(
     """
     tests = check_tests(tests, boxes)
     subjects = find_subjects(session, names)
-    record = session.run.record("classifier")
-    if record is None:
-        raise ConfigError(f"{session.run.root} holds no finished classifier: let 'slimsight run' go on first")
-    classifier = session.classifier().to(session.fabric.device)
-    judged = session.splits.val if split == "val" else session.splits.test()
-    count = min(SOME, len(judged)) if count is None else count
-    images = some_of(judged, count, split)
-    study = Study(
-        classifier,
-        images,
-        subjects[0],
-        seed=session.recipe.seed,
-        fewer=fewer,
-        boxes=None if boxes is None else load_boxes(boxes, session.splits.image_size),
-        training=to_training(session, judged, epochs) if "roar" in tests else None,
-        progress=session.progress,
-    )
-    common = {"classifier": record.fingerprint, "split": split, "images": count, "seed": study.seed}
+    study, common = _open(session, subjects[0], tests, count, split, fewer or {}, boxes, epochs)
     head = {"schema": 1, **common, "control": CONTROL, "device": device_name(), "versions": versions()}
     kept = _rows(out, common)
+    special: dict[str, Any] = {"boxes": _digest(study.boxes), "roar": study.training and study.training.epochs}
     wanted: dict[str, tuple[str, Subject]] = {}
     for subject in subjects:
         for test in (test for test in tests if (test, subject.name) not in skip):
-            special = {"boxes": None if boxes is None else str(boxes.resolve()), "roar": epochs}.get(test)
-            parts = {**common, "test": test, "used": study.count(test), "special": special}
+            parts = {**common, "test": test, "used": study.count(test), "on": special.get(test)}
             wanted[fingerprint({**parts, "explainer": subject.name, "learned": subject.learned})] = (test, subject)
     asked = {(test, subject.name) for test, subject in wanted.values()}
     kept = {key: row for key, row in kept.items() if key in wanted or (row["test"], row["explainer"]) not in asked}
@@ -202,6 +186,42 @@ def measure_trust(
         write_json(out, {**head, "rows": list(kept.values())})
         session.progress.note(f"{test} of {subject.name}: {kept[key]['seconds']:.0f} s")
     return {**head, "rows": list(kept.values())}
+
+
+def _open(
+    session: Session,
+    control: Subject,
+    tests: Sequence[str],
+    count: int | None,
+    split: str,
+    fewer: Mapping[str, int],
+    boxes: Path | None,
+    epochs: int | None,
+) -> tuple[Study, dict[str, Any]]:
+    """The study, and what all its rows have in common."""
+    record = session.run.record("classifier")
+    if record is None:
+        raise ConfigError(f"{session.run.root} holds no finished classifier: let 'slimsight run' go on first")
+    judged = session.splits.val if split == "val" else session.splits.test()
+    count = min(SOME, len(judged)) if count is None else count
+    study = Study(
+        session.classifier().to(session.fabric.device),
+        some_of(judged, count, split),
+        control,
+        seed=session.recipe.seed,
+        fewer=fewer,
+        boxes=None if boxes is None else load_boxes(boxes, session.splits.image_size),
+        training=to_training(session, judged, epochs) if "roar" in tests else None,
+        progress=session.progress,
+    )
+    return study, {"classifier": record.fingerprint, "split": split, "images": count, "seed": study.seed}
+
+
+def _digest(boxes: BoxedImages | None) -> str | None:
+    """Changes with the boxes and the images that they are in."""
+    if boxes is None:
+        return None
+    return hashlib.sha256(boxes.boxes.numpy().tobytes() + boxes.images.numpy().tobytes()).hexdigest()
 
 
 def _rows(out: Path, common: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

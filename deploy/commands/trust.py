@@ -60,7 +60,8 @@ def trust(
     shown = console()
     shown.print(table)
     shown.print(
-        f"\nmean ± standard error over images ({found['images']} of {split}); areas under curves; arrows: what is better"
+        f"\nmean ± standard error over images ({found['images']} of {split}); areas under curves; arrows: better",
+        soft_wrap=True,
     )
     for note in notes(found["rows"]):
         shown.print(note, soft_wrap=True)
