@@ -34,16 +34,16 @@ def test_every_test_stands_in_one_file_one_table_and_pictures(
     say: Callable[..., Said], finished: Any, tmp_path: Path
 ) -> None:
     out = tmp_path / "trust"
-    said = say("trust", finished.root, "--with", "rbf,gradient,edges", "--images", 12, "--out", out)
+    said = say("trust", finished.root, "--with", "rbf,gradient,edges", "--images", 8, "--out", out)
     assert said.code == 0, said.err
     found = json.loads((out / "trust.json").read_text())
     rows = {(row["explainer"], row["test"]): row for row in found["rows"]}
     tests = ("sanity", "perturbation", "insertion_deletion", "tiles")
     assert set(rows) == {(name, test) for name in ("random", "rbf", "gradient", "edges") for test in tests}
-    assert (found["split"], found["images"], found["control"]) == ("val", 12, "random")
+    assert (found["split"], found["images"], found["control"]) == ("val", 8, "random")
     assert not rows["edges", "sanity"]["result"]["passed"]
     assert rows["gradient", "sanity"]["result"]["passed"], rows["gradient", "sanity"]["result"]["reason"]
-    assert rows["rbf", "perturbation"]["result"]["kl"]["values"][0]["images"] == 12
+    assert rows["rbf", "perturbation"]["result"]["kl"]["values"][0]["images"] == 8
     assert set(rows["rbf", "tiles"]["versus_control"]) == {"8", "14"}
     assert "versus_control" not in rows["random", "tiles"]
     for test in tests:
@@ -54,7 +54,7 @@ def test_every_test_stands_in_one_file_one_table_and_pictures(
     assert [line.split()[0] for line in lines[1:5]] == ["random", "rbf", "gradient", "edges"]
     assert "FAILED" in lines[4]
     assert any(line.startswith("edges: sanity failed: rank correlation 1.00") for line in lines)
-    again = say("trust", finished.root, "--with", "rbf,edges", "--images", 12, "--out", out)
+    again = say("trust", finished.root, "--with", "rbf,edges", "--images", 8, "--out", out)
     assert again.out == said.out
     assert "tiles of edges: taken from" in again.err
     assert json.loads((out / "trust.json").read_text()) == found
@@ -62,7 +62,7 @@ def test_every_test_stands_in_one_file_one_table_and_pictures(
 
 def test_the_object_in_a_box(say: Callable[..., Said], finished: Any, tmp_path: Path) -> None:
     picture = np.zeros((16, 16, 3), np.uint8)
-    picture[4:12, 4:12] = 255
+    picture[4:12, 4:12] = np.random.default_rng(0).integers(0, 256, (8, 8, 3))
     Image.fromarray(picture).save(tmp_path / "a.png")
     (tmp_path / "boxes.csv").write_text("file,x0,y0,x1,y1\na.png,3,3,13,13\n")
     asked = ["trust", finished.root, "--with", "edges", "--tests", "boxes", "--out", tmp_path / "trust"]
@@ -72,25 +72,27 @@ def test_the_object_in_a_box(say: Callable[..., Said], finished: Any, tmp_path: 
     rows = {
         row["explainer"]: row["result"] for row in json.loads((tmp_path / "trust" / "trust.json").read_text())["rows"]
     }
-    assert rows["edges"]["score"] == {"mean": pytest.approx(0.6), "standard_error": None, "images": 1}
+    assert rows["edges"]["score"] == {"mean": pytest.approx(1), "standard_error": None, "images": 1}
     (tmp_path / "boxes.csv").write_text("file,x0,y0,x1,y1\na.png,3,3,17,13\n")
     said = say(*asked, "--boxes", tmp_path / "boxes.csv")
     assert (said.code, said.error.count("\n")) == (2, 1)
     assert "does not lie in its image of 16 x 16 pixels" in said.error
 
 
-def test_roar_by_the_runs_own_recipe(say: Callable[..., Said], finished: Any, tmp_path: Path) -> None:
-    said = say("trust", finished.root, "--with", "edges", "--tests", "roar", "--epochs", 1, "--out", tmp_path / "t")
-    assert said.code == 0, said.err
-    control, ours = json.loads((tmp_path / "t" / "trust.json").read_text())["rows"]
+def test_roar_by_the_runs_own_recipe(session: Session, tmp_path: Path) -> None:
+    train = session.splits.train
+    session.splits.train = train.subset(np.arange(0, len(train), 4))
+    found = measure_trust(session, tmp_path / "t.json", names=["edges"], tests=["roar"], count=4, epochs=4)
+    control, ours = found["rows"]
     shares = [0.1, 0.3, 0.5, 0.7, 0.9]
     assert [point["share"] for point in control["result"]["points"]] == [0.0, *shares]
     assert [point["share"] for point in ours["result"]["points"]] == shares
     accuracies = [point["accuracy"]["mean"] for point in control["result"]["points"]]
-    assert accuracies[0] > 0.5
+    assert accuracies[0] > 0.3  # of ten classes
     assert accuracies[0] > accuracies[-1]
-    assert control["result"]["epochs"] == 1
-    assert (tmp_path / "t" / "roar.png").is_file()
+    assert (control["images"], control["result"]["epochs"]) == (len(session.splits.val), 4)
+    assert control["result"]["train_images"] == -(-len(train) // 4)
+    assert session.recipe.model.train.epochs != 4
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,7 @@ def test_a_classifier_needs_what_the_oracle_removes_and_not_what_chance_does(
     (known,), (unknown,) = points(*map(oracle.maps, images)), points(*map(chance, images))
     assert known < 0.6  # 1/3 is chance
     assert unknown > known + 0.2
+    assert points(*map(oracle.maps, images)) == [known]
 
 
 def test_digits_are_read_in_their_middle(fabric: Fabric, chance: Any, tmp_path: Any) -> None:
@@ -84,4 +85,3 @@ def test_digits_are_read_in_their_middle(fabric: Fabric, chance: Any, tmp_path: 
     known, unknown = ours.points[0].accuracy, control.points[0].accuracy
     assert unknown.mean - known.mean > 3 * (known.standard_error + unknown.standard_error)
     assert known.standard_error == pytest.approx((known.mean * (1 - known.mean) / (len(test) - 1)) ** 0.5)
-    assert run(middle) == ours
