@@ -148,3 +148,23 @@ def test_explainers_stand_with_their_errors_and_with_what_the_papers_say(tables:
     assert lines[2:4] == ["| random | 2.000 ± 0.010 | 0.500 ± 0.010 |", "| rbf | 1.000 ± 0.010 | 0.400 ± 0.010 |"]
     assert "(perturbation 9)" in lines[5]
     assert lines[7:] == ["Of 4 claims: 2 agrees, 1 disagrees, 1 undecided.", "- disagrees: three", "- undecided: two"]
+
+
+def test_a_claim_counts_from_two_standard_errors_on(tables: ModuleType) -> None:
+    def kl(name: str, mean: float, versus: float) -> dict[str, object]:
+        area = {"mean": mean, "standard_error": 0.1, "images": 9}
+        row = {"explainer": name, "test": "perturbation", "images": 9, "result": {"kl": {"area": area}}}
+        return row | {"versus_control": {"kl": {"mean": versus, "standard_error": 0.1, "images": 9}}}
+
+    rows = [kl("edges", 2.0, -1.0), kl("rbf", 1.9, -0.3), kl("gradient", 2.5, 0.15), kl("grad_cam", 1.0, 0.3)]
+    found = importlib.import_module("trust_orderings").orderings(rows)
+    assert [text.split(":")[0] for text in found[:-1]] == [
+        "agrees",
+        "undecided",
+        "disagrees",
+        "undecided",
+        "disagrees",
+        "agrees",
+    ]
+    assert found[0].endswith("rbf beats random maps (here by +0.3000 ± 0.1000, 9 images)")
+    assert found[4].endswith("gradient beats an edge detector (here by -0.5000 ± 0.1414, 9 images)")
