@@ -78,8 +78,8 @@ def _claim(figure: str, name: str, rival: str, difference: float, error: float, 
 
 
 NOT_MEASURED = (
-    "undecided: ROAR, Hooker et al. 2019: squared SmoothGrad beats random maps, the gradient, guided backpropagation and "
-    "integrated gradients do not (not measured: it takes a training per explainer and share)"
+    "undecided: ROAR, Hooker et al. 2019: squared SmoothGrad beats random maps; the gradient, guided backpropagation "
+    "and integrated gradients do not (not measured: it takes a training per explainer and share)"
 )
 _AGREES = {True: "agrees", False: "disagrees"}
 _SIGN = {"kl": -1, "change": -1, "insertion": 1, "deletion": -1, "8": 1, "14": 1}
