@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from deploy.report.trust import figures
+from deploy.report.trust import figures, notes
 
 
 def trust(found: dict[str, Any]) -> str:
@@ -24,9 +24,15 @@ def trust(found: dict[str, Any]) -> str:
         "",
     ]
     words = {word: [text for text in found["orderings"] if text.startswith(word)] for word in _WORDS}
-    lines.append(f"Of {len(found['orderings'])} claims: " + ", ".join(f"{len(words[w])} {w}" for w in _WORDS) + ".")
-    lines += [f"- {text}" for word in _WORDS[1:] for text in words[word]]
+    counted = ", ".join(f"{len(words[word])} {text}" for word, text in _WORDS.items())
+    lines += [
+        f"Of {len(found['orderings'])} claims (the papers', and that what reads the classifier beats an edge detector) "
+        f"{counted}; all are in results/trust.json.",
+        "",
+    ]
+    lines += [f"- {note}" for note in notes(found["rows"]) if note.startswith("rbf: sanity")]
+    lines += [f"- {text}" for text in words["disagrees"]]
     return "\n".join(lines)
 
 
-_WORDS = ("agrees", "disagrees", "undecided")
+_WORDS = {"agrees": "agree", "disagrees": "disagree", "undecided": "are undecided"}

@@ -60,12 +60,16 @@ def schedule(session: Any) -> str:
 
 
 def thinned(result: Any) -> Any:
-    """``result`` with an eighth of the points of every long curve, and its last; areas stay those of all points."""
+    """``result`` in six digits, and of every long curve an eighth of the points and the last; areas are of all points."""
+    if isinstance(result, float):
+        return float(f"{result:.6g}")
+    if isinstance(result, list):
+        return [thinned(value) for value in result]
     if not isinstance(result, dict):
         return result
     if len(result.get("shares", ())) > LONG:
         keep = sorted({*range(0, len(result["shares"]), 8), len(result["shares"]) - 1})
-        return result | {name: [result[name][index] for index in keep] for name in ("shares", "values")}
+        result = result | {name: [result[name][index] for index in keep] for name in ("shares", "values")}
     return {name: thinned(value) for name, value in result.items()}
 
 

@@ -13,7 +13,6 @@ ERRORS = 2.0
 VERDICTS = (
     ("gradient", True, "Adebayo et al. 2018: the gradient passes"),
     ("grad_cam", True, "Adebayo et al. 2018: Grad-CAM passes"),
-    ("guided_backprop", False, "Adebayo et al. 2018: guided backpropagation does not depend on the upper layers"),
     ("edges", False, "Adebayo et al. 2018: an edge detector looks like an explanation and reads no classifier"),
     ("constant", False, "control: a constant map says nothing"),
 )
@@ -30,11 +29,25 @@ def orderings(rows: Rows) -> list[str]:
 
 def _verdicts(rows: Rows) -> list[str]:
     found = {row["explainer"]: row["result"] for row in rows if row["test"] == "sanity"}
-    return [
+    sentences = [
         f"{_AGREES[found[name]['passed'] == passes]}: sanity, {claim} (here {found[name]['reason']})"
         for name, passes, claim in VERDICTS
         if name in found
     ]
+    if "guided_backprop" in found and "gradient" in found:
+        guided, gradient = (_after_upper(found[name]["steps"]) for name in ("guided_backprop", "gradient"))
+        sentences.append(
+            f"{_AGREES[guided >= 0.5 > gradient]}: sanity, Adebayo et al. 2018: guided backpropagation hardly notices "
+            f"that upper layers forget, unlike the gradient (here rank correlation {guided:.2f} and {gradient:.2f} of "
+            "absolute values with the upper quarter of the layers re-initialised; guided backpropagation "
+            f"{found['guided_backprop']['reason']})"
+        )
+    return sentences
+
+
+def _after_upper(steps: Sequence[Mapping[str, Any]]) -> float:
+    """Rank correlation of absolute maps once the upper quarter of the layers is re-initialised."""
+    return float(steps[max(len(steps) // 4, 1) - 1]["spearman_abs"]["mean"])
 
 
 def _against_random(rows: Rows) -> list[str]:
