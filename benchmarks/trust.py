@@ -60,7 +60,7 @@ def schedule(session: Any) -> str:
 
 
 def thinned(result: Any) -> Any:
-    """``result`` in six digits, and of every long curve an eighth of the points and the last; areas are of all points."""
+    """``result`` in six digits, and an eighth of the points (and the last) of long curves; areas are of all points."""
     if isinstance(result, float):
         return float(f"{result:.6g}")
     if isinstance(result, list):
