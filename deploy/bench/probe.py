@@ -7,6 +7,9 @@ there. A trial that fails, or takes its process down, is a reason, and the rest 
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import importlib
 import json
 import os
 import resource
@@ -116,21 +119,56 @@ def attempt(trial: Trial) -> Tried:
     )
     images = np.random.default_rng(0).random((trial.batch, 3, *trial.size), dtype=np.float32)
     free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None  # makes the context, which all share
-    before = _peak_bytes()
+    if trial.runtime in ("torch", "torch-compile", "pt2"):
+        _touch_torch()
+    before: int | None = _peak_bytes()
     found = subject.open(trial.runtime)
     if isinstance(found, torch.nn.Module):
         found = found.to(trial.device)
+        before = _peak_anew(found)
     with open_runner(found, trial.runtime, trial.threads) as runner:
         for _ in range(_CALLS):
             logits = runner.run(images)
         left = torch.cuda.mem_get_info()[0] if free is not None else None
     if not np.isfinite(logits).all():
         return Tried("its logits are NaN or infinite")
-    return Tried(None, _peak_bytes() - before, None if free is None or left is None else max(0, free - left))
+    return Tried(
+        host_bytes=None if before is None else _peak_bytes() - before,
+        device_bytes=None if free is None or left is None else max(0, free - left),
+    )
+
+
+def _touch_torch() -> None:
+    """Have torch load its libraries of kernels: they are no model's memory."""
+    import torch
+
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Flatten(), torch.nn.LazyLinear(2)
+    )
+    with torch.inference_mode():
+        net.eval()(torch.zeros(1, 3, 8, 8))
 
 
 def _peak_bytes() -> int:
+    """Most memory that was resident so far; Linux can be told to forget it (``_peak_anew``)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KILOBYTE
+
+
+def _peak_anew(module: Any) -> int | None:
+    """The peak from which a module's growth counts, its own weights on the host counted as growth.
+
+    Rebuilding a module from a run takes more than the module: that is given back and forgotten first. None where the
+    system cannot forget a peak (it is no Linux).
+    """
+    forget = Path("/proc/self/clear_refs")
+    if not forget.exists():
+        return None
+    gc.collect()
+    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)
+    forget.write_text("5", encoding="ascii")  # proc(5): resets the peak of the resident set
+    held = [x for x in (*module.parameters(), *module.buffers()) if x.device.type == "cpu"]
+    return _peak_bytes() - sum(x.numel() * x.element_size() for x in held)
 
 
 def forked(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -174,9 +212,8 @@ def _main() -> None:
     # Imported, never used here: threads that a runtime starts would not be there in a fork.
     from export.runners import choose, import_onnxruntime
 
-    from . import models
-
-    del models
+    for name in ("deploy.bench.models", "deploy.recipe", "deploy.report", "deploy.slim_folder"):
+        importlib.import_module(name)
     if choose.runtimes()["onnxruntime-cpu"] is None:
         import_onnxruntime()
     _serve(sys.stdin, answers)

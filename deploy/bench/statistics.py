@@ -148,9 +148,9 @@ def noise_of(original: Sessions, slim: Sessions, speedup: Speedup) -> tuple[str,
     """Why a speed-up is too noisy to be relied on; empty where it is not (``WIDE``, ``DRIFT``)."""
     reasons = []
     if speedup.width > WIDE:
-        reasons.append(f"the interval of the speed-up is {speedup.width:.1%} wide, {WIDE:.0%} allowed")
+        reasons.append(f"the interval of the speed-up is {100 * speedup.width:.1f} % wide, {100 * WIDE:g} % allowed")
     if abs(drift := drift_of(original, slim)) > DRIFT:
-        reasons.append(f"the speed-up changed by {drift:+.1%} between the halves, {DRIFT:.0%} allowed")
+        reasons.append(f"the speed-up changed by {100 * drift:+.1f} % between the halves, {100 * DRIFT:g} % allowed")
     return tuple(reasons)
 
 
@@ -158,7 +158,7 @@ def unsteadiness_of(times: Sessions, interval: tuple[float, float]) -> tuple[str
     """Why a time alone is too noisy to be relied on; empty where it is not (``UNSTEADY``)."""
     reasons = []
     if (width := interval[1] / interval[0] - 1) > UNSTEADY:
-        reasons.append(f"the interval of the median is {width:.0%} wide, {UNSTEADY:.0%} allowed")
+        reasons.append(f"the interval of the median is {100 * width:.0f} % wide, {100 * UNSTEADY:g} % allowed")
     if abs(drift := drift_of(times)) > UNSTEADY:
-        reasons.append(f"the median changed by {drift:+.0%} between the halves, {UNSTEADY:.0%} allowed")
+        reasons.append(f"the median changed by {100 * drift:+.0f} % between the halves, {100 * UNSTEADY:g} % allowed")
     return tuple(reasons)

@@ -144,11 +144,12 @@ def _entries(
     entries, skipped = [], []
     for name in dict.fromkeys(wanted) or [name for name in reasons if name not in _ASKED_FOR]:
         for subject in subjects:
-            if subject.file(name) is None:
-                if wanted:
-                    skipped.append(Skipped(subject.name, name, subject.missing(name)))
-            elif (reason := reasons[name]) is not None:
+            if subject.file(name) is None and not wanted:
+                continue
+            if (reason := reasons[name]) is not None:
                 skipped.append(Skipped(subject.name, name, reason))
+            elif subject.file(name) is None:
+                skipped.append(Skipped(subject.name, name, subject.missing(name)))
             elif device == "cuda" and name.startswith("torch") and (missing := reasons["onnxruntime-cuda"]) is not None:
                 skipped.append(Skipped(subject.name, name, missing))
             else:
