@@ -24,7 +24,7 @@ class LatencyConfig(Section):
     threads: Count = 1
     batch: Count = 1
     rounds: Annotated[int, Field(ge=20)] = Field(default=200, description="timed calls of each model")
-    sessions: Count = Field(default=8, description="how often the models are opened anew; rounds are shared out")
+    sessions: Count = Field(default=10, description="how often the models are opened anew; rounds are shared out")
     warmup_seconds: Positive = Field(default=5.0, description="limit; warm-up ends once times are steady")
 
 
@@ -57,7 +57,7 @@ def measure_latency(
     threads: int,
     batch: int = 1,
     rounds: int = 200,
-    sessions: int = 8,
+    sessions: int = 10,
     warmup: float = 5.0,
     seed: int = 0,
     dynamic: Runner | None = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from .statistics import DRIFT, ENOUGH_SESSIONS, UNSTEADY, WIDE, Quantiles, Speedup
+from .statistics import DRIFT, UNSTEADY, WIDE, Quantiles, Speedup
 
 SCHEMA = 1
 
@@ -97,6 +97,5 @@ class BenchResult:
             "speedup_drift": DRIFT,
             "median_interval_width": UNSTEADY,
             "median_drift": UNSTEADY,
-            "sessions_resampled_from": ENOUGH_SESSIONS,
         }
         return {"schema": SCHEMA, "verdict": self.verdict, "thresholds": thresholds, **asdict(self)}

@@ -88,27 +88,28 @@ def time_sessions(
     order = names
     found: list[dict[str, Timing]] = []
     warm = True
-    for session in progress.track(range(sessions), "latency", total=sessions, unit="sessions"):
-        order = [names[i] for i in draw.permutation(len(names))] if session % 2 == 0 else order[::-1]
-        with ExitStack() as stack:
-            for name in order:
-                stack.enter_context(runners[name])
-            if on_open is not None and session == 0:
-                on_open()
-            timings, steady = _time_open(
-                runners,
-                images,
-                first=session * rounds // sessions,
-                rounds=max(1, (session + 1) * rounds // sessions - session * rounds // sessions),
-                seconds=None if seconds is None else seconds / sessions,
-                warmup=warmup,
-                draw=draw,
-                batch=batch,
-                progress=progress,
-                clock=clock,
-            )
-        warm = warm and steady
-        found.append(timings)
+    with _no_garbage_collection():
+        for session in progress.track(range(sessions), "latency", total=sessions, unit="sessions"):
+            order = [names[i] for i in draw.permutation(len(names))] if session % 2 == 0 else order[::-1]
+            with ExitStack() as stack:
+                for name in order:
+                    stack.enter_context(runners[name])
+                if on_open is not None and session == 0:
+                    on_open()
+                timings, steady = _time_open(
+                    runners,
+                    images,
+                    first=session * rounds // sessions,
+                    rounds=max(1, (session + 1) * rounds // sessions - session * rounds // sessions),
+                    seconds=None if seconds is None else seconds / sessions,
+                    warmup=warmup,
+                    draw=draw,
+                    batch=batch,
+                    progress=progress,
+                    clock=clock,
+                )
+            warm = warm and steady
+            found.append(timings)
     if not warm:
         progress.note(_drifted(warmup))
     return Measured({name: _joined([timings[name] for timings in found]) for name in names}, warm)
@@ -135,18 +136,19 @@ def time_interleaved(
             f"{len(runners)} runners, {len(images)} images, {rounds} rounds, batch {batch}: latency "
             "needs 1 or more of each"
         )
-    timings, steady = _time_open(
-        runners,
-        images,
-        first=0,
-        rounds=rounds,
-        seconds=None,
-        warmup=warmup,
-        draw=np.random.default_rng(seed),
-        batch=batch,
-        progress=progress,
-        clock=clock,
-    )
+    with _no_garbage_collection():
+        timings, steady = _time_open(
+            runners,
+            images,
+            first=0,
+            rounds=rounds,
+            seconds=None,
+            warmup=warmup,
+            draw=np.random.default_rng(seed),
+            batch=batch,
+            progress=progress,
+            clock=clock,
+        )
     if not steady:
         progress.note(_drifted(warmup))
     return {name: timing.host[0] for name, timing in timings.items()}
@@ -169,7 +171,7 @@ def _time_open(
     progress: Progress,
     clock: Clock,
 ) -> tuple[dict[str, Timing], bool]:
-    """Warm up, then one call of every runner per round, in an order drawn anew each round; garbage waits.
+    """Warm up, then one call of every runner per round, in an order drawn anew each round.
 
     ``first`` is the first round's number: sessions take different images.
     """
@@ -182,15 +184,14 @@ def _time_open(
 
     host: dict[str, list[float]] = {name: [] for name in names}
     device: dict[str, list[float | None]] = {name: [] for name in names}
-    with _no_garbage_collection():
-        steady = _warm_up(one_round, warmup, clock)
-        deadline = None if seconds is None else clock() + seconds * 1e9
-        for k in progress.track(range(first, first + rounds), "rounds", total=rounds, unit="rounds"):
-            for name, (on_host, on_device) in one_round(k).items():
-                host[name].append(on_host)
-                device[name].append(on_device)
-            if deadline is not None and k - first + 1 >= _FEWEST and clock() >= deadline:
-                break
+    steady = _warm_up(one_round, warmup, clock)
+    deadline = None if seconds is None else clock() + seconds * 1e9
+    for k in progress.track(range(first, first + rounds), "rounds", total=rounds, unit="rounds"):
+        for name, (on_host, on_device) in one_round(k).items():
+            host[name].append(on_host)
+            device[name].append(on_device)
+        if deadline is not None and k - first + 1 >= _FEWEST and clock() >= deadline:
+            break
     return {name: Timing((np.array(host[name]),), _known(device[name])) for name in names}, steady
 
 

@@ -4,6 +4,9 @@ Opening a model anew moves its time by up to a percent (where its weights happen
 it stays there until it is closed: rounds of one opening cannot see that. So a measurement has several *sessions*, each
 with its own openings, and sessions are what is resampled (clusters at the highest level: Davison and Hinkley 1997, 3.8;
 levels of repetition: Kalibera and Jones 2013). Noise correlated within a session cannot narrow such an interval.
+
+Sessions come in pairs, an order of opening and its reverse, which cancels most of what the order does: where there are
+enough of them, pairs are resampled.
 """
 
 from __future__ import annotations
@@ -20,8 +23,8 @@ Array: TypeAlias = NDArray[np.float64]
 Sessions: TypeAlias = Array | Sequence[Array]
 """ms of each call: (rounds,) of one session, or that of each session."""
 
-ENOUGH_SESSIONS = 5
-"""From so many sessions on, intervals resample sessions; below, blocks of rounds, blind to what opening changes."""
+ENOUGH = 5
+"""So many pairs of sessions, or else sessions, are resampled at least; with fewer it is blocks of rounds."""
 
 WIDE = 0.06
 """Relative width (high / low - 1) of a speed-up's interval above which a row is noisy."""
@@ -73,9 +76,10 @@ def to_quantiles(times: Sessions) -> Quantiles:
 def to_speedup(original: Sessions, slim: Sessions, *, seed: int, resamples: int = 2000) -> Speedup:
     """How many times as fast ``slim`` is: ratio of medians original / slim, with its 95 % bootstrap interval.
 
-    From ``ENOUGH_SESSIONS`` sessions on: each session gives the ratio of its medians (both models felt the same
-    disturbances); the estimate is the 20 % trimmed mean of their logarithms, and whole sessions are resampled. Below:
-    the ratio of the medians of all rounds, and blocks of consecutive rounds are resampled, the same for both models.
+    From ``ENOUGH`` sessions on: each session gives the ratio of its medians (both models felt the same disturbances);
+    the estimate is the 20 % trimmed mean of their logarithms, of pairs of sessions from ``2 * ENOUGH`` on, and pairs
+    (or sessions) are resampled. Below: the ratio of the medians of all rounds, and blocks of consecutive rounds are
+    resampled, the same for both models; such an interval is blind to what opening anew would change.
     The percentiles are widened for the small number of what is resampled (expanded percentile interval, Hesterberg
     2015, 5.3), without which an interval of ten sessions would cover nine times in ten.
 
@@ -87,9 +91,9 @@ def to_speedup(original: Sessions, slim: Sessions, *, seed: int, resamples: int 
     before, after = to_sessions(original), to_sessions(slim)
     assert [len(x) for x in before] == [len(x) for x in after]
     draw = np.random.default_rng(seed)
-    if len(before) >= ENOUGH_SESSIONS:
-        logs = np.array([np.log(np.median(x) / np.median(y)) for x, y in zip(before, after, strict=True)])
-        centre, spread, units = _of_sessions(logs, draw, resamples)
+    if len(before) >= ENOUGH:
+        logs = [float(np.log(np.median(x) / np.median(y))) for x, y in zip(before, after, strict=True)]
+        centre, spread, units = _of_sessions(_paired(logs), draw, resamples)
     else:
         centre, spread, units = _of_blocks(np.concatenate(before), np.concatenate(after), draw, resamples)
     low, high = np.quantile(spread, _expanded(units))
@@ -102,6 +106,13 @@ def to_interval(times: Sessions, *, seed: int) -> tuple[float, float]:
     parts = to_sessions(times)
     found = to_speedup(parts, tuple(np.ones_like(part) for part in parts), seed=seed)
     return found.low, found.high
+
+
+def _paired(logs: Sequence[float]) -> Array:
+    """The means of sessions 0 and 1, 2 and 3, ... where they are enough (a last one alone stands for itself)."""
+    if len(logs) < 2 * ENOUGH:
+        return np.array(logs)
+    return np.array([np.mean(logs[start : start + 2]) for start in range(0, len(logs), 2)])
 
 
 def _of_sessions(logs: Array, draw: np.random.Generator, resamples: int) -> tuple[float, Array, int]:
