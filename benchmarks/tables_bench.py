@@ -43,6 +43,6 @@ def latency_lab(found: Row) -> str:
         "",
         f"ResNet-20 at 32 in ONNX Runtime, one thread, batch 1, {milliseconds:.2f} ms a call; slowed by "
         f"{100 * statistics.median(slowed):.1f} % (arithmetic inside the call, measured). {machine['processor']}, "
-        f"{machine['usable_cores']} cores, a virtual machine.",
+        f"{machine['usable_cores']} cores.",
     ]
     return "\n".join(lines)

@@ -57,7 +57,7 @@ def describe() -> dict[str, Any]:
         "processor": processor(),
         "cores": os.cpu_count(),
         "usable_cores": usable,
-        "system": f"{platform.system()} {platform.release()}",
+        "system": platform.system(),
         "device": device_name(),
         "cuda": torch.version.cuda,
         "settings": settings,

@@ -68,7 +68,7 @@ class Prober:
             assert self._server.stdin is not None
             self._server.stdin.close()
             if error is not None:
-                self._server.terminate()
+                os.killpg(self._server.pid, signal.SIGTERM)  # the fork that works now, too
             self._server.wait()
             assert self._server.stdout is not None
             self._server.stdout.close()

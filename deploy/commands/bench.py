@@ -63,13 +63,13 @@ def bench(
     found = run_bench(
         models, runtimes=runtime, settings=settings, images=images, baseline=baseline, progress=terminal.progress
     )
+    _print_result(found)  # first: a place that cannot be written must not lose what was measured
     if json is not None:
         write_json(json, found.to_dict())
     if plot is not None:
         from ..bench.plot import draw_bench
 
         draw_bench(found, plot)
-    _print_result(found)
 
 
 def _numbers(name: str, text: str) -> tuple[int, ...]:
