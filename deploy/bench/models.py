@@ -175,8 +175,9 @@ def _flavour(path: Path) -> str:
             beside: Any = json.loads(key.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ConfigError(f"{key} is no JSON ({error}): build the engine again") from error
-        if isinstance(beside, dict) and beside.get("flavour") in ("tensorrt", "tensorrt-rtx"):
-            return str(beside["flavour"])
+        built = beside.get("key") if isinstance(beside, dict) else None
+        if isinstance(built, dict) and built.get("flavour") in ("tensorrt", "tensorrt-rtx"):
+            return str(built["flavour"])
     return "tensorrt-rtx" if "rtx" in path.name else "tensorrt"
 
 

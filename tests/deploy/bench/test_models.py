@@ -56,7 +56,7 @@ def test_a_run_s_modules_are_rebuilt_with_their_weights(finished):
 def test_engines_belong_to_the_runtime_that_they_were_built_for(tmp_path):
     for name in ("a.engine", "b-rtx.engine", "c.engine"):
         (tmp_path / name).write_bytes(b"engine")
-    (tmp_path / "c.engine.json").write_text(json.dumps({"flavour": "tensorrt-rtx"}))
+    (tmp_path / "c.engine.json").write_text(json.dumps({"key": {"flavour": "tensorrt-rtx"}}))
     found = find_subjects([tmp_path / name for name in ("a.engine", "b-rtx.engine", "c.engine")])
     assert [list(subject.engines) for subject in found] == [["tensorrt"], ["tensorrt-rtx"], ["tensorrt-rtx"]]
     assert found[0].file("tensorrt") == tmp_path / "a.engine"
