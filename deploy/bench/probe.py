@@ -168,7 +168,7 @@ def _peak_anew(module: Any) -> int | None:
         trim(0)
     forget.write_text("5", encoding="ascii")  # proc(5): resets the peak of the resident set
     held = [x for x in (*module.parameters(), *module.buffers()) if x.device.type == "cpu"]
-    return _peak_bytes() - sum(x.numel() * x.element_size() for x in held)
+    return _peak_bytes() - int(sum(x.numel() * x.element_size() for x in held))
 
 
 def forked(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:

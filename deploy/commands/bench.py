@@ -94,7 +94,11 @@ def _print_result(found: BenchResult) -> None:
             where = "" if item.batch is None else f"batch {item.batch}, threads {item.threads}"
             missing.add_row(item.model, item.runtime, where, item.reason)
         out.print(missing)
-    out.print(f"\nspeed-up: times as fast as {found.baseline}, with its 95 % interval over sessions")
+    out.print(f"\nspeed-up: times as fast as {found.baseline}, with its 95 % interval over sessions", soft_wrap=True)
+    for row in found.rows:
+        if row.baseline.runtime != row.runtime:
+            base = f"{row.baseline.model} in {row.baseline.runtime}"
+            out.print(f"* {row.model} in {row.runtime}, {row.point}: times as fast as {base}", soft_wrap=True)
     out.print(f"images: {found.images['count']}, {found.images['source']}; {_machine(found)}", soft_wrap=True)
     for row in found.rows:
         for reason in row.noise:
@@ -113,9 +117,9 @@ def _cells(row: BenchRow, on_device: bool) -> list[str]:
         cells.append("" if row.device_ms is None else as_ms(row.device_ms.median))
     if row.speedup is None:
         return [*cells, "", row.verdict]
-    text = f"{row.speedup.median:.3f} ({row.speedup.low:.3f} to {row.speedup.high:.3f})"
-    other = "" if row.baseline.runtime == row.runtime else f" of {row.baseline.model} in {row.baseline.runtime}"
-    return [*cells, text + other, row.verdict]
+    mark = " *" if row.baseline.runtime != row.runtime else ""
+    text = f"{row.speedup.median:.3f} ({row.speedup.low:.3f} to {row.speedup.high:.3f}){mark}"
+    return [*cells, text, row.verdict]
 
 
 def _machine(found: BenchResult) -> str:

@@ -56,7 +56,8 @@ def test_a_run_is_timed_and_what_cannot_run_is_listed(say: Callable[..., Said], 
     ]
     assert "not run" in lines
     assert lines[-1] == f"verdict: {found['verdict']}"
-    assert re.search(r"^slim +pt2 .* of original in onnxruntime-cpu  ", said.out, re.MULTILINE)
+    assert re.search(r"^slim +pt2 .*\) \*  +", said.out, re.MULTILINE)
+    assert "* slim in pt2, batch 1, 1 thread: times as fast as original in onnxruntime-cpu" in lines
     with Image.open(picture) as opened:
         assert opened.format == "PNG"
 

@@ -49,7 +49,7 @@ def test_a_runner_is_opened_by_its_name(case) -> None:
 
 @pytest.mark.parametrize("case", ["mixed"], indirect=True)
 def test_what_does_not_fit_is_refused(case, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"unknown runtime 'torchh'; did you mean torch"):
+    with pytest.raises(ConfigError, match=r"unknown runtime 'torchh'; did you mean 'torch'"):
         open_runner(case.model, "torchh")
     with pytest.raises(ConfigError, match=r"onnxruntime-cpu takes a \.onnx file, not model\.pt2"):
         open_runner(case.pt2, "onnxruntime-cpu")
