@@ -10,7 +10,8 @@ by its own seed.
 - `one_opening`: the same with all rounds in one session, as an interval over rounds alone sees it.
 - `slowed`: the second runner does arithmetic inside its call that takes 5 % of the model's time (calibrated against it
   in turn, so that both change alike with the machine's speed). The interval should lie below 1.
-- `bench`: what the command says on this machine of the same network as ONNX and pt2 file, asked for every runtime.
+- `bench`: what the command says on this machine of the same network as ONNX file, pt2 file and engine of TensorRT for
+  RTX (which builds without a GPU and runs on one only), asked for every runtime.
 
 Stops after --seconds; the same command goes on. Rows go to results/latency_lab.json.
 """
@@ -38,6 +39,7 @@ from deploy.machine import describe, state, stolen, versions
 from export.runners import OnnxRunner
 from export.runners.choose import TAKES
 from export.to_onnx import export_onnx
+from export.to_tensorrt import export_engine
 from export.to_torch_export import export_pt2
 
 RESULTS = Path(__file__).resolve().parent / "results" / "latency_lab.json"
@@ -149,7 +151,9 @@ def main() -> None:
 
         bench = kept.get("bench")
         if bench is None:
-            bench = run_bench([path, pt2], runtimes=tuple(TAKES), settings=Settings(batches=(1, 8))).to_dict()
+            engine = Path(folder) / "resnet20.engine"
+            export_engine(path, engine, flavour="tensorrt-rtx")
+            bench = run_bench([path, pt2, engine], runtimes=tuple(TAKES), settings=Settings(batches=(1, 8))).to_dict()
             write(bench)
         for repeat in range(max(STUDIES.values())):
             for study, repeats in STUDIES.items():

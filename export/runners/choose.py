@@ -18,6 +18,7 @@ from compress.registry import nearest
 
 from .base import Runner
 from .in_onnxruntime import OnnxRunner, import_onnxruntime
+from .in_tensorrt import TensorRtRunner
 from .in_torch import Pt2Runner, TorchRunner
 
 Takes = Literal["module", ".pt2", ".onnx", ".engine"]
@@ -81,33 +82,27 @@ def open_runner(model: Path | nn.Module, runtime: str, threads: int = 1) -> Runn
     if (reason := runtimes()[runtime]) is not None:
         raise ExportError(f"{runtime} cannot run here: {reason}")
     if isinstance(model, nn.Module):
-        return (
-            TorchRunner(model, threads)
-            if runtime == "torch"
-            else _written_as("in_torch", "CompiledRunner")(model, threads)
-        )
+        if runtime == "torch":
+            return TorchRunner(model, threads)
+        compiled = _compiled_runner()
+        assert compiled is not None
+        runner: Runner = compiled(model, threads)
+        return runner
     if takes == ".pt2":
         return Pt2Runner(model, threads)
     if takes == ".onnx":
         return OnnxRunner(model, threads, provider=_PROVIDERS[runtime])
-    runner: Runner = _written_as("in_tensorrt", "TensorRtRunner")(model, runtime)
-    return runner
+    return TensorRtRunner(model, "tensorrt-rtx" if runtime == "tensorrt-rtx" else "tensorrt")
 
 
-def _written_as(module: str, name: str) -> Any:
-    """A class of this package by its name, imported when it is needed."""
-    return getattr(importlib.import_module(f".{module}", __package__), name)
-
-
-def _has(module: str, name: str) -> bool:
-    return find_spec(f"{__package__}.{module}") is not None and hasattr(
-        importlib.import_module(f".{module}", __package__), name
-    )
+def _compiled_runner() -> Any | None:
+    """The class that runs compiled modules, where this version has one."""
+    return getattr(importlib.import_module(".in_torch", __package__), "CompiledRunner", None)
 
 
 def _compiler() -> str | None:
     """torch.compile writes C++ for the CPU, and needs what builds it."""
-    if not _has("in_torch", "CompiledRunner"):
+    if _compiled_runner() is None:
         return "this version has no runner for compiled modules"
     if any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++", "c++") if name):
         return None
@@ -125,8 +120,6 @@ def _onnxruntime(name: str) -> str | None:
 
 
 def _tensorrt(flavour: str, package: str) -> str | None:
-    if not _has("in_tensorrt", "TensorRtRunner"):
-        return "this version has no runner for engines"
     if find_spec(package) is None:
         return f"{package} is not installed: pip install 'slimsight[{flavour}]'"
     return None if torch.cuda.is_available() else _NO_DEVICE
