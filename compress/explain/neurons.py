@@ -62,7 +62,7 @@ class Neurons:
         # Ranks, not thresholds: scores of 0 are many, and a threshold would close all of them in one step. Those that
         # are silent come first: closing them changes nothing.
         keys = self.scores.masked_fill(torch.cat(silent, 1), -1)
-        order = keys.argsort(1, stable=True)
+        order = keys.argsort(dim=1, stable=True)
         places = torch.arange(keys.shape[1], dtype=torch.int32, device=keys.device).expand_as(order)
         self._ranks = torch.empty_like(order, dtype=torch.int32).scatter_(1, order, places)
         self._silent = (keys < 0).sum(1)
