@@ -1,12 +1,13 @@
 """The commands of ``slimsight``, one module each; what is heavy (torch) is imported inside the function."""
 
+from .bench import bench
 from .check import check
 from .inspect import inspect
 from .run import run
 from .status import status
 from .trust import trust
 
-COMMANDS = (run, inspect, check, status, trust)
+COMMANDS = (run, inspect, bench, check, status, trust)
 """In the order that the help lists them."""
 
 __all__ = ["COMMANDS"]
