@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tables_drift import drift
 from tables_dynamic import dynamic
 from tables_models import zoo
 from tables_speed import combined, efficiency, gate_step
@@ -26,6 +27,7 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
     "keep50": (keep50, "cifar10_resnet20_keep50.json"),
     "selector": (selector, "cifar10_resnet20_keep50.json"),
     "steering": (steering, "steering.json"),
+    "drift": (drift, "drift.json"),
     "efficiency": (efficiency, "efficiency.json"),
     "combined": (combined, "combined_budgets.json"),
     "gate_step": (gate_step, "gate_step.json"),
