@@ -32,10 +32,10 @@ def drift(found: dict[str, Any]) -> str:
     images, seeds = (sorted({row[name] for row in found["rows"]}) for name in ("images", "seed"))
     lines += [
         "",
-        f"Regions hold half of a map's mass; {len(seeds)} seed{'s' if len(seeds) > 1 else ''}, mean ± standard deviation "
-        f"of means over {' or '.join(map(str, images))} validation images, for their true classes. Differences are "
-        "paired by image: mean over seeds, then every seed's, with * where it is more than two standard errors from "
-        "zero.",
+        f"Regions hold half of a map's mass; {len(seeds)} seed{'s' if len(seeds) > 1 else ''}, mean ± standard "
+        f"deviation of means over {' or '.join(map(str, images))} validation images, for their true classes. "
+        "Differences are paired by image: mean over seeds, then every seed's, with * where it is more than two "
+        "standard errors from zero.",
     ]
     return "\n".join(lines)
 

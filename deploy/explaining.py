@@ -151,9 +151,10 @@ def _explain(
     with torch.inference_mode():
         before, after = (model.eval()(images).double().softmax(1).numpy() for model in (models.original, models.slim))
     labels = [int(row.argmax()) if label is None else label for row, label in zip(before, known, strict=True)]
-    said = [tuple(each.explain(images, torch.tensor(labels)) for each in pair) for pair in pairs]
-    drifts = [compare(*pair) for pair in said]
-    looks = [[looks_of(saliency) for saliency in pair] for pair in said]
+    asked = torch.tensor(labels)
+    said = [(ours.explain(images, asked), theirs.explain(images, asked)) for ours, theirs in pairs]
+    drifts = [compare(ours, theirs) for ours, theirs in said]
+    looks = [(looks_of(ours), looks_of(theirs)) for ours, theirs in said]
     for row, path in enumerate(paths):
         compared = tuple(_compared(pair[0].name, drift, row) for pair, drift in zip(pairs, drifts, strict=True))
         truth = known[row]

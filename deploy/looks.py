@@ -43,7 +43,7 @@ def draw_worst(session: Session, worst: Sequence[Mapping[str, Any]]) -> None:
         return
     original, val, classes = session.explained(), session.splits.val, session.splits.classes
     chosen = np.array([image["index"] for image in worst])
-    pixels = np.stack([np.asarray(val.images[[index]])[0] for index in chosen])
+    pixels = np.asarray(val.images[chosen])
     images, labels = torch.from_numpy(pixels).float() / 255, torch.from_numpy(val.labels[chosen])
     with torch.inference_mode():
         predicted = [network.classifier(images).argmax(1).tolist() for network in (original, slim)]
@@ -52,7 +52,7 @@ def draw_worst(session: Session, worst: Sequence[Mapping[str, Any]]) -> None:
     for row, image in enumerate(worst):
         truth, was, now = (classes[int(each)] for each in (labels[row], predicted[0][row], predicted[1][row]))
         note = f"image {image['index']}\noriginal: {was}\nslim: {now}\n{_moved(image)}"
-        rows.append(DriftRow(truth, note, pixels[row], before[row], after[row], wrong=now != truth))
+        rows.append(DriftRow(f"true class: {truth}", note, pixels[row], before[row], after[row], wrong=now != truth))
     draw_drift(session.run.root / DRIFT_PICTURE, rows)
 
 

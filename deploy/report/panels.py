@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from .canvas import (
     INK,
@@ -38,6 +39,9 @@ _CELL: Final = 2.6  # inches of a map's side
 _GAP: Final = 0.12
 _KEY: Final = 1.0  # inches at the bottom, for colour bars and lines
 _LINE: Final = 0.26  # inches between two lines of text
+_PIECES: Final = 8  # a region in more pieces than this is a scribble: its outline is not drawn
+_CLIP: Final = 99  # percentile of a map that has the full colour: gradients have single pixels far above the rest
+_CHARACTER: Final = 0.095  # inches that a character of the text takes at most, on average
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Look:
     """One model's explanation of one image.
 
     Args:
-        mass: (H, W) not negative; what is drawn is its share of the largest value.
+        mass: (H, W) not negative; what is drawn is its share of its 99th percentile.
         region: (H, W) bool, the pixels that hold half of the mass.
         centre: row and column in pixels; None where the map says nothing.
         says: why the map says nothing (``constant map``), or None.
@@ -98,10 +102,12 @@ def draw_panel(path: Path, image: Bytes, title: str, lines: Sequence[str], rows:
 
     show(cell(0, 0.15), image.transpose(1, 2, 0))
     left = (0.15 + _CELL + 2 * _GAP) / width
+    title = _short(title, 0.75 * (width - 3.3))  # in larger letters
     figure.text(left, 1 - 0.4 / height, title, fontsize=15, fontweight="bold", color=INK, parse_math=False)
     for number, line in enumerate(lines):
         colour = WRONG_COLOUR if line.startswith(WRONG_MARK) else INK
-        figure.text(left, 1 - (0.75 + number * _LINE) / height, line, fontsize=12.5, color=colour, parse_math=False)
+        place = 1 - (0.75 + number * _LINE) / height
+        figure.text(left, place, _short(line, width - 3.3), fontsize=12.5, color=colour, parse_math=False)
     for number, row in enumerate(rows):
         top = header + names + number * (tall + _GAP)
         cells = [cell(column, top) for column in range(maps)]
@@ -146,12 +152,14 @@ def draw_drift(path: Path, rows: Sequence[DriftRow], *, blocks: int = 2) -> None
         if place == 0:
             head(cells, ("image", "original", "slim"), 1 + above / tall)
         colour, mark = (WRONG_COLOUR, WRONG_MARK) if row.wrong else (INK, "")
-        cells[0].set_title(mark + row.title, fontsize=13, color=colour, loc="left", pad=4, parse_math=False)
+        cells[0].set_title(
+            mark + _short(row.title, 3 * size), fontsize=13, color=colour, loc="left", pad=4, parse_math=False
+        )
         beside = (block * side_by_side + 0.2 + 3 * (size + _GAP)) / WIDTH
         figure.text(
             beside,
             1 - (top + 0.1) / height,
-            row.note,
+            "\n".join(_short(line, text) for line in row.note.splitlines()),
             fontsize=12,
             color=INK,
             va="top",
@@ -162,9 +170,15 @@ def draw_drift(path: Path, rows: Sequence[DriftRow], *, blocks: int = 2) -> None
     save(figure, path)
 
 
+def _short(line: str, inches: float) -> str:
+    """At most as long as fits, in the size of the panel's text; the end is left out."""
+    most = int(inches / _CHARACTER)
+    return line if len(line) <= most else f"{line[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
+
+
 def _draw_pair(left: Axes, right: Axes, image: Bytes, original: Look, slim: Look) -> None:
     for axes, look in ((left, original), (right, slim)):
-        show(axes, to_heat(image, _of_largest(look.mass)))
+        show(axes, to_heat(image, _to_shares(look.mass)))
         if look.says is not None:
             axes.text(
                 0.5,
@@ -186,7 +200,8 @@ def _trace(axes: Axes, look: Look, colour: str, style: str) -> None:
     """The outline of a region, and its map's centre."""
     if look.says is not None:
         return
-    outline(axes, look.region.astype(np.float64), colour, style)
+    if ndimage.label(look.region)[1] <= _PIECES:
+        outline(axes, look.region.astype(np.float64), colour, style)
     if look.centre is not None:
         row, column = look.centre
         marked: dict[str, Any] = {"marker": "+", "markersize": 13, "linestyle": "none", "clip_on": True}
@@ -206,22 +221,22 @@ def _draw_unsure(cells: Sequence[Axes], image: Bytes, original: Look, slim: Look
             show(axes, to_heat(image, values / largest if largest else values, UNSURE_COLOURS))
 
 
-def _of_largest(mass: Maps) -> Maps:
-    largest = float(mass.max())
-    return mass / largest if largest > 0 else mass
+def _to_shares(mass: Maps) -> Maps:
+    full = float(np.percentile(mass, _CLIP)) or float(mass.max())
+    return mass / full if full > 0 else mass
 
 
 def _add_key(figure: Figure, unsure: bool, wrong: bool = False) -> None:
     width, height = figure.get_size_inches()
     y = 0.52 / height
     heat_key(figure, (0.3 / width, y, 1.9 / width, 0.2 / height), ["0", "0.5", "1"])
-    figure.text(0.3 / width, 0.08 / height, "share of the map's maximum", fontsize=11.5, color=INK)
-    left = 2.5
+    figure.text(0.3 / width, 0.08 / height, "share of the map's 99th percentile", fontsize=11.5, color=INK)
+    left = 3.2
     if unsure:
         place = ((left + 0.3) / width, y, 1.9 / width, 0.2 / height)
         heat_key(figure, place, ["0", "0.5", "1"], UNSURE_COLOURS)
         figure.text((left + 0.3) / width, 0.08 / height, "std, share of the row's maximum", fontsize=11.5, color=INK)
-        left += 2.9
+        left += 3.2
     lines = [
         Line2D([], [], color=ORIGINAL_COLOUR, linewidth=2, marker="+", markersize=10, label="original"),
         Line2D([], [], color=ORIGINAL_COLOUR, linewidth=2, linestyle="dashed", label="original, on slim"),
@@ -238,7 +253,7 @@ def _add_key(figure: Figure, unsure: bool, wrong: bool = False) -> None:
         edgecolor="none",
         labelcolor="white",
     )
-    said = "line: half of the map's mass; +: its centre"
+    said = f"line: half of the map's mass, where in {_PIECES} pieces or fewer; +: its centre"
     figure.text((left + 0.2) / width, 0.08 / height, said, fontsize=11.5, color=INK)
     if wrong:
         figure.text(

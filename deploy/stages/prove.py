@@ -129,5 +129,5 @@ def judgement(session: Session) -> Outcome:
     session.progress.note(
         f"explanations: centres moved {drift.center_drift_px:.2f} px, overlap {as_percent(drift.iou)}"
     )
-    found = {"explainer": "rbf", **drift.to_dict(), "area": area_after, "maps": maps}
-    return Outcome({**metrics, "saliency": found}, [])
+    moved = {"explainer": "rbf", **drift.to_dict(), "area": area_after, "maps": maps}
+    return Outcome({**metrics, "saliency": moved}, [])

@@ -95,7 +95,7 @@ def test_no_image_with_two_maps_is_no_pass(finished: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("saliency_drift: {centre: 3}", "unknown key 'centre' (choose from: center_px, iou, region_iou, moved, lost)"),
+        ("saliency_drift: {far: 3}", "unknown key 'far' (choose from: center_px, iou, region_iou, moved, lost)"),
         ("saliency_drift: {center_pix: 3}", "unknown key 'center_pix'; did you mean 'center_px'?"),
         ("saliency_drift: 3", "3 limits no drift: give one or more of center_px, iou"),
         ("saliency_drift: {}", "{} limits no drift"),

@@ -19,6 +19,7 @@ from compress.progress import SILENT
 from deploy.explain_inputs import class_index, explainer_names, picture_files, read_images
 from deploy.explaining import Compared, Models, in_words, likely
 from deploy.looks import looks_of
+from deploy.report import Report
 from deploy.report.markdown import render_markdown
 from deploy.run_dir import read_run
 from deploy.session import Session
@@ -185,6 +186,6 @@ def test_the_report_names_maps_that_say_nothing(finished: Any) -> None:
     content = finished.report.model_dump(mode="json", by_alias=True)
     content["saliency"]["maps"] |= {"lost": 0.05}
     content["saliency"]["maps"]["degenerate"]["slim"] = {"constant": 1200, "zero": 3}
-    text = render_markdown(type(finished.report).model_validate(content))
+    text = render_markdown(Report.model_validate_json(json.dumps(content)))
     assert "1,200 of the slim model are constant; 3 of the slim model have nothing above zero" in text
     assert "On 5.0 % of the images only one model has an explanation." in text
