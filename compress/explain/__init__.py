@@ -7,6 +7,7 @@ from .drift import Drift, drift_between, explanations
 from .learn import SelectorQuality, judge_selector, refuse_collapsed, train_selector
 from .members import MEMBERS, Member, make_explainer, needs_weights
 from .predictor import Predictor, new_predictor, train_predictor
+from .prunegrad import PruneGrad, PrunePGD, Pruning, calibrate_percent
 from .pyramid import Capture, Scale, find_scales
 from .rbf import REFERENCE_SIDE, rbf_map
 from .selector import ExplainedClassifier, Selector
@@ -21,11 +22,15 @@ __all__ = [
     "Explainer",
     "Member",
     "Predictor",
+    "PruneGrad",
+    "PrunePGD",
+    "Pruning",
     "RbfExplainer",
     "Saliency",
     "Scale",
     "Selector",
     "SelectorQuality",
+    "calibrate_percent",
     "check_images",
     "check_labels",
     "drift_between",

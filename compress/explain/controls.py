@@ -39,7 +39,8 @@ class Edges(CheckedExplainer):
         across = images.new_tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
         kernels = torch.stack([across, across.T]).unsqueeze(1)
         slopes = F.conv2d(F.pad(grey, (1, 1, 1, 1), mode="replicate"), kernels)
-        return torch.linalg.vector_norm(slopes, dim=1)
+        magnitude: Tensor = torch.linalg.vector_norm(slopes, dim=1)
+        return magnitude
 
 
 class ConstantMaps(CheckedExplainer):

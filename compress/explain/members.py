@@ -12,6 +12,7 @@ from ..errors import ConfigError
 from ..registry import Registry
 from .base import Explainer
 from .controls import ConstantMaps, Edges, RandomMaps
+from .prunegrad import PruneGrad, PrunePGD
 from .references import GradCam, Gradient, GradientXInput, GuidedBackprop, IntegratedGradients, SmoothGradSquared
 
 Untrained = Callable[[nn.Module], Explainer]
@@ -32,6 +33,8 @@ class Member:
 MEMBERS: Registry[Member] = Registry("explainer")
 
 for _name, _make in {
+    "prunegrad": PruneGrad,
+    "prunepgd": PrunePGD,
     "gradient": Gradient,
     "gradient_x_input": GradientXInput,
     "integrated_gradients": IntegratedGradients,
