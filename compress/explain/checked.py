@@ -82,7 +82,7 @@ def to_inputs(classifier: nn.Module, images: Tensor, labels: Tensor | None) -> t
     if labels is None:
         return images, logits.argmax(1)
     check_labels(labels, len(images), logits.shape[1])
-    return images, labels.detach().to(device, torch.int64)
+    return images, labels.detach().to(device, torch.int64, copy=True)
 
 
 def check_images(images: Tensor, side: int | None = None) -> None:

@@ -54,15 +54,14 @@ class Neurons:
                 "pruning neurons needs spatial activations (ReLU, SiLU, GELU, Hardswish, ...), and this model computes "
                 "none that torch can see (compiled and scripted code it cannot): take gradient or integrated_gradients"
             )
-        losses = torch.autograd.grad(of_class(logits, labels).sum(), factors, allow_unused=True)
-        found = [torch.zeros_like(f) if loss is None else loss for f, loss in zip(factors, losses, strict=True)]
+        losses = torch.autograd.grad(of_class(logits, labels).sum(), factors, materialize_grads=True)
         self.shapes = [factor.shape[1:] for factor in factors]
-        self.scores = torch.cat([loss.flatten(1).abs() for loss in found], 1)
+        self.scores = torch.cat([loss.flatten(1).abs() for loss in losses], 1)
         self.probability = of_class(logits.detach().softmax(1), labels)
         # Ranks, not thresholds: scores of 0 are many, and a threshold would close all of them in one step. Those that
         # are silent come first: closing them changes nothing.
         keys = self.scores.masked_fill(torch.cat(silent, 1), -1)
-        order = keys.argsort(1, stable=True)
+        order = keys.argsort(dim=1, stable=True)
         places = torch.arange(keys.shape[1], dtype=torch.int32, device=keys.device).expand_as(order)
         self._ranks = torch.empty_like(order, dtype=torch.int32).scatter_(1, order, places)
         self._silent = (keys < 0).sum(1)
@@ -87,7 +86,7 @@ class Neurons:
         """
         ranks = self._ranks if rows is None else self._ranks[rows]
         flat = torch.split(ranks < counts[:, None], [shape.numel() for shape in self.shapes], 1)
-        return [part.unflatten(1, shape) for part, shape in zip(flat, self.shapes, strict=True)]
+        return [part.reshape(len(part), *shape) for part, shape in zip(flat, self.shapes, strict=True)]
 
     @torch.no_grad()
     def change(self, counts: Tensor, rows: Tensor) -> Tensor:
