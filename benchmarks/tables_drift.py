@@ -29,13 +29,13 @@ def drift(found: dict[str, Any]) -> str:
                 overlaps = [_overlap(rows, state, variant) for variant in SHORT]
                 changes = [_change(rows, state, "region_iou", "{:+.3f}"), _change(rows, state, "center_px", "{:+.2f}")]
                 lines.append(f"| {when} | {explainer} | {' | '.join(overlaps + changes)} |")
-    images, seeds = (sorted({row[name] for row in found["rows"]}) for name in ("images", "seed"))
+    images = sorted({row["images"] for row in found["rows"]})
     lines += [
         "",
-        f"Regions hold half of a map's mass; {len(seeds)} seed{'s' if len(seeds) > 1 else ''}, mean ± standard "
-        f"deviation of means over {' or '.join(map(str, images))} validation images, for their true classes. "
-        "Differences are paired by image: mean over seeds, then every seed's, with * where it is more than two "
-        "standard errors from zero.",
+        "Regions hold half of a map's mass; mean ± standard deviation over seeds, as many as differences are listed "
+        f"for, of means over {' or '.join(map(str, images))} validation images, for their true classes. Differences are "
+        "paired by image: mean over seeds, then every seed's, with * where it is more than two standard errors from "
+        "zero.",
     ]
     return "\n".join(lines)
 

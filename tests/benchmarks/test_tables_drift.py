@@ -27,4 +27,4 @@ def test_what_steering_changed_stands_beside_every_ranking(monkeypatch: pytest.M
     assert lines[0].count("|") == lines[1].count("|") == lines[2].count("|")
     assert lines[2].startswith("| after surgery | gradient | 0.450 ± 0.071 | 0.450 ± 0.071 | ")
     assert lines[2].endswith("| **+0.040** (+0.050*, +0.030) | **+0.04** (+0.05*, +0.03) |")
-    assert "2 seeds" in lines[-1]
+    assert "1000 validation images" in lines[-1]
