@@ -33,9 +33,9 @@ def drift(found: dict[str, Any]) -> str:
     lines += [
         "",
         "Regions hold half of a map's mass; mean ± standard deviation over seeds, as many as differences are listed "
-        f"for, of means over {' or '.join(map(str, images))} validation images, for their true classes. Differences are "
-        "paired by image: mean over seeds, then every seed's, with * where it is more than two standard errors from "
-        "zero.",
+        f"for, of means over {' or '.join(map(str, images))} validation images, for their true classes. "
+        "Differences are paired by image: mean over seeds, then every seed's, with * where it is more than two "
+        "standard errors from zero.",
     ]
     return "\n".join(lines)
 
