@@ -1,12 +1,13 @@
 """The commands of ``slimsight``, one module each; what is heavy (torch) is imported inside the function."""
 
+from .bench import bench
 from .check import check
 from .explain import explain
 from .inspect import inspect
 from .run import run
 from .status import status
 
-COMMANDS = (run, inspect, explain, check, status)
+COMMANDS = (run, inspect, bench, explain, check, status)
 """In the order that the help lists them."""
 
 __all__ = ["COMMANDS"]

@@ -26,7 +26,7 @@ def naive_change(model: nn.Module, image: Tensor, label: int, percent: int) -> f
     slopes = torch.autograd.grad(logits[0, label], outputs)
     scores = torch.cat([(out * slope).abs().flatten() for out, slope in zip(outputs, slopes, strict=True)])
     silent = torch.cat([out.flatten() == 0 for out in outputs])
-    ranked = sorted(range(len(scores)), key=lambda k: (not bool(silent[k]), float(scores[k])))
+    ranked = sorted(range(len(scores)), key=lambda k: (not bool(silent[k]), scores[k].item()))
     keep = torch.ones(len(scores))
     keep[ranked[: percent * len(scores) // 100]] = 0
     factors = iter(torch.split(keep, [out.numel() for out in outputs]))
