@@ -1,5 +1,6 @@
 """Amortized explanations: where in an image the classifier's evidence lies, in one forward pass."""
 
+from .base import Explainer, Saliency
 from .drift import Drift, drift_between, explanations
 from .learn import SelectorQuality, judge_selector, refuse_collapsed, train_selector
 from .predictor import Predictor, new_predictor, train_predictor
@@ -12,7 +13,9 @@ __all__ = [
     "Capture",
     "Drift",
     "ExplainedClassifier",
+    "Explainer",
     "Predictor",
+    "Saliency",
     "Scale",
     "Selector",
     "SelectorQuality",

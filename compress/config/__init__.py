@@ -1,0 +1,31 @@
+"""Sections of a recipe that this package owns: frozen, validated on construction, nothing unknown allowed."""
+
+from .base import Count, Fraction, NonNegative, Positive, Section
+from .budget import BudgetConfig, LatencyLimit, MacsLimit, ParamsLimit, SizeLimit
+from .classifier import DataConfig, FinetuneConfig, ModelConfig, TrainConfig
+from .dynamic import DynamicConfig
+from .explainer import ExplainerConfig, MaskConfig, PredictorConfig, SelectorConfig
+from .gates import GatesConfig
+
+__all__ = [
+    "BudgetConfig",
+    "Count",
+    "DataConfig",
+    "DynamicConfig",
+    "ExplainerConfig",
+    "FinetuneConfig",
+    "Fraction",
+    "GatesConfig",
+    "LatencyLimit",
+    "MacsLimit",
+    "MaskConfig",
+    "ModelConfig",
+    "NonNegative",
+    "ParamsLimit",
+    "Positive",
+    "PredictorConfig",
+    "Section",
+    "SelectorConfig",
+    "SizeLimit",
+    "TrainConfig",
+]

@@ -1,0 +1,86 @@
+"""What the slim model may cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
+
+from ..amounts import BYTE_UNITS, COUNT_UNITS, TIME_UNITS, Amount, to_amount
+from .base import Count, Section
+
+
+def _read_limit(what: str, units: Mapping[str, float], example: str) -> BeforeValidator:
+    """Reads an amount below the original's."""
+
+    def read(value: object) -> Amount:
+        amount = to_amount(value, what=what, units=units, example=example)
+        if amount.relative and amount.value == 1:
+            raise ValueError(
+                f"{value!r} limits nothing: give a ratio to the original below 1 (0.5 or 50%) or {example}"
+            )
+        return amount
+
+    return BeforeValidator(read)
+
+
+def _write_number(amount: Amount) -> float:
+    return amount.value
+
+
+def _write_time(amount: Amount) -> float | str:
+    return amount.value if amount.relative else f"{amount.value!r}ms"
+
+
+_WRITTEN = WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string"}]})
+_NUMBER = PlainSerializer(_write_number)
+MacsLimit = Annotated[Amount, _read_limit("MACs", COUNT_UNITS, "20M, 500k, 4e9"), _NUMBER, _WRITTEN]
+ParamsLimit = Annotated[Amount, _read_limit("parameters", COUNT_UNITS, "250k, 1.2M"), _NUMBER, _WRITTEN]
+SizeLimit = Annotated[Amount, _read_limit("bytes", BYTE_UNITS, "2MB, 800kB, 2MiB"), _NUMBER, _WRITTEN]
+LatencyLimit = Annotated[
+    Amount, _read_limit("latency", TIME_UNITS, "3ms, 800us"), PlainSerializer(_write_time), _WRITTEN
+]
+
+
+class BudgetConfig(Section):
+    """What the slim model may cost at most (``budget``): one limit or several, all of which hold; else half the MACs.
+
+    Each is a ratio to the original (0.5 or 50%) or an amount. Latency is the median in the runtime, threads and batch
+    of ``latency``.
+    """
+
+    macs: MacsLimit | None = Field(default=None, description="a ratio (0.5 or 50%) or a number of MACs (20M)")
+    params: ParamsLimit | None = Field(default=None, description="a ratio (0.4 or 40%) or a number (1.2M)")
+    size: SizeLimit | None = Field(default=None, description="of the tensors: a ratio or bytes (2MB)")
+    latency: LatencyLimit | None = Field(default=None, description="measured: a ratio to the original's or 3ms")
+    align: Count | Literal["auto"] = Field(
+        default=1, description="channels kept in multiples of this, where a group is large enough; auto: by timing"
+    )
+    rank_weight: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=1.0,
+        description="how much ranks decide widths where several budgets bind; 0: they decide within groups only",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _half_the_macs_by_default(cls, values: Any) -> Any:
+        if isinstance(values, dict) and not any(name in values for name in cls.limited()):
+            return {**values, "macs": 0.5}
+        return values
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> BudgetConfig:
+        if not self.limits:
+            raise ValueError(f"no limit is given: give at least one of {', '.join(self.limited())}, e.g. macs: 50%")
+        return self
+
+    @staticmethod
+    def limited() -> tuple[str, ...]:
+        """The resources that can be limited."""
+        return ("macs", "params", "size", "latency")
+
+    @property
+    def limits(self) -> dict[str, Amount]:
+        """The limits given, by resource."""
+        return {name: getattr(self, name) for name in self.limited() if getattr(self, name) is not None}

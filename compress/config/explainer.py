@@ -1,0 +1,54 @@
+"""The amortized explainer."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from .base import Count, Fraction, NonNegative, Positive, Section
+
+
+class MaskConfig(Section):
+    """Random RBF masks that the predictor learns on, in pixels of a 32-pixel side (others scale with it)."""
+
+    centre: tuple[NonNegative, NonNegative] = (2.0, 30.0)
+    sigma: tuple[Positive, Positive] = (5.0, 11.0)
+    temperature: Positive = 0.1
+
+
+class PredictorConfig(Section):
+    """q_pred: predicts the classifier's softmax from a masked image (ISP section 3)."""
+
+    init: Literal["classifier", "scratch"] = "classifier"
+    epochs: Count = 3
+    lr: Positive = 3e-4
+    weight_decay: NonNegative = 1e-4
+    batch_size: Count = 128
+    patience: Count = 3
+
+
+class SelectorConfig(Section):
+    """f_sel: image -> RBF parameters (ISP Eq. 8)."""
+
+    epochs: Count = 4
+    lr: Positive = 1e-3
+    weight_decay: NonNegative = 1e-4
+    batch_size: Count = 64
+    temperature: Positive = 1.0
+    area_term: Literal["mean", "power"] = Field(
+        "mean", description="R(m): expected L0, or the released code's mean((m + 5e-4)^0.3)"
+    )
+    area_weight: Positive = Field(default=1.0, description="lambda_1 to start from; it then follows target_area")
+    smooth_weight: NonNegative = Field(default=1e-3, description="lambda_2 of S(m)")
+    patience: Count = 3
+
+
+class ExplainerConfig(Section):
+    """The amortized explainer that steers the gates (``explainer``)."""
+
+    enabled: bool = Field(default=True, description="false: no explainer, for models without feature maps")
+    target_area: Fraction = 0.25
+    masks: MaskConfig = MaskConfig()
+    predictor: PredictorConfig = PredictorConfig()
+    selector: SelectorConfig = SelectorConfig()

@@ -1,0 +1,33 @@
+"""``slimsight status``: how far a run is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from ..terminal import console
+
+
+def status(run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="run directory")]) -> None:
+    """Which stages of a run are done, and whether a process is at it."""
+    from ..pipeline import to_stages
+    from ..recipe import load_recipe
+    from ..report.units import as_duration
+    from ..run_dir import read_run
+
+    opened = read_run(run_dir)
+    table = Table("stage", "state", "time", box=None, pad_edge=False)
+    for stage in to_stages(load_recipe(opened.recipe)):
+        record = opened.record(stage.name)
+        table.add_row(stage.name, "done" if record else "-", as_duration(record.seconds) if record else "")
+    out = console()
+    out.print(table)
+    if (writer := opened.writer()) is not None:
+        out.print(f"process {writer} is working on it")
+    elif opened.report_json.is_file():
+        out.print(f"report: {run_dir / opened.report_md.name}", soft_wrap=True)
+    else:
+        out.print("not finished, and no process is working on it; the same 'slimsight run' again goes on")
