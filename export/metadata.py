@@ -1,4 +1,4 @@
-"""What an ONNX file says about itself, in its ``metadata_props``: nobody has to ask where it came from, or what it takes.
+"""What an ONNX file says about itself, in its ``metadata_props``: where it came from, what it takes, gives and costs.
 
 ``json.loads(session.get_modelmeta().custom_metadata_map["classes"])`` gives the class names in ONNX Runtime.
 """
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from compress.errors import ExportError
 from compress.macs import count_macs
 from compress.models.normalize import Normalize
+
+from .onnx_graph import read_onnx
 
 VERSION, RECIPE, MACS, MACS_MEAN = "slimsight_version", "recipe_sha256", "macs", "macs_mean"
 NORMALISATION, MEAN, STD = "normalisation", "mean", "std"
@@ -86,7 +88,7 @@ def describe(model: nn.Module, example: Tensor, class_count: int, about: About =
         VERSION: metadata.version("slimsight"),
         RECIPE: about.recipe,
         MACS: str(macs),
-        MACS_MEAN: None if about.macs_mean is None else f"{about.macs_mean:.1f}",
+        MACS_MEAN: None if about.macs_mean is None else repr(round(about.macs_mean, 3)),
         CLASSES: json.dumps(about.classes) if about.classes else None,
         CLASS_COUNT: str(class_count),
         INPUT_LAYOUT: "NCHW",
@@ -126,8 +128,6 @@ def read_metadata(path: Path) -> Described:
     Raises:
         ExportError: the file is missing or is no ONNX file, or slimsight did not write it.
     """
-    from .to_onnx import read_onnx
-
     found = to_metadata(read_onnx(path))
     try:
         return Described(

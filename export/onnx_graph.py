@@ -1,12 +1,45 @@
-"""What is done to a graph that torch's exporter made, and what is asked of one that anybody made."""
+"""ONNX files opened; what is done to a graph that torch's exporter made, and what is asked of one that anybody made."""
 
 from __future__ import annotations
 
 import ast
+import importlib
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
+from compress.errors import ExportError
+
 BATCH = "batch"
+
+
+def import_onnx() -> Any:
+    """The onnx package, or one sentence on how to get it."""
+    try:
+        importlib.import_module("onnxscript")  # torch's exporter needs it, and says so only deep inside
+        onnx = importlib.import_module("onnx")
+        importlib.import_module("onnx.checker")
+        importlib.import_module("onnx.shape_inference")
+    except ImportError as error:
+        raise ExportError(f"ONNX files need {error.name}: pip install onnx onnxscript") from error
+    return onnx
+
+
+def read_onnx(path: Path) -> Any:
+    """The ONNX model stored at ``path``.
+
+    Raises:
+        ExportError: the file is missing or is no ONNX file.
+    """
+    onnx = import_onnx()
+    decode_error = importlib.import_module("google.protobuf.message").DecodeError
+    try:
+        proto = onnx.load(path)
+    except FileNotFoundError as error:
+        raise ExportError(f"there is no {path}: export the model to onnx first") from error
+    except decode_error as error:
+        raise ExportError(f"{path} is no ONNX file: export the model again") from error
+    return proto
 
 
 def name_layers_(graph: Any) -> None:
@@ -46,7 +79,8 @@ def tidy_(proto: Any) -> None:
 def training_nodes(graph: Any) -> list[str]:
     """Operators of a graph (and of its branches) that compute what only training needs, as ``Dropout 'name'``."""
     stored = {tensor.name: tensor for tensor in graph.initializer}
-    stored |= {n.output[0]: n.attribute[0].t for n in graph.node if n.op_type == "Constant" and n.attribute[0].HasField("t")}
+    constants = [node for node in graph.node if node.op_type == "Constant" and node.attribute[0].HasField("t")]
+    stored |= {node.output[0]: node.attribute[0].t for node in constants}
     found = []
     for node in graph.node:
         if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:

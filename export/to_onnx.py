@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -16,7 +15,7 @@ from compress.errors import ExportError
 from compress.files import atomic_path
 
 from .metadata import NOTHING, About, describe, write_metadata_
-from .onnx_graph import name_layers_, tidy_, training_nodes
+from .onnx_graph import import_onnx, name_layers_, read_onnx, tidy_, training_nodes
 from .to_torch_export import cpu_copy, first_line, quiet, trace
 
 Shape = tuple[int, ...]
@@ -212,23 +211,6 @@ def _file_layers(proto: Any) -> list[_Layer]:
     return layers
 
 
-def read_onnx(path: Path) -> Any:
-    """The ONNX model stored at ``path``.
-
-    Raises:
-        ExportError: the file is missing or is no ONNX file.
-    """
-    onnx = import_onnx()
-    decode_error = importlib.import_module("google.protobuf.message").DecodeError
-    try:
-        proto = onnx.load(path)
-    except FileNotFoundError as error:
-        raise ExportError(f"there is no {path}: export the model to onnx first") from error
-    except decode_error as error:
-        raise ExportError(f"{path} is no ONNX file: export the model again") from error
-    return proto
-
-
 def _image_shape(proto: Any, path: Path) -> Shape:
     """(channels, height, width) of the images a graph takes."""
     stored = {tensor.name for tensor in proto.graph.initializer}
@@ -242,15 +224,3 @@ def _image_shape(proto: Any, path: Path) -> Shape:
 
 def _by(layer: _Layer | None) -> str:
     return "absent" if layer is None else "x".join(map(str, layer.shape))
-
-
-def import_onnx() -> Any:
-    """The onnx package, or one sentence on how to get it."""
-    try:
-        importlib.import_module("onnxscript")  # torch's exporter needs it, and says so only deep inside
-        onnx = importlib.import_module("onnx")
-        importlib.import_module("onnx.checker")
-        importlib.import_module("onnx.shape_inference")
-    except ImportError as error:
-        raise ExportError(f"ONNX files need {error.name}: pip install onnx onnxscript") from error
-    return onnx
