@@ -50,6 +50,11 @@ class _WithScores(nn.Module):
         return (routing.logits, *routing.scores)
 
 
+def with_routes(model: DynamicClassifier) -> nn.Module:
+    """The module that both forms compute: images -> logits and routes."""
+    return _WithRoutes(model)
+
+
 def export_masked(
     model: DynamicClassifier, example: Tensor, path: Path, *, opset: int = 18, about: About = NOTHING
 ) -> None:
@@ -61,7 +66,7 @@ def export_masked(
         ExportError: the model cannot be traced.
     """
     about = replace(about, macs=routed_cost(model, example[:1]).total, macs_mean=None)
-    export_onnx(_WithRoutes(model), example, path, opset=opset, outputs=(LOGITS, ROUTES), about=about)
+    export_onnx(with_routes(model), example, path, opset=opset, outputs=(LOGITS, ROUTES), about=about)
 
 
 def export_routed(
