@@ -25,6 +25,9 @@ NORMALISATION, MEAN, STD = "normalisation", "mean", "std"
 CLASSES, CLASS_COUNT = "classes", "class_count"
 INPUT_LAYOUT, INPUT_SIZE, INPUT_RANGE, PRECISION = "input_layout", "input_size", "input_range", "precision"
 
+METADATA = 1
+"""Raised when files of the same model would say something else: runs then export theirs again."""
+
 _STANDARD = {"Image.BitmapPixelFormat": "Rgb8", "Image.NominalPixelRange": "Normalized_0_1"}
 """The keys that ONNX itself has for images (MetadataProps.md)."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from compress.errors import ExportError
 from compress.progress import SILENT, Progress
 
 from .first_difference import LayerDifference, first_in_onnx, first_in_pt2
@@ -139,30 +137,3 @@ def _in_onnxruntime(artifact: Artifact, provider: str) -> _Way:
     # An engine has no layers to ask for: the same graph is then asked in CUDA.
     asked = CUDA if provider == TENSORRT else provider
     return _Way(runner, lambda image, limit: first_in_onnx(model, path, image, limit, provider=asked))
-
-
-def sha256_of(path: Path) -> str:
-    """The checksum of a file's content.
-
-    Raises:
-        ExportError: there is no such file.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError as error:
-        raise ExportError(f"there is no {path}: export it again") from error
-
-
-def check_sha256(path: Path, expected: str) -> None:
-    """Refuse a file that is not the one that was exported.
-
-    Raises:
-        ExportError: it is gone, or its content is another than when it was written.
-    """
-    found = sha256_of(path)
-    if found != expected:
-        raise ExportError(
-            f"{path} is not the file that was exported: its sha256 is {found[:12]}..., {expected[:12]}... was "
-            "recorded; it was cut off or changed since: remove it and export it again"
-        )

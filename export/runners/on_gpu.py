@@ -16,7 +16,7 @@ DEVICE = 0
 
 
 @cache
-def stream() -> torch.cuda.Stream:
+def stream() -> Any:
     """The stream that sessions compute on, one of torch's: its events tell when the graph ran.
 
     Raises:
@@ -24,7 +24,8 @@ def stream() -> torch.cuda.Stream:
     """
     if not torch.cuda.is_available():
         raise RuntimeMissing("torch sees no GPU here: ONNX Runtime's buffers on it are torch's; use the CPU's provider")
-    return torch.cuda.Stream(DEVICE)  # not the default one: its handle is 0, which says 'none' to a provider
+    made: Any = torch.cuda.Stream  # untyped in torch
+    return made(DEVICE)  # not the default one: its handle is 0, which says 'none' to a provider
 
 
 def timers() -> tuple[Any, Any]:

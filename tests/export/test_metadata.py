@@ -14,9 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compress.config import ModelConfig
-from compress.dynamic import DynamicClassifier, routed_cost, use
 from compress.data import TensorBatches
+from compress.dynamic import DynamicClassifier, routed_cost, use
 from compress.errors import ExportError
 from compress.macs import count_macs
 from compress.models import Classifier
@@ -26,7 +25,7 @@ from export.routed_onnx import export_masked, export_routed
 from export.runners import import_onnxruntime
 from export.to_onnx import export_onnx
 
-NAMES = tuple(f"class {number}" for number in range(9)) + ("größe",)
+NAMES = (*(f"class {number}" for number in range(9)), "größe")
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
 
 
