@@ -20,7 +20,7 @@ from compress.models.normalize import Normalize
 
 from .onnx_graph import read_onnx
 
-VERSION, RECIPE, MACS, MACS_MEAN = "slimsight_version", "recipe_sha256", "macs", "macs_mean"
+VERSION, RECIPE, MACS, MACS_MEAN = "slimsight_version", "recipe_hash", "macs", "macs_mean"
 NORMALISATION, MEAN, STD = "normalisation", "mean", "std"
 CLASSES, CLASS_COUNT = "classes", "class_count"
 INPUT_LAYOUT, INPUT_SIZE, INPUT_RANGE, PRECISION = "input_layout", "input_size", "input_range", "precision"

@@ -22,7 +22,11 @@ def test_runs_without_a_dynamic_section_have_no_dynamic_stage() -> None:
 
 
 def test_original_slim_and_dynamic_side_by_side(
-    rerun: Callable[..., Report], say: Callable[..., Said], plain: tuple[str, ...], tmp_path: Path
+    rerun: Callable[..., Report],
+    say: Callable[..., Said],
+    plain: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     root = tmp_path / "run"
     report = rerun(root, *plain, *QUICK)
@@ -45,6 +49,7 @@ def test_original_slim_and_dynamic_side_by_side(
     assert routed.macs_mean <= routed.macs <= masked.macs
     assert masked.recipe == routed.recipe == learned["fingerprint"]
     assert len(routed.classes) == routed.class_count == 10
+    monkeypatch.setattr("deploy.export_run.IMAGES", 20)
     said = say("export", root, "--to", "onnx,pt2")
     assert said.code == 0
     for form in ("masked", "routed"):
