@@ -98,8 +98,8 @@ def test_an_artefact_of_the_run_that_was_changed_is_refused_and_made_again_by_ru
         said = say("export", root)
         assert (said.code, said.out) == (2, "")
         assert re.fullmatch(
-            r"error: .*slim/model\.onnx is not the file that was exported: its sha256 is \w{12}\.\.\., \w{12}\.\.\. was "
-            r"recorded; it was cut off or changed since: remove it and export it again\n",
+            r"error: .*slim/model\.onnx is not the file that was exported: its sha256 is \w{12}\.\.\., \w{12}\.\.\. "
+            r"was recorded; it was cut off or changed since: remove it and export it again\n",
             said.error,
         )
     said = say("run", tiny, "--out", root)
