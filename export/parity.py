@@ -146,6 +146,9 @@ def check_parity(
     if result.passed or locate is None:
         return result
     worst = int(np.nan_to_num(np.abs(ours - theirs), nan=np.inf).max(1).argmax())
-    found = locate(to_input(images[worst : worst + 1]))
-    alone = f"no layer differs by more than rounding on image {worst} alone"
+    try:
+        found = locate(to_input(images[worst : worst + 1]))
+    except ExportError as error:  # the comparison has failed all the same: that must not get lost
+        return replace(result, first_difference=f"differs in a layer that could not be found: {error}")
+    alone = f"differs in no layer by more than rounding on image {worst} alone"
     return replace(result, first_difference=alone if found is None else str(found))

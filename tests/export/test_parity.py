@@ -148,6 +148,21 @@ def test_every_image_runs_and_the_last_batch_is_ragged():
     assert not check_parity(reference, candidate, images, artifact="x", batch=3).passed
 
 
+def test_a_failure_is_reported_even_where_its_layer_cannot_be_found():
+    def fail(image):
+        assert image.shape == (1, 1, 1, 1)
+        raise ExportError("no provider")
+
+    images = np.arange(3, dtype=np.uint8).reshape(3, 1, 1, 1)
+    pair = Counting(), Counting(offset=0.25)
+    result = check_parity(*pair, images, artifact="x", batch=2, locate=fail)
+    assert not result.passed
+    assert result.first_difference == "differs in a layer that could not be found: no provider"
+    result = check_parity(*pair, images, artifact="x", batch=2, locate=lambda image: None)
+    assert result.first_difference == "differs in no layer by more than rounding on image 0 alone"
+    assert check_parity(pair[0], pair[0], images, artifact="x", batch=2, locate=fail).first_difference is None
+
+
 def test_needs_images():
     with pytest.raises(ExportError, match="x: 0 images in batches of 3; parity needs 1 or more of each"):
         check_parity(Counting(), Counting(), np.zeros((0, 3, 2, 2)), artifact="x", batch=3)
