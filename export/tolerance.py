@@ -33,11 +33,13 @@ TOLERANCES = {
     "fp32": Tolerance(limit=1e-4),
     # 11 bits: every product is off by up to 5e-4 of itself, and so is what comes of dozens of layers: differences
     # grow with the logits. Single outliers are expected, where the largest value of a map is rounded; images between
-    # two classes may change sides, one in a hundred.
-    "fp16": Tolerance(limit=1e-2, quantile=0.99, relative=True, agreement=0.99, layer=2e-2),
-    # TF32 rounds the factors as fp16 does and sums in fp32; bfloat16 has 8 bits, eight times coarser.
-    "tf32": Tolerance(limit=1e-2, quantile=0.99, relative=True, agreement=0.99, layer=2e-2),
-    "bf16": Tolerance(limit=8e-2, quantile=0.99, relative=True, agreement=0.95, layer=1.6e-1),
+    # two classes may change sides, one in a hundred. ResNet-20 and -56 on CIFAR-10: 1.1e-3 of the largest logit, all
+    # 500 images in agreement; a runtime that also sums in fp16 may be a few times coarser.
+    "fp16": Tolerance(limit=5e-3, quantile=0.99, relative=True, agreement=0.99, layer=2e-2),
+    # TF32 rounds the factors as fp16 does and sums in fp32; bfloat16 has 8 bits, eight times coarser (the same
+    # networks: 9e-3 of the largest logit, 0.994 in agreement).
+    "tf32": Tolerance(limit=5e-3, quantile=0.99, relative=True, agreement=0.99, layer=2e-2),
+    "bf16": Tolerance(limit=4e-2, quantile=0.99, relative=True, agreement=0.95, layer=1.6e-1),
 }
 
 

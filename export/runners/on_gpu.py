@@ -23,7 +23,7 @@ def stream() -> Any:
         RuntimeMissing: torch sees no GPU.
     """
     if not torch.cuda.is_available():
-        raise RuntimeMissing("torch sees no GPU here: ONNX Runtime's buffers on it are torch's; use the CPU's provider")
+        raise RuntimeMissing("torch sees no GPU here (no CUDA device, or no driver for it): use the CPU's provider")
     made: Any = torch.cuda.Stream  # untyped in torch
     return made(DEVICE)  # not the default one: its handle is 0, which says 'none' to a provider
 
