@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from compress.errors import ExportError
 
+from ..onnx_graph import import_onnx, read_onnx
 from ..overflow import run_graph, wide_values
 from ..parity import compare
 from ..route_writer import LOGITS, ROUTES
 from ..to_half import HEAVY, to_half
-from ..onnx_graph import import_onnx, read_onnx
 from ..to_torch_export import first_line
 from ..value_types import FLOAT, branches
 from .result import BatchProfile, Precision
