@@ -1,11 +1,15 @@
 """The commands of ``slimsight``, one module each; what is heavy (torch) is imported inside the function."""
 
+from .bench import bench
 from .check import check
+from .explain import explain
+from .export import export
 from .inspect import inspect
 from .run import run
 from .status import status
+from .trust import trust
 
-COMMANDS = (run, inspect, check, status)
+COMMANDS = (run, export, inspect, bench, explain, trust, check, status)
 """In the order that the help lists them."""
 
 __all__ = ["COMMANDS"]
