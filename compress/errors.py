@@ -29,6 +29,10 @@ class ExportError(SlimError):
     """An artefact that cannot be written, or that does not compute what the model computes."""
 
 
+class RuntimeMissing(ExportError):
+    """A runtime, provider, driver or compiler that this machine lacks: nothing is wrong with the artefact."""
+
+
 class RunError(SlimError):
     """A run directory that is busy, full or not ours."""
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
@@ -15,47 +15,34 @@ from compress.files import write_json
 from compress.progress import SILENT, Progress
 from compress.registry import nearest
 from export.checksum import sha256_of
+from export.engines.result import BatchProfile, EngineResult, Precision
 from export.metadata import read_metadata
-from export.prove import BATCHES, Artifact, Evidence, prove
-from export.routed_onnx import export_masked, export_routed
-from export.to_onnx import export_onnx, verify_shapes
-from export.to_torch_export import export_pt2
+from export.prove import Artifact, Evidence, prove
 
+from .export_files import FORMATS, PRECISIONS, Files
 from .machine import device_name, versions
 from .recipe import load_recipe
 from .run_dir import read_run
 from .session import Session, default_cache
 
-Format = Literal["onnx", "pt2"]
-FORMATS = get_args(Format)
+__all__ = ["FORMATS", "PRECISIONS", "Exported", "export_run", "read_batch", "read_choices"]
 
 IMAGES = 500
 """Validation images, spread over the classes, that artefacts are compared on."""
 
-_EXAMPLES = 2
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Images per call: the fewest, the number to tune for, and the most."""
-
-    min: int
-    opt: int
-    max: int
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """Each size once."""
-        return tuple(sorted({self.min, self.opt, self.max}))
-
 
 @dataclass(frozen=True)
 class Exported:
-    """What ``export_run`` wrote and found; ``skipped``: what was asked for and is not to be had, with the reason."""
+    """What ``export_run`` wrote and found.
+
+    ``engines``: what was read back from each, by file name; ``skipped``: what was asked for and is not to be had here,
+    with the reason.
+    """
 
     folder: Path
     artifacts: tuple[Artifact, ...]
     evidence: Evidence
+    engines: Mapping[str, EngineResult]
     skipped: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -78,7 +65,7 @@ def read_choices(given: str, allowed: Sequence[str], option: str) -> tuple[str, 
     return words
 
 
-def read_batch(given: str | None) -> Batch | None:
+def read_batch(given: str | None) -> BatchProfile | None:
     """``1:8:32`` or ``8`` -> the batch sizes.
 
     Raises:
@@ -94,7 +81,7 @@ def read_batch(given: str | None) -> Batch | None:
         raise ConfigError(
             f"--batch is '{given}': give MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX, e.g. 1:8:32, or one number"
         )
-    return Batch(*numbers)
+    return BatchProfile(*numbers)
 
 
 def export_run(
@@ -102,7 +89,8 @@ def export_run(
     *,
     formats: Sequence[str],
     opset: int | None = None,
-    batch: Batch | None = None,
+    precisions: Sequence[Precision] = ("fp32",),
+    batch: BatchProfile | None = None,
     out: Path | None = None,
     cache: Path | None = None,
     progress: Progress = SILENT,
@@ -113,7 +101,8 @@ def export_run(
         path: the run's folder.
         formats: of ``FORMATS``.
         opset: ONNX's operator set; None: the recipe's.
-        batch: batch sizes to compare at; None: ``prove.BATCHES``.
+        precisions: of ONNX files and engines.
+        batch: images per call that engines take, and that artefacts are compared at; None: as each takes them.
         out: where to; None: ``export`` in the run's folder.
         cache: folder of decoded images (see ``default_cache``).
 
@@ -137,52 +126,13 @@ def export_run(
     # Figures of other files must not stand beside these, whatever happens on the way.
     (folder / "export.json").unlink(missing_ok=True)
     session = Session(recipe, run, progress, cache or default_cache())
-    files = _Writer(session, folder, opset or recipe.export.opset, batch.sizes if batch else BATCHES)
-    artifacts = list(files.slim(formats))
-    skipped: list[tuple[str, str]] = []
-    if recipe.dynamic.enabled:
-        artifacts += files.dynamic(formats)
-        if "pt2" in formats:
-            skipped.append(("dynamic model as pt2", "a traced graph computes every channel; ONNX has the routed form"))
+    files = Files(session, folder, opset or recipe.export.opset, formats, precisions, batch)
+    artifacts = files.write()
     images = np.asarray(session.some_images(IMAGES))
     evidence = prove(artifacts, images, fp32=recipe.export.tolerance, progress=progress)
-    found = Exported(folder, tuple(artifacts), evidence, tuple(skipped))
+    found = Exported(folder, tuple(artifacts), evidence, files.engines, tuple(files.skipped))
     write_json(found.json, _to_dict(found, len(images)))
     return found
-
-
-class _Writer:
-    """Writes the files of one run."""
-
-    def __init__(self, session: Session, folder: Path, opset: int, batches: tuple[int, ...]) -> None:
-        self.session, self.folder, self.opset, self.batches = session, folder, opset, batches
-        self.example = session.some_images(_EXAMPLES)
-
-    def slim(self, formats: Sequence[str]) -> Iterator[Artifact]:
-        model, _ = self.session.slim()
-        if "onnx" in formats:
-            path = self.folder / "model.onnx"
-            export_onnx(model, self.example, path, opset=self.opset, about=self.session.about("finetune"))
-            verify_shapes(path, model)
-            yield Artifact(path, path.name, model, batches=self.batches)
-        if "pt2" in formats:
-            path = self.folder / "model.pt2"
-            export_pt2(model, self.example, path)
-            yield Artifact(path, path.name, model, "pt2", batches=self.batches)
-
-    def dynamic(self, formats: Sequence[str]) -> Iterator[Artifact]:
-        if "onnx" not in formats:
-            return
-        learned = self.session.run.record("dynamic")
-        assert learned is not None, "export_run has looked"
-        model = self.session.dynamic()
-        about = self.session.about("dynamic", macs_mean=learned.metrics["macs_mean"])
-        masked, routed = self.folder / "masked.onnx", self.folder / "routed.onnx"
-        export_masked(model, self.example, masked, opset=self.opset, about=about)
-        yield Artifact(masked, masked.name, model, batches=self.batches)
-        route = self.session.recipe.dynamic.route
-        export_routed(model, self.example, routed, route=route, opset=self.opset, about=about)
-        yield Artifact(routed, routed.name, model, "routed", batches=(1,))
 
 
 def _to_dict(found: Exported, images: int) -> dict[str, Any]:
@@ -191,6 +141,7 @@ def _to_dict(found: Exported, images: int) -> dict[str, Any]:
     for artifact in found.artifacts:
         rows = [row.to_dict() for row in found.evidence.rows if row.artifact == artifact.name]
         absent = [item for item in found.evidence.absent if item.artifact == artifact.name]
+        built = found.engines.get(artifact.path.name)
         metadata = dict(read_metadata(artifact.path).all) if artifact.path.suffix == ".onnx" else None
         files.append(
             {
@@ -200,6 +151,7 @@ def _to_dict(found: Exported, images: int) -> dict[str, Any]:
                 "size_bytes": artifact.path.stat().st_size,
                 "sha256": sha256_of(artifact.path),
                 "metadata": metadata,
+                "engine": built.to_dict() | {"path": artifact.path.name} if built is not None else None,
                 "parity": rows,
                 "not_run": [{"runtime": item.runtime, "reason": item.reason} for item in absent],
             }

@@ -11,14 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from compress.errors import RuntimeMissing
 from compress.progress import SILENT, Progress
 
 from .first_difference import LayerDifference, first_in_onnx, first_in_pt2
 from .parity import ParityResult, check_parity
-from .runners import CPU, CUDA, TENSORRT, OnnxRunner, Pt2Runner, Runner, RuntimeMissing, TorchRunner
+from .runners import CPU, CUDA, TENSORRT, OnnxRunner, Pt2Runner, Runner, TensorRtRunner, TorchRunner
 from .tolerance import tolerance_of
 
-Kind = Literal["onnx", "routed", "pt2"]
+Kind = Literal["onnx", "routed", "pt2", "tensorrt", "tensorrt-rtx"]
 BATCHES = (1, 64)
 """Batch sizes at which artefacts are compared; neither is the example's, so a fixed batch cannot hide."""
 
@@ -31,7 +32,7 @@ class Artifact:
         path: the file.
         name: what reports call it, e.g. ``slim/model.onnx``.
         model: raw images -> logits, in PyTorch on the CPU.
-        kind: what the file is; ``routed`` is ONNX for one image at a time.
+        kind: what the file is; ``routed`` is ONNX for one image at a time, the last two are engines of that flavour.
         precision: what it computes in.
         batches: images per call.
     """
@@ -126,6 +127,8 @@ def _ways(artifact: Artifact) -> list[_Way]:
     path, model = artifact.path, artifact.model
     if artifact.kind == "pt2":
         return [_Way(Pt2Runner(path), lambda image, limit: first_in_pt2(model, path, image, limit))]
+    if artifact.kind in ("tensorrt", "tensorrt-rtx"):
+        return [_Way(TensorRtRunner(path, artifact.kind), lambda _image, _limit: None)]  # it has no layers to ask for
     # TensorRT builds an engine of every branch of a routed file: minutes to compare what no run of it would use.
     providers = (CPU, CUDA) if artifact.kind == "routed" else (CPU, CUDA, TENSORRT)
     return [_in_onnxruntime(artifact, provider) for provider in providers]

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.errors import ExportError
+from compress.errors import ExportError, RuntimeMissing
 from compress.files import atomic_path
 
 from .engines.build import Built, build
@@ -57,8 +57,9 @@ def export_engine(
             without them only constants are looked at.
 
     Raises:
-        ExportError: the runtime, a GPU (``tensorrt`` only) or the file is missing, the graph does not parse or does
-            not fit the profile, the builder fails, or what was built is not what was asked for.
+        RuntimeMissing: the runtime is missing, or a GPU (``tensorrt`` only).
+        ExportError: the file is missing, the graph does not parse or does not fit the profile, the builder fails, or
+            what was built is not what was asked for.
         RunError: the disk is full or the place is not writable.
     """
     start = time.perf_counter()
@@ -66,7 +67,7 @@ def export_engine(
         raise ExportError(f"'{precision}' is no precision of engines: choose from {', '.join(get_args(Precision))}")
     trt, machine = import_runtime(flavour), this_machine()
     if flavour == "tensorrt" and not machine.has_gpu:
-        raise ExportError(
+        raise RuntimeMissing(
             "TensorRT builds engines on the GPU that runs them, and there is no CUDA device here: "
             "export on the target, or to tensorrt-rtx, which builds anywhere"
         )

@@ -19,21 +19,24 @@ if TYPE_CHECKING:
 def export(
     context: typer.Context,
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="run directory of a finished run")],
-    to: Annotated[str, typer.Option(metavar="FORMAT,...", help="onnx, pt2")] = "onnx,pt2",
+    to: Annotated[str, typer.Option(metavar="FORMAT,...", help="onnx, pt2, tensorrt, tensorrt-rtx")] = "onnx,pt2",
+    precision: Annotated[str, typer.Option(metavar="P,...", help="of ONNX files and engines: fp32, fp16")] = "fp32",
     opset: Annotated[int | None, typer.Option(help="ONNX operator set; default: the recipe's")] = None,
     batch: Annotated[
-        str | None, typer.Option(metavar="MIN:OPT:MAX", help="images per call, e.g. 1:8:32; default: 1 and 64")
+        str | None,
+        typer.Option(metavar="MIN:OPT:MAX", help="images per call, e.g. 1:8:32; default: 1 and 64, engines 1:1:32"),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the files; default: RUN/export")] = None,
 ) -> None:
     """Export a run's slim model (and its dynamic one), and compare each file with PyTorch on real images."""
-    from ..export_run import FORMATS, export_run, read_batch, read_choices
+    from ..export_run import FORMATS, PRECISIONS, export_run, read_batch, read_choices
 
     terminal: Terminal = context.obj
     found = export_run(
         run_dir,
         formats=read_choices(to, FORMATS, "--to"),
         opset=opset,
+        precisions=[name for name in PRECISIONS if name in read_choices(precision, PRECISIONS, "--precision")],
         batch=read_batch(batch),
         out=out,
         progress=terminal.progress,

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from compress.errors import ExportError
+from compress.errors import ExportError, RuntimeMissing
 
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 
@@ -60,14 +60,15 @@ def import_runtime(flavour: Flavour) -> Any:
     """The Python module of a flavour.
 
     Raises:
-        ExportError: the flavour is unknown, or its runtime is not installed.
+        ExportError: the flavour is unknown.
+        RuntimeMissing: its runtime is not installed.
     """
     if flavour not in _MODULES:
         raise ExportError(f"'{flavour}' is no TensorRT flavour: choose from {', '.join(get_args(Flavour))}")
     try:
         return importlib.import_module(_MODULES[flavour])
     except (ImportError, OSError) as error:  # OSError: a library of the package that does not load
-        raise ExportError(
+        raise RuntimeMissing(
             f"{NAMES[flavour]} is missing ({type(error).__name__}: {error}): pip install 'slimsight[{flavour}]'"
         ) from error
 

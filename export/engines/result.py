@@ -31,6 +31,11 @@ class BatchProfile:
         if not 1 <= self.min <= self.opt <= self.max:
             raise ExportError(f"batch sizes {self.min}, {self.opt}, {self.max}: need 1 <= min <= opt <= max")
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Each size once."""
+        return tuple(sorted({self.min, self.opt, self.max}))
+
 
 @dataclass(frozen=True)
 class EngineTensor:

@@ -18,10 +18,6 @@ _NO_MEMORY = re.compile(r"out of memory|bad_?alloc|bad allocation|allocate memor
 _COLOURS = (1, 3, 4)
 
 
-class RuntimeMissing(ExportError):
-    """A runtime, provider, driver or compiler that this machine lacks: nothing is wrong with the artefact."""
-
-
 class Runner(Protocol):
     """Something that computes logits while it is open (``with runner: runner.run(images)``)."""
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.errors import ExportError
+from compress.errors import ExportError, RuntimeMissing
 
 from ..to_torch_export import first_line
-from .base import BaseRunner, RuntimeMissing
+from .base import BaseRunner
 from .on_gpu import BoundOnGpu, provider_options
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"

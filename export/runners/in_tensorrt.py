@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from compress.errors import ExportError
+from compress.errors import ExportError, RuntimeMissing
 
 from ..engines.flavour import NAMES, Flavour, import_runtime, this_machine, to_logger
 from ..engines.key import read_sidecar, refuse_foreign
 from ..engines.readback import dtype_name, inspected_layers
-from .base import BaseRunner, RuntimeMissing
+from .base import BaseRunner
 
 LOGITS = "logits"
 

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compress.errors import ExportError
+from compress.errors import ExportError, RuntimeMissing
 
 from ..to_torch_export import first_line, load_program, quiet
-from .base import BaseRunner, RuntimeMissing, to_input
+from .base import BaseRunner, to_input
 from .on_gpu import timers
 
 _PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .base import RuntimeMissing
+from compress.errors import RuntimeMissing
 
 DEVICE = 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ import onnx
 import pytest
 
 from compress.errors import ConfigError
-from deploy.export_run import Batch, read_batch, read_choices
+from deploy.export_run import read_batch, read_choices
+from export.engines.result import BatchProfile
 from export.metadata import read_metadata
 
 from .conftest import Said
+
+CPU_ONE = ("onnxruntime-cpu", 1)
 
 
 def digest(path: Path) -> str:
@@ -54,6 +58,44 @@ def test_files_are_what_the_run_exported_and_their_figures_lie_beside_them(
     assert said.out.splitlines()[-1] == f"figures: {tmp_path / 'export.json'}"
 
 
+def test_half_precision_and_engines_lie_beside_the_file_they_come_from(
+    say: Callable[..., Said], finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX has no wheel for this platform")
+    monkeypatch.setitem(sys.modules, "tensorrt", None)  # as where it is not installed
+    said = say(
+        "export", finished.root, "--to", "onnx,tensorrt,tensorrt-rtx", "--precision", "fp16,fp32", "--out", tmp_path
+    )
+    assert said.code == 0, said.err
+    found = json.loads((tmp_path / "export.json").read_text())
+    files = {file["file"]: file for file in found["files"]}
+    assert list(files) == [
+        "model.onnx",
+        "model.fp16.onnx",
+        "model.tensorrt-rtx.fp32.engine",
+        "model.tensorrt-rtx.fp16.engine",
+    ]
+    half = onnx.load(tmp_path / "model.fp16.onnx")
+    assert {tensor.data_type for tensor in half.graph.initializer} >= {onnx.TensorProto.FLOAT16}
+    assert files["model.fp16.onnx"]["metadata"] == files["model.onnx"]["metadata"]
+    (row,) = [row for row in files["model.fp16.onnx"]["parity"] if (row["runtime"], row["batch"]) == CPU_ONE]
+    assert row["passed"]
+    assert row["precision"] == "fp16"
+    for precision, kind in (("fp32", "float32"), ("fp16", "float16")):
+        file = files[f"model.tensorrt-rtx.{precision}.engine"]
+        assert (file["engine"]["precision"], file["precision"]) == (precision, precision)
+        assert max(file["engine"]["layers"], key=file["engine"]["layers"].get) == kind
+        assert file["engine"]["profile"] == {"min": 1, "opt": 1, "max": 32}
+        assert file["parity"] or "CUDA device" in file["not_run"][0]["reason"]
+    assert [item["what"] for item in found["skipped"]] == [
+        "model.tensorrt.fp32.engine",
+        "model.tensorrt.fp16.engine",
+    ]
+    assert "pip install 'slimsight[tensorrt]'" in said.out
+    alone = say("export", finished.root, "--to", "tensorrt", "--out", tmp_path / "alone")
+    assert (alone.code, "not written: model.tensorrt.fp32.engine: TensorRT is missing" in alone.out) == (0, True)
+
+
 def test_the_runs_own_files_say_where_they_come_from(finished: Any) -> None:
     original, slim = (read_metadata(finished.root / name) for name in ("original.onnx", "slim/model.onnx"))
     assert (original.macs, slim.macs) == (finished.report.original.macs, finished.report.slim.macs)
@@ -72,7 +114,7 @@ def test_an_artefact_that_differs_is_exit_1_and_its_layer_is_named(
         path.parent.mkdir(parents=True, exist_ok=True)
         onnx.save(proto, path)
 
-    monkeypatch.setattr("deploy.export_run.export_onnx", copy_wrongly)
+    monkeypatch.setattr("deploy.export_files.export_onnx", copy_wrongly)
     root = finished.copy(tmp_path / "run")
     said = say("export", root, "--to", "onnx")
     assert said.code == 1
@@ -110,8 +152,8 @@ def test_an_artefact_of_the_run_that_was_changed_is_refused_and_made_again_by_ru
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--to", "onxn"], "--to is 'onxn'; did you mean 'onnx'?: choose from onnx, pt2"),
-        (["--to", ","], "--to is ',': choose from onnx, pt2"),
+        (["--to", "onxn"], "--to is 'onxn'; did you mean 'onnx'?: choose from onnx, pt2, tensorrt, tensorrt-rtx"),
+        (["--to", ","], "--to is ',': choose from onnx, pt2, tensorrt, tensorrt-rtx"),
         (["--batch", "8:4:2"], "--batch is '8:4:2': give MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX"),
         (["--to", "onnx", "--opset", "13"], "has no ONNX form at opset 13: its operators need opset 18; ask for"),
     ],
@@ -139,10 +181,10 @@ def test_what_is_no_finished_run_is_refused(say: Callable[..., Said], finished: 
 
 def test_choices_and_batches() -> None:
     assert read_choices(" pt2,onnx,pt2", ("onnx", "pt2"), "--to") == ("pt2", "onnx")
-    assert read_batch("2:8:32") == Batch(2, 8, 32)
-    assert read_batch("8") == Batch(8, 8, 8)
+    assert read_batch("2:8:32") == BatchProfile(2, 8, 32)
+    assert read_batch("8") == BatchProfile(8, 8, 8)
     assert read_batch(None) is None
-    assert Batch(1, 1, 4).sizes == (1, 4)
+    assert BatchProfile(1, 1, 4).sizes == (1, 4)
     for wrong in ("", "a", "1:2", "0:1:2", "1:2:3:4", "-1:2:3", "1:x:3"):
         with pytest.raises(ConfigError, match="--batch is"):
             read_batch(wrong)
