@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tables_bench import latency_lab
+from tables_drift import drift
 from tables_dynamic import dynamic
 from tables_models import zoo
 from tables_speed import combined, efficiency, gate_step
@@ -28,6 +29,7 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
     "keep50": (keep50, "cifar10_resnet20_keep50.json"),
     "selector": (selector, "cifar10_resnet20_keep50.json"),
     "steering": (steering, "steering.json"),
+    "drift": (drift, "drift.json"),
     "efficiency": (efficiency, "efficiency.json"),
     "combined": (combined, "combined_budgets.json"),
     "gate_step": (gate_step, "gate_step.json"),

@@ -1,5 +1,6 @@
 """Explanations: where in an image the classifier's evidence lies; amortized ones in one forward pass."""
 
+from .amortized import RbfExplainer, rbf_saliency
 from .base import Explainer, Saliency
 from .checked import CheckedExplainer, check_images, check_labels, explaining, signed_max_abs, to_inputs
 from .drift import Drift, drift_between, explanations
@@ -24,6 +25,7 @@ __all__ = [
     "PruneGrad",
     "PrunePGD",
     "Pruning",
+    "RbfExplainer",
     "Saliency",
     "Scale",
     "Selector",
@@ -40,6 +42,7 @@ __all__ = [
     "needs_weights",
     "new_predictor",
     "rbf_map",
+    "rbf_saliency",
     "refuse_collapsed",
     "signed_max_abs",
     "to_inputs",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from torch import nn
 
 from compress.dynamic import routed_cost, use
-from compress.explain import drift_between, explanations
+from compress.explain import drift_between, explanations, rbf_saliency
+from compress.explain.fidelity import drift_of_numbers
 from compress.explain.rbf import area, rbf_map
 from compress.training import evaluate
 from export.parity import ParityResult, check_parity
@@ -123,7 +125,10 @@ def judgement(session: Session) -> Outcome:
     side = session.splits.image_size
     drift = drift_between(reasons, kept, side)
     area_after = float(area(rbf_map(kept, side)).mean())
+    maps = drift_of_numbers("rbf", reasons, kept, partial(rbf_saliency, side=side)).to_dict()
+    del maps["explainer"]  # said once
     session.progress.note(
         f"explanations: centres moved {drift.center_drift_px:.2f} px, overlap {as_percent(drift.iou)}"
     )
-    return Outcome({**metrics, "saliency": {"explainer": "rbf", **drift.to_dict(), "area": area_after}}, [])
+    moved = {"explainer": "rbf", **drift.to_dict(), "area": area_after, "maps": maps}
+    return Outcome({**metrics, "saliency": moved}, [])

@@ -6,6 +6,7 @@ Removed pixels are zero after normalisation (mean grey). Ties are broken by a se
 """
 
 from .boxes import BoxScore, box_score
+from .drift import ImageDrift, ImageDrifts, MapDrift, compare, drift_by, drift_of_numbers
 from .estimate import Curve, Estimate, paired
 from .insertion_deletion import STEPS, InsertionDeletion, insertion_deletion
 from .perturbation import Perturbation, pixel_perturbation
@@ -21,7 +22,10 @@ __all__ = [
     "BoxScore",
     "Curve",
     "Estimate",
+    "ImageDrift",
+    "ImageDrifts",
     "InsertionDeletion",
+    "MapDrift",
     "Perturbation",
     "Roar",
     "RoarPoint",
@@ -29,7 +33,10 @@ __all__ = [
     "SanityStep",
     "TileDegradation",
     "box_score",
+    "compare",
     "constant",
+    "drift_by",
+    "drift_of_numbers",
     "explain_images",
     "insertion_deletion",
     "paired",
