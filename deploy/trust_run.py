@@ -14,7 +14,7 @@ from torch import Tensor
 from compress.data import ImageSet
 from compress.data.boxes import BoxedImages, load_boxes
 from compress.errors import ConfigError, DataError
-from compress.explain import MEMBERS, ExplainedClassifier, Saliency, make_explainer, needs_weights, rbf_map
+from compress.explain import MEMBERS, ExplainedClassifier, RbfExplainer, make_explainer, needs_weights
 from compress.files import read_json, write_json
 from compress.finetune import train_classifier
 from compress.models import Classifier, build_classifier
@@ -28,26 +28,11 @@ from .trust import TESTS, Study, Subject, Training, spread
 CONTROL = "random"
 """Tested beside every explainer."""
 
-OWN = "rbf"
+OWN = RbfExplainer.name
 """The explainer that a run has trained."""
 
 ROWS = "trust.json"
 SOME = 200
-
-
-class _Rbf:
-    """A run's selector as an explainer."""
-
-    name = OWN
-
-    def __init__(self, network: ExplainedClassifier) -> None:
-        self.network = network
-
-    @torch.no_grad()
-    def explain(self, images: Tensor, labels: Tensor | None = None) -> Saliency:
-        """Radial basis masks (N, H, W) for images (N, 3, H, W) in [0, 1]."""
-        _, found = self.network(images, labels)
-        return Saliency(rbf_map(found, images.shape[-1])[:, 0], parameters=found)
 
 
 def find_subjects(session: Session, names: Sequence[str]) -> list[Subject]:
@@ -95,7 +80,7 @@ def _own(session: Session) -> Subject:
             "'slimsight run' finish with explainer.enabled=true"
         )
     selector = session.explained().selector.to(session.fabric.device)
-    return Subject(OWN, lambda model: _Rbf(ExplainedClassifier(model, selector).eval()), record.fingerprint)
+    return Subject(OWN, lambda model: RbfExplainer(ExplainedClassifier(model, selector)), record.fingerprint)
 
 
 def check_tests(names: Sequence[str], boxes: Path | None) -> tuple[str, ...]:
