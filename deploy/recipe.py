@@ -61,12 +61,17 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _steered_by_an_explainer(self) -> Recipe:
-        if self.gates.steer == "rbf" and not self.explainer.enabled:
+        if self.gates.explainer is not None and not self.explainer.enabled:
             raise ValueError(
-                "gates.steer is rbf and explainer.enabled is false: only an explainer can steer the gates; "
-                "enable it, or choose gates.steer none, magnitude or uniform"
+                f"gates.steer is {self.gates.steer} and explainer.enabled is false: only an explainer can steer the "
+                "gates; enable it, or choose gates.steer none, magnitude or uniform"
             )
         return self
+
+    @property
+    def explained_by(self) -> str | None:
+        """The run's amortized explainer, by name: the one that steers; where none does ISP's, which measures drift."""
+        return (self.gates.explainer or "rbf") if self.explainer.enabled else None
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:

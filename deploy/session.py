@@ -21,7 +21,15 @@ from torch import Tensor
 from compress.data import Batches, ImageSet, Splits, open_splits
 from compress.dynamic import DynamicClassifier, find_routes
 from compress.errors import PruningError
-from compress.explain import ExplainedClassifier, Predictor, Selector, find_scales, new_predictor
+from compress.explain import (
+    STEERING,
+    ExplainedClassifier,
+    Predictor,
+    Selector,
+    SteeringExplainer,
+    find_scales,
+    new_predictor,
+)
 from compress.files import read_tensors
 from compress.gates import CostModel, counted_limits
 from compress.models import Classifier, build_classifier, check_classifier
@@ -134,6 +142,13 @@ class Session:
         model.load_state_dict(read_tensors(self.stage_file("classifier", "model.safetensors")))
         return model.eval()
 
+    @property
+    def explainer(self) -> SteeringExplainer:
+        """The parts of the run's amortized explainer."""
+        kind = self.recipe.explained_by
+        assert kind is not None, "the recipe has no explainer"
+        return STEERING.get(kind)
+
     def predictor(self) -> Predictor:
         predictor = new_predictor(self.classifier(), self.recipe.explainer.predictor)
         predictor.load_state_dict(read_tensors(self.stage_file("predictor", "predictor.safetensors")))
@@ -143,7 +158,7 @@ class Session:
         """The original with a selector that has learned nothing."""
         classifier = self.classifier()
         scales = find_scales(classifier, self.example)
-        selector = Selector(scales, len(self.splits.classes), self.splits.image_size)
+        selector = Selector(scales, len(self.splits.classes), self.splits.image_size, self.explainer.head)
         return ExplainedClassifier(classifier, selector).eval()
 
     def explained(self) -> ExplainedClassifier:

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import nn
 
 from compress.dynamic import routed_cost, use
-from compress.explain import drift_between, explanations
-from compress.explain.rbf import area, rbf_map
+from compress.explain import drift_of, explanations
+from compress.explain.rbf import area
 from compress.training import evaluate
 from export.parity import ParityResult, check_parity
 from export.runners import OnnxRunner, Pt2Runner, Runner, TorchRunner
@@ -19,7 +20,7 @@ from export.to_torch_export import export_pt2
 
 from ..latency import measure_latency
 from ..report.units import as_macs, as_percent
-from ..session import Session
+from ..session import EVALUATION_BATCH, Session
 from .outcome import Outcome
 
 PARITY_BATCHES = (1, 64)
@@ -119,10 +120,12 @@ def judgement(session: Session) -> Outcome:
         explanations(network.to(device), val, progress=session.progress)
         for network in session.progress.track(networks, "saliency drift", unit="models")
     )
-    side = session.splits.image_size
-    drift = drift_between(reasons, kept, side)
-    area_after = float(area(rbf_map(kept, side)).mean())
+    head = slim_explained.selector.head
+    drift = drift_of(head, reasons, kept)
+    areas = torch.cat([area(head.to_maps(part)) for part in torch.split(kept, EVALUATION_BATCH)])
     session.progress.note(
         f"explanations: centres moved {drift.center_drift_px:.2f} px, overlap {as_percent(drift.iou)}"
     )
-    return Outcome({**metrics, "saliency": {"explainer": "rbf", **drift.to_dict(), "area": area_after}}, [])
+    return Outcome(
+        {**metrics, "saliency": {"explainer": head.kind, **drift.to_dict(), "area": float(areas.mean())}}, []
+    )

@@ -131,7 +131,7 @@ def finetune(session: Session) -> Outcome:
         shutil.copyfile(plan_path, part)
     files = [run.slim_model, run.plan]
     if isinstance(network, ExplainedClassifier):
-        write_tensors(run.slim_explainer, network.selector.state_dict())
+        write_tensors(run.slim_explainer, network.selector.state_dict(), {"explainer": network.selector.head.kind})
         files.append(run.slim_explainer)
     return Outcome({"val_accuracy": score.accuracy, "recalibrated_val_accuracy": recalibrated.accuracy}, files)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from compress.config import GatesConfig, TrainConfig
 from compress.data import Batches, ImageSet
 from compress.errors import PruningError
-from compress.explain import ExplainedClassifier, Selector, explanations, find_scales
+from compress.explain import ExplainedClassifier, Selector, find_scales, find_targets
 from compress.finetune import train_classifier
 from compress.gates import CostModel, GateResult, Gates, learn_gates, residual_cost
 from compress.gates.gate import GUMBEL_MEDIAN, OFFSET
@@ -73,7 +73,7 @@ def learn(network: ExplainedClassifier, images: ImageSet, *, steered: bool, **se
         make_fabric(),
         config=GatesConfig.model_validate({"steps": 300, **settings}),
         budget=0.5 * cost.total,
-        targets=explanations(network, Batches(images, 64)) if steered else None,
+        targets=find_targets(network, Batches(images, 64)) if steered else None,
     )
 
 
@@ -116,7 +116,7 @@ def test_compiled_and_eager_learn_the_same_gates(
             make_fabric(),
             config=config,
             budget=0.5 * cost.total,
-            targets=explanations(network, Batches(images, 64)),
+            targets=find_targets(network, Batches(images, 64)),
             progress=progress,
         )
 
