@@ -1,5 +1,6 @@
 PYTHON ?= python3
 RUN ?= runs/digits
+JOBS ?= 2
 
 installed := .venv/.installed
 
@@ -7,7 +8,7 @@ installed := .venv/.installed
 
 help:
 	@echo "make demo       slim a network on the embedded digits, into $(RUN)"
-	@echo "make test       run the tests"
+	@echo "make test       run the tests, in $(JOBS) processes (JOBS=1: one after the other)"
 	@echo "make check      lint, format, types, and who may import whom"
 	@echo "make clean      remove caches and builds; runs/ and .venv/ stay"
 	@echo "make distclean  remove .venv/ too"
@@ -16,7 +17,7 @@ demo: $(installed)
 	.venv/bin/slimsight run configs/digits.yaml --out $(RUN)
 
 test: $(installed)
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n $(JOBS) --dist loadfile
 
 check: $(installed)
 	.venv/bin/python -m ruff check .

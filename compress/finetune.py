@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from torch.nn import functional as F
 
 from .config import FinetuneConfig, TrainConfig
 from .data import Batch, BatchSource
+from .explain import REFERENCE_SIDE, ExplainedClassifier
 from .progress import SILENT, Progress
 from .training import History, fit, one_cycle, to_device
 
@@ -40,6 +43,38 @@ def recalibrate_bn(model: nn.Module, batches: BatchSource, count: int) -> None:
         module.training = training
 
 
+@dataclass(frozen=True)
+class Steering:
+    """Keeps a slim model's explanations where the original's are, while its weights change.
+
+    ISP steers the choice of channels only, and finetuning moves explanations as far as surgery does. This is the
+    interpretation term of ISP Eq. 10 again, on weights: ``weight`` x |C_x - f_sel(x)|^2, C_x the original's explanation
+    of the same (augmented) image. The decoder of ``slim`` stays as surgery left it: only features can move.
+
+    Args:
+        original: the network before surgery.
+        slim: the network after it; its classifier is what is trained.
+        weight: per squared pixel of a 32-pixel side.
+    """
+
+    original: ExplainedClassifier
+    slim: ExplainedClassifier
+    weight: float
+
+    def prepare_(self) -> None:
+        """Freeze all but the slim classifier."""
+        for module in (self.original, self.slim.selector):
+            module.eval().requires_grad_(False)
+
+    def distance(self, batch: Batch, params: Tensor) -> Tensor:
+        """Mean squared distance (scalar) of the slim model's ``params`` (N, 3), in pixels of a 32-pixel side."""
+        with torch.no_grad():
+            _, wanted = self.original(batch.images, batch.labels)
+        scale = (REFERENCE_SIDE / batch.images.shape[-1]) ** 2
+        squared: Tensor = (params - wanted).square().sum(1).mean()
+        return scale * squared
+
+
 def train_classifier(
     model: nn.Module,
     train: BatchSource,
@@ -47,21 +82,25 @@ def train_classifier(
     *,
     config: TrainConfig,
     teacher: nn.Module | None = None,
+    steering: Steering | None = None,
     what: str = "classifier",
     progress: Progress = SILENT,
 ) -> History:
     """SGD with Nesterov momentum under a one-cycle rate; the last epoch's weights stay.
 
     With a ``teacher`` and a FinetuneConfig that asks for it, part of the loss is the distillation loss
-    T^2 KL(teacher / T || model / T) (Hinton et al. 2015, section 2).
+    T^2 KL(teacher / T || model / T) (Hinton et al. 2015, section 2). ``steering`` adds its interpretation term;
+    ``model`` is then the classifier of its slim network.
     """
     share = config.distill if isinstance(config, FinetuneConfig) and teacher is not None else 0.0
     temperature = config.distill_temperature if isinstance(config, FinetuneConfig) else 1.0
     if teacher is not None:
         teacher.eval().requires_grad_(False)
+    assert steering is None or steering.slim.classifier is model
 
     def loss(wrapped: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        logits = wrapped(batch.images).float()
+        logits, params = (wrapped(batch.images), None) if steering is None else wrapped(batch.images, batch.labels)
+        logits = logits.float()
         ce = F.cross_entropy(logits, batch.labels)
         figures = {"loss": ce, "accuracy": (logits.argmax(1) == batch.labels).float().mean()}
         if share and teacher is not None:
@@ -69,6 +108,9 @@ def train_classifier(
                 wanted = (teacher(batch.images).float() / temperature).softmax(1)
             distilled = F.kl_div((logits / temperature).log_softmax(1), wanted, reduction="batchmean")
             figures["loss"] = (1 - share) * ce + share * temperature**2 * distilled
+        if steering is not None and params is not None:
+            figures["steer"] = steering.distance(batch, params)
+            figures["loss"] = figures["loss"] + steering.weight * figures["steer"]
         return figures
 
     decayed = [p for p in model.parameters() if p.dim() > 1]
@@ -79,9 +121,11 @@ def train_classifier(
     ]
     optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
     model.requires_grad_(True).train()
+    if steering is not None:
+        steering.prepare_()
 
     history = fit(
-        model,
+        model if steering is None else steering.slim,
         train,
         loss,
         optimizer,

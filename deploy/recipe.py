@@ -66,6 +66,11 @@ class Recipe(Section):
                 f"gates.steer is {self.gates.steer} and explainer.enabled is false: only an explainer can steer the "
                 "gates; enable it, or choose gates.steer none, magnitude or uniform"
             )
+        if self.finetune.steer_weight and not self.explainer.enabled:
+            raise ValueError(
+                f"finetune.steer_weight is {self.finetune.steer_weight:g} and explainer.enabled is false: only an "
+                "explainer can say where the model looks; enable it, or set finetune.steer_weight to 0"
+            )
         return self
 
     @property

@@ -28,7 +28,7 @@ _SET_BY_LIBRARIES = {
     "TRITON_CACHE_DIR",
     "_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR",
 }
-_THREADS = min(2, os.cpu_count() or 1)
+_THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1)  # workers share the cores
 
 
 @pytest.fixture(autouse=True)

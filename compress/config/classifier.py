@@ -69,3 +69,6 @@ class FinetuneConfig(TrainConfig):
     recalibrate_batches: Annotated[int, Field(ge=0)] = 50
     distill: Annotated[float, Field(ge=0, le=1)] = Field(default=0.0, description="share of the loss from the original")
     distill_temperature: Positive = 4.0
+    steer_weight: NonNegative = Field(
+        default=0.0, description="of the interpretation term while weights change, as gates.steer_weight; 0: none"
+    )

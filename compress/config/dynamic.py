@@ -31,6 +31,9 @@ class DynamicConfig(Section):
     )
     finetune_epochs: Annotated[int, Field(ge=0)] = 4
     finetune_lr: Positive = 0.05
+    dense_share: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.1, description="of the choices while weights are finetuned: what the bottleneck refuses runs dense"
+    )
     batch_size: Count = 128
     route: Literal["out", "in_out"] = Field(
         default="in_out", description="in_out is faster, and its branches grow with masks x masks"

@@ -73,6 +73,22 @@ class _Routing(nn.Module):
         return routing.logits, routing.gates
 
 
+class _PartlyDense(nn.Module):
+    """What ``fit`` trains while weights are finetuned: now and then a route of an image has all channels open.
+
+    Without that, weights and batch statistics fit the chosen channels alone, and a layer that the bottleneck has run
+    dense ruins what follows.
+    """
+
+    def __init__(self, model: DynamicClassifier, share: float) -> None:
+        super().__init__()
+        self.model, self.share = model, share
+
+    def forward(self, images: Tensor) -> Tensor:
+        dense = [torch.rand(len(images), device=images.device) < self.share for _ in self.model.routes]
+        return self.model.routed(images, dense=dense).logits
+
+
 def mean_gate(gates: list[Tensor]) -> Tensor:
     """mean |g| over images and channels of all routes (scalar)."""
     return torch.cat(gates, 1).abs().mean()
@@ -197,7 +213,7 @@ def _finetune(
     free = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(free, lr=config.finetune_lr, momentum=0.9, weight_decay=1e-4, nesterov=True)
     return fit(
-        model,
+        _PartlyDense(model, config.dense_share),
         train,
         loss,
         optimizer,

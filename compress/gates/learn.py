@@ -26,6 +26,9 @@ from .gated import GatedNetwork, pays_to_compile
 TRAVEL = 16.0
 """Distance that Adam can move a logit over all steps: the default learning rate is this / steps."""
 
+RESIDUAL = 1e-3
+"""R_res at the end is at most this, or one channel where a channel costs more."""
+
 AGREEMENT = 0.02
 """At the end the cost of the relaxed gates may differ from that of the hard gates by this share, or by one channel
 where a channel costs more: a gate that is half open is as near as a small network comes."""
@@ -53,17 +56,18 @@ class GateResult:
     residual: float
     ce: float
     steer: float
-    agreement: float = AGREEMENT
-    """Share by which relaxed and hard cost may differ."""
+    channel: float = 0.0
+    """The largest share of the hard cost that one channel has: nothing is decided more finely than that."""
 
     def to_dict(self) -> dict[str, float]:
         """The figures, without the scores."""
-        return {name: value for name, value in asdict(self).items() if name not in ("scores", "agreement")}
+        return {name: value for name, value in asdict(self).items() if name not in ("scores", "channel")}
 
     @property
     def converged(self) -> bool:
-        """R_res = 0 (to one part in a thousand) and relaxed and hard cost agree."""
-        return self.residual <= 1e-3 and abs(self.soft_macs / self.hard_macs - 1) <= self.agreement
+        """R_res = 0 and relaxed and hard cost agree, both to one channel where a channel is coarser."""
+        agrees = abs(self.soft_macs / self.hard_macs - 1) <= max(AGREEMENT, self.channel)
+        return self.residual <= max(RESIDUAL, self.channel) and agrees
 
 
 FLOOR = 0.98
@@ -207,16 +211,17 @@ def _result(
     exact = cost.of_values(deployed)
     (of_channels,) = torch.autograd.grad(exact, deployed)
     hard = float(exact.detach())
-    agreement = max(AGREEMENT, float(of_channels.max()) / hard)
+    channel = float(of_channels.max()) / hard
     with torch.no_grad():
         soft = float(cost.of_values(gates(noise=0.0, temperature=temperature).double()))
     residual = float(residual_cost(torch.tensor(soft), torch.tensor(budget)))
     scores = {name: value.detach().cpu().clone() for name, value in gates.split(gates.theta).items()}
-    result = GateResult(scores, soft, hard, budget, residual, last["ce"], last.get("steer", 0.0), agreement)
+    result = GateResult(scores, soft, hard, budget, residual, last["ce"], last.get("steer", 0.0), channel)
     if not result.converged:
         raise PruningError(
-            f"the gates did not converge: R_res is {residual:.3f} (must be 0) and their relaxed cost of "
-            f"{soft / 1e6:.2f} M MACs is {soft / hard - 1:+.1%} off their hard cost (at most {agreement:.0%}); "
-            f"raise gates.steps (now {config.steps}) or gates.cost_weight (now {config.cost_weight:g})"
+            f"the gates did not converge: R_res is {residual:.3f} (at most {max(RESIDUAL, channel):.3f}) and their "
+            f"relaxed cost of {soft / 1e6:.2f} M MACs is {soft / hard - 1:+.1%} off their hard cost (at most "
+            f"{max(AGREEMENT, channel):.0%}); raise gates.steps (now {config.steps}) or gates.cost_weight (now "
+            f"{config.cost_weight:g})"
         )
     return result

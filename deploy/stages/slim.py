@@ -11,7 +11,7 @@ from torch import Tensor
 from compress.errors import PruningError
 from compress.explain import ExplainedClassifier
 from compress.files import atomic_path, read_tensors, write_tensors
-from compress.finetune import recalibrate_bn, train_classifier
+from compress.finetune import Steering, recalibrate_bn, train_classifier
 from compress.gates import Selection, select
 from compress.macs import count_macs, count_params, size_bytes
 from compress.models import Classifier
@@ -120,6 +120,7 @@ def finetune(session: Session) -> Outcome:
             session.fabric,
             config=config,
             teacher=teacher,
+            steering=_steering(session, network),
             what="finetune",
             progress=session.progress,
         )
@@ -134,6 +135,14 @@ def finetune(session: Session) -> Outcome:
         write_tensors(run.slim_explainer, network.selector.state_dict(), {"explainer": network.selector.head.kind})
         files.append(run.slim_explainer)
     return Outcome({"val_accuracy": score.accuracy, "recalibrated_val_accuracy": recalibrated.accuracy}, files)
+
+
+def _steering(session: Session, network: ExplainedClassifier | Classifier) -> Steering | None:
+    weight = session.recipe.finetune.steer_weight
+    if not weight:
+        return None
+    assert isinstance(network, ExplainedClassifier), "the recipe was refused otherwise"
+    return Steering(session.explained().to(session.fabric.device), network, weight)
 
 
 def classifier_of(network: ExplainedClassifier | Classifier) -> Classifier:

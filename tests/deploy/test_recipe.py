@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.amounts import Amount
+from compress.config import FinetuneConfig
 from compress.errors import ConfigError
 from deploy.recipe import Recipe, dump_recipe, load_recipe
 from deploy.yaml_text import dump_yaml, parse_yaml
@@ -72,11 +73,9 @@ def test_all_mistakes_are_reported_together(tmp_path: Path) -> None:
         "temperature, shrink, compile; did you mean 'steps'?",
         "budget.macs: 5 is neither a ratio nor a plausible amount of MACs: give a ratio to the original up to 1 "
         "(0.5 or 50%) or an amount of at least 1000 (20M, 500k, 4e9)",
-        "finetune: [1] was given; allowed: a mapping with the keys epochs, lr, momentum, weight_decay, "
-        "batch_size, recalibrate_batches, distill, distill_temperature",
+        f"finetune: [1] was given; allowed: a mapping with the keys {', '.join(FinetuneConfig.model_fields)}",
         "export.formats.1: 'tflite' was given; allowed: onnx or pt2",
-        "precison: unknown key; allowed: seed, precision, threads, data, model, explainer, gates, budget, "
-        "finetune, dynamic, export, latency; did you mean 'precision'?",
+        f"precison: unknown key; allowed: {', '.join(Recipe.model_fields)}; did you mean 'precision'?",
     ]
 
 
