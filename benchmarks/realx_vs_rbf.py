@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -104,8 +103,8 @@ def learned(
     torch.manual_seed(study.seed)
     network, predictor = study.network(explainer.head), new_predictor(study.classifier, config.predictor)
     files = [out / f"{name}-{part}.safetensors" for part in ("predictor", "selector")]
-    if not all(file.exists() for file in files):
-        fabric, quick = make_fabric(), Batches(study.splits.val.subset(np.arange(0, len(study.splits.val), 5)), BATCH)
+    fabric, quick = make_fabric(), Batches(study.splits.val.subset(np.arange(0, len(study.splits.val), 5)), BATCH)
+    if not files[0].exists():
         train_predictor(
             predictor,
             study.classifier,
@@ -117,24 +116,28 @@ def learned(
             progress=progress,
         )
         write_tensors(files[0], predictor.state_dict())
+    predictor.load_state_dict(read_tensors(files[0]))
+    if not files[1].exists():
         selector_train = study.shuffled(config.selector.batch_size)
         explainer.train(network, predictor, selector_train, quick, fabric, config=config, progress=progress)
         write_tensors(files[1], network.selector.state_dict(), {"explainer": kind})
-    predictor.load_state_dict(read_tensors(files[0]))
     network.selector.load_state_dict(read_tensors(files[1]))
     return network.eval().requires_grad_(False), predictor.eval().requires_grad_(False), config
 
 
 @torch.inference_mode()
-def said(study: Study, network: ExplainedClassifier, predictor: Predictor) -> dict[str, float]:
-    """Means over all validation images, for the true labels: of the map p, and of the mask p > .5."""
+def said(study: Study, network: ExplainedClassifier, predictor: Predictor, target_area: float) -> dict[str, float]:
+    """Means over all validation images, for the true labels: of the map p, of the mask p > .5, and of the highest p.
+
+    The last is a mask of the target area on every image: explainers are then compared at the same area.
+    """
     sums: dict[str, float] = {}
     head, numbers = network.selector.head, []
     for batch in study.val.epoch(0):
         logits, found = network(batch.images, batch.labels)
         p = head.to_maps(found)
         numbers.append(found)
-        for form, mask in (("map", p), ("mask", (p > 0.5).float())):
+        for form, mask in (("map", p), ("mask", (p > 0.5).float()), ("highest", highest(p, target_area))):
             for figure, value in (
                 ("kl", float(divergence(logits, predictor(batch.images, mask)).sum())),
                 ("area", float(area(mask).sum())),
@@ -145,6 +148,13 @@ def said(study: Study, network: ExplainedClassifier, predictor: Predictor) -> di
         **{name: value / study.val.count for name, value in sums.items()},
         "total_variance": total_variance(torch.cat(numbers)),
     }
+
+
+def highest(maps: Tensor, share: float) -> Tensor:
+    """(N, 1, H, W) 1 at the ``share`` of the pixels where a map is highest, 0 elsewhere."""
+    flat = maps.flatten(1)
+    kept = flat.topk(round(share * flat.shape[1]), dim=1).indices
+    return torch.zeros_like(flat).scatter_(1, kept, 1.0).view_as(maps)
 
 
 def half_way(study: Study, network: ExplainedClassifier, out: Path, progress: ConsoleProgress) -> dict[str, Tensor]:
@@ -251,7 +261,6 @@ def main() -> None:
     rows = {row["explainer"]: row for row in read_json(RESULTS)["rows"]} if RESULTS.exists() else {}
     networks: dict[str, ExplainedClassifier] = {}
     for name in given.explainer or ("rbf", "realx"):
-        started = time.monotonic()
         with ConsoleProgress() as progress:
             network, predictor, config = learned(study, name, given.epochs, given.out, progress)
             networks[name], scores = network, half_way(study, network, given.out, progress)
@@ -262,14 +271,13 @@ def main() -> None:
             "seed": given.seed,
             "target_area": config.target_area,
             "quality": quality.to_dict(),
-            **said(study, network, predictor),
+            **said(study, network, predictor, config.target_area),
             **steering(study, network, scores),
-            "seconds": time.monotonic() - started,
         }
         print(rows[name], flush=True)
         ordered = [rows[key] for key in EXPLAINERS if key in rows]
         write_json(RESULTS, {"schema": 1, "device": device_name(), "versions": versions(), "rows": ordered})
-    draw(study, networks, given.out / "realx_vs_rbf.png")
+    draw(study, {name: networks[name] for name in EXPLAINERS if name in networks}, given.out / "realx_vs_rbf.png")
 
 
 if __name__ == "__main__":

@@ -72,20 +72,19 @@ def _digest(path: Path) -> str | None:
 def _predictor_parts(session: Session) -> Parts:
     recipe, explainer = session.recipe, session.recipe.explainer
     parts = {"predictor": explainer.predictor, "flip": recipe.data.flip}
-    return {**parts, **_explainer_parts(recipe, {"masks": explainer.masks}), **_learning(recipe)}
+    return {**parts, **_explainer_parts(session, {"masks": explainer.masks}), **_learning(recipe)}
 
 
 def _selector_parts(session: Session) -> Parts:
     recipe, explainer = session.recipe, session.recipe.explainer
     parts = {"selector": explainer.selector, "area": explainer.target_area, "flip": recipe.data.flip}
-    return {**parts, **_explainer_parts(recipe, {}), **_learning(recipe)}
+    return {**parts, **_explainer_parts(session, {}), **_learning(recipe)}
 
 
-def _explainer_parts(recipe: Recipe, of_rbf: Parts) -> Parts:
+def _explainer_parts(session: Session, of_rbf: Parts) -> Parts:
     """What only one of the explainers reads."""
-    if recipe.explained_by == "rbf":
-        return of_rbf
-    return {"kind": recipe.explained_by, "realx": recipe.explainer.realx}
+    kind = session.explainer.head.kind
+    return of_rbf if kind == "rbf" else {"kind": kind, "realx": session.recipe.explainer.realx}
 
 
 def _gate_parts(session: Session) -> Parts:

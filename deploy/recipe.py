@@ -73,11 +73,6 @@ class Recipe(Section):
             )
         return self
 
-    @property
-    def explained_by(self) -> str | None:
-        """The run's amortized explainer, by name: the one that steers; where none does ISP's, which measures drift."""
-        return (self.gates.explainer or "rbf") if self.explainer.enabled else None
-
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in ``path`` after ``overrides``: ``a.b=c``, c in YAML; the later of two for one key wins.

@@ -27,8 +27,10 @@ from compress.explain import (
     Predictor,
     Selector,
     SteeringExplainer,
+    Targets,
     find_scales,
     new_predictor,
+    to_targets,
 )
 from compress.files import read_tensors
 from compress.gates import CostModel, counted_limits
@@ -144,10 +146,9 @@ class Session:
 
     @property
     def explainer(self) -> SteeringExplainer:
-        """The parts of the run's amortized explainer."""
-        kind = self.recipe.explained_by
-        assert kind is not None, "the recipe has no explainer"
-        return STEERING.get(kind)
+        """The run's amortized explainer: the one that steers; where none does ISP's, to measure drift with."""
+        assert self.recipe.explainer.enabled, "the recipe has no explainer"
+        return STEERING.get(self.recipe.gates.explainer or "rbf")
 
     def predictor(self) -> Predictor:
         predictor = new_predictor(self.classifier(), self.recipe.explainer.predictor)
@@ -166,6 +167,13 @@ class Session:
         network = self.new_explained()
         network.selector.load_state_dict(read_tensors(self.stage_file("selector", "selector.safetensors")))
         return network.eval()
+
+    def targets(self) -> Targets | None:
+        """C_x as the targets stage left it; None where no explainer steers."""
+        if self.recipe.gates.explainer is None:
+            return None
+        head = self.new_explained().selector.head
+        return to_targets(head, read_tensors(self.stage_file("targets", "targets.safetensors"))[head.kind])
 
     def network(self) -> ExplainedClassifier | Classifier:
         """What is traced, gated and slimmed: the classifier, with its explainer if the recipe has one."""

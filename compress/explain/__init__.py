@@ -12,7 +12,7 @@ from .rbf import REFERENCE_SIDE, rbf_map
 from .realx import judge_realx, pixel_masks, train_realx
 from .selector import ExplainedClassifier, Selector
 from .steering import STEERING, SteeringExplainer
-from .targets import Targets, find_targets, to_targets
+from .targets import Targets, find_targets, squared_distance, to_targets
 
 __all__ = [
     "REFERENCE_SIDE",
@@ -46,6 +46,7 @@ __all__ = [
     "rbf_map",
     "rbf_masks",
     "refuse_collapsed",
+    "squared_distance",
     "to_targets",
     "train_predictor",
     "train_realx",

@@ -45,11 +45,9 @@ class Head(nn.Conv2d):
         super().__init__(width, self.outputs, finest if self.spanning else 1)
         self.side = side
 
+    @abstractmethod
     def start_(self) -> None:
-        """Weights to start from: hardly any difference between images."""
-        nn.init.normal_(self.weight, std=1e-3)
-        assert self.bias is not None
-        nn.init.zeros_(self.bias)
+        """Set the weights to start from."""
 
     @abstractmethod
     def to_maps(self, numbers: Tensor) -> Tensor:
@@ -87,10 +85,11 @@ class RbfHead(Head):
     spanning = True
 
     def start_(self) -> None:
-        super().start_()
+        """Every image near its middle, with a third of the side: hardly any difference between images."""
+        assert self.bias is not None
+        nn.init.normal_(self.weight, std=1e-3)
         with torch.no_grad():
-            assert self.bias is not None
-            self.bias[2] = self.side / 3
+            self.bias.copy_(torch.tensor([0.0, 0.0, self.side / 3]))
 
     def forward(self, maps: Tensor) -> Tensor:
         return to_rbf(super().forward(maps).flatten(1).float(), self.side)
@@ -128,6 +127,15 @@ class RealXHead(Head):
     kind = "realx"
     stored = torch.float16
     outputs = 2
+
+    def start_(self) -> None:
+        """A half, give or take: torch's own weights, of both signs.
+
+        With weights near zero the area term drives all of them below it together; what the decoder gives is never
+        negative, and no pixel then ever comes to more than a half.
+        """
+        assert self.bias is not None
+        nn.init.zeros_(self.bias)
 
     def forward(self, maps: Tensor) -> Tensor:
         closed, kept = super().forward(maps).float().unbind(1)

@@ -26,8 +26,12 @@ class Targets:
 
     def distance(self, found: Tensor, indices: Tensor) -> Tensor:
         """Mean over images of |C_x - f_sel(x; v)|^2 (ISP Eq. 10), for ``found`` (B, ...) of images ``indices``."""
-        wanted = self.numbers[indices.cpu()].to(found)
-        return (found - wanted).square().flatten(1).sum(1).mean() * self.unit
+        return self.unit * squared_distance(found, self.numbers[indices.cpu()].to(found))
+
+
+def squared_distance(found: Tensor, wanted: Tensor) -> Tensor:
+    """Mean over images of the squared distance between explanations (N, ...)."""
+    return (found - wanted).square().flatten(1).sum(1).mean()
 
 
 def to_targets(head: Head, numbers: Tensor) -> Targets:

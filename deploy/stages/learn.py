@@ -7,14 +7,12 @@ import hashlib
 import torch
 
 from compress.explain import (
-    Targets,
     explanations,
     new_predictor,
     refuse_collapsed,
-    to_targets,
     train_predictor,
 )
-from compress.files import read_tensors, write_tensors
+from compress.files import write_tensors
 from compress.finetune import train_classifier
 from compress.gates import learn_gates, magnitude, select, uniform
 from compress.gates.widths import Align
@@ -116,19 +114,11 @@ def gates(session: Session) -> Outcome:
         session.fabric,
         config=config,
         budget=_macs_to_aim_for(session),
-        targets=_wanted(session),
+        targets=session.targets(),
         progress=session.progress,
     )
     write_tensors(path, result.scores)
     return Outcome({"steer": config.steer, "learned": result.to_dict()}, [path])
-
-
-def _wanted(session: Session) -> Targets | None:
-    """C_x as the targets stage left it; None where no explainer steers."""
-    if session.recipe.gates.explainer is None:
-        return None
-    head = session.explained().selector.head
-    return to_targets(head, read_tensors(session.stage_file("targets", "targets.safetensors"))[head.kind])
 
 
 def _macs_to_aim_for(session: Session) -> float:

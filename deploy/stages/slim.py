@@ -142,7 +142,9 @@ def _steering(session: Session, network: ExplainedClassifier | Classifier) -> St
     if not weight:
         return None
     assert isinstance(network, ExplainedClassifier), "the recipe was refused otherwise"
-    return Steering(session.explained().to(session.fabric.device), network, weight)
+    targets = session.targets()
+    original = session.explained().to(session.fabric.device)
+    return Steering(original, network, weight, None if targets is None else targets.unit)
 
 
 def classifier_of(network: ExplainedClassifier | Classifier) -> Classifier:

@@ -59,11 +59,16 @@ def test_realx_says_a_softmax_over_two_maps_at_the_finest_scale() -> None:
     assert selector.head.weight.shape == (2, 4, 1, 1)
 
 
-def test_an_untrained_realx_keeps_half_of_every_pixel() -> None:
+def test_an_untrained_realx_can_keep_more_than_half_and_less() -> None:
+    """Whatever the decoder gives, which is never negative: channels speak for keeping and for closing."""
     torch.manual_seed(0)
     selector = Selector(SCALES, 4, 8, RealXHead).eval()
-    numbers = selector([torch.rand(2, s.channels, s.side, s.side) for s in SCALES], torch.arange(2))
-    torch.testing.assert_close(numbers, torch.full((2, 8, 8), 0.5), rtol=0, atol=0.02)
+    with torch.no_grad():
+        found = torch.stack([selector.head(maps) for maps in 4 * torch.eye(4).view(4, 1, 4, 1, 1)])
+        nothing = selector.head(torch.zeros(1, 4, 8, 8))
+    assert float(found.min()) < 0.4
+    assert float(found.max()) > 0.6
+    assert torch.equal(nothing, torch.full((1, 8, 8), 0.5))
 
 
 @pytest.mark.parametrize("side", [8, 32])
