@@ -79,7 +79,7 @@ def judge_selector(
                     predicted = head.to_maps(network(batch.images)[1])
                     masks += [predicted, *head.rivals(found)]
                 for index, mask in enumerate(masks):
-                    seen = mask if sample is None else sample(mask)
+                    seen = mask if sample is None else _drawn(sample, mask)
                     sums[index] += float(divergence(logits, predictor(batch.images, seen)).sum())
             areas += float(area(head.to_maps(found.float())).sum())
             moments.append(head.to_moments(found.float()).cpu())
@@ -90,6 +90,12 @@ def judge_selector(
     rest = [math.nan] * 4 if brief else kls[1:]
     spread = float(every[:, :2].std(0).mean())
     return SelectorQuality(areas / count, low, median, high, spread, kls[0], *rest)
+
+
+def _drawn(sample: Callable[[Tensor], Tensor], maps: Tensor) -> Tensor:
+    """With the same noise for all masks: they are compared on equal terms, whether there are rivals or not."""
+    with fixed_draws(maps.device):
+        return sample(maps)
 
 
 def refuse_collapsed(quality: SelectorQuality, target_area: float, kind: str = "rbf") -> None:
