@@ -2,6 +2,7 @@
 
 from .base import BaseRunner, Runner, to_input
 from .in_onnxruntime import OnnxRunner, import_onnxruntime, open_session
+from .in_tensorrt import TensorRtRunner
 from .in_torch import Pt2Runner, TorchRunner
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "OnnxRunner",
     "Pt2Runner",
     "Runner",
+    "TensorRtRunner",
     "TorchRunner",
     "import_onnxruntime",
     "open_session",
