@@ -1,6 +1,6 @@
 """REAL-X beside ISP's radial basis masks, on ResNet-20 and CIFAR-10: what each explainer says, and how it steers.
 
-    .venv/bin/python benchmarks/realx_vs_rbf.py [--explainer rbf ...] [--images 10000] [--epochs 5] [--out runs/realx]
+    .venv/bin/python benchmarks/realx_vs_rbf.py [--explainer rbf ...] [--epochs 5] [--out runs/realx]
 
 Trains predictor and selector of every explainer on the same images, and writes the row of each to
 results/realx_vs_rbf.json: KL (nats), area and roughness of the maps on validation images, the total variance of the
@@ -92,12 +92,12 @@ class Study:
 
 
 def learned(
-    study: Study, name: str, epochs: int, out: Path, progress: ConsoleProgress
+    study: Study, name: str, epochs: dict[str, int], out: Path, progress: ConsoleProgress
 ) -> tuple[ExplainedClassifier, Predictor, ExplainerConfig]:
     """The explainer of row ``name``, trained now unless its weights are in ``out``."""
     kind, settings = EXPLAINERS[name]
     base = study.recipe.explainer.model_dump()
-    schedule = {part: {**base[part], "epochs": epochs, "patience": epochs} for part in ("predictor", "selector")}
+    schedule = {part: {**base[part], "epochs": count, "patience": count} for part, count in epochs.items()}
     config = ExplainerConfig.model_validate({**base, **schedule, **settings})
     explainer = STEERING.get(kind)
     torch.manual_seed(study.seed)
@@ -253,21 +253,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--explainer", action="append", choices=EXPLAINERS, help="default: rbf and realx")
     parser.add_argument("--images", type=int, default=10_000, help="training images")
-    parser.add_argument("--epochs", type=int, default=5, help="of predictor and of selector, each")
+    parser.add_argument("--epochs", type=int, default=5, help="of the predictor")
+    parser.add_argument("--selector-epochs", type=int, help="default: as many")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=HERE.parent / "runs" / "realx")
     given = parser.parse_args()
     study = Study(given.images, given.seed)
+    epochs = {"predictor": given.epochs, "selector": given.selector_epochs or given.epochs}
     rows = {row["explainer"]: row for row in read_json(RESULTS)["rows"]} if RESULTS.exists() else {}
     networks: dict[str, ExplainedClassifier] = {}
     for name in given.explainer or ("rbf", "realx"):
         with ConsoleProgress() as progress:
-            network, predictor, config = learned(study, name, given.epochs, given.out, progress)
+            network, predictor, config = learned(study, name, epochs, given.out, progress)
             networks[name], scores = network, half_way(study, network, given.out, progress)
         quality = STEERING.get(EXPLAINERS[name][0]).judge(network, predictor, study.val, make_fabric(), config=config)
         rows[name] = {
             "explainer": name,
-            "schedule": {"images": given.images, "predictor_epochs": given.epochs, "selector_epochs": given.epochs},
+            "schedule": {"images": given.images, **{f"{part}_epochs": n for part, n in epochs.items()}},
             "seed": given.seed,
             "target_area": config.target_area,
             "quality": quality.to_dict(),
