@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from compress.files import read_json, write_json
-from deploy.assemble import device_name, versions
 from deploy.console import ConsoleProgress
+from deploy.machine import device_name, versions
 from deploy.pipeline import run_recipe
 from deploy.recipe import Recipe, load_recipe
 from deploy.report import Report

@@ -24,9 +24,9 @@ from compress.amounts import Amount
 from compress.files import read_json, write_json
 from compress.gates import magnitude
 from compress.macs import count_macs
-from deploy.assemble import device_name, versions
 from deploy.console import ConsoleProgress
 from deploy.latency import LatencyConfig
+from deploy.machine import device_name, versions
 from deploy.plan_latency import PlanTimer, select_timed
 from deploy.session import default_cache
 

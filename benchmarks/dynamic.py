@@ -27,8 +27,9 @@ from compress.files import read_json, write_json
 from compress.gates import CostModel
 from compress.models import build_classifier
 from compress.surgery import trace_groups
-from deploy.assemble import device_name, versions
-from deploy.latency import time_interleaved, to_speedup
+from deploy.bench.rounds import time_interleaved
+from deploy.bench.statistics import to_speedup
+from deploy.machine import device_name, versions
 from deploy.report import read_report
 from export.routed_onnx import export_masked, export_routed
 from export.runners import OnnxRunner

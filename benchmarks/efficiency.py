@@ -35,9 +35,11 @@ from compress.gates.widths import Align
 from compress.macs import count_macs
 from compress.models import ResNet
 from compress.surgery import PrunePlan, prove_groups, shake_, slim_, trace_groups
-from deploy.assemble import device_name, versions
+from deploy.bench.rounds import time_interleaved
+from deploy.bench.statistics import to_quantiles, to_speedup
 from deploy.console import ConsoleProgress
-from deploy.latency import LatencyConfig, time_interleaved, to_quantiles, to_speedup
+from deploy.latency import LatencyConfig
+from deploy.machine import device_name, versions
 from deploy.plan_latency import PlanTimer
 from deploy.session import default_cache
 from export.runners import OnnxRunner

@@ -38,9 +38,9 @@ from compress.gates.learn import GateObjective
 from compress.models import Classifier, ResNet
 from compress.surgery import ChannelGroup, masked, trace_groups
 from compress.training import make_fabric
-from deploy.assemble import device_name, versions
+from deploy.bench.statistics import to_speedup
 from deploy.console import ConsoleProgress
-from deploy.latency import to_speedup
+from deploy.machine import device_name, versions
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "gate_step.json"

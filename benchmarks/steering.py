@@ -26,8 +26,8 @@ from compress.finetune import train_classifier
 from compress.gates import Gates
 from compress.surgery import PrunePlan, masked
 from compress.training import evaluate, to_device
-from deploy.assemble import device_name, versions
 from deploy.console import ConsoleProgress
+from deploy.machine import device_name, versions
 from deploy.recipe import load_recipe
 from deploy.run_dir import read_run
 from deploy.session import Session, default_cache

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tables_bench import latency_lab
 from tables_dynamic import dynamic
 from tables_models import zoo
 from tables_speed import combined, efficiency, gate_step
@@ -30,6 +31,7 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
     "combined": (combined, "combined_budgets.json"),
     "gate_step": (gate_step, "gate_step.json"),
     "dynamic": (dynamic, "dynamic.json"),
+    "latency_lab": (latency_lab, "latency_lab.json"),
 }
 """How each table is made, and of which results."""
 

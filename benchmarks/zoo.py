@@ -21,9 +21,9 @@ from compress.errors import SlimError
 from compress.files import read_json, write_json
 from compress.gates import read_budget
 from compress.models import build_net
-from deploy.assemble import device_name, versions
 from deploy.console import ConsoleProgress
 from deploy.inspection import inspect_model
+from deploy.machine import device_name, versions
 
 RESULTS = Path(__file__).resolve().parent / "results" / "zoo.json"
 MODELS = (

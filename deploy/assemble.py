@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import torch
 
 from compress.config import BudgetConfig
 
+from .machine import device_name, versions
 from .report import Report
 from .report.checks import run_checks
 from .report.markdown import CHANNELS_PICTURE, SALIENCY_PICTURE
@@ -36,39 +35,10 @@ from .report.schema import (
     SigmaPx,
     StageFigures,
 )
-from .report.units import plural
 from .run_dir import StageRecord
 from .session import Session
 
 PICTURED = 12
-_PACKAGES = (
-    "slimsight",
-    "torch",
-    "torchvision",
-    "torch-pruning",
-    "fvcore",
-    "onnx",
-    "onnxruntime-gpu",
-    "onnxruntime",
-)
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computed the figures; packages that are absent are left out."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def device_name() -> str:
-    """The GPU, or the processor's architecture and thread count."""
-    if torch.cuda.is_available():
-        return str(torch.cuda.get_device_name())
-    return f"CPU ({platform.machine()}, {plural(torch.get_num_threads(), 'thread')})"
 
 
 def assemble_report(session: Session, name: str, records: Mapping[str, StageRecord], reused: Sequence[str]) -> Report:

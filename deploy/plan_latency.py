@@ -40,6 +40,9 @@ CLOSE = 0.97
 
 TIMED_ROUNDS = 60
 
+TIMED_SESSIONS = 3
+"""Openings that these rounds are shared out to: a plan is judged by its median, not by an interval."""
+
 
 @dataclass(frozen=True)
 class Timed:
@@ -134,6 +137,7 @@ class PlanTimer:
             threads=config.threads,
             batch=config.batch,
             rounds=min(config.rounds, TIMED_ROUNDS),
+            sessions=min(config.sessions, TIMED_SESSIONS),
             warmup=config.warmup_seconds,
             seed=self.seed,
             progress=self.progress,

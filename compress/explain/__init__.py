@@ -1,11 +1,14 @@
-"""Amortized explanations: where in an image the classifier's evidence lies, in one forward pass."""
+"""Explanations: where in an image the classifier's evidence lies; amortized ones in one forward pass."""
 
 from .amortized import AmortizedExplainer, RbfExplainer, RealXExplainer
 from .base import Explainer, Saliency
+from .checked import CheckedExplainer, check_images, check_labels, explaining, signed_max_abs, to_inputs
 from .drift import Drift, drift_between, drift_of, explanations
 from .heads import Head, RbfHead, RealXHead
 from .learn import train_selector
+from .members import MEMBERS, Member, make_explainer, needs_weights
 from .predictor import Predictor, new_predictor, rbf_masks, train_predictor
+from .prunegrad import PruneGrad, PrunePGD, Pruning, calibrate_percent
 from .pyramid import Capture, Scale, find_scales
 from .quality import SelectorQuality, judge_selector, refuse_collapsed
 from .rbf import REFERENCE_SIDE, rbf_map
@@ -15,15 +18,21 @@ from .steering import STEERING, SteeringExplainer
 from .targets import Targets, find_targets, squared_distance, to_targets
 
 __all__ = [
+    "MEMBERS",
     "REFERENCE_SIDE",
     "STEERING",
     "AmortizedExplainer",
     "Capture",
+    "CheckedExplainer",
     "Drift",
     "ExplainedClassifier",
     "Explainer",
     "Head",
+    "Member",
     "Predictor",
+    "PruneGrad",
+    "PrunePGD",
+    "Pruning",
     "RbfExplainer",
     "RbfHead",
     "RealXExplainer",
@@ -34,19 +43,27 @@ __all__ = [
     "SelectorQuality",
     "SteeringExplainer",
     "Targets",
+    "calibrate_percent",
+    "check_images",
+    "check_labels",
     "drift_between",
     "drift_of",
+    "explaining",
     "explanations",
     "find_scales",
     "find_targets",
     "judge_realx",
     "judge_selector",
+    "make_explainer",
+    "needs_weights",
     "new_predictor",
     "pixel_masks",
     "rbf_map",
     "rbf_masks",
     "refuse_collapsed",
+    "signed_max_abs",
     "squared_distance",
+    "to_inputs",
     "to_targets",
     "train_predictor",
     "train_realx",

@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..errors import DataError
 from .base import Saliency
+from .checked import check_images, check_labels
 from .heads import Head, RbfHead, RealXHead
 from .selector import ExplainedClassifier
 
@@ -39,8 +39,9 @@ class AmortizedExplainer:
             DataError: images or labels do not fit the classifier.
         """
         selector = self.network.selector
-        _check_images(images, selector.side)
-        _check_labels(labels, len(images), selector.filter.out_channels)
+        check_images(images, selector.side)
+        if labels is not None:
+            check_labels(labels, len(images), selector.filter.out_channels)
         device = selector.filter.weight.device
         self.network.eval()
         with torch.no_grad():
@@ -58,27 +59,3 @@ class RealXExplainer(AmortizedExplainer):
     """REAL-X: ``maps`` are the probabilities with which each pixel is kept."""
 
     head = RealXHead
-
-
-def _check_images(images: Tensor, side: int) -> None:
-    wanted = f"images are (N, 3, {side}, {side}) in [0, 1], as the explainer was trained"
-    if images.dim() != 4 or images.shape[1:] != (3, side, side) or not images.is_floating_point():
-        raise DataError(f"a tensor {tuple(images.shape)} of {images.dtype} was given; {wanted}: resize and convert")
-    off = ~((images >= 0) & (images <= 1)).flatten(1).all(1)
-    if bool(off.any()):
-        first = int(off.nonzero()[0])
-        low, high = float(images[first].min()), float(images[first].max())
-        raise DataError(
-            f"image {first} has values from {low:.3g} to {high:.3g}; {wanted}: divide bytes by 255, do not normalise"
-        )
-
-
-def _check_labels(labels: Tensor | None, count: int, classes: int) -> None:
-    if labels is None:
-        return
-    if labels.shape != (count,):
-        raise DataError(f"{count} images came with labels of shape {tuple(labels.shape)}; give one label per image")
-    off = (labels < 0) | (labels >= classes)
-    if bool(off.any()):
-        first = int(off.nonzero()[0])
-        raise DataError(f"label {int(labels[first])} of image {first} is no class; allowed: 0 to {classes - 1}")

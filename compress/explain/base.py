@@ -19,16 +19,24 @@ class Saliency:
         parameters: (N, P) what an amortized explainer says in few numbers (``rbf``: centre row, centre column and
             sigma in pixels), where it has such a form.
         uncertainty: (N, H, W) standard deviation of the maps, in their units, where the explainer knows it.
+        signed: the sign of a map is a direction (brighter or darker pixels speak for the class), not a rank:
+            see ``importance``.
     """
 
     maps: Tensor
     parameters: Tensor | None = None
     uncertainty: Tensor | None = None
+    signed: bool = False
 
     def __post_init__(self) -> None:
         assert self.maps.dim() == 3, f"maps are (N, H, W), not {tuple(self.maps.shape)}"
         assert self.parameters is None or len(self.parameters) == len(self.maps)
         assert self.uncertainty is None or self.uncertainty.shape == self.maps.shape
+
+    @property
+    def importance(self) -> Tensor:
+        """(N, H, W) what to rank pixels by: the maps, or their magnitudes where they are signed."""
+        return self.maps.abs() if self.signed else self.maps
 
 
 class Explainer(Protocol):

@@ -1,11 +1,12 @@
 """The commands of ``slimsight``, one module each; what is heavy (torch) is imported inside the function."""
 
+from .bench import bench
 from .check import check
 from .inspect import inspect
 from .run import run
 from .status import status
 
-COMMANDS = (run, inspect, check, status)
+COMMANDS = (run, inspect, bench, check, status)
 """In the order that the help lists them."""
 
 __all__ = ["COMMANDS"]

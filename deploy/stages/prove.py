@@ -86,6 +86,7 @@ def latency(session: Session) -> Outcome:
         threads=config.threads,
         batch=config.batch,
         rounds=config.rounds,
+        sessions=config.sessions,
         warmup=config.warmup_seconds,
         seed=session.recipe.seed,
         dynamic=routed,

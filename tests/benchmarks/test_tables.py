@@ -132,3 +132,17 @@ def test_a_refused_model_is_named_with_its_reason(tables: ModuleType) -> None:
     lines = tables.zoo({"device": "a CPU", "rows": rows}).splitlines()
     assert lines[2] == "| a | 10 M | 3 | 1 | 1.0 % | 0.5000 | 1e-15 | 2e-07 | NO | 2 + 1 |"
     assert "- refused: cannot be followed (b)" in lines
+
+
+def test_the_lab_s_intervals_are_counted(tables: ModuleType) -> None:
+    common = {"width": 0.02, "noise": [], "median_ms": 0.5, "slowed_by": None}
+    rows = [
+        {**common, "study": study, "speedup": low + 0.01, "low": low, "high": low + 0.02}
+        for study, low in (("same", 0.99), ("same", 1.005), ("one_opening", 0.99), ("one_opening", 0.99))
+    ]
+    slowed = {**common, "study": "slowed", "speedup": 0.95, "low": 0.94, "high": 0.96, "slowed_by": 0.05}
+    rows += [slowed, {**slowed, "high": 1.01, "width": 0.07, "noise": ["wide"]}]
+    lines = tables.latency_lab({"machine": {"processor": "P", "usable_cores": 2}, "rows": rows}).splitlines()
+    assert lines[2] == ("| a model against itself | 2 | contains 1 | 1 of 2 | 2.0 % | 2.0 % | 1.0075 ± 0.0106 | 0 |")
+    assert lines[4] == "| slowed on purpose | 2 | lies below 1 | 1 of 2 | 4.5 % | 7.0 % | 0.9500 ± 0.0000 | 1 |"
+    assert "0.50 ms a call; slowed by 5.0 %" in lines[6]

@@ -2,32 +2,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
 from PIL import Image
 
 from compress.progress import SILENT
-from deploy.assemble import assemble_report, device_name, draw_pictures, versions
+from deploy.assemble import assemble_report, draw_pictures
 from deploy.run_dir import RunDir, read_run
 from deploy.session import Session
-
-
-def test_versions_leave_out_what_is_not_installed() -> None:
-    found = versions()
-    assert {"python", "slimsight", "torch", "torch-pruning", "fvcore", "onnx"} <= found.keys()
-    assert len({"onnxruntime", "onnxruntime-gpu"} & found.keys()) >= 1
-    assert all(found.values())
-
-
-def test_the_device_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr("platform.machine", lambda: "riscv64")
-    monkeypatch.setattr("torch.get_num_threads", lambda: 1)
-    assert device_name() == "CPU (riscv64, 1 thread)"
-    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
-    assert device_name() == "CPU (riscv64, 2 threads)"
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "NVIDIA H200")
-    assert device_name() == "NVIDIA H200"
 
 
 def test_every_figure_is_the_one_its_stage_measured(finished: Any) -> None:

@@ -10,7 +10,8 @@ import pytest
 from compress.gates import magnitude, select
 from compress.gates.widths import allowed_widths
 from compress.progress import SILENT, Silent
-from deploy.latency import LatencyRow, Quantiles, Speedup
+from deploy.bench.statistics import Quantiles, Speedup
+from deploy.latency import LatencyRow
 from deploy.pipeline import run_recipe, to_stages
 from deploy.recipe import load_recipe
 from deploy.report import Report

@@ -17,7 +17,8 @@ from compress.gates import CostModel
 from compress.gates.cost import ClosedForm
 from compress.progress import Silent
 from compress.surgery import PrunePlan, trace_groups
-from deploy.latency import LatencyRow, Quantiles, Speedup
+from deploy.bench.statistics import Quantiles, Speedup
+from deploy.latency import LatencyRow
 from deploy.plan_latency import AIM, CLOSE, CORRECTIONS, Timed, select_timed
 
 ORIGINAL_MS = 4.0

@@ -1,0 +1,219 @@
+"""What is timed: run directories, ONNX files, TensorRT engines and ``.pt2`` files, each under one name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from compress.errors import ConfigError, RunError
+from compress.files import read_tensors
+from compress.models import build_classifier
+from compress.registry import nearest
+from export.inputs import read_input
+from export.runners.choose import TAKES
+
+from ..run_dir import RunDir, read_run
+
+SUFFIXES = (".onnx", ".engine", ".pt2")
+
+_RUN_ENGINES = {"original": "*.engine", "slim": "slim/*.engine"}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model under one name in all its forms: files by suffix, and the run that its module can be built from.
+
+    ``role`` is what it is to its run (``original``, ``slim``, ``dynamic``); empty for a file given by itself.
+    """
+
+    name: str
+    given: str
+    files: dict[str, Path] = field(default_factory=dict)
+    engines: dict[str, Path] = field(default_factory=dict)
+    run: Path | None = None
+    role: str = ""
+
+    def file(self, runtime: str) -> Path | None:
+        """What ``runtime`` would open; a run's folder stands for a module; None where there is nothing."""
+        takes = TAKES[runtime]
+        if takes == ".engine":
+            return self.engines.get(runtime)
+        if takes == "module":
+            return self.run if self.role in ("original", "slim") else None
+        return self.files.get(takes)
+
+    def open(self, runtime: str) -> Path | nn.Module:
+        """What ``export.runners.choose.open_runner`` takes.
+
+        Raises:
+            SlimError: the module cannot be built.
+        """
+        found = self.file(runtime)
+        assert found is not None
+        return found if TAKES[runtime] != "module" else _module(read_run(found), self.role)
+
+    def missing(self, runtime: str) -> str:
+        """Why ``file`` is None, in words."""
+        takes = TAKES[runtime]
+        if takes == "module":
+            return "a module needs a run directory: an exported file holds no module"
+        what = f"{takes} file" if takes != ".engine" else f"engine of {runtime}"
+        return f"there is no {what} of it" + (": export one" if self.run else "")
+
+
+def find_subjects(given: Sequence[str | Path]) -> list[Subject]:
+    """The models that ``given`` names, in order; of a run directory its original, slim and dynamic model.
+
+    Raises:
+        ConfigError: nothing was given, or something that is neither a run nor such a file.
+        RunError: a folder that is no run, or one without artefacts.
+        ExportError: a file is missing or not whole.
+    """
+    if not given:
+        raise ConfigError(f"no model was given: give run directories or files ({', '.join(SUFFIXES)})")
+    places = [Path(text) for text in given]
+    runs = sum(place.is_dir() for place in places)
+    found: list[Subject] = []
+    for text, place in zip(map(str, given), places, strict=True):
+        if place.is_dir():
+            found += _of_run(text, place, f"{place.absolute().name}: " if runs > 1 else "")
+        else:
+            found.append(_of_file(text, place))
+    return _named_apart(found)
+
+
+def find_baseline(subjects: Sequence[Subject], wanted: str | None) -> Subject:
+    """The first subject, or the one that ``wanted`` names (its name in the table, or what was given for it).
+
+    Raises:
+        ConfigError: no subject has that name.
+    """
+    if wanted is None:
+        return subjects[0]
+    for subject in subjects:
+        if wanted in (subject.name, subject.given):
+            return subject
+    names = [subject.name for subject in subjects]
+    raise ConfigError(
+        f"no model is called '{wanted}'{nearest(wanted, names)} (choose the baseline from: {', '.join(names)})"
+    )
+
+
+def image_size(subjects: Sequence[Subject]) -> tuple[tuple[int, int] | None, dict[str, int]]:
+    """(H, W) of the images that every subject takes, and the images per call of those that fix them.
+
+    None where every subject takes any size. Reads the files: what is broken is found here.
+
+    Raises:
+        ConfigError: subjects take images of different sizes.
+        ExportError: a file is missing, not whole, or takes no images.
+    """
+    sizes: dict[str, tuple[int, int]] = {}
+    batches: dict[str, int] = {}
+    for subject in subjects:
+        for path in subject.files.values():
+            takes = read_input(path)
+            if takes.size is not None:
+                sizes[subject.name] = takes.size
+            if takes.batch is not None:
+                batches[subject.name] = takes.batch
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{name} takes {height} x {width}" for name, (height, width) in sizes.items())
+        raise ConfigError(f"the models take images of different sizes ({listed} pixels): compare models of one size")
+    return next(iter(sizes.values()), None), batches
+
+
+def _of_file(text: str, place: Path) -> Subject:
+    if place.suffix not in SUFFIXES:
+        what = "does not exist" if not place.exists() else "is none of them"
+        raise ConfigError(f"{text} {what}: give run directories or files ({', '.join(SUFFIXES)})")
+    if not place.is_file():
+        raise ConfigError(f"there is no {text}: give run directories or files ({', '.join(SUFFIXES)})")
+    if place.suffix == ".engine":
+        return Subject(place.name, text, engines=_engines([place]))
+    return Subject(place.name, text, files={place.suffix: place})
+
+
+def _of_run(text: str, place: Path, prefix: str) -> list[Subject]:
+    run = read_run(place)
+    forms = {
+        "original": {".onnx": run.original_onnx},
+        "slim": {".onnx": run.slim_onnx, ".pt2": run.slim_pt2},
+        "dynamic": {".onnx": run.routed_onnx},
+    }
+    found = []
+    for role, files in forms.items():
+        engines = _engines(sorted(run.root.glob(_RUN_ENGINES[role]))) if role in _RUN_ENGINES else {}
+        there = {suffix: path for suffix, path in files.items() if path.is_file()}
+        if there or engines:
+            found.append(Subject(f"{prefix}{role}", text, there, engines, run.root, role))
+    if not found:
+        raise ConfigError(f"the run {text} has no exported model yet: finish it with 'slimsight run'")
+    return found
+
+
+def _engines(paths: Sequence[Path]) -> dict[str, Path]:
+    """Engines by the runtime that they were built for; of several for one runtime the first."""
+    found: dict[str, Path] = {}
+    for path in paths:
+        if path.stat().st_size == 0:
+            raise ConfigError(f"{path} is empty: build the engine again")
+        found.setdefault(_flavour(path), path)
+    return found
+
+
+def _flavour(path: Path) -> str:
+    """By the key that is written beside an engine, else by its name: ``rtx`` in it is TensorRT for RTX."""
+    key = path.with_name(f"{path.name}.json")
+    if key.is_file():
+        try:
+            beside: Any = json.loads(key.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ConfigError(f"{key} is no JSON ({error}): build the engine again") from error
+        built = beside.get("key") if isinstance(beside, dict) else None
+        if isinstance(built, dict) and built.get("flavour") in ("tensorrt", "tensorrt-rtx"):
+            return str(built["flavour"])
+    return "tensorrt-rtx" if "rtx" in path.name else "tensorrt"
+
+
+def _named_apart(subjects: list[Subject]) -> list[Subject]:
+    """Names that say which is which: of files of one name their folders too, of one file given twice a number."""
+
+    def is_shared(subject: Subject) -> bool:
+        return any(other.name == subject.name and other.given != subject.given for other in subjects)
+
+    names = [
+        "/".join(Path(s.given).absolute().parts[-2:]) + (f": {s.role}" if s.role else "") if is_shared(s) else s.name
+        for s in subjects
+    ]
+    counted: dict[str, int] = {}
+    apart = []
+    for subject, name in zip(subjects, names, strict=True):
+        counted[name] = counted.get(name, 0) + 1
+        unique = name if counted[name] == 1 else f"{name} ({counted[name]})"
+        apart.append(Subject(unique, subject.given, subject.files, subject.engines, subject.run, subject.role))
+    return apart
+
+
+def _module(run: RunDir, role: str) -> nn.Module:
+    """A run's original or slim model as a module, rebuilt from its recipe, its plan and its weights."""
+    from ..recipe import load_recipe
+    from ..report import read_report
+    from ..slim_folder import load
+
+    if not run.report_json.is_file():
+        raise RunError(f"the run {run.root} is not finished: its modules are built from its report")
+    config = load_recipe(run.recipe).model.model_copy(update={"weights": None})
+    data = read_report(run.report_json).data
+    if data is None:
+        raise RunError(f"the report of the run {run.root} does not say how many classes there are: run it again")
+    model = build_classifier(config, data.classes)
+    if role == "slim":
+        return load(run.slim, model)
+    model.load_state_dict(read_tensors(run.stage_dir("classifier") / "model.safetensors"))
+    return model.eval()

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from compress.errors import ConfigError, ExportError, RunError
+from deploy.bench.models import find_baseline, find_subjects, image_size
+from export.to_onnx import export_onnx
+
+
+def _onnx(path: Path, side: int) -> Path:
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    export_onnx(model, torch.zeros(1, 3, side, side), path)
+    return path
+
+
+def test_names_say_which_is_which(tmp_path):
+    for folder in ("one", "two"):
+        _onnx(tmp_path / folder / "model.onnx", 8)
+    given = [tmp_path / "one" / "model.onnx", tmp_path / "two" / "model.onnx", tmp_path / "one" / "model.onnx"]
+    assert [s.name for s in find_subjects(given)] == ["one/model.onnx", "two/model.onnx", "one/model.onnx (2)"]
+    assert [s.name for s in find_subjects(given[:1] * 2)] == ["model.onnx", "model.onnx (2)"]
+
+
+def test_a_run_is_its_models(finished):
+    original, slim = find_subjects([finished.root])
+    assert (original.name, slim.name) == ("original", "slim")
+    assert set(original.files) == {".onnx"}
+    assert set(slim.files) == {".onnx", ".pt2"}
+    assert image_size([original, slim]) == ((16, 16), {})
+    two = find_subjects([finished.root, finished.root])
+    assert [s.name for s in two] == [
+        "finished: original",
+        "finished: slim",
+        "finished: original (2)",
+        "finished: slim (2)",
+    ]
+
+
+def test_a_run_s_modules_are_rebuilt_with_their_weights(finished):
+    import numpy as np
+
+    from export.runners import OnnxRunner, TorchRunner
+
+    images = np.random.default_rng(0).random((2, 3, 16, 16), dtype=np.float32)
+    for subject in find_subjects([finished.root]):
+        with TorchRunner(subject.open("torch")) as module, OnnxRunner(subject.files[".onnx"]) as file:
+            np.testing.assert_allclose(module.run(images), file.run(images), atol=1e-4)
+
+
+def test_engines_belong_to_the_runtime_that_they_were_built_for(tmp_path):
+    for name in ("a.engine", "b-rtx.engine", "c.engine"):
+        (tmp_path / name).write_bytes(b"engine")
+    (tmp_path / "c.engine.json").write_text(json.dumps({"key": {"flavour": "tensorrt-rtx"}}))
+    found = find_subjects([tmp_path / name for name in ("a.engine", "b-rtx.engine", "c.engine")])
+    assert [list(subject.engines) for subject in found] == [["tensorrt"], ["tensorrt-rtx"], ["tensorrt-rtx"]]
+    assert found[0].file("tensorrt") == tmp_path / "a.engine"
+    assert found[0].missing("tensorrt-rtx") == "there is no engine of tensorrt-rtx of it"
+    (tmp_path / "c.engine.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"c\.engine\.json is no JSON .*: build the engine again"):
+        find_subjects([tmp_path / "c.engine"])
+    (tmp_path / "a.engine").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"a\.engine is empty: build the engine again"):
+        find_subjects([tmp_path / "a.engine"])
+
+
+def test_the_baseline_is_the_first_or_the_named(tmp_path):
+    path = _onnx(tmp_path / "model.onnx", 8)
+    subjects = find_subjects([path, path])
+    assert find_baseline(subjects, None).name == "model.onnx"
+    assert find_baseline(subjects, "model.onnx (2)").name == "model.onnx (2)"
+    with pytest.raises(
+        ConfigError, match=r"no model is called 'x' \(choose the baseline from: model.onnx, model.onnx \(2\)"
+    ):
+        find_baseline(subjects, "x")
+
+
+def test_what_is_no_model_is_refused(tmp_path):
+    (tmp_path / "weights.pt").write_bytes(b"x")
+    (tmp_path / "folder").mkdir()
+    whole = _onnx(tmp_path / "model.onnx", 8).read_bytes()
+    (tmp_path / "cut.onnx").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "cut.pt2").write_bytes(b"PK\x03\x04")
+    for given, error, message in (
+        ([], ConfigError, "no model was given"),
+        (["weights.pt"], ConfigError, r"weights\.pt is none of them: give run directories or files \(\.onnx"),
+        (["none.onnx"], ConfigError, r"there is no .*none\.onnx"),
+        (["folder"], RunError, "is not the folder of a run"),
+        (["cut.onnx"], ExportError, r"cut\.onnx is no ONNX file, or only a part of one"),
+        (["cut.pt2"], ExportError, r"cut\.pt2 is no \.pt2"),
+    ):
+        with pytest.raises(error, match=message):
+            image_size(find_subjects([tmp_path / name for name in given]))
+
+
+def test_models_of_different_image_sizes_are_not_compared(tmp_path):
+    given = [_onnx(tmp_path / "a.onnx", 8), _onnx(tmp_path / "b.onnx", 12)]
+    with pytest.raises(ConfigError, match=r"different sizes \(a\.onnx takes 8 x 8, b\.onnx takes 12 x 12 pixels\)"):
+        image_size(find_subjects(given))

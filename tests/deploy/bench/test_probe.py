@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import os
+import signal
+
+import numpy as np
+
+from deploy.bench.probe import _peak_bytes, forked
+
+
+def test_a_fork_answers() -> None:
+    assert forked(lambda: {"pid": os.getpid()})["pid"] != os.getpid()
+
+
+def test_a_failure_is_a_reason() -> None:
+    def fail() -> dict[str, object]:
+        raise RuntimeError("no kernel for this.\nA long trace follows")
+
+    assert forked(fail) == {"error": "no kernel for this"}
+
+
+def test_a_process_that_dies_is_a_reason() -> None:
+    def die() -> dict[str, object]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return {}
+
+    assert forked(die) == {"error": "its process ended with SIGKILL (out of memory?)"}
+    assert forked(lambda: os._exit(3)) == {"error": "its process ended with exit code 3"}
+
+
+def test_the_peak_grows_by_what_is_allocated_and_remembers_what_was_freed() -> None:
+    def allocate() -> dict[str, object]:
+        before = _peak_bytes()
+        values = np.ones(64 * 2**20 // 8)
+        del values
+        return {"grown": _peak_bytes() - before}
+
+    assert 60 * 2**20 < forked(allocate)["grown"] < 80 * 2**20
