@@ -5,7 +5,8 @@
 Trains predictor and selector of every explainer on the same images, and writes the row of each to
 results/realx_vs_rbf.json: KL (nats), area and roughness of the maps on validation images, the total variance of the
 explanations over the images, and the gradient that they send to the gates. The panel of ISP's Fig. 1 (image, p, p > .5,
-masked image) goes to <out>/realx_vs_rbf.png. Weights that are in <out> already are taken as they are.
+masked image) goes to <out>/realx_vs_rbf.png. Weights that are in <out> already are taken as they are,
+and drawn.
 """
 
 from __future__ import annotations
@@ -261,11 +262,10 @@ def main() -> None:
     study = Study(given.images, given.seed)
     epochs = {"predictor": given.epochs, "selector": given.selector_epochs or given.epochs}
     rows = {row["explainer"]: row for row in read_json(RESULTS)["rows"]} if RESULTS.exists() else {}
-    networks: dict[str, ExplainedClassifier] = {}
     for name in given.explainer or ("rbf", "realx"):
         with ConsoleProgress() as progress:
             network, predictor, config = learned(study, name, epochs, given.out, progress)
-            networks[name], scores = network, half_way(study, network, given.out, progress)
+            scores = half_way(study, network, given.out, progress)
         quality = STEERING.get(EXPLAINERS[name][0]).judge(network, predictor, study.val, make_fabric(), config=config)
         rows[name] = {
             "explainer": name,
@@ -279,7 +279,10 @@ def main() -> None:
         print(rows[name], flush=True)
         ordered = [rows[key] for key in EXPLAINERS if key in rows]
         write_json(RESULTS, {"schema": 1, "device": device_name(), "versions": versions(), "rows": ordered})
-    draw(study, {name: networks[name] for name in EXPLAINERS if name in networks}, given.out / "realx_vs_rbf.png")
+    with ConsoleProgress() as progress:
+        there = [name for name in EXPLAINERS if (given.out / f"{name}-selector.safetensors").exists()]
+        networks = {name: learned(study, name, epochs, given.out, progress)[0] for name in there}
+    draw(study, networks, given.out / "realx_vs_rbf.png")
 
 
 if __name__ == "__main__":
