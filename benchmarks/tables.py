@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from tables_bench import latency_lab
+from tables_drift import drift
 from tables_dynamic import dynamic
 from tables_models import zoo
 from tables_speed import combined, efficiency, gate_step
 from tables_study import keep50, selector, steering
+from tables_trust import trust
 
 from compress.files import read_json, write_text
 
@@ -27,10 +29,12 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
     "keep50": (keep50, "cifar10_resnet20_keep50.json"),
     "selector": (selector, "cifar10_resnet20_keep50.json"),
     "steering": (steering, "steering.json"),
+    "drift": (drift, "drift.json"),
     "efficiency": (efficiency, "efficiency.json"),
     "combined": (combined, "combined_budgets.json"),
     "gate_step": (gate_step, "gate_step.json"),
     "dynamic": (dynamic, "dynamic.json"),
+    "trust": (trust, "trust.json"),
     "latency_lab": (latency_lab, "latency_lab.json"),
 }
 """How each table is made, and of which results."""

@@ -17,6 +17,7 @@ from compress.errors import ConfigError
 from compress.registry import nearest
 
 from .report.checks import all_parity, at_least, at_most, latency_within, parity_within, run_checks, speedups_at_least
+from .report.drift_checks import DriftLimits, drift_within
 from .report.schema import Check, Report, Verdict
 
 __all__ = ["Amount", "BudgetFile", "check_report", "load_budget", "run_checks"]
@@ -65,6 +66,44 @@ _amount_of_time = partial(to_amount, what="latency", units=TIME_UNITS, example="
 _least_accuracy = partial(_to_share, what="accuracy", example="0.88 or '88%'")
 
 
+def _to_pixels(value: object) -> float:
+    parsed = read_number(value)
+    if parsed is None or parsed[1] not in ("", "px") or parsed[0] < 0:
+        raise ValueError(f"{value!r} is no distance: give the most pixels allowed (3 or 3px)")
+    return parsed[0]
+
+
+_SHARES_OF_DRIFT: Final = {
+    "iou": ("overlap of maps", "0.5 or '50%'"),
+    "region_iou": ("overlap of regions", "0.5 or '50%'"),
+    "moved": ("share of images", "0.1 or '10%'"),
+    "lost": ("share of images", "0.01 or '1%'"),
+}
+
+
+def _to_drift(value: object) -> DriftLimits:
+    names = list(DriftLimits.model_fields)
+    if not isinstance(value, dict) or not value:
+        raise ValueError(
+            f"{value!r} limits no drift: give one or more of {', '.join(names)}, such as {{center_px: 3, iou: 0.5}}"
+        )
+    limits = {}
+    for key, limit in value.items():
+        if key not in names:
+            raise ValueError(f"unknown key '{key}'{nearest(str(key), names)} (choose from: {', '.join(names)})")
+        if limit is None:
+            raise ValueError(f"'{key}' has no value: give one or remove it")
+        try:
+            if key == "center_px":
+                limits[key] = _to_pixels(limit)
+            else:
+                what, example = _SHARES_OF_DRIFT[key]
+                limits[key] = _to_share(limit, what=what, example=example)
+        except ValueError as error:
+            raise ValueError(f"'{key}': {error}") from None
+    return DriftLimits(**limits)
+
+
 class BudgetFile(Section):
     """The keys of a budget file; all optional, at least one.
 
@@ -75,6 +114,10 @@ class BudgetFile(Section):
     parity: true (every row passed) or the largest ``max_abs`` of any row.
     speedup: the least allowed for the LOW end of the 95 % interval of every latency row, so that a
         lucky median does not pass.
+    saliency_drift: limits on how far explanations moved, as means over the validation images: ``center_px`` (the
+        most pixels that centres moved), ``iou`` and ``region_iou`` (the least overlap of maps, and of the regions
+        with half of their mass), ``moved`` (the largest share of images whose top region went elsewhere), ``lost``
+        (the largest share of images without an explanation in one of the models; 0 if not given).
     """
 
     macs: Annotated[Amount, BeforeValidator(_amount_of_macs)] | None = None
@@ -85,6 +128,7 @@ class BudgetFile(Section):
     accuracy_drop: Annotated[float, BeforeValidator(_to_drop)] | None = None
     parity: Annotated[Literal[True] | float, BeforeValidator(_to_parity)] | None = None
     speedup: Annotated[float, BeforeValidator(_to_speedup)] | None = None
+    saliency_drift: Annotated[DriftLimits, BeforeValidator(_to_drift)] | None = None
 
     @field_validator("*", mode="before")
     @classmethod
@@ -152,6 +196,8 @@ def check_report(report: Report, budget: BudgetFile) -> Verdict:
         checks.extend(latency_within(report.latency, budget.latency))
     if budget.speedup is not None:
         checks.extend(speedups_at_least(report.latency, budget.speedup))
+    if budget.saliency_drift is not None:
+        checks.extend(drift_within(report.saliency, budget.saliency_drift))
     return Verdict.of(checks)
 
 

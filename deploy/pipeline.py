@@ -18,9 +18,10 @@ from compress.files import atomic_path, write_text
 from compress.progress import SILENT, Progress
 
 from .assemble import assemble_report, draw_pictures
+from .looks import draw_worst
 from .recipe import Recipe, dump_recipe
 from .report import Report, write_markdown, write_report
-from .report.markdown import CHANNELS_PICTURE, SALIENCY_PICTURE
+from .report.markdown import PICTURES
 from .run_dir import RunDir, StageRecord, fingerprint, open_run, read_run
 from .session import Session, default_cache
 from .stages import dynamic, learn, prove, slim
@@ -128,6 +129,11 @@ def _dynamic_export_parts(session: Session) -> Parts:
     return {"route": session.recipe.dynamic.route, "opset": export.opset, "tolerance": export.tolerance}
 
 
+def _judgement_parts(session: Session) -> Parts:
+    """What is measured is part of it: an earlier version's judgement lacks the drift of maps."""
+    return {"data": session.recipe.data, "figures": ["accuracy", "drift", "maps"]}
+
+
 def to_stages(recipe: Recipe) -> tuple[Stage, ...]:
     """The stages that ``recipe`` needs, in order."""
     stages = [Stage("classifier", learn.classifier, (), _classifier_parts)]
@@ -155,7 +161,7 @@ def to_stages(recipe: Recipe) -> tuple[Stage, ...]:
         ]
     stages += [
         Stage("latency", prove.latency, ("export", *written), lambda s: {"latency": s.recipe.latency}),
-        Stage("judgement", prove.judgement, ("finetune", *learned), lambda s: {"data": s.recipe.data}),
+        Stage("judgement", prove.judgement, ("finetune", *learned), _judgement_parts),
     ]
     return tuple(stages)
 
@@ -210,6 +216,7 @@ def run_recipe(
             records[stage.name] = _do(stage, session, keys[stage.name])
         ordered = {stage.name: records[stage.name] for stage in stages}
         draw_pictures(session, ordered["surgery"].metrics)
+        draw_worst(session, ordered["judgement"].metrics.get("saliency", {}).get("maps", {}).get("worst", ()))
         report = assemble_report(session, name, ordered, reused)
         write_report(run.report_json, report)
         write_markdown(run.root, report)
@@ -228,7 +235,7 @@ def _fingerprints(stages: Sequence[Stage], session: Session) -> dict[str, str]:
 
 def _start_over(run: RunDir, recipe: Recipe, stages: Sequence[str]) -> None:
     """From here on the run is this recipe's: no report and no stage of another recipe may pass for its own."""
-    for path in (run.report_json, run.report_md, run.root / SALIENCY_PICTURE, run.root / CHANNELS_PICTURE):
+    for path in (run.report_json, run.report_md, *(run.root / picture for picture in PICTURES)):
         path.unlink(missing_ok=True)
     for stage in stages:
         run.forget(stage)

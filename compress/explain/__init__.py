@@ -4,7 +4,7 @@ from .amortized import AmortizedExplainer, RbfExplainer, RealXExplainer
 from .base import Explainer, Saliency
 from .checked import CheckedExplainer, check_images, check_labels, explaining, signed_max_abs, to_inputs
 from .drift import Drift, drift_between, drift_of, explanations
-from .heads import Head, RbfHead, RealXHead
+from .heads import Head, RbfHead, RealXHead, rbf_saliency
 from .learn import train_selector
 from .members import MEMBERS, Member, make_explainer, needs_weights
 from .predictor import Predictor, new_predictor, rbf_masks, train_predictor
@@ -60,6 +60,7 @@ __all__ = [
     "pixel_masks",
     "rbf_map",
     "rbf_masks",
+    "rbf_saliency",
     "refuse_collapsed",
     "signed_max_abs",
     "squared_distance",

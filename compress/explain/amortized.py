@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .base import Saliency
 from .checked import check_images, check_labels
-from .heads import Head, RbfHead, RealXHead
+from .heads import RbfHead, RealXHead
 from .selector import ExplainedClassifier
 
 
@@ -20,7 +20,8 @@ class AmortizedExplainer:
         network: used as it is, not copied; asking puts it into eval mode.
     """
 
-    head: ClassVar[type[Head]]
+    head: ClassVar[type[nn.Module]] = nn.Module
+    """The head that it speaks for; any, unless a subclass says so."""
 
     def __init__(self, network: ExplainedClassifier) -> None:
         found = network.selector.head

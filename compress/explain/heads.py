@@ -101,7 +101,7 @@ class RbfHead(Head):
         return numbers
 
     def to_saliency(self, numbers: Tensor) -> Saliency:
-        return Saliency(self.to_maps(numbers)[:, 0], parameters=numbers)
+        return rbf_saliency(numbers, self.side)
 
     def rivals(self, numbers: Tensor) -> list[Tensor]:
         centred = numbers.clone()
@@ -115,6 +115,11 @@ class RbfHead(Head):
         """Squared pixels of a 32-pixel side, as ISP's g1 is given for, whatever the images."""
         del numbers
         return (REFERENCE_SIDE / self.side) ** 2
+
+
+def rbf_saliency(numbers: Tensor, side: int) -> Saliency:
+    """What RBF parameters (N, 3) say, as every explainer says it."""
+    return Saliency(rbf_map(numbers, side)[:, 0], parameters=numbers)
 
 
 class RealXHead(Head):

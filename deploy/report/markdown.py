@@ -12,6 +12,7 @@ import jinja2
 from compress.files import write_text
 
 from .checks import latency_limit
+from .markdown_drift import degenerate, map_drift
 from .markdown_routed import dynamic, verification
 from .schema import Interval, LatencyFigures, QuantilesMs, Report
 from .tables import as_code, to_table
@@ -34,6 +35,8 @@ from .units import (
 MARKDOWN_FILE: Final = "report.md"
 SALIENCY_PICTURE: Final = "saliency.png"
 CHANNELS_PICTURE: Final = "channels.png"
+DRIFT_PICTURE: Final = "drift.png"
+PICTURES: Final = (SALIENCY_PICTURE, DRIFT_PICTURE, CHANNELS_PICTURE)
 
 _STEER: Final = {
     "rbf": "gates learned and steered by the explainer (ISP), so that the explanations stay where they were",
@@ -241,7 +244,7 @@ def _verdict(report: Report) -> str:
 
 
 def render_markdown(report: Report, pictures: Sequence[str] = ()) -> str:
-    """The text of report.md. ``pictures``: file names beside it to show (saliency.png, channels.png)."""
+    """The text of report.md. ``pictures``: file names beside it to show (``PICTURES``)."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         undefined=jinja2.StrictUndefined,
@@ -259,6 +262,8 @@ def render_markdown(report: Report, pictures: Sequence[str] = ()) -> str:
         _parity,
         _latency,
         _saliency,
+        map_drift,
+        degenerate,
         _selector,
         _channels,
         _frozen,
@@ -273,6 +278,7 @@ def render_markdown(report: Report, pictures: Sequence[str] = ()) -> str:
         steer=_STEER.get(report.gates.steer, report.gates.steer) if report.gates else "",
         plural=plural,
         saliency_picture=SALIENCY_PICTURE if SALIENCY_PICTURE in pictures else None,
+        drift_picture=DRIFT_PICTURE if DRIFT_PICTURE in pictures else None,
         channels_picture=CHANNELS_PICTURE if CHANNELS_PICTURE in pictures else None,
     )
 
@@ -280,6 +286,6 @@ def render_markdown(report: Report, pictures: Sequence[str] = ()) -> str:
 def write_markdown(folder: Path, report: Report) -> Path:
     """Write report.md into ``folder``, showing the pictures that lie there; returns its path."""
     path = folder / MARKDOWN_FILE
-    pictures = [name for name in (SALIENCY_PICTURE, CHANNELS_PICTURE) if (folder / name).is_file()]
+    pictures = [name for name in PICTURES if (folder / name).is_file()]
     write_text(path, render_markdown(report, pictures))
     return path

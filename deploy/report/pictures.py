@@ -1,102 +1,52 @@
-"""Pictures of a report: what the model looks at before and after, and which channels it kept.
-
-Figures are drawn on their own canvas: pyplot and its global state are never touched.
-"""
+"""Pictures of a report: what the model looks at before and after, and which channels it kept."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.patheffects import withStroke
-from numpy.typing import NDArray
 
-from compress.files import atomic_path
+from .canvas import (
+    INK,
+    LEGEND_GROUND,
+    ORIGINAL_COLOUR,
+    SLIM_COLOUR,
+    WIDTH,
+    WRONG_COLOUR,
+    WRONG_MARK,
+    Bytes,
+    Maps,
+    head,
+    heat_key,
+    new_figure,
+    outline,
+    save,
+    show,
+    to_heat,
+)
 
-_DPI: Final = 100
-_WIDTH: Final = 16.0  # inches: 1600 px
-_HEAT: Final = "inferno"
-_HEAT_STRENGTH: Final = 0.75
-_SLIM_COLOUR: Final = "#00e5ff"
-_ORIGINAL_COLOUR: Final = "white"
 _KEPT_COLOUR: Final = "#2a6f97"
 _REMOVED_COLOUR: Final = "#dde3e8"
 _FROZEN_COLOUR: Final = "#9aa3ab"
-_WRONG_COLOUR: Final = "#c1121f"
-_WRONG_MARK: Final = "\N{MULTIPLICATION X} "
-_INK: Final = "#22272b"
 _CHARACTER: Final = 0.1  # inches a character of a group's name takes at most, on average
 
-Bytes = NDArray[np.uint8]
-Maps = NDArray[np.floating[Any]]
 ChannelBar = tuple[str, int, int, str | None]
 
 
-def _save(figure: Figure, path: Path) -> None:
-    with atomic_path(path) as part:
-        figure.savefig(part, dpi=_DPI, format="png", facecolor="white")
-
-
-def _figure(height: float) -> Figure:
-    figure = Figure(figsize=(_WIDTH, height))
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _to_heat(image: Bytes, values: Maps) -> NDArray[np.float64]:
-    """The image in grey under a heat map: (3,H,W) uint8 and (H,W) in [0,1] -> (H,W,3) in [0,1].
-
-    Heat covers more the larger p is, so that what the model ignores stays a plain grey image.
-    """
-    weights = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601 luma
-    grey = np.tensordot(weights, image.astype(np.float64) / 255, axes=1)[..., None]
-    p = np.clip(values.astype(np.float64), 0, 1)
-    cover = _HEAT_STRENGTH * p[..., None]
-    heat: NDArray[np.float64] = (1 - cover) * grey + cover * colormaps[_HEAT](p)[..., :3]
-    return heat
-
-
-def _show(axes: Axes, picture: NDArray[Any]) -> None:
-    small = picture.shape[0] < 64  # pixels of a CIFAR image stay square; a photograph is smoothed
-    axes.imshow(picture, interpolation="nearest" if small else "auto")
-    axes.set_axis_off()
-
-
-def _outline(axes: Axes, values: Maps, colour: str, style: str) -> None:
-    if values.min() < 0.5 < values.max():  # otherwise there is no such line to draw
-        line = axes.contour(values, levels=[0.5], colors=[colour], linestyles=[style], linewidths=1.8)
-        line.set_path_effects([withStroke(linewidth=3.2, foreground=_INK, alpha=0.6)])  # seen on white too
-
-
 def _draw_row(cells: Sequence[Axes], image: Bytes, original: Maps, slim: Maps, masked: Bytes) -> None:
-    _show(cells[0], image.transpose(1, 2, 0))
-    _show(cells[1], _to_heat(image, original))
-    _outline(cells[1], original, _ORIGINAL_COLOUR, "solid")
-    _show(cells[2], _to_heat(image, slim))
-    _outline(cells[2], original, _ORIGINAL_COLOUR, "dashed")
-    _outline(cells[2], slim, _SLIM_COLOUR, "solid")
-    _show(cells[3], masked.transpose(1, 2, 0))
-
-
-def _head(cells: Sequence[Axes], names: Sequence[str], y: float) -> None:
-    style: dict[str, Any] = {
-        "ha": "center",
-        "va": "bottom",
-        "fontsize": 14,
-        "fontweight": "bold",
-        "color": _INK,
-    }
-    for axes, name in zip(cells, names, strict=True):
-        axes.text(0.5, y, name, transform=axes.transAxes, **style)
+    show(cells[0], image.transpose(1, 2, 0))
+    show(cells[1], to_heat(image, original))
+    outline(cells[1], original, ORIGINAL_COLOUR, "solid")
+    show(cells[2], to_heat(image, slim))
+    outline(cells[2], original, ORIGINAL_COLOUR, "dashed")
+    outline(cells[2], slim, SLIM_COLOUR, "solid")
+    show(cells[3], masked.transpose(1, 2, 0))
 
 
 def draw_saliency(
@@ -124,16 +74,16 @@ def draw_saliency(
     rows = -(-count // blocks)
     height, width = images.shape[2:]
     widths = ([1.0] * 4 + [0.22]) * blocks
-    cell = (_WIDTH - 0.4) / sum(widths[:-1]) * 0.97 * height / width
+    cell = (WIDTH - 0.4) / sum(widths[:-1]) * 0.97 * height / width
     top, bottom = 0.5, 0.75
     figure_height = rows * (cell + 0.36) + top + bottom
-    figure = _figure(figure_height)
+    figure = new_figure(figure_height)
     grid = figure.add_gridspec(
         rows,
         len(widths) - 1,
         width_ratios=widths[:-1],
-        left=0.2 / _WIDTH,
-        right=1 - 0.2 / _WIDTH,
+        left=0.2 / WIDTH,
+        right=1 - 0.2 / WIDTH,
         top=1 - top / figure_height - 0.3 / figure_height,
         bottom=bottom / figure_height,
         wspace=0.04,
@@ -143,25 +93,20 @@ def draw_saliency(
         block, row = divmod(index, rows)
         cells = [figure.add_subplot(grid[row, block * 5 + column]) for column in range(4)]
         _draw_row(cells, images[index], original_maps[index], slim_maps[index], masked[index])
-        colour, mark = (_WRONG_COLOUR, _WRONG_MARK) if wrong[index] else (_INK, "")
+        colour, mark = (WRONG_COLOUR, WRONG_MARK) if wrong[index] else (INK, "")
         cells[0].set_title(mark + titles[index], fontsize=13, color=colour, loc="left", pad=4)
         if row == 0:
-            _head(cells, ("image", "original", "slim", masked_title), 1 + 0.3 / cell)
+            head(cells, ("image", "original", "slim", masked_title), 1 + 0.3 / cell)
     _add_key(figure, figure_height, any(wrong))
-    _save(figure, path)
+    save(figure, path)
 
 
 def _add_key(figure: Figure, height: float, with_wrong: bool) -> None:
-    ramp = np.linspace(0, 1, 256)[None, :]
-    axes = figure.add_axes((0.2 / _WIDTH + 0.02, 0.36 / height, 0.16, 0.2 / height))
-    axes.imshow(_to_heat(np.full((3, 1, 256), 128, np.uint8), ramp), aspect="auto", extent=(0, 1, 0, 1))
-    axes.set_yticks([])
-    axes.set_xticks([0, 0.5, 1], ["p = 0", "0.5", "1"], fontsize=12, color=_INK)
-    axes.tick_params(length=3)
+    heat_key(figure, (0.2 / WIDTH + 0.02, 0.36 / height, 0.16, 0.2 / height), ["p = 0", "0.5", "1"])
     lines: list[Line2D | Patch] = [
-        Line2D([], [], color=_ORIGINAL_COLOUR, linewidth=2, label="original, p = 0.5"),
-        Line2D([], [], color=_ORIGINAL_COLOUR, linewidth=2, linestyle="dashed", label="original, shown on slim"),
-        Line2D([], [], color=_SLIM_COLOUR, linewidth=2, label="slim, p = 0.5"),
+        Line2D([], [], color=ORIGINAL_COLOUR, linewidth=2, label="original, p = 0.5"),
+        Line2D([], [], color=ORIGINAL_COLOUR, linewidth=2, linestyle="dashed", label="original, shown on slim"),
+        Line2D([], [], color=SLIM_COLOUR, linewidth=2, label="slim, p = 0.5"),
     ]
     legend = figure.legend(
         handles=lines,
@@ -169,7 +114,7 @@ def _add_key(figure: Figure, height: float, with_wrong: bool) -> None:
         bbox_to_anchor=(0.21, 0.14 / height),
         ncols=3,
         fontsize=12,
-        facecolor="#6b7278",
+        facecolor=LEGEND_GROUND,
         framealpha=1,
         edgecolor="none",
         labelcolor="white",
@@ -179,10 +124,10 @@ def _add_key(figure: Figure, height: float, with_wrong: bool) -> None:
         figure.text(
             0.985,
             0.37 / height,
-            f"{_WRONG_MARK}wrong prediction",
+            f"{WRONG_MARK}wrong prediction",
             ha="right",
             fontsize=12.5,
-            color=_WRONG_COLOUR,
+            color=WRONG_COLOUR,
         )
 
 
@@ -202,14 +147,14 @@ def draw_channels(path: Path, groups: Sequence[ChannelBar]) -> None:
     ]
     top, bottom = 0.75, 0.75 + 0.24 * len(notes)
     height = rows * 0.3 + top + bottom
-    figure = _figure(height)
+    figure = new_figure(height)
     longest = max(len(name) for name, *_ in groups)
-    label = min(_CHARACTER * longest + 0.25, 0.5 * _WIDTH / columns)
+    label = min(_CHARACTER * longest + 0.25, 0.5 * WIDTH / columns)
     for column in range(columns):
         part = groups[column * rows : (column + 1) * rows]
-        left = column * _WIDTH / columns + label
-        width = _WIDTH / columns - label - 1.95
-        axes = figure.add_axes((left / _WIDTH, bottom / height, width / _WIDTH, rows * 0.3 / height))
+        left = column * WIDTH / columns + label
+        width = WIDTH / columns - label - 1.95
+        axes = figure.add_axes((left / WIDTH, bottom / height, width / WIDTH, rows * 0.3 / height))
         _draw_bars(axes, part, rows, reasons, int(label / _CHARACTER) - 2)
     handles = [Patch(color=_KEPT_COLOUR, label="kept"), Patch(color=_REMOVED_COLOUR, label="removed")]
     if reasons:
@@ -217,17 +162,17 @@ def draw_channels(path: Path, groups: Sequence[ChannelBar]) -> None:
     figure.legend(
         handles=handles,
         loc="upper right",
-        bbox_to_anchor=(1 - 0.1 / _WIDTH, 1 - 0.1 / height),
+        bbox_to_anchor=(1 - 0.1 / WIDTH, 1 - 0.1 / height),
         ncols=3,
         fontsize=13,
         frameon=False,
-        labelcolor=_INK,
+        labelcolor=INK,
     )
     title = f"Channels kept in {len(groups)} groups" if len(groups) > 1 else "Channels kept"
-    figure.text(0.15 / _WIDTH, 1 - 0.4 / height, title, fontsize=16, fontweight="bold", color=_INK)
+    figure.text(0.15 / WIDTH, 1 - 0.4 / height, title, fontsize=16, fontweight="bold", color=INK)
     for number, note in enumerate(reversed(notes)):
-        figure.text(0.15 / _WIDTH, (0.15 + 0.24 * number) / height, note, fontsize=11.5, color=_INK)
-    _save(figure, path)
+        figure.text(0.15 / WIDTH, (0.15 + 0.24 * number) / height, note, fontsize=11.5, color=INK)
+    save(figure, path)
 
 
 def _shorten(name: str, length: int) -> str:
@@ -254,12 +199,12 @@ def _draw_bars(axes: Axes, groups: Sequence[ChannelBar], rows: int, reasons: lis
             textcoords="offset points",
             va="center_baseline",
             fontsize=12,
-            color=_INK,
+            color=INK,
         )
-    axes.set_yticks(range(len(groups)), [_shorten(name, length) for name, *_ in groups], fontsize=12, color=_INK)
+    axes.set_yticks(range(len(groups)), [_shorten(name, length) for name, *_ in groups], fontsize=12, color=INK)
     axes.set_ylim(rows - 0.5, -0.5)  # the first group on top, in every column at the same height
     axes.set_xlim(0, 100)
-    axes.set_xticks([0, 50, 100], ["0 %", "50 %", "100 %"], fontsize=12, color=_INK)
+    axes.set_xticks([0, 50, 100], ["0 %", "50 %", "100 %"], fontsize=12, color=INK)
     axes.tick_params(axis="y", length=0)
     for side in axes.spines.values():
         side.set_visible(False)

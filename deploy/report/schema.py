@@ -9,12 +9,27 @@ from pydantic import AwareDatetime, Field, model_validator
 
 from compress.config import Count, NonNegative, Positive
 
+from .map_drift import MapDriftFigures
 from .part import Measured, Part, Share, Whole
 from .routed import DynamicFigures
 
 SCHEMA: Final = 1
 
-Unit = Literal["MACs", "parameters", "bytes", "accuracy", "points", "error", "times", "rows", "ms", "share"]
+Unit = Literal[
+    "MACs",
+    "parameters",
+    "bytes",
+    "accuracy",
+    "points",
+    "error",
+    "times",
+    "rows",
+    "ms",
+    "share",
+    "px",
+    "overlap",
+    "images",
+]
 
 
 class DataFigures(Part):
@@ -157,7 +172,8 @@ class SelectorFigures(Part):
 class Saliency(Part):
     """How far the explanation moved from the original to the slim model: means over ``images``, pixels.
 
-    ``iou``: sum of minima / sum of maxima of the two maps; ``area``: mean of the slim model's maps.
+    ``iou``: sum of minima / sum of maxima of the two maps; ``area``: mean of the slim model's maps; ``maps``: what
+    can be said of any explainer's maps.
     """
 
     explainer: str
@@ -166,6 +182,7 @@ class Saliency(Part):
     iou: Share
     images: Whole | None = None
     area: Share | None = None
+    maps: MapDriftFigures | None = None
     selector: SelectorFigures | None = None
 
 

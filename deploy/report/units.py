@@ -60,6 +60,16 @@ def as_share(value: float) -> str:
     return f"{as_percent(value, 1)} of the original"
 
 
+def as_px(value: float) -> str:
+    """A distance in an image: ``2.37 px``."""
+    return f"{value:.2f} px"
+
+
+def as_images(value: float) -> str:
+    """A share of the images: ``9.5 % of the images``."""
+    return f"{as_percent(value, 1)} of the images"
+
+
 def as_duration(seconds: float) -> str:
     """``4.2 s``, ``3 min 20 s``, ``2 h 05 min``."""
     if seconds < 59.95:
@@ -81,6 +91,9 @@ _AS_TEXT: Final[dict[Unit, Callable[[float], str]]] = {
     "rows": as_count,
     "ms": as_ms,
     "share": as_share,
+    "px": as_px,
+    "overlap": as_percent,
+    "images": as_images,
 }
 _EXACT: Final[frozenset[Unit]] = frozenset({"MACs", "bytes"})
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from compress.dynamic import routed_cost, use
 from compress.explain import drift_of, explanations
+from compress.explain.fidelity import drift_of_numbers
 from compress.explain.rbf import area
 from compress.training import evaluate
 from export.parity import ParityResult, check_parity
@@ -124,9 +125,10 @@ def judgement(session: Session) -> Outcome:
     head = slim_explained.selector.head
     drift = drift_of(head, reasons, kept)
     areas = torch.cat([area(head.to_maps(part)) for part in torch.split(kept, EVALUATION_BATCH)])
+    maps = drift_of_numbers(head.kind, reasons, kept, head.to_saliency).to_dict()
+    del maps["explainer"]  # said once
     session.progress.note(
         f"explanations: centres moved {drift.center_drift_px:.2f} px, overlap {as_percent(drift.iou)}"
     )
-    return Outcome(
-        {**metrics, "saliency": {"explainer": head.kind, **drift.to_dict(), "area": float(areas.mean())}}, []
-    )
+    moved = {"explainer": head.kind, **drift.to_dict(), "area": float(areas.mean()), "maps": maps}
+    return Outcome({**metrics, "saliency": moved}, [])

@@ -134,6 +134,45 @@ def test_a_refused_model_is_named_with_its_reason(tables: ModuleType) -> None:
     assert "- refused: cannot be followed (b)" in lines
 
 
+def test_explainers_stand_with_their_errors_and_with_what_the_papers_say(tables: ModuleType) -> None:
+    def area(mean: float) -> dict[str, object]:
+        return {"area": {"mean": mean, "standard_error": 0.01, "images": 9}}
+
+    rows = [
+        {"explainer": "random", "result": {"kl": area(2.0), "change": area(0.5)}},
+        {"explainer": "rbf", "result": {"kl": area(1.0), "change": area(0.4)}},
+    ]
+    rows = [{"test": "perturbation", "images": 9, "constant_maps": 0, **row} for row in rows]
+    claims = ["agrees: one", "undecided: two", "disagrees: three", "agrees: four"]
+    lines = tables.trust({"rows": rows, "schedule": "rbf: short", "orderings": claims}).splitlines()
+    assert lines[0] == "| explainer | KL, nats ↓ | change in output ↓ |"
+    assert lines[2:4] == ["| random | 2.000 ± 0.010 | 0.500 ± 0.010 |", "| rbf | 1.000 ± 0.010 | 0.400 ± 0.010 |"]
+    assert "(perturbation 9)" in lines[5]
+    assert lines[7].startswith("Of 4 claims (")
+    assert "2 agree, 1 disagree, 1 are undecided" in lines[7]
+    assert lines[8:] == ["", "- disagrees: three"]
+
+
+def test_a_claim_counts_from_two_standard_errors_on(tables: ModuleType) -> None:
+    def kl(name: str, mean: float, versus: float) -> dict[str, object]:
+        area = {"mean": mean, "standard_error": 0.1, "images": 9}
+        row = {"explainer": name, "test": "perturbation", "images": 9, "result": {"kl": {"area": area}}}
+        return row | {"versus_control": {"kl": {"mean": versus, "standard_error": 0.1, "images": 9}}}
+
+    rows = [kl("edges", 2.0, -1.0), kl("rbf", 1.9, -0.3), kl("gradient", 2.5, 0.15), kl("grad_cam", 1.0, 0.3)]
+    found = importlib.import_module("trust_orderings").orderings(rows)
+    assert [text.split(":")[0] for text in found[:-1]] == [
+        "agrees",
+        "undecided",
+        "disagrees",
+        "undecided",
+        "disagrees",
+        "agrees",
+    ]
+    assert found[0].endswith("rbf beats random maps (here by +0.3000 ± 0.1000, 9 images)")
+    assert found[4].endswith("gradient beats an edge detector (here by -0.5000 ± 0.1414, 9 images)")
+
+
 def test_the_lab_s_intervals_are_counted(tables: ModuleType) -> None:
     common = {"width": 0.02, "noise": [], "median_ms": 0.5, "slowed_by": None}
     rows = [

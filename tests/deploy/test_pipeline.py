@@ -58,7 +58,8 @@ def test_a_run_leaves_a_slim_model_its_evidence_and_nothing_half_written(finishe
     assert read_report(finished.root) == report
     there = {path for path in contents(finished.root) if not path.startswith("stages/")}
     assert there == {
-        ".slimsight", "recipe.yaml", "report.json", "report.md", "channels.png", "saliency.png", "original.onnx",
+        ".slimsight", "recipe.yaml", "report.json", "report.md", "channels.png", "saliency.png", "drift.png",
+        "original.onnx",
         "slim/model.safetensors", "slim/explainer.safetensors", "slim/plan.json", "slim/model.onnx", "slim/model.pt2",
     }  # fmt: skip
     assert load_recipe(finished.root / "recipe.yaml") == finished.recipe

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deploy.report.pictures import _shorten, _to_heat, draw_channels, draw_saliency
+from deploy.report.canvas import to_heat
+from deploy.report.pictures import _shorten, draw_channels, draw_saliency
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -27,7 +28,7 @@ def rbf(count: int, side: int) -> np.ndarray:
 def test_heat_leaves_the_ignored_grey_and_covers_what_counts() -> None:
     image = np.zeros((3, 2, 2), np.uint8)
     image[0] = 255  # pure red: luma .299
-    heat = _to_heat(image, np.array([[0.0, 1.0], [0.0, 2.0]]))
+    heat = to_heat(image, np.array([[0.0, 1.0], [0.0, 2.0]]))
     assert heat[0, 0] == pytest.approx([0.299] * 3)
     top = 0.25 * 0.299 + 0.75 * np.array(mpl.colormaps["inferno"](1.0)[:3])
     assert heat[0, 1] == pytest.approx(top)

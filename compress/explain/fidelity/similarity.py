@@ -1,0 +1,63 @@
+"""How alike two sets of maps are, image by image: rank correlation and structural similarity."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...errors import DataError
+from .ranking import constant
+
+WINDOW, DATA_RANGE = 5, 2.0
+"""Of SSIM, for maps in [-1, 1]."""
+
+_K1, _K2 = 0.01, 0.03  # Wang et al. 2004
+
+
+def scaled(maps: Tensor) -> Tensor:
+    """Maps (N, H, W) divided by their largest absolute value: in [-1, 1], zero stays zero; an all-zero map stays."""
+    largest = maps.abs().flatten(1).amax(1)
+    return maps / torch.where(largest > 0, largest, 1.0)[:, None, None]
+
+
+def spearman(ours: Tensor, theirs: Tensor) -> Tensor:
+    """(N,) rank correlation of maps (N, H, W), equal pixels sharing their mean rank; NaN where a map is constant.
+
+    A constant map has no ranks to correlate: it is the caller's to say what that means.
+    """
+    from scipy.stats import rankdata
+
+    a, b = (torch.from_numpy(rankdata(maps.flatten(1).numpy(), axis=1).astype(np.float64)) for maps in (ours, theirs))
+    a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
+    found = (a * b).sum(1) / (a.square().sum(1) * b.square().sum(1)).sqrt()
+    return torch.where(constant(ours) | constant(theirs), torch.nan, found)
+
+
+def ssim(ours: Tensor, theirs: Tensor) -> Tensor:
+    """(N,) mean structural similarity of maps (N, H, W) in [-1, 1] (Wang et al. 2004).
+
+    Uniform window of 5 x 5, unbiased covariances, windows that lie in the image only.
+
+    Raises:
+        DataError: the maps are smaller than the window.
+    """
+    height, width = ours.shape[1:]
+    if min(height, width) < WINDOW:
+        raise DataError(
+            f"images of {width} x {height} pixels are too small for SSIM's window of {WINDOW} x {WINDOW}: leave sanity "
+            "out of --tests"
+        )
+    a, b = ours.double().unsqueeze(1), theirs.double().unsqueeze(1)
+
+    def mean(values: Tensor) -> Tensor:
+        return F.avg_pool2d(values, WINDOW, stride=1)
+
+    unbiased = WINDOW**2 / (WINDOW**2 - 1)
+    mean_a, mean_b = mean(a), mean(b)
+    var_a, var_b = (unbiased * (mean(x * x) - m * m) for x, m in ((a, mean_a), (b, mean_b)))
+    covariance = unbiased * (mean(a * b) - mean_a * mean_b)
+    c1, c2 = (_K1 * DATA_RANGE) ** 2, (_K2 * DATA_RANGE) ** 2
+    alike = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
+    return (alike / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))).flatten(1).mean(1)

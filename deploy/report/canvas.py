@@ -1,0 +1,94 @@
+"""What the pictures of a report share: canvas, colours, an image under a heat map, outlines.
+
+Figures are drawn on their own canvas: pyplot and its global state are never touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from numpy.typing import NDArray
+
+from compress.files import atomic_path
+
+WIDTH: Final = 16.0  # inches: 1600 px
+HEAT: Final = "inferno"
+SLIM_COLOUR: Final = "#00e5ff"
+ORIGINAL_COLOUR: Final = "white"
+WRONG_COLOUR: Final = "#c1121f"
+WRONG_MARK: Final = "\N{MULTIPLICATION X} "
+INK: Final = "#22272b"
+LEGEND_GROUND: Final = "#6b7278"  # white and cyan lines are seen on it
+_DPI: Final = 100
+_HEAT_STRENGTH: Final = 0.75
+
+Bytes = NDArray[np.uint8]
+Maps = NDArray[np.floating[Any]]
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG, whole or not at all."""
+    with atomic_path(path) as part:
+        figure.savefig(part, dpi=_DPI, format="png", facecolor="white")
+
+
+def new_figure(height: float, width: float = WIDTH) -> Figure:
+    """An empty figure; inches of a hundred pixels."""
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def to_heat(image: Bytes, values: Maps, colours: str = HEAT) -> NDArray[np.float64]:
+    """The image in grey under a heat map: (3,H,W) uint8 and (H,W) in [0,1] -> (H,W,3) in [0,1].
+
+    Heat covers more the larger p is, so that what the model ignores stays a plain grey image.
+    """
+    weights = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601 luma
+    grey = np.tensordot(weights, image.astype(np.float64) / 255, axes=1)[..., None]
+    p = np.clip(values.astype(np.float64), 0, 1)
+    cover = _HEAT_STRENGTH * p[..., None]
+    heat: NDArray[np.float64] = (1 - cover) * grey + cover * colormaps[colours](p)[..., :3]
+    return heat
+
+
+def show(axes: Axes, picture: NDArray[Any]) -> None:
+    """A picture (H, W, 3) without axes."""
+    small = picture.shape[0] < 64  # pixels of a CIFAR image stay square; a photograph is smoothed
+    axes.imshow(picture, interpolation="nearest" if small else "auto")
+    axes.set_axis_off()
+
+
+def outline(axes: Axes, values: Maps, colour: str, style: str) -> None:
+    """The line at 0.5 of values (H, W), where there is one."""
+    if values.min() < 0.5 < values.max():  # otherwise there is no such line to draw
+        line = axes.contour(values, levels=[0.5], colors=[colour], linestyles=[style], linewidths=1.8)
+        line.set_path_effects([withStroke(linewidth=3.2, foreground=INK, alpha=0.6)])  # seen on white too
+
+
+def head(cells: Sequence[Axes], names: Sequence[str], y: float) -> None:
+    """Names of columns above their first cells, ``y`` in heights of a cell."""
+    style: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 14, "fontweight": "bold", "color": INK}
+    for axes, name in zip(cells, names, strict=True):
+        axes.text(0.5, y, name, transform=axes.transAxes, **style)
+
+
+def heat_key(
+    figure: Figure, place: tuple[float, float, float, float], ticks: Sequence[str], colours: str = HEAT
+) -> None:
+    """A colour bar as heat looks on mid grey; ``ticks``: texts at 0, 0.5 and 1."""
+    axes = figure.add_axes(place)
+    ramp = np.linspace(0, 1, 256)[None, :]
+    picture = to_heat(np.full((3, 1, 256), 128, np.uint8), ramp, colours)
+    axes.imshow(picture, aspect="auto", extent=(0, 1, 0, 1))
+    axes.set_yticks([])
+    axes.set_xticks([0, 0.5, 1], ticks, fontsize=12, color=INK)
+    axes.tick_params(length=3)

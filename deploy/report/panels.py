@@ -1,0 +1,266 @@
+"""Explanations of two models side by side: of one image by several explainers, or of the images that drifted most."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from .canvas import (
+    INK,
+    LEGEND_GROUND,
+    ORIGINAL_COLOUR,
+    SLIM_COLOUR,
+    WIDTH,
+    WRONG_COLOUR,
+    WRONG_MARK,
+    Bytes,
+    Maps,
+    head,
+    heat_key,
+    new_figure,
+    outline,
+    save,
+    show,
+    to_heat,
+)
+
+UNSURE_COLOURS: Final = "cividis"
+_CELL: Final = 2.6  # inches of a map's side
+_GAP: Final = 0.12
+_KEY: Final = 1.0  # inches at the bottom, for colour bars and lines
+_LINE: Final = 0.26  # inches between two lines of text
+_PIECES: Final = 8  # a region in more pieces than this is a scribble: its outline is not drawn
+_CLIP: Final = 99  # percentile of a map that has the full colour: gradients have single pixels far above the rest
+_CHARACTER: Final = 0.095  # inches that a character of the text takes at most, on average
+
+
+@dataclass(frozen=True)
+class Look:
+    """One model's explanation of one image.
+
+    Args:
+        mass: (H, W) not negative; what is drawn is its share of its 99th percentile.
+        region: (H, W) bool, the pixels that hold half of the mass.
+        centre: row and column in pixels; None where the map says nothing.
+        says: why the map says nothing (``constant map``), or None.
+        uncertainty: (H, W) standard deviation, where the explainer knows it.
+    """
+
+    mass: Maps
+    region: NDArray[np.bool_]
+    centre: tuple[float, float] | None
+    says: str | None = None
+    uncertainty: Maps | None = None
+
+
+@dataclass(frozen=True)
+class PanelRow:
+    """What one explainer says of an image with both models, and lines of text beside it."""
+
+    name: str
+    original: Look
+    slim: Look
+    notes: Sequence[str]
+
+
+@dataclass(frozen=True)
+class DriftRow:
+    """An image that drifted: its title, what it says below, and whether the slim model is wrong."""
+
+    title: str
+    note: str
+    image: Bytes
+    original: Look
+    slim: Look
+    wrong: bool
+
+
+def draw_panel(path: Path, image: Bytes, title: str, lines: Sequence[str], rows: Sequence[PanelRow]) -> None:
+    """One image (3, H, W) with what is known of it, then a row per explainer: original and slim side by side."""
+    unsure = any(look.uncertainty is not None for row in rows for look in (row.original, row.slim))
+    maps = 4 if unsure else 2
+    tall = _CELL * image.shape[1] / image.shape[2]
+    text = 3.9
+    width = 0.3 + maps * (_CELL + _GAP) + text
+    header, names = max(tall, _LINE * (len(lines) + 2)) + 0.3, 0.35
+    height = header + names + len(rows) * (tall + _GAP) + _KEY
+    figure = new_figure(height, width)
+
+    def cell(column: int, top: float) -> Axes:
+        left = 0.15 + column * (_CELL + _GAP)
+        return figure.add_axes((left / width, 1 - (top + tall) / height, _CELL / width, tall / height))
+
+    show(cell(0, 0.15), image.transpose(1, 2, 0))
+    left = (0.15 + _CELL + 2 * _GAP) / width
+    title = _short(title, 0.75 * (width - 3.3))  # in larger letters
+    figure.text(left, 1 - 0.4 / height, title, fontsize=15, fontweight="bold", color=INK, parse_math=False)
+    for number, line in enumerate(lines):
+        colour = WRONG_COLOUR if line.startswith(WRONG_MARK) else INK
+        place = 1 - (0.75 + number * _LINE) / height
+        figure.text(left, place, _short(line, width - 3.3), fontsize=12.5, color=colour, parse_math=False)
+    for number, row in enumerate(rows):
+        top = header + names + number * (tall + _GAP)
+        cells = [cell(column, top) for column in range(maps)]
+        if number == 0:
+            said = ["original", "slim", "original, uncertainty", "slim, uncertainty"]
+            head(cells, said[:maps], 1 + 0.08 / tall)
+        _draw_pair(cells[0], cells[1], image, row.original, row.slim)
+        _draw_unsure(cells[2:], image, row.original, row.slim)
+        beside = (0.15 + maps * (_CELL + _GAP) + _GAP) / width
+        figure.text(
+            beside, 1 - (top + 0.3) / height, row.name, fontsize=14, fontweight="bold", color=INK, parse_math=False
+        )
+        for index, note in enumerate(row.notes, 1):
+            place = 1 - (top + 0.35 + index * _LINE) / height
+            figure.text(beside, place, note, fontsize=12, color=INK, parse_math=False)
+    _add_key(figure, unsure)
+    save(figure, path)
+
+
+def draw_drift(path: Path, rows: Sequence[DriftRow], *, blocks: int = 2) -> None:
+    """A row per image, worst first down the columns: image, map of the original, map of the slim model."""
+    assert rows
+    blocks = min(blocks, len(rows))
+    count = -(-len(rows) // blocks)
+    side_by_side = WIDTH / blocks
+    text = 2.0 if blocks > 1 else 4.0
+    size = (side_by_side - 0.3 - text) / 3 - _GAP
+    size = min(size, _CELL)
+    tall = size * rows[0].image.shape[1] / rows[0].image.shape[2]
+    names, above = 0.4, 0.34
+    height = names + count * (tall + above) + _KEY
+    figure = new_figure(height)
+    for index, row in enumerate(rows):
+        block, place = divmod(index, count)
+        top = names + place * (tall + above) + above
+        cells = []
+        for column in range(3):
+            left = block * side_by_side + 0.15 + column * (size + _GAP)
+            cells.append(figure.add_axes((left / WIDTH, 1 - (top + tall) / height, size / WIDTH, tall / height)))
+        show(cells[0], row.image.transpose(1, 2, 0))
+        _draw_pair(cells[1], cells[2], row.image, row.original, row.slim)
+        if place == 0:
+            head(cells, ("image", "original", "slim"), 1 + above / tall)
+        colour, mark = (WRONG_COLOUR, WRONG_MARK) if row.wrong else (INK, "")
+        cells[0].set_title(
+            mark + _short(row.title, 3 * size), fontsize=13, color=colour, loc="left", pad=4, parse_math=False
+        )
+        beside = (block * side_by_side + 0.2 + 3 * (size + _GAP)) / WIDTH
+        figure.text(
+            beside,
+            1 - (top + 0.1) / height,
+            "\n".join(_short(line, text) for line in row.note.splitlines()),
+            fontsize=12,
+            color=INK,
+            va="top",
+            linespacing=1.5,
+            parse_math=False,
+        )
+    _add_key(figure, unsure=False, wrong=any(row.wrong for row in rows))
+    save(figure, path)
+
+
+def _short(line: str, inches: float) -> str:
+    """At most as long as fits, in the size of the panel's text; the end is left out."""
+    most = int(inches / _CHARACTER)
+    return line if len(line) <= most else f"{line[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
+
+
+def _draw_pair(left: Axes, right: Axes, image: Bytes, original: Look, slim: Look) -> None:
+    for axes, look in ((left, original), (right, slim)):
+        show(axes, to_heat(image, _to_shares(look.mass)))
+        if look.says is not None:
+            axes.text(
+                0.5,
+                0.5,
+                look.says,
+                transform=axes.transAxes,
+                ha="center",
+                va="center",
+                fontsize=14,
+                color="white",
+                path_effects=[withStroke(linewidth=3, foreground=INK)],
+            )
+    _trace(left, original, ORIGINAL_COLOUR, "solid")
+    _trace(right, original, ORIGINAL_COLOUR, "dashed")
+    _trace(right, slim, SLIM_COLOUR, "solid")
+
+
+def _trace(axes: Axes, look: Look, colour: str, style: str) -> None:
+    """The outline of a region, and its map's centre."""
+    if look.says is not None:
+        return
+    if ndimage.label(look.region)[1] <= _PIECES:
+        outline(axes, look.region.astype(np.float64), colour, style)
+    if look.centre is not None:
+        row, column = look.centre
+        marked: dict[str, Any] = {"marker": "+", "markersize": 13, "linestyle": "none", "clip_on": True}
+        axes.plot([column], [row], color=INK, markeredgewidth=4.5, alpha=0.6, **marked)
+        axes.plot([column], [row], color=colour, markeredgewidth=2.2, **marked)
+
+
+def _draw_unsure(cells: Sequence[Axes], image: Bytes, original: Look, slim: Look) -> None:
+    """Both models on one scale: what one is surer of than the other is to be seen."""
+    looks = [look.uncertainty for look in (original, slim)]
+    largest = max((float(values.max()) for values in looks if values is not None), default=0.0)
+    for axes, values in zip(cells, looks, strict=False):
+        if values is None:
+            axes.set_axis_off()
+            axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center", va="center", fontsize=12, color=INK)
+        else:
+            show(axes, to_heat(image, values / largest if largest else values, UNSURE_COLOURS))
+
+
+def _to_shares(mass: Maps) -> Maps:
+    full = float(np.percentile(mass, _CLIP)) or float(mass.max())
+    return mass / full if full > 0 else mass
+
+
+def _add_key(figure: Figure, unsure: bool, wrong: bool = False) -> None:
+    width, height = figure.get_size_inches()
+    y = 0.52 / height
+    heat_key(figure, (0.3 / width, y, 1.9 / width, 0.2 / height), ["0", "0.5", "1"])
+    figure.text(0.3 / width, 0.08 / height, "share of the map's 99th percentile", fontsize=11.5, color=INK)
+    left = 3.2
+    if unsure:
+        place = ((left + 0.3) / width, y, 1.9 / width, 0.2 / height)
+        heat_key(figure, place, ["0", "0.5", "1"], UNSURE_COLOURS)
+        figure.text((left + 0.3) / width, 0.08 / height, "std, share of the row's maximum", fontsize=11.5, color=INK)
+        left += 3.2
+    lines = [
+        Line2D([], [], color=ORIGINAL_COLOUR, linewidth=2, marker="+", markersize=10, label="original"),
+        Line2D([], [], color=ORIGINAL_COLOUR, linewidth=2, linestyle="dashed", label="original, on slim"),
+        Line2D([], [], color=SLIM_COLOUR, linewidth=2, marker="+", markersize=10, label="slim"),
+    ]
+    figure.legend(
+        handles=lines,
+        loc="lower left",
+        bbox_to_anchor=((left + 0.1) / width, 0.3 / height),
+        ncols=3,
+        fontsize=12,
+        facecolor=LEGEND_GROUND,
+        framealpha=1,
+        edgecolor="none",
+        labelcolor="white",
+    )
+    said = f"line: half of the map's mass, where in {_PIECES} pieces or fewer; +: its centre"
+    figure.text((left + 0.2) / width, 0.08 / height, said, fontsize=11.5, color=INK)
+    if wrong:
+        figure.text(
+            1 - 0.25 / width,
+            0.4 / height,
+            f"{WRONG_MARK}wrong prediction",
+            ha="right",
+            fontsize=12.5,
+            color=WRONG_COLOUR,
+        )

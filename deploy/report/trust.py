@@ -1,0 +1,170 @@
+"""What tests of explanations found, as figures for a table and as panels for pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from .curves import Line, Panel, draw_curves
+
+Rows = Sequence[Mapping[str, Any]]
+
+_REMOVED: Final = "share of pixels removed, least salient first"
+_TILES: Final = "share of tiles removed"
+_PROBABILITY: Final = "probability of the predicted class"
+_WHOLE: Final = (0.0, 1.02)
+
+
+def figures(rows: Rows) -> tuple[list[str], dict[str, list[str]]]:
+    """Heads of the table and a line per explainer: areas with standard errors, and the sanity check's verdict.
+
+    An arrow says which way is better; a figure that was not taken is empty.
+    """
+    heads: dict[str, str] = {}
+    cells: dict[str, dict[str, str]] = {}
+    for row in rows:
+        mine = cells.setdefault(row["explainer"], {})
+        for key, head, text in _cells(row):
+            heads[key], mine[key] = head, text
+    order = [key for key in _ORDER if key in heads]
+    return [heads[key] for key in order], {name: [mine.get(key, "") for key in order] for name, mine in cells.items()}
+
+
+_ORDER: Final = ("sanity", "spearman", "ssim", "kl", "change", "insertion", "deletion", "8", "14", "boxes", "roar")
+
+
+def _cells(row: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    found = row["result"]
+    if row["test"] == "sanity":
+        last = found["steps"][-1]
+        return [
+            ("sanity", "sanity", "passed" if found["passed"] else "FAILED"),
+            ("spearman", "Spearman at the end", with_error(last["spearman"])),
+            ("ssim", "SSIM at the end", with_error(last["ssim"])),
+        ]
+    if row["test"] == "perturbation":
+        return [
+            ("kl", "KL, nats \N{DOWNWARDS ARROW}", with_error(found["kl"]["area"])),
+            ("change", "change in output \N{DOWNWARDS ARROW}", with_error(found["change"]["area"])),
+        ]
+    if row["test"] == "insertion_deletion":
+        return [
+            ("insertion", "insertion \N{UPWARDS ARROW}", with_error(found["insertion"]["area"])),
+            ("deletion", "deletion \N{DOWNWARDS ARROW}", with_error(found["deletion"]["area"])),
+        ]
+    if row["test"] == "tiles":
+        return [
+            (side, f"tiles of {side} \N{UPWARDS ARROW}", with_error(each["between"])) for side, each in found.items()
+        ]
+    if row["test"] == "boxes":
+        chance = found["chance"]["mean"]
+        return [("boxes", f"in the box (chance {chance:.3f}) \N{UPWARDS ARROW}", with_error(found["score"]))]
+    points = [point for point in found["points"] if point["share"]]
+    mean = sum(point["accuracy"]["mean"] for point in points) / len(points)
+    return [("roar", "ROAR accuracy, mean \N{DOWNWARDS ARROW}", f"{mean:.3f}")]
+
+
+def with_error(value: Mapping[str, Any]) -> str:
+    """``0.412 ± 0.006``; a dash where no image defines the figure."""
+    if value["mean"] is None:
+        return "-"
+    error = value["standard_error"]
+    return f"{value['mean']:.3f}" + ("" if error is None else f" ± {error:.3f}")
+
+
+def notes(rows: Rows) -> list[str]:
+    """What a reader of the table has to know: verdicts, and maps that are constant."""
+    found = []
+    for row in rows:
+        if row["test"] == "sanity":
+            found.append(f"{row['explainer']}: sanity {row['result']['reason']}")
+        elif row["constant_maps"]:
+            found.append(
+                f"{row['explainer']}, {row['test']}: {row['constant_maps']} of {row['images']} maps are constant, "
+                "their pixels went in a random order"
+            )
+    return found
+
+
+def draw_trust(folder: Path, rows: Rows, *, control: str) -> list[Path]:
+    """A picture per test in ``folder``; their paths."""
+    written = []
+    for test in dict.fromkeys(row["test"] for row in rows):
+        panels = _panels(test, [row for row in rows if row["test"] == test])
+        if panels:
+            written.append(folder / f"{test}.png")
+            draw_curves(written[-1], panels, control=control)
+    return written
+
+
+def _panels(test: str, rows: Rows) -> list[Panel]:
+    if test == "sanity":
+        return _sanity(rows)
+    if test == "perturbation":
+        return [
+            Panel("pixel perturbation: KL", _REMOVED, "KL(original || perturbed), nats", _lines(rows, "kl")),
+            Panel(
+                "pixel perturbation: output", _REMOVED, "|p' - p| / p of the predicted class", _lines(rows, "change")
+            ),
+        ]
+    if test == "insertion_deletion":
+        shown, gone = (f"share of pixels {what}, most salient first" for what in ("shown", "removed"))
+        return [
+            Panel("insertion", shown, _PROBABILITY, _lines(rows, "insertion"), limits=_WHOLE),
+            Panel("deletion", gone, _PROBABILITY, _lines(rows, "deletion"), limits=_WHOLE),
+        ]
+    if test == "tiles":
+        return [
+            Panel(f"tiles of {side} x {side}: {what}", _TILES, _PROBABILITY, _lines(rows, side, order), limits=_WHOLE)
+            for side in rows[0]["result"]
+            for order, what in (("morf", "most relevant first"), ("lerf", "least relevant first"))
+        ]
+    if test == "roar":
+        lines = [_roar_line(row) for row in rows]
+        return [
+            Panel(
+                "ROAR", "share of pixels removed, most salient first", "accuracy after retraining", lines, limits=_WHOLE
+            )
+        ]
+    return []
+
+
+def _lines(rows: Rows, *keys: str) -> list[Line]:
+    lines = []
+    for row in rows:
+        curve = row["result"]
+        for key in keys:
+            curve = curve[key]
+        values = curve["values"]
+        means, errors = [v["mean"] for v in values], [v["standard_error"] for v in values]
+        lines.append(Line(row["explainer"], curve["shares"], means, errors))
+    return lines
+
+
+def _roar_line(row: Mapping[str, Any]) -> Line:
+    points = row["result"]["points"]
+    values = [point["accuracy"] for point in points]
+    shares = [point["share"] for point in points]
+    return Line(row["explainer"], shares, [v["mean"] for v in values], [v["standard_error"] for v in values])
+
+
+def _sanity(rows: Rows) -> list[Panel]:
+    layers = [step["layer"].removeprefix("net.") for step in rows[0]["result"]["steps"]]
+    ticks = ("none", *layers)
+    panels = []
+    for key, title in (
+        ("spearman", "rank correlation"),
+        ("spearman_abs", "rank correlation, absolute"),
+        ("ssim", "SSIM"),
+    ):
+        lines = []
+        for row in rows:
+            values = [step[key] for step in row["result"]["steps"]]
+            first = 1.0 if values[0]["mean"] is not None else None  # a map is like itself
+            means, errors = [first, *(v["mean"] for v in values)], [None, *(v["standard_error"] for v in values)]
+            lines.append(Line(row["explainer"], range(len(ticks)), means, errors))
+        panels.append(
+            Panel(title, "re-initialised down to this layer", "with the original's map", lines, ticks, (-0.3, 1.05))
+        )
+    return panels

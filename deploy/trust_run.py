@@ -1,0 +1,236 @@
+"""``slimsight trust`` on a finished run: its explainers by name, its images, and a file of rows that is resumed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compress.data import ImageSet
+from compress.data.boxes import BoxedImages, load_boxes
+from compress.errors import ConfigError, DataError
+from compress.explain import MEMBERS, ExplainedClassifier, Saliency, make_explainer, needs_weights, rbf_map
+from compress.files import read_json, write_json
+from compress.finetune import train_classifier
+from compress.models import Classifier, build_classifier
+from compress.registry import nearest
+
+from .assemble import device_name, versions
+from .run_dir import fingerprint
+from .session import Session
+from .trust import TESTS, Study, Subject, Training, spread
+
+CONTROL = "random"
+"""Tested beside every explainer."""
+
+OWN = "rbf"
+"""The explainer that a run has trained."""
+
+ROWS = "trust.json"
+SOME = 200
+
+
+class _Rbf:
+    """A run's selector as an explainer."""
+
+    name = OWN
+
+    def __init__(self, network: ExplainedClassifier) -> None:
+        self.network = network
+
+    @torch.no_grad()
+    def explain(self, images: Tensor, labels: Tensor | None = None) -> Saliency:
+        """Radial basis masks (N, H, W) for images (N, 3, H, W) in [0, 1]."""
+        _, found = self.network(images, labels)
+        return Saliency(rbf_map(found, images.shape[-1])[:, 0], parameters=found)
+
+
+def find_subjects(session: Session, names: Sequence[str]) -> list[Subject]:
+    """The control, then the explainers called ``names``: of the registry, or the run's own.
+
+    A learned explainer of the registry is given with its weights, ``NAME=FILE``.
+
+    Raises:
+        ConfigError: an unknown name, or weights that are missing.
+    """
+    found = []
+    for name in dict.fromkeys((CONTROL, *(names or (OWN if _has_own(session) else "gradient",)))):
+        plain, given, file = name.partition("=")
+        if plain == OWN and plain not in MEMBERS:
+            found.append(_own(session))
+        elif plain not in MEMBERS:
+            choices = sorted({*MEMBERS, OWN})
+            raise ConfigError(
+                f"unknown explainer '{plain}'{nearest(plain, choices)} (choose from: {', '.join(choices)})"
+            )
+        elif needs_weights(plain):
+            weights = Path(file)
+            if not given or not weights.is_file():
+                what = f"there is no file {file}" if given else "it is learned"
+                raise ConfigError(f"explainer '{plain}': {what}; give its weights with --with {plain}=FILE")
+            learned = hashlib.sha256(weights.read_bytes()).hexdigest()
+            found.append(Subject(plain, partial(make_explainer, plain, weights=weights), learned))
+        elif given:
+            raise ConfigError(f"explainer '{plain}' learns nothing and takes no weights: leave '={file}' out")
+        else:
+            found.append(Subject(plain, partial(make_explainer, plain)))
+    return found
+
+
+def _has_own(session: Session) -> bool:
+    return session.run.record("selector") is not None
+
+
+def _own(session: Session) -> Subject:
+    """The run's explainer. Its decoder stays as it is; it reads the features of the classifier that it is given."""
+    record = session.run.record("selector")
+    if record is None:
+        raise ConfigError(
+            f"this run has no explainer '{OWN}' ({session.run.root} holds no finished selector): take others, or let "
+            "'slimsight run' finish with explainer.enabled=true"
+        )
+    selector = session.explained().selector.to(session.fabric.device)
+    return Subject(OWN, lambda model: _Rbf(ExplainedClassifier(model, selector).eval()), record.fingerprint)
+
+
+def check_tests(names: Sequence[str], boxes: Path | None) -> tuple[str, ...]:
+    """``names`` of tests, each once.
+
+    Raises:
+        ConfigError: an unknown test, or boxes without the test, or the test without boxes.
+    """
+    for name in names:
+        if name not in TESTS:
+            raise ConfigError(f"unknown test '{name}'{nearest(name, list(TESTS))} (choose from: {', '.join(TESTS)})")
+    if ("boxes" in names) != (boxes is not None):
+        raise ConfigError("the test 'boxes' and a table of boxes belong together: give --tests boxes with --boxes FILE")
+    return tuple(dict.fromkeys(names))
+
+
+def some_of(images: ImageSet, count: int, split: str) -> Tensor:
+    """(count, 3, H, W) images in [0, 1], spread over the classes.
+
+    Raises:
+        DataError: there are not as many.
+    """
+    if not 1 <= count <= len(images):
+        raise DataError(
+            f"{count} images were asked for; the {split} set has {len(images)}: give --images from 1 to that"
+        )
+    return torch.from_numpy(images.images[spread(len(images), count).numpy()]).float() / 255
+
+
+def to_training(session: Session, judged: ImageSet, epochs: int | None) -> Training:
+    """ROAR by the run's own recipe: its network from scratch, trained as ``model.train`` says, tested on ``judged``."""
+    recipe = session.recipe
+    config = recipe.model.train if epochs is None else recipe.model.train.model_copy(update={"epochs": epochs})
+
+    def learn(model: Classifier, images: ImageSet) -> None:
+        batches = session.shuffled(images, config.batch_size, crop=True, flip=True)
+        train_classifier(model, batches, session.fabric, config=config, what="roar", progress=session.progress)
+
+    plain = recipe.model.model_copy(update={"weights": None})
+    build = partial(build_classifier, plain, len(session.splits.classes))
+    return Training(build, learn, session.splits.train, judged, config.epochs)
+
+
+def measure_trust(
+    session: Session,
+    out: Path,
+    *,
+    names: Sequence[str],
+    tests: Sequence[str],
+    count: int | None = None,
+    split: str = "val",
+    boxes: Path | None = None,
+    epochs: int | None = None,
+    fewer: Mapping[str, int] | None = None,
+    skip: Collection[tuple[str, str]] = (),
+) -> dict[str, Any]:
+    """Run ``tests`` on explainers of the run's original; rows go to ``out`` as they come, and are resumed from it.
+
+    Args:
+        names: of explainers; none: the run's own, or the gradient.
+        count: images, by default up to 200; ``fewer`` for single tests.
+        skip: pairs of test and explainer to leave out.
+        boxes: the table for the test ``boxes``; epochs: of each of ROAR's trainings, by default the recipe's.
+
+    Raises:
+        ConfigError: explainers or tests that cannot be run.
+        DataError: more images than there are, images too small for a test, or a map that is not finite.
+        RunError: ``out`` cannot be written.
+    """
+    tests = check_tests(tests, boxes)
+    subjects = find_subjects(session, names)
+    study, common = _open(session, subjects[0], tests, count, split, fewer or {}, boxes, epochs)
+    head = {"schema": 1, **common, "control": CONTROL, "device": device_name(), "versions": versions()}
+    kept = _rows(out, common)
+    special: dict[str, Any] = {"boxes": _digest(study.boxes), "roar": study.training and study.training.epochs}
+    wanted: dict[str, tuple[str, Subject]] = {}
+    for subject in subjects:
+        for test in (test for test in tests if (test, subject.name) not in skip):
+            parts = {**common, "test": test, "used": study.count(test), "on": special.get(test)}
+            wanted[fingerprint({**parts, "explainer": subject.name, "learned": subject.learned})] = (test, subject)
+    asked = {(test, subject.name) for test, subject in wanted.values()}
+    kept = {key: row for key, row in kept.items() if key in wanted or (row["test"], row["explainer"]) not in asked}
+    for key, (test, subject) in wanted.items():
+        if key in kept:
+            session.progress.note(f"{test} of {subject.name}: taken from {out}")
+            continue
+        kept[key] = {"key": key, **study.row(test, subject)}
+        write_json(out, {**head, "rows": list(kept.values())})
+        session.progress.note(f"{test} of {subject.name}: {kept[key]['seconds']:.0f} s")
+    return {**head, "rows": list(kept.values())}
+
+
+def _open(
+    session: Session,
+    control: Subject,
+    tests: Sequence[str],
+    count: int | None,
+    split: str,
+    fewer: Mapping[str, int],
+    boxes: Path | None,
+    epochs: int | None,
+) -> tuple[Study, dict[str, Any]]:
+    """The study, and what all its rows have in common."""
+    record = session.run.record("classifier")
+    if record is None:
+        raise ConfigError(f"{session.run.root} holds no finished classifier: let 'slimsight run' go on first")
+    judged = session.splits.val if split == "val" else session.splits.test()
+    count = min(SOME, len(judged)) if count is None else count
+    study = Study(
+        session.classifier().to(session.fabric.device),
+        some_of(judged, count, split),
+        control,
+        seed=session.recipe.seed,
+        fewer=fewer,
+        boxes=None if boxes is None else load_boxes(boxes, session.splits.image_size),
+        training=to_training(session, judged, epochs) if "roar" in tests else None,
+        progress=session.progress,
+    )
+    return study, {"classifier": record.fingerprint, "split": split, "images": count, "seed": study.seed}
+
+
+def _digest(boxes: BoxedImages | None) -> str | None:
+    """Changes with the boxes and the images that they are in."""
+    if boxes is None:
+        return None
+    return hashlib.sha256(boxes.boxes.numpy().tobytes() + boxes.images.numpy().tobytes()).hexdigest()
+
+
+def _rows(out: Path, common: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Rows of an earlier run on the same model and images, by key."""
+    try:
+        found = read_json(out)
+        rows = {row["key"]: row for row in found["rows"]}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{out} is there and holds no rows of this command; choose another --out") from error
+    return rows if all(found.get(name) == value for name, value in common.items()) else {}
