@@ -16,11 +16,11 @@ from typing import Any
 
 from compress.files import read_json, write_json
 from deploy.console import ConsoleProgress
+from deploy.fingerprint import fingerprint
 from deploy.machine import device_name, versions
 from deploy.pipeline import run_recipe
 from deploy.recipe import Recipe, load_recipe
 from deploy.report import Report
-from deploy.run_dir import fingerprint
 
 HERE = Path(__file__).resolve().parent
 RECIPE = HERE.parent / "configs" / "cifar10_resnet20.yaml"

@@ -23,8 +23,8 @@ from compress.explain.fidelity import Estimate, MapDrift, drift_by
 from compress.explain.references import IntegratedGradients
 from compress.files import read_json, write_json
 from compress.surgery import PrunePlan
-from deploy.assemble import device_name, versions
 from deploy.console import ConsoleProgress
+from deploy.machine import device_name, versions
 from deploy.session import Session
 
 HERE = Path(__file__).resolve().parent

@@ -38,8 +38,8 @@ from compress.explain import (
 )
 from compress.files import read_json, write_json
 from compress.models import build_classifier
-from deploy.assemble import device_name, versions
 from deploy.latency import time_interleaved, to_quantiles, to_speedup
+from deploy.machine import device_name, versions
 from deploy.recipe import load_recipe
 from deploy.session import default_cache
 

@@ -23,8 +23,8 @@ from compress.files import read_json, write_json, write_tensors
 from compress.finetune import Steering, recalibrate_bn, train_classifier
 from compress.surgery import PrunePlan
 from compress.training import evaluate
-from deploy.assemble import device_name, versions
 from deploy.console import ConsoleProgress
+from deploy.machine import device_name, versions
 from deploy.stages.learn import seed_stage
 
 HERE = Path(__file__).resolve().parent

@@ -16,13 +16,15 @@ import torch
 from compress.errors import RunError
 from compress.files import atomic_path, write_text
 from compress.progress import SILENT, Progress
+from export.metadata import METADATA
 
 from .assemble import assemble_report, draw_pictures
+from .fingerprint import fingerprint
 from .looks import draw_worst
 from .recipe import Recipe, dump_recipe
 from .report import Report, write_markdown, write_report
 from .report.markdown import PICTURES
-from .run_dir import RunDir, StageRecord, fingerprint, open_run, read_run
+from .run_dir import RunDir, StageRecord, open_run, read_run
 from .session import Session, default_cache
 from .stages import dynamic, learn, prove, slim
 from .stages.learn import seed_stage
@@ -124,9 +126,14 @@ def _dynamic_parts(session: Session) -> Parts:
     return {"dynamic": learned, "augment": augment, **_learning(recipe)}
 
 
+def _export_parts(session: Session) -> Parts:
+    return {"export": session.recipe.export, "metadata": METADATA}
+
+
 def _dynamic_export_parts(session: Session) -> Parts:
     export = session.recipe.export
-    return {"route": session.recipe.dynamic.route, "opset": export.opset, "tolerance": export.tolerance}
+    parts = {"opset": export.opset, "tolerance": export.tolerance, "metadata": METADATA}
+    return {"route": session.recipe.dynamic.route, **parts}
 
 
 def _judgement_parts(session: Session) -> Parts:
@@ -149,7 +156,7 @@ def to_stages(recipe: Recipe) -> tuple[Stage, ...]:
         Stage("gates", learn.gates, (ground,), _gate_parts),
         Stage("surgery", slim.surgery, ("gates",), _surgery_parts),
         Stage("finetune", slim.finetune, ("surgery",), _finetune_parts),
-        Stage("export", prove.export, ("finetune",), lambda s: {"export": s.recipe.export}),
+        Stage("export", prove.export, ("finetune",), _export_parts),
     ]
     learned: tuple[str, ...] = ()
     written: tuple[str, ...] = ()
@@ -235,7 +242,8 @@ def _fingerprints(stages: Sequence[Stage], session: Session) -> dict[str, str]:
 
 def _start_over(run: RunDir, recipe: Recipe, stages: Sequence[str]) -> None:
     """From here on the run is this recipe's: no report and no stage of another recipe may pass for its own."""
-    for path in (run.report_json, run.report_md, *(run.root / picture for picture in PICTURES)):
+    reports = (run.report_json, run.report_md, run.export_json)
+    for path in (*reports, *(run.root / picture for picture in PICTURES)):
         path.unlink(missing_ok=True)
     for stage in stages:
         run.forget(stage)

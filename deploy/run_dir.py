@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
-import json
 import math
 import os
 import re
@@ -16,25 +14,30 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import Field, ValidationError
 
 from compress.config import Section
 from compress.errors import PruningError, RunError
 from compress.files import NO_ROOM, no_room, write_text
+from export.checksum import check_sha256, sha256_of
 
 MARKER = ".slimsight"
 """Marks a folder as ours; whoever writes the run holds its lock, and it then holds the process number."""
+
+ARTEFACTS = (".onnx", ".pt2")
+"""Files that leave the run: their content is recorded, not only their size."""
 
 _LEFTOVER = re.compile(r"\..+\.[0-9]+\.part")  # the name that atomic_path writes to
 
 
 class StageRecord(Section):
-    """What ``done.json`` holds. ``files``: size in bytes by path below the run directory."""
+    """What ``done.json`` holds. ``files``: size in bytes by path below the run directory; ``sha256``: of artefacts."""
 
     fingerprint: str
     seconds: float
     metrics: dict[str, Any]
     files: dict[str, int]
+    sha256: dict[str, str] = Field(default_factory=dict)
 
 
 class RunDir:
@@ -96,6 +99,11 @@ class RunDir:
     def report_md(self) -> Path:
         return self.root / "report.md"
 
+    @property
+    def export_json(self) -> Path:
+        """What ``slimsight export`` wrote, where it was not told another place."""
+        return self.root / "export" / "export.json"
+
     def stage_dir(self, name: str) -> Path:
         """The folder of stage ``name``; it need not exist."""
         assert re.fullmatch(r"[a-z][a-z0-9_]*", name), name
@@ -135,7 +143,8 @@ class RunDir:
         if wrong := next(_not_finite(metrics), None):
             raise PruningError(f"stage '{name}' ended with {wrong}: it did not converge; lower its lr in the recipe")
         sizes = {path.relative_to(self.root).as_posix(): path.stat().st_size for path in files}
-        record = StageRecord(fingerprint=fingerprint, seconds=seconds, metrics=dict(metrics), files=sizes)
+        sums = {name: sha256_of(self.root / name) for name in sizes if name.endswith(ARTEFACTS)}
+        record = StageRecord(fingerprint=fingerprint, seconds=seconds, metrics=dict(metrics), files=sizes, sha256=sums)
         write_text(self.stage_dir(name) / "done.json", record.model_dump_json(indent=2) + "\n")
         return record
 
@@ -155,9 +164,22 @@ class RunDir:
             return None
 
     def done(self, name: str, fingerprint: str) -> StageRecord | None:
-        """The record of stage ``name`` if it still holds: same fingerprint, every file there in its size."""
+        """The record of stage ``name`` if it still holds: same fingerprint, every file there as it was written."""
         record = self.record(name)
-        return record if record is not None and record.fingerprint == fingerprint else None
+        if record is None or record.fingerprint != fingerprint:
+            return None
+        same = all(sha256_of(self.root / file) == found for file, found in record.sha256.items())
+        return record if same else None
+
+    def check_artefacts(self, name: str) -> None:
+        """Refuse artefacts of stage ``name`` that are not what it exported (cut off, or changed since).
+
+        Raises:
+            ExportError: the file is named.
+        """
+        record = self._recorded(name)
+        for file, found in record.sha256.items() if record is not None else ():
+            check_sha256(self.root / file, found)
 
     def writer(self) -> int | None:
         """The number of the process that writes this run now, or None."""
@@ -213,20 +235,6 @@ def read_run(path: Path) -> RunDir:
     if not _is_run(path):
         raise RunError(f"{path} is not the folder of a run: it holds no {MARKER} and no recipe.yaml with stages")
     return RunDir(path.absolute(), writable=False)
-
-
-def fingerprint(parts: Mapping[str, Any]) -> str:
-    """sha256 of ``parts`` as canonical JSON: equal for equal content, whatever the order of keys."""
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_plain)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"a fingerprint cannot be made of {type(value).__name__}")
 
 
 def _not_finite(value: Any, where: str = "") -> Iterator[str]:

@@ -38,6 +38,7 @@ from compress.models import Classifier, build_classifier, check_classifier
 from compress.progress import Progress
 from compress.surgery import ChannelGraph, PrunePlan, View, prove_groups, slim_, trace_groups
 from compress.training import make_fabric
+from export.metadata import About
 
 from .plan_latency import PlanTimer
 from .recipe import Recipe
@@ -67,6 +68,18 @@ class Session:
         self.run = run
         self.progress = progress
         self.cache = cache
+
+    def about(self, stage: str, *, macs_mean: float | None = None) -> About:
+        """What the metadata of an ONNX file say beside what its model shows.
+
+        Args:
+            stage: the finished stage that made the model; its fingerprint stands for all of the recipe and the images
+                that decided it, and for nothing else: not for where files lie, nor for how it is exported or timed.
+            macs_mean: of a routed file.
+        """
+        made = self.run.record(stage)
+        assert made is not None, f"stage '{stage}' makes the model"
+        return About(recipe=made.fingerprint, classes=self.splits.classes, macs_mean=macs_mean)
 
     @cached_property
     def fabric(self) -> Fabric:

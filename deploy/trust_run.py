@@ -20,8 +20,8 @@ from compress.finetune import train_classifier
 from compress.models import Classifier, build_classifier
 from compress.registry import nearest
 
-from .assemble import device_name, versions
-from .run_dir import fingerprint
+from .fingerprint import fingerprint
+from .machine import device_name, versions
 from .session import Session
 from .trust import TESTS, Study, Subject, Training, spread
 

@@ -148,7 +148,7 @@ def leaf(onnx: Any, tree: Tree, nodes: Sequence[Any], constants: Mapping[str, Ar
             renamed = [names.get(name, name) for name in field]
             del field[:]
             field.extend(renamed)
-        copy.name = tree.fresh(node.op_type)
+        copy.name = tree.fresh(node.name or node.op_type)
         copies.append(copy)
     values = [onnx.helper.make_tensor_value_info(names[output], onnx.TensorProto.FLOAT, None) for output in outputs]
     stored = [onnx.numpy_helper.from_array(array, names[name]) for name, array in constants.items()]

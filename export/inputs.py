@@ -11,7 +11,7 @@ import torch
 
 from compress.errors import ExportError
 
-from .to_onnx import import_onnx
+from .onnx_graph import import_onnx
 from .to_torch_export import first_line, load_program
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .onnx_graph import import_onnx
 from .runners import import_onnxruntime, to_input
 from .to_half import LARGEST
-from .to_onnx import import_onnx
 from .value_types import FLOAT, branches, value_types
 
 HEADROOM = 2.0

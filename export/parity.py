@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,15 +13,21 @@ from numpy.typing import NDArray
 from compress.errors import ExportError
 from compress.progress import SILENT, Progress
 
-from .runners import Runner, to_input
+from .first_difference import LayerDifference
+from .runners import Runner, refuse_not_finite, to_input
+from .tolerance import Tolerance, tolerance_of
+
+Locate = Callable[[NDArray[np.float32]], LayerDifference | None]
+"""Gives the first layer that differs on one image (1, 3, H, W)."""
 
 
 @dataclass(frozen=True)
 class ParityResult:
     """How far an artefact's logits are from the reference's; differences are absolute, in units of logits.
 
-    ``max_abs`` and ``p99_abs`` (0.99 quantile over all logits) are infinite where a logit is NaN or infinite.
-    ``top1_agreement`` is the share of images (0..1) with the same largest logit.
+    ``max_abs``, ``p99_abs`` and ``median_abs`` (quantiles over all logits) are infinite where a logit is NaN or
+    infinite. ``top1_agreement`` is the share of images (0..1) with the same largest logit. ``first_difference`` says,
+    where parity failed and the artefact can be looked into, in which layer it begins.
     """
 
     artifact: str
@@ -31,11 +38,15 @@ class ParityResult:
     p99_abs: float
     top1_agreement: float
     passed: bool
+    median_abs: float = 0.0
+    first_difference: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """A row of ``parity`` in report.json; a difference that is not finite is null."""
         row = asdict(self)
-        for name in ("max_abs", "p99_abs"):
+        if self.first_difference is None:
+            del row["first_difference"]
+        for name in ("max_abs", "p99_abs", "median_abs"):
             row[name] = row[name] if math.isfinite(row[name]) else None
         return row
 
@@ -48,14 +59,12 @@ def compare(
     runtime: str,
     precision: str,
     batch: int,
-    tolerance: float = 1e-4,
-    min_agreement: float = 1.0,
+    tolerance: Tolerance | None = None,
 ) -> ParityResult:
     """Compare logits (N, classes) of two runtimes for the same images.
 
-    Passes when the difference is within ``tolerance`` and top-1 agreement is at least ``min_agreement``. In
-    fp32 the largest difference is judged; in other precisions the 0.99 quantile, as single outliers are
-    expected there. NaN or infinity on either side never passes.
+    Passes when the difference and top-1 agreement are within ``tolerance``, by default the one of ``precision`` (see
+    ``tolerance.TOLERANCES``). NaN or infinity on either side never passes.
 
     Raises:
         ExportError: the shapes differ, or there is nothing to compare.
@@ -74,7 +83,9 @@ def compare(
     # "higher" stays on a measured value: interpolation with an infinite neighbour would give NaN.
     p99_abs = float(np.quantile(difference, 0.99, method="higher"))
     agreement = float(agree.mean())
-    judged = max_abs if precision == "fp32" else p99_abs
+    limits = tolerance or tolerance_of(precision)
+    judged = float(np.quantile(difference, limits.quantile, method="higher"))
+    scale = max(1.0, float(np.abs(reference[finite]).max(initial=0.0))) if limits.relative else 1.0
     return ParityResult(
         artifact=artifact,
         runtime=runtime,
@@ -83,7 +94,8 @@ def compare(
         max_abs=max_abs,
         p99_abs=p99_abs,
         top1_agreement=agreement,
-        passed=bool(finite.all()) and judged <= tolerance and agreement >= min_agreement,
+        passed=bool(finite.all()) and judged <= limits.limit * scale and agreement >= limits.agreement,
+        median_abs=float(np.quantile(difference, 0.5, method="higher")),
     )
 
 
@@ -94,8 +106,8 @@ def check_parity(
     *,
     artifact: str,
     batch: int,
-    tolerance: float = 1e-4,
-    min_agreement: float = 1.0,
+    tolerance: Tolerance | None = None,
+    locate: Locate | None = None,
     progress: Progress = SILENT,
 ) -> ParityResult:
     """Run two open runners on all ``images`` in batches of ``batch``, the ragged last one too; compare.
@@ -106,7 +118,8 @@ def check_parity(
         images: (N, 3, H, W), uint8 or floating point in [0, 1].
         artifact: what the result calls the candidate, e.g. ``slim/model.onnx``.
         batch: images per call.
-        tolerance, min_agreement: as in ``compare``.
+        tolerance: as in ``compare``.
+        locate: asked, when parity fails, where it begins on the image whose logits differ most.
         progress: where the images that went through are shown.
 
     Raises:
@@ -114,13 +127,14 @@ def check_parity(
     """
     if len(images) == 0 or batch < 1:
         raise ExportError(f"{artifact}: {len(images)} images in batches of {batch}; parity needs 1 or more of each")
+    refuse_not_finite(images, artifact)
     logits = []
     starts = range(0, len(images), batch)
     for start in progress.track(starts, f"parity of {artifact} at batch {batch}", unit="batches"):
         chunk = to_input(images[start : start + batch])
         logits.append((reference.run(chunk), candidate.run(chunk)))
     ours, theirs = (np.concatenate(side) for side in zip(*logits, strict=True))
-    return compare(
+    result = compare(
         ours,
         theirs,
         artifact=artifact,
@@ -128,5 +142,13 @@ def check_parity(
         precision=candidate.precision,
         batch=batch,
         tolerance=tolerance,
-        min_agreement=min_agreement,
     )
+    if result.passed or locate is None:
+        return result
+    worst = int(np.nan_to_num(np.abs(ours - theirs), nan=np.inf).max(1).argmax())
+    try:
+        found = locate(to_input(images[worst : worst + 1]))
+    except ExportError as error:  # the comparison has failed all the same: that must not get lost
+        return replace(result, first_difference=f"differs in a layer that could not be found: {error}")
+    alone = f"differs in no layer by more than rounding on image {worst} alone"
+    return replace(result, first_difference=alone if found is None else str(found))

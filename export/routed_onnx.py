@@ -7,17 +7,21 @@ each mask as constants inside the branches: channels that are skipped are neithe
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from compress.dynamic import DynamicClassifier
+from compress.dynamic import DynamicClassifier, macs_per_image, routed_cost
 from compress.files import atomic_path
+from compress.gates import CostModel
 
+from .metadata import NOTHING, About
+from .onnx_graph import import_onnx
 from .route_writer import LOGITS, ROUTES, Routed, RouteWriter, score_name
-from .to_onnx import export_onnx, import_onnx
+from .to_onnx import export_onnx
 
 RouteMode = Literal["out", "in_out"]
 
@@ -46,7 +50,14 @@ class _WithScores(nn.Module):
         return (routing.logits, *routing.scores)
 
 
-def export_masked(model: DynamicClassifier, example: Tensor, path: Path, *, opset: int = 18) -> None:
+def with_routes(model: DynamicClassifier) -> nn.Module:
+    """The module that both forms compute: images -> logits and routes."""
+    return _WithRoutes(model)
+
+
+def export_masked(
+    model: DynamicClassifier, example: Tensor, path: Path, *, opset: int = 18, about: About = NOTHING
+) -> None:
     """Write the masked form: all channels are computed, then multiplied by their gates. Any batch size.
 
     Outputs ``logits`` (batch, classes) and ``routes`` (batch, routes) int64.
@@ -54,15 +65,23 @@ def export_masked(model: DynamicClassifier, example: Tensor, path: Path, *, opse
     Raises:
         ExportError: the model cannot be traced.
     """
-    export_onnx(_WithRoutes(model), example, path, opset=opset, outputs=(LOGITS, ROUTES))
+    about = replace(about, macs=routed_cost(model, example[:1]).total, macs_mean=None)
+    export_onnx(with_routes(model), example, path, opset=opset, outputs=(LOGITS, ROUTES), about=about)
 
 
 def export_routed(
-    model: DynamicClassifier, example: Tensor, path: Path, *, route: RouteMode = "in_out", opset: int = 18
+    model: DynamicClassifier,
+    example: Tensor,
+    path: Path,
+    *,
+    route: RouteMode = "in_out",
+    opset: int = 18,
+    about: About = NOTHING,
 ) -> Routed:
     """Write the routed form, for one image at a time. Outputs as in ``export_masked``.
 
-    Masks that training made equal share a branch.
+    Masks that training made equal share a branch. The file's ``macs`` are what its dearest route costs, heads
+    included; ``about.macs_mean`` is the mean over images, which only a use of the model can tell.
 
     Args:
         route: ``out`` slices layers between two routes by their outputs alone; ``in_out`` by the previous route's
@@ -72,11 +91,13 @@ def export_routed(
         ExportError: the model cannot be traced, a layer on a route has no sliced form, or the branches need more
             than one ONNX file holds.
     """
-    return write_routed(dense_graph(model, example, opset=opset), model, path, route=route)
+    return write_routed(dense_graph(model, example, opset=opset, about=about), model, path, route=route)
 
 
-def dense_graph(model: DynamicClassifier, example: Tensor, *, opset: int = 18) -> Any:
+def dense_graph(model: DynamicClassifier, example: Tensor, *, opset: int = 18, about: About = NOTHING) -> Any:
     """The ONNX model that ``write_routed`` rewrites: every channel open, with the scores of every route's masks.
+
+    Its metadata are those of the routed form.
 
     Raises:
         ExportError: the model cannot be traced.
@@ -85,8 +106,15 @@ def dense_graph(model: DynamicClassifier, example: Tensor, *, opset: int = 18) -
     with tempfile.TemporaryDirectory() as folder:
         dense = Path(folder) / "dense.onnx"
         scores = [score_name(index) for index in range(len(model.routes))]
-        export_onnx(_WithScores(model), example, dense, opset=opset, outputs=(LOGITS, *scores))
+        about = replace(about, macs=_dearest(model, routed_cost(model, example[:1])))
+        export_onnx(_WithScores(model), example, dense, opset=opset, outputs=(LOGITS, *scores), about=about)
         return onnx.load(dense)
+
+
+def _dearest(model: DynamicClassifier, cost: CostModel) -> int:
+    """MACs of an image that takes the mask with most channels on every route."""
+    widest = [router.masks[(router.masks > 0).sum(1).argmax()].detach()[None] for router in model.router_list]
+    return int(macs_per_image(cost, widest))
 
 
 def write_routed(dense: Any, model: DynamicClassifier, path: Path, *, route: RouteMode = "in_out") -> Routed:

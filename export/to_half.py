@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from compress.errors import ExportError
 
 from .clusters import names_read
-from .to_onnx import import_onnx
+from .onnx_graph import import_onnx
 from .value_types import FLOAT, HALF, Signatures, branches, value_types
 
 LARGEST = float(np.finfo(np.float16).max)

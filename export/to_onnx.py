@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -15,35 +14,79 @@ from torch.overrides import TorchFunctionMode
 from compress.errors import ExportError
 from compress.files import atomic_path
 
+from .metadata import NOTHING, About, describe, write_metadata_
+from .onnx_graph import import_onnx, name_layers_, read_onnx, tidy_, training_nodes
 from .to_torch_export import cpu_copy, first_line, quiet, trace
 
 Shape = tuple[int, ...]
 
-INPUT, BATCH = "images", "batch"
+INPUT = "images"
 _CONVOLUTIONS = {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
 _MAX_BYTES = 2**31 - 1  # protobuf refuses larger messages
 
 
 def export_onnx(
-    model: nn.Module, example: Tensor, path: Path, *, opset: int = 18, outputs: Sequence[str] = ("logits",)
+    model: nn.Module,
+    example: Tensor,
+    path: Path,
+    *,
+    opset: int = 18,
+    outputs: Sequence[str] = ("logits",),
+    about: About = NOTHING,
 ) -> None:
     """Write ``model`` as one self-contained ONNX file of any batch size; whole or not at all.
 
     The exporter folds each BatchNorm that follows a convolution into it; shapes of weights stay. Input
-    ``images`` (batch, 3, H, W), raw in [0, 1]; output ``logits`` (batch, classes).
+    ``images`` (batch, 3, H, W), raw in [0, 1]; output ``logits`` (batch, classes). Nodes are named after the
+    layers that they compute; ``metadata_props`` say what the file takes and gives (see ``metadata``).
 
     Args:
         model: raw images -> logits; copied to the CPU in eval mode, not changed.
         example: (N, 3, H, W), any N; only its shape and dtype are used.
         path: the file to write.
         opset: version of ONNX's operator set.
-        outputs: what the model's outputs are called.
+        outputs: what the model's outputs are called; the first are its logits.
+        about: what the metadata say beside what the model shows.
 
     Raises:
-        ExportError: the model cannot be traced, has an operator without ONNX form, or is larger than 2 GiB.
+        ExportError: the model cannot be traced, has an operator without ONNX form (at this opset), computes
+            something only while it trains, or is larger than 2 GiB.
         RunError: the disk is full or the place is not writable.
     """
     onnx = import_onnx()
+    written = convert(model, example, opset=opset, outputs=outputs)
+    proto = written.model_proto
+    if proto.ByteSize() > _MAX_BYTES:
+        raise ExportError(
+            f"{type(model).__name__} needs {proto.ByteSize():,} bytes and one ONNX file holds at most "
+            f"{_MAX_BYTES:,}: export to pt2 only"
+        )
+    name_layers_(proto.graph)
+    tidy_(proto)
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(
+            f"{type(model).__name__} gives a graph that ONNX refuses at opset {opset}: {first_line(error)}; "
+            "choose another opset, or export to pt2 only"
+        ) from error
+    if found := training_nodes(proto.graph):
+        raise ExportError(
+            f"{type(model).__name__} computes {found[0]} as in training even in eval mode: let it follow "
+            "self.training (F.dropout(x, p, self.training), BatchNorm without a fixed training flag)"
+        )
+    classes = proto.graph.output[0].type.tensor_type.shape.dim[-1].dim_value
+    write_metadata_(proto, describe(model, example, classes, about))
+    with atomic_path(path) as part:
+        part.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def convert(model: nn.Module, example: Tensor, *, opset: int, outputs: Sequence[str] = ("logits",)) -> Any:
+    """torch's ONNXProgram of ``model``: the graph as ``model_proto``, what it was made of as ``exported_program``.
+
+    Raises:
+        ExportError: as ``export_onnx``.
+    """
     program = trace(model, example)
     try:
         with quiet():
@@ -63,22 +106,14 @@ def export_onnx(
             "choose another opset, or export to pt2 only"
         ) from error
     assert written is not None
-    proto = written.model_proto
-    if proto.ByteSize() > _MAX_BYTES:
+    # Asked for an older operator set than the model's operators have, torch silently keeps its own.
+    stated = next(item.version for item in written.model_proto.opset_import if not item.domain)
+    if stated != opset:
         raise ExportError(
-            f"{type(model).__name__} needs {proto.ByteSize():,} bytes and one ONNX file holds at most "
-            f"{_MAX_BYTES:,}: export to pt2 only"
+            f"{type(model).__name__} has no ONNX form at opset {opset}: its operators need opset {stated}; ask for "
+            f"opset {stated} or newer, or export to pt2 only"
         )
-    _tidy_(proto)
-    try:
-        onnx.checker.check_model(proto, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(
-            f"{type(model).__name__} gives a graph that ONNX refuses at opset {opset}: {first_line(error)}; "
-            "choose another opset, or export to pt2 only"
-        ) from error
-    with atomic_path(path) as part:
-        part.write_bytes(proto.SerializeToString(deterministic=True))
+    return written
 
 
 def conv_shapes(path: Path) -> list[Shape]:
@@ -89,7 +124,7 @@ def conv_shapes(path: Path) -> list[Shape]:
     Raises:
         ExportError: the file is missing or is no ONNX file.
     """
-    return [layer.shape for layer in _file_layers(_read(path))]
+    return [layer.shape for layer in _file_layers(read_onnx(path))]
 
 
 def verify_shapes(path: Path, model: nn.Module) -> None:
@@ -101,7 +136,7 @@ def verify_shapes(path: Path, model: nn.Module) -> None:
     Raises:
         ExportError: the file is unreadable, or a layer differs: the first one is named, with both shapes.
     """
-    proto = _read(path)
+    proto = read_onnx(path)
     stored, used = _file_layers(proto), _model_layers(model, _image_shape(proto, path))
     # The exporter keeps the order of execution; an optimiser may not, so the order itself is not judged.
     if sorted(layer.shape for layer in stored) == sorted(layer.shape for layer in used):
@@ -176,34 +211,6 @@ def _file_layers(proto: Any) -> list[_Layer]:
     return layers
 
 
-def _tidy_(proto: Any) -> None:
-    """Name the free dimension and drop the exporter's notes: they hold paths of the machine it ran on."""
-    graph = proto.graph
-    for value in (*graph.input, *graph.output):
-        first = value.type.tensor_type.shape.dim[0]
-        if first.dim_param:
-            first.dim_param = BATCH
-    del graph.value_info[:]
-    for node in graph.node:
-        del node.metadata_props[:]
-    for holder in (graph, proto):
-        del holder.metadata_props[:]
-        holder.doc_string = ""
-
-
-def _read(path: Path) -> Any:
-    """The ONNX model stored at ``path``."""
-    onnx = import_onnx()
-    decode_error = importlib.import_module("google.protobuf.message").DecodeError
-    try:
-        proto = onnx.load(path)
-    except FileNotFoundError as error:
-        raise ExportError(f"there is no {path}: export the model to onnx first") from error
-    except decode_error as error:
-        raise ExportError(f"{path} is no ONNX file: export the model again") from error
-    return proto
-
-
 def _image_shape(proto: Any, path: Path) -> Shape:
     """(channels, height, width) of the images a graph takes."""
     stored = {tensor.name for tensor in proto.graph.initializer}
@@ -217,15 +224,3 @@ def _image_shape(proto: Any, path: Path) -> Shape:
 
 def _by(layer: _Layer | None) -> str:
     return "absent" if layer is None else "x".join(map(str, layer.shape))
-
-
-def import_onnx() -> Any:
-    """The onnx package, or one sentence on how to get it."""
-    try:
-        importlib.import_module("onnxscript")  # torch's exporter needs it, and says so only deep inside
-        onnx = importlib.import_module("onnx")
-        importlib.import_module("onnx.checker")
-        importlib.import_module("onnx.shape_inference")
-    except ImportError as error:
-        raise ExportError(f"ONNX files need {error.name}: pip install onnx onnxscript") from error
-    return onnx

@@ -8,7 +8,7 @@ from typing import Any
 
 from compress.errors import ExportError
 
-from .to_onnx import import_onnx
+from .onnx_graph import import_onnx
 
 FLOAT, HALF = 1, 10
 """ONNX's numbers of float32 and float16 (TensorProto.DataType)."""

@@ -3,12 +3,13 @@
 from .bench import bench
 from .check import check
 from .explain import explain
+from .export import export
 from .inspect import inspect
 from .run import run
 from .status import status
 from .trust import trust
 
-COMMANDS = (run, inspect, bench, explain, trust, check, status)
+COMMANDS = (run, export, inspect, bench, explain, trust, check, status)
 """In the order that the help lists them."""
 
 __all__ = ["COMMANDS"]

@@ -40,9 +40,13 @@ def all_parity(rows: Sequence[ParityRow]) -> Check:
     """Every row passed its own tolerance."""
     if not rows:
         return at_least("parity, rows passed", 1, None, "rows", reason=_NO_PARITY)
-    failed = [parity_label(row) for row in rows if not row.passed]
+    failed = [_where(row) for row in rows if not row.passed]
     reason = f"failed: {'; '.join(failed)}" if failed else None
     return at_least("parity, rows passed", len(rows), len(rows) - len(failed), "rows", reason=reason)
+
+
+def _where(row: ParityRow) -> str:
+    return f"{parity_label(row)} ({row.first_difference})" if row.first_difference else parity_label(row)
 
 
 def parity_within(rows: Sequence[ParityRow], limit: float) -> Iterator[Check]:

@@ -107,6 +107,8 @@ class ParityRow(Part):
     p99_abs: Measured
     top1_agreement: Share
     passed: bool
+    median_abs: Measured = None
+    first_difference: str | None = None
 
     @model_validator(mode="after")
     def _passes_only_with_a_number(self) -> ParityRow:

@@ -8,20 +8,18 @@ from compress.data import Batches
 from compress.dynamic import learn_routing, routed_cost, verify_routes
 from compress.dynamic.bottleneck import IMAGES_A_BATCH
 from compress.files import write_tensors
-from export.parity import check_parity
+from export.prove import Artifact, prove
 from export.routed_onnx import export_masked, export_routed
 from export.routed_parity import route_agreement
-from export.runners import OnnxRunner, TorchRunner
 
 from ..report.units import as_macs, as_percent
 from ..session import Session
 from .outcome import Outcome
+from .prove import not_here
 
 PARITY_IMAGES = 500
 NOISE_IMAGES = 10_000
 """Training images that the bottleneck's noise is estimated on."""
-
-_MASKED_BATCHES = (1, 64)
 
 
 def learn(session: Session) -> Outcome:
@@ -73,33 +71,27 @@ def export(session: Session) -> Outcome:
     run, config = session.run, session.recipe.export
     model, example = session.dynamic(), session.some_images(2)
     run.masked_onnx.parent.mkdir(exist_ok=True)
-    export_masked(model, example, run.masked_onnx, opset=config.opset)
-    routed = export_routed(model, example, run.routed_onnx, route=session.recipe.dynamic.route, opset=config.opset)
+    learned = run.record("dynamic")
+    assert learned is not None, "this stage needs that one"
+    about = session.about("dynamic", macs_mean=learned.metrics["macs_mean"])
+    export_masked(model, example, run.masked_onnx, opset=config.opset, about=about)
+    routed = export_routed(
+        model, example, run.routed_onnx, route=session.recipe.dynamic.route, opset=config.opset, about=about
+    )
     images = np.asarray(session.some_images(PARITY_IMAGES))
-    rows, same = [], []
-    for path, batches in ((run.masked_onnx, _MASKED_BATCHES), (run.routed_onnx, (1,))):
-        name = path.relative_to(run.root).as_posix()
-        for batch in batches:
-            with TorchRunner(model) as reference, OnnxRunner(path) as runner:
-                rows.append(
-                    check_parity(
-                        reference,
-                        runner,
-                        images,
-                        artifact=name,
-                        batch=batch,
-                        tolerance=config.tolerance,
-                        progress=session.progress,
-                    )
-                )
-        same.append(route_agreement(model, path, images, batch=1))
-    worst = max(row.max_abs for row in rows)
+    written = [
+        Artifact(run.masked_onnx, "dynamic/masked.onnx", model),
+        Artifact(run.routed_onnx, "dynamic/routed.onnx", model, "routed", batches=(1,)),
+    ]
+    found = prove(written, images, fp32=config.tolerance, progress=session.progress)
+    same = [route_agreement(model, artifact.path, images, batch=1) for artifact in written]
+    worst = max(row.max_abs for row in found.rows)
     session.progress.note(
         f"dynamic: logits differ by {worst:.1e} at most, {as_percent(min(same))} of the routes are the same; "
-        f"{routed.branches} branches"
+        f"{routed.branches} branches{not_here(found)}"
     )
     figures = {
-        "parity": [row.to_dict() for row in rows],
+        "parity": [row.to_dict() for row in found.rows],
         "route_agreement": min(same),
         "branches": routed.branches,
         "masks": list(routed.masks),

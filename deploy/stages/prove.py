@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import numpy as np
 import torch
-from torch import nn
 
 from compress.dynamic import routed_cost, use
 from compress.explain import drift_of, explanations
 from compress.explain.fidelity import drift_of_numbers
 from compress.explain.rbf import area
 from compress.training import evaluate
-from export.parity import ParityResult, check_parity
-from export.runners import OnnxRunner, Pt2Runner, Runner, TorchRunner
+from export.prove import Artifact, Evidence, prove
+from export.runners import OnnxRunner
 from export.to_onnx import export_onnx, verify_shapes
 from export.to_torch_export import export_pt2
 
@@ -24,9 +20,6 @@ from ..report.units import as_macs, as_percent
 from ..session import EVALUATION_BATCH, Session
 from .outcome import Outcome
 
-PARITY_BATCHES = (1, 64)
-"""Batch sizes at which artefacts are compared; neither is the example's, so a fixed batch cannot hide."""
-
 _EXAMPLES = 2
 
 
@@ -34,39 +27,30 @@ def export(session: Session) -> Outcome:
     """Original and slim model as ONNX, the slim one as pt2; shapes read back, logits compared on real images."""
     run, config = session.run, session.recipe.export
     original, (slim, _) = session.classifier(), session.slim()
-    example = session.some_images(_EXAMPLES)
-    export_onnx(original, example, run.original_onnx, opset=config.opset)
+    example, about = session.some_images(_EXAMPLES), session.about("finetune")
+    export_onnx(original, example, run.original_onnx, opset=config.opset, about=session.about("classifier"))
     verify_shapes(run.original_onnx, original)
-    written: list[tuple[Path, nn.Module, Runner]] = [(run.original_onnx, original, OnnxRunner(run.original_onnx))]
+    written = [Artifact(run.original_onnx, "original.onnx", original)]
     if "onnx" in config.formats:
-        export_onnx(slim, example, run.slim_onnx, opset=config.opset)
+        export_onnx(slim, example, run.slim_onnx, opset=config.opset, about=about)
         verify_shapes(run.slim_onnx, slim)
-        written.append((run.slim_onnx, slim, OnnxRunner(run.slim_onnx)))
+        written.append(Artifact(run.slim_onnx, "slim/model.onnx", slim))
     if "pt2" in config.formats:
         export_pt2(slim, example, run.slim_pt2)
-        written.append((run.slim_pt2, slim, Pt2Runner(run.slim_pt2)))
-    rows: list[ParityResult] = []
-    for path, model, runner in session.progress.track(written, "parity", unit="files"):
-        rows += _parity(session, path.relative_to(run.root).as_posix(), model, runner)
-    worst = max(row.max_abs for row in rows)
-    session.progress.note(f"export: logits differ by {worst:.1e} at most in {len(rows)} comparisons with PyTorch")
-    return Outcome({"parity": [row.to_dict() for row in rows]}, [path for path, _, _ in written])
+        written.append(Artifact(run.slim_pt2, "slim/model.pt2", slim, "pt2"))
+    images = np.asarray(session.splits.val.images)
+    found = prove(written, images, fp32=config.tolerance, progress=session.progress)
+    worst = max(row.max_abs for row in found.rows)
+    session.progress.note(
+        f"export: logits differ by {worst:.1e} at most in {len(found.rows)} comparisons with PyTorch{not_here(found)}"
+    )
+    return Outcome({"parity": [row.to_dict() for row in found.rows]}, [artifact.path for artifact in written])
 
 
-def _parity(session: Session, artifact: str, model: nn.Module, runner: Runner) -> Iterator[ParityResult]:
-    """An artefact against its model on all validation images, at each batch size."""
-    images, tolerance = np.asarray(session.splits.val.images), session.recipe.export.tolerance
-    with TorchRunner(model) as reference, runner:
-        for batch in PARITY_BATCHES:
-            yield check_parity(
-                reference,
-                runner,
-                images,
-                artifact=artifact,
-                batch=batch,
-                tolerance=tolerance,
-                progress=session.progress,
-            )
+def not_here(found: Evidence) -> str:
+    """``; not compared: onnxruntime-cuda``, or "" where every runtime is here."""
+    runtimes = sorted({absent.runtime for absent in found.absent})
+    return f"; not on this machine: {', '.join(runtimes)}" if runtimes else ""
 
 
 def latency(session: Session) -> Outcome:

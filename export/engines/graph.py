@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from compress.errors import ExportError
 
+from ..onnx_graph import import_onnx, read_onnx
 from ..overflow import run_graph, wide_values
 from ..parity import compare
 from ..route_writer import LOGITS, ROUTES
 from ..to_half import HEAVY, to_half
-from ..to_onnx import _read, import_onnx
 from ..to_torch_export import first_line
 from ..value_types import FLOAT, branches
 from .result import BatchProfile, Precision
@@ -33,7 +33,7 @@ class Graph:
 
     def __init__(self, path: Path) -> None:
         onnx = import_onnx()
-        self.path, self.proto = path, _read(path)
+        self.path, self.proto = path, read_onnx(path)
         try:
             onnx.checker.check_model(self.proto)
         except onnx.checker.ValidationError as error:

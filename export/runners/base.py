@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -10,6 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import ExportError
+
+from ..to_torch_export import first_line
+
+_NO_MEMORY = re.compile(r"out of memory|bad_?alloc|bad allocation|allocate memory|OutOfMemory", re.IGNORECASE)
+_COLOURS = (1, 3, 4)
+
+
+class RuntimeMissing(ExportError):
+    """A runtime, provider, driver or compiler that this machine lacks: nothing is wrong with the artefact."""
 
 
 class Runner(Protocol):
@@ -50,14 +60,36 @@ def to_input(images: NDArray[Any]) -> NDArray[np.float32]:
     return np.ascontiguousarray(images, dtype=np.float32)
 
 
+def refuse_not_finite(images: NDArray[Any], name: str) -> None:
+    """Refuse images (N, 3, H, W) that hold NaN or infinity: no logits of theirs mean anything.
+
+    Raises:
+        ExportError: how many of the images, and which is the first.
+    """
+    finite = np.isfinite(images)
+    if finite.all():
+        return
+    wrong = np.flatnonzero(~finite.reshape(len(images), -1).all(1))
+    raise ExportError(
+        f"{name} was given NaN or infinity in {len(wrong)} of {len(images)} images, the first of them image "
+        f"{wrong[0]}: repair or leave out these images"
+    )
+
+
 class BaseRunner(ABC):
-    """Checks what goes in; subclasses open, compute and close."""
+    """Checks what goes in and puts what fails into words; subclasses open, compute and close.
+
+    ``device_ms``: how long the last call computed on its device, copies to and from it apart; None on a CPU, where
+    the time of the whole call says it.
+    """
 
     def __init__(self, name: str, runtime: str, precision: str) -> None:
         self.name = name
         self.runtime = runtime
         self.precision = precision
+        self.device_ms: float | None = None
         self._is_open = False
+        self._failures: tuple[type[Exception], ...] = (MemoryError, RuntimeError)  # what _run raises
         self._image_shape: tuple[int, ...] | None = None  # (3, H, W) where the artefact fixes it
 
     def __enter__(self) -> Self:
@@ -71,21 +103,46 @@ class BaseRunner(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._is_open = False
+        self.device_ms = None
         self._close()
 
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Images (N, 3, H, W) float32 in [0, 1] -> logits (N, classes) float32, in host memory.
 
         Raises:
-            ExportError: the runner is not open, or the artefact does not take images of this dtype or shape.
+            ExportError: the runner is not open, it does not take images of this dtype, layout or size, they hold NaN
+                or infinity, or the runtime fails (out of memory, say).
         """
         if not self._is_open:
             raise ExportError(f"{self.name} is not open: call run() inside 'with runner:'")
+        self._check(images)
+        try:
+            return self._run(images)
+        except self._failures as error:
+            raise self._in_words(error, images) from error
+
+    def _check(self, images: NDArray[np.float32]) -> None:
         if images.dtype != np.float32 or images.ndim != 4 or len(images) == 0:
             raise ExportError(f"images are {images.dtype} {images.shape}: give float32 (N, 3, H, W), N >= 1")
-        if self._image_shape is not None and images.shape[1:] != self._image_shape:
-            raise ExportError(f"{self.name} takes images of {self._image_shape}, not {images.shape[1:]}")
-        return self._run(images)
+        given, wanted = images.shape[1:], self._image_shape
+        turned = (given[2], given[0], given[1])
+        channels_last = given[2] in _COLOURS and given[0] not in _COLOURS if wanted is None else turned == wanted
+        if channels_last and given != wanted:
+            raise ExportError(
+                f"{self.name} was given images of {given}, channels last (NHWC): it takes channels first, "
+                f"{turned}; transpose them, images.transpose(0, 3, 1, 2)"
+            )
+        if wanted is not None and given != wanted:
+            raise ExportError(f"{self.name} takes images of {wanted}, not {given}: resize them")
+        refuse_not_finite(images, self.name)
+
+    def _in_words(self, error: Exception, images: NDArray[np.float32]) -> ExportError:
+        size = "x".join(map(str, images.shape[1:]))
+        given = f"{len(images)} images of {size}" if len(images) > 1 else f"an image of {size}"
+        if isinstance(error, MemoryError) or _NO_MEMORY.search(f"{type(error).__name__} {error}"):
+            remedy = "give smaller batches" if len(images) > 1 else "free some memory, or take a larger device"
+            return ExportError(f"{self.name} ran out of memory in {self.runtime} with {given} in one call: {remedy}")
+        return ExportError(f"{self.name} failed in {self.runtime} on {given} ({first_line(error)})")
 
     @abstractmethod
     def _open(self) -> None:
@@ -97,4 +154,4 @@ class BaseRunner(ABC):
 
     @abstractmethod
     def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Compute the logits of checked images."""
+        """Compute the logits of checked images; where there is a device, set ``device_ms``."""

@@ -15,7 +15,7 @@ from compress.errors import ExportError
 from ..engines.flavour import NAMES, Flavour, import_runtime, this_machine, to_logger
 from ..engines.key import read_sidecar, refuse_foreign
 from ..engines.readback import dtype_name, inspected_layers
-from .base import BaseRunner
+from .base import BaseRunner, RuntimeMissing
 
 LOGITS = "logits"
 
@@ -47,7 +47,6 @@ class TensorRtRunner(BaseRunner):
 
     def __init__(self, path: Path, flavour: Flavour = "tensorrt") -> None:
         super().__init__(path.name, f"{flavour}-cuda", "fp32")
-        self.device_ms: float | None = None
         self._path, self._flavour = path, flavour
         self._runtime: Any = None
         self._engine: Any = None
@@ -64,7 +63,7 @@ class TensorRtRunner(BaseRunner):
         key, result = read_sidecar(self._path)
         refuse_foreign(self._path, key, self._flavour, trt.__version__, machine)
         if not machine.has_gpu:
-            raise ExportError(
+            raise RuntimeMissing(
                 f"{self._path.name} runs on a CUDA device, and there is none here: open it on the machine it is for, "
                 "or run the ONNX file in ONNX Runtime"
             )

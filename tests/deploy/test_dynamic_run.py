@@ -1,5 +1,6 @@
 """A run with the dynamic variant: its stages, files and figures."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from compress.errors import ConfigError
 from deploy.pipeline import to_stages
 from deploy.recipe import Recipe, load_recipe
 from deploy.report import Report, read_report
+from export.metadata import read_metadata
+
+from .conftest import Said
 
 QUICK = ("dynamic.enabled=true", "dynamic.epochs=2", "dynamic.finetune_epochs=1", "dynamic.verify_images=10")
 
@@ -18,7 +22,11 @@ def test_runs_without_a_dynamic_section_have_no_dynamic_stage() -> None:
 
 
 def test_original_slim_and_dynamic_side_by_side(
-    rerun: Callable[..., Report], plain: tuple[str, ...], tmp_path: Path
+    rerun: Callable[..., Report],
+    say: Callable[..., Said],
+    plain: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     root = tmp_path / "run"
     report = rerun(root, *plain, *QUICK)
@@ -34,6 +42,19 @@ def test_original_slim_and_dynamic_side_by_side(
     assert {"dynamic/masked.onnx", "dynamic/routed.onnx"} <= artefacts
     assert all(row.passed for row in report.parity)
     assert report.latency[0].dynamic_ms is not None
+    masked, routed = (read_metadata(root / "dynamic" / f"{form}.onnx") for form in ("masked", "routed"))
+    learned = json.loads((root / "stages/dynamic/done.json").read_text())
+    assert (masked.macs, masked.macs_mean) == (learned["metrics"]["macs_dense"], None)
+    assert routed.macs_mean == pytest.approx(found.macs_mean, abs=1e-3)
+    assert routed.macs_mean <= routed.macs <= masked.macs
+    assert masked.recipe == routed.recipe == learned["fingerprint"]
+    assert len(routed.classes) == routed.class_count == 10
+    monkeypatch.setattr("deploy.export_run.IMAGES", 20)
+    said = say("export", root, "--to", "onnx,pt2")
+    assert said.code == 0
+    for form in ("masked", "routed"):
+        assert (root / f"export/{form}.onnx").read_bytes() == (root / f"dynamic/{form}.onnx").read_bytes()
+    assert "not written: dynamic model as pt2: a traced graph computes every channel" in said.out
     assert "MACs, dynamic, mean" in {check.name for check in report.verdict.checks}
     assert read_report(root / "report.json") == report
     text = (root / "report.md").read_text(encoding="utf-8")

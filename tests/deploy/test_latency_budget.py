@@ -11,11 +11,12 @@ from compress.gates import magnitude, select
 from compress.gates.widths import allowed_widths
 from compress.progress import SILENT, Silent
 from deploy.bench.statistics import Quantiles, Speedup
+from deploy.fingerprint import fingerprint
 from deploy.latency import LatencyRow
 from deploy.pipeline import run_recipe, to_stages
 from deploy.recipe import load_recipe
 from deploy.report import Report
-from deploy.run_dir import RunDir, fingerprint, read_run
+from deploy.run_dir import RunDir, read_run
 from deploy.session import Session
 from deploy.stages import learn, prove
 

@@ -10,7 +10,8 @@ import pytest
 
 from compress.config import GatesConfig
 from compress.errors import PruningError, RunError
-from deploy.run_dir import MARKER, fingerprint, open_run, read_run
+from deploy.fingerprint import fingerprint
+from deploy.run_dir import MARKER, open_run, read_run
 
 
 def test_a_finished_stage_holds_only_for_its_fingerprint(tmp_path: Path) -> None:
@@ -29,6 +30,7 @@ def test_a_finished_stage_holds_only_for_its_fingerprint(tmp_path: Path) -> None
         "seconds": 1.5,
         "metrics": {"accuracy": 0.9},
         "files": {"stages/gates/plan.json": 2, "slim/model.safetensors": 5},
+        "sha256": {},
     }
     assert read_run(tmp_path / "run").record("gates") == record
 

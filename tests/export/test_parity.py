@@ -2,13 +2,23 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+import torch
+from torch import nn
 
 from compress.errors import ExportError
+from compress.models import Classifier
 from export.parity import ParityResult, check_parity, compare
-from export.runners import OnnxRunner, Pt2Runner, TorchRunner
+from export.prove import Artifact, prove
+from export.runners import CompiledRunner, OnnxRunner, Pt2Runner, TorchRunner
+from export.to_onnx import export_onnx
+from export.tolerance import TOLERANCES, Tolerance, tolerance_of
 
 _ABOUT = {"artifact": "a", "runtime": "r", "precision": "fp32", "batch": 2}
 
@@ -20,15 +30,15 @@ def test_numbers_of_a_hand_made_case():
     candidate[0, 1] = 1.25  # 3 of 200 logits differ; the 0.99 quantile lies above the third largest
     candidate[1, 0] = 0.5
     candidate[2, 3] = 2.0  # another class wins
-    result = compare(reference, candidate, **_ABOUT, tolerance=3.0)
-    assert result == ParityResult("a", "r", "fp32", 2, 2.0, 0.5, 0.98, False)
+    result = compare(reference, candidate, **_ABOUT, tolerance=Tolerance(3.0))
+    assert result == ParityResult("a", "r", "fp32", 2, 2.0, 0.5, 0.98, False, median_abs=0.0)
 
 
 def test_passes_up_to_the_tolerance():
     reference = np.array([[0.0, 1.0], [1.0, 0.0]])
     candidate = reference + np.array([[0.0, 0.5], [0.0, 0.0]])
-    assert compare(reference, candidate, **_ABOUT, tolerance=0.5).passed
-    assert not compare(reference, candidate, **_ABOUT, tolerance=0.499).passed
+    assert compare(reference, candidate, **_ABOUT, tolerance=Tolerance(0.5)).passed
+    assert not compare(reference, candidate, **_ABOUT, tolerance=Tolerance(0.499)).passed
     assert compare(reference, reference, **_ABOUT).passed
 
 
@@ -36,10 +46,27 @@ def test_lower_precision_is_judged_by_its_quantile_and_agreement():
     reference = np.tile(np.array([0.0, 1.0]), (200, 1))
     candidate = reference.copy()
     candidate[0] = (2.0, 1.0)  # one outlier of 400 logits, one image of 200
-    about = _ABOUT | {"precision": "fp16", "tolerance": 1e-3}
-    assert not compare(reference, candidate, **about).passed
-    assert compare(reference, candidate, **about, min_agreement=0.99).passed
-    assert not compare(reference, candidate, **_ABOUT, tolerance=1e-3, min_agreement=0.99).passed
+    about = _ABOUT | {"precision": "fp16"}
+    assert not compare(reference, candidate, **about, tolerance=Tolerance(1e-3, quantile=0.99)).passed
+    assert compare(reference, candidate, **about, tolerance=Tolerance(1e-3, quantile=0.99, agreement=0.99)).passed
+    assert compare(reference, candidate, **about).passed, "the table's row"
+    assert not compare(reference, candidate, **_ABOUT, tolerance=Tolerance(1e-3, agreement=0.99)).passed
+
+
+def test_the_limit_of_lower_precisions_grows_with_the_logits():
+    reference = np.tile(np.array([0.0, 50.0]), (4, 1))
+    candidate = reference + 0.2
+    assert compare(reference, candidate, **_ABOUT | {"precision": "fp16"}).passed
+    assert not compare(reference / 50, candidate / 50 + 0.2, **_ABOUT | {"precision": "fp16"}).passed
+    assert not compare(reference, candidate, **_ABOUT).passed, "in fp32 it does not"
+
+
+def test_one_table_and_a_recipe_may_set_fp32_alone():
+    assert tolerance_of("fp32").limit == 1e-4
+    assert tolerance_of("fp32", fp32=0.5) == Tolerance(0.5)
+    assert tolerance_of("fp16", fp32=0.5) == TOLERANCES["fp16"]
+    with pytest.raises(ExportError, match="parity knows no tolerance for precision 'int4': it knows fp32, fp16"):
+        tolerance_of("int4")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -51,7 +78,7 @@ def test_what_is_not_finite_never_passes(bad, sides):
         if spoiled:
             side[1, 2] = bad
     for precision in ("fp32", "fp16"):
-        result = compare(*pair, **_ABOUT | {"precision": precision}, tolerance=math.inf, min_agreement=0.0)
+        result = compare(*pair, **_ABOUT | {"precision": precision}, tolerance=Tolerance(math.inf, agreement=0.0))
         assert (result.max_abs, result.p99_abs, result.top1_agreement) == (math.inf, math.inf, 0.75)
         assert not result.passed
         row = json.loads(json.dumps(result.to_dict(), allow_nan=False))
@@ -69,6 +96,7 @@ def test_row_has_the_names_of_the_report():
         "p99_abs": 0.0,
         "top1_agreement": 1.0,
         "passed": True,
+        "median_abs": 0.0,
     }
 
 
@@ -113,13 +141,140 @@ class Counting:
 def test_every_image_runs_and_the_last_batch_is_ragged():
     reference, candidate = Counting(), Counting(offset=0.25)
     images = np.arange(7, dtype=np.uint8).reshape(7, 1, 1, 1)
-    result = check_parity(reference, candidate, images, artifact="x", batch=3, tolerance=0.5)
+    result = check_parity(reference, candidate, images, artifact="x", batch=3, tolerance=Tolerance(0.5))
     assert reference.sizes == candidate.sizes == [3, 3, 1]
     assert result.max_abs == pytest.approx(0.25, abs=1e-6)
     assert result.passed
     assert not check_parity(reference, candidate, images, artifact="x", batch=3).passed
 
 
+def test_a_failure_is_reported_even_where_its_layer_cannot_be_found():
+    def fail(image):
+        assert image.shape == (1, 1, 1, 1)
+        raise ExportError("no provider")
+
+    images = np.arange(3, dtype=np.uint8).reshape(3, 1, 1, 1)
+    pair = Counting(), Counting(offset=0.25)
+    result = check_parity(*pair, images, artifact="x", batch=2, locate=fail)
+    assert not result.passed
+    assert result.first_difference == "differs in a layer that could not be found: no provider"
+    result = check_parity(*pair, images, artifact="x", batch=2, locate=lambda image: None)
+    assert result.first_difference == "differs in no layer by more than rounding on image 0 alone"
+    assert check_parity(pair[0], pair[0], images, artifact="x", batch=2, locate=fail).first_difference is None
+
+
 def test_needs_images():
     with pytest.raises(ExportError, match="x: 0 images in batches of 3; parity needs 1 or more of each"):
         check_parity(Counting(), Counting(), np.zeros((0, 3, 2, 2)), artifact="x", batch=3)
+
+
+def test_images_that_are_no_numbers_are_refused_by_their_place():
+    images = np.zeros((7, 1, 2, 2), np.float32)
+    images[4, 0, 1, 1] = images[6, 0, 0, 0] = np.nan
+    with pytest.raises(ExportError, match="x was given NaN or infinity in 2 of 7 images, the first of them image 4:"):
+        check_parity(Counting(), Counting(), images, artifact="x", batch=3)
+
+
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
+
+
+class Whole:
+    """A model with its normalisation and its ONNX file, which tests may change a copy of."""
+
+    def __init__(self, folder: Path, net: nn.Module) -> None:
+        self.model, self.path, self.folder = Classifier(net, MEAN, STD).eval(), folder / "model.onnx", folder
+        export_onnx(self.model, torch.rand(1, 3, 16, 16), self.path)
+        self.images = np.random.default_rng(0).integers(0, 256, (9, 3, 16, 16), dtype=np.uint8)
+
+    def changed(self, change: Callable[[onnx.ModelProto], None]) -> Artifact:
+        proto = onnx.load(self.path)
+        change(proto)
+        onnx.save(proto, self.folder / "changed.onnx")
+        return Artifact(self.folder / "changed.onnx", "changed.onnx", self.model, batches=(1, 4))
+
+    def scaled(self, weight: str, factor: float) -> Artifact:
+        def change(proto: onnx.ModelProto) -> None:
+            (found,) = [tensor for tensor in proto.graph.initializer if tensor.name == weight]
+            array = onnx.numpy_helper.to_array(found) * np.float32(factor)
+            found.CopyFrom(onnx.numpy_helper.from_array(array, weight))
+
+        return self.changed(change)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, to_mixed) -> Whole:
+    return Whole(tmp_path_factory.mktemp("whole"), to_mixed(10))
+
+
+def test_a_tampered_weight_is_found_in_its_layer(whole):
+    found = prove([whole.scaled("net.block.conv2.weight", 1.02)], whole.images)
+    assert not found.passed
+    for row in found.rows:
+        assert row.first_difference.startswith("first differs in net.block.conv2/Conv: by ")
+        place, before = re.search(r"value (\d+) of \d+; before it at most (\S+) of", row.first_difference).groups()
+        assert int(place) == 9  # of Sub, Div (twice), Conv, Relu, Conv, Relu and this Conv
+        assert float(before) <= 1e-5
+        assert row.to_dict()["first_difference"] == row.first_difference
+
+
+@pytest.mark.parametrize(("constant", "operator"), [("normalize.mean", "Sub"), ("normalize.std", "Div")])
+def test_a_wrong_normalisation_is_found_where_it_is(whole, constant, operator):
+    found = prove([whole.scaled(constant, 1.01)], whole.images)
+    assert {row.passed for row in found.rows} == {False}
+    assert all(row.first_difference.startswith(f"first differs in normalize/{operator}: by") for row in found.rows)
+
+
+def test_a_layer_that_is_gone_is_found(whole):
+    def change(proto: onnx.ModelProto) -> None:
+        relu = next(node for node in proto.graph.node if node.op_type == "Relu")
+        relu.op_type = "Neg"
+
+    (first, _) = prove([whole.changed(change)], whole.images).rows
+    assert first.first_difference.startswith("first differs in net/Relu: by")
+
+
+def test_runtimes_that_are_not_here_are_listed_with_their_reason(whole, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    found = prove([Artifact(whole.path, "model.onnx", whole.model)], whole.images)
+    assert found.passed
+    assert [(row.runtime, row.batch) for row in found.rows] == [("onnxruntime-cpu", 1), ("onnxruntime-cpu", 64)]
+    assert [item.runtime for item in found.absent] == ["onnxruntime-cuda", "onnxruntime-tensorrt"]
+    for item in found.absent:
+        assert item.artifact == "model.onnx"
+        assert re.search("torch sees no GPU here|ONNX Runtime has no .*ExecutionProvider here", item.reason)
+
+
+@pytest.mark.parametrize("case", ["mixed"], indirect=True)
+def test_a_pt2_of_another_model_is_found_in_its_layer(case, to_mixed):
+    other = to_mixed(10)
+    with torch.no_grad():
+        other.block.conv1.weight[3] += 0.5
+    found = prove([Artifact(case.pt2, "model.pt2", other, "pt2", batches=(2,))], case.images(5))
+    assert [row.passed for row in found.rows] == [False]
+    assert found.rows[0].first_difference.startswith("first differs in block.conv1: by")
+
+
+def test_a_compiled_model_equals_itself(to_mixed):
+    model, images = to_mixed(10), np.random.default_rng(1).random((4, 3, 16, 16), dtype=np.float32)
+    with TorchRunner(model) as reference, CompiledRunner(model, example=images) as candidate:
+        result = check_parity(reference, candidate, images, artifact="torch.compile", batch=4)
+    assert result.passed, result
+    assert result.runtime == "torch.compile-cpu"
+    assert candidate.device_ms is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_every_provider_of_a_gpu_agrees_with_the_cpu(whole):
+    found = prove([Artifact(whole.path, "model.onnx", whole.model)], whole.images)
+    assert {row.runtime for row in found.rows} | {item.runtime for item in found.absent} == {
+        "onnxruntime-cpu",
+        "onnxruntime-cuda",
+        "onnxruntime-tensorrt",
+    }
+    assert found.passed, found
+    for runner in (OnnxRunner(whole.path, provider="CUDAExecutionProvider"), TorchRunner(whole.model.cuda())):
+        with runner:
+            runner.run(np.zeros((4, 3, 16, 16), np.float32))
+            assert runner.device_ms > 0
+    whole.model.cpu()

@@ -1,0 +1,96 @@
+"""ONNX files opened; what is done to a graph that torch's exporter made, and what is asked of one that anybody made."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from compress.errors import ExportError
+
+BATCH = "batch"
+
+
+def import_onnx() -> Any:
+    """The onnx package, or one sentence on how to get it."""
+    try:
+        importlib.import_module("onnxscript")  # torch's exporter needs it, and says so only deep inside
+        onnx = importlib.import_module("onnx")
+        importlib.import_module("onnx.checker")
+        importlib.import_module("onnx.shape_inference")
+    except ImportError as error:
+        raise ExportError(f"ONNX files need {error.name}: pip install onnx onnxscript") from error
+    return onnx
+
+
+def read_onnx(path: Path) -> Any:
+    """The ONNX model stored at ``path``.
+
+    Raises:
+        ExportError: the file is missing or is no ONNX file.
+    """
+    onnx = import_onnx()
+    decode_error = importlib.import_module("google.protobuf.message").DecodeError
+    try:
+        proto = onnx.load(path)
+    except FileNotFoundError as error:
+        raise ExportError(f"there is no {path}: export the model to onnx first") from error
+    except decode_error as error:
+        raise ExportError(f"{path} is no ONNX file: export the model again") from error
+    return proto
+
+
+def name_layers_(graph: Any) -> None:
+    """Name each node after the layer that it computes: profilers, engines and ``first_difference`` then say it."""
+    stored = {tensor.name for tensor in graph.initializer}
+    taken: Counter[str] = Counter()
+    for node in graph.node:
+        weight = node.input[1] if len(node.input) > 1 and node.input[1] in stored else ""
+        # BatchNorm was folded into its convolution, whose weight still has its own name.
+        layer = weight.removesuffix(".weight") if weight.endswith(".weight") else _module(node)
+        name = f"{layer}/{node.op_type}" if layer else node.op_type
+        taken[name] += 1
+        node.name = name if taken[name] == 1 else f"{name}.{taken[name] - 1}"
+
+
+def _module(node: Any) -> str:
+    """The module in whose forward() the exporter met a node: the last but one of its scopes."""
+    scopes = next((entry.value for entry in node.metadata_props if entry.key.endswith(".name_scopes")), "[]")
+    return str((["", "", *ast.literal_eval(scopes)])[-2])
+
+
+def tidy_(proto: Any) -> None:
+    """Name the free dimension and drop the exporter's notes: they hold paths of the machine it ran on."""
+    graph = proto.graph
+    for value in (*graph.input, *graph.output):
+        first = value.type.tensor_type.shape.dim[0]
+        if first.dim_param:
+            first.dim_param = BATCH
+    del graph.value_info[:]
+    for node in graph.node:
+        del node.metadata_props[:]
+    for holder in (graph, proto):
+        del holder.metadata_props[:]
+        holder.doc_string = ""
+
+
+def training_nodes(graph: Any) -> list[str]:
+    """Operators of a graph (and of its branches) that compute what only training needs, as ``Dropout 'name'``."""
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    constants = [node for node in graph.node if node.op_type == "Constant" and node.attribute[0].HasField("t")]
+    stored |= {node.output[0]: node.attribute[0].t for node in constants}
+    found = []
+    for node in graph.node:
+        if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:
+            mode = stored.get(node.input[2])
+            trains = mode is None or any(mode.raw_data) or any(mode.int32_data)
+        else:
+            trains = any(attribute.name == "training_mode" and attribute.i for attribute in node.attribute)
+        if trains:
+            found.append(f"{node.op_type} '{node.name}'")
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                found += training_nodes(attribute.g)
+    return found

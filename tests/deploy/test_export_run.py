@@ -1,0 +1,148 @@
+"""``slimsight export`` as a user meets it, on a finished run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from compress.errors import ConfigError
+from deploy.export_run import Batch, read_batch, read_choices
+from export.metadata import read_metadata
+
+from .conftest import Said
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_files_are_what_the_run_exported_and_their_figures_lie_beside_them(
+    say: Callable[..., Said], finished: Any, tmp_path: Path
+) -> None:
+    said = say("export", finished.root, "--to", "onnx,pt2", "--batch", "1:3:5", "--out", tmp_path)
+    assert said.code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["export.json", "model.onnx", "model.pt2"]
+    assert (tmp_path / "model.onnx").read_bytes() == (finished.root / "slim/model.onnx").read_bytes()
+    found = json.loads((tmp_path / "export.json").read_text())
+    assert (found["schema"], found["passed"], found["skipped"]) == (1, True, [])
+    assert [file["file"] for file in found["files"]] == ["model.onnx", "model.pt2"]
+    for file in found["files"]:
+        path = tmp_path / file["file"]
+        assert (file["sha256"], file["size_bytes"]) == (digest(path), path.stat().st_size)
+        on_cpu = [row for row in file["parity"] if row["runtime"].endswith("-cpu")]
+        assert [row["batch"] for row in on_cpu] == [1, 3, 5]
+        for row in file["parity"]:
+            assert row["passed"]
+            assert row["median_abs"] <= row["p99_abs"] <= row["max_abs"] <= 1e-4
+    runtimes = {row["runtime"] for row in found["files"][0]["parity"]}
+    runtimes |= {item["runtime"] for item in found["files"][0]["not_run"]}
+    assert runtimes == {"onnxruntime-cpu", "onnxruntime-cuda", "onnxruntime-tensorrt"}
+    told = found["files"][0]["metadata"]
+    assert told["macs"] == str(finished.report.slim.macs)
+    assert json.loads(told["classes"]) == [str(digit) for digit in range(10)]
+    made = json.loads((finished.root / "stages/finetune/done.json").read_text())
+    assert told["recipe_hash"] == made["fingerprint"]
+    assert re.search(r"^model\.onnx +\S+ kB +onnxruntime-cpu +fp32 +1 .* ok *$", said.out, re.MULTILINE), said.out
+    assert said.out.splitlines()[-1] == f"figures: {tmp_path / 'export.json'}"
+
+
+def test_the_runs_own_files_say_where_they_come_from(finished: Any) -> None:
+    original, slim = (read_metadata(finished.root / name) for name in ("original.onnx", "slim/model.onnx"))
+    assert (original.macs, slim.macs) == (finished.report.original.macs, finished.report.slim.macs)
+    assert original.recipe != slim.recipe
+    assert original.mean == slim.mean
+    assert slim.class_count == 10
+
+
+def test_an_artefact_that_differs_is_exit_1_and_its_layer_is_named(
+    say: Callable[..., Said], finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def copy_wrongly(_model: object, _example: object, path: Path, **_options: object) -> None:
+        proto = onnx.load(finished.root / "slim/model.onnx")
+        weight = next(tensor for tensor in proto.graph.initializer if tensor.name == "net.2.0.weight")
+        weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * np.float32(1.1), weight.name))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        onnx.save(proto, path)
+
+    monkeypatch.setattr("deploy.export_run.export_onnx", copy_wrongly)
+    root = finished.copy(tmp_path / "run")
+    said = say("export", root, "--to", "onnx")
+    assert said.code == 1
+    assert re.search(
+        r"error: 2 of 2 comparisons failed, see the lines marked FAILED; figures: .*export\.json", said.err
+    )
+    assert said.out.count("FAILED model.onnx in onnxruntime-cpu, batch ") == 2
+    assert "first differs in net.2.0/Conv: by" in said.out
+    found = json.loads((root / "export" / "export.json").read_text())
+    assert not found["passed"]
+    assert found["files"][0]["parity"][0]["first_difference"].startswith("first differs in net.2.0/Conv")
+
+
+def test_an_artefact_of_the_run_that_was_changed_is_refused_and_made_again_by_run(
+    say: Callable[..., Said], finished: Any, tiny: Path, tmp_path: Path
+) -> None:
+    root = finished.copy(tmp_path / "run")
+    file = root / "slim" / "model.onnx"
+    whole = file.read_bytes()
+    half = len(whole) // 2
+    for changed in (whole[:half], whole[:half] + bytes([whole[half] ^ 1]) + whole[half + 1 :]):
+        file.write_bytes(changed)
+        said = say("export", root)
+        assert (said.code, said.out) == (2, "")
+        assert re.fullmatch(
+            r"error: .*slim/model\.onnx is not the file that was exported: its sha256 is \w{12}\.\.\., \w{12}\.\.\. "
+            r"was recorded; it was cut off or changed since: remove it and export it again\n",
+            said.error,
+        )
+    said = say("run", tiny, "--out", root)
+    assert said.err.startswith("done before: classifier, predictor, selector, targets, gates, surgery, finetune, lat")
+    assert file.read_bytes() == (finished.root / "slim/model.onnx").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--to", "onxn"], "--to is 'onxn'; did you mean 'onnx'?: choose from onnx, pt2"),
+        (["--to", ","], "--to is ',': choose from onnx, pt2"),
+        (["--batch", "8:4:2"], "--batch is '8:4:2': give MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX"),
+        (["--to", "onnx", "--opset", "13"], "has no ONNX form at opset 13: its operators need opset 18; ask for"),
+    ],
+)
+def test_wrong_options_are_one_sentence(
+    say: Callable[..., Said], finished: Any, tmp_path: Path, options: list[str], words: str
+) -> None:
+    said = say("export", finished.root, "--out", tmp_path / "out", *options)
+    assert (said.code, said.out) == (2, "")
+    assert words in said.error
+    assert said.error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_finished_run_is_refused(say: Callable[..., Said], finished: Any, tmp_path: Path) -> None:
+    said = say("export", tmp_path)
+    assert said.code == 2
+    assert "is not the folder of a run" in said.error
+    root = finished.copy(tmp_path / "run")
+    (root / "slim" / "model.safetensors").unlink()
+    said = say("export", root)
+    assert said.code == 2
+    assert "run is not finished (stage 'finetune' is not done): complete it with 'slimsight run'" in said.error
+
+
+def test_choices_and_batches() -> None:
+    assert read_choices(" pt2,onnx,pt2", ("onnx", "pt2"), "--to") == ("pt2", "onnx")
+    assert read_batch("2:8:32") == Batch(2, 8, 32)
+    assert read_batch("8") == Batch(8, 8, 8)
+    assert read_batch(None) is None
+    assert Batch(1, 1, 4).sizes == (1, 4)
+    for wrong in ("", "a", "1:2", "0:1:2", "1:2:3:4", "-1:2:3", "1:x:3"):
+        with pytest.raises(ConfigError, match="--batch is"):
+            read_batch(wrong)
