@@ -30,7 +30,7 @@ from torchvision import models as torchvision_models
 
 from compress.config import GatesConfig
 from compress.data import Batch
-from compress.explain import REFERENCE_SIDE, ExplainedClassifier, Selector, find_scales
+from compress.explain import ExplainedClassifier, Selector, find_scales, to_targets
 from compress.files import read_json, write_json
 from compress.gates import CostModel, Gates, learn_gates
 from compress.gates.gated import FastNetwork, GatedNetwork
@@ -102,15 +102,14 @@ class Setting:
         self.cost = CostModel.of(classifier, example, self.groups, prefix=self.network.PREFIX)
         labels = torch.randint(classes, (batch,))
         self.batch = Batch(torch.rand(batch, 3, self.side, self.side), labels, torch.arange(batch))
-        self.targets = torch.rand(batch, 3) * self.side
+        self.targets = to_targets(self.network.selector.head, torch.rand(batch, 3) * self.side)
         self.config = GatesConfig(steps=STEPS, batch_size=batch)
 
     def baseline(self) -> None:
         """Plain forward and backward to the images."""
         images = self.batch.images.clone().requires_grad_()
         logits, params = self.network(images, self.batch.labels)
-        scale = (REFERENCE_SIDE / self.side) ** 2
-        steer = (params - self.targets).square().sum(1).mean() * scale
+        steer = self.targets.distance(params, self.batch.indices)
         (F.cross_entropy(logits, self.batch.labels) + self.config.steer_weight * steer).backward()
 
     def step_of(self, model: nn.Module, gates: Gates, *, channels_last: bool) -> Callable[[], None]:

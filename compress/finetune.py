@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from .config import FinetuneConfig, TrainConfig
 from .data import Batch, BatchSource
-from .explain import REFERENCE_SIDE, ExplainedClassifier
+from .explain import ExplainedClassifier, RbfHead, squared_distance
 from .progress import SILENT, Progress
 from .training import History, fit, one_cycle, to_device
 
@@ -55,24 +55,28 @@ class Steering:
         original: the network before surgery.
         slim: the network after it; its classifier is what is trained.
         weight: per squared pixel of a 32-pixel side.
+        unit: what a squared distance is worth, of ``Targets``; None for ``rbf``, whose unit no image decides.
     """
 
     original: ExplainedClassifier
     slim: ExplainedClassifier
     weight: float
+    unit: float | None = None
+
+    def __post_init__(self) -> None:
+        assert self.unit is not None or isinstance(self.original.selector.head, RbfHead)
 
     def prepare_(self) -> None:
         """Freeze all but the slim classifier."""
         for module in (self.original, self.slim.selector):
             module.eval().requires_grad_(False)
 
-    def distance(self, batch: Batch, params: Tensor) -> Tensor:
-        """Mean squared distance (scalar) of the slim model's ``params`` (N, 3), in pixels of a 32-pixel side."""
+    def distance(self, batch: Batch, found: Tensor) -> Tensor:
+        """Mean squared distance (scalar) of what is ``found`` of the slim model (N, ...), in its unit."""
         with torch.no_grad():
             _, wanted = self.original(batch.images, batch.labels)
-        scale = (REFERENCE_SIDE / batch.images.shape[-1]) ** 2
-        squared: Tensor = (params - wanted).square().sum(1).mean()
-        return scale * squared
+        unit = self.original.selector.head.unit(wanted) if self.unit is None else self.unit
+        return unit * squared_distance(found, wanted)
 
 
 def train_classifier(
@@ -99,7 +103,7 @@ def train_classifier(
     assert steering is None or steering.slim.classifier is model
 
     def loss(wrapped: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        logits, params = (wrapped(batch.images), None) if steering is None else wrapped(batch.images, batch.labels)
+        logits, found = (wrapped(batch.images), None) if steering is None else wrapped(batch.images, batch.labels)
         logits = logits.float()
         ce = F.cross_entropy(logits, batch.labels)
         figures = {"loss": ce, "accuracy": (logits.argmax(1) == batch.labels).float().mean()}
@@ -108,8 +112,8 @@ def train_classifier(
                 wanted = (teacher(batch.images).float() / temperature).softmax(1)
             distilled = F.kl_div((logits / temperature).log_softmax(1), wanted, reduction="batchmean")
             figures["loss"] = (1 - share) * ce + share * temperature**2 * distilled
-        if steering is not None and params is not None:
-            figures["steer"] = steering.distance(batch, params)
+        if steering is not None and found is not None:
+            figures["steer"] = steering.distance(batch, found)
             figures["loss"] = figures["loss"] + steering.weight * figures["steer"]
         return figures
 

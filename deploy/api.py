@@ -28,15 +28,14 @@ from compress.config import ExplainerConfig, GatesConfig
 from compress.data import LoaderBatches, TensorBatches, take
 from compress.errors import ConfigError, ModelError, PruningError
 from compress.explain import (
+    STEERING,
     ExplainedClassifier,
     Selector,
-    explanations,
     find_scales,
-    judge_selector,
+    find_targets,
     new_predictor,
     refuse_collapsed,
     train_predictor,
-    train_selector,
 )
 from compress.gates import CostModel, check_budget, counted_limits, magnitude, read_budget, uniform
 from compress.gates import learn_gates as learn
@@ -99,41 +98,36 @@ def explain(
     train: Iterable[Any],
     val: Iterable[Any],
     *,
+    kind: str = "rbf",
     config: ExplainerConfig | None = None,
     progress: Progress = SILENT,
 ) -> Traced:
-    """Train an amortized explainer of the model (ISP Eq. 7 and 8); gates learned from here on are steered by it.
+    """Train an amortized explainer of the model; gates learned from here on are steered by it.
 
     Args:
         train, val: loaders of (images, labels); square images, one size.
+        kind: ``rbf`` (ISP Eq. 7 and 8) or ``realx`` (REAL-X).
 
     Raises:
+        ConfigError: no such explainer.
         ModelError: the model has no feature maps to explain with.
         PruningError: the explainer collapsed, or is no better than random masks.
     """
-    config = config or ExplainerConfig()
+    explainer, config = STEERING.get(kind), config or ExplainerConfig()
     classifier = Classifier(copy.deepcopy(traced.model), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)).eval()
     classes = check_logits(classifier, traced.example)
     fabric = make_fabric()
     batches, judged = LoaderBatches(train), LoaderBatches(val)
-    selector = Selector(find_scales(classifier, traced.example[:1]), classes, traced.example.shape[-1])
+    selector = Selector(find_scales(classifier, traced.example[:1]), classes, traced.example.shape[-1], explainer.head)
     network = ExplainedClassifier(classifier, selector)
     network.to(fabric.device)
     predictor = new_predictor(classifier, config.predictor)
+    draw = explainer.masks(config)
     train_predictor(
-        predictor, classifier, batches, judged, fabric, config=config.predictor, masks=config.masks, progress=progress
+        predictor, classifier, batches, judged, fabric, config=config.predictor, draw=draw, progress=progress
     )
-    train_selector(
-        network,
-        predictor,
-        batches,
-        judged,
-        fabric,
-        config=config.selector,
-        target_area=config.target_area,
-        progress=progress,
-    )
-    refuse_collapsed(judge_selector(network, predictor, judged, fabric), config.target_area)
+    explainer.train(network, predictor, batches, judged, fabric, config=config, progress=progress)
+    refuse_collapsed(explainer.judge(network, predictor, judged, fabric, config=config), config.target_area, kind)
     network.cpu().to(memory_format=torch.contiguous_format)
     graph = trace_groups(network, traced.example[:1], prefix=EXPLAINED, view=network.view)
     graph = prove_groups(network, graph, traced.example, prefix=EXPLAINED, view=network.view, progress=progress)
@@ -163,19 +157,23 @@ def learn_gates(
     """
     budget = counted_limits(read_budget(macs=macs), traced.cost)["macs"]
     check_budget(traced.cost, budget, frozen=traced.graph.frozen)
-    config = config or GatesConfig(steer="rbf" if traced.explained is not None else "none")
+    config = config or GatesConfig.model_validate({"steer": _kind(traced) or "none"})
     if config.steer in ("magnitude", "uniform"):
         return (magnitude if config.steer == "magnitude" else uniform)(_joint(traced), traced.graph.groups)
-    if config.steer == "rbf" and traced.explained is None:
-        raise ConfigError("gates.steer is rbf and there is no explainer: call explain() first, or take steer='none'")
+    if config.explainer is not None and config.explainer != _kind(traced):
+        there = f"the explainer is {_kind(traced)}" if traced.explained is not None else "there is no explainer"
+        raise ConfigError(
+            f"gates.steer is {config.steer} and {there}: call explain(kind='{config.steer}') first, "
+            "or take steer='none'"
+        )
     fabric = make_fabric()
     network = _joint(traced).to(fabric.device)
     pixels, labels = take(loader, images)
     targets = None
-    if config.steer == "rbf":
+    if config.explainer is not None:
         assert isinstance(network, ExplainedClassifier)
         ordered = TensorBatches(pixels, labels, config.batch_size, shuffle=False)
-        targets = explanations(network, ordered, progress=progress)
+        targets = find_targets(network, ordered, progress=progress)
     torch.manual_seed(seed)
     train = TensorBatches(pixels, labels, config.batch_size, seed=seed)
     return learn(
@@ -234,6 +232,11 @@ def slim(traced: Traced, plan: PrunePlan) -> Slimmed:
     explained = twin if isinstance(twin, ExplainedClassifier) else None
     model = twin.classifier.net if isinstance(twin, ExplainedClassifier) else twin
     return Slimmed(model, plan, traced.example[:1], traced.cost.of_plan(plan), difference, explained)
+
+
+def _kind(traced: Traced) -> str | None:
+    """The name of its explainer, if it has one."""
+    return traced.explained.selector.head.kind if traced.explained is not None else None
 
 
 def _joint(traced: Traced) -> nn.Module:

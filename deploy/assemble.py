@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from compress.config import BudgetConfig
-from compress.explain import rbf_map
 
 from .machine import device_name, versions
 from .report import Report
@@ -181,12 +180,12 @@ def draw_pictures(session: Session, cut: Mapping[str, Any]) -> None:
     if slim is None:
         return
     original = session.explained()
-    images, side = session.some_images(PICTURED), session.splits.image_size
+    images, head = session.some_images(PICTURED), slim.selector.head
     with torch.inference_mode():
         logits, before = original(images)
         labels = logits.argmax(1)
         slim_logits, after = slim(images, labels)
-        maps_before, maps_after = rbf_map(before, side), rbf_map(after, side)
+        maps_before, maps_after = head.to_maps(before), head.to_maps(after)
         grey = slim.classifier.normalize.mean.view(1, -1, 1, 1)
         remains = images * maps_after + grey * (1 - maps_after)
     predicted = slim_logits.argmax(1)

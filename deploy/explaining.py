@@ -15,9 +15,10 @@ from torch import Tensor
 from compress.errors import ConfigError, RunError
 from compress.explain import (
     MEMBERS,
+    STEERING,
+    AmortizedExplainer,
     ExplainedClassifier,
     Explainer,
-    RbfExplainer,
     make_explainer,
     needs_weights,
 )
@@ -64,7 +65,7 @@ class Models:
     @property
     def own(self) -> str | None:
         """Name of the explainer that the run trained."""
-        return RbfExplainer.name if self.slim_explained is not None else None
+        return self.slim_explained.selector.head.kind if self.slim_explained is not None else None
 
     def explainers(self, name: str) -> tuple[Explainer, Explainer]:
         """The explainer ``name`` of the original and of the slim model.
@@ -75,10 +76,10 @@ class Models:
         if name == self.own:
             assert self.original_explained is not None
             assert self.slim_explained is not None
-            return RbfExplainer(self.original_explained), RbfExplainer(self.slim_explained)
+            return AmortizedExplainer(self.original_explained), AmortizedExplainer(self.slim_explained)
         choices = [*([self.own] if self.own else []), *(other for other in MEMBERS if not needs_weights(other))]
         if name not in choices:
-            learned = name == RbfExplainer.name or (name in MEMBERS and needs_weights(name))
+            learned = name in STEERING or (name in MEMBERS and needs_weights(name))
             what = f"explainer '{name}' is learned, and this run has none" if learned else f"unknown explainer '{name}'"
             hint = "" if learned else nearest(name, choices)
             raise ConfigError(f"{what}{hint} (choose from: {', '.join(choices)})")

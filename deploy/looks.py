@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from compress.explain import RbfExplainer, Saliency
+from compress.explain import AmortizedExplainer, Saliency
 from compress.explain.fidelity.drift import CONSTANT, REGION, SAYS, centres_of_mass, compare, mass_of, region
 
 from .report.markdown import DRIFT_PICTURE
@@ -47,7 +47,7 @@ def draw_worst(session: Session, worst: Sequence[Mapping[str, Any]]) -> None:
     images, labels = torch.from_numpy(pixels).float() / 255, torch.from_numpy(val.labels[chosen])
     with torch.inference_mode():
         predicted = [network.classifier(images).argmax(1).tolist() for network in (original, slim)]
-    before, after = (looks_of(RbfExplainer(network).explain(images, labels)) for network in (original, slim))
+    before, after = (looks_of(AmortizedExplainer(network).explain(images, labels)) for network in (original, slim))
     rows = []
     for row, image in enumerate(worst):
         truth, was, now = (classes[int(each)] for each in (labels[row], predicted[0][row], predicted[1][row]))

@@ -74,14 +74,20 @@ def _digest(path: Path) -> str | None:
 
 def _predictor_parts(session: Session) -> Parts:
     recipe, explainer = session.recipe, session.recipe.explainer
-    parts = {"predictor": explainer.predictor, "masks": explainer.masks, "flip": recipe.data.flip}
-    return {**parts, **_learning(recipe)}
+    parts = {"predictor": explainer.predictor, "flip": recipe.data.flip}
+    return {**parts, **_explainer_parts(session, {"masks": explainer.masks}), **_learning(recipe)}
 
 
 def _selector_parts(session: Session) -> Parts:
     recipe, explainer = session.recipe, session.recipe.explainer
     parts = {"selector": explainer.selector, "area": explainer.target_area, "flip": recipe.data.flip}
-    return {**parts, **_learning(recipe)}
+    return {**parts, **_explainer_parts(session, {}), **_learning(recipe)}
+
+
+def _explainer_parts(session: Session, of_rbf: Parts) -> Parts:
+    """What only one of the explainers reads."""
+    kind = session.explainer.head.kind
+    return of_rbf if kind == "rbf" else {"kind": kind, "realx": session.recipe.explainer.realx}
 
 
 def _gate_parts(session: Session) -> Parts:
@@ -143,7 +149,7 @@ def to_stages(recipe: Recipe) -> tuple[Stage, ...]:
             Stage("predictor", learn.predictor, ("classifier",), _predictor_parts),
             Stage("selector", learn.selector, ("predictor",), _selector_parts),
         ]
-    if recipe.gates.steer == "rbf":
+    if recipe.gates.explainer is not None:
         stages.append(Stage("targets", learn.targets, ("selector",), lambda s: {"images": s.recipe.gates.images}))
     ground = stages[-1].name
     stages += [

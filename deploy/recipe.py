@@ -61,10 +61,10 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _steered_by_an_explainer(self) -> Recipe:
-        if self.gates.steer == "rbf" and not self.explainer.enabled:
+        if self.gates.explainer is not None and not self.explainer.enabled:
             raise ValueError(
-                "gates.steer is rbf and explainer.enabled is false: only an explainer can steer the gates; "
-                "enable it, or choose gates.steer none, magnitude or uniform"
+                f"gates.steer is {self.gates.steer} and explainer.enabled is false: only an explainer can steer the "
+                "gates; enable it, or choose gates.steer none, magnitude or uniform"
             )
         if self.finetune.steer_weight and not self.explainer.enabled:
             raise ValueError(

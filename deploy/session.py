@@ -21,7 +21,17 @@ from torch import Tensor
 from compress.data import Batches, ImageSet, Splits, open_splits
 from compress.dynamic import DynamicClassifier, find_routes
 from compress.errors import PruningError
-from compress.explain import ExplainedClassifier, Predictor, Selector, find_scales, new_predictor
+from compress.explain import (
+    STEERING,
+    ExplainedClassifier,
+    Predictor,
+    Selector,
+    SteeringExplainer,
+    Targets,
+    find_scales,
+    new_predictor,
+    to_targets,
+)
 from compress.files import read_tensors
 from compress.gates import CostModel, counted_limits
 from compress.models import Classifier, build_classifier, check_classifier
@@ -147,6 +157,12 @@ class Session:
         model.load_state_dict(read_tensors(self.stage_file("classifier", "model.safetensors")))
         return model.eval()
 
+    @property
+    def explainer(self) -> SteeringExplainer:
+        """The run's amortized explainer: the one that steers; where none does ISP's, to measure drift with."""
+        assert self.recipe.explainer.enabled, "the recipe has no explainer"
+        return STEERING.get(self.recipe.gates.explainer or "rbf")
+
     def predictor(self) -> Predictor:
         predictor = new_predictor(self.classifier(), self.recipe.explainer.predictor)
         predictor.load_state_dict(read_tensors(self.stage_file("predictor", "predictor.safetensors")))
@@ -156,7 +172,7 @@ class Session:
         """The original with a selector that has learned nothing."""
         classifier = self.classifier()
         scales = find_scales(classifier, self.example)
-        selector = Selector(scales, len(self.splits.classes), self.splits.image_size)
+        selector = Selector(scales, len(self.splits.classes), self.splits.image_size, self.explainer.head)
         return ExplainedClassifier(classifier, selector).eval()
 
     def explained(self) -> ExplainedClassifier:
@@ -164,6 +180,13 @@ class Session:
         network = self.new_explained()
         network.selector.load_state_dict(read_tensors(self.stage_file("selector", "selector.safetensors")))
         return network.eval()
+
+    def targets(self) -> Targets | None:
+        """C_x as the targets stage left it; None where no explainer steers."""
+        if self.recipe.gates.explainer is None:
+            return None
+        head = self.new_explained().selector.head
+        return to_targets(head, read_tensors(self.stage_file("targets", "targets.safetensors"))[head.kind])
 
     def network(self) -> ExplainedClassifier | Classifier:
         """What is traced, gated and slimmed: the classifier, with its explainer if the recipe has one."""

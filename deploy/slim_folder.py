@@ -45,7 +45,8 @@ def save(slimmed: Slimmed, folder: str | Path) -> None:
     write_tensors(place / WEIGHTS, slimmed.model.state_dict())
     slimmed.plan.save(place / PLAN)
     if slimmed.explained is not None:
-        write_tensors(place / EXPLAINER, slimmed.explained.selector.state_dict())
+        selector = slimmed.explained.selector
+        write_tensors(place / EXPLAINER, selector.state_dict(), {"explainer": selector.head.kind})
 
 
 def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:

@@ -14,7 +14,7 @@ from torch import Tensor
 from compress.data import ImageSet
 from compress.data.boxes import BoxedImages, load_boxes
 from compress.errors import ConfigError, DataError
-from compress.explain import MEMBERS, ExplainedClassifier, RbfExplainer, make_explainer, needs_weights
+from compress.explain import MEMBERS, STEERING, AmortizedExplainer, ExplainedClassifier, make_explainer, needs_weights
 from compress.files import read_json, write_json
 from compress.finetune import train_classifier
 from compress.models import Classifier, build_classifier
@@ -27,9 +27,6 @@ from .trust import TESTS, Study, Subject, Training, spread
 
 CONTROL = "random"
 """Tested beside every explainer."""
-
-OWN = RbfExplainer.name
-"""The explainer that a run has trained."""
 
 ROWS = "trust.json"
 SOME = 200
@@ -44,12 +41,13 @@ def find_subjects(session: Session, names: Sequence[str]) -> list[Subject]:
         ConfigError: an unknown name, or weights that are missing.
     """
     found = []
-    for name in dict.fromkeys((CONTROL, *(names or (OWN if _has_own(session) else "gradient",)))):
+    own = _own_name(session)
+    for name in dict.fromkeys((CONTROL, *(names or (own or "gradient",)))):
         plain, given, file = name.partition("=")
-        if plain == OWN and plain not in MEMBERS:
-            found.append(_own(session))
+        if plain in STEERING and not given:
+            found.append(_own(session, plain))
         elif plain not in MEMBERS:
-            choices = sorted({*MEMBERS, OWN})
+            choices = sorted({*MEMBERS, *STEERING})
             raise ConfigError(
                 f"unknown explainer '{plain}'{nearest(plain, choices)} (choose from: {', '.join(choices)})"
             )
@@ -67,20 +65,26 @@ def find_subjects(session: Session, names: Sequence[str]) -> list[Subject]:
     return found
 
 
-def _has_own(session: Session) -> bool:
-    return session.run.record("selector") is not None
+def _own_name(session: Session) -> str | None:
+    """The explainer that the run has trained."""
+    return session.explainer.head.kind if session.run.record("selector") is not None else None
 
 
-def _own(session: Session) -> Subject:
+def _own(session: Session, name: str) -> Subject:
     """The run's explainer. Its decoder stays as it is; it reads the features of the classifier that it is given."""
     record = session.run.record("selector")
-    if record is None:
+    if record is None or _own_name(session) != name:
         raise ConfigError(
-            f"this run has no explainer '{OWN}' ({session.run.root} holds no finished selector): take others, or let "
-            "'slimsight run' finish with explainer.enabled=true"
+            f"this run has no explainer '{name}' ({session.run.root} holds {_what_it_holds(session)}): take others, or "
+            f"let 'slimsight run' finish with explainer.enabled=true and gates.steer={name}"
         )
     selector = session.explained().selector.to(session.fabric.device)
-    return Subject(OWN, lambda model: RbfExplainer(ExplainedClassifier(model, selector)), record.fingerprint)
+    return Subject(name, lambda model: AmortizedExplainer(ExplainedClassifier(model, selector)), record.fingerprint)
+
+
+def _what_it_holds(session: Session) -> str:
+    own = _own_name(session)
+    return f"that of '{own}'" if own else "no finished selector"
 
 
 def check_tests(names: Sequence[str], boxes: Path | None) -> tuple[str, ...]:

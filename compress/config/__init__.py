@@ -4,8 +4,8 @@ from .base import Count, Fraction, NonNegative, Positive, Section
 from .budget import BudgetConfig, LatencyLimit, MacsLimit, ParamsLimit, SizeLimit
 from .classifier import DataConfig, FinetuneConfig, ModelConfig, TrainConfig
 from .dynamic import DynamicConfig
-from .explainer import ExplainerConfig, MaskConfig, PredictorConfig, SelectorConfig, VarSalConfig
-from .gates import GatesConfig
+from .explainer import ExplainerConfig, MaskConfig, PredictorConfig, RealXConfig, SelectorConfig, VarSalConfig
+from .gates import GatesConfig, Steer
 
 __all__ = [
     "BudgetConfig",
@@ -24,9 +24,11 @@ __all__ = [
     "ParamsLimit",
     "Positive",
     "PredictorConfig",
+    "RealXConfig",
     "Section",
     "SelectorConfig",
     "SizeLimit",
+    "Steer",
     "TrainConfig",
     "VarSalConfig",
 ]

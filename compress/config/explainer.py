@@ -28,8 +28,19 @@ class PredictorConfig(Section):
     patience: Count = 3
 
 
+class RealXConfig(Section):
+    """REAL-X (``gates.steer: realx``): what differs from ISP; its predictor and its selector learn as theirs say."""
+
+    variant: Literal["relaxed", "original"] = Field(
+        default="relaxed", description="ISP's, relaxed masks throughout; or the authors', hard masks and REBAR"
+    )
+    keep: Fraction = Field(default=0.5, description="chance of a pixel in the predictor's random masks")
+    mask_temperature: Positive = Field(default=0.1, description="relaxed: of the predictor's random masks")
+    rebar_temperature: Positive = Field(default=0.5, description="original: of the relaxation in REBAR")
+
+
 class SelectorConfig(Section):
-    """f_sel: image -> RBF parameters (ISP Eq. 8)."""
+    """f_sel: image -> explanation (ISP Eq. 8)."""
 
     epochs: Count = 4
     lr: Positive = 1e-3
@@ -37,10 +48,10 @@ class SelectorConfig(Section):
     batch_size: Count = 64
     temperature: Positive = 1.0
     area_term: Literal["mean", "power"] = Field(
-        "mean", description="R(m): expected L0, or the released code's mean((m + 5e-4)^0.3)"
+        "mean", description="R(m): expected L0, or (rbf only) the released code's mean((m + 5e-4)^0.3)"
     )
     area_weight: Positive = Field(default=1.0, description="lambda_1 to start from; it then follows target_area")
-    smooth_weight: NonNegative = Field(default=1e-3, description="lambda_2 of S(m)")
+    smooth_weight: NonNegative = Field(default=1e-3, description="lambda_2 of S(m), rbf only")
     patience: Count = 3
 
 
@@ -59,10 +70,11 @@ class VarSalConfig(Section):
 
 
 class ExplainerConfig(Section):
-    """The amortized explainer that steers the gates (``explainer``)."""
+    """The amortized explainer (``explainer``): the one that steers the gates; ``rbf`` where none does."""
 
     enabled: bool = Field(default=True, description="false: no explainer, for models without feature maps")
     target_area: Fraction = 0.25
     masks: MaskConfig = MaskConfig()
+    realx: RealXConfig = RealXConfig()
     predictor: PredictorConfig = PredictorConfig()
     selector: SelectorConfig = SelectorConfig()

@@ -8,21 +8,35 @@ from pydantic import Field
 
 from .base import Count, Fraction, NonNegative, Positive, Section
 
+Steer = Literal["rbf", "realx", "none", "magnitude", "uniform"]
+
+EXPLAINERS = ("rbf", "realx")
+"""The values of ``gates.steer`` that are explainers."""
+
 
 class GatesConfig(Section):
     """How channels are ranked (``gates``). ISP Eq. 10: CE + g1 |C_x - f_sel|^2 + g2 R_res."""
 
-    steer: Literal["rbf", "none", "magnitude", "uniform"] = Field(
-        "rbf", description="rbf and none learn gates; magnitude and uniform rank by weights: baselines"
+    steer: Steer = Field(
+        "rbf",
+        description="rbf (ISP) and realx (REAL-X) steer by their explanations, none learns without; "
+        "magnitude and uniform rank by weights",
     )
     images: Count | None = Field(default=None, description="training images the gates see; null: all")
     steps: Annotated[int, Field(ge=20)] = 1000
     lr: Positive | None = Field(default=None, description="Adam; null scales with 1/steps so that gates can close")
     batch_size: Count = 128
-    steer_weight: NonNegative = Field(default=0.05, description="g1, per squared pixel of a 32-pixel side")
+    steer_weight: NonNegative = Field(
+        default=0.05, description="g1, per squared pixel of a 32-pixel side; others than rbf are scaled to ask the same"
+    )
     cost_weight: Positive = Field(default=2.0, description="g2 of R_res")
     temperature: Positive = 0.4
     shrink: Fraction = Field(default=0.6, description="share of the steps over which the target falls to the budget")
     compile: bool | Literal["auto"] = Field(
         default="auto", description="torch.compile the step; auto: on a CPU, when the steps saved are worth the wait"
     )
+
+    @property
+    def explainer(self) -> str | None:
+        """The explainer that steers, by name; None: the gates are not steered."""
+        return self.steer if self.steer in EXPLAINERS else None

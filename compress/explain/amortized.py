@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .base import Saliency
 from .checked import check_images, check_labels
-from .rbf import rbf_map
+from .heads import RbfHead, RealXHead
 from .selector import ExplainedClassifier
 
 
-class RbfExplainer:
-    """ISP's: ``parameters`` are (N, 3) row, column and sigma in pixels, ``maps`` the radial basis masks they mean.
+class AmortizedExplainer:
+    """Asks the selector that a classifier is joined with: one forward pass, in float32 and eval mode.
 
     Args:
         network: used as it is, not copied; asking puts it into eval mode.
     """
 
-    name = "rbf"
+    head: ClassVar[type[nn.Module]] = nn.Module
+    """The head that it speaks for; any, unless a subclass says so."""
 
     def __init__(self, network: ExplainedClassifier) -> None:
+        found = network.selector.head
+        assert isinstance(found, self.head), f"{type(self).__name__} cannot speak for a {type(found).__name__}"
         self.network = network
 
+    @property
+    def name(self) -> str:
+        """As recipes call it: ``rbf``, ``realx``."""
+        return self.network.selector.head.kind
+
     def explain(self, images: Tensor, labels: Tensor | None = None) -> Saliency:
-        """Explain images (N, 3, side, side) in [0, 1], for labels (N,) or the predicted classes.
+        """Explain images (N, 3, H, W) in [0, 1], for labels (N,) or the predicted classes.
 
         Raises:
             DataError: images or labels do not fit the classifier.
@@ -37,9 +47,16 @@ class RbfExplainer:
         self.network.eval()
         with torch.no_grad():
             _, numbers = self.network(images.to(device), None if labels is None else labels.to(device))
-        return rbf_saliency(numbers, selector.side)
+            return selector.head.to_saliency(numbers)
 
 
-def rbf_saliency(numbers: Tensor, side: int) -> Saliency:
-    """What RBF parameters (N, 3) say, as every explainer says it."""
-    return Saliency(rbf_map(numbers, side)[:, 0], parameters=numbers)
+class RbfExplainer(AmortizedExplainer):
+    """ISP's: ``parameters`` are (N, 3) row, column and sigma in pixels, ``maps`` the radial basis masks they mean."""
+
+    head = RbfHead
+
+
+class RealXExplainer(AmortizedExplainer):
+    """REAL-X: ``maps`` are the probabilities with which each pixel is kept."""
+
+    head = RealXHead

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
@@ -10,8 +11,11 @@ from torch import Tensor
 from ..data import BatchSource
 from ..progress import SILENT, Progress
 from ..training import to_device
+from .heads import Head
 from .rbf import rbf_map
 from .selector import ExplainedClassifier
+
+_CHUNK = 512
 
 
 @dataclass(frozen=True)
@@ -29,24 +33,43 @@ class Drift:
 
 
 @torch.inference_mode()
-def explanations(network: ExplainedClassifier, batches: BatchSource, *, progress: Progress = SILENT) -> Tensor:
-    """(N, 3) RBF parameters in pixels for the true labels, over one pass; in float32 and eval mode."""
+def explanations(
+    network: ExplainedClassifier, batches: BatchSource, *, stored: bool = False, progress: Progress = SILENT
+) -> Tensor:
+    """(N, ...) what the explainer says for the true labels, over one pass in eval mode; in pixels if RBF (N, 3).
+
+    In float32, or with ``stored`` in the precision that its head keeps many of them in.
+    """
     network.eval()
+    dtype = network.selector.head.stored if stored else torch.float32
     device = next(network.parameters()).device
     found = []
     passes = progress.track(batches.epoch(0), "explanations", total=len(batches), unit="img", scale=batches.batch_size)
     for batch in passes:
         batch = to_device(batch, device)
-        found.append(network(batch.images, batch.labels)[1].float().cpu())
+        found.append(network(batch.images, batch.labels)[1].to(dtype).cpu())
     return torch.cat(found)
 
 
 def drift_between(original: Tensor, slim: Tensor, side: int) -> Drift:
     """Drift between two sets of RBF parameters (N, 3) for the same images; IoU = sum of minima / sum of maxima."""
-    centres = (original[:, :2] - slim[:, :2]).norm(dim=1).mean()
-    sigmas = (original[:, 2] - slim[:, 2]).abs().mean()
+    return _drift(original, slim, original, slim, lambda params: rbf_map(params, side))
+
+
+def drift_of(head: Head, original: Tensor, slim: Tensor) -> Drift:
+    """Drift between what ``head`` said twice (N, ...) of the same images; centre and sigma as ``Head.to_moments``."""
+    before, after = (
+        torch.cat([head.to_moments(part) for part in torch.split(numbers, _CHUNK)]) for numbers in (original, slim)
+    )
+    return _drift(original, slim, before, after, head.to_maps)
+
+
+def _drift(original: Tensor, slim: Tensor, before: Tensor, after: Tensor, to_maps: Callable[[Tensor], Tensor]) -> Drift:
+    """Of numbers (N, ...), their moments (N, 3) and the maps that they mean."""
+    centres = (before[:, :2] - after[:, :2]).norm(dim=1).mean()
+    sigmas = (before[:, 2] - after[:, 2]).abs().mean()
     overlaps = []
-    for ours, theirs in zip(torch.split(slim, 512), torch.split(original, 512), strict=True):
-        a, b = rbf_map(ours, side).flatten(1), rbf_map(theirs, side).flatten(1)
+    for ours, theirs in zip(torch.split(slim, _CHUNK), torch.split(original, _CHUNK), strict=True):
+        a, b = to_maps(ours).flatten(1), to_maps(theirs).flatten(1)
         overlaps.append(torch.minimum(a, b).sum(1) / torch.maximum(a, b).sum(1).clamp_min(1e-12))
     return Drift(float(centres), float(sigmas), float(torch.cat(overlaps).mean()), len(original))

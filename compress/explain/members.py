@@ -14,6 +14,7 @@ from .base import Explainer
 from .controls import ConstantMaps, Edges, RandomMaps
 from .prunegrad import PruneGrad, PrunePGD
 from .references import GradCam, Gradient, GradientXInput, GuidedBackprop, IntegratedGradients, SmoothGradSquared
+from .varsal import VarSal
 
 Untrained = Callable[[nn.Module], Explainer]
 Trained = Callable[[nn.Module, Path], Explainer]
@@ -46,6 +47,7 @@ for _name, _make in {
     "constant": ConstantMaps,
 }.items():
     MEMBERS.add(_name)(Member(untrained=_make))
+MEMBERS.add("varsal")(Member(trained=lambda _classifier, weights: VarSal.load(weights)))  # its encoder reads the image
 
 
 def needs_weights(name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 from lightning_fabric import Fabric
@@ -14,6 +15,20 @@ from ..models import Classifier
 from ..progress import SILENT, Progress
 from ..training import History, fit, one_cycle, to_device
 from .rbf import fixed_draws, random_rbf, rbf_map, relaxed_bernoulli
+
+DrawMasks = Callable[[Tensor], Tensor]
+"""Images (N, 3, H, W) -> random masks (N, 1, H, W) on their device: what a predictor learns to see through."""
+
+
+def rbf_masks(config: MaskConfig) -> DrawMasks:
+    """Relaxed samples of random radial basis masks (ISP)."""
+
+    def draw(images: Tensor) -> Tensor:
+        side = images.shape[-1]
+        params = random_rbf(len(images), side, centre=config.centre, sigma=config.sigma, device=images.device)
+        return relaxed_bernoulli(rbf_map(params, side), config.temperature)
+
+    return draw
 
 
 class Predictor(nn.Module):
@@ -54,22 +69,17 @@ def train_predictor(
     fabric: Fabric,
     *,
     config: PredictorConfig,
-    masks: MaskConfig,
+    draw: DrawMasks,
     progress: Progress = SILENT,
 ) -> History:
-    """min E_x,m KL(Q_class(x) || q_pred(m * x)) over random RBF masks; the best epoch on validation stays."""
+    """min E_x,m KL(Q_class(x) || q_pred(m * x)) over the masks m that ``draw`` gives; the best epoch stays."""
     classifier.eval().requires_grad_(False)
     device = fabric.device
-
-    def draw(batch: Batch) -> Tensor:
-        side = batch.images.shape[-1]
-        params = random_rbf(len(batch.images), side, centre=masks.centre, sigma=masks.sigma, device=device)
-        return relaxed_bernoulli(rbf_map(params, side), masks.temperature)
 
     def loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         with torch.no_grad():
             reference = classifier(batch.images)
-        return {"loss": divergence(reference, model(batch.images, draw(batch))).mean()}
+        return {"loss": divergence(reference, model(batch.images, draw(batch.images))).mean()}
 
     @torch.inference_mode()
     def validate() -> float:
@@ -79,7 +89,7 @@ def train_predictor(
             for batch in val.epoch(0):
                 batch = to_device(batch, device)
                 with fabric.autocast():
-                    kl = divergence(classifier(batch.images), predictor(batch.images, draw(batch)))
+                    kl = divergence(classifier(batch.images), predictor(batch.images, draw(batch.images)))
                 total += kl.sum().cpu()
                 count += len(kl)
         predictor.train()

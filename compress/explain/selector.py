@@ -1,102 +1,36 @@
-"""f_sel: one forward pass from an image to the RBF that holds its evidence; a U-Net on the classifier's own pyramid."""
+"""f_sel: one forward pass from an image to what explains it, on the classifier's own pyramid."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..models import Classifier
+from .decoder import Decoder
+from .heads import Head, RbfHead
 from .pyramid import Scale, captured
-from .rbf import to_rbf
 
 
-class ResidualBlock(nn.Module):
-    """Basic block with a projection: conv3x3, BN, ReLU, conv3x3, BN, plus a 1x1 shortcut."""
+class Selector(Decoder):
+    """A decoder and the head that speaks for it. Knows its scales by layer name (see ``find_scales``).
 
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.shortcut = nn.Conv2d(inputs, outputs, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(outputs)
+    Args:
+        side: of the images, in pixels.
+        head: how it explains: ``RbfHead`` (ISP), ``RealXHead``.
+    """
 
-    def forward(self, maps: Tensor) -> Tensor:
-        inner = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(maps)))))
-        return F.relu(inner + self.bn3(self.shortcut(maps)))
-
-
-class UpBlock(nn.Module):
-    """Twice the resolution, joined with the backbone's features there (ISP supplement; one block as released)."""
-
-    def __init__(self, inputs: int, skip: int, outputs: int) -> None:
-        super().__init__()
-        self.outputs = outputs
-        self.conv = nn.Conv2d(inputs, 4 * outputs, 3, padding=1, bias=False)
-        self.bn = nn.BatchNorm2d(4 * outputs)
-        self.shuffle = nn.PixelShuffle(2)
-        self.block = ResidualBlock(skip + outputs, outputs)
-
-    def forward(self, maps: Tensor, skip: Tensor) -> Tensor:
-        # The released code applies ReLU to the shuffled maps again: they are not negative, it changes nothing.
-        maps = self.shuffle(F.relu(self.bn(self.conv(maps))))
-        if maps.shape[2:] != skip.shape[2:]:  # backbones that round an odd size up
-            maps = F.interpolate(maps, size=skip.shape[2:], mode="nearest")
-        # The skip stands first: a dependency graph then finds its channels at offset 0.
-        return F.relu(self.block(torch.cat([skip, maps], 1)))
-
-
-class Selector(nn.Module):
-    """Decoder and feature filter on frozen features. Knows its scales by layer name (see ``find_scales``)."""
-
-    def __init__(self, scales: Sequence[Scale], classes: int, side: int) -> None:
-        super().__init__()
-        self.scales = tuple(scales)
+    def __init__(self, scales: Sequence[Scale], classes: int, side: int, head: type[Head] = RbfHead) -> None:
+        super().__init__(scales, classes)
         self.side = side
-        deepest, *finer = self.scales
-        self.filter = nn.Conv2d(deepest.channels, classes, 1, bias=False)
-        """The class embeddings C_y as one 1x1 convolution: X_ij . C_y for every class y."""
-        width, ups = deepest.channels, []
-        for scale in finer:
-            ups.append(UpBlock(width, scale.channels, scale.channels))
-            width = scale.channels
-        self.ups = nn.ModuleList(ups)
-        self.head = nn.Conv2d(width, 3, self.scales[-1].side)
-        nn.init.normal_(self.filter.weight, std=deepest.channels**-0.5)
-        nn.init.normal_(self.head.weight, std=1e-3)
-        with torch.no_grad():
-            assert self.head.bias is not None
-            self.head.bias.copy_(torch.tensor([0.0, 0.0, side / 3]))
+        self.head = head(self.width, self.scales[-1].side, side)
+        nn.init.normal_(self.filter.weight, std=self.scales[0].channels ** -0.5)
+        self.head.start_()
 
     def forward(self, features: Sequence[Tensor], labels: Tensor) -> Tensor:
-        """(N, 3) RBF parameters in pixels for features (coarse to fine) and class labels (N,)."""
-        maps = features[0]
-        evidence = self.filter(maps).gather(1, labels.view(-1, 1, 1, 1).expand(-1, 1, *maps.shape[2:]))
-        maps = maps * torch.sigmoid(evidence)
-        for up, skip in zip(self.ups, features[1:], strict=True):
-            maps = up(maps, skip)
-        return to_rbf(self.head(maps).flatten(1).float(), self.side)
-
-    def readers(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Every layer that reads the backbone, applied to what it reads: all that couples the two for surgery.
-
-        A dependency graph cannot follow the factor of ``filter`` (one channel, broadcast) nor PixelShuffle;
-        nothing beyond these layers depends on the backbone's channels.
-        """
-        deepest = features[0]
-        outputs = [self.filter(deepest)]
-        up: UpBlock
-        for index, up in enumerate(self.ups):  # type: ignore[assignment]
-            if index == 0:
-                outputs.append(up.conv(deepest))
-            skip = features[index + 1]
-            joined = torch.cat([skip, skip.new_zeros(len(skip), up.outputs, *skip.shape[2:])], 1)
-            outputs += [up.block.conv1(joined), up.block.shortcut(joined)]
-        return outputs
+        """(N, ...) the head's numbers for features (coarse to fine) and class labels (N,)."""
+        numbers: Tensor = self.head(self.decode(features, labels))
+        return numbers
 
 
 class ExplainedClassifier(nn.Module):
@@ -110,7 +44,7 @@ class ExplainedClassifier(nn.Module):
         self.selector = selector
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Logits (N, classes) and RBF parameters (N, 3) in pixels; the explained class is predicted if not given."""
+        """Logits (N, classes) and the numbers that the head says; the explained class is predicted if not given."""
         with captured(self.classifier, self.selector.scales) as features:
             logits = self.classifier(images)
         if labels is None:

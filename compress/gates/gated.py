@@ -22,7 +22,7 @@ from .scaled import scale_
 
 TOLERANCE = 1e-6
 """Relative, in float64, between the fast network and the one that multiplies activations; the explainer gives its
-parameters in float32."""
+numbers in float32."""
 
 COMPILED_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1e-1}
 """Relative, of outputs and gradients, where convolutions run in a precision: sums have another order, and bfloat16 is
@@ -73,7 +73,7 @@ class FastNetwork(nn.Module):
         return torch.cat([values, values.new_full((1,), absent)])[self.sources]
 
     def forward(self, factors: Tensor, logs: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Logits and RBF parameters (None unless steered).
+        """Logits and what the explainer says (None unless steered).
 
         Args:
             factors: (positions,) gate values, without gradient.
@@ -111,7 +111,7 @@ class GatedNetwork(nn.Module):
     def forward(
         self, images: Tensor, labels: Tensor, *, noise: float, temperature: float
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Logits, RBF parameters (None unless steered) and the one gate sample that made them."""
+        """Logits, what the explainer says (None unless steered) and the one gate sample that made them."""
         values, logs = self.gates.sample(noise=noise, temperature=temperature)
         # A last batch of another size runs eagerly: it would have to be compiled, too.
         compiled = self._compiled if images.shape == self._compiled_for else None

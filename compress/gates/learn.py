@@ -15,7 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 from ..config import GatesConfig
 from ..data import Batch, BatchSource
 from ..errors import PruningError
-from ..explain import REFERENCE_SIDE
+from ..explain import Targets
 from ..progress import SILENT, Progress
 from ..surgery import ChannelGroup
 from ..training import fit, to_device
@@ -90,10 +90,10 @@ class GateObjective:
     """ISP Eq. 10 of a batch, under a target, a noise and a cost weight that ``advance`` from step to step.
 
     Args:
-        targets: (N, 3) C_x by image index; None: not steered.
+        targets: C_x by image index; None: not steered.
     """
 
-    def __init__(self, cost: CostModel, config: GatesConfig, budget: float, targets: Tensor | None) -> None:
+    def __init__(self, cost: CostModel, config: GatesConfig, budget: float, targets: Targets | None) -> None:
         self.cost, self.config, self.targets = cost, config, targets
         self.total, self.budget = cost.total, AIM * budget
         self.cost_weight = config.cost_weight
@@ -104,7 +104,7 @@ class GateObjective:
     def __call__(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """The loss and what it is made of; ``model`` is called as ``GatedNetwork`` is."""
         model.eval()
-        logits, params, values = model(batch.images, batch.labels, noise=self.noise, temperature=self.temperature)
+        logits, found, values = model(batch.images, batch.labels, noise=self.noise, temperature=self.temperature)
         macs = self.cost.of_values(values.double())
         ce = F.cross_entropy(logits.float(), batch.labels)
         target = macs.new_tensor(self.target)
@@ -112,9 +112,7 @@ class GateObjective:
         total = ce + self.cost_weight * (residual + overshoot(macs, target)).float()
         figures = {"ce": ce, "residual": residual.float(), "macs": macs / self.total}
         if self.targets is not None:
-            wanted = self.targets[batch.indices.cpu()].to(params.device)
-            scale = (REFERENCE_SIDE / batch.images.shape[-1]) ** 2
-            steer = (params - wanted).square().sum(1).mean() * scale
+            steer = self.targets.distance(found, batch.indices)
             total = total + self.config.steer_weight * steer
             figures["steer"] = steer
         return {"loss": total, **figures}
@@ -139,7 +137,7 @@ def learn_gates(
     *,
     config: GatesConfig,
     budget: float,
-    targets: Tensor | None,
+    targets: Targets | None,
     progress: Progress = SILENT,
 ) -> GateResult:
     """Rank the channels of ``groups`` by learning which may close.
@@ -152,7 +150,7 @@ def learn_gates(
         network: the classifier, or with its explainer (steering needs that).
         train: images without augmentation (``targets`` belong to exactly these).
         budget: MACs.
-        targets: (N, 3) C_x of the UNPRUNED network, in pixels, by image index; None learns without steering.
+        targets: C_x of the UNPRUNED network, by image index; None learns without steering.
 
     Raises:
         PruningError: the gates did not converge; the message says what to change.

@@ -8,13 +8,11 @@ import torch
 
 from compress.explain import (
     explanations,
-    judge_selector,
     new_predictor,
     refuse_collapsed,
     train_predictor,
-    train_selector,
 )
-from compress.files import read_tensors, write_tensors
+from compress.files import write_tensors
 from compress.finetune import train_classifier
 from compress.gates import learn_gates, magnitude, select, uniform
 from compress.gates.widths import Align
@@ -53,7 +51,7 @@ def predictor(session: Session) -> Outcome:
         session.plain(splits.val),
         session.fabric,
         config=config.predictor,
-        masks=config.masks,
+        draw=session.explainer.masks(config),
         progress=session.progress,
     )
     path = session.stage_file("predictor", "predictor.safetensors")
@@ -63,28 +61,27 @@ def predictor(session: Session) -> Outcome:
 
 def selector(session: Session) -> Outcome:
     """f_sel at the target area, judged against masks that anyone could draw; refused if it collapsed."""
-    config, splits = session.recipe.explainer, session.splits
+    config, splits, explainer = session.recipe.explainer, session.splits, session.explainer
     device = session.fabric.device
     network, model = session.new_explained().to(device), session.predictor().to(device)
-    history = train_selector(
+    history = explainer.train(
         network,
         model,
         session.shuffled(splits.train, config.selector.batch_size, flip=True),
         session.plain(splits.val),
         session.fabric,
-        config=config.selector,
-        target_area=config.target_area,
+        config=config,
         progress=session.progress,
     )
-    quality = judge_selector(network, model, session.plain(splits.val), session.fabric)
+    quality = explainer.judge(network, model, session.plain(splits.val), session.fabric, config=config)
     session.progress.note(
         f"selector: mean area {quality.mean_area:.3f}, sigma {quality.sigma_median:.1f} px, KL {quality.kl:.3f} "
         f"(centred {quality.kl_centred:.3f}, same area centred {quality.kl_centred_same_area:.3f}, "
         f"random {quality.kl_random:.3f})"
     )
-    refuse_collapsed(quality, config.target_area)
+    refuse_collapsed(quality, config.target_area, explainer.head.kind)
     path = session.stage_file("selector", "selector.safetensors")
-    write_tensors(path, network.selector.state_dict())
+    write_tensors(path, network.selector.state_dict(), {"explainer": explainer.head.kind})
     return Outcome({**quality.to_dict(), "epochs": len(history.epochs)}, [path])
 
 
@@ -93,7 +90,8 @@ def targets(session: Session) -> Outcome:
     path = session.stage_file("targets", "targets.safetensors")
     network = session.explained().to(session.fabric.device)
     batches = session.plain(session.gate_images())
-    write_tensors(path, {"rbf": explanations(network, batches, progress=session.progress)})
+    found = explanations(network, batches, stored=True, progress=session.progress)
+    write_tensors(path, {session.explainer.head.kind: found})
     return Outcome({"images": batches.count}, [path])
 
 
@@ -108,8 +106,6 @@ def gates(session: Session) -> Outcome:
         rank = magnitude if config.steer == "magnitude" else uniform
         write_tensors(path, rank(network, session.graph.groups))
         return Outcome({"steer": config.steer}, [path])
-    steered = config.steer == "rbf"
-    wanted = read_tensors(session.stage_file("targets", "targets.safetensors"))["rbf"] if steered else None
     result = learn_gates(
         network.to(session.fabric.device),
         session.graph.groups,
@@ -118,7 +114,7 @@ def gates(session: Session) -> Outcome:
         session.fabric,
         config=config,
         budget=_macs_to_aim_for(session),
-        targets=wanted,
+        targets=session.targets(),
         progress=session.progress,
     )
     write_tensors(path, result.scores)

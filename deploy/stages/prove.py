@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
+import torch
 
 from compress.dynamic import routed_cost, use
-from compress.explain import drift_between, explanations, rbf_saliency
+from compress.explain import drift_of, explanations
 from compress.explain.fidelity import drift_of_numbers
-from compress.explain.rbf import area, rbf_map
+from compress.explain.rbf import area
 from compress.training import evaluate
 from export.prove import Artifact, Evidence, prove
 from export.runners import OnnxRunner
@@ -18,7 +17,7 @@ from export.to_torch_export import export_pt2
 
 from ..latency import measure_latency
 from ..report.units import as_macs, as_percent
-from ..session import Session
+from ..session import EVALUATION_BATCH, Session
 from .outcome import Outcome
 
 _EXAMPLES = 2
@@ -107,13 +106,13 @@ def judgement(session: Session) -> Outcome:
         explanations(network.to(device), val, progress=session.progress)
         for network in session.progress.track(networks, "saliency drift", unit="models")
     )
-    side = session.splits.image_size
-    drift = drift_between(reasons, kept, side)
-    area_after = float(area(rbf_map(kept, side)).mean())
-    maps = drift_of_numbers("rbf", reasons, kept, partial(rbf_saliency, side=side)).to_dict()
+    head = slim_explained.selector.head
+    drift = drift_of(head, reasons, kept)
+    areas = torch.cat([area(head.to_maps(part)) for part in torch.split(kept, EVALUATION_BATCH)])
+    maps = drift_of_numbers(head.kind, reasons, kept, head.to_saliency).to_dict()
     del maps["explainer"]  # said once
     session.progress.note(
         f"explanations: centres moved {drift.center_drift_px:.2f} px, overlap {as_percent(drift.iou)}"
     )
-    moved = {"explainer": "rbf", **drift.to_dict(), "area": area_after, "maps": maps}
+    moved = {"explainer": head.kind, **drift.to_dict(), "area": float(areas.mean()), "maps": maps}
     return Outcome({**metrics, "saliency": moved}, [])

@@ -132,7 +132,7 @@ def finetune(session: Session) -> Outcome:
         shutil.copyfile(plan_path, part)
     files = [run.slim_model, run.plan]
     if isinstance(network, ExplainedClassifier):
-        write_tensors(run.slim_explainer, network.selector.state_dict())
+        write_tensors(run.slim_explainer, network.selector.state_dict(), {"explainer": network.selector.head.kind})
         files.append(run.slim_explainer)
     return Outcome({"val_accuracy": score.accuracy, "recalibrated_val_accuracy": recalibrated.accuracy}, files)
 
@@ -142,7 +142,9 @@ def _steering(session: Session, network: ExplainedClassifier | Classifier) -> St
     if not weight:
         return None
     assert isinstance(network, ExplainedClassifier), "the recipe was refused otherwise"
-    return Steering(session.explained().to(session.fabric.device), network, weight)
+    targets = session.targets()
+    original = session.explained().to(session.fabric.device)
+    return Steering(original, network, weight, None if targets is None else targets.unit)
 
 
 def classifier_of(network: ExplainedClassifier | Classifier) -> Classifier:

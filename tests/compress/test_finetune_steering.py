@@ -11,7 +11,7 @@ from torch import nn
 
 from compress.config import FinetuneConfig
 from compress.data import Batches, ImageSet
-from compress.explain import ExplainedClassifier, Selector, drift_between, explanations, find_scales
+from compress.explain import ExplainedClassifier, RealXHead, Selector, drift_between, explanations, find_scales
 from compress.finetune import Steering, train_classifier
 from compress.models import Classifier
 from compress.training import make_fabric
@@ -89,6 +89,20 @@ def test_the_term_is_in_pixels_of_a_32_pixel_side(network: ExplainedClassifier, 
         moved = params + torch.tensor([1.0, 0.0, 0.0])
         assert float(steering.distance(batch, params)) == 0
         assert float(steering.distance(batch, moved)) == pytest.approx(4.0, rel=1e-4)
+
+
+def test_maps_are_steered_in_the_unit_that_is_given(network: ExplainedClassifier, images: ImageSet) -> None:
+    scales = network.selector.scales
+    pixelwise = ExplainedClassifier(network.classifier, Selector(scales, 2, SIDE, RealXHead)).eval()
+    batch = next(iter(Batches(images, 64).epoch(0)))
+    steering = Steering(pixelwise, pixelwise, 1.0, unit=0.5)
+    with torch.no_grad():
+        found = pixelwise(batch.images, batch.labels)[1]
+        moved = found.clone()
+        moved[:, 3, 4] += 2
+        assert float(steering.distance(batch, moved)) == pytest.approx(2.0, rel=1e-4)
+    with pytest.raises(AssertionError):
+        Steering(pixelwise, pixelwise, 1.0)
 
 
 def test_another_model_than_the_slim_networks_classifier_is_a_mistake(

@@ -141,6 +141,22 @@ def test_steered(mine: Mine, data: tuple[DataLoader[Any], DataLoader[Any]], exam
     torch.testing.assert_close(alone.model(example), slimmed.model(example))
 
 
+def test_explained_by_realx(mine: Mine, data: tuple[DataLoader[Any], DataLoader[Any]], example: Tensor) -> None:
+    explainer = ExplainerConfig.model_validate(
+        {"predictor": {"epochs": 2, "lr": 1e-3}, "selector": {"epochs": 4, "lr": 0.01, "batch_size": 64}}
+    )
+    traced = api.explain(api.trace(mine, example), *data, kind="realx", config=explainer)
+    with pytest.raises(ConfigError, match=r"gates.steer is rbf and the explainer is realx: call explain\(kind='rbf'\)"):
+        api.learn_gates(traced, data[0], config=GatesConfig(steer="rbf"))
+    scores = {group.name: torch.rand(group.channels) for group in traced.graph.groups}
+    slimmed = api.slim(traced, api.select(traced, scores))
+    assert slimmed.explained is not None
+    assert slimmed.max_rel <= 1e-5
+    logits, maps = slimmed.explained(example)
+    assert torch.equal(logits, slimmed.model(example))
+    assert maps.shape == (4, 8, 8)
+
+
 def test_scores_by_weights_need_no_learning(mine: Mine, example: Tensor) -> None:
     traced = api.trace(mine, example)
     scores = api.learn_gates(traced, [], config=GatesConfig(steer="magnitude"))
@@ -159,8 +175,10 @@ def test_refusals(mine: Mine, example: Tensor, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"example is .*uint8"):
         api.trace(mine, example.to(torch.uint8))
     traced = api.trace(mine, example)
-    with pytest.raises(ConfigError, match=r"call explain\(\) first"):
+    with pytest.raises(ConfigError, match=r"there is no explainer: call explain\(kind='rbf'\) first"):
         api.learn_gates(traced, [], config=GatesConfig(steer="rbf"))
+    with pytest.raises(ConfigError, match=r"unknown explainer that can steer gates 'rbg'; did you mean 'rbf'\?"):
+        api.explain(traced, [], [], kind="rbg")
     with pytest.raises(PruningError, match="the smallest plan has"):
         api.learn_gates(traced, [], macs=0.0001)
     with pytest.raises(DataError, match="no batches"):

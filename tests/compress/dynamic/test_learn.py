@@ -72,7 +72,7 @@ def test_learning_holds_the_budget_and_tells_images_apart(
     assert found.validation.macs_mean == use(model, cost, val).macs_mean
     assert found.validation.accuracy > 0.7  # of ten classes
     assert all(len(column.unique()) > 1 for column in found.validation.choices.T)
-    assert accuracy_with_dense(model, val, 0.5) > found.validation.accuracy - 0.02  # .08 less if it never ran dense
+    assert accuracy_with_dense(model, val, 1.0) > found.validation.accuracy - 0.05  # .1 to .4 less if never trained
 
 
 @torch.inference_mode()

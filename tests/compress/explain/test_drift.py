@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from compress.data import Batches
-from compress.explain import Drift, ExplainedClassifier, drift_between, explanations
+from compress.explain import Drift, ExplainedClassifier, RealXHead, Selector, drift_between, drift_of, explanations
 
 
 def naive_iou(first: list[float], second: list[float], side: int) -> float:
@@ -79,3 +79,20 @@ def test_explanations_are_in_the_order_of_the_images(
         for n in (0, 3, 5):
             _, params = network(images[n : n + 1], labels[n : n + 1])
             torch.testing.assert_close(found[n : n + 1], params, rtol=1e-4, atol=1e-4)
+
+
+def test_maps_drift_by_their_moments_and_their_own_overlap(network: ExplainedClassifier) -> None:
+    head = Selector(network.selector.scales, 3, 16, RealXHead).head
+    maps = torch.zeros(2, 16, 16)
+    maps[0, 4, 4], maps[1, 8, 8] = 0.8, 0.5
+    other = torch.zeros(2, 16, 16)
+    other[0, 7, 8], other[1, 8, 8] = 0.8, 0.25  # five pixels away; the same place, half as sure
+    drift = drift_of(head, maps, other)
+    assert (drift.center_drift_px, drift.sigma_drift_px, drift.images) == (pytest.approx(2.5), pytest.approx(0), 2)
+    assert drift.iou == pytest.approx(0.25)
+
+
+def test_the_drift_of_radial_masks_is_that_of_their_parameters(network: ExplainedClassifier) -> None:
+    torch.manual_seed(0)
+    before, after = (torch.rand(600, 3) * 10 + 2 for _ in range(2))
+    assert drift_of(network.selector.head, before, after) == drift_between(before, after, 16)

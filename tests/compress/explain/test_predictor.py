@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from compress.config import MaskConfig, PredictorConfig
 from compress.data import Batches
-from compress.explain import Predictor, new_predictor, train_predictor
+from compress.explain import Predictor, new_predictor, rbf_masks, train_predictor
 from compress.explain.predictor import divergence
 from compress.explain.rbf import random_rbf, rbf_map, relaxed_bernoulli
 from compress.models import Classifier
@@ -103,7 +103,7 @@ def test_training_lowers_the_divergence_on_masked_images(
     predictor = new_predictor(classifier, config)
     weights = {name: value.clone() for name, value in classifier.state_dict().items()}
     before = masked_kl(predictor.eval(), classifier, val)
-    history = train_predictor(predictor, classifier, train, val, fabric, config=config, masks=MaskConfig())
+    history = train_predictor(predictor, classifier, train, val, fabric, config=config, draw=rbf_masks(MaskConfig()))
     assert history.best < 0.75 * before
     assert history.best == min(history.validations)
     assert not predictor.training
@@ -122,7 +122,13 @@ def test_validation_takes_no_random_numbers_from_training(
         torch.manual_seed(5)
         config = PredictorConfig(epochs=1)
         train_predictor(
-            new_predictor(classifier, config), classifier, train, images, fabric, config=config, masks=MaskConfig()
+            new_predictor(classifier, config),
+            classifier,
+            train,
+            images,
+            fabric,
+            config=config,
+            draw=rbf_masks(MaskConfig()),
         )
         states.append(torch.random.get_rng_state())
     assert torch.equal(*states)

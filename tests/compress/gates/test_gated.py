@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from compress.data import Batch
 from compress.errors import PruningError
-from compress.explain import ExplainedClassifier, Selector, find_scales
+from compress.explain import ExplainedClassifier, Head, RbfHead, RealXHead, Selector, find_scales
 from compress.gates import Gates
 from compress.gates.fold import FoldPair
 from compress.gates.gated import FastNetwork, GatedNetwork, pays_to_compile, proven_pairs
@@ -85,10 +85,12 @@ def shaken(network: nn.Module) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def explained(build: Callable[[], nn.Module]) -> tuple[ExplainedClassifier, tuple[ChannelGroup, ...]]:
+def explained(
+    build: Callable[[], nn.Module], head: type[Head] = RbfHead
+) -> tuple[ExplainedClassifier, tuple[ChannelGroup, ...]]:
     torch.manual_seed(0)
     classifier = Classifier(build(), (0.5,) * 3, (0.5,) * 3)
-    selector = Selector(find_scales(classifier, torch.zeros(1, 3, SIDE, SIDE)), CLASSES, SIDE)
+    selector = Selector(find_scales(classifier, torch.zeros(1, 3, SIDE, SIDE)), CLASSES, SIDE, head)
     nn.init.normal_(selector.head.weight, std=0.1)
     network = ExplainedClassifier(classifier, selector)
     shaken(network)
@@ -108,12 +110,12 @@ def objective(logits: Tensor, params: Tensor | None, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels) + 0.1 * steer
 
 
-@pytest.mark.parametrize("steered", [True, False])
+@pytest.mark.parametrize(("steered", "head"), [(True, RbfHead), (True, RealXHead), (False, RbfHead)])
 @pytest.mark.parametrize("build", [Branched, Rereading])
 def test_outputs_and_gradients_are_those_of_multiplied_activations(
-    build: Callable[[], nn.Module], steered: bool
+    build: Callable[[], nn.Module], steered: bool, head: type[Head]
 ) -> None:
-    network, groups = explained(build)
+    network, groups = explained(build, head)
     network.double()
     # One image: the linear layer's weights are then larger than its input.
     images, labels = batch_of(1).images.double(), batch_of(1).labels

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from compress.config import GatesConfig, TrainConfig
 from compress.data import Batches, ImageSet
 from compress.errors import PruningError
-from compress.explain import ExplainedClassifier, Selector, explanations, find_scales
+from compress.explain import ExplainedClassifier, RealXHead, Selector, find_scales, find_targets
 from compress.finetune import train_classifier
 from compress.gates import CostModel, GateResult, Gates, learn_gates, residual_cost
 from compress.gates.gate import GUMBEL_MEDIAN, OFFSET
@@ -73,7 +73,7 @@ def learn(network: ExplainedClassifier, images: ImageSet, *, steered: bool, **se
         make_fabric(),
         config=GatesConfig.model_validate({"steps": 300, **settings}),
         budget=0.5 * cost.total,
-        targets=explanations(network, Batches(images, 64)) if steered else None,
+        targets=find_targets(network, Batches(images, 64)) if steered else None,
     )
 
 
@@ -116,7 +116,7 @@ def test_compiled_and_eager_learn_the_same_gates(
             make_fabric(),
             config=config,
             budget=0.5 * cost.total,
-            targets=explanations(network, Batches(images, 64)),
+            targets=find_targets(network, Batches(images, 64)),
             progress=progress,
         )
 
@@ -143,6 +143,25 @@ def test_steering_keeps_what_the_explainer_reads(network: ExplainedClassifier, i
 
     def lead(weight: float) -> float:
         scores = learn(network, images, steered=True, steer_weight=weight).scores["net.conv1"]
+        return float(scores[:4].mean() - scores[4:].mean())
+
+    assert lead(0.05) > lead(0.0) + 1
+
+
+def test_maps_steer_as_radial_masks_do(network: ExplainedClassifier, images: ImageSet) -> None:
+    """The same with an explainer of pixels, under the same g1: its distances come in a unit that makes them alike."""
+    with torch.no_grad():
+        network.classifier.net.head.weight.zero_()
+        pixelwise = ExplainedClassifier(
+            network.classifier, Selector(network.selector.scales, 2, SIDE, RealXHead)
+        ).eval()
+        nn.init.normal_(pixelwise.selector.head.weight)
+        block = pixelwise.selector.ups[0].block
+        for layer in (block.conv1, block.shortcut):
+            layer.weight[:, 4:8] = 0
+
+    def lead(weight: float) -> float:
+        scores = learn(pixelwise, images, steered=True, steer_weight=weight).scores["net.conv1"]
         return float(scores[:4].mean() - scores[4:].mean())
 
     assert lead(0.05) > lead(0.0) + 1

@@ -1,0 +1,120 @@
+"""Judge a selector on validation images, and refuse one that explains nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from ..data import BatchSource
+from ..errors import PruningError
+from ..training import to_device
+from .predictor import Predictor, divergence
+from .rbf import area, fixed_draws
+from .selector import ExplainedClassifier
+
+WHOLE_IMAGE, NOTHING = 0.85, 0.02
+"""Mean areas beyond which a map says 'everything' or 'nothing'."""
+
+
+@dataclass(frozen=True)
+class SelectorQuality:
+    """What a selector is worth on validation images. KL in nats, sigma in pixels, area as a share of the image.
+
+    ``kl`` explains the true label and ``kl_predicted_label`` the predicted one; the other masks are what it must
+    beat: the same maps moved to the image's centre, radial ones of the same areas there, the same maps at random
+    places. Sigma and centre of a map that is not radial are those of its mass (``moments_of``).
+    """
+
+    mean_area: float
+    sigma_p10: float
+    sigma_median: float
+    sigma_p90: float
+    centre_spread: float
+    kl: float
+    kl_predicted_label: float
+    kl_centred: float
+    kl_centred_same_area: float
+    kl_random: float
+
+    def to_dict(self) -> dict[str, float]:
+        """JSON form."""
+        return asdict(self)
+
+
+@torch.inference_mode()
+def judge_selector(
+    network: ExplainedClassifier,
+    predictor: Predictor,
+    val: BatchSource,
+    fabric: Fabric,
+    *,
+    brief: bool = False,
+    sample: Callable[[Tensor], Tensor] | None = None,
+) -> SelectorQuality:
+    """Measure a selector on validation images with its mean maps. Leaves both in eval mode.
+
+    Args:
+        brief: leave out the comparisons (they are NaN): for a value during training.
+        sample: the masks to look through, drawn from maps of probabilities (N, 1, H, W): for a predictor that has
+            seen nothing but hard masks.
+    """
+    network.eval()
+    predictor.eval()
+    head = network.selector.head
+    moments, areas, sums, count = [], 0.0, torch.zeros(5, dtype=torch.float64), 0
+    precision = fabric.autocast if brief else nullcontext  # learning may be quick, a verdict is in float32
+    with fixed_draws(fabric.device):
+        for batch in val.epoch(0):
+            batch = to_device(batch, fabric.device)
+            with precision():
+                logits, found = network(batch.images, batch.labels)
+                masks = [head.to_maps(found)]
+                if not brief:
+                    predicted = head.to_maps(network(batch.images)[1])
+                    masks += [predicted, *head.rivals(found)]
+                for index, mask in enumerate(masks):
+                    seen = mask if sample is None else _drawn(sample, mask)
+                    sums[index] += float(divergence(logits, predictor(batch.images, seen)).sum())
+            areas += float(area(head.to_maps(found.float())).sum())
+            moments.append(head.to_moments(found.float()).cpu())
+            count += len(batch.images)
+    every = torch.cat(moments)
+    low, median, high = every[:, 2].quantile(torch.tensor([0.1, 0.5, 0.9])).tolist()
+    kls = [float(value) / count for value in sums]
+    rest = [math.nan] * 4 if brief else kls[1:]
+    spread = float(every[:, :2].std(0).mean())
+    return SelectorQuality(areas / count, low, median, high, spread, kls[0], *rest)
+
+
+def _drawn(sample: Callable[[Tensor], Tensor], maps: Tensor) -> Tensor:
+    """With the same noise for all masks: they are compared on equal terms, whether there are rivals or not."""
+    with fixed_draws(maps.device):
+        return sample(maps)
+
+
+def refuse_collapsed(quality: SelectorQuality, target_area: float, kind: str = "rbf") -> None:
+    """Raise PruningError if the selector's maps cannot steer anything: the silent failure of amortized explainers."""
+    if quality.mean_area > WHOLE_IMAGE:
+        softer = "use explainer.selector.area_term=mean, " if kind == "rbf" else ""  # others have no other term
+        raise PruningError(
+            f"the selector collapsed to the whole image (mean area {quality.mean_area:.2f}, target {target_area:.2f}, "
+            f"median sigma {quality.sigma_median:.0f} px): its maps explain nothing; "
+            f"{softer}raise explainer.selector.area_weight or train it for longer"
+        )
+    if quality.mean_area < NOTHING:
+        raise PruningError(
+            f"the selector collapsed to nothing (mean area {quality.mean_area:.3f}, target {target_area:.2f}): "
+            "lower explainer.selector.area_weight or train the predictor for longer"
+        )
+    if not quality.kl < quality.kl_random:
+        raise PruningError(
+            f"the selector's places are no better than random ones (KL {quality.kl:.3f} against "
+            f"{quality.kl_random:.3f} nats): train predictor and selector for longer "
+            "(explainer.predictor.epochs, explainer.selector.epochs)"
+        )

@@ -1,0 +1,66 @@
+"""A whole run whose gates are steered by REAL-X, on digits; what changes when the explainer does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+
+from compress.explain import RealXExplainer
+from compress.files import read_tensors
+from compress.progress import SILENT
+from deploy.pipeline import _fingerprints, to_stages
+from deploy.recipe import load_recipe
+from deploy.report import Report
+from deploy.run_dir import RunDir, read_run
+from deploy.session import Session
+
+QUICK = ("explainer.selector.epochs=6", "explainer.selector.lr=0.01", "export.formats=[onnx]")
+
+
+def test_gates_are_steered_by_realx_end_to_end(cache: Path, tmp_path: Path, rerun: Callable[..., Report]) -> None:
+    report = rerun(tmp_path, "gates.steer=realx", *QUICK)
+    assert report.verdict.passed
+    assert report.gates is not None
+    assert report.gates.steer == "realx"
+    assert report.saliency is not None
+    assert report.saliency.explainer == "realx"
+    assert 0 < report.saliency.iou < 1
+    assert report.saliency.selector is not None
+    assert report.saliency.selector.kl < report.saliency.selector.kl_random
+    assert report.exactness.gated_vs_slim_max_rel is not None
+    assert report.exactness.gated_vs_slim_max_rel <= 1e-5
+    assert "steered by REAL-X" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert (tmp_path / "saliency.png").is_file()
+
+    session = Session(load_recipe(tmp_path / "recipe.yaml"), read_run(tmp_path), SILENT, cache)
+    targets = session.targets()
+    assert targets is not None
+    assert targets.numbers.dtype == torch.float16
+    assert targets.numbers.shape == (len(session.splits.train), 8, 8)  # the finest scale, half the image's side
+    original, (_, slim) = session.explained(), session.slim()
+    assert slim is not None
+    slim.selector.load_state_dict(read_tensors(tmp_path / "slim" / "explainer.safetensors"))
+    maps = [RealXExplainer(network).explain(session.some_images(4)).maps for network in (original, slim)]
+    assert maps[0].shape == maps[1].shape == (4, 16, 16)
+    assert not torch.equal(*maps)
+    with safe_open(tmp_path / "slim" / "explainer.safetensors", "pt") as file:
+        assert file.metadata() == {"explainer": "realx"}
+
+
+def test_another_explainer_is_learned_anew_and_nothing_before_it(tiny: Path, cache: Path) -> None:
+    def keys(*overrides: str) -> dict[str, str]:
+        recipe = load_recipe(tiny, overrides)
+        session = Session(recipe, RunDir(tiny.parent, writable=False), SILENT, cache)
+        return _fingerprints(to_stages(recipe), session)
+
+    rbf, pixels = keys(), keys("gates.steer=realx")
+    hard = keys("gates.steer=realx", "explainer.realx.variant=original")
+    assert rbf.keys() == pixels.keys()
+    assert {name for name in rbf if rbf[name] == pixels[name]} == {"classifier"}
+    assert {name for name in rbf if hard[name] == pixels[name]} == {"classifier"}
+    # What REAL-X is does not matter to runs that do not use it; RBF masks do not matter to REAL-X.
+    assert keys("explainer.realx.variant=original") == rbf
+    assert keys("gates.steer=realx", "explainer.masks.sigma=[4, 9]") == pixels
