@@ -22,10 +22,7 @@ from compress.explain import (
     make_explainer,
     needs_weights,
 )
-from compress.explain.fidelity.drift import (
-    ImageDrifts,
-    compare,
-)
+from compress.explain.fidelity.drift import ImageDrifts, compare
 from compress.models import Classifier
 from compress.registry import nearest
 

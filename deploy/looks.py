@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from compress.explain import AmortizedExplainer, Saliency
-from compress.explain.fidelity.drift import CONSTANT, REGION, SAYS, centres_of_mass, compare, mass_of, region
+from compress.explain.fidelity.drift import REGION, compare
+from compress.explain.fidelity.mass import CONSTANT, SAYS, centres_of_mass, mass_of, region
 
 from .report.markdown import DRIFT_PICTURE
 from .report.panels import DriftRow, Look, draw_drift

@@ -1,4 +1,4 @@
-"""The loop that every stage learns by, and the score of a classifier."""
+"""The loop that every stage learns by."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from compress.data import Batch, Batches, ImageSet
 from compress.errors import PruningError
-from compress.training import History, Score, evaluate, fit, logits_of, make_fabric, one_cycle, to_device
+from compress.training import History, evaluate, fit, make_fabric, one_cycle, to_device
 
 T = TypeVar("T")
 
@@ -281,69 +281,6 @@ def test_one_cycle_keeps_the_groups_own_rates() -> None:
         optimizer.step()
         scheduler.step()
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([1.0, 0.1])
-
-
-class Noted(nn.Module):
-    """A linear classifier that notes in which mode it is asked, and whether images are channels-last."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = to_model()
-        self.dropout = nn.Dropout(0.5)
-        self.modes: list[bool] = []
-        self.last: list[bool] = []
-
-    def forward(self, images: Tensor) -> Tensor:
-        self.modes.append(self.training)
-        self.last.append(images.is_contiguous(memory_format=torch.channels_last))
-        logits: Tensor = self.dropout(self.linear(images))
-        return logits
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_evaluate_is_a_count_of_hits_and_a_mean_of_losses(training: bool, images: ImageSet) -> None:
-    model = Noted().train(training)
-    hits, losses = 0, 0.0
-    with torch.no_grad():
-        for image, label in zip(images.images, images.labels.tolist(), strict=True):
-            scores = model.linear(torch.from_numpy(np.asarray(image))[None].float() / 255)[0].double()
-            hits += int(scores.argmax()) == label
-            losses -= float(scores[label] - scores.exp().sum().log())
-    found = evaluate(model, Batches(images, 8))
-    assert found.accuracy == pytest.approx(hits / 20)
-    assert found.loss == pytest.approx(losses / 20, rel=1e-5)
-    assert 0 < hits < 20
-    assert model.modes == [False, False, False]
-    assert all(model.last)
-    assert model.training is training
-
-
-def test_evaluate_does_not_mind_the_order(images: ImageSet) -> None:
-    model = to_model()
-    plain, mixed = evaluate(model, Batches(images, 8)), evaluate(model, Batches(images, 3, shuffle=True))
-    assert plain == Score(mixed.accuracy, pytest.approx(mixed.loss))
-
-
-def test_logits_leave_the_mode_even_after_an_error(images: ImageSet) -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(11, 2)).train()
-    with pytest.raises(RuntimeError, match="shapes"):
-        logits_of(model, Batches(images, 8))
-    assert model.training
-
-
-def test_logits_are_float32_in_the_order_of_the_images(images: ImageSet) -> None:
-    model = to_model().double()
-    found = logits_of(nn.Sequential(Doubled(), model), Batches(images, 8), device=torch.device("cpu"))
-    assert found.dtype == torch.float32
-    assert found.shape == (20, 2)
-    pixels = torch.from_numpy(np.asarray(images.images)).double() / 255
-    with torch.no_grad():
-        torch.testing.assert_close(found, model(pixels).float(), rtol=1e-5, atol=1e-5)
-
-
-class Doubled(nn.Module):
-    def forward(self, images: Tensor) -> Tensor:
-        return images.double()
 
 
 def test_to_device_changes_the_layout_and_nothing_else(batches: Batches) -> None:

@@ -15,6 +15,7 @@ from ...errors import DataError
 from ...progress import SILENT, Progress
 from ..base import Explainer, Saliency
 from .estimate import Estimate
+from .mass import CONSTANT, SAYS, ZERO, centres_of_mass, kinds_of, mass_of, region
 from .similarity import spearman
 
 REGION: Final = 0.5
@@ -31,10 +32,6 @@ WORST: Final = 8
 
 _CHUNK: Final = 256
 
-SAYS, CONSTANT, ZERO = 0, 1, 2
-"""A map says something; has one value everywhere; has nothing above zero."""
-
-_FLAT: Final = 1e-6  # of the largest value: what rounding leaves of a constant map
 _SMOOTHING: Final = 1e-3  # mass of a uniform map mixed in: divergence stays finite where a map is exactly zero
 
 
@@ -203,7 +200,7 @@ def compare(original: Saliency, slim: Saliency, indices: Tensor | None = None) -
             "with both models"
         )
     before, after = _mass(original, "original"), _mass(slim, "slim")
-    kinds = _kinds(before), _kinds(after)
+    kinds = kinds_of(before), kinds_of(after)
     both, one = _either(kinds)
     nothing = torch.full((len(before),), math.nan, dtype=torch.float64)
 
@@ -227,42 +224,12 @@ def compare(original: Saliency, slim: Saliency, indices: Tensor | None = None) -
     )
 
 
-def region(mass: Tensor, share: float) -> Tensor:
-    """(N, H, W) bool: the smallest set of pixels that holds ``share`` of a map's mass (N, H, W).
-
-    Of equal pixels the first ones.
-    """
-    flat = mass.flatten(1).double()
-    ordered, order = flat.sort(dim=1, descending=True, stable=True)
-    before = ordered.cumsum(1) - ordered
-    inside = before < share * flat.sum(1, keepdim=True)
-    return torch.zeros_like(inside).scatter_(1, order, inside).view(mass.shape)
-
-
-def mass_of(saliency: Saliency) -> Tensor:
-    """(N, H, W) float64 on the CPU: the non-negative part of what ranks pixels."""
-    return saliency.importance.detach().cpu().double().clamp_min(0)
-
-
-def centres_of_mass(mass: Tensor) -> Tensor:
-    """(N, 2) row and column, in pixels, of maps (N, H, W) without negative values; NaN for a map of zeros."""
-    rows, columns = (torch.arange(count, dtype=mass.dtype) for count in mass.shape[1:])
-    total = mass.sum((1, 2))
-    return torch.stack([(mass.sum(2) * rows).sum(1) / total, (mass.sum(1) * columns).sum(1) / total], 1)
-
-
 def _mass(saliency: Saliency, model: str) -> Tensor:
     if not saliency.maps.isfinite().all():
         raise DataError(
             f"a map of the {model} model holds NaN or infinity: it cannot be compared, take another explainer"
         )
     return mass_of(saliency)
-
-
-def _kinds(mass: Tensor) -> Tensor:
-    low, high = mass.flatten(1).aminmax(dim=1)
-    flat = torch.where(high - low <= _FLAT * high, CONSTANT, SAYS)
-    return torch.where(high == 0, ZERO, flat)
 
 
 def _either(kinds: Iterable[Tensor]) -> tuple[Tensor, Tensor]:

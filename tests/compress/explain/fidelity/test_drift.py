@@ -24,7 +24,7 @@ from compress.explain import (
     rbf_saliency,
 )
 from compress.explain.fidelity import ImageDrifts, MapDrift, compare, drift_by, drift_of_numbers
-from compress.explain.fidelity.drift import CONSTANT, SAYS, ZERO, region
+from compress.explain.fidelity.mass import CONSTANT, SAYS, ZERO, region
 
 SIDE = 16
 
