@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from compress.errors import ExportError
+from compress.errors import ExportError, RuntimeMissing
 from export.runners import (
     CPU,
     CUDA,
@@ -17,7 +17,6 @@ from export.runners import (
     OnnxRunner,
     Pt2Runner,
     Runner,
-    RuntimeMissing,
     TorchRunner,
     in_onnxruntime,
     to_input,

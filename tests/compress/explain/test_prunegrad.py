@@ -37,7 +37,7 @@ def naive_change(model: nn.Module, image: Tensor, label: int, percent: int) -> f
     pruned = model(image)
     for handle in handles:
         handle.remove()
-    p, q = (float(values.softmax(1)[0, label]) for values in (logits, pruned))
+    p, q = (values.detach().softmax(1)[0, label].item() for values in (logits, pruned))
     return abs(q - p) / p
 
 
