@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,8 @@ from compress.files import read_json, write_json
 from compress.gates import CostModel
 from compress.models import build_classifier
 from compress.surgery import trace_groups
-from deploy.bench.rounds import time_interleaved
-from deploy.bench.statistics import to_speedup
+from deploy.bench.rounds import time_sessions
+from deploy.bench.statistics import to_quantiles, to_speedup
 from deploy.machine import device_name, versions
 from deploy.report import read_report
 from export.routed_onnx import export_masked, export_routed
@@ -43,7 +42,7 @@ ALIGN = 16
 """Channels of a mask in multiples of what the processor computes at once."""
 
 VARIANTS = ("original", "slim", "dynamic_masked", "dynamic_routed")
-IMAGES, WARMUP = 16, 2.0
+IMAGES, WARMUP, SESSIONS = 16, 2.0, 10
 
 Row = dict[str, Any]
 
@@ -113,16 +112,17 @@ def latency(name: str, masks: int, macs: float, rounds: int) -> list[Row]:
     heads = sum(route.inputs * masks for route in dynamic.routes)
     dense = cost.total - heads
     images = timed_images(side)
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+    with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         export_onnx(model, images[:2], place / "original.onnx")
         export_masked(dynamic, images[:2], place / "dynamic_masked.onnx")
         routed = export_routed(dynamic, images[:2], place / "dynamic_routed.onnx")
         runners = {
-            variant: stack.enter_context(OnnxRunner(place / f"{variant}.onnx", 1))
+            variant: OnnxRunner(place / f"{variant}.onnx", 1)
             for variant in ("original", "dynamic_masked", "dynamic_routed")
         }
-        times = time_interleaved(runners, images.numpy(), rounds=rounds, warmup=WARMUP, seed=0)
+        measured = time_sessions(runners, images.numpy(), sessions=SESSIONS, rounds=rounds, warmup=WARMUP, seed=0)
+    times = {variant: timing.host for variant, timing in measured.timings.items()}
     rows = []
     for variant, values in times.items():
         ratio = to_speedup(times["original"], values, seed=0)
@@ -138,23 +138,16 @@ def latency(name: str, masks: int, macs: float, rounds: int) -> list[Row]:
                 "macs": dense,
                 "macs_mean": mean,
                 "test_accuracy": None,
-                "latency_ms": float(np.median(values)),
+                "latency_ms": to_quantiles(values).median,
                 "speedup": ratio.median,
                 "speedup_low": ratio.low,
                 "speedup_high": ratio.high,
                 "realised": ratio.median * mean / dense,
                 "rounds": rounds,
+                "sessions": SESSIONS,
             }
         )
     return rows
-
-
-def repeated(name: str, masks: int, macs: float, rounds: int, repeats: int) -> list[Row]:
-    """The repeat whose routed form realises the median; every repeat's figure stands in ``realised_repeats``."""
-    found = [latency(name, masks, macs, rounds) for _ in range(repeats)]
-    figures = [[row["realised"] for row in rows] for rows in found]
-    chosen = sorted(found, key=lambda rows: float(rows[-1]["realised"]))[(repeats - 1) // 2]
-    return [row | {"realised_repeats": [figure[i] for figure in figures]} for i, row in enumerate(chosen)]
 
 
 def accuracy(run: Path, schedule: str) -> list[Row]:
@@ -209,7 +202,6 @@ def main() -> None:
     timing.add_argument("--masks", type=int, default=2)
     timing.add_argument("--macs", type=float, default=0.5, help="share of the MACs kept, at most")
     timing.add_argument("--rounds", type=int, default=200)
-    timing.add_argument("--repeats", type=int, default=3, help="the median one is kept, chosen by no other figure")
     finished = modes.add_parser("accuracy")
     finished.add_argument("run", type=Path)
     finished.add_argument("schedule", help="how long the run trained, in words")
@@ -219,7 +211,7 @@ def main() -> None:
         batches = [accuracy(given.run, given.schedule)]
     else:
         names = given.model or list(CASES)
-        batches = [repeated(name, given.masks, given.macs, given.rounds, given.repeats) for name in names]
+        batches = [latency(name, given.masks, given.macs, given.rounds) for name in names]
     for rows in batches:
         save(rows)
         for row in rows:
