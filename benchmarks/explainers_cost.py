@@ -26,26 +26,28 @@ from torch import Tensor, nn
 from compress.data import open_splits
 from compress.explain import (
     MEMBERS,
+    STEERING,
+    AmortizedExplainer,
     ExplainedClassifier,
     PruneGrad,
     Selector,
     calibrate_percent,
-    check_images,
     find_scales,
     make_explainer,
     needs_weights,
-    rbf_map,
 )
+from compress.explain.varsal import Encoder, VarSal
 from compress.files import read_json, write_json
 from compress.models import build_classifier
-from deploy.latency import time_interleaved, to_quantiles, to_speedup
+from deploy.bench.rounds import time_interleaved
+from deploy.bench.statistics import to_quantiles, to_speedup
 from deploy.machine import device_name, versions
 from deploy.recipe import load_recipe
 from deploy.session import default_cache
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "explainers_cost.json"
-FORWARD, RBF, CALIBRATED = "forward", "rbf", "prunegrad, calibrated"
+FORWARD, CALIBRATED = "forward", "prunegrad, calibrated"
 DEAR = ("integrated_gradients", "smoothgrad_squared", "prunegrad", "prunepgd")
 """Tens of forward passes each."""
 
@@ -93,22 +95,22 @@ def time_explainers(
 
 
 def to_calls(classifier: nn.Module, side: int, classes: int, percent: int) -> dict[str, Callable[[Tensor], object]]:
-    """The forward pass, ``rbf`` and every member that needs no weights."""
+    """The forward pass, what is learned (time does not depend on weights) and every member that needs none."""
     torch.manual_seed(0)
-    selector = Selector(find_scales(classifier, torch.zeros(1, 3, side, side)), classes, side)
-    network = ExplainedClassifier(classifier, selector).eval()
+    scales = find_scales(classifier, torch.zeros(1, 3, side, side))
+    learned = [
+        AmortizedExplainer(ExplainedClassifier(classifier, Selector(scales, classes, side, STEERING.get(name).head)))
+        for name in STEERING
+    ]
 
     @torch.inference_mode()
     def forward(images: Tensor) -> Tensor:
         logits: Tensor = classifier(images)
         return logits
 
-    @torch.inference_mode()
-    def rbf(images: Tensor) -> Tensor:
-        check_images(images, side)
-        return rbf_map(network(images)[1], side)
-
-    calls: dict[str, Callable[[Tensor], object]] = {FORWARD: forward, RBF: rbf}
+    calls: dict[str, Callable[[Tensor], object]] = {FORWARD: forward}
+    calls |= {explainer.name: explainer.explain for explainer in learned}
+    calls["varsal"] = VarSal(Encoder()).explain
     for name in MEMBERS:
         if not needs_weights(name):
             calls[name] = make_explainer(name, classifier).explain
