@@ -34,7 +34,7 @@ def dynamic(found: dict[str, Any]) -> str:
         "",
         "Realised: speed-up over (MACs original / MACs mean). Random weights: masks drawn, two a layer, in multiples "
         "of 16 channels where a layer has 32 or more; accuracy means nothing there. ONNX Runtime, one thread, batch 1, "
-        f"medians of interleaved rounds in ten sessions on {found['device']}.",
+        f"medians of interleaved rounds on {found['device']}.",
     ]
     return "\n".join(lines)
 
