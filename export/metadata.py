@@ -149,5 +149,19 @@ def read_metadata(path: Path) -> Described:
         raise ExportError(f"{path} has no metadata of slimsight ({error}): export the model again") from error
 
 
+def stated_macs(path: Path) -> float | None:
+    """MACs of one image as the ONNX file at ``path`` states them, the mean of a routed file; None where it does not.
+
+    Raises:
+        ExportError: the file is missing or is no ONNX file, or what it states is no number.
+    """
+    found = to_metadata(read_onnx(path))
+    text = found.get(MACS_MEAN, found.get(MACS))
+    try:
+        return None if text is None else float(text)
+    except ValueError as error:
+        raise ExportError(f"{path} states '{text}' MACs, which is no number: export the model again") from error
+
+
 def _numbers(text: str | None) -> tuple[float, ...] | None:
     return None if text is None else tuple(json.loads(text))

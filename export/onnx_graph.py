@@ -38,7 +38,7 @@ def read_onnx(path: Path) -> Any:
     except FileNotFoundError as error:
         raise ExportError(f"there is no {path}: export the model to onnx first") from error
     except decode_error as error:
-        raise ExportError(f"{path} is no ONNX file: export the model again") from error
+        raise ExportError(f"{path} is no ONNX file, or only a part of one: export the model again") from error
     return proto
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,18 @@ from compress.files import read_tensors
 from compress.models import build_classifier
 from compress.registry import nearest
 from export.inputs import read_input
+from export.metadata import stated_macs
 from export.runners.choose import TAKES
 
 from ..run_dir import RunDir, read_run
 
 SUFFIXES = (".onnx", ".engine", ".pt2")
 
-_RUN_ENGINES = {"original": "*.engine", "slim": "slim/*.engine"}
+_RUN_ENGINES = {
+    "original": ("*.engine",),
+    "slim": ("slim/*.engine", "export/model.*.engine"),
+    "dynamic": ("export/routed.*.engine",),
+}
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,8 @@ class Subject:
     """A model under one name in all its forms: files by suffix, and the run that its module can be built from.
 
     ``role`` is what it is to its run (``original``, ``slim``, ``dynamic``); empty for a file given by itself.
+    ``macs`` (of one image, a mean where images differ) and ``test_accuracy`` (0..1): from the run's report, or as an
+    ONNX file states them; None where nothing says so.
     """
 
     name: str
@@ -37,6 +44,8 @@ class Subject:
     engines: dict[str, Path] = field(default_factory=dict)
     run: Path | None = None
     role: str = ""
+    macs: float | None = None
+    test_accuracy: float | None = None
 
     def file(self, runtime: str) -> Path | None:
         """What ``runtime`` would open; a run's folder stands for a module; None where there is nothing."""
@@ -136,7 +145,8 @@ def _of_file(text: str, place: Path) -> Subject:
         raise ConfigError(f"there is no {text}: give run directories or files ({', '.join(SUFFIXES)})")
     if place.suffix == ".engine":
         return Subject(place.name, text, engines=_engines([place]))
-    return Subject(place.name, text, files={place.suffix: place})
+    macs = stated_macs(place) if place.suffix == ".onnx" else None
+    return Subject(place.name, text, files={place.suffix: place}, macs=macs)
 
 
 def _of_run(text: str, place: Path, prefix: str) -> list[Subject]:
@@ -146,21 +156,38 @@ def _of_run(text: str, place: Path, prefix: str) -> list[Subject]:
         "slim": {".onnx": run.slim_onnx, ".pt2": run.slim_pt2},
         "dynamic": {".onnx": run.routed_onnx},
     }
-    found = []
+    found, figures = [], _figures(run)
     for role, files in forms.items():
-        engines = _engines(sorted(run.root.glob(_RUN_ENGINES[role]))) if role in _RUN_ENGINES else {}
+        engines = _engines([path for pattern in _RUN_ENGINES[role] for path in run.root.glob(pattern)])
         there = {suffix: path for suffix, path in files.items() if path.is_file()}
         if there or engines:
-            found.append(Subject(f"{prefix}{role}", text, there, engines, run.root, role))
+            macs, accuracy = figures.get(role, (None, None))
+            found.append(Subject(f"{prefix}{role}", text, there, engines, run.root, role, macs, accuracy))
     if not found:
         raise ConfigError(f"the run {text} has no exported model yet: finish it with 'slimsight run'")
     return found
 
 
+def _figures(run: RunDir) -> dict[str, tuple[float, float | None]]:
+    """MACs and test accuracy by role, as the run's report says; nothing where there is no report yet."""
+    from ..report import read_report
+
+    if not run.report_json.is_file():
+        return {}
+    report = read_report(run.report_json)
+    figures: dict[str, tuple[float, float | None]] = {
+        "original": (report.original.macs, report.original.test_accuracy),
+        "slim": (report.slim.macs, report.slim.test_accuracy),
+    }
+    if report.dynamic is not None:
+        figures["dynamic"] = (report.dynamic.macs_mean, report.dynamic.test_accuracy)
+    return figures
+
+
 def _engines(paths: Sequence[Path]) -> dict[str, Path]:
-    """Engines by the runtime that they were built for; of several for one runtime the first."""
+    """Engines by the runtime that they were built for; of several for one runtime FP32 before FP16, then by name."""
     found: dict[str, Path] = {}
-    for path in paths:
+    for path in sorted(paths, key=lambda path: ("fp16" in path.name, path.name)):
         if path.stat().st_size == 0:
             raise ConfigError(f"{path} is empty: build the engine again")
         found.setdefault(_flavour(path), path)
@@ -196,7 +223,7 @@ def _named_apart(subjects: list[Subject]) -> list[Subject]:
     for subject, name in zip(subjects, names, strict=True):
         counted[name] = counted.get(name, 0) + 1
         unique = name if counted[name] == 1 else f"{name} ({counted[name]})"
-        apart.append(Subject(unique, subject.given, subject.files, subject.engines, subject.run, subject.role))
+        apart.append(replace(subject, name=unique))
     return apart
 
 

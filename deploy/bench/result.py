@@ -27,13 +27,16 @@ class BenchRow:
     Times are of one call with ``batch`` images, from images in host memory to logits in host memory, by the host's
     clock; ``device_ms`` by the device's own, without the copies (None on a CPU). ``low`` and ``high`` of a speed-up and
     ``median_interval_ms`` are 95 % intervals. Memory is what the peak of a process grew by that opened this model
-    alone. ``images_per_second``: ``batch`` over the mean time.
+    alone. ``images_per_second``: ``batch`` over the mean time. ``macs`` (of one image; a mean where images differ) and
+    ``test_accuracy`` (0..1) are not measured here but those of the model's run, or what its file states.
     """
 
     model: str
     file: str
     runtime: str
     precision: str
+    macs: float | None
+    test_accuracy: float | None
     threads: int
     batch: int
     sessions: int

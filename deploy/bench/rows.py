@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .models import Subject
 from .probe import Tried
 from .result import BenchRow, Reference, RowVerdict
 from .rounds import Timing
@@ -15,7 +16,7 @@ def to_row(
     against: Timing | None,
     tried: Tried,
     *,
-    model: str,
+    subject: Subject,
     file: str,
     runtime: str,
     precision: str,
@@ -36,10 +37,12 @@ def to_row(
             device_speedup = to_speedup(against.device, timing.device, seed=seed)
     mean = float(np.concatenate(timing.host).mean())
     return BenchRow(
-        model=model,
+        model=subject.name,
         file=file,
         runtime=runtime,
         precision=precision,
+        macs=subject.macs,
+        test_accuracy=subject.test_accuracy,
         threads=threads,
         batch=batch,
         sessions=len(timing.host),

@@ -237,7 +237,7 @@ def _time_point(
                     measured.timings[entry.key],
                     None if entry.key == reference.key else against,
                     tried[entry.key],
-                    model=entry.subject.name,
+                    subject=entry.subject,
                     file=_file(entry),
                     runtime=entry.runtime,
                     precision=runner.precision,

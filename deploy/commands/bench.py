@@ -81,11 +81,11 @@ def _numbers(name: str, text: str) -> tuple[int, ...]:
 
 def _print_result(found: BenchResult) -> None:
     out = console()
-    columns = ("model", "runtime", "batch", "threads", "median", "p90", "p99", "mean", "images/s", "memory")
-    on_device = any(row.device_ms is not None for row in found.rows)
-    table = Table(*columns, *(["on the device"] if on_device else []), "speed-up", "verdict", box=None, pad_edge=False)
-    for row in found.rows:
-        table.add_row(*_cells(row, on_device))
+    columns = [_cells(row) for row in found.rows]
+    shown = [name for name in columns[0] if any(cells[name] for cells in columns)]  # no column that nobody fills
+    table = Table(*shown, box=None, pad_edge=False)
+    for cells in columns:
+        table.add_row(*(cells[name] for name in shown))
     out.print(table)
     if found.skipped:
         out.print("\nnot run")
@@ -106,20 +106,32 @@ def _print_result(found: BenchResult) -> None:
     out.print(f"verdict: {found.verdict}")
 
 
-def _cells(row: BenchRow, on_device: bool) -> list[str]:
-    from ..report.units import as_bytes, as_ms
+def _cells(row: BenchRow) -> dict[str, str]:
+    """A row by its columns; empty where there is nothing to say."""
+    from ..report.units import as_bytes, as_macs, as_ms, as_percent
 
     memory = [as_bytes(size) for size in (row.host_memory_bytes, row.device_memory_bytes) if size is not None]
-    cells = [row.model, row.runtime, str(row.batch), str(row.threads)]
-    cells += [as_ms(value) for value in (row.host_ms.median, row.host_ms.p90, row.host_ms.p99, row.mean_ms)]
-    cells += [f"{row.images_per_second:,.0f}", " + ".join(memory)]
-    if on_device:
-        cells.append("" if row.device_ms is None else as_ms(row.device_ms.median))
-    if row.speedup is None:
-        return [*cells, "", row.verdict]
-    mark = " *" if row.baseline.runtime != row.runtime else ""
-    text = f"{row.speedup.median:.3f} ({row.speedup.low:.3f} to {row.speedup.high:.3f}){mark}"
-    return [*cells, text, row.verdict]
+    speedup = ""
+    if row.speedup is not None:
+        mark = " *" if row.baseline.runtime != row.runtime else ""
+        speedup = f"{row.speedup.median:.3f} ({row.speedup.low:.3f} to {row.speedup.high:.3f}){mark}"
+    return {
+        "model": row.model,
+        "MACs": "" if row.macs is None else as_macs(row.macs),
+        "test": "" if row.test_accuracy is None else as_percent(row.test_accuracy),
+        "runtime": row.runtime,
+        "batch": str(row.batch),
+        "threads": str(row.threads),
+        "median": as_ms(row.host_ms.median),
+        "p90": as_ms(row.host_ms.p90),
+        "p99": as_ms(row.host_ms.p99),
+        "mean": as_ms(row.mean_ms),
+        "images/s": f"{row.images_per_second:,.0f}",
+        "memory": " + ".join(memory),
+        "on the device": "" if row.device_ms is None else as_ms(row.device_ms.median),
+        "speed-up": speedup,
+        "verdict": row.verdict,
+    }
 
 
 def _machine(found: BenchResult) -> str:

@@ -29,6 +29,9 @@ def test_a_run_is_timed_and_what_cannot_run_is_listed(say: Callable[..., Said], 
         ("original", "onnxruntime-cpu"),
         ("slim", "onnxruntime-cpu"),
     ]
+    for row in found["rows"]:
+        reported = getattr(finished.report, row["model"])
+        assert (row["macs"], row["test_accuracy"]) == (reported.macs, reported.test_accuracy)
     slim = found["rows"][2]
     assert slim["baseline"] == {"model": "original", "runtime": "onnxruntime-cpu"}
     assert 0 < slim["speedup"]["low"] <= slim["speedup"]["median"] <= slim["speedup"]["high"]
@@ -42,6 +45,8 @@ def test_a_run_is_timed_and_what_cannot_run_is_listed(say: Callable[..., Said], 
     lines = said.out.splitlines()
     assert lines[0].split() == [
         "model",
+        "MACs",
+        "test",
         "runtime",
         "batch",
         "threads",
@@ -56,7 +61,7 @@ def test_a_run_is_timed_and_what_cannot_run_is_listed(say: Callable[..., Said], 
     ]
     assert "not run" in lines
     assert lines[-1] == f"verdict: {found['verdict']}"
-    assert re.search(r"^slim +pt2 .*\) \*  +", said.out, re.MULTILINE)
+    assert re.search(r"^slim .* pt2 .*\) \*  +", said.out, re.MULTILINE)
     assert "* slim in pt2, batch 1, 1 thread: times as fast as original in onnxruntime-cpu" in lines
     with Image.open(picture) as opened:
         assert opened.format == "PNG"

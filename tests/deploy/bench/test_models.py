@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -40,6 +41,35 @@ def test_a_run_is_its_models(finished):
         "finished: original (2)",
         "finished: slim (2)",
     ]
+
+
+def test_what_a_model_costs_comes_from_its_report_or_its_file(finished, tmp_path):
+    report = finished.report
+    original, slim = find_subjects([finished.root])
+    assert (original.macs, original.test_accuracy) == (report.original.macs, report.original.test_accuracy)
+    assert (slim.macs, slim.test_accuracy) == (report.slim.macs, report.slim.test_accuracy)
+    (alone,) = find_subjects([finished.root / "slim" / "model.onnx"])
+    assert (alone.macs, alone.test_accuracy) == (report.slim.macs, None)
+    foreign = _onnx(tmp_path / "foreign.onnx", 8)
+    proto = onnx.load(foreign)
+    del proto.metadata_props[:]
+    onnx.save(proto, foreign)
+    assert find_subjects([foreign])[0].macs is None
+    proto.metadata_props.add(key="macs", value="many")
+    onnx.save(proto, foreign)
+    with pytest.raises(ExportError, match="states 'many' MACs, which is no number: export the model again"):
+        find_subjects([foreign])
+
+
+def test_engines_that_were_exported_belong_to_the_run(finished, tmp_path):
+    root = finished.copy(tmp_path / "run")
+    (root / "export").mkdir()
+    for precision in ("fp16", "fp32"):
+        (root / "export" / f"model.tensorrt-rtx.{precision}.engine").write_bytes(b"x")
+    _, slim = find_subjects([root])
+    assert {name: path.name for name, path in slim.engines.items()} == {
+        "tensorrt-rtx": "model.tensorrt-rtx.fp32.engine"
+    }
 
 
 def test_a_run_s_modules_are_rebuilt_with_their_weights(finished):
