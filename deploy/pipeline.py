@@ -24,6 +24,7 @@ from .looks import draw_worst
 from .recipe import Recipe, dump_recipe
 from .report import Report, write_markdown, write_report
 from .report.markdown import PICTURES
+from .report.strips import PANELS_FOLDER
 from .run_dir import RunDir, StageRecord, open_run, read_run
 from .session import Session, default_cache
 from .stages import dynamic, learn, prove, slim
@@ -245,6 +246,7 @@ def _start_over(run: RunDir, recipe: Recipe, stages: Sequence[str]) -> None:
     reports = (run.report_json, run.report_md, run.export_json)
     for path in (*reports, *(run.root / picture for picture in PICTURES)):
         path.unlink(missing_ok=True)
+    shutil.rmtree(run.root / PANELS_FOLDER, ignore_errors=True)
     for stage in stages:
         run.forget(stage)
     write_text(run.recipe, dump_recipe(recipe))

@@ -12,6 +12,7 @@ from compress.config import Count, NonNegative, Positive
 from .map_drift import MapDriftFigures
 from .part import Measured, Part, Share, Whole
 from .routed import DynamicFigures
+from .series import GateHistoryFigures, PercentilesMs
 
 SCHEMA: Final = 1
 
@@ -143,6 +144,7 @@ class LatencyFigures(Part):
     original_ms: QuantilesMs
     slim_ms: QuantilesMs
     dynamic_ms: QuantilesMs | None = None
+    percentiles_ms: PercentilesMs | None = None
     speedup: Interval
 
 
@@ -210,6 +212,7 @@ class GatesFigures(Part):
     soft_macs: NonNegative | None = None
     hard_macs: Whole | None = None
     converged: bool | None = None
+    history: GateHistoryFigures | None = None
 
 
 class StageFigures(Part):
