@@ -222,7 +222,7 @@ def draw_pictures(session: Session, cut: Mapping[str, Any]) -> None:
             columns=("image", "original", "slim", "what remains"),
         )
         draw = partial(_draw_cells, [part[row] for part in pictures])
-        strips.append((strip, draw_strip(4, images.shape[2:], draw)))
+        strips.append((strip, draw_strip(4, (images.shape[2], images.shape[3]), draw)))
     write_strips(root, "explained", strips)
 
 

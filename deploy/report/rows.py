@@ -109,7 +109,7 @@ def budget(report: Report) -> Table:
 
 def parity(report: Report) -> Table:
     """Exported files against PyTorch."""
-    rows = [
+    rows: list[list[Cell]] = [
         [
             Code(row.artifact),
             row.runtime,

@@ -24,8 +24,9 @@ from ..units import (
     as_times,
     latency_label,
 )
-from .charts import Point, gate_charts, scatter
+from .charts import Point, scatter
 from .facts import NOT_TAKEN, images_judged, judged
+from .gate_charts import gate_charts
 from .source import RunPage
 from .views import Titled
 

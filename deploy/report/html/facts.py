@@ -104,7 +104,10 @@ def judged(report: Report) -> dict[str, tuple[float, float, float, float]]:
     """By model: MACs, accuracy and the ends of its interval (the accuracy itself where the count is not known)."""
     name, before, after = _accuracies(report.original, report.slim)
     _, count = images_judged(report)
-    pairs = {"original": (report.original.macs, before), "slim": (report.slim.macs, after)}
+    pairs: dict[str, tuple[float, float]] = {
+        "original": (report.original.macs, before),
+        "slim": (report.slim.macs, after),
+    }
     if (dynamic := report.dynamic) is not None:
         accuracy = dynamic.test_accuracy if name == "test accuracy" else dynamic.val_accuracy
         if accuracy is not None:

@@ -90,10 +90,10 @@ class Scale:
         if self.high <= self.low:
             return [self.low]
         raw = (self.high - self.low) / most
-        power = 10.0 ** math.floor(math.log10(raw))
-        step = next(power * times for times in (1, 2, 5, 10) if power * times >= raw * (1 - 1e-9))
-        first = math.ceil(self.low / step - 1e-9)
-        return [step * number for number in range(first, math.floor(self.high / step + 1e-9) + 1)]
+        size = 10.0 ** math.floor(math.log10(raw))
+        step = next(size * times for times in (1, 2, 5, 10) if size * times >= raw * (1 - 1e-9))
+        start = math.ceil(self.low / step - 1e-9)
+        return [step * number for number in range(start, math.floor(self.high / step + 1e-9) + 1)]
 
 
 def padded(values: Sequence[float], *, share: float = 0.08, least: float = 0.0) -> tuple[float, float]:
@@ -146,7 +146,9 @@ class Entry:
 
 
 def legend(entries: Sequence[Entry], top: float = 14.0) -> tuple[Markup, float]:
-    """Swatches with names in as many lines as they need; and where the next thing may stand."""
+    """Swatches with names in as many lines as they need, and where the next thing may stand; nothing for no entry."""
+    if not entries:
+        return Markup(""), top
     parts: list[Child] = []
     x, y = 4.0, top
     for entry in entries:

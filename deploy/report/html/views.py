@@ -7,8 +7,9 @@ from markupsafe import Markup
 from .. import rows
 from ..schema import LatencyFigures, Report
 from ..units import as_duration, as_error, as_macs, as_ms, as_percent, latency_label
-from .charts import Bar, Point, Series, Span, bars, gate_charts, in_columns, lines, scatter, spans
+from .charts import Bar, Point, Series, Span, bars, in_columns, lines, scatter, spans
 from .facts import images_judged, judged
+from .gate_charts import gate_charts
 
 Titled = tuple[str, Markup]
 """A chart with the words above it."""
@@ -78,7 +79,7 @@ def channels(report: Report) -> list[Markup]:
 def gates(report: Report) -> list[Titled]:
     """How the gates learned; empty where they did not, or where that was not kept."""
     history = report.gates.history if report.gates else None
-    return gate_charts([("gates", "slim", history)]) if history else []
+    return gate_charts([("gates", "slim", history)], alone=True) if history else []
 
 
 def selector(report: Report) -> Markup:
