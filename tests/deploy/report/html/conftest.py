@@ -88,7 +88,9 @@ def newest(content: dict[str, Any]) -> dict[str, Any]:
     }
     found["parity"][0]["median_abs"] = 1e-7
     found["parity"].append(found["parity"][1] | {"max_abs": 0.0, "p99_abs": 0.0, "batch": 64})
-    found["parity"].append(found["parity"][1] | {"max_abs": None, "p99_abs": None, "passed": False, "precision": "fp16"})
+    found["parity"].append(
+        found["parity"][1] | {"max_abs": None, "p99_abs": None, "passed": False, "precision": "fp16"}
+    )
     found["saliency"]["maps"] = _MAPS
     found["dynamic"] = _DYNAMIC
     check = found["verdict"]["checks"][0]

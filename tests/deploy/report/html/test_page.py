@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import itertools
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -123,7 +124,7 @@ def test_headings_links_charts_and_tables_are_accessible(
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h\d", tag)]
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
     ids = [attributes["id"] for _, attributes in page.tags if attributes.get("id")]
     assert len(ids) == len(set(ids))
     named = [attributes[key] for _, attributes in page.tags for key in ("aria-labelledby", "aria-describedby")
@@ -158,9 +159,7 @@ def test_what_an_old_report_lacks_is_said_in_words(oldest_page: RunPage) -> None
     assert "None" not in text
 
 
-def test_an_old_run_shows_its_one_picture_smaller(
-    content: dict[str, Any], to_folder: Callable[..., Path]
-) -> None:
+def test_an_old_run_shows_its_one_picture_smaller(content: dict[str, Any], to_folder: Callable[..., Path]) -> None:
     root = to_folder("old", content)
     for file in (root / "panels").iterdir():
         file.unlink()
