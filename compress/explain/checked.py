@@ -63,7 +63,8 @@ def modules_of(network: nn.Module) -> list[nn.Module]:
     """
     found = [network]
     for module in found:  # grows on the way
-        found.extend(child for child in module._modules.values() if child is not None)
+        if children := module._modules:
+            found += [child for child in children.values() if child is not None]
     return found
 
 

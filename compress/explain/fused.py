@@ -36,9 +36,9 @@ def fused(selector: Selector, features: Sequence[Tensor], labels: Tensor) -> Ten
 
 def can_fuse(modules: Iterable[nn.Module], device: torch.device) -> bool:
     """Have ``modules`` no hooks, which ``fused`` would not call, and is ``device`` not under autocast?"""
-    return not torch.is_autocast_enabled(device.type) and not any(
-        module._forward_hooks or module._forward_pre_hooks for module in modules
-    )
+    if torch.is_autocast_enabled(device.type):
+        return False
+    return not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
 def _folded(ups: nn.ModuleList) -> list[Folded]:
