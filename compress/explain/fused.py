@@ -64,7 +64,7 @@ def _up(layers: Sequence[Folded], maps: Tensor, skip: Tensor) -> Tensor:
     inner = F.conv2d(maps, *first, padding=1).relu_()
     inner = F.conv2d(inner, second[0], second[1] + shift, padding=1)
     # A convolution of one pixel is a matrix product, which can add to what is there.
-    inner.flatten(2).baddbmm_(shortcut.flatten(1).expand(len(maps), -1, -1), maps.flatten(2))
+    inner.view(*inner.shape[:2], -1).baddbmm_(shortcut.flatten(1).expand(len(maps), -1, -1), maps.flatten(2))
     return inner.relu_()
 
 

@@ -64,6 +64,13 @@ def test_it_says_what_the_selector_says(
         torch.testing.assert_close(fused(precise.selector, features, labels), decoded, rtol=0, atol=1e-12)
 
 
+def test_images_may_lie_in_memory_as_they_like(classifier: Classifier, images: Tensor) -> None:
+    explainer = AmortizedExplainer(explained(classifier, 16, RbfHead))
+    expected = explainer.explain(images).maps
+    for given in (images.contiguous(memory_format=torch.channels_last), images.mT.contiguous().mT):
+        torch.testing.assert_close(explainer.explain(given).maps, expected, rtol=0, atol=1e-6)
+
+
 def test_weights_that_change_count_at_once(classifier: Classifier, images: Tensor) -> None:
     network = explained(classifier, 16, RbfHead)
     explainer = AmortizedExplainer(network)
