@@ -27,7 +27,7 @@ def cost(found: Row) -> str:
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     lines += [
         "",
-        "ms per image, and forward passes of the same classifier (95 % bootstrap interval), each column's calls in turn "
+        "ms per image, and forward passes of the same classifier (95 % bootstrap interval), each column's in turn "
         "in one run; MACs in those of a forward pass. At batch 1, "
         f"{max(row['in_a_row'] for row in rows)} calls in a row of what costs less than ten passes. PyTorch, eager, "
         f"float32, {found['device']}.",
