@@ -154,7 +154,7 @@ def figure_table(pages: Sequence[RunPage]) -> tuple[list[str], list[tuple[str, l
 
 
 def _row_of(report: Report, name: str) -> LatencyFigures:
-    return next(row for row in report.latency if name.endswith(latency_label(row)))
+    return next(row for row in report.latency if name == f"speed-up, {latency_label(row)}")
 
 
 def _best(line: Line) -> set[int]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,7 +57,11 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
     Raises:
         RunError: one of them has no finished report, or a file beside it is broken.
     """
-    write_text(out, render_comparison([read_page(folder) for folder in folders]))
+    pages = [read_page(folder) for folder in folders]
+    names = Counter(page.name for page in pages)
+    # a/run and b/run are told apart by the folders that hold them
+    named = [replace(page, name=page.path_name) if names[page.name] > 1 else page for page in pages]
+    write_text(out, render_comparison(named))
     return out
 
 

@@ -39,12 +39,13 @@ class RunPage:
     """A run as pages show it.
 
     Args:
-        name: of its folder.
+        name: of its folder, ``path_name`` with the folder that holds it.
         recipe: text of recipe.yaml, ``settings`` its values by dotted name; empty where the folder has none.
         explained, drifted: a picture per image, or one of all from an earlier version.
     """
 
     name: str
+    path_name: str
     report: Report
     recipe: str = ""
     settings: dict[str, Any] | None = None
@@ -65,7 +66,8 @@ def read_page(path: Path) -> RunPage:
     report = read_report(folder / REPORT_FILE if path.is_dir() else path)
     text = _recipe_text(folder / "recipe.yaml")
     return RunPage(
-        name=folder.absolute().name,
+        name=folder.resolve().name,
+        path_name="/".join(folder.resolve().parts[-2:]),
         report=report,
         recipe=text,
         settings=_settings(text, folder),

@@ -1,3 +1,4 @@
+import itertools
 import re
 
 import pytest
@@ -75,7 +76,7 @@ def test_marks_in_the_same_place_are_drawn_beside_each_other() -> None:
     points = [Point(name, 20, 0.9, "run-1", inside=name) for name in "ABC"]
     drawn = scatter("s", "t", points, x_name="x", y_name="y", x_text=str, y_text=str)
     centres = [float(x) for x in re.findall(r'<circle cx="([\d.]+)"', drawn)]
-    assert [round(b - a) for a, b in zip(centres, centres[1:], strict=False)] == [18, 18]
+    assert [round(b - a) for a, b in itertools.pairwise(centres)] == [18, 18]
 
 
 def test_long_names_keep_their_ends() -> None:

@@ -33,6 +33,16 @@ def test_several_runs_are_compared(
     assert "Comparison of 2 runs" in Path("comparison.html").read_text(encoding="utf-8")
 
 
+def test_runs_of_the_same_name_are_told_apart(
+    say: Callable[..., Any], content: dict[str, Any], to_folder: Folders, tmp_path: Path
+) -> None:
+    folders = [to_folder(f"{parent}/run", content) for parent in ("one", "two")]
+    say("report", *folders, "--out", tmp_path / "c.html")
+    html = (tmp_path / "c.html").read_text(encoding="utf-8")
+    assert "A: one/run" in html
+    assert "B: two/run" in html
+
+
 def test_wrong_usage_is_one_sentence(
     say: Callable[..., Any], content: dict[str, Any], to_folder: Folders, tmp_path: Path
 ) -> None:
@@ -40,13 +50,19 @@ def test_wrong_usage_is_one_sentence(
     (tmp_path / "empty").mkdir()
     for arguments, sentence in (
         ([root, root / "."], f"{root} is given twice; give every run that is to be compared once"),
-        ([root, "--out", tmp_path], f"--out {tmp_path} is a folder; give the file to write, e.g. {tmp_path}/report.html"),
-        ([tmp_path / "none"], f"{tmp_path}/none does not exist; give the folder of a run (the --out of 'slimsight run')"),
+        (
+            [root, "--out", tmp_path],
+            f"--out {tmp_path} is a folder; give the file to write, e.g. {tmp_path}/report.html",
+        ),
+        (
+            [tmp_path / "none"],
+            f"{tmp_path}/none does not exist; give the folder of a run (the --out of 'slimsight run')",
+        ),
         (
             [root, tmp_path / "empty", "--out", tmp_path / "c.html"],
             f"no report at {tmp_path}/empty/report.json: the run has not finished; run 'slimsight run' to complete it",
         ),
-    ):  # fmt: skip
+    ):
         said = say("report", *arguments)
         assert (said.code, said.out, said.error) == (2, "", f"error: {sentence}\n")
     assert not (tmp_path / "c.html").exists()
