@@ -6,8 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 Folders = Callable[..., Path]
 
 
@@ -69,7 +67,6 @@ def test_wrong_usage_is_one_sentence(
     assert say("report").code == 2
 
 
-@pytest.mark.parametrize("module", ["torch", "matplotlib", "scipy"])
-def test_a_page_of_a_finished_run_loads_nothing_heavy(module: str) -> None:
-    code = f"import sys, deploy.report.html; sys.exit({module!r} in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_a_page_of_a_finished_run_needs_no_plotting() -> None:
+    code = "import sys, deploy.report.html; print(*sorted(sys.modules.keys() & {'matplotlib', 'scipy', 'sklearn'}))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
