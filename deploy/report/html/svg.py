@@ -85,8 +85,8 @@ class Scale:
         """Round values within: steps of 1, 2 or 5 times a power of ten; of a logarithmic scale powers of ten."""
         if self.log:
             first, last = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
-            step = max(1, math.ceil((last - first + 1) / most))
-            return [10.0**power for power in range(first, last + 1, step)]
+            stride = max(1, math.ceil((last - first + 1) / most))
+            return [10.0**power for power in range(first, last + 1, stride)]
         if self.high <= self.low:
             return [self.low]
         raw = (self.high - self.low) / most

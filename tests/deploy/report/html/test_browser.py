@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-from deploy.report.html import RunPage, render_comparison, render_run
+from deploy.report.html import render_comparison, render_run
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
 _PHONE, _DESK = 390, 1280
@@ -27,17 +27,23 @@ def browser() -> Iterator[Browser]:
         opened.close()
 
 
+_FILES: dict[str, Path] = {}  # pages are only looked at: made once
+
+
 @pytest.fixture
-def files(newest_page: RunPage, oldest_page: RunPage, tmp_path: Path) -> dict[str, Path]:
+def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Every kind of page, by name."""
-    pages = {
-        "newest": render_run(newest_page),
-        "oldest": render_run(oldest_page),
-        "comparison": render_comparison([newest_page, oldest_page, *[newest_page] * 10]),
-    }
-    for name, html in pages.items():
-        (tmp_path / f"{name}.html").write_text(html, encoding="utf-8")
-    return {name: tmp_path / f"{name}.html" for name in pages}
+    if not _FILES:
+        newest, oldest = (request.getfixturevalue(f"{name}_page") for name in ("newest", "oldest"))
+        folder = tmp_path_factory.mktemp("pages")
+        for name, html in (
+            ("newest", render_run(newest)),
+            ("oldest", render_run(oldest)),
+            ("comparison", render_comparison([newest, oldest, *[newest] * 10])),
+        ):
+            _FILES[name] = folder / f"{name}.html"
+            _FILES[name].write_text(html, encoding="utf-8")
+    return _FILES
 
 
 @pytest.fixture
@@ -46,7 +52,9 @@ def visit(browser: Browser) -> Iterator[Callable[..., tuple[Page, list[str], lis
     contexts: list[BrowserContext] = []
 
     def open_(file: Path, width: int, scheme: str = "light", **options: Any) -> tuple[Page, list[str], list[str]]:
-        context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, **options)
+        context = browser.new_context(
+            viewport={"width": width, "height": 800}, color_scheme=scheme, reduced_motion="reduce", **options
+        )
         contexts.append(context)
         page, said, asked = context.new_page(), [], []
         page.on("console", lambda message: said.append(message.text))
