@@ -105,7 +105,7 @@ def _render(template: str, **values: Any) -> str:
 
 def _together(words: str) -> str:
     """A number and its unit are never parted by the end of a line."""
-    return re.sub(r"(?<=\d) (?=[%a-zA-Z])|(?<=x,) (?=\d)", "\N{NO-BREAK SPACE}", words)
+    return re.sub(r"(?<=\d) (?=[%a-zA-Z])", "\N{NO-BREAK SPACE}", words)
 
 
 def _digest(text: str) -> str:

@@ -1,10 +1,12 @@
 import copy
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
 from deploy.report import write_report
 from deploy.report.canvas import draw_strip, show
@@ -53,6 +55,15 @@ _DYNAMIC = {
         ],
     },
 }
+
+
+@functools.cache
+def _picture() -> bytes:
+    def draw(cells: Sequence[Axes]) -> None:
+        for cell in cells:
+            show(cell, np.full((24, 32, 3), 0.6))
+
+    return draw_strip(3, (24, 32), draw)
 
 
 @pytest.fixture
@@ -122,7 +133,6 @@ def to_folder(tmp_path: Path) -> Callable[..., Path]:
         if recipe is not None:
             (root / "recipe.yaml").write_text(recipe, encoding="utf-8")
         if report.saliency is not None:
-            picture = np.full((24, 32, 3), 0.6)
             for kind in ("explained", "drifted"):
                 strip = Strip(
                     file=f"{kind}-01.webp",
@@ -131,8 +141,7 @@ def to_folder(tmp_path: Path) -> Callable[..., Path]:
                     wrong=kind == "drifted",
                     columns=("image", "original", "slim"),
                 )
-                data = draw_strip(3, (24, 32), lambda cells: [show(cell, picture) for cell in cells])
-                write_strips(root, kind, [(strip, data)])
+                write_strips(root, kind, [(strip, _picture())])
         return root
 
     return write
