@@ -25,7 +25,7 @@ from .recipe import Recipe, dump_recipe
 from .report import Report, write_markdown, write_report
 from .report.markdown import PICTURES
 from .run_dir import RunDir, StageRecord, open_run, read_run
-from .session import Session, default_cache
+from .session import Session, default_cache, explainer_of
 from .stages import dynamic, learn, prove, slim
 from .stages.learn import seed_stage
 from .stages.outcome import Outcome
@@ -145,10 +145,9 @@ def to_stages(recipe: Recipe) -> tuple[Stage, ...]:
     """The stages that ``recipe`` needs, in order."""
     stages = [Stage("classifier", learn.classifier, (), _classifier_parts)]
     if recipe.explainer.enabled:
-        stages += [
-            Stage("predictor", learn.predictor, ("classifier",), _predictor_parts),
-            Stage("selector", learn.selector, ("predictor",), _selector_parts),
-        ]
+        if explainer_of(recipe).masks is not None:
+            stages.append(Stage("predictor", learn.predictor, ("classifier",), _predictor_parts))
+        stages.append(Stage("selector", learn.selector, (stages[-1].name,), _selector_parts))
     if recipe.gates.explainer is not None:
         stages.append(Stage("targets", learn.targets, ("selector",), lambda s: {"images": s.recipe.gates.images}))
     ground = stages[-1].name
