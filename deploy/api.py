@@ -105,10 +105,11 @@ def explain(
 
     Args:
         train, val: loaders of (images, labels); square images, one size.
-        kind: ``rbf`` (ISP Eq. 7 and 8) or ``realx`` (REAL-X).
+        kind: ``rbf`` (ISP Eq. 7 and 8), ``realx`` (REAL-X) or ``varsal`` (VarSal).
 
     Raises:
-        ConfigError: no such explainer.
+        ConfigError: no such explainer, or the prior of ``varsal`` cannot be on images of this size.
+        DataError: ``varsal`` and images of less than 8 pixels.
         ModelError: the model has no feature maps to explain with.
         PruningError: the explainer collapsed, or is no better than random masks.
     """

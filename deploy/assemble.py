@@ -11,12 +11,14 @@ import numpy as np
 import torch
 
 from compress.config import BudgetConfig
+from compress.explain.varsal import VarSalHead
 
 from .machine import device_name, versions
 from .report import Report
 from .report.checks import run_checks
 from .report.markdown import CHANNELS_PICTURE, SALIENCY_PICTURE
 from .report.pictures import draw_channels, draw_saliency
+from .report.ranking import RankingFigures
 from .report.routed import DynamicFigures
 from .report.schema import (
     BudgetFigures,
@@ -150,7 +152,10 @@ def _dynamic(metrics: Mapping[str, Mapping[str, Any]]) -> DynamicFigures | None:
 def _saliency(metrics: Mapping[str, Mapping[str, Any]]) -> Saliency | None:
     if "saliency" not in metrics["judgement"]:
         return None
-    quality = metrics["selector"]
+    found, quality = metrics["judgement"]["saliency"], metrics["selector"]
+    if found["explainer"] == VarSalHead.kind:
+        names = RankingFigures.model_fields
+        return Saliency(**found, ranking=RankingFigures(**{name: quality[name] for name in names}))
     selector = SelectorFigures(
         mean_area=quality["mean_area"],
         sigma_px=SigmaPx(p10=quality["sigma_p10"], median=quality["sigma_median"], p90=quality["sigma_p90"]),
@@ -160,7 +165,7 @@ def _saliency(metrics: Mapping[str, Mapping[str, Any]]) -> Saliency | None:
         kl_random=quality["kl_random"],
         kl_predicted_label=quality["kl_predicted_label"],
     )
-    return Saliency(**metrics["judgement"]["saliency"], selector=selector)
+    return Saliency(**found, selector=selector)
 
 
 def draw_pictures(session: Session, cut: Mapping[str, Any]) -> None:

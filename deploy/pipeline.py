@@ -80,14 +80,19 @@ def _predictor_parts(session: Session) -> Parts:
 
 def _selector_parts(session: Session) -> Parts:
     recipe, explainer = session.recipe, session.recipe.explainer
-    parts = {"selector": explainer.selector, "area": explainer.target_area, "flip": recipe.data.flip}
+    parts: dict[str, Any] = {"flip": recipe.data.flip}
+    if session.explainer.masks is not None:
+        parts |= {"selector": explainer.selector, "area": explainer.target_area}
     return {**parts, **_explainer_parts(session, {}), **_learning(recipe)}
 
 
 def _explainer_parts(session: Session, of_rbf: Parts) -> Parts:
     """What only one of the explainers reads."""
-    kind = session.explainer.head.kind
-    return of_rbf if kind == "rbf" else {"kind": kind, "realx": session.recipe.explainer.realx}
+    kind, explainer = session.explainer.head.kind, session.recipe.explainer
+    if kind == "rbf":
+        return of_rbf
+    sections = {"realx": explainer.realx, "varsal": explainer.varsal}
+    return {"kind": kind, kind: sections[kind]}
 
 
 def _gate_parts(session: Session) -> Parts:

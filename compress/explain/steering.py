@@ -20,6 +20,16 @@ from .predictor import DrawMasks, Predictor, rbf_masks
 from .quality import Sample, SelectorQuality, judge_selector, refuse_collapsed
 from .realx import pixel_masks, realx_objective, realx_sample
 from .selector import ExplainedClassifier
+from .varsal import (
+    MapQuality,
+    SelectorMaps,
+    SoftTVPrior,
+    VarSalHead,
+    check_side,
+    judge_maps,
+    refuse_flat,
+    train_maps,
+)
 
 
 class Quality(Protocol):
@@ -45,6 +55,9 @@ class SteeringExplainer(ABC, Generic[Q]):
 
     head: type[Head]
     masks: Callable[[ExplainerConfig], DrawMasks] | None
+
+    def check(self, config: ExplainerConfig, side: int) -> None:
+        """Raise ConfigError or DataError for what can be known not to work on images of this side, in pixels."""
 
     @abstractmethod
     def batch_size(self, config: ExplainerConfig) -> int:
@@ -138,6 +151,52 @@ class MaskExplainer(SteeringExplainer[SelectorQuality]):
         refuse_collapsed(quality, config.target_area, self.head.kind)
 
 
+@dataclass(frozen=True)
+class MapExplainer(SteeringExplainer[MapQuality]):
+    """Learns how pixels rank, from what the classifier itself says of images that lack some of them (VarSal)."""
+
+    masks: None = None
+
+    def check(self, config: ExplainerConfig, side: int) -> None:
+        check_side(side, side)
+        SoftTVPrior(side, side, config.varsal.alpha)
+
+    def batch_size(self, config: ExplainerConfig) -> int:
+        return config.varsal.batch_size
+
+    def train(
+        self,
+        network: ExplainedClassifier,
+        predictor: Predictor | None,
+        train: BatchSource,
+        val: BatchSource,
+        fabric: Fabric,
+        *,
+        config: ExplainerConfig,
+        progress: Progress = SILENT,
+    ) -> History:
+        assert predictor is None
+        maps = SelectorMaps(network)
+        return train_maps(maps, network.classifier, train, val, fabric, config=config.varsal, progress=progress)
+
+    def judge(
+        self,
+        network: ExplainedClassifier,
+        predictor: Predictor | None,
+        val: BatchSource,
+        fabric: Fabric,
+        *,
+        config: ExplainerConfig,
+    ) -> MapQuality:
+        assert predictor is None
+        del config
+        return judge_maps(SelectorMaps(network), network.classifier, val, fabric)
+
+    def refuse(self, quality: MapQuality, config: ExplainerConfig) -> None:
+        del config
+        refuse_flat(quality)
+
+
 STEERING: Registry[SteeringExplainer[Any]] = Registry("explainer that can steer gates")
 
 STEERING.add(RbfHead.kind)(
@@ -156,3 +215,4 @@ STEERING.add(RealXHead.kind)(
         sample=lambda config: realx_sample(config.realx),
     )
 )
+STEERING.add(VarSalHead.kind)(MapExplainer(VarSalHead))

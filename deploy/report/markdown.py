@@ -13,6 +13,7 @@ from compress.files import write_text
 
 from .checks import latency_limit
 from .markdown_drift import degenerate, map_drift
+from .markdown_ranking import ranking
 from .markdown_routed import dynamic, verification
 from .schema import Interval, LatencyFigures, QuantilesMs, Report
 from .tables import as_code, to_table
@@ -41,6 +42,7 @@ PICTURES: Final = (SALIENCY_PICTURE, DRIFT_PICTURE, CHANNELS_PICTURE)
 _STEER: Final = {
     "rbf": "gates learned and steered by the explainer (ISP), so that the explanations stay where they were",
     "realx": "gates learned and steered by REAL-X, pixel by pixel, so that the explanations stay where they were",
+    "varsal": "gates learned and steered by VarSal's mean maps, so that the explanations stay what they were",
     "none": "gates learned without the explainer",
     "magnitude": "ranked by weight magnitude; no gates were learned",
     "uniform": "the same share from every group; no gates were learned",
@@ -265,6 +267,7 @@ def render_markdown(report: Report, pictures: Sequence[str] = ()) -> str:
         map_drift,
         degenerate,
         _selector,
+        ranking,
         _channels,
         _frozen,
         _stages,
