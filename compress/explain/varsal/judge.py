@@ -126,7 +126,7 @@ def _from_centre(like: Tensor) -> Tensor:
 def keep_highest(scores: Tensor, share: float) -> Tensor:
     """(N, 1, H, W) mask in {0, 1} of the highest ``share`` of the pixels of scores (N, H, W); ties by position."""
     flat = scores.flatten(1)
-    kept = flat.topk(round(share * flat.shape[1]), dim=1).indices
+    kept = flat.argsort(dim=1, descending=True, stable=True)[:, : round(share * flat.shape[1])]
     return torch.zeros_like(flat).scatter_(1, kept, 1.0).reshape(len(scores), 1, *scores.shape[1:])
 
 
