@@ -23,7 +23,9 @@ from .fingerprint import fingerprint
 from .looks import draw_worst
 from .recipe import Recipe, dump_recipe
 from .report import Report, write_markdown, write_report
+from .report.html import PAGE_FILE, write_run
 from .report.markdown import PICTURES
+from .report.strips import PANELS_FOLDER
 from .run_dir import RunDir, StageRecord, open_run, read_run
 from .session import Session, default_cache, explainer_of
 from .stages import dynamic, learn, prove, slim
@@ -231,6 +233,7 @@ def run_recipe(
         report = assemble_report(session, name, ordered, reused)
         write_report(run.report_json, report)
         write_markdown(run.root, report)
+        write_run(run.root)
     return report
 
 
@@ -246,9 +249,10 @@ def _fingerprints(stages: Sequence[Stage], session: Session) -> dict[str, str]:
 
 def _start_over(run: RunDir, recipe: Recipe, stages: Sequence[str]) -> None:
     """From here on the run is this recipe's: no report and no stage of another recipe may pass for its own."""
-    reports = (run.report_json, run.report_md, run.export_json)
+    reports = (run.report_json, run.report_md, run.root / PAGE_FILE, run.export_json)
     for path in (*reports, *(run.root / picture for picture in PICTURES)):
         path.unlink(missing_ok=True)
+    shutil.rmtree(run.root / PANELS_FOLDER, ignore_errors=True)
     for stage in stages:
         run.forget(stage)
     write_text(run.recipe, dump_recipe(recipe))

@@ -5,11 +5,12 @@ from .check import check
 from .explain import explain
 from .export import export
 from .inspect import inspect
+from .report import report
 from .run import run
 from .status import status
 from .trust import trust
 
-COMMANDS = (run, export, inspect, bench, explain, trust, check, status)
+COMMANDS = (run, export, inspect, bench, explain, trust, report, check, status)
 """In the order that the help lists them."""
 
 __all__ = ["COMMANDS"]

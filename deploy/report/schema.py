@@ -13,6 +13,7 @@ from .map_drift import MapDriftFigures
 from .part import Measured, Part, Share, Whole
 from .ranking import RankingFigures
 from .routed import DynamicFigures
+from .series import GateHistoryFigures, PercentilesMs
 
 SCHEMA: Final = 1
 
@@ -144,6 +145,7 @@ class LatencyFigures(Part):
     original_ms: QuantilesMs
     slim_ms: QuantilesMs
     dynamic_ms: QuantilesMs | None = None
+    percentiles_ms: PercentilesMs | None = None
     speedup: Interval
 
 
@@ -212,6 +214,7 @@ class GatesFigures(Part):
     soft_macs: NonNegative | None = None
     hard_macs: Whole | None = None
     converged: bool | None = None
+    history: GateHistoryFigures | None = None
 
 
 class StageFigures(Part):

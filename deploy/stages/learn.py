@@ -115,7 +115,8 @@ def gates(session: Session) -> Outcome:
         progress=session.progress,
     )
     write_tensors(path, result.scores)
-    return Outcome({"steer": config.steer, "learned": result.to_dict()}, [path])
+    learned = {**result.to_dict(), "history": result.history}
+    return Outcome({"steer": config.steer, "learned": learned}, [path])
 
 
 def _macs_to_aim_for(session: Session) -> float:

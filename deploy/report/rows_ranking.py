@@ -1,14 +1,14 @@
-"""report.md's part on an explainer whose maps rank pixels."""
+"""Table of the report on an explainer whose maps rank pixels."""
 
 from __future__ import annotations
 
 from .schema import Report
-from .tables import to_table
+from .tables import Table
 from .units import as_percent
 
 
-def ranking(report: Report) -> str:
-    """KL by share of the pixels removed and by what ranked them, as a Markdown table."""
+def ranking(report: Report) -> Table:
+    """KL by share of the pixels removed and by what ranked them."""
     assert report.saliency is not None
     found = report.saliency.ranking
     assert found is not None
@@ -22,4 +22,4 @@ def ranking(report: Report) -> str:
         )
     ]
     shares = [as_percent(share, 0) for share in found.removed]
-    return to_table(["pixels ranked by", *(f"without {share}" for share in shares)], rows, "l" + "r" * len(shares))
+    return Table(["pixels ranked by", *(f"without {share}" for share in shares)], rows, "l" + "r" * len(shares))
