@@ -13,6 +13,7 @@ import torch
 from matplotlib.axes import Axes
 
 from compress.config import BudgetConfig
+from compress.explain.varsal import VarSalHead
 
 from .machine import device_name, versions
 from .report import Report
@@ -20,6 +21,7 @@ from .report.canvas import draw_strip
 from .report.checks import run_checks
 from .report.markdown import CHANNELS_PICTURE, SALIENCY_PICTURE
 from .report.pictures import draw_channels, draw_row, draw_saliency
+from .report.ranking import RankingFigures
 from .report.routed import DynamicFigures
 from .report.schema import (
     BudgetFigures,
@@ -163,7 +165,10 @@ def _dynamic(metrics: Mapping[str, Mapping[str, Any]]) -> DynamicFigures | None:
 def _saliency(metrics: Mapping[str, Mapping[str, Any]]) -> Saliency | None:
     if "saliency" not in metrics["judgement"]:
         return None
-    quality = metrics["selector"]
+    found, quality = metrics["judgement"]["saliency"], metrics["selector"]
+    if found["explainer"] == VarSalHead.kind:
+        names = RankingFigures.model_fields
+        return Saliency(**found, ranking=RankingFigures(**{name: quality[name] for name in names}))
     selector = SelectorFigures(
         mean_area=quality["mean_area"],
         sigma_px=SigmaPx(p10=quality["sigma_p10"], median=quality["sigma_median"], p90=quality["sigma_p90"]),
@@ -173,7 +178,7 @@ def _saliency(metrics: Mapping[str, Mapping[str, Any]]) -> Saliency | None:
         kl_random=quality["kl_random"],
         kl_predicted_label=quality["kl_predicted_label"],
     )
-    return Saliency(**metrics["judgement"]["saliency"], selector=selector)
+    return Saliency(**found, selector=selector)
 
 
 def draw_pictures(session: Session, cut: Mapping[str, Any]) -> None:

@@ -27,7 +27,7 @@ from .report.html import PAGE_FILE, write_run
 from .report.markdown import PICTURES
 from .report.strips import PANELS_FOLDER
 from .run_dir import RunDir, StageRecord, open_run, read_run
-from .session import Session, default_cache
+from .session import Session, default_cache, explainer_of
 from .stages import dynamic, learn, prove, slim
 from .stages.learn import seed_stage
 from .stages.outcome import Outcome
@@ -82,14 +82,19 @@ def _predictor_parts(session: Session) -> Parts:
 
 def _selector_parts(session: Session) -> Parts:
     recipe, explainer = session.recipe, session.recipe.explainer
-    parts = {"selector": explainer.selector, "area": explainer.target_area, "flip": recipe.data.flip}
+    parts: dict[str, Any] = {"flip": recipe.data.flip}
+    if session.explainer.masks is not None:
+        parts |= {"selector": explainer.selector, "area": explainer.target_area}
     return {**parts, **_explainer_parts(session, {}), **_learning(recipe)}
 
 
 def _explainer_parts(session: Session, of_rbf: Parts) -> Parts:
     """What only one of the explainers reads."""
-    kind = session.explainer.head.kind
-    return of_rbf if kind == "rbf" else {"kind": kind, "realx": session.recipe.explainer.realx}
+    kind, explainer = session.explainer.head.kind, session.recipe.explainer
+    if kind == "rbf":
+        return of_rbf
+    sections = {"realx": explainer.realx, "varsal": explainer.varsal}
+    return {"kind": kind, kind: sections[kind]}
 
 
 def _gate_parts(session: Session) -> Parts:
@@ -147,10 +152,9 @@ def to_stages(recipe: Recipe) -> tuple[Stage, ...]:
     """The stages that ``recipe`` needs, in order."""
     stages = [Stage("classifier", learn.classifier, (), _classifier_parts)]
     if recipe.explainer.enabled:
-        stages += [
-            Stage("predictor", learn.predictor, ("classifier",), _predictor_parts),
-            Stage("selector", learn.selector, ("predictor",), _selector_parts),
-        ]
+        if explainer_of(recipe).masks is not None:
+            stages.append(Stage("predictor", learn.predictor, ("classifier",), _predictor_parts))
+        stages.append(Stage("selector", learn.selector, (stages[-1].name,), _selector_parts))
     if recipe.gates.explainer is not None:
         stages.append(Stage("targets", learn.targets, ("selector",), lambda s: {"images": s.recipe.gates.images}))
     ground = stages[-1].name

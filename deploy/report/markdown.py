@@ -10,7 +10,7 @@ import jinja2
 
 from compress.files import write_text
 
-from . import rows, rows_drift, rows_routed
+from . import rows, rows_drift, rows_ranking, rows_routed
 from .schema import Report
 from .tables import Table, to_markdown
 from .units import as_count, as_duration, as_error, as_macs, as_percent, plural
@@ -33,6 +33,7 @@ TABLES: Final[Mapping[str, Callable[[Report], Table]]] = {
     "saliency": rows.saliency,
     "map_drift": rows_drift.map_drift,
     "selector": rows.selector,
+    "ranking": rows_ranking.ranking,
     "channels": rows.channels,
     "frozen": rows.frozen,
     "stages": rows.stages,

@@ -28,6 +28,7 @@ from .units import (
 _STEER: Final = {
     "rbf": "gates learned and steered by the explainer (ISP), so that the explanations stay where they were",
     "realx": "gates learned and steered by REAL-X, pixel by pixel, so that the explanations stay where they were",
+    "varsal": "gates learned and steered by VarSal's mean maps, so that the explanations stay what they were",
     "none": "gates learned without the explainer",
     "magnitude": "ranked by weight magnitude; no gates were learned",
     "uniform": "the same share from every group; no gates were learned",

@@ -11,6 +11,7 @@ from compress.config import Count, NonNegative, Positive
 
 from .map_drift import MapDriftFigures
 from .part import Measured, Part, Share, Whole
+from .ranking import RankingFigures
 from .routed import DynamicFigures
 from .series import GateHistoryFigures, PercentilesMs
 
@@ -177,7 +178,7 @@ class Saliency(Part):
     """How far the explanation moved from the original to the slim model: means over ``images``, pixels.
 
     ``iou``: sum of minima / sum of maxima of the two maps; ``area``: mean of the slim model's maps; ``maps``: what
-    can be said of any explainer's maps.
+    can be said of any explainer's maps; ``selector`` or ``ranking``: what the explainer is worth on the original.
     """
 
     explainer: str
@@ -188,6 +189,7 @@ class Saliency(Part):
     area: Share | None = None
     maps: MapDriftFigures | None = None
     selector: SelectorFigures | None = None
+    ranking: RankingFigures | None = None
 
 
 class ChannelsKept(Part):

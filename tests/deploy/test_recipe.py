@@ -66,9 +66,9 @@ def test_all_mistakes_are_reported_together(tmp_path: Path) -> None:
         "(safetensors or a state dict; null trains from scratch with `train`)",
         "model.mean: [0.5, 0.5] was given; allowed: a list of 3, each a number",
         "model.std.1: -1 was given; allowed: a number above 0",
-        "gates.steer: 'rgb' was given; allowed: rbf, realx, none, magnitude or uniform "
-        "(rbf (ISP) and realx (REAL-X) steer by their explanations, none learns without; magnitude and uniform rank by "
-        "weights); did you mean 'rbf'?",
+        "gates.steer: 'rgb' was given; allowed: rbf, realx, varsal, none, magnitude or uniform "
+        "(rbf (ISP), realx (REAL-X) and varsal (VarSal) steer by their explanations, none learns without; magnitude "
+        "and uniform rank by weights); did you mean 'rbf'?",
         "gates.steps: 6 was given; allowed: a whole number at least 20",
         "gates.stpes: unknown key; allowed: steer, images, steps, lr, batch_size, steer_weight, cost_weight, "
         "temperature, shrink, compile; did you mean 'steps'?",
