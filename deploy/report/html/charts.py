@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from .svg import LETTER, WIDTH, Axes, Child, Entry, Scale, frame, legend, padded, path, shortened, tag, text
 
-_LEFT: Final = 46.0
+_LEFT: Final = 56.0  # room for 100.0 % beside the axis
 _RIGHT: Final = WIDTH - 10
 _BOTTOM_ROOM: Final = 44.0
 _ROW: Final = 38.0  # units of a bar with its name above
