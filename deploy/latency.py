@@ -21,8 +21,8 @@ from .bench.statistics import Quantiles, Speedup, noise_of, to_quantiles, to_spe
 class LatencyConfig(Section):
     """How latency is measured (``latency``)."""
 
-    threads: Count = 1
-    batch: Count = 1
+    threads: Count = Field(default=1, description="of ONNX Runtime")
+    batch: Count = Field(default=1, description="images per call")
     rounds: Annotated[int, Field(ge=20)] = Field(default=200, description="timed calls of each model")
     sessions: Count = Field(default=10, description="how often the models are opened anew; rounds are shared out")
     warmup_seconds: Positive = Field(default=5.0, description="limit; warm-up ends once times are steady")

@@ -46,7 +46,7 @@ _FACTORY = re.compile(r"(?P<file>.+\.py)(?P<factory>:[^:/\\]+)")
 class Recipe(Section):
     """Everything one run is made of: the same recipe and the same images give the same slim model."""
 
-    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = Field(default=0, description="of splits, weights and draws")
     precision: Literal["32-true", "bf16-mixed"] = Field(default="32-true", description="of every stage that learns")
     threads: Count | None = Field(default=None, description="CPU threads of every stage that learns; null: all cores")
     data: DataConfig = DataConfig()
@@ -236,14 +236,14 @@ def _not_allowed(where: str, value: Any, schema: Schema) -> str:
     schema = _deref(schema)
     about = f" ({schema['description']})" if "description" in schema and "properties" not in schema else ""
     hint = nearest(value, _choices(schema)) if isinstance(value, str) else ""
-    return f"{where}: {_shown(value)} was given; allowed: {_allowed(schema)}{about}{hint}"
+    return f"{where}: {_shown(value)} was given; allowed: {in_words(schema)}{about}{hint}"
 
 
-def _allowed(schema: Schema) -> str:
+def in_words(schema: Schema) -> str:
     """What a value may be, in words."""
     schema = _deref(schema)
     if "anyOf" in schema:
-        return " or ".join(_allowed(branch) for branch in schema["anyOf"])
+        return " or ".join(in_words(branch) for branch in schema["anyOf"])
     if choices := _choices(schema):
         return " or ".join(filter(None, [", ".join(choices[:-1]), choices[-1]]))
     if "properties" in schema:
@@ -251,7 +251,7 @@ def _allowed(schema: Schema) -> str:
     if schema.get("type") == "array":
         items = schema.get("prefixItems", [schema.get("items", {})])
         count = f" of {len(items)}" if "prefixItems" in schema else ""
-        return f"a list{count}, each {_allowed(items[0])}"
+        return f"a list{count}, each {in_words(items[0])}"
     words = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "null": "null"}
     word = words.get(schema.get("type", ""), "a path" if schema.get("format") == "path" else "text")
     limits = [f"{text} {schema[name]:.10g}" for name, text in _BOUNDS.items() if name in schema]

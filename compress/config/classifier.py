@@ -18,13 +18,15 @@ class DataConfig(Section):
     val_list: Path | None = Field(
         default=None, description="file with one path below train/ per line: the validation images"
     )
-    val_fraction: Fraction = 0.1
+    val_fraction: Fraction = Field(default=0.1, description="of every class, held out where nothing else says it")
     test_fraction: Fraction = Field(default=0.2, description="digits and image_folder without a test folder")
     image_size: Annotated[int, Field(ge=8)] | None = Field(
         default=None, description="side in pixels; image_folder needs it"
     )
-    flip: bool = True
-    crop_padding: Annotated[int, Field(ge=0)] = 4
+    flip: bool = Field(default=True, description="mirror training images at random; not for digits or letters")
+    crop_padding: Annotated[int, Field(ge=0)] = Field(
+        default=4, description="pixels around training images, cropped at random; 0: none"
+    )
 
     @model_validator(mode="after")
     def _has_what_the_source_needs(self) -> DataConfig:
@@ -39,7 +41,7 @@ class TrainConfig(Section):
     """SGD with momentum and Nesterov, one-cycle rate: for a classifier without weights, and to finetune."""
 
     epochs: Count = 20
-    lr: Positive = 0.1
+    lr: Positive = Field(default=0.1, description="the highest of the one-cycle schedule")
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: NonNegative = 1e-4
     batch_size: Count = 128
@@ -52,12 +54,16 @@ class ModelConfig(Section):
         default="resnet20",
         description="resnet20..110, mobilenetv2, vgg16, torchvision:NAME, timm:NAME, file.py:factory",
     )
-    shortcut: Literal["pad", "conv"] = "pad"
+    shortcut: Literal["pad", "conv"] = Field(
+        default="pad", description="of our ResNets where widths change; with conv the residual stream can shrink too"
+    )
     weights: Path | Literal["pretrained"] | None = Field(
         None, description="safetensors or a state dict; null trains from scratch with `train`"
     )
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
+    mean: tuple[float, float, float] = Field(
+        default=(0.485, 0.456, 0.406), description="of the normalisation that the weights were trained with"
+    )
+    std: tuple[Positive, Positive, Positive] = Field(default=(0.229, 0.224, 0.225), description="as mean")
     train: TrainConfig = TrainConfig()
 
 
@@ -66,9 +72,11 @@ class FinetuneConfig(TrainConfig):
 
     epochs: Annotated[int, Field(ge=0)] = 10
     lr: Positive = 0.05
-    recalibrate_batches: Annotated[int, Field(ge=0)] = 50
+    recalibrate_batches: Annotated[int, Field(ge=0)] = Field(
+        default=50, description="batches that batch-norm statistics are taken anew from, before finetuning"
+    )
     distill: Annotated[float, Field(ge=0, le=1)] = Field(default=0.0, description="share of the loss from the original")
-    distill_temperature: Positive = 4.0
+    distill_temperature: Positive = Field(default=4.0, description="of both models' logits")
     steer_weight: NonNegative = Field(
         default=0.0, description="of the interpretation term while weights change, as gates.steer_weight; 0: none"
     )

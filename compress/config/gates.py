@@ -30,7 +30,7 @@ class GatesConfig(Section):
         default=0.05, description="g1, per squared pixel of a 32-pixel side; others than rbf are scaled to ask the same"
     )
     cost_weight: Positive = Field(default=2.0, description="g2 of R_res")
-    temperature: Positive = 0.4
+    temperature: Positive = Field(default=0.4, description="of the sampled gates")
     shrink: Fraction = Field(default=0.6, description="share of the steps over which the target falls to the budget")
     compile: bool | Literal["auto"] = Field(
         default="auto", description="torch.compile the step; auto: on a CPU, when the steps saved are worth the wait"
