@@ -28,7 +28,7 @@ from compress.errors import ConfigError
 from compress.registry import nearest
 from export.config import ExportConfig
 
-from .latency import LatencyConfig
+from .latency_config import LatencyConfig
 from .yaml_text import dump_yaml, parse_yaml
 
 Schema: TypeAlias = Mapping[str, Any]
