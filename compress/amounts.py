@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -65,6 +65,18 @@ class Amount:
     def limit(self, original: int) -> int:
         """The largest whole number allowed, given the original's."""
         return math.floor(self.of(original) * (1 + 1e-12))  # .29 * 100 is 28.999999999999996
+
+
+def number_pattern(units: Iterable[str]) -> str:
+    """A regular expression (of JSON Schema) for what ``read_number`` reads with one of ``units``; ``""``: without."""
+    words = sorted({*units} - {""}, key=lambda unit: (-len(unit), unit))
+    if not words:
+        unit = ""
+    else:
+        letters = ["".join(f"[{c}{c.upper()}]" if c.isalpha() else c for c in word) for word in words]
+        spaced = [word.replace("][", "] ?[", 1) for word in letters]  # 60 M MACs
+        unit = f"({'|'.join(spaced)})" + ("?" if "" in units else "")
+    return rf"^ *([0-9][0-9_]*\.?[0-9_]*|\.[0-9]+)([eE][+-]?[0-9]+)? *{unit} *$"
 
 
 def to_amount(value: object, *, what: str, units: Mapping[str, float], example: str) -> Amount:

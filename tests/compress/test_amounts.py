@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from compress.amounts import BYTE_UNITS, COUNT_UNITS, MACS_UNITS, PARAM_UNITS, TIME_UNITS, Amount, read_number, to_amount
+from compress.amounts import (
+    BYTE_UNITS,
+    COUNT_UNITS,
+    MACS_UNITS,
+    PARAM_UNITS,
+    TIME_UNITS,
+    Amount,
+    read_number,
+    to_amount,
+)
 
 
 @pytest.mark.parametrize(
