@@ -13,7 +13,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from .recipe import Recipe, Schema, in_words
+from .allowed import Allowed, Schema
+from .recipe import Recipe
 
 _HEAD = """# Every setting of a recipe
 
@@ -55,7 +56,7 @@ def _about(model: type[BaseModel], path: tuple[str, ...]) -> str:
 
 def _row(model: type[BaseModel], name: str, whole: Schema, path: tuple[str, ...]) -> str:
     schema: dict[str, Any] = whole if model is Recipe else whole["$defs"][model.__name__]  # type: ignore[assignment]
-    allowed = in_words(schema["properties"][name])
+    allowed = Allowed(whole, "recipe").words(schema["properties"][name])
     default = json.dumps(model.model_construct().model_dump(mode="json")[name])
     about = model.model_fields[name].description or ""
     key = ".".join((*path, name))

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
 
-from ..amounts import BYTE_UNITS, COUNT_UNITS, TIME_UNITS, Amount, to_amount
+from ..amounts import BYTE_UNITS, MACS_UNITS, PARAM_UNITS, TIME_UNITS, Amount, to_amount
 from .base import Count, Section
 
 
@@ -35,8 +35,8 @@ def _write_time(amount: Amount) -> float | str:
 
 _WRITTEN = WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string"}]})
 _NUMBER = PlainSerializer(_write_number)
-MacsLimit = Annotated[Amount, _read_limit("MACs", COUNT_UNITS, "20M, 500k, 4e9"), _NUMBER, _WRITTEN]
-ParamsLimit = Annotated[Amount, _read_limit("parameters", COUNT_UNITS, "250k, 1.2M"), _NUMBER, _WRITTEN]
+MacsLimit = Annotated[Amount, _read_limit("MACs", MACS_UNITS, "20M, 500k, 4e9"), _NUMBER, _WRITTEN]
+ParamsLimit = Annotated[Amount, _read_limit("parameters", PARAM_UNITS, "250k, 1.2M"), _NUMBER, _WRITTEN]
 SizeLimit = Annotated[Amount, _read_limit("bytes", BYTE_UNITS, "2MB, 800kB, 2MiB"), _NUMBER, _WRITTEN]
 LatencyLimit = Annotated[
     Amount, _read_limit("latency", TIME_UNITS, "3ms, 800us"), PlainSerializer(_write_time), _WRITTEN

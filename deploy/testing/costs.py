@@ -9,7 +9,7 @@ from functools import partial
 
 from torch import nn
 
-from compress.amounts import BYTE_UNITS, COUNT_UNITS, Amount, to_amount
+from compress.amounts import BYTE_UNITS, MACS_UNITS, PARAM_UNITS, Amount, to_amount
 from compress.macs import MacsCount, count_macs, count_params, size_bytes
 from compress.models.user_code import UserCode
 
@@ -17,8 +17,8 @@ from ..report.units import as_bytes, as_count, as_macs
 from .held import Held, check_module, end, judge, to_limit
 from .images import Images, to_images
 
-_read_macs = partial(to_amount, what="MACs", units=COUNT_UNITS, example="'60M', '500k', 4e9")
-_read_params = partial(to_amount, what="parameters", units=COUNT_UNITS, example="'250k', '11M'")
+_read_macs = partial(to_amount, what="MACs", units=MACS_UNITS, example="'60M', '0.5 GMACs', 4e9")
+_read_params = partial(to_amount, what="parameters", units=PARAM_UNITS, example="'250k', '11M'")
 _read_bytes = partial(to_amount, what="bytes", units=BYTE_UNITS, example="'2MB', '800kB', '2MiB'")
 
 
