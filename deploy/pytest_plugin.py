@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from functools import partial
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -56,6 +57,13 @@ class Slimsight:
 
         return self._record("latency_ms", partial(testing.assert_latency, model, x, max, **options))
 
+    def assert_budget(self, target: str | PathLike[str], budget: str | PathLike[str], **options: Any) -> None:
+        """As ``deploy.testing.assert_budget``."""
+        __tracebackhide__ = True
+        from . import testing
+
+        testing.assert_budget(target, budget, **options)
+
     def check(self, model: nn.Module, x: Images, *, against: nn.Module | None = None) -> None:
         """Hold ``model`` to every limit of the marker ``slimsight``: of the test, its class, its file, in this order.
 
@@ -86,7 +94,7 @@ class Slimsight:
 
 @pytest.fixture
 def slimsight(request: pytest.FixtureRequest) -> Slimsight:
-    """assert_macs, assert_params, assert_size, assert_latency; check(model, x) holds a model to the marker's limits."""
+    """assert_macs, assert_params, assert_size, assert_latency, assert_budget; check(model, x): the marker's limits."""
     return Slimsight(request.node)
 
 

@@ -20,8 +20,8 @@ _HEAD = """# Every setting of a recipe
 
 <!-- Made by `python -m deploy.recipe_reference`; what it says comes from the code that reads recipes. -->
 
-A recipe is a YAML file. Every setting has a default; an unknown key, a wrong value and a key given twice are errors, all
-reported together. `--set gates.steps=500` overrides one setting on the command line. Relative paths count from the
+A recipe is a YAML file. Every setting has a default; an unknown key, a wrong value and a key given twice are errors,
+all reported together. `--set gates.steps=500` overrides one setting on the command line. Relative paths count from the
 recipe's folder in the file, and from the current folder in `--set`.
 
 A run writes the recipe with every default filled in to `recipe.yaml` in its folder.

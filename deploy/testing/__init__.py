@@ -9,7 +9,8 @@ A failure says the figure, the limit, by how much, and the three layers that cos
 functions as a fixture, ``slimsight``, which also writes the figures into JUnit files.
 """
 
+from .budget import assert_budget
 from .costs import assert_macs, assert_params, assert_size
 from .latency import assert_latency
 
-__all__ = ["assert_latency", "assert_macs", "assert_params", "assert_size"]
+__all__ = ["assert_budget", "assert_latency", "assert_macs", "assert_params", "assert_size"]

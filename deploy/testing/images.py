@@ -28,13 +28,14 @@ def to_images(x: Images, model: nn.Module) -> Tensor:
             raise _refused(f"a tensor {tuple(x.shape)} {x.dtype}")
         images = x.detach()
     else:
-        shape = _shape(x)
+        shape = shape_of(x)
         images = torch.rand(shape, generator=torch.Generator().manual_seed(_SEED))
     images = images if images.dim() == 4 else images[None]
     return images.to(first.device, first.dtype)
 
 
-def _shape(x: object) -> tuple[int, ...]:
+def shape_of(x: object) -> tuple[int, ...]:
+    """(C, H, W) or (N, C, H, W); raises ConfigError for anything else."""
     parts: Sequence[object] = x.lower().split("x") if isinstance(x, str) else x if isinstance(x, Sequence) else ()
     numbers = [int(part) if isinstance(part, str) and part.strip().isdecimal() else part for part in parts]
     sides = tuple(n for n in numbers if isinstance(n, int) and not isinstance(n, bool) and n > 0)

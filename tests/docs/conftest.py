@@ -8,12 +8,15 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.datasets import load_digits
+from torch import nn
 
 from compress.files import read_tensors, write_tensors
 from deploy.pipeline import run_recipe
@@ -40,7 +43,8 @@ def build(classes):
 """
 RECIPE = f"""
 threads: 1
-data: {{source: image_folder, path: my_images, image_size: {SIDE}, flip: false, crop_padding: 0}}
+data:
+  {{source: image_folder, path: my_images, image_size: {SIDE}, val_fraction: 0.2, flip: false, crop_padding: 0}}
 model: {{name: "my_model.py:build", train: {{epochs: 4, lr: 0.1, batch_size: 64}}}}
 explainer:
   predictor: {{epochs: 3, lr: 1e-3, batch_size: 64}}
@@ -50,7 +54,19 @@ budget: {{macs: 0.5}}
 finetune: {{epochs: 1, lr: 0.02, batch_size: 64}}
 latency: {{rounds: 20, warmup_seconds: 0.1}}
 """
-BUDGET = "macs: 50%\naccuracy_drop: 50%\nparity: true\n"
+BUDGETS = {
+    "budget.yaml": "macs: 50%\naccuracy_drop: 50%\nparity: true\n",
+    "model-budget.yaml": "macs: 20M\nparams: 250k\n",
+}
+TEST = """
+from deploy.testing import assert_macs
+from my_model import build
+
+
+def test_small(slimsight):
+    assert_macs(build(10), "3x64x64", max="20M")
+    slimsight.assert_params(build(10), max="250k")
+"""
 
 
 def write_project(folder: Path) -> None:
@@ -63,7 +79,14 @@ def write_project(folder: Path) -> None:
         pixels.convert("RGB").save(place / f"{number:04}.jpg", quality=95)
     (folder / "my_model.py").write_text(MODEL, encoding="utf-8")
     (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
-    (folder / "budget.yaml").write_text(BUDGET, encoding="utf-8")
+    for name, text in BUDGETS.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    (folder / "tests").mkdir()
+    (folder / "tests/test_model.py").write_text(TEST, encoding="utf-8")
+    images = torch.from_numpy(digits.images).float()[:, None].repeat_interleave(3, 1) / 16
+    images, labels = nn.functional.interpolate(images, size=SIDE, mode="bilinear"), torch.from_numpy(digits.target)
+    parts = {"train": (images[:1400], labels[:1400]), "val": (images[1400:], labels[1400:])}
+    torch.save(parts, folder / "digits.pt")
     shutil.copy(folder / "my_images/3/0003.jpg", folder / "cat.jpg")
 
 
@@ -78,11 +101,19 @@ def finish_run(folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The reader's files alone; nobody works in them."""
+    folder = tmp_path_factory.mktemp("reader") / "written"
+    folder.mkdir()
+    write_project(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pristine(written: Path) -> Path:
     """The project, finished; nobody works in it."""
-    place = tmp_path_factory.mktemp("reader")
-    (place / "project").mkdir()
-    write_project(place / "project")
+    place = written.parent
+    copy_project(written, place / "project")
     before = Path.cwd()
     os.chdir(place / "project")
     try:
@@ -96,10 +127,28 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def project(pristine: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy in the place where it was made (recipes hold whole paths), which is the current folder."""
-    folder = pristine.parent / "project"
-    shutil.copytree(pristine, folder)
+    with working_in(pristine, monkeypatch) as folder:
+        yield folder
+
+
+@pytest.fixture
+def files(written: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The same without a run."""
+    with working_in(written, monkeypatch) as folder:
+        yield folder
+
+
+@contextmanager
+def working_in(source: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    folder = source.parent / "project"
+    copy_project(source, folder)
     monkeypatch.setenv("SLIMSIGHT_CACHE", str(folder / "cache"))
     monkeypatch.chdir(folder)
     yield folder
     monkeypatch.undo()
     shutil.rmtree(folder)
+
+
+def copy_project(source: Path, folder: Path) -> None:
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("my_images"))
+    shutil.copytree(source / "my_images", folder / "my_images", copy_function=os.link)  # nobody writes to them
