@@ -109,7 +109,9 @@ def test_of_a_fixed_batch_one_image_counts(tmp_path: Path) -> None:
 
 def test_a_file_of_any_size_wants_to_be_told_one(tmp_path: Path) -> None:
     path = write(tmp_path / "any.onnx", [CONV], {"w": WEIGHT}, ["n", 3, "h", "w"])
-    with pytest.raises(ExportError, match="takes images of any size: say which MACs are meant, e.g. --input 3x224x224"):
+    with pytest.raises(
+        ExportError, match=r"takes images of any size: say which MACs are meant, e\.g\. --input 3x224x224"
+    ):
         onnx_cost(path)
     assert onnx_cost(path, (3, 10, 10)).macs == 8 * 27 * 100
     with pytest.raises(ExportError, match="takes images of 3xanyxany, not 1x10x10: leave --input out"):
