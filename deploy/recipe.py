@@ -37,7 +37,9 @@ _FACTORY = re.compile(r"(?P<file>.+\.py)(?P<factory>:[^:/\\]+)")
 class Recipe(Section):
     """Everything one run is made of: the same recipe and the same images give the same slim model."""
 
-    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = Field(
+        default=0, description="the same recipe, seed and images give the same slim model"
+    )
     precision: Literal["32-true", "bf16-mixed"] = Field(default="32-true", description="of every stage that learns")
     threads: Count | None = Field(default=None, description="CPU threads of every stage that learns; null: all cores")
     data: DataConfig = DataConfig()

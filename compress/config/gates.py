@@ -23,9 +23,9 @@ class GatesConfig(Section):
         "magnitude and uniform rank by weights",
     )
     images: Count | None = Field(default=None, description="training images the gates see; null: all")
-    steps: Annotated[int, Field(ge=20)] = 1000
+    steps: Annotated[int, Field(ge=20)] = Field(default=1000, description="batches that the gates learn on")
     lr: Positive | None = Field(default=None, description="Adam; null scales with 1/steps so that gates can close")
-    batch_size: Count = 128
+    batch_size: Count = Field(default=128, description="images per step")
     steer_weight: NonNegative = Field(
         default=0.05, description="g1, per squared pixel of a 32-pixel side; others than rbf are scaled to ask the same"
     )

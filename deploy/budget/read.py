@@ -52,6 +52,7 @@ def load_budget(path: Path) -> Budget:
     problems.at(found.lines)
     for place, twice in found.repeated:
         problems.add(twice, place)
+    _refuse_truth(content.get("measure"), problems)
     limits = None
     try:
         limits = BudgetFile.model_validate({str(key): value for key, value in content.items()})
@@ -62,6 +63,15 @@ def load_budget(path: Path) -> Budget:
     if limits is None or problems:
         raise ConfigError(f"{path} is not a usable budget file:{problems.listed()}")
     return Budget(path, limits, found.lines)
+
+
+def _refuse_truth(measure: object, problems: Problems) -> None:
+    """pydantic reads true as the number 1."""
+    allowed = _allowed()
+    known = allowed.deref(allowed.schema["properties"]["measure"])["properties"]
+    for key, value in measure.items() if isinstance(measure, dict) else ():
+        if isinstance(value, bool) and key in known:
+            problems.add(allowed.refusal(("measure", key), value, known[key]), ("measure", key))
 
 
 @cache

@@ -6,10 +6,11 @@ from .explain import explain
 from .export import export
 from .inspect import inspect
 from .run import run
+from .schema import schema
 from .status import status
 from .trust import trust
 
-COMMANDS = (run, export, inspect, bench, explain, trust, check, status)
+COMMANDS = (run, export, inspect, bench, explain, trust, check, status, schema)
 """In the order that the help lists them."""
 
 __all__ = ["COMMANDS"]

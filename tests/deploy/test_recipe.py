@@ -62,7 +62,8 @@ def test_all_mistakes_are_reported_together(tmp_path: Path) -> None:
         "model: {weights: 3, mean: [.5, .5], std: [1, -1, 1]}\nfinetune: [1]\n",
     )
     assert problems(path, "budget.macs=5", "gates.lr", "export.formats=[onnx, tflite]") == [
-        "line 1: seed: true was given; allowed: a whole number at least 0 and at most 4294967295",
+        "line 1: seed: true was given; allowed: a whole number at least 0 and at most 4294967295 "
+        "(the same recipe, seed and images give the same slim model)",
         f"line 2: precison: unknown key; allowed: {', '.join(Recipe.model_fields)}; did you mean 'precision'?",
         "line 3: threads: 0 was given; allowed: a whole number at least 1 or null "
         "(CPU threads of every stage that learns; null: all cores)",

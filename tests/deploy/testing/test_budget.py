@@ -28,14 +28,14 @@ def test_it_passes_in_silence_and_fails_with_a_line_for_every_limit(model: str, 
     budget = tmp_path / "budget.yaml"
     budget.write_text("macs: 10k\nparams: 1k\n", encoding="utf-8")
     assert_budget(model, budget, x=(3, 8, 8), classes=4)
-    budget.write_text("macs: 5k\nparams: {fail: 200, warn: 100}\nsize: 3 kB\n", encoding="utf-8")
+    budget.write_text("macs: 5k\nparams: 2k\nsize: 1 kB\n", encoding="utf-8")
     with pytest.raises(AssertionError) as failed:
         assert_budget(model, str(budget), x="3x8x8", classes=4)
-    head, macs, params = str(failed.value).splitlines()
+    head, macs, size = str(failed.value).splitlines()
     assert head == f"{model} against {budget}: 2 of 3 checks failed"
     assert macs.startswith("MACs: 7,808, at most 5,000 allowed, 56.2 % above")
     assert "most MACs: 0 (100 %)" in macs
-    assert params.startswith("parameters: 260, at most 200 allowed, 30.0 % above")
+    assert size.startswith("size of the weights: 1.04 kB, at most 1.00 kB allowed, 4.0 % above")
 
 
 def test_what_cannot_be_read_is_said_in_a_sentence(model: str, tmp_path: Path) -> None:
