@@ -96,7 +96,9 @@ def finish_run(folder: Path) -> None:
     run_recipe(load_recipe(folder / "recipe.yaml"), root, name="recipe.yaml", cache=folder / "cache")
     (weights,) = (root / "stages/classifier").glob("*.safetensors")
     write_tensors(folder / "my_model.safetensors", read_tensors(weights))
-    for name in ("a", "b"):
+    for name in ("digits", "other"):
+        shutil.copytree(root, folder / "runs" / name)
+    for name in ("a", "b", "model"):
         shutil.copy(root / "slim/model.onnx", folder / f"{name}.onnx")
 
 
