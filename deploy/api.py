@@ -216,6 +216,8 @@ def select(
 def slim(traced: Traced, plan: PrunePlan) -> Slimmed:
     """Remove what ``plan`` does not keep from a copy of the model (and of its explainer), and prove it.
 
+    The slim model comes in eval mode, on the CPU, all its parameters ready to be trained.
+
     Raises:
         PruningError: the plan does not fit the model, or the slim model does not compute what closed gates do.
     """
@@ -232,6 +234,7 @@ def slim(traced: Traced, plan: PrunePlan) -> Slimmed:
         )
     explained = twin if isinstance(twin, ExplainedClassifier) else None
     model = twin.classifier.net if isinstance(twin, ExplainedClassifier) else twin
+    model.requires_grad_(True)  # it was traced frozen
     return Slimmed(model, plan, traced.example[:1], traced.cost.of_plan(plan), difference, explained)
 
 

@@ -7,10 +7,11 @@ from .export import export
 from .inspect import inspect
 from .report import report
 from .run import run
+from .schema import schema
 from .status import status
 from .trust import trust
 
-COMMANDS = (run, export, inspect, bench, explain, trust, report, check, status)
+COMMANDS = (run, export, inspect, bench, explain, trust, report, check, status, schema)
 """In the order that the help lists them."""
 
 __all__ = ["COMMANDS"]

@@ -31,6 +31,7 @@ Unit = Literal[
     "px",
     "overlap",
     "images",
+    "growth",
 ]
 
 
