@@ -5,12 +5,13 @@ from .check import check
 from .explain import explain
 from .export import export
 from .inspect import inspect
+from .report import report
 from .run import run
 from .schema import schema
 from .status import status
 from .trust import trust
 
-COMMANDS = (run, export, inspect, bench, explain, trust, check, status, schema)
+COMMANDS = (run, export, inspect, bench, explain, trust, report, check, status, schema)
 """In the order that the help lists them."""
 
 __all__ = ["COMMANDS"]

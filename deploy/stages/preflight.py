@@ -19,6 +19,7 @@ def preflight(session: Session) -> None:
 
     Raises:
         ModelError: the model or its weights do not fit, or it has no feature maps for an explainer.
+        ConfigError, DataError: the explainer's settings do not fit the images.
         PruningError: nothing can shrink, or the budget is out of reach.
         ExportError: the model cannot be traced.
     """
@@ -30,6 +31,7 @@ def preflight(session: Session) -> None:
     check_counted(recipe.budget, cost, graph)
     if recipe.explainer.enabled:
         find_scales(classifier, session.example)
+        session.explainer.check(recipe.explainer, session.splits.image_size)
     trace(classifier, session.example)
     smallest = smallest_macs(cost, align)
     shares = [
