@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def run(
     context: typer.Context,
-    recipe: Annotated[Path, typer.Argument(help="the recipe, e.g. configs/digits.yaml")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file, e.g. configs/digits.yaml")],
     out: Annotated[Path | None, typer.Option(help="run directory; default: runs/<recipe's name>")] = None,
     set_: Annotated[list[str], typer.Option("--set", metavar="A.B=C", help="override a setting")] = [],  # noqa: B006
     reuse: Annotated[Path | None, typer.Option(help="take finished stages over from this run")] = None,
