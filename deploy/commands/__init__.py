@@ -2,14 +2,16 @@
 
 from .bench import bench
 from .check import check
+from .doctor import doctor
 from .explain import explain
 from .export import export
+from .init import init
 from .inspect import inspect
 from .run import run
 from .status import status
 from .trust import trust
 
-COMMANDS = (run, export, inspect, bench, explain, trust, check, status)
+COMMANDS = (init, doctor, run, export, inspect, bench, explain, trust, check, status)
 """In the order that the help lists them."""
 
 __all__ = ["COMMANDS"]

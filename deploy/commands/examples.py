@@ -25,7 +25,10 @@ class Shown:
 SHOWN = {
     "doctor": Shown(
         "What works on this machine, what does not, how to get it.",
-        (("doctor", "a table; exit 1 if a run could not work here"), ("doctor --json doctor.json", "the same, as data")),
+        (
+            ("doctor", "a table; exit 1 if a run could not work here"),
+            ("doctor --json doctor.json", "the same, as data"),
+        ),
     ),
     "init": Shown(
         "Write a commented recipe for your model and your images.",

@@ -1,0 +1,279 @@
+"""The recipe as text: every key that was decided here, with the reason beside it."""
+
+from __future__ import annotations
+
+import math
+import os
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compress.config import GatesConfig
+
+from ..report.units import as_bytes, as_count, as_duration, as_macs, as_percent, plural
+from ..yaml_text import dump_yaml
+from .images import ImagesSeen
+from .model import ModelSeen
+
+_COLUMNS = 100
+_BESIDE = 40
+_NAMED = 12
+_UNEVEN = 3.0
+_FEW = 200
+_GATE_IMAGES = 10_000
+_MEMORY_SHARE = 0.25
+_CHANCE = 1.5
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long each stage learns, by the number of training images. ``batch`` images a step."""
+
+    batch: int
+    train_epochs: int
+    explainer_epochs: int
+    gate_images: int | None
+    gate_steps: int
+    finetune_epochs: int
+    explained: bool
+
+    @classmethod
+    def of(cls, train: int, batch_bytes: int, memory: int | None) -> Schedule:
+        """Small sets of images get smaller batches and more epochs, so that there are steps to learn in."""
+        batch = 128
+        while batch > 8 and (batch > train // 4 or (memory and 3 * batch * batch_bytes > _MEMORY_SHARE * memory)):
+            batch //= 2
+        epoch = max(1, train // batch)
+
+        def epochs(steps: int, fewest: int, most: int) -> int:
+            return min(most, max(fewest, math.ceil(steps / epoch)))
+
+        return cls(
+            batch=batch,
+            train_epochs=epochs(3000, 10, 60),
+            explainer_epochs=epochs(1000, 4, 30),
+            gate_images=_GATE_IMAGES if train > _GATE_IMAGES else None,
+            gate_steps=1000 if train >= 2000 else 400,
+            finetune_epochs=epochs(1500, 5, 30),
+            explained=train >= _FEW,
+        )
+
+
+@dataclass(frozen=True)
+class Starter:
+    """A recipe to begin with: ``text``, and what was found, guessed and warned of, a line each."""
+
+    text: str
+    said: tuple[str, ...]
+
+
+def to_recipe(images: ImagesSeen, model: ModelSeen, *, out: Path, memory: int | None, schema: str | None) -> Starter:
+    """The commented recipe for what was seen.
+
+    Args:
+        out: where it will lie: paths in it count from there.
+        memory: bytes that a run may take.
+        schema: of recipes, for editors; None writes no line about it.
+    """
+    schedule = Schedule.of(images.splits["train"], model.batch_bytes, memory)
+    text = _Text()
+    if schema is not None:
+        text.comment(f"yaml-language-server: $schema={schema}", wrap=False)
+    text.comment(f"A recipe to begin with, for {model.config.name} and {_source(images)}; written by 'slimsight init'.")
+    text.comment("What says 'guess' is for you to check. What is not written here has a default; the run writes all of "
+                 "them to recipe.yaml in its folder. Paths count from this file's folder.")
+    text.key("seed", 0)
+    _data(text, images, model, out)
+    _model(text, images, model, schedule, out)
+    _explainer(text, images, schedule)
+    _gates(text, schedule)
+    _budget(text, model)
+    text.section("finetune", "of the slim model")
+    text.key("epochs", schedule.finetune_epochs, f"about {_steps(schedule, images, schedule.finetune_epochs)} steps", 1)
+    text.key("lr", 0.02, "lower it if accuracy falls while it learns", 1)
+    text.key("batch_size", schedule.batch, "", 1)
+    text.section("latency", "original and slim model in turn, in ONNX Runtime")
+    text.key("threads", 1, "as many as the device will give it", 1)
+    text.key("batch", 1, "images per call", 1)
+    return Starter("\n".join(text.lines).lstrip("\n") + "\n", (*_found(images, model), *_said(text)))
+
+
+class _Text:
+    """Lines of YAML with comments. A comment that has no room beside its key stands above it."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.guesses: list[str] = []
+
+    def comment(self, text: str, level: int = 0, *, wrap: bool = True) -> None:
+        start = "  " * level + "# "
+        width = _COLUMNS if wrap else 10_000
+        self.lines += textwrap.wrap(
+            text, width, initial_indent=start, subsequent_indent=start, break_long_words=False, break_on_hyphens=False
+        )
+
+    def section(self, name: str, comment: str = "") -> None:
+        self.lines += ["", f"{name}:".ljust(_BESIDE) + f"# {comment}" if comment else f"{name}:"]
+
+    def key(self, name: str, value: Any, comment: str = "", level: int = 0, *, guess: bool = False) -> None:
+        line = "  " * level + dump_yaml({name: value}).rstrip("\n")
+        if guess:
+            comment = f"a guess: {comment}"
+            self.guesses.append(f"{name}: {comment.removeprefix('a guess: ')}")
+        beside = f"{line:<{_BESIDE - 1}} # {comment}"
+        if comment and len(beside) <= _COLUMNS:
+            self.lines.append(beside)
+            return
+        if comment:
+            self.comment(comment, level)
+        self.lines.append(line)
+
+
+def _said(text: _Text) -> list[str]:
+    return [f"guess: {guess}" for guess in text.guesses]
+
+
+def _source(images: ImagesSeen) -> str:
+    return images.config.path.name if images.config.path is not None else "digits"
+
+
+def _data(text: _Text, images: ImagesSeen, model: ModelSeen, out: Path) -> None:
+    text.section("data")
+    text.comment(f"{images.layout}: {plural(len(images.classes), 'class').replace('classs', 'classes')}, "
+                 f"{_per_class(images.counts)}", 1)
+    if images.imbalance > _UNEVEN:
+        text.comment(_uneven(images), 1)
+    text.comment(f"{_splits(images.splits)}; the draw depends on seed alone", 1)
+    text.key("source", images.config.source, "", 1)
+    if images.config.path is not None:
+        text.key("path", _relative(images.config.path, out), "", 1)
+    if images.config.source == "image_folder":
+        sizes = ", ".join(f"{size} ({count})" for size, count in images.sizes[:3])
+        more = f" and {len(images.sizes) - 3} more" if len(images.sizes) > 3 else ""
+        refused = f"; {', '.join(model.tried)} px: the model does not take them" if model.tried else ""
+        why = images.why_size if model.size == images.size else "the nearest usual side that the model takes"
+        text.comment(f"sizes found: {sizes}{more}; each is scaled, and its centre square taken", 1)
+        text.key("image_size", model.size, f"{why}{refused}. Use the side that your weights were trained at", 1, guess=True)
+    text.key("flip", images.config.flip, "mirrored images are the same class (not so for letters or digits)", 1, guess=True)
+    if images.config.source != "digits":
+        text.key("crop_padding", model.size // 8, "shifts of up to so many pixels while weights learn", 1)
+
+
+def _model(text: _Text, images: ImagesSeen, model: ModelSeen, schedule: Schedule, out: Path) -> None:
+    found, config = model.found, model.config
+    text.section("model")
+    text.comment(
+        f"{as_macs(found.macs)} MACs at {model.size} px, {as_count(found.params)} parameters, "
+        f"{as_bytes(found.size_bytes)}; {len(images.classes)} logits, as many as there are classes", 1,
+    )
+    text.comment(f"{plural(found.groups, 'channel group')} can be slimmed, each proven on a copy; frozen: "
+                 f"{_frozen(found.frozen_groups)}", 1)
+    text.key("name", _model_name(config.name, out), "", 1)
+    if config.name.startswith("resnet"):
+        text.key("shortcut", config.shortcut, "", 1)
+    if config.weights is None:
+        near = f" ({model.beside.name} lies beside the model: is it its weights?)" if model.beside else ""
+        text.key("weights", None, f"none given: the model is trained first, as `train` says{near}", 1)
+    else:
+        weights = config.weights if isinstance(config.weights, str) else _relative(config.weights, out)
+        right = f"; {as_percent(model.accuracy, 0)} of {model.looked_at} training images right" if model.accuracy is not None else ""
+        text.key("weights", weights, f"loaded: every tensor fits{right}", 1)
+    text.key("mean", list(model.normalisation.mean), model.normalisation.why, 1, guess=model.normalisation.guessed)
+    text.key("std", list(model.normalisation.std), "", 1)
+    if config.weights is None:
+        steps = _steps(schedule, images, schedule.train_epochs)
+        text.key("train", {"epochs": schedule.train_epochs, "lr": 0.05, "batch_size": schedule.batch}, "", 1)
+        text.lines[-1:] = ["  train:" + " " * (_BESIDE - 8) + f"# about {steps} steps",
+                           f"    epochs: {schedule.train_epochs}", "    lr: 0.05", f"    batch_size: {schedule.batch}"]
+
+
+def _explainer(text: _Text, images: ImagesSeen, schedule: Schedule) -> None:
+    text.section("explainer", "learns where the model looks; its answers steer the gates")
+    if not schedule.explained:
+        text.key("enabled", False, f"{images.splits['train']} training images are too few to learn it (from {_FEW} on)", 1, guess=True)
+        return
+    text.key("target_area", 0.25, "share of the image that an explanation should keep", 1)
+    for part in ("predictor", "selector"):
+        text.lines += [f"  {part}:", f"    epochs: {schedule.explainer_epochs}", f"    batch_size: {schedule.batch}"]
+
+
+def _gates(text: _Text, schedule: Schedule) -> None:
+    text.section("gates", "learn which channels matter, with all weights frozen")
+    steer = "rbf" if schedule.explained else "none"
+    why = "explanations must stay where they are" if schedule.explained else "without an explainer (see above)"
+    text.key("steer", steer, why, 1)
+    text.key("images", schedule.gate_images, "training images that the gates see; null: all", 1)
+    text.key("steps", schedule.gate_steps, "more of them rank more surely", 1)
+    text.key("batch_size", schedule.batch, "", 1)
+
+
+def _budget(text: _Text, model: ModelSeen) -> None:
+    found = model.found
+    text.section("budget", "what the slim model may cost at most")
+    smallest = found.smallest_macs / found.macs
+    macs = 0.5 if smallest < 0.45 else min(0.95, math.ceil(smallest * 110) / 100)
+    text.key("macs", f"{macs:.0%}", f"of {as_macs(found.macs)}; down to {as_percent(smallest, 1)} can be reached", 1)
+    text.key("align", 8, "channels in multiples of 8, where a group is large enough: processors like them", 1)
+
+
+def _found(images: ImagesSeen, model: ModelSeen) -> list[str]:
+    """What was found, for the terminal."""
+    found = model.found
+    lines = [
+        f"images: {images.layout}",
+        f"  {len(images.classes)} classes: {_per_class(images.counts)}",
+        f"  {_splits(images.splits)}",
+    ]
+    if images.imbalance > _UNEVEN:
+        lines.append(f"  {_uneven(images)}")
+    lines += [f"  {note}" for note in images.notes]
+    lines += [
+        f"model: {model.config.name}: {as_macs(found.macs)} MACs at {model.size} px, {as_count(found.params)} "
+        f"parameters, {len(images.classes)} logits",
+        f"  {plural(found.groups, 'channel group')} can be slimmed; frozen: {_frozen(found.frozen_groups)}",
+    ]
+    if model.accuracy is not None:
+        lines.append(f"  the weights load, and get {as_percent(model.accuracy, 0)} of {model.looked_at} training images right")
+        if model.accuracy < _CHANCE / len(images.classes):
+            lines.append("  WARNING: no better than chance: is the order of classes another (here: sorted folder names: "
+                         f"{', '.join(images.classes[:5])}...), or the image size, or are these weights of another task?")
+    elif model.beside is not None:
+        lines.append(f"  {model.beside.name} lies beside it: if those are its weights, say --weights {model.beside}")
+    return lines
+
+
+def _per_class(counts: Mapping[str, int]) -> str:
+    named = [f"{name} {count:,}" for name, count in counts.items()]
+    return ", ".join(named[:_NAMED]) + (f" and {len(named) - _NAMED} more" if len(named) > _NAMED else "")
+
+
+def _uneven(images: ImagesSeen) -> str:
+    largest, smallest = (f(images.counts, key=lambda name: images.counts[name]) for f in (max, min))
+    return (f"uneven: '{largest}' has {images.imbalance:.0f} times the images of '{smallest}'; accuracy then says little "
+            f"of '{smallest}'")
+
+
+def _splits(splits: Mapping[str, int]) -> str:
+    return f"{splits['train']:,} to learn from, {splits['val']:,} to validate, {splits['test']:,} to test"
+
+
+def _frozen(groups: Sequence[Mapping[str, str]]) -> str:
+    named = [f"{group['name']} ({group['reason']})" for group in groups]
+    return "; ".join(named[:2]) + (f"; and {len(named) - 2} more" if len(named) > 2 else "") if named else "none"
+
+
+def _steps(schedule: Schedule, images: ImagesSeen, epochs: int) -> int:
+    return epochs * max(1, images.splits["train"] // schedule.batch)
+
+
+def _relative(path: Path, out: Path) -> str:
+    """As seen from the recipe's folder, unless it lies far away."""
+    found = os.path.relpath(path.resolve(), out.resolve().parent)
+    return str(path.resolve()) if found.startswith(os.path.join("..", "..")) else Path(found).as_posix()
+
+
+def _model_name(name: str, out: Path) -> str:
+    file, colon, factory = name.rpartition(":")
+    return f"{_relative(Path(file).expanduser(), out)}{colon}{factory}" if file.endswith(".py") else name
