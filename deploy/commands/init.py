@@ -39,7 +39,9 @@ def init(
     if out.exists() and not force:
         raise ConfigError(f"{out} exists and is kept; write elsewhere with --out, or overwrite it with --force")
     if not out.absolute().parent.is_dir():
-        raise ConfigError(f"there is no folder {out.absolute().parent} to write {out.name} into; make it, or change --out")
+        raise ConfigError(
+            f"there is no folder {out.absolute().parent} to write {out.name} into; make it, or change --out"
+        )
     from compress.files import write_text
 
     from ..cache_place import default_cache
@@ -49,7 +51,9 @@ def init(
 
     terminal: Terminal = context.obj
     seen = look_at_images(images, cache=default_cache(), progress=terminal.progress)
-    given: Path | Literal["pretrained"] | None = "pretrained" if weights == "pretrained" else weights and Path(weights)  # type: ignore[assignment]
+    given: Path | Literal["pretrained"] | None = None
+    if weights is not None:
+        given = "pretrained" if weights == "pretrained" else Path(weights)
     net = look_at_model(model, seen, weights=given, progress=terminal.progress)
     starter = to_recipe(seen, net, out=out, memory=usable_memory(), schema=None)
     write_text(out, starter.text)

@@ -119,8 +119,10 @@ def _folder(path: Path, seed: int) -> ImagesSeen:
     except DataError as error:
         raise DataError(f"{error} (layouts that are known: one folder per class, {_LAYOUTS})") from error
     if isinstance(source, FolderSource):
-        named = {split: [(folder / name, name) for name in source.listing(split).names] for split, folder in
-                 source.folders.items()}
+        named = {
+            split: [(folder / name, name) for name in source.listing(split).names]
+            for split, folder in source.folders.items()
+        }
         has = ", ".join(f"{folder.name}/" for folder in source.folders.values())
         layout = f"class folders in {has}"
     else:

@@ -139,13 +139,17 @@ def _normalisation(
     if config.weights == "pretrained":
         known = Normalisation(*IMAGENET, "ImageNet's: these weights were trained with it", guessed=False)
         return known, _accuracy(model, images, labels, known)
-    stored = Normalisation(_triple(model.normalize.mean), _triple(model.normalize.std), "stored in the weights file", False)
+    stored = Normalisation(
+        _triple(model.normalize.mean), _triple(model.normalize.std), "stored in the weights file", False
+    )
     if (stored.mean, stored.std) != (config.mean, config.std):
         return stored, _accuracy(model, images, labels, stored)
     candidates = [Normalisation(*values, f"{name} convention") for name, values in _CONVENTIONS.items()]
     scored = [(each, _accuracy(model, images, labels, each)) for each in (*candidates, own)]
     best, accuracy = max(scored, key=lambda pair: pair[1])
-    others = ", ".join(f"{each.why.removesuffix(' convention')} {right:.0%}" for each, right in scored if each is not best)
+    others = ", ".join(
+        f"{each.why.removesuffix(' convention')} {right:.0%}" for each, right in scored if each is not best
+    )
     why = f"{best.why}: the weights get {accuracy:.0%} of {len(images)} images right with it ({others})"
     return Normalisation(best.mean, best.std, why.replace("%", " %")), accuracy
 

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compress.config import GatesConfig
-
-from ..report.units import as_bytes, as_count, as_duration, as_macs, as_percent, plural
+from ..report.units import as_bytes, as_count, as_macs, as_percent, plural
 from ..yaml_text import dump_yaml
 from .images import ImagesSeen
 from .model import ModelSeen
@@ -82,8 +80,10 @@ def to_recipe(images: ImagesSeen, model: ModelSeen, *, out: Path, memory: int | 
     if schema is not None:
         text.comment(f"yaml-language-server: $schema={schema}", wrap=False)
     text.comment(f"A recipe to begin with, for {model.config.name} and {_source(images)}; written by 'slimsight init'.")
-    text.comment("What says 'guess' is for you to check. What is not written here has a default; the run writes all of "
-                 "them to recipe.yaml in its folder. Paths count from this file's folder.")
+    text.comment(
+        "What says 'guess' is for you to check. What is not written here has a default; the run writes all of "
+        "them to recipe.yaml in its folder. Paths count from this file's folder."
+    )
     text.key("seed", 0)
     _data(text, images, model, out)
     _model(text, images, model, schedule, out)
@@ -141,8 +141,11 @@ def _source(images: ImagesSeen) -> str:
 
 def _data(text: _Text, images: ImagesSeen, model: ModelSeen, out: Path) -> None:
     text.section("data")
-    text.comment(f"{images.layout}: {plural(len(images.classes), 'class').replace('classs', 'classes')}, "
-                 f"{_per_class(images.counts)}", 1)
+    text.comment(
+        f"{images.layout}: {plural(len(images.classes), 'class').replace('classs', 'classes')}, "
+        f"{_per_class(images.counts)}",
+        1,
+    )
     if images.imbalance > _UNEVEN:
         text.comment(_uneven(images), 1)
     text.comment(f"{_splits(images.splits)}; the draw depends on seed alone", 1)
@@ -155,8 +158,12 @@ def _data(text: _Text, images: ImagesSeen, model: ModelSeen, out: Path) -> None:
         refused = f"; {', '.join(model.tried)} px: the model does not take them" if model.tried else ""
         why = images.why_size if model.size == images.size else "the nearest usual side that the model takes"
         text.comment(f"sizes found: {sizes}{more}; each is scaled, and its centre square taken", 1)
-        text.key("image_size", model.size, f"{why}{refused}. Use the side that your weights were trained at", 1, guess=True)
-    text.key("flip", images.config.flip, "mirrored images are the same class (not so for letters or digits)", 1, guess=True)
+        text.key(
+            "image_size", model.size, f"{why}{refused}. Use the side that your weights were trained at", 1, guess=True
+        )
+    text.key(
+        "flip", images.config.flip, "mirrored images are the same class (not so for letters or digits)", 1, guess=True
+    )
     if images.config.source != "digits":
         text.key("crop_padding", model.size // 8, "shifts of up to so many pixels while weights learn", 1)
 
@@ -166,10 +173,14 @@ def _model(text: _Text, images: ImagesSeen, model: ModelSeen, schedule: Schedule
     text.section("model")
     text.comment(
         f"{as_macs(found.macs)} MACs at {model.size} px, {as_count(found.params)} parameters, "
-        f"{as_bytes(found.size_bytes)}; {len(images.classes)} logits, as many as there are classes", 1,
+        f"{as_bytes(found.size_bytes)}; {len(images.classes)} logits, as many as there are classes",
+        1,
     )
-    text.comment(f"{plural(found.groups, 'channel group')} can be slimmed, each proven on a copy; frozen: "
-                 f"{_frozen(found.frozen_groups)}", 1)
+    text.comment(
+        f"{plural(found.groups, 'channel group')} can be slimmed, each proven on a copy; frozen: "
+        f"{_frozen(found.frozen_groups)}",
+        1,
+    )
     text.key("name", _model_name(config.name, out), "", 1)
     if config.name.startswith("resnet"):
         text.key("shortcut", config.shortcut, "", 1)
@@ -178,21 +189,35 @@ def _model(text: _Text, images: ImagesSeen, model: ModelSeen, schedule: Schedule
         text.key("weights", None, f"none given: the model is trained first, as `train` says{near}", 1)
     else:
         weights = config.weights if isinstance(config.weights, str) else _relative(config.weights, out)
-        right = f"; {as_percent(model.accuracy, 0)} of {model.looked_at} training images right" if model.accuracy is not None else ""
+        right = (
+            f"; {as_percent(model.accuracy, 0)} of {model.looked_at} training images right"
+            if model.accuracy is not None
+            else ""
+        )
         text.key("weights", weights, f"loaded: every tensor fits{right}", 1)
     text.key("mean", list(model.normalisation.mean), model.normalisation.why, 1, guess=model.normalisation.guessed)
     text.key("std", list(model.normalisation.std), "", 1)
     if config.weights is None:
         steps = _steps(schedule, images, schedule.train_epochs)
         text.key("train", {"epochs": schedule.train_epochs, "lr": 0.05, "batch_size": schedule.batch}, "", 1)
-        text.lines[-1:] = ["  train:" + " " * (_BESIDE - 8) + f"# about {steps} steps",
-                           f"    epochs: {schedule.train_epochs}", "    lr: 0.05", f"    batch_size: {schedule.batch}"]
+        text.lines[-1:] = [
+            "  train:" + " " * (_BESIDE - 8) + f"# about {steps} steps",
+            f"    epochs: {schedule.train_epochs}",
+            "    lr: 0.05",
+            f"    batch_size: {schedule.batch}",
+        ]
 
 
 def _explainer(text: _Text, images: ImagesSeen, schedule: Schedule) -> None:
     text.section("explainer", "learns where the model looks; its answers steer the gates")
     if not schedule.explained:
-        text.key("enabled", False, f"{images.splits['train']} training images are too few to learn it (from {_FEW} on)", 1, guess=True)
+        text.key(
+            "enabled",
+            False,
+            f"{images.splits['train']} training images are too few to learn it (from {_FEW} on)",
+            1,
+            guess=True,
+        )
         return
     text.key("target_area", 0.25, "share of the image that an explanation should keep", 1)
     for part in ("predictor", "selector"):
@@ -235,10 +260,14 @@ def _found(images: ImagesSeen, model: ModelSeen) -> list[str]:
         f"  {plural(found.groups, 'channel group')} can be slimmed; frozen: {_frozen(found.frozen_groups)}",
     ]
     if model.accuracy is not None:
-        lines.append(f"  the weights load, and get {as_percent(model.accuracy, 0)} of {model.looked_at} training images right")
+        lines.append(
+            f"  the weights load, and get {as_percent(model.accuracy, 0)} of {model.looked_at} training images right"
+        )
         if model.accuracy < _CHANCE / len(images.classes):
-            lines.append("  WARNING: no better than chance: is the order of classes another (here: sorted folder names: "
-                         f"{', '.join(images.classes[:5])}...), or the image size, or are these weights of another task?")
+            lines.append(
+                "  WARNING: no better than chance: is the order of classes another (here: sorted folder names: "
+                f"{', '.join(images.classes[:5])}...), or the image size, or are these weights of another task?"
+            )
     elif model.beside is not None:
         lines.append(f"  {model.beside.name} lies beside it: if those are its weights, say --weights {model.beside}")
     return lines
@@ -251,8 +280,10 @@ def _per_class(counts: Mapping[str, int]) -> str:
 
 def _uneven(images: ImagesSeen) -> str:
     largest, smallest = (f(images.counts, key=lambda name: images.counts[name]) for f in (max, min))
-    return (f"uneven: '{largest}' has {images.imbalance:.0f} times the images of '{smallest}'; accuracy then says little "
-            f"of '{smallest}'")
+    return (
+        f"uneven: '{largest}' has {images.imbalance:.0f} times the images of '{smallest}'; accuracy then says little "
+        f"of '{smallest}'"
+    )
 
 
 def _splits(splits: Mapping[str, int]) -> str:
@@ -271,7 +302,7 @@ def _steps(schedule: Schedule, images: ImagesSeen, epochs: int) -> int:
 def _relative(path: Path, out: Path) -> str:
     """As seen from the recipe's folder, unless it lies far away."""
     found = os.path.relpath(path.resolve(), out.resolve().parent)
-    return str(path.resolve()) if found.startswith(os.path.join("..", "..")) else Path(found).as_posix()
+    return str(path.resolve()) if Path(found).parts[:2] == ("..", "..") else Path(found).as_posix()
 
 
 def _model_name(name: str, out: Path) -> str:
