@@ -4,28 +4,16 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from typing import Any
 
 from numpy.typing import NDArray
-from pydantic import Field
 
-from compress.config import Count, Positive, Section
 from compress.errors import ConfigError
 from compress.progress import SILENT, Progress
 from export.runners import Runner
 
 from .bench.rounds import Clock, time_sessions
 from .bench.statistics import Quantiles, Speedup, noise_of, to_quantiles, to_speedup
-
-
-class LatencyConfig(Section):
-    """How latency is measured (``latency``)."""
-
-    threads: Count = 1
-    batch: Count = 1
-    rounds: Annotated[int, Field(ge=20)] = Field(default=200, description="timed calls of each model")
-    sessions: Count = Field(default=10, description="how often the models are opened anew; rounds are shared out")
-    warmup_seconds: Positive = Field(default=5.0, description="limit; warm-up ends once times are steady")
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from .export import export
 from .init import init
 from .inspect import inspect
 from .run import run
+from .schema import schema
 from .status import status
 from .trust import trust
 
-COMMANDS = (init, doctor, run, export, inspect, bench, explain, trust, check, status)
+COMMANDS = (init, doctor, run, export, inspect, bench, explain, trust, check, status, schema)
 """In the order that the help lists them."""
 
 __all__ = ["COMMANDS"]

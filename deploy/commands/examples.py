@@ -80,11 +80,18 @@ SHOWN = {
     ),
     "check": Shown(
         "Hold figures against a budget file, for CI.",
-        (("check runs/recipe --budget budget.yaml", "exit 0: within budget; 1: not; 2: wrong input"),),
+        (
+            ("check runs/recipe --budget budget.yaml", "exit 0: within budget; 1: not; 2: wrong input"),
+            ("check model.onnx --budget budget.yaml --against main.onnx", "what grew, layer by layer"),
+        ),
     ),
     "report": Shown(
         "The report of a run, or of several beside each other.",
         (("report runs/recipe", "report.html"), ("report runs/half runs/third", "both on one page")),
+    ),
+    "schema": Shown(
+        "The JSON Schema of recipes or budget files, for editors.",
+        (("schema recipe > recipe.schema.json", "what an editor completes a recipe by"),),
     ),
     "status": Shown(
         "How far a run is.",

@@ -47,6 +47,7 @@ def init(
     from ..cache_place import default_cache
     from ..limits import usable_memory
     from ..recipe import load_recipe
+    from ..schemas import schema_file
     from ..starter import look_at_images, look_at_model, to_recipe
 
     terminal: Terminal = context.obj
@@ -55,7 +56,7 @@ def init(
     if weights is not None:
         given = "pretrained" if weights == "pretrained" else Path(weights)
     net = look_at_model(model, seen, weights=given, progress=terminal.progress)
-    starter = to_recipe(seen, net, out=out, memory=usable_memory(), schema=None)
+    starter = to_recipe(seen, net, out=out, memory=usable_memory(), schema=schema_file("recipe"))
     write_text(out, starter.text)
     load_recipe(out)
     screen = console()

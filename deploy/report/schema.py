@@ -29,6 +29,7 @@ Unit = Literal[
     "px",
     "overlap",
     "images",
+    "growth",
 ]
 
 

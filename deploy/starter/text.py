@@ -67,18 +67,17 @@ class Starter:
     said: tuple[str, ...]
 
 
-def to_recipe(images: ImagesSeen, model: ModelSeen, *, out: Path, memory: int | None, schema: str | None) -> Starter:
+def to_recipe(images: ImagesSeen, model: ModelSeen, *, out: Path, memory: int | None, schema: Path) -> Starter:
     """The commented recipe for what was seen.
 
     Args:
         out: where it will lie: paths in it count from there.
         memory: bytes that a run may take.
-        schema: of recipes, for editors; None writes no line about it.
+        schema: of recipes, for editors.
     """
     schedule = Schedule.of(images.splits["train"], model.batch_bytes, memory)
     text = _Text()
-    if schema is not None:
-        text.comment(f"yaml-language-server: $schema={schema}", wrap=False)
+    text.comment(f"yaml-language-server: $schema={schema.as_posix()}", wrap=False)  # editors complete by it
     text.comment(f"A recipe to begin with, for {model.config.name} and {_source(images)}; written by 'slimsight init'.")
     text.comment(
         "What says 'guess' is for you to check. What is not written here has a default; the run writes all of "

@@ -8,7 +8,8 @@ import pytest
 from compress.errors import ConfigError
 from compress.progress import Silent
 from deploy.bench.statistics import Quantiles, Speedup
-from deploy.latency import LatencyConfig, LatencyRow, measure_latency
+from deploy.latency import LatencyRow, measure_latency
+from deploy.latency_config import LatencyConfig
 
 IMAGES = np.arange(5 * 3 * 2 * 2, dtype=np.uint8).reshape(5, 3, 2, 2)
 
