@@ -28,6 +28,7 @@ SIZES = (32, 48, 64, 96, 128, 160, 192, 224)
 _LOOKED_AT = 256
 _CIFAR = "cifar-10-batches-py"
 _MOST_FILES = 200_000
+_FEW, _LARGE_SHARE = 500, 0.2
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,8 @@ def _folder(path: Path, seed: int) -> ImagesSeen:
     classes = tuple(sorted(counts))
     splits = {split: len(files) for split, files in named.items()}
     if "val" not in splits:
+        if len(pool) < _FEW:
+            trial = trial.model_copy(update={"val_fraction": _LARGE_SHARE})
         held = len(hold_out(pool, trial.val_fraction, seed=seed, what="validation"))
         splits |= {"train": splits["train"] - held, "val": held}
     chosen = _spread([(file, classes.index(name.split("/")[0])) for file, name in named["train"]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from compress.config import BudgetConfig, ModelConfig
+from compress.config import ModelConfig
 from compress.errors import ModelError
 from compress.models import Classifier, build_classifier, check_classifier
 from compress.models.from_file import is_file_name
@@ -87,10 +88,7 @@ def look_at_model(
     pixels, labels = images.sample(size)
     normalisation, accuracy = _normalisation(config, model, pixels, labels)
     forward, step, taken = _timed(model, pixels)
-    progress.note("channel groups: each is proven on a copy")
-    found = inspect_model(
-        chosen, model, (3, size, size), budget=BudgetConfig(), limit=_PROOF_SECONDS, progress=progress
-    )
+    found = inspect_model(chosen, model, (3, size, size), limit=_PROOF_SECONDS, progress=progress)
     return ModelSeen(
         config=config.model_copy(update={"mean": normalisation.mean, "std": normalisation.std}),
         size=size,
@@ -146,7 +144,11 @@ def _normalisation(
         return stored, _accuracy(model, images, labels, stored)
     candidates = [Normalisation(*values, f"{name} convention") for name, values in _CONVENTIONS.items()]
     scored = [(each, _accuracy(model, images, labels, each)) for each in (*candidates, own)]
+    first, usual = scored[0]
     best, accuracy = max(scored, key=lambda pair: pair[1])
+    # A few images more are chance: then the usual convention is the better guess.
+    if accuracy - usual <= 2 * math.sqrt(max(usual * (1 - usual), 1 / len(images)) / len(images)):
+        best, accuracy = first, usual
     others = ", ".join(
         f"{each.why.removesuffix(' convention')} {right:.0%}" for each, right in scored if each is not best
     )

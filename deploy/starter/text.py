@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import os
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from compress.config import DataConfig
 
 from ..report.units import as_bytes, as_count, as_macs, as_percent, plural
 from ..yaml_text import dump_yaml
@@ -23,6 +25,7 @@ _FEW = 200
 _GATE_IMAGES = 10_000
 _MEMORY_SHARE = 0.25
 _CHANCE = 1.5
+_USUAL_VAL = DataConfig().val_fraction
 
 
 @dataclass(frozen=True)
@@ -61,23 +64,26 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Starter:
-    """A recipe to begin with: ``text``, and what was found, guessed and warned of, a line each."""
+    """A recipe to begin with: ``text``, its ``budget`` file, and what was found, guessed and warned of, a line each."""
 
     text: str
+    budget: str
     said: tuple[str, ...]
 
 
-def to_recipe(images: ImagesSeen, model: ModelSeen, *, out: Path, memory: int | None, schema: Path) -> Starter:
+def to_recipe(
+    images: ImagesSeen, model: ModelSeen, *, out: Path, memory: int | None, schema: Callable[[str], Path]
+) -> Starter:
     """The commented recipe for what was seen.
 
     Args:
         out: where it will lie: paths in it count from there.
         memory: bytes that a run may take.
-        schema: of recipes, for editors.
+        schema: the place of the schema of recipes and of budget files, for editors.
     """
     schedule = Schedule.of(images.splits["train"], model.batch_bytes, memory)
     text = _Text()
-    text.comment(f"yaml-language-server: $schema={schema.as_posix()}", wrap=False)  # editors complete by it
+    text.comment(f"yaml-language-server: $schema={schema('recipe').as_posix()}", wrap=False)  # editors complete by it
     text.comment(f"A recipe to begin with, for {model.config.name} and {_source(images)}; written by 'slimsight init'.")
     text.comment(
         "What says 'guess' is for you to check. What is not written here has a default; the run writes all of "
@@ -96,7 +102,26 @@ def to_recipe(images: ImagesSeen, model: ModelSeen, *, out: Path, memory: int | 
     text.section("latency", "original and slim model in turn, in ONNX Runtime")
     text.key("threads", 1, "as many as the device will give it", 1)
     text.key("batch", 1, "images per call", 1)
-    return Starter("\n".join(text.lines).lstrip("\n") + "\n", (*_found(images, model), *_said(text)))
+    budget = _budget_file(images, model, schema("budget"))
+    return Starter(text.written(), budget.written(), (*_found(images, model), *_said(text)))
+
+
+def _budget_file(images: ImagesSeen, model: ModelSeen, schema: Path) -> _Text:
+    """What 'slimsight check' holds the finished run to."""
+    text = _Text()
+    text.comment(f"yaml-language-server: $schema={schema.as_posix()}", wrap=False)
+    text.comment(
+        "What the slim model is held to, by 'slimsight check RUN --budget THIS_FILE'. Beyond warn it is said, "
+        "beyond fail the exit code is 1."
+    )
+    text.key("macs", f"{_macs_share(model):.0%}", "of the original, as the recipe asks")
+    one = 1 / max(1, images.splits["test"])
+    allowed = max(0.03, math.ceil(200 * one) / 100)
+    text.comment(f"points on the test set: of {images.splits['test']} images each is worth {100 * one:.2g}")
+    text.lines.append(f"accuracy_drop: {{fail: {allowed:.0%}, warn: 1%}}")
+    text.key("parity", True, "the exported files compute what PyTorch computes")
+    text.lines.append(f"{'# speedup: 1.1':<{_BESIDE - 1}} # the low end of its interval; for your device to say")
+    return text
 
 
 class _Text:
@@ -105,6 +130,10 @@ class _Text:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.guesses: list[str] = []
+        self._section = ""
+
+    def written(self) -> str:
+        return "\n".join(self.lines).lstrip("\n") + "\n"
 
     def comment(self, text: str, level: int = 0, *, wrap: bool = True) -> None:
         start = "  " * level + "# "
@@ -114,13 +143,14 @@ class _Text:
         )
 
     def section(self, name: str, comment: str = "") -> None:
+        self._section = name
         self.lines += ["", f"{name}:".ljust(_BESIDE) + f"# {comment}" if comment else f"{name}:"]
 
     def key(self, name: str, value: Any, comment: str = "", level: int = 0, *, guess: bool = False) -> None:
         line = "  " * level + dump_yaml({name: value}).rstrip("\n")
         if guess:
             comment = f"a guess: {comment}"
-            self.guesses.append(f"{name}: {comment.removeprefix('a guess: ')}")
+            self.guesses.append(f"{self._section}.{name}: {comment.removeprefix('a guess: ')}")
         beside = f"{line:<{_BESIDE - 1}} # {comment}"
         if comment and len(beside) <= _COLUMNS:
             self.lines.append(beside)
@@ -141,8 +171,7 @@ def _source(images: ImagesSeen) -> str:
 def _data(text: _Text, images: ImagesSeen, model: ModelSeen, out: Path) -> None:
     text.section("data")
     text.comment(
-        f"{images.layout}: {plural(len(images.classes), 'class').replace('classs', 'classes')}, "
-        f"{_per_class(images.counts)}",
+        f"{images.layout}: {len(images.classes)} classes, {_per_class(images.counts)}",
         1,
     )
     if images.imbalance > _UNEVEN:
@@ -237,9 +266,19 @@ def _budget(text: _Text, model: ModelSeen) -> None:
     found = model.found
     text.section("budget", "what the slim model may cost at most")
     smallest = found.smallest_macs / found.macs
-    macs = 0.5 if smallest < 0.45 else min(0.95, math.ceil(smallest * 110) / 100)
-    text.key("macs", f"{macs:.0%}", f"of {as_macs(found.macs)}; down to {as_percent(smallest, 1)} can be reached", 1)
+    text.key(
+        "macs",
+        f"{_macs_share(model):.0%}",
+        f"of {as_macs(found.macs)}; down to {as_percent(smallest, 1)} can be reached",
+        1,
+    )
     text.key("align", 8, "channels in multiples of 8, where a group is large enough: processors like them", 1)
+
+
+def _macs_share(model: ModelSeen) -> float:
+    """Half, or what is easily reached where much is frozen."""
+    smallest = model.found.smallest_macs / model.found.macs
+    return 0.5 if smallest < 0.45 else min(0.95, math.ceil(smallest * 110) / 100)
 
 
 def _found(images: ImagesSeen, model: ModelSeen) -> list[str]:
