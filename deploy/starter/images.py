@@ -200,7 +200,8 @@ def _strays(path: Path) -> list[str]:
             break
     if not others:
         return []
-    named = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(4))
+    ordered = sorted(others.items(), key=lambda item: (-item[1], item[0]))
+    named = ", ".join(f"{count} {suffix}" for suffix, count in ordered[:4])
     return [f"{sum(others.values())} other files are not read ({named}); read are {', '.join(sorted(SUFFIXES))}"]
 
 

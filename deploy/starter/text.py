@@ -189,6 +189,8 @@ def _data(text: _Text, images: ImagesSeen, model: ModelSeen, out: Path) -> None:
         text.key(
             "image_size", model.size, f"{why}{refused}. Use the side that your weights were trained at", 1, guess=True
         )
+    if images.config.val_fraction != _USUAL_VAL:
+        text.key("val_fraction", images.config.val_fraction, "few images: a tenth of them would say little", 1)
     text.key(
         "flip", images.config.flip, "mirrored images are the same class (not so for letters or digits)", 1, guess=True
     )

@@ -101,7 +101,7 @@ def test_three_commands_in_an_empty_folder(say: Callable[..., Said], folder: Pat
         "39 to learn from, 9 to validate, 12 to test",
         "1 of 48 looked at: grey (made RGB)",
         "1 of 48 looked at: with transparency",
-        "3 other files are not read (1 .ds_store, 1 .db, 1 .txt)",
+        "3 other files are not read (1 .DS_Store, 1 .db, 1 .txt)",
         "guess: data.image_size: ",
         "guess: model.mean: statistics of 48 images",
         "  slimsight run recipe.yaml   ",
@@ -175,8 +175,9 @@ x = (x - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor([0.22
 y = torch.tensor([i for _, i in files])
 net = build().train()
 opt = torch.optim.Adam(net.parameters(), 3e-3)
-for _ in range(25):
-    opt.zero_grad(); torch.nn.functional.cross_entropy(net(x), y).backward(); opt.step()
+for _ in range(40):
+    some = torch.randperm(len(x))[:24]
+    opt.zero_grad(); torch.nn.functional.cross_entropy(net(x[some]), y[some]).backward(); opt.step()
 torch.save({"state_dict": net.state_dict()}, "my_model.pth")
 """
     subprocess.run([sys.executable, "-c", script], check=True)
@@ -185,7 +186,7 @@ torch.save({"state_dict": net.state_dict()}, "my_model.pth")
     said = say("init", "my_model.py:build", "my_images", "--weights", "my_model.pth")
     assert said.code == 0, said.err
     assert re.search(r"the weights load, and get (9\d|100) % of 48 training images right", said.out)
-    assert "guess: model.mean: ImageNet's convention: the weights get" in said.out
+    assert "guess: model.mean: ImageNet's convention: the weights get" in said.out, said.out
     recipe = load_recipe(folder / "recipe.yaml")
     assert (recipe.model.mean, recipe.model.weights) == ((0.485, 0.456, 0.406), folder / "my_model.pth")
     said = say("init", "resnet20", "my_images", "--weights", "my_model.pth", "--force")
