@@ -19,7 +19,7 @@ def run(
     context: typer.Context,
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file, e.g. configs/digits.yaml")],
     out: Annotated[Path | None, typer.Option(help="run directory; default: runs/<recipe's name>")] = None,
-    set_: Annotated[list[str], typer.Option("--set", metavar="A.B=C", help="override a setting")] = [],  # noqa: B006
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="override a setting")] = None,
     reuse: Annotated[Path | None, typer.Option(help="take finished stages over from this run")] = None,
     dry: Annotated[
         bool, typer.Option("--dry-run", help="show what would be done and for how long; write nothing there")
@@ -30,7 +30,7 @@ def run(
     from ..recipe import load_recipe
 
     terminal: Terminal = context.obj
-    loaded = load_recipe(recipe, set_)
+    loaded = load_recipe(recipe, set_ or ())
     place = out or Path("runs") / recipe.stem
     if dry:
         from ..dry_run import dry_run

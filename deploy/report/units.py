@@ -123,7 +123,10 @@ _DIFFERENCES: Final[frozenset[Unit]] = frozenset({"accuracy", "points", "overlap
 
 
 def excess_text(check: Check) -> str:
-    """By how much a check failed, relative to its limit: ``4.2 % above``; shares in points; ``""`` if it passed."""
+    """By how much a check failed, relative to its limit: ``4.2 % above``, ``3.1 times as much``; shares in points.
+
+    ``""`` if it passed, or its figure is missing.
+    """
     if check.passed or check.value is None:
         return ""
     side = "above" if check.value > check.limit else "below"
@@ -133,6 +136,8 @@ def excess_text(check: Check) -> str:
     if check.unit == "rows" or check.limit == 0:
         return f"{_AS_TEXT[check.unit](difference)} {side}"
     relative = difference / abs(check.limit)
+    if relative >= 2 and side == "above":
+        return f"{check.value / check.limit:,.1f} times as much"
     return f"{relative * 100:.1f} % {side}" if relative >= 0.0005 else f"{_in_full(check.unit, difference)} {side}"
 
 
