@@ -47,6 +47,8 @@ def init(
         raise ConfigError(
             f"there is no folder {out.absolute().parent} to write {out.name} into; make it, or change --out"
         )
+    terminal: Terminal = context.obj
+    terminal.progress.note("looking at the images and the model")  # first: torch takes seconds to import
     from compress.files import write_text
 
     from ..budget import load_budget
@@ -56,7 +58,6 @@ def init(
     from ..schemas import schema_file
     from ..starter import look_at_images, look_at_model, to_recipe
 
-    terminal: Terminal = context.obj
     seen = look_at_images(images, cache=default_cache(), progress=terminal.progress)
     given: Path | Literal["pretrained"] | None = None
     if weights is not None:

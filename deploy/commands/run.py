@@ -26,11 +26,12 @@ def run(
     ] = False,
 ) -> None:
     """Slim the recipe's model within its budget; prove, export, time and report. Run again to resume."""
-    from ..pipeline import run_recipe
     from ..recipe import load_recipe
 
     terminal: Terminal = context.obj
-    loaded = load_recipe(recipe, set_ or ())
+    loaded = load_recipe(recipe, set_ or ())  # before torch is imported: a mistake is told at once
+    from ..pipeline import run_recipe
+
     place = out or Path("runs") / recipe.stem
     if dry:
         from ..dry_run import dry_run

@@ -1,5 +1,6 @@
 """What works on this machine and what does not, found without trusting any of it."""
 
-from .findings import AREAS, Diagnosis, Finding, diagnose
+from .diagnosis import AREAS, Diagnosis, diagnose
+from .finding import Finding
 
 __all__ = ["AREAS", "Diagnosis", "Finding", "diagnose"]

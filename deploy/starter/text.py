@@ -4,62 +4,22 @@ from __future__ import annotations
 
 import math
 import os
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from compress.config import DataConfig
 
 from ..report.units import as_bytes, as_count, as_macs, as_percent, plural
-from ..yaml_text import dump_yaml
+from .commented import BESIDE, CommentedYaml
 from .images import ImagesSeen
 from .model import ModelSeen
+from .schedule import FEW, Schedule
 
-_COLUMNS = 100
-_BESIDE = 40
 _NAMED = 12
 _UNEVEN = 3.0
-_FEW = 200
-_GATE_IMAGES = 10_000
-_MEMORY_SHARE = 0.25
 _CHANCE = 1.5
 _USUAL_VAL = DataConfig().val_fraction
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long each stage learns, by the number of training images. ``batch`` images a step."""
-
-    batch: int
-    train_epochs: int
-    explainer_epochs: int
-    gate_images: int | None
-    gate_steps: int
-    finetune_epochs: int
-    explained: bool
-
-    @classmethod
-    def of(cls, train: int, batch_bytes: int, memory: int | None) -> Schedule:
-        """Small sets of images get smaller batches and more epochs, so that there are steps to learn in."""
-        batch = 128
-        while batch > 8 and (batch > train // 4 or (memory and 3 * batch * batch_bytes > _MEMORY_SHARE * memory)):
-            batch //= 2
-        epoch = max(1, train // batch)
-
-        def epochs(steps: int, fewest: int, most: int) -> int:
-            return min(most, max(fewest, math.ceil(steps / epoch)))
-
-        return cls(
-            batch=batch,
-            train_epochs=epochs(3000, 10, 60),
-            explainer_epochs=epochs(1000, 4, 30),
-            gate_images=_GATE_IMAGES if train > _GATE_IMAGES else None,
-            gate_steps=1000 if train >= 2000 else 400,
-            finetune_epochs=epochs(1500, 5, 30),
-            explained=train >= _FEW,
-        )
 
 
 @dataclass(frozen=True)
@@ -82,7 +42,7 @@ def to_recipe(
         schema: the place of the schema of recipes and of budget files, for editors.
     """
     schedule = Schedule.of(images.splits["train"], model.batch_bytes, memory)
-    text = _Text()
+    text = CommentedYaml()
     text.comment(f"yaml-language-server: $schema={schema('recipe').as_posix()}", wrap=False)  # editors complete by it
     text.comment(f"A recipe to begin with, for {model.config.name} and {_source(images)}; written by 'slimsight init'.")
     text.comment(
@@ -106,9 +66,9 @@ def to_recipe(
     return Starter(text.written(), budget.written(), (*_found(images, model), *_said(text)))
 
 
-def _budget_file(images: ImagesSeen, model: ModelSeen, schema: Path) -> _Text:
+def _budget_file(images: ImagesSeen, model: ModelSeen, schema: Path) -> CommentedYaml:
     """What 'slimsight check' holds the finished run to."""
-    text = _Text()
+    text = CommentedYaml()
     text.comment(f"yaml-language-server: $schema={schema.as_posix()}", wrap=False)
     text.comment(
         "What the slim model is held to, by 'slimsight check RUN --budget THIS_FILE'. Beyond warn it is said, "
@@ -120,47 +80,11 @@ def _budget_file(images: ImagesSeen, model: ModelSeen, schema: Path) -> _Text:
     text.comment(f"points on the test set: of {images.splits['test']} images each is worth {100 * one:.2g}")
     text.lines.append(f"accuracy_drop: {{fail: {allowed:.0%}, warn: 1%}}")
     text.key("parity", True, "the exported files compute what PyTorch computes")
-    text.lines.append(f"{'# speedup: 1.1':<{_BESIDE - 1}} # the low end of its interval; for your device to say")
+    text.lines.append(f"{'# speedup: 1.1':<{BESIDE - 1}} # the low end of its interval; for your device to say")
     return text
 
 
-class _Text:
-    """Lines of YAML with comments. A comment that has no room beside its key stands above it."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.guesses: list[str] = []
-        self._section = ""
-
-    def written(self) -> str:
-        return "\n".join(self.lines).lstrip("\n") + "\n"
-
-    def comment(self, text: str, level: int = 0, *, wrap: bool = True) -> None:
-        start = "  " * level + "# "
-        width = _COLUMNS if wrap else 10_000
-        self.lines += textwrap.wrap(
-            text, width, initial_indent=start, subsequent_indent=start, break_long_words=False, break_on_hyphens=False
-        )
-
-    def section(self, name: str, comment: str = "") -> None:
-        self._section = name
-        self.lines += ["", f"{name}:".ljust(_BESIDE) + f"# {comment}" if comment else f"{name}:"]
-
-    def key(self, name: str, value: Any, comment: str = "", level: int = 0, *, guess: bool = False) -> None:
-        line = "  " * level + dump_yaml({name: value}).rstrip("\n")
-        if guess:
-            comment = f"a guess: {comment}"
-            self.guesses.append(f"{self._section}.{name}: {comment.removeprefix('a guess: ')}")
-        beside = f"{line:<{_BESIDE - 1}} # {comment}"
-        if comment and len(beside) <= _COLUMNS:
-            self.lines.append(beside)
-            return
-        if comment:
-            self.comment(comment, level)
-        self.lines.append(line)
-
-
-def _said(text: _Text) -> list[str]:
+def _said(text: CommentedYaml) -> list[str]:
     return [f"guess: {guess}" for guess in text.guesses]
 
 
@@ -168,7 +92,7 @@ def _source(images: ImagesSeen) -> str:
     return images.config.path.name if images.config.path is not None else "digits"
 
 
-def _data(text: _Text, images: ImagesSeen, model: ModelSeen, out: Path) -> None:
+def _data(text: CommentedYaml, images: ImagesSeen, model: ModelSeen, out: Path) -> None:
     text.section("data")
     text.comment(
         f"{images.layout}: {len(images.classes)} classes, {_per_class(images.counts)}",
@@ -191,14 +115,15 @@ def _data(text: _Text, images: ImagesSeen, model: ModelSeen, out: Path) -> None:
         )
     if images.config.val_fraction != _USUAL_VAL:
         text.key("val_fraction", images.config.val_fraction, "few images: a tenth of them would say little", 1)
-    text.key(
-        "flip", images.config.flip, "mirrored images are the same class (not so for letters or digits)", 1, guess=True
-    )
+    if images.config.flip:
+        text.key("flip", True, "mirrored images are the same class (not so for letters or digits)", 1, guess=True)
+    else:
+        text.key("flip", False, "a mirrored digit is another sign", 1)
     if images.config.source != "digits":
         text.key("crop_padding", model.size // 8, "shifts of up to so many pixels while weights learn", 1)
 
 
-def _model(text: _Text, images: ImagesSeen, model: ModelSeen, schedule: Schedule, out: Path) -> None:
+def _model(text: CommentedYaml, images: ImagesSeen, model: ModelSeen, schedule: Schedule, out: Path) -> None:
     found, config = model.found, model.config
     text.section("model")
     text.comment(
@@ -231,20 +156,20 @@ def _model(text: _Text, images: ImagesSeen, model: ModelSeen, schedule: Schedule
         steps = _steps(schedule, images, schedule.train_epochs)
         text.key("train", {"epochs": schedule.train_epochs, "lr": 0.05, "batch_size": schedule.batch}, "", 1)
         text.lines[-1:] = [
-            "  train:" + " " * (_BESIDE - 8) + f"# about {steps} steps",
+            "  train:" + " " * (BESIDE - 8) + f"# about {steps} steps",
             f"    epochs: {schedule.train_epochs}",
             "    lr: 0.05",
             f"    batch_size: {schedule.batch}",
         ]
 
 
-def _explainer(text: _Text, images: ImagesSeen, schedule: Schedule) -> None:
+def _explainer(text: CommentedYaml, images: ImagesSeen, schedule: Schedule) -> None:
     text.section("explainer", "learns where the model looks; its answers steer the gates")
     if not schedule.explained:
         text.key(
             "enabled",
             False,
-            f"{images.splits['train']} training images are too few to learn it (from {_FEW} on)",
+            f"{images.splits['train']} training images are too few to learn it (from {FEW} on)",
             1,
             guess=True,
         )
@@ -254,7 +179,7 @@ def _explainer(text: _Text, images: ImagesSeen, schedule: Schedule) -> None:
         text.lines += [f"  {part}:", f"    epochs: {schedule.explainer_epochs}", f"    batch_size: {schedule.batch}"]
 
 
-def _gates(text: _Text, schedule: Schedule) -> None:
+def _gates(text: CommentedYaml, schedule: Schedule) -> None:
     text.section("gates", "learn which channels matter, with all weights frozen")
     steer = "rbf" if schedule.explained else "none"
     why = "explanations must stay where they are" if schedule.explained else "without an explainer (see above)"
@@ -264,7 +189,7 @@ def _gates(text: _Text, schedule: Schedule) -> None:
     text.key("batch_size", schedule.batch, "", 1)
 
 
-def _budget(text: _Text, model: ModelSeen) -> None:
+def _budget(text: CommentedYaml, model: ModelSeen) -> None:
     found = model.found
     text.section("budget", "what the slim model may cost at most")
     smallest = found.smallest_macs / found.macs

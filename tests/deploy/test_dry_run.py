@@ -59,5 +59,5 @@ def test_longer_schedules_are_expected_to_take_longer(plan: Callable[..., DryRun
 
 def test_a_folder_that_a_run_would_refuse_is_refused(plan: Callable[..., DryRun], tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("all of it")
-    with pytest.raises(RunError, match="is not the folder of a run: .* choose a new or empty folder with --out"):
+    with pytest.raises(RunError, match=r"is not the folder of a run: .* choose a new or empty folder with --out"):
         plan(tmp_path)

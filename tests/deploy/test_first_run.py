@@ -55,7 +55,15 @@ def build(num_classes=3):
     return Net(num_classes)
 """
 CLASSES = ("Red cups", "blå_tallerken", "misc-2")
-QUICK = ("model.train.epochs=12", "gates.steps=120", "finetune.epochs=4", "latency.rounds=20", "latency.sessions=2")
+QUICK = (
+    "export.formats=[onnx]",
+    "latency.warmup_seconds=0.1",
+    "model.train.epochs=12",
+    "gates.steps=120",
+    "finetune.epochs=4",
+    "latency.rounds=20",
+    "latency.sessions=2",
+)
 
 
 def draw_images(root: Path, each: int = 20) -> None:

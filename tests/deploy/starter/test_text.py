@@ -9,7 +9,7 @@ from compress.errors import ModelError
 from deploy.recipe import load_recipe
 from deploy.schemas import schema_file
 from deploy.starter import ImagesSeen, look_at_images, look_at_model, to_recipe
-from deploy.starter.text import Schedule
+from deploy.starter.schedule import Schedule
 
 MODELS = """
 from torch import nn

@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 
 from deploy.doctor import Diagnosis, Finding
-from deploy.doctor.findings import Probed, _compiler, _gpu, _learning, _onnxruntime, _requirements, _tensorrt, probe
+from deploy.doctor.diagnosis import _gpu, _learning, _requirements
+from deploy.doctor.probing import Probed, probe
+from deploy.doctor.runtimes import compiler, onnxruntime, tensorrt
 
 from ..conftest import Said
 
@@ -47,16 +49,14 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 def test_a_broken_library_is_a_finding(package: Path, code: str, words: str) -> None:
     package.write_text(code)
-    (found,) = _tensorrt(
-        "tensorrt", "tensorrt", probe(["tensorrt"], 2 if "sleep" in code else 60)["tensorrt"], WITH_GPU
-    )
+    (found,) = tensorrt("tensorrt", "tensorrt", probe(["tensorrt"], 2 if "sleep" in code else 60)["tensorrt"], WITH_GPU)
     assert (found.state, found.found) == ("broken", words)
     assert found.remedy.endswith("-m pip install 'tensorrt>=10.9' --force-reinstall")
 
 
 def test_what_is_not_installed_comes_with_the_command_that_installs_it() -> None:
     missing = Probed({"tensorrt": {"broken": "ModuleNotFoundError: No module named 'tensorrt'"}})
-    (found,) = _tensorrt("tensorrt", "tensorrt", missing, CPU_ONLY)
+    (found,) = tensorrt("tensorrt", "tensorrt", missing, CPU_ONLY)
     assert (found.state, found.found) == ("absent", "not installed")
     assert found.remedy.endswith("-m pip install 'tensorrt>=10.9'")
 
@@ -77,7 +77,7 @@ def test_a_torch_that_dies_is_named() -> None:
 
 def test_a_package_that_is_too_old_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = ["numpy>=99", "nowhere>=1; extra == 'dev'", "no-such-package<2"]
-    monkeypatch.setattr("deploy.doctor.findings.metadata.requires", lambda _name: wanted)
+    monkeypatch.setattr("deploy.doctor.diagnosis.metadata.requires", lambda _name: wanted)
     first, second = _requirements()
     assert first.found.endswith("is installed, >=99 is needed")
     assert first.remedy.endswith("-m pip install 'numpy>=99'")
@@ -95,19 +95,19 @@ def test_gpus_that_torch_cannot_use_are_said() -> None:
 def test_providers_without_a_gpu_and_an_onnxruntime_without_providers() -> None:
     both = {"onnxruntime": {"version": "1.2"}, "CPUExecutionProvider": {"ran": True}}
     with_cuda = {**both, "CUDAExecutionProvider": {"ran": False, "reason": "no driver"}}
-    states = {item.name: (item.state, item.found) for item in _onnxruntime(Probed(with_cuda), CPU_ONLY)}
+    states = {item.name: (item.state, item.found) for item in onnxruntime(Probed(with_cuda), CPU_ONLY)}
     assert states["onnxruntime-cpu"] == ("ok", "runs")
     assert states["onnxruntime-cuda"] == ("absent", "in this build, but there is no GPU")
-    states = {item.name: (item.state, item.found) for item in _onnxruntime(Probed(with_cuda), WITH_GPU)}
+    states = {item.name: (item.state, item.found) for item in onnxruntime(Probed(with_cuda), WITH_GPU)}
     assert states["onnxruntime-cuda"] == ("absent", "cannot start here: no driver")
     broken = [
-        item for item in _onnxruntime(Probed({"onnxruntime": {"version": "1.2"}}), CPU_ONLY) if item.state == "broken"
+        item for item in onnxruntime(Probed({"onnxruntime": {"version": "1.2"}}), CPU_ONLY) if item.state == "broken"
     ]
     assert [item.name for item in broken] == ["onnxruntime-cpu"]
 
 
 def test_a_compiler_that_cannot_build_is_told_from_none() -> None:
-    (none,) = _compiler(Probed({"compiler": {"missing": "there is no C++ compiler"}}))
+    (none,) = compiler(Probed({"compiler": {"missing": "there is no C++ compiler"}}))
     assert none.remedy.startswith("apt install g++")
-    (headers,) = _compiler(Probed({"compiler": {"path": "g++", "missing": "Python's headers are not in /x"}}))
+    (headers,) = compiler(Probed({"compiler": {"path": "g++", "missing": "Python's headers are not in /x"}}))
     assert "-dev" in headers.remedy
