@@ -92,6 +92,7 @@ def estimate(session: Session, known: Preflight, steps: Steps) -> dict[str, floa
     )
     if recipe.finetune.steer_weight:
         finetune *= _SELECTOR_STEPS
+    epochs = explainer.varsal.epochs if gates.explainer == "varsal" else explainer.selector.epochs
     learns = gates.steer not in ("magnitude", "uniform")
     beside = _SELECTOR_STEPS if gates.explainer else 1.0
     gate_steps = gates.steps * min(gates.batch_size, seen) * step * beside * _GATE_SHARE if learns else 0.0
@@ -101,7 +102,7 @@ def estimate(session: Session, known: Preflight, steps: Steps) -> dict[str, floa
     return {
         "classifier": val * forward + (learned(recipe.model.train) if recipe.model.weights is None else 0.0),
         "predictor": explainer.predictor.epochs * (train * (step + forward) + val * 2 * forward),
-        "selector": explainer.selector.epochs * (train * step * _SELECTOR_STEPS + val * 2 * forward),
+        "selector": epochs * (train * step * _SELECTOR_STEPS + val * 2 * forward),
         "targets": seen * 2 * forward,
         "gates": known.proof_seconds + gate_steps,
         "surgery": 2 * known.proof_seconds,
@@ -121,5 +122,5 @@ def disk_needed(session: Session, known: Preflight) -> int:
         weights *= 2
     seen = min(session.recipe.gates.images or math.inf, len(session.splits.train))
     side = session.splits.image_size
-    per_image = {"rbf": 16, "realx": side * side}.get(session.recipe.gates.explainer or "", 0)
+    per_image = {"rbf": 16, "realx": side * side, "varsal": side * side}.get(session.recipe.gates.explainer or "", 0)
     return weights + int(seen) * per_image + 2_000_000  # pictures, reports

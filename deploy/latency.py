@@ -13,7 +13,7 @@ from compress.progress import SILENT, Progress
 from export.runners import Runner
 
 from .bench.rounds import Clock, time_sessions
-from .bench.statistics import Quantiles, Speedup, noise_of, to_quantiles, to_speedup
+from .bench.statistics import PERCENTILES, Quantiles, Speedup, noise_of, to_percentiles, to_quantiles, to_speedup
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,11 @@ class LatencyRow:
     slim_ms: Quantiles
     speedup: Speedup
     dynamic_ms: Quantiles | None = None
+    percentiles_ms: dict[str, list[float]] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """A row of ``latency`` in report.json; ``dynamic_ms`` only where it was measured."""
-        row = asdict(self)
-        if self.dynamic_ms is None:
-            del row["dynamic_ms"]
-        return row
+        """A row of ``latency`` in report.json; what was not measured is left out."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def measure_latency(
@@ -91,4 +89,5 @@ def measure_latency(
         slim_ms=to_quantiles(times["slim"]),
         speedup=speedup,
         dynamic_ms=to_quantiles(times["dynamic"]) if dynamic is not None else None,
+        percentiles_ms={"percent": list(PERCENTILES), **{name: to_percentiles(ms) for name, ms in times.items()}},
     )

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,6 +51,12 @@ _PROOF_IMAGES = 4
 _TIMED_IMAGES = 16
 _SAMPLED = 64
 _NAMED = 3
+
+
+def explainer_of(recipe: Recipe) -> SteeringExplainer[Any]:
+    """The amortized explainer of a run: the one that steers; where none does ISP's, to measure drift with."""
+    assert recipe.explainer.enabled, "the recipe has no explainer"
+    return STEERING.get(recipe.gates.explainer or "rbf")
 
 
 class Session:
@@ -150,12 +157,14 @@ class Session:
         return model.eval()
 
     @property
-    def explainer(self) -> SteeringExplainer:
-        """The run's amortized explainer: the one that steers; where none does ISP's, to measure drift with."""
-        assert self.recipe.explainer.enabled, "the recipe has no explainer"
-        return STEERING.get(self.recipe.gates.explainer or "rbf")
+    def explainer(self) -> SteeringExplainer[Any]:
+        """The run's amortized explainer."""
+        return explainer_of(self.recipe)
 
-    def predictor(self) -> Predictor:
+    def predictor(self) -> Predictor | None:
+        """q_pred; None where the explainer learns without."""
+        if self.explainer.masks is None:
+            return None
         predictor = new_predictor(self.classifier(), self.recipe.explainer.predictor)
         predictor.load_state_dict(read_tensors(self.stage_file("predictor", "predictor.safetensors")))
         return predictor.eval()

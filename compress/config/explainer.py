@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from .base import Count, Fraction, NonNegative, Positive, Section
 
@@ -58,7 +58,7 @@ class SelectorConfig(Section):
 
 
 class VarSalConfig(Section):
-    """Variational saliency maps: a mean and a variance per pixel, under a soft-TV prior."""
+    """VarSal (``gates.steer: varsal``): a mean and a variance per pixel, under a soft-TV prior; has no predictor."""
 
     epochs: Count = 10
     lr: Positive = 1e-4
@@ -70,6 +70,13 @@ class VarSalConfig(Section):
     kept: tuple[Fraction, Fraction] = Field(default=(0.1, 0.9), description="share of pixels kept, from and to")
     patience: Count = 3
 
+    @field_validator("kept")
+    @classmethod
+    def _the_smaller_first(cls, kept: tuple[float, float]) -> tuple[float, float]:
+        if not kept[0] <= kept[1] < 1:
+            raise ValueError(f"[{kept[0]:g}, {kept[1]:g}] was given; allowed: two shares below 1, the smaller first")
+        return kept
+
 
 class ExplainerConfig(Section):
     """The amortized explainer (``explainer``): the one that steers the gates; ``rbf`` where none does."""
@@ -78,5 +85,6 @@ class ExplainerConfig(Section):
     target_area: Fraction = Field(default=0.25, description="share of the image that an explanation should keep")
     masks: MaskConfig = MaskConfig()
     realx: RealXConfig = RealXConfig()
+    varsal: VarSalConfig = VarSalConfig()
     predictor: PredictorConfig = PredictorConfig()
     selector: SelectorConfig = SelectorConfig()

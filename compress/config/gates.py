@@ -8,9 +8,9 @@ from pydantic import Field
 
 from .base import Count, Fraction, NonNegative, Positive, Section
 
-Steer = Literal["rbf", "realx", "none", "magnitude", "uniform"]
+Steer = Literal["rbf", "realx", "varsal", "none", "magnitude", "uniform"]
 
-EXPLAINERS = ("rbf", "realx")
+EXPLAINERS = ("rbf", "realx", "varsal")
 """The values of ``gates.steer`` that are explainers."""
 
 
@@ -19,7 +19,7 @@ class GatesConfig(Section):
 
     steer: Steer = Field(
         "rbf",
-        description="rbf (ISP) and realx (REAL-X) steer by their explanations, none learns without; "
+        description="rbf (ISP), realx (REAL-X) and varsal (VarSal) steer by their explanations, none learns without; "
         "magnitude and uniform rank by weights",
     )
     images: Count | None = Field(default=None, description="training images the gates see; null: all")

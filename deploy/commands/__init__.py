@@ -7,12 +7,13 @@ from .explain import explain
 from .export import export
 from .init import init
 from .inspect import inspect
+from .report import report
 from .run import run
 from .schema import schema
 from .status import status
 from .trust import trust
 
-COMMANDS = (init, doctor, run, export, inspect, bench, explain, trust, check, status, schema)
+COMMANDS = (init, doctor, run, export, inspect, bench, explain, trust, report, check, status, schema)
 """In the order that the help lists them."""
 
 __all__ = ["COMMANDS"]

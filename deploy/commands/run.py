@@ -42,7 +42,36 @@ def run(
         loaded, place, name=recipe.name, reuse=reuse, progress=terminal.progress, on_open=terminal.log_to
     )
     _print_summary(report)
-    leave(report.verdict, place / "report.md")
+    _print_places(place)
+    leave(report.verdict, place / "report.html")
+
+
+_PLACES = {
+    "report.html": "the report, for a browser",
+    "report.md": "the same as text",
+    "report.json": "the same for programs",
+    "recipe.yaml": "the recipe with all defaults: the same run again",
+    "slim/model.onnx": "the slim model for ONNX Runtime and TensorRT",
+    "slim/model.pt2": "the slim model for torch.export.load",
+    "slim/model.safetensors": "its weights; with slim/plan.json, the channels kept",
+    "slim/explainer.safetensors": "weights of its explainer",
+    "dynamic/routed.onnx": "the dynamic variant that skips channels, image by image",
+    "original.onnx": "the original, as it was timed",
+    "run.log": "everything that was said",
+}
+"""What a run may leave, by its place in the run directory."""
+
+
+def _print_places(root: Path) -> None:
+    out = console()
+    table = Table("", "", box=None, pad_edge=False, show_header=False)
+    for name, what in _PLACES.items():
+        if (root / name).is_file():
+            table.add_row(name, what)
+    out.print()
+    out.print(f"in {root}:", soft_wrap=True)
+    out.print(table)
+    out.print()
 
 
 def _print_summary(report: Report) -> None:

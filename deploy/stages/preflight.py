@@ -36,6 +36,7 @@ def preflight(session: Session) -> Preflight:
 
     Raises:
         ModelError: the model or its weights do not fit, or it has no feature maps for an explainer.
+        ConfigError, DataError: the explainer's settings do not fit the images.
         PruningError: nothing can shrink, or the budget is out of reach.
         ExportError: the model cannot be traced.
     """
@@ -49,6 +50,7 @@ def preflight(session: Session) -> Preflight:
     check_counted(recipe.budget, cost, graph)
     if recipe.explainer.enabled:
         find_scales(classifier, session.example)
+        session.explainer.check(recipe.explainer, session.splits.image_size)
     trace(classifier, session.example)
     smallest = smallest_macs(cost, align)
     shares = [

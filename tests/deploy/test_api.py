@@ -157,6 +157,16 @@ def test_explained_by_realx(mine: Mine, data: tuple[DataLoader[Any], DataLoader[
     assert maps.shape == (4, 8, 8)
 
 
+def test_explained_by_varsal(mine: Mine, data: tuple[DataLoader[Any], DataLoader[Any]], example: Tensor) -> None:
+    explainer = ExplainerConfig.model_validate({"varsal": {"epochs": 2, "lr": 0.01}})
+    traced = api.explain(api.trace(mine, example), *data, kind="varsal", config=explainer)
+    scores = {group.name: torch.rand(group.channels) for group in traced.graph.groups}
+    slimmed = api.slim(traced, api.select(traced, scores))
+    assert slimmed.explained is not None
+    assert slimmed.max_rel <= 1e-5
+    assert slimmed.explained(example)[1].shape == (4, 2, 8, 8)
+
+
 def test_scores_by_weights_need_no_learning(mine: Mine, example: Tensor) -> None:
     traced = api.trace(mine, example)
     scores = api.learn_gates(traced, [], config=GatesConfig(steer="magnitude"))

@@ -51,7 +51,11 @@ def test_a_run_ends_with_its_figures_and_the_place_of_its_report(
     said = say("run", tiny, "--out", root)
     assert said.code == 0
     lines = said.out.splitlines()
-    assert lines[-1] == f"report: {root / 'report.md'}"
+    assert lines[-1] == f"report: {root / 'report.html'}"
+    places = lines[lines.index(f"in {root}:") + 1 : lines.index("", lines.index(f"in {root}:"))]
+    assert [place.split()[0] for place in places][:4] == ["report.html", "report.md", "report.json", "recipe.yaml"]
+    assert "slim/model.onnx" in [place.split()[0] for place in places]
+    assert all((root / place.split()[0]).is_file() for place in places)
     table = {name: cells for name, *cells in (re.split(r"\s{2,}", line.strip()) for line in lines[1:8])}
     assert table["MACs"] == ["0.36 M", "0.18 M", f"{100 * finished.report.slim.macs / 359744:.2f} % kept"]
     assert table["test accuracy"][0] == f"{100 * finished.report.original.test_accuracy:.2f} %"
@@ -74,7 +78,7 @@ def test_a_run_says_where_it_is_without_a_terminal(
         assert f"stage {number} of 7: {stage}\n" in said.err
     assert re.search(r"^classifier: 2,560 img in [\d.]+ s, [\d,]+ img/s, loss [\d.]+", said.err, re.MULTILINE)
     assert (tmp_path / "runs" / "tiny" / "report.md").is_file()
-    assert say("status", "runs/tiny").out.splitlines()[-1] == "report: runs/tiny/report.md"
+    assert say("status", "runs/tiny").out.splitlines()[-1] == "report: runs/tiny/report.html"
 
 
 def test_a_failed_check_is_exit_1_and_still_says_where_the_report_is(
@@ -84,7 +88,7 @@ def test_a_failed_check_is_exit_1_and_still_says_where_the_report_is(
     said = say("run", tiny, "--out", root, "--set", "export.tolerance=1e-12", "--set", "export.formats=[onnx]")
     assert said.code == 1
     assert re.search(r"^FAILED parity, rows passed: 0 \(at least 4\): failed: original.onnx in", said.out, re.MULTILINE)
-    assert said.error == f"error: 1 of 4 checks failed, see the lines marked FAILED; report: {root / 'report.md'}\n"
+    assert said.error == f"error: 1 of 4 checks failed, see the lines marked FAILED; report: {root / 'report.html'}\n"
     assert "**FAILED**" in (root / "report.md").read_text()
 
 
