@@ -207,7 +207,7 @@ def run_recipe(
             on_open(run)
         session = Session(recipe, run, progress, cache or default_cache())
         stages = to_stages(recipe)
-        keys = _fingerprints(stages, session)
+        keys = fingerprints(stages, session)
         records = {s.name: record for s in stages if (record := run.done(s.name, keys[s.name]))}
         reused = list(records)
         if reused:
@@ -233,7 +233,7 @@ def run_recipe(
     return report
 
 
-def _fingerprints(stages: Sequence[Stage], session: Session) -> dict[str, str]:
+def fingerprints(stages: Sequence[Stage], session: Session) -> dict[str, str]:
     """Of every stage, by name: its own parts of the recipe and the fingerprints of the stages it needs."""
     keys: dict[str, str] = {}
     for stage in stages:
