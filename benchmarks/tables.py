@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tables_bench import latency_lab
-from tables_drift import drift
+from tables_drift import drift, steered_finetuning
 from tables_dynamic import dynamic
 from tables_models import zoo
 from tables_speed import combined, efficiency, gate_step
@@ -30,6 +30,7 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
     "selector": (selector, "cifar10_resnet20_keep50.json"),
     "steering": (steering, "steering.json"),
     "drift": (drift, "drift.json"),
+    "steered_finetuning": (steered_finetuning, "steered_finetuning.json"),
     "efficiency": (efficiency, "efficiency.json"),
     "combined": (combined, "combined_budgets.json"),
     "gate_step": (gate_step, "gate_step.json"),
