@@ -13,6 +13,7 @@ there are not measured again, and weights in --keep are not trained again.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,17 +97,17 @@ def differences(found: MapDrift, plain: MapDrift) -> dict[str, Any]:
     return {name: Estimate.of(values).to_dict() for name, values in pairs.items()}
 
 
-def measure(run: Path, epochs: int, keep: Path, progress: ConsoleProgress) -> dict[str, Any]:
-    """Every loss on one plan, and what it changed, image by image."""
+def measure(run: Path, losses: Sequence[str], epochs: int, keep: Path, progress: ConsoleProgress) -> dict[str, Any]:
+    """``losses``, the first of them plain, on one plan, and what they changed, image by image."""
     session = open_session(run, progress)
     torch.set_num_threads(session.recipe.threads or torch.get_num_threads())
     rows: dict[str, Any] = {}
     plain: dict[str, MapDrift] = {}
-    for loss, settings in LOSSES.items():
+    for loss in losses:
         slim = finetuned(session, loss, epochs, keep, progress)
         found = drifts(session, slim)
         plain = plain or found
-        rows[loss] = {**settings, **to_row(session, slim, found)}
+        rows[loss] = {**LOSSES[loss], **to_row(session, slim, found)}
         if loss != PLAIN:
             rows[loss]["minus_plain"] = {name: differences(found[name], plain[name]) for name in EXPLAINERS}
     return rows
@@ -117,20 +118,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, action="append", help="default: 0, 1 and 2")
     parser.add_argument("--variant", action="append", choices=VARIANTS, help="whose plan; default: both")
+    parser.add_argument("--loss", action="append", choices=[*LOSSES], help="beside plain; default: all")
     parser.add_argument("--runs", type=Path, default=HERE.parent / "runs" / "keep50")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--keep", type=Path, default=HERE.parent / "runs" / "steered_finetuning", help="the weights")
     given = parser.parse_args()
+    losses = [PLAIN, *(loss for loss in given.loss or LOSSES if loss != PLAIN)]
     rows = read_json(RESULTS)["rows"] if RESULTS.exists() else []
     for seed in given.seed or (0, 1, 2):
         for variant in given.variant or VARIANTS:
             key = {"seed": seed, "variant": variant, "epochs": given.epochs}
-            if any(row.items() >= key.items() for row in rows):
+            there = [row for row in rows if row.items() >= key.items()]
+            if there and there[0]["losses"].keys() >= set(losses):
                 continue
             with ConsoleProgress() as progress:
                 run = given.runs / f"seed{seed}-{variant}"
-                rows.append({**key, "losses": measure(run, given.epochs, given.keep, progress)})
-            print(rows[-1], flush=True)
+                row = {**key, "losses": measure(run, losses, given.epochs, given.keep, progress)}
+            rows = [other for other in rows if other not in there] + [row]
+            print(row, flush=True)
             write_json(RESULTS, {"schema": 1, "device": device_name(), "versions": versions(), "rows": rows})
 
 

@@ -71,6 +71,8 @@ def steered_finetuning(found: dict[str, Any]) -> str:
     for plan in plans:
         rows = [row["losses"] for row in found["rows"] if row["variant"] == plan]
         for loss, label in LOSSES.items():
+            if not all(loss in row for row in rows):
+                continue
             cells = [
                 spread(rows, lambda row, loss=loss: row[loss]["val_accuracy"], "{:.4f}"),
                 spread(rows, lambda row, loss=loss: row[loss]["test_accuracy"], "{:.4f}"),
