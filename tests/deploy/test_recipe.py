@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.amounts import Amount
+from compress.config import FinetuneConfig
 from compress.errors import ConfigError
 from deploy.recipe import Recipe, dump_recipe, load_recipe
 from deploy.yaml_text import dump_yaml, parse_yaml
