@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ...report.tables import as_code, to_table
+from ...report.tables import to_table
 from ...report.units import check_texts, excess_text
 from ..result import CheckResult
 from .changes import HEADER, change_rows, no_changes
@@ -19,7 +19,7 @@ def to_markdown(result: CheckResult) -> str:
     verdict = "passed" if judgement.passed else "FAILED"
     parts = [
         f"### slimsight check: {verdict}",
-        f"{as_code(result.target)} against {as_code(str(result.budget))}: {judgement.summary()}.",
+        f"`{result.target}` against `{result.budget}`: {judgement.summary()}.",
     ]
     rows = []
     for item in judgement.by_urgency:
