@@ -17,7 +17,7 @@ from tables_dynamic import dynamic
 from tables_models import zoo
 from tables_speed import combined, efficiency, gate_step
 from tables_study import keep50, selector, steering
-from tables_trust import trust
+from tables_trust import roar, trust
 
 from compress.files import read_json, write_text
 
@@ -35,6 +35,7 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
     "gate_step": (gate_step, "gate_step.json"),
     "dynamic": (dynamic, "dynamic.json"),
     "trust": (trust, "trust.json"),
+    "roar": (roar, "roar.json"),
     "latency_lab": (latency_lab, "latency_lab.json"),
 }
 """How each table is made, and of which results."""

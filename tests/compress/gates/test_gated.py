@@ -12,9 +12,9 @@ from compress.data import Batch
 from compress.errors import PruningError
 from compress.explain import ExplainedClassifier, Head, RbfHead, RealXHead, Selector, find_scales
 from compress.gates import Gates
-from compress.gates.fold import FoldPair
 from compress.gates.gated import FastNetwork, GatedNetwork, pays_to_compile, proven_pairs
 from compress.models import Classifier
+from compress.models.fold import FoldPair
 from compress.progress import Progress
 from compress.surgery import ChannelGroup, Slot, masked, trace_groups
 
