@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tables_bench import latency_lab
+from tables_cost import cost
 from tables_drift import drift
 from tables_dynamic import dynamic
 from tables_models import zoo
@@ -36,6 +37,7 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
     "dynamic": (dynamic, "dynamic.json"),
     "trust": (trust, "trust.json"),
     "roar": (roar, "roar.json"),
+    "cost": (cost, "explainers_cost.json"),
     "latency_lab": (latency_lab, "latency_lab.json"),
 }
 """How each table is made, and of which results."""

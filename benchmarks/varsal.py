@@ -45,6 +45,8 @@ SHOWN_KEPT = 0.3
 class Centre(nn.Module):
     """The map that knows nothing but where objects tend to be."""
 
+    maps: Tensor
+
     def __init__(self, side: int) -> None:
         super().__init__()
         steps = torch.arange(side) - (side - 1) / 2
@@ -52,7 +54,7 @@ class Centre(nn.Module):
         self.register_buffer("maps", torch.stack([-distance / distance.std(), torch.zeros(side, side)]))
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.maps.expand(len(images), -1, -1, -1)  # type: ignore[operator]
+        return self.maps.expand(len(images), -1, -1, -1)
 
 
 def some(images: ImageSet, count: int, seed: int) -> ImageSet:

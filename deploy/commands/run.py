@@ -18,7 +18,7 @@ def run(
     context: typer.Context,
     recipe: Annotated[Path, typer.Argument(help="the recipe, e.g. configs/digits.yaml")],
     out: Annotated[Path | None, typer.Option(help="run directory; default: runs/<recipe's name>")] = None,
-    set_: Annotated[list[str], typer.Option("--set", metavar="A.B=C", help="override a setting")] = [],  # noqa: B006
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="override a setting")] = None,
     reuse: Annotated[Path | None, typer.Option(help="take finished stages over from this run")] = None,
 ) -> None:
     """Slim the recipe's model within its budget; prove, export, time and report. Run again to resume."""
@@ -26,7 +26,7 @@ def run(
     from ..recipe import load_recipe
 
     terminal: Terminal = context.obj
-    loaded = load_recipe(recipe, set_)
+    loaded = load_recipe(recipe, set_ or ())
     place = out or Path("runs") / recipe.stem
     report = run_recipe(
         loaded, place, name=recipe.name, reuse=reuse, progress=terminal.progress, on_open=terminal.log_to

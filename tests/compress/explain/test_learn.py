@@ -245,10 +245,18 @@ def test_the_area_weight_follows_the_error_within_limits(steps: int, rate: float
     assert weight.value == 1e-4
 
 
-def test_a_good_selector_is_not_refused() -> None:
-    refuse_collapsed(GOOD, 0.25)
-    refuse_collapsed(dataclasses.replace(GOOD, mean_area=0.85), 0.25)
-    refuse_collapsed(dataclasses.replace(GOOD, mean_area=0.02), 0.25)
+def refused(**change: float) -> bool:
+    try:
+        refuse_collapsed(dataclasses.replace(GOOD, **change), 0.25)
+    except PruningError:
+        return True
+    return False
+
+
+def test_a_selector_is_refused_beyond_the_limits_and_not_at_them() -> None:
+    assert not refused()
+    assert [refused(mean_area=area) for area in (0.019, 0.02, 0.85, 0.851)] == [True, False, False, True]
+    assert [refused(kl=kl, kl_random=0.9) for kl in (0.899, 0.9, 0.901)] == [False, True, True]
 
 
 @pytest.mark.parametrize(

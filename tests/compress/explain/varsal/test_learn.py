@@ -41,7 +41,9 @@ class Head(nn.Module):
         self.head = nn.Conv2d(8, 2, 3, padding=1)
 
     def forward(self, images: Tensor) -> Tensor:
-        maps: Tensor = self.head(self.classifier.net[:3](self.classifier.normalize(images)))  # type: ignore[index]
+        net = self.classifier.net
+        assert isinstance(net, nn.Sequential)
+        maps: Tensor = self.head(net[:3](self.classifier.normalize(images)))
         return maps
 
 
