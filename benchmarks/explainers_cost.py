@@ -56,6 +56,9 @@ RESULTS = HERE / "results" / "explainers_cost.json"
 FORWARD, FOLDED, CALIBRATED = "forward", "forward, folded", "prunegrad, calibrated"
 DEAR = ("integrated_gradients", "smoothgrad_squared", "prunegrad", "prunepgd", CALIBRATED)
 """Tens of forward passes each."""
+ENCODED = "varsal, own encoder"
+"""VarSal as published; ``varsal`` is the head on the classifier's own features that can steer gates."""
+
 IN_A_ROW = 5
 """Calls of what is cheap, at batch 1."""
 
@@ -123,15 +126,16 @@ def to_calls(classifier: nn.Module, side: int, classes: int, percent: int) -> tu
         AmortizedExplainer(ExplainedClassifier(classifier, Selector(scales, classes, side, STEERING.get(name).head)))
         for name in STEERING
     ]
-    varsal = VarSal(Encoder())
+    encoded = VarSal(Encoder())
     calls: Calls = {FORWARD: to_forward(classifier), FOLDED: to_forward(folded(classifier, example))}
     calls |= {explainer.name: explainer.explain for explainer in learned}
-    calls[varsal.name] = varsal.explain
+    calls[ENCODED] = encoded.explain
     for name in MEMBERS:
         if not needs_weights(name):
             calls[name] = make_explainer(name, classifier).explain
     calls[CALIBRATED] = PruneGrad(classifier, percent=percent).explain
-    networks = {each.name: each.network for each in (*learned, varsal)} | {FORWARD: classifier, FOLDED: classifier}
+    networks: dict[str, nn.Module] = {each.name: each.network for each in learned}
+    networks |= {ENCODED: encoded.network, FORWARD: classifier, FOLDED: classifier}
     macs = {name: count_macs(network, example).total for name, network in networks.items()}
     return calls, {name: count / macs[FORWARD] for name, count in macs.items()}
 

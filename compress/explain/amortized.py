@@ -33,7 +33,7 @@ class AmortizedExplainer:
 
     @property
     def name(self) -> str:
-        """As recipes call it: ``rbf``, ``realx``."""
+        """As recipes call it: ``rbf``, ``realx``, ``varsal``."""
         return self.network.selector.head.kind
 
     def explain(self, images: Tensor, labels: Tensor | None = None) -> Saliency:

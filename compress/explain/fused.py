@@ -44,8 +44,8 @@ def can_fuse(modules: Iterable[nn.Module], device: torch.device) -> bool:
 def _folded(ups: nn.ModuleList) -> list[Folded]:
     """Of each up-block its four convolutions, as they are called; all their channels' factors in one go."""
     pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
-    up: UpBlock
-    for up in ups:  # type: ignore[assignment]
+    for up in ups:
+        assert isinstance(up, UpBlock)
         block = up.block
         pairs += [(up.conv, up.bn), (block.conv1, block.bn1), (block.conv2, block.bn2), (block.shortcut, block.bn3)]
     norms = [norm for _, norm in pairs]

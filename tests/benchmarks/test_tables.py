@@ -1,5 +1,6 @@
 import importlib
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -32,9 +33,13 @@ def row(variant: str, seed: int, **figures: float) -> dict[str, object]:
     }
 
 
-def test_the_readme_says_what_the_results_say(tables: ModuleType) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert tables.filled(text) == text, "run benchmarks/tables.py"
+def test_the_pages_say_what_the_results_say(tables: ModuleType) -> None:
+    found = set()
+    for page in tables.PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert tables.filled(text) == text, "run benchmarks/tables.py"
+        found |= set(re.findall(r"<!-- table: (\w+) -->", text))
+    assert found == set(tables.TABLES), "every table stands on a page"
 
 
 def test_a_table_gives_mean_and_spread_over_seeds(tables: ModuleType, tmp_path: Path) -> None:

@@ -1,13 +1,13 @@
-"""report.md's tables of the dynamic variant."""
+"""Tables of the report on the dynamic variant."""
 
 from __future__ import annotations
 
 from .schema import Report
-from .tables import as_code, to_table
+from .tables import Code, Table
 from .units import as_macs, as_ms, as_percent, latency_label
 
 
-def dynamic(report: Report) -> str:
+def dynamic(report: Report) -> Table:
     """Original, slim and dynamic side by side; the dynamic one is timed in its routed form."""
     found = report.dynamic
     assert found is not None
@@ -23,15 +23,15 @@ def dynamic(report: Report) -> str:
         if row.dynamic_ms is not None:
             times = (row.original_ms, row.slim_ms, row.dynamic_ms)
             rows.append([f"median latency, {latency_label(row)}", *(as_ms(ms.median) for ms in times)])
-    return to_table(["", "original", "slim", "dynamic"], rows, "lrrr")
+    return Table(["", "original", "slim", "dynamic"], rows, "lrrr")
 
 
-def verification(report: Report) -> str:
+def verification(report: Report) -> Table:
     """Bits, channels and accepted choices of each route."""
     assert report.dynamic is not None
     rows = [
         [
-            as_code(route.route),
+            Code(route.route),
             f"{route.bits_per_pixel:.3f}",
             f"{route.bits_per_channel:.2f}",
             f"{route.channels:.1f}",
@@ -42,4 +42,4 @@ def verification(report: Report) -> str:
         for route in report.dynamic.verification.routes
     ]
     header = ["route", "bits per pixel", "per channel", "channels with 90 %", "open", "of those open", "accepted"]
-    return to_table(header, rows, "lrrrrrr")
+    return Table(header, rows, "lrrrrrr")

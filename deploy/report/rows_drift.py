@@ -1,14 +1,14 @@
-"""report.md's part on drift of saliency maps."""
+"""Tables of the report on drift of saliency maps."""
 
 from __future__ import annotations
 
 from .map_drift import EstimateFigures, MapDriftFigures
 from .schema import Report
-from .tables import to_table
+from .tables import Table
 from .units import MISSING, as_count, as_percent
 
 
-def map_drift(report: Report) -> str:
+def map_drift(report: Report) -> Table:
     """Figures that compare between explainers, each with its standard error."""
     found = _maps(report)
     rows = [
@@ -18,12 +18,14 @@ def map_drift(report: Report) -> str:
         ["divergence of the maps, nats", *_cells(found.kl)],
         ["images whose top region moved", *_cells(found.moved, percent=True)],
     ]
-    return to_table(["original against slim", "mean", "standard error", "images"], rows, "lrrr")
+    return Table(["original against slim", "mean", "standard error", "images"], rows, "lrrr")
 
 
 def degenerate(report: Report) -> str:
     """A sentence on maps that say nothing; empty where all do say something."""
-    found = _maps(report).degenerate
+    if report.saliency is None or report.saliency.maps is None:
+        return ""
+    found = report.saliency.maps.degenerate
     counts = [
         f"{as_count(count)} of the {model} model {what}"
         for model, maps in (("original", found.original), ("slim", found.slim))
@@ -33,7 +35,7 @@ def degenerate(report: Report) -> str:
     if not counts:
         return ""
     lost = as_percent(_maps(report).lost, 1)
-    return f"**Maps that say nothing**: {'; '.join(counts)}. On {lost} of the images only one model has an explanation."
+    return f"{'; '.join(counts)}. On {lost} of the images only one model has an explanation."
 
 
 def _maps(report: Report) -> MapDriftFigures:

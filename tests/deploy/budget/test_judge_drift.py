@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from compress.errors import ConfigError
-from deploy.budget import BudgetFile, check_report, load_budget
-from deploy.report.drift_checks import DriftLimits
+from deploy.budget import BudgetFile, Limit, check_report, load_budget
+from deploy.budget.schema import DriftLimits
 from deploy.report.map_drift import MapDriftFigures
 from deploy.report.schema import Check, Report, Saliency
 from deploy.report.units import describe_check
@@ -95,27 +95,37 @@ def test_no_image_with_two_maps_is_no_pass(finished: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("saliency_drift: {far: 3}", "unknown key 'far' (choose from: center_px, iou, region_iou, moved, lost)"),
-        ("saliency_drift: {center_pix: 3}", "unknown key 'center_pix'; did you mean 'center_px'?"),
-        ("saliency_drift: 3", "3 limits no drift: give one or more of center_px, iou"),
-        ("saliency_drift: {}", "{} limits no drift"),
-        ("saliency_drift:", "has no value"),
-        ("saliency_drift: {iou: }", "'iou' has no value"),
-        ("saliency_drift: {iou: 50}", "'iou': 50 is no overlap of maps: give a share from 0 to 1 or a percentage"),
-        ("saliency_drift: {center_px: 3mm}", "'center_px': '3mm' is no distance: give the most pixels allowed"),
-        ("saliency_drift: {center_px: -1}", "'center_px': -1 is no distance"),
-        ("saliency_drift: {moved: much}", "'moved': 'much' is no share of images"),
+        ("{far: 3}", "line 1: saliency_drift.far: unknown key; allowed: center_px, iou, region_iou, moved, lost"),
+        ("{center_pix: 3}", "; did you mean 'center_px'?"),
+        ("3", "saliency_drift: 3 was given; allowed: a mapping with the keys center_px, iou"),
+        ("{}", "saliency_drift: it limits nothing: give at least one of center_px"),
+        ("", "saliency_drift: has no value"),
+        ("{iou: }", "saliency_drift.iou: has no value"),
+        ("{iou: 50}", "saliency_drift.iou: 50 is no overlap of maps: give a share from 0 to 1 or a percentage"),
+        ("{center_px: 3mm}", "saliency_drift.center_px: '3mm' is no distance: give the most pixels allowed"),
+        ("{center_px: -1}", "saliency_drift.center_px: -1 is no distance"),
+        ("{moved: much}", "saliency_drift.moved: 'much' is no share of images"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "budget.yaml"
-    path.write_text(text)
+    path.write_text(f"saliency_drift: {text}")
     with pytest.raises(ConfigError) as error:
         load_budget(path)
-    assert f"saliency_drift: {said}" in str(error.value)
+    assert said in str(error.value)
 
 
 def test_a_budget_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "budget.yaml"
-    path.write_text("macs: 50%\nsaliency_drift: {center_px: 3, iou: 50 %, moved: 0.1}\n")
-    assert load_budget(path).saliency_drift == DriftLimits(center_px=3, iou=0.5, moved=0.1)
+    path.write_text("macs: 50%\nsaliency_drift: {center_px: {fail: 3, warn: 2px}, iou: 50 %, moved: 0.1}\n")
+    assert load_budget(path).limits.saliency_drift == DriftLimits(
+        center_px=Limit(3.0, 2.0), iou=Limit(0.5), moved=Limit(0.1)
+    )
+
+
+def test_what_drifted_a_little_warns(finished: Any) -> None:
+    found = check_report(
+        report(finished, MAPS), BudgetFile.model_validate({"saliency_drift": {"center_px": {"fail": 3, "warn": 2}}})
+    )
+    assert found.passed
+    assert [item.check.name for item in found.warned] == ["saliency drift, centre"]
