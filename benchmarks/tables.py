@@ -9,11 +9,10 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from tables_bench import latency_lab
 from tables_cost import cost
-from tables_drift import drift
+from tables_drift import drift, steered_finetuning
 from tables_dynamic import dynamic
 from tables_headlines import headlines
 from tables_models import zoo
@@ -40,6 +39,7 @@ TABLES: dict[str, tuple[Callable[..., str], *tuple[str, ...]]] = {
     "selector": (selector, "cifar10_resnet20_keep50.json"),
     "steering": (steering, "steering.json"),
     "drift": (drift, "drift.json"),
+    "steered_finetuning": (steered_finetuning, "steered_finetuning.json"),
     "efficiency": (efficiency, "efficiency.json"),
     "combined": (combined, "combined_budgets.json"),
     "gate_step": (gate_step, "gate_step.json"),
@@ -59,7 +59,8 @@ def filled(text: str, results: Path = RESULTS) -> str:
         before, _, rest = text.partition(start)
         if not rest:
             continue
-        text = before + start + table(*(read_json(results / file) for file in files)) + "\n" + end + rest.partition(end)[2]
+        made = table(*(read_json(results / file) for file in files))
+        text = before + start + made + "\n" + end + rest.partition(end)[2]
     return text
 
 
