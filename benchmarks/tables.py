@@ -18,7 +18,7 @@ from tables_headlines import headlines
 from tables_models import zoo
 from tables_speed import combined, efficiency, gate_step
 from tables_study import keep50, selector, steering
-from tables_trust import roar, trust
+from tables_trust import trust
 
 from compress.files import read_json, write_text
 
@@ -45,7 +45,6 @@ TABLES: dict[str, tuple[Callable[..., str], *tuple[str, ...]]] = {
     "gate_step": (gate_step, "gate_step.json"),
     "dynamic": (dynamic, "dynamic.json"),
     "trust": (trust, "trust.json"),
-    "roar": (roar, "roar.json"),
     "cost": (cost, "explainers_cost.json"),
     "latency_lab": (latency_lab, "latency_lab.json"),
 }
