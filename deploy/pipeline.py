@@ -95,6 +95,8 @@ def _gate_parts(session: Session) -> Parts:
     if recipe.gates.steer in ("magnitude", "uniform"):
         return {"steer": recipe.gates.steer}
     gates = recipe.gates.model_dump(mode="json", exclude={"compile"})  # how fast, not what
+    if recipe.gates.class_weight == 1:  # gates that were learned before there was a choice still hold
+        del gates["class_weight"]
     parts = {"gates": gates, "budget": _target(recipe), **_learning(recipe)}
     if recipe.budget.macs is None and recipe.budget.latency is not None:  # the target then comes from layer times
         parts["latency"] = recipe.latency
@@ -203,7 +205,7 @@ def run_recipe(
             on_open(run)
         session = Session(recipe, run, progress, cache or default_cache())
         stages = to_stages(recipe)
-        keys = _fingerprints(stages, session)
+        keys = fingerprints(stages, session)
         records = {s.name: record for s in stages if (record := run.done(s.name, keys[s.name]))}
         reused = list(records)
         if reused:
@@ -230,7 +232,7 @@ def run_recipe(
     return report
 
 
-def _fingerprints(stages: Sequence[Stage], session: Session) -> dict[str, str]:
+def fingerprints(stages: Sequence[Stage], session: Session) -> dict[str, str]:
     """Of every stage, by name: its own parts of the recipe and the fingerprints of the stages it needs."""
     keys: dict[str, str] = {}
     for stage in stages:
