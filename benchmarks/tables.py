@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tables_ablations import ablations
 from tables_bench import latency_lab
 from tables_drift import drift
 from tables_dynamic import dynamic
@@ -30,6 +31,7 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
     "selector": (selector, "cifar10_resnet20_keep50.json"),
     "steering": (steering, "steering.json"),
     "drift": (drift, "drift.json"),
+    "ablations": (ablations, "ablations.json"),
     "efficiency": (efficiency, "efficiency.json"),
     "combined": (combined, "combined_budgets.json"),
     "gate_step": (gate_step, "gate_step.json"),

@@ -1,0 +1,265 @@
+"""ISP's ablations on ResNet-20 and CIFAR-10, at half of the MACs: Fig. 4 (what the objective is made of), 5 (g1, g2).
+
+    .venv/bin/python benchmarks/ablations.py [--seed 0 ...] [--runs runs/keep50] [--set threads=1] [--pictures DIR]
+
+Every point is a recipe of configs/ablations, for Fig. 5 with one weight changed. Only gates, surgery and a short
+finetuning are done per point: classifier, predictor and selector come from <runs>/seed<N>-rbf (the runs of
+cifar10_resnet20_keep50.py serve) and <runs>/seed<N>-realx; what is missing there is run first. Validation images
+only. Rows go to results/ablations.json as they come, and what is there is not done again; plans and weights stay in
+--out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import time
+from argparse import Namespace
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ablations_pictures import draw
+from torch import Tensor
+
+from compress.data import Batches
+from compress.errors import PruningError, RunError
+from compress.explain import ExplainedClassifier, Targets, drift_of, explanations, find_targets, make_explainer
+from compress.explain.fidelity import drift_by
+from compress.files import read_json, read_tensors, write_json, write_tensors
+from compress.finetune import recalibrate_bn, train_classifier
+from compress.gates import learn_gates, select
+from compress.surgery import PrunePlan
+from compress.training import evaluate
+from deploy.console import ConsoleProgress
+from deploy.machine import device_name, versions
+from deploy.pipeline import fingerprints, run_recipe, to_stages
+from deploy.recipe import Recipe, load_recipe
+from deploy.run_dir import read_run
+from deploy.session import Session, default_cache
+from deploy.stages.learn import seed_stage
+
+HERE = Path(__file__).resolve().parent
+RECIPES = HERE.parent / "configs" / "ablations"
+RESULTS = HERE / "results" / "ablations.json"
+FIG_4B = ("full", "ce_only", "interpretation_rbf")
+REALX = "interpretation_realx"
+SWEEPS = {"steer_weight": (0.0125, 0.2, 0.8), "cost_weight": (0.5, 8.0)}
+"""Beside what the recipes say; g1 = 0 is ce_only."""
+
+SWEPT_SEED = 0
+LEARNED = ("classifier", "predictor", "selector")
+STATES = ("after_surgery", "finetuned")
+JUDGES = ("rbf", "realx", "gradient")
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A recipe, a seed and at most one weight that is not the recipe's."""
+
+    recipe: str
+    seed: int
+    weight: tuple[str, float] | None = None
+
+    @property
+    def name(self) -> str:
+        return "-".join([f"seed{self.seed}", self.recipe, *map(str, self.weight or ())])
+
+
+def points(seeds: list[int]) -> list[Point]:
+    """All points, those that most depends on first."""
+    terms = [Point(recipe, seed) for seed in seeds for recipe in FIG_4B] + [Point(REALX, seed) for seed in seeds]
+    swept = [Point("full", SWEPT_SEED, (name, value)) for name, values in SWEEPS.items() for value in values]
+    return terms + (swept if SWEPT_SEED in seeds else [])
+
+
+class Study:
+    """Where everything is, and what points share."""
+
+    def __init__(self, given: Namespace, progress: ConsoleProgress) -> None:
+        self.given, self.progress = given, progress
+        self.session = functools.cache(self._session)
+        self.targets = functools.cache(self._targets)
+        self.said = functools.cache(self._said)
+
+    def recipe(self, point: Point) -> Recipe:
+        weight = [] if point.weight is None else ["gates.{}={}".format(*point.weight)]
+        return load_recipe(RECIPES / f"{point.recipe}.yaml", [*self.given.set, f"seed={point.seed}", *weight])
+
+    def explainer_seed(self, kind: str, seed: int) -> int:
+        """The seed whose explainer serves ``seed``."""
+        return self.given.realx_seed if kind == "realx" and self.given.realx_seed is not None else seed
+
+    def place(self, kind: str, seed: int) -> Path:
+        """The run whose explainer serves ``seed``."""
+        place: Path = self.given.runs / f"seed{self.explainer_seed(kind, seed)}-{kind}"
+        return place
+
+    def ready(self, kind: str, seed: int) -> bool:
+        """Has the explainer that serves ``seed`` been learned?"""
+        place = self.place(kind, seed)
+        return place.is_dir() and read_run(place).record("selector") is not None
+
+    def _session(self, kind: str, seed: int) -> Session:
+        """The run of an explainer; made if it is not there."""
+        recipe = self.recipe(Point(f"interpretation_{kind}", self.explainer_seed(kind, seed)))
+        place = self.place(kind, seed)
+        if not place.is_dir():
+            run_recipe(recipe, place, name=f"interpretation_{kind}.yaml", progress=self.progress)
+        session = Session(recipe, read_run(place), self.progress, default_cache())
+        keys = fingerprints(to_stages(recipe), session)
+        for stage in LEARNED:
+            if session.run.done(stage, keys[stage]) is None:
+                raise RunError(
+                    f"stage '{stage}' of {place} is not done, or from another recipe than interpretation_{kind}.yaml "
+                    "with what --set says; give other --runs or --set, or move it away and it is run"
+                )
+        return session
+
+    def _targets(self, kind: str, seed: int) -> Targets:
+        """C_x of the images that the gates of ``seed`` see."""
+        session = self.session(kind, seed)
+        recipe = self.recipe(Point(f"interpretation_{kind}", seed))
+        images = Session(recipe, session.run, self.progress, session.cache).gate_images()
+        return find_targets(session.explained(), session.plain(images), progress=self.progress)
+
+    def judged(self) -> Batches:
+        """The validation images that drift is a mean over, spread over the classes."""
+        val = self.session("rbf", self.given.seed[0]).splits.val
+        chosen = np.linspace(0, len(val) - 1, min(self.given.images, len(val))).round().astype(np.int64)
+        return Batches(val.subset(chosen), 125)
+
+    def _said(self, kind: str, seed: int) -> Tensor:
+        """What an amortized explainer says of the original."""
+        return explanations(self.session(kind, seed).explained(), self.judged())
+
+
+def learned(study: Study, point: Point) -> Row:
+    """The row of one point, without drift; its plan and its weights are written.
+
+    What its stages do in a run (deploy/stages), without what does not matter here: artefacts, latency, the test set.
+    """
+    recipe = study.recipe(point)
+    kind = recipe.gates.explainer or "rbf"
+    session = Session(recipe, study.session(kind, point.seed).run, study.progress, default_cache())
+    torch.set_num_threads(recipe.threads or torch.get_num_threads())
+    targets = None if recipe.gates.explainer is None else study.targets(kind, point.seed)
+    gates, plain = recipe.gates, session.plain(session.splits.val)
+    row: Row = {
+        "point": point.name,
+        "recipe": point.recipe,
+        "seed": point.seed,
+        "explainer_seed": None if targets is None else study.explainer_seed(kind, point.seed),
+        **{name: getattr(gates, name) for name in ("steer", "class_weight", "steer_weight", "cost_weight", "steps")},
+        "swept": point.weight[0] if point.weight else None,
+    }
+    network, graph, cost = session.network(), session.graph, session.cost
+    batches = session.shuffled(session.gate_images(), gates.batch_size)
+    seed_stage(point.seed, "gates")
+    started = time.monotonic()
+    try:
+        result = learn_gates(
+            network,
+            graph.groups,
+            cost,
+            batches,
+            session.fabric,
+            config=gates,
+            budget=session.limits["macs"],
+            targets=targets,
+            progress=study.progress,
+        )
+    except PruningError as error:
+        return {**row, "error": str(error)}
+    row |= {"gate_seconds": time.monotonic() - started, "gates": result.to_dict()}
+    plan = select(cost, result.scores, budget=session.limits, align=1, rank_weight=recipe.budget.rank_weight).plan
+    slim = session.slimmed(plan)
+    assert isinstance(slim, ExplainedClassifier)
+    row |= {
+        "macs_kept": cost.of_plan(plan) / cost.total,
+        "channels": {name: len(channels) for name, channels in plan.kept.items()},
+        "val_accuracy": {"after_surgery": evaluate(slim.classifier, plain).accuracy},
+    }
+    train = session.shuffled(session.splits.train, recipe.finetune.batch_size, crop=True, flip=True)
+    seed_stage(point.seed, "finetune")
+    recalibrate_bn(slim.classifier, train, recipe.finetune.recalibrate_batches)
+    row["val_accuracy"]["recalibrated"] = evaluate(slim.classifier, plain).accuracy
+    train_classifier(
+        slim.classifier, train, session.fabric, config=recipe.finetune, what="finetune", progress=study.progress
+    )
+    row["val_accuracy"]["finetuned"] = evaluate(slim.classifier, plain).accuracy
+    row["finetune_epochs"] = recipe.finetune.epochs
+    place = study.given.out / point.name
+    place.mkdir(parents=True, exist_ok=True)
+    plan.save(place / "plan.json")
+    write_tensors(place / "model.safetensors", slim.classifier.state_dict())
+    return row | {"images": study.given.images, "drift": {}}
+
+
+def drift(study: Study, point: Point, judge: str) -> Row:
+    """How far a point's explanations are from the original's, before and after finetuning, by one explainer.
+
+    Centres in pixels; IoU of the maps for amortized explainers, of the regions that hold half of a map's mass else.
+    """
+    amortized = judge != "gradient"
+    session = study.session(judge if amortized else "rbf", point.seed)
+    place, found = study.given.out / point.name, {}
+    network = session.slimmed(PrunePlan.load(place / "plan.json"))
+    assert isinstance(network, ExplainedClassifier)
+    for state in STATES:
+        if state == "finetuned":
+            network.classifier.load_state_dict(read_tensors(place / "model.safetensors"))
+        if amortized:
+            said = explanations(network, study.judged())
+            moved = drift_of(network.selector.head, study.said(judge, point.seed), said)
+            found[state] = {"center_px": moved.center_drift_px, "iou": moved.iou}
+        else:
+            original, slim = (make_explainer(judge, each) for each in (session.classifier(), network.classifier))
+            maps = drift_by(original, slim, study.judged())
+            found[state] = {"center_px": maps.center_px.mean, "iou": maps.region_iou.mean}
+    return found
+
+
+def main() -> None:
+    """Measure what is missing, then draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, action="append", help="default: 0, 1 and 2")
+    parser.add_argument("--runs", type=Path, default=HERE.parent / "runs" / "keep50", help="runs with explainers")
+    parser.add_argument("--realx-seed", type=int, help="whose REAL-X explainer serves all seeds; default: each its own")
+    parser.add_argument("--only", choices=(*FIG_4B, REALX), action="append", help="recipes; default: all, and sweeps")
+    parser.add_argument("--images", type=int, default=1000, help="validation images that drift is a mean over")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a setting of all recipes")
+    parser.add_argument("--out", type=Path, default=HERE.parent / "runs" / "ablations", help="plans and weights")
+    parser.add_argument("--pictures", type=Path, help="draw what is measured into this folder")
+    given = parser.parse_args()
+    given.seed = given.seed or [0, 1, 2]
+    known: list[Row] = read_json(RESULTS)["rows"] if RESULTS.exists() else []
+    rows = {row["point"]: row for row in known}
+    wanted = [each for each in points(given.seed) if not given.only or (each.recipe in given.only and not each.weight)]
+    with ConsoleProgress() as progress:
+        study = Study(given, progress)
+
+        def keep(point: Point, row: Row) -> None:
+            rows[point.name] = row
+            machine = {"device": device_name(), "versions": versions()}
+            write_json(RESULTS, {"schema": 1, **machine, "rows": list(rows.values())})
+
+        for last in (False, True):  # explainers that are not there yet judge in the end
+            for point in wanted:
+                if point.name not in rows:
+                    progress.note(point.name)
+                    keep(point, learned(study, point))
+                row = rows[point.name]
+                for judge in JUDGES if "error" not in row else ():
+                    if judge not in row["drift"] and (last or judge == "gradient" or study.ready(judge, point.seed)):
+                        keep(point, row | {"drift": row["drift"] | {judge: drift(study, point, judge)}})
+                        row = rows[point.name]
+    if given.pictures is not None:
+        draw(list(rows.values()), given.pictures)
+
+
+if __name__ == "__main__":
+    main()
