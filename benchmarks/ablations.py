@@ -223,6 +223,12 @@ def drift(study: Study, point: Point, judge: str) -> Row:
     return found
 
 
+def known() -> dict[str, Row]:
+    """What has been measured, by point."""
+    rows: list[Row] = read_json(RESULTS)["rows"] if RESULTS.exists() else []
+    return {row["point"]: row for row in rows}
+
+
 def main() -> None:
     """Measure what is missing, then draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -236,14 +242,13 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, help="draw what is measured into this folder")
     given = parser.parse_args()
     given.seed = given.seed or [0, 1, 2]
-    known: list[Row] = read_json(RESULTS)["rows"] if RESULTS.exists() else []
-    rows = {row["point"]: row for row in known}
+    rows = known()
     wanted = [each for each in points(given.seed) if not given.only or (each.recipe in given.only and not each.weight)]
     with ConsoleProgress() as progress:
         study = Study(given, progress)
 
         def keep(point: Point, row: Row) -> None:
-            rows[point.name] = row
+            rows.update(known() | {point.name: row})  # seeds may be measured at once
             machine = {"device": device_name(), "versions": versions()}
             write_json(RESULTS, {"schema": 1, **machine, "rows": list(rows.values())})
 
