@@ -5,28 +5,38 @@
 Every point is a recipe of configs/ablations, for Fig. 5 with one weight changed. Only gates, surgery and a short
 finetuning are done per point: classifier, predictor and selector come from <runs>/seed<N>-rbf (the runs of
 cifar10_resnet20_keep50.py serve) and <runs>/seed<N>-realx; what is missing there is run first. Validation images
-only. Rows go to results/ablations.json as they come, and what is there is not done again; plans and weights stay in
---out.
+only. All points are learned and judged before the first is finetuned. Rows go to results/ablations.json as they come,
+and what is there is not done again (a point costs about two minutes of a core, one more to finetune it); plans and
+weights stay in --out.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import time
 from argparse import Namespace
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from ablations_pictures import draw
+from ablations_points import FIG_4B, REALX, Point, points
 from torch import Tensor
 
 from compress.data import Batches
 from compress.errors import PruningError, RunError
-from compress.explain import ExplainedClassifier, Targets, drift_of, explanations, find_targets, make_explainer
+from compress.explain import (
+    STEERING,
+    ExplainedClassifier,
+    Targets,
+    drift_of,
+    explanations,
+    find_targets,
+    make_explainer,
+)
 from compress.explain.fidelity import drift_by
 from compress.files import read_json, read_tensors, write_json, write_tensors
 from compress.finetune import recalibrate_bn, train_classifier
@@ -44,36 +54,9 @@ from deploy.stages.learn import seed_stage
 HERE = Path(__file__).resolve().parent
 RECIPES = HERE.parent / "configs" / "ablations"
 RESULTS = HERE / "results" / "ablations.json"
-FIG_4B = ("full", "ce_only", "interpretation_rbf")
-REALX = "interpretation_realx"
-SWEEPS = {"steer_weight": (0.0125, 0.2, 0.8), "cost_weight": (0.5, 8.0)}
-"""Beside what the recipes say; g1 = 0 is ce_only."""
-
-SWEPT_SEED = 0
 LEARNED = ("classifier", "predictor", "selector")
-STATES = ("after_surgery", "finetuned")
 JUDGES = ("rbf", "realx", "gradient")
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Point:
-    """A recipe, a seed and at most one weight that is not the recipe's."""
-
-    recipe: str
-    seed: int
-    weight: tuple[str, float] | None = None
-
-    @property
-    def name(self) -> str:
-        return "-".join([f"seed{self.seed}", self.recipe, *map(str, self.weight or ())])
-
-
-def points(seeds: list[int]) -> list[Point]:
-    """All points, those that most depends on first."""
-    terms = [Point(recipe, seed) for seed in seeds for recipe in FIG_4B] + [Point(REALX, seed) for seed in seeds]
-    swept = [Point("full", SWEPT_SEED, (name, value)) for name, values in SWEEPS.items() for value in values]
-    return terms + (swept if SWEPT_SEED in seeds else [])
 
 
 class Study:
@@ -125,6 +108,19 @@ class Study:
         recipe = self.recipe(Point(f"interpretation_{kind}", seed))
         images = Session(recipe, session.run, self.progress, session.cache).gate_images()
         return find_targets(session.explained(), session.plain(images), progress=self.progress)
+
+    def folder(self, point: Point) -> Path:
+        """Where plan and weights of a point are."""
+        place: Path = self.given.out / point.name
+        place.mkdir(parents=True, exist_ok=True)
+        return place
+
+    def slim(self, point: Point, kind: str = "rbf") -> ExplainedClassifier:
+        """A point's network as surgery leaves it, with the explainer ``kind``."""
+        plan = PrunePlan.load(self.folder(point) / "plan.json")
+        network = self.session(kind, point.seed).slimmed(plan)
+        assert isinstance(network, ExplainedClassifier)
+        return network
 
     def judged(self) -> Batches:
         """The validation images that drift is a mean over, spread over the classes."""
@@ -183,44 +179,48 @@ def learned(study: Study, point: Point) -> Row:
         "channels": {name: len(channels) for name, channels in plan.kept.items()},
         "val_accuracy": {"after_surgery": evaluate(slim.classifier, plain).accuracy},
     }
-    train = session.shuffled(session.splits.train, recipe.finetune.batch_size, crop=True, flip=True)
-    seed_stage(point.seed, "finetune")
-    recalibrate_bn(slim.classifier, train, recipe.finetune.recalibrate_batches)
+    recalibrate_bn(slim.classifier, _train(session), recipe.finetune.recalibrate_batches)
     row["val_accuracy"]["recalibrated"] = evaluate(slim.classifier, plain).accuracy
-    train_classifier(
-        slim.classifier, train, session.fabric, config=recipe.finetune, what="finetune", progress=study.progress
-    )
-    row["val_accuracy"]["finetuned"] = evaluate(slim.classifier, plain).accuracy
-    row["finetune_epochs"] = recipe.finetune.epochs
-    place = study.given.out / point.name
-    place.mkdir(parents=True, exist_ok=True)
-    plan.save(place / "plan.json")
-    write_tensors(place / "model.safetensors", slim.classifier.state_dict())
-    return row | {"images": study.given.images, "drift": {}}
+    plan.save(study.folder(point) / "plan.json")
+    return row | {"finetune_epochs": 0, "images": study.given.images, "drift": {judge: {} for judge in JUDGES}}
 
 
-def drift(study: Study, point: Point, judge: str) -> Row:
-    """How far a point's explanations are from the original's, before and after finetuning, by one explainer.
+def _train(session: Session) -> Batches:
+    """Training images as finetuning sees them."""
+    return session.shuffled(session.splits.train, session.recipe.finetune.batch_size, crop=True, flip=True)
+
+
+def finetuned(study: Study, point: Point, row: Row) -> Row:
+    """The row after the recipe's finetuning; the weights are written."""
+    recipe = study.recipe(point)
+    session = Session(recipe, study.session("rbf", point.seed).run, study.progress, default_cache())
+    torch.set_num_threads(recipe.threads or torch.get_num_threads())
+    model = study.slim(point).classifier
+    seed_stage(point.seed, "finetune")
+    train = _train(session)
+    recalibrate_bn(model, train, recipe.finetune.recalibrate_batches)
+    train_classifier(model, train, session.fabric, config=recipe.finetune, what="finetune", progress=study.progress)
+    accuracy = evaluate(model, session.plain(session.splits.val)).accuracy
+    write_tensors(study.folder(point) / "model.safetensors", model.state_dict())
+    accuracies = {**row["val_accuracy"], "finetuned": accuracy}
+    return row | {"val_accuracy": accuracies, "finetune_epochs": recipe.finetune.epochs}
+
+
+def drift(study: Study, point: Point, judge: str, state: str) -> Row:
+    """How far a point's explanations are from the original's, by one explainer.
 
     Centres in pixels; IoU of the maps for amortized explainers, of the regions that hold half of a map's mass else.
     """
-    amortized = judge != "gradient"
-    session = study.session(judge if amortized else "rbf", point.seed)
-    place, found = study.given.out / point.name, {}
-    network = session.slimmed(PrunePlan.load(place / "plan.json"))
-    assert isinstance(network, ExplainedClassifier)
-    for state in STATES:
-        if state == "finetuned":
-            network.classifier.load_state_dict(read_tensors(place / "model.safetensors"))
-        if amortized:
-            said = explanations(network, study.judged())
-            moved = drift_of(network.selector.head, study.said(judge, point.seed), said)
-            found[state] = {"center_px": moved.center_drift_px, "iou": moved.iou}
-        else:
-            original, slim = (make_explainer(judge, each) for each in (session.classifier(), network.classifier))
-            maps = drift_by(original, slim, study.judged())
-            found[state] = {"center_px": maps.center_px.mean, "iou": maps.region_iou.mean}
-    return found
+    network = study.slim(point, judge if judge in STEERING else "rbf")
+    if state == "finetuned":
+        network.classifier.load_state_dict(read_tensors(study.folder(point) / "model.safetensors"))
+    if judge in STEERING:
+        said = explanations(network, study.judged())
+        moved = drift_of(network.selector.head, study.said(judge, point.seed), said)
+        return {"center_px": moved.center_drift_px, "iou": moved.iou}
+    original = study.session("rbf", point.seed).classifier()
+    maps = drift_by(*(make_explainer(judge, each) for each in (original, network.classifier)), study.judged())
+    return {"center_px": maps.center_px.mean, "iou": maps.region_iou.mean}
 
 
 def known() -> dict[str, Row]:
@@ -244,6 +244,7 @@ def main() -> None:
     given.seed = given.seed or [0, 1, 2]
     rows = known()
     wanted = [each for each in points(given.seed) if not given.only or (each.recipe in given.only and not each.weight)]
+    steered = any(each.recipe == REALX for each in wanted)
     with ConsoleProgress() as progress:
         study = Study(given, progress)
 
@@ -252,16 +253,25 @@ def main() -> None:
             machine = {"device": device_name(), "versions": versions()}
             write_json(RESULTS, {"schema": 1, **machine, "rows": list(rows.values())})
 
-        for last in (False, True):  # explainers that are not there yet judge in the end
-            for point in wanted:
-                if point.name not in rows:
-                    progress.note(point.name)
-                    keep(point, learned(study, point))
+        def judge(state: str) -> None:
+            for point, name in itertools.product(wanted, JUDGES):
                 row = rows[point.name]
-                for judge in JUDGES if "error" not in row else ():
-                    if judge not in row["drift"] and (last or judge == "gradient" or study.ready(judge, point.seed)):
-                        keep(point, row | {"drift": row["drift"] | {judge: drift(study, point, judge)}})
-                        row = rows[point.name]
+                if name == "realx" and not steered and not study.ready(name, point.seed):
+                    continue  # not worth its training where it does not steer
+                if "error" not in row and state not in row["drift"][name]:
+                    found = row["drift"][name] | {state: drift(study, point, name, state)}
+                    keep(point, row | {"drift": row["drift"] | {name: found}})
+
+        for point in wanted:
+            if point.name not in rows:
+                progress.note(point.name)
+                keep(point, learned(study, point))
+        judge("after_surgery")
+        for point in wanted:
+            if rows[point.name].get("finetune_epochs") == 0:
+                progress.note(point.name)
+                keep(point, finetuned(study, point, rows[point.name]))
+        judge("finetuned")
     if given.pictures is not None:
         draw(list(rows.values()), given.pictures)
 

@@ -13,8 +13,8 @@ from matplotlib.ticker import NullLocator
 from deploy.report.canvas import INK, new_figure, save
 
 Row = dict[str, Any]
-Figure = Callable[[Row, str], float]
-"""Of a row and a state."""
+Figure = Callable[[Row, str], float | None]
+"""Of a row and a state; None: not measured."""
 
 TERMS = {
     "interpretation_rbf": "no CE:\nRBF masks",
@@ -28,10 +28,10 @@ WEIGHTS = {
     "cost_weight": "g2, weight of R_res",
 }
 FIGURES: dict[str, Figure] = {
-    "validation accuracy": lambda row, state: row["val_accuracy"][state],
-    "centre drift by rbf, px": lambda row, state: row["drift"]["rbf"][state]["center_px"],
-    "overlap (IoU) by REAL-X": lambda row, state: row["drift"]["realx"][state]["iou"],
-    "overlap of regions by gradient": lambda row, state: row["drift"]["gradient"][state]["iou"],
+    "validation accuracy": lambda row, state: row["val_accuracy"].get(state),
+    "centre drift by rbf, px": lambda row, state: row["drift"]["rbf"].get(state, {}).get("center_px"),
+    "overlap (IoU) by REAL-X": lambda row, state: row["drift"]["realx"].get(state, {}).get("iou"),
+    "overlap of regions by gradient": lambda row, state: row["drift"]["gradient"].get(state, {}).get("iou"),
 }
 SWEPT = ("validation accuracy", "centre drift by rbf, px", "overlap (IoU) by REAL-X")
 _PANEL = (4.6, 4.0)  # inches
@@ -63,8 +63,9 @@ def _terms(rows: Sequence[Row]) -> Any:
         for place, recipe in enumerate(TERMS):
             found = [row for row in rows if row["recipe"] == recipe]
             for side, (state, (_, colour)) in zip((-0.5, 0.5), STATES.items(), strict=True):
-                if found:
-                    _bar(axes, place + side * _BAR, [value(row, state) for row in found], colour)
+                values = [each for row in found if (each := value(row, state)) is not None]
+                if values:
+                    _bar(axes, place + side * _BAR, values, colour)
         axes.set_xticks(range(len(TERMS)), list(TERMS.values()), fontsize=10)
         axes.set_title(title, fontsize=12, color=INK)
         _plain(axes)
@@ -88,8 +89,9 @@ def _weights(rows: Sequence[Row]) -> Any:
         zero = min(at for at, _ in points if at > 0) / 4  # where 0 stands on an axis that has none
         for axes, title in zip(line, SWEPT, strict=True):
             for state, (_, colour) in STATES.items():
-                heights = [FIGURES[title](row, state) for _, row in points]
-                places = [at or zero for at, _ in points]
+                measured = [(at or zero, FIGURES[title](row, state)) for at, row in points]
+                places = [at for at, height in measured if height is not None]
+                heights = [height for _, height in measured if height is not None]
                 start = places.count(zero)  # the way from 0 is not to scale
                 axes.plot(places[: start + 1], heights[: start + 1], color=colour, linestyle="dotted", linewidth=2)
                 axes.plot(places[start:], heights[start:], color=colour, linewidth=2)

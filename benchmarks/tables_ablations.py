@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from operator import itemgetter
 from typing import Any
 
 from tables_study import spread
@@ -24,55 +24,65 @@ OVERLAPS = {"rbf": "rbf", "realx": "REAL-X", "gradient": "gradient"}
 def ablations(found: dict[str, Any]) -> str:
     """A line per objective, then one per weight that was changed; figures right after surgery -> finetuned."""
     rows = found["rows"]
+    learned = [row for row in rows if "error" not in row]
+    judges = [judge for judge in OVERLAPS if any(row["drift"][judge] for row in learned)]
     lines = [
         "| what gates learn by | seeds | validation | recalibrated only | centre drift by rbf, px | "
-        + " | ".join(f"overlap by {name}" for name in OVERLAPS.values())
+        + " | ".join(f"overlap by {OVERLAPS[judge]}" for judge in judges)
         + " |",
-        "|---|---|---|---|---|" + "---|" * len(OVERLAPS),
+        "|---|---|---|---|---|" + "---|" * len(judges),
     ]
     for recipe, label in LABELS.items():
-        lines += _line(label, [row for row in rows if row["recipe"] == recipe and not row["swept"]])
+        lines += _line(label, [row for row in rows if row["recipe"] == recipe and not row["swept"]], judges)
     for weight, symbol in SYMBOLS.items():
         for row in sorted((row for row in rows if row["swept"] == weight), key=lambda row: float(row[weight])):
-            lines += _line(f"full, {symbol} = {row[weight]:g}", [row])
-    learned = [row for row in rows if "error" not in row]
+            lines += _line(f"full, {symbol} = {row[weight]:g}", [row], judges)
     full = next(row for row in learned if row["recipe"] == "full" and not row["swept"])
     residuals = [row["gates"]["residual"] for row in learned]
     kept = [row["macs_kept"] for row in learned]
+    epochs = max(row["finetune_epochs"] for row in learned)
     lines += [
         "",
-        f"Right after surgery → after {full['finetune_epochs']} epoch of finetuning; mean ± standard deviation over "
-        f"seeds. Where no other is said g1 = {full['steer_weight']:g}, g2 = {full['cost_weight']:g}; "
-        f"{full['steps']} steps of the gates; R_res at the end at most {max(residuals):.4f}, MACs kept "
-        f"{min(kept):.3f} to {max(kept):.3f}. Drift on {full['images']} validation images; overlap by gradient is of "
-        f"the regions that hold half of a map's mass.{_explainers(learned)}",
+        f"Right after surgery → after {epochs} epoch of finetuning; mean ± standard deviation over seeds. Where no "
+        f"other is said g1 = {full['steer_weight']:g}, g2 = {full['cost_weight']:g}; {full['steps']} steps of the "
+        f"gates; R_res at the end at most {max(residuals):.4f}, MACs kept {min(kept):.3f} to {max(kept):.3f}. Drift on "
+        f"{full['images']} validation images; overlap by gradient is of the regions that hold half of a map's "
+        f"mass.{_explainers(learned)}",
     ]
     return "\n".join(lines)
 
 
-def _line(label: str, rows: Sequence[Row]) -> list[str]:
+def _line(label: str, rows: Sequence[Row], judges: Sequence[str]) -> list[str]:
     learned = [row for row in rows if "error" not in row]
     lines = []
     if learned:
         recalibrated = spread(learned, lambda row: row["val_accuracy"]["recalibrated"], "{:.3f}")
         cells = [label, str(len(learned)), _both(learned, ("val_accuracy",), (), "{:.3f}"), recalibrated]
         cells.append(_both(learned, ("drift", "rbf"), ("center_px",), "{:.2f}"))
-        cells += [_both(learned, ("drift", judge), ("iou",), "{:.3f}") for judge in OVERLAPS]
+        cells += [_both(learned, ("drift", judge), ("iou",), "{:.3f}") for judge in judges]
         lines.append("| " + " | ".join(cells) + " |")
     lines += [f"| {label} | seed {row['seed']} | {row['error']} |" for row in rows if "error" in row]
     return lines
 
 
 def _both(rows: Sequence[Row], before: Sequence[str], after: Sequence[str], form: str) -> str:
-    """The figure at ``before``, state, ``after`` of every row, in both states."""
+    """The figure at ``before``, state, ``after``, in both states; of how many seeds, where it is not of all."""
+    parts = []
+    for state in STATES:
+        values = [value for row in rows if (value := _at(row, (*before, state, *after))) is not None]
+        if values:
+            of = "" if len(values) == len(rows) else f" ({len(values)} of {len(rows)})"
+            parts.append(spread([{"value": value} for value in values], itemgetter("value"), form) + of)
+    return " → ".join(parts)
 
-    def value(row: Row, state: str) -> float:
-        found: Any = row
-        for key in (*before, state, *after):
-            found = found[key]
-        return float(found)
 
-    return " → ".join(spread(rows, partial(value, state=state), form) for state in STATES)
+def _at(row: Row, path: Sequence[str]) -> float | None:
+    found: Any = row
+    for key in path:
+        found = found.get(key)
+        if found is None:
+            return None
+    return float(found)
 
 
 def _explainers(rows: Sequence[Row]) -> str:

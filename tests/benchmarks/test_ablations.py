@@ -72,7 +72,25 @@ def test_every_objective_has_a_line_and_every_weight_that_was_changed(scripts: d
     assert lines[8] == "| full, g2 = 0.5 | seed 0 | did not converge |"
     assert lines[11].endswith("The REAL-X explainer is that of seed 0 for all seeds of gates.")
     alone = [each for each in rows() if each["seed"] == 0]
+    assert "by REAL-X" in lines[0]
     assert "for all seeds of gates" not in scripts["tables_ablations"].ablations({"rows": alone})
+
+
+def test_what_was_not_measured_is_left_out_and_said(scripts: dict[str, ModuleType]) -> None:
+    surgery = {"after_surgery": {"center_px": 5.0, "iou": 0.4}}
+    early = row(
+        "full",
+        1,
+        val_accuracy={"after_surgery": 0.6, "recalibrated": 0.7},
+        finetune_epochs=0,
+        drift={"rbf": surgery, "realx": {}, "gradient": surgery},
+    )
+    late = row("full", 0)
+    late["drift"] = late["drift"] | {"realx": {}}
+    lines = scripts["tables_ablations"].ablations({"rows": [late, early]}).splitlines()
+    assert "REAL-X" not in lines[0]
+    assert "| 2 | 0.600 ± 0.000 → 0.800 (1 of 2) | 0.700 ± 0.000 | 4.50 ± 0.71 → 2.00 (1 of 2) |" in lines[2]
+    assert "after 1 epoch of finetuning" in lines[4]
 
 
 def test_a_sweep_goes_through_the_recipe_and_g1_from_cross_entropy_alone(scripts: dict[str, ModuleType]) -> None:
