@@ -4,133 +4,47 @@
 
 Every point is a recipe of configs/ablations, for Fig. 5 with one weight changed. Only gates, surgery and a short
 finetuning are done per point: classifier, predictor and selector come from <runs>/seed<N>-rbf (the runs of
-cifar10_resnet20_keep50.py serve) and <runs>/seed<N>-realx; what is missing there is run first. Validation images
-only. All points are learned and judged before the first is finetuned. Rows go to results/ablations.json as they come,
-and what is there is not done again (a point costs about two minutes of a core, one more to finetune it); plans and
-weights stay in --out.
+cifar10_resnet20_keep50.py serve) and <runs>/seed<N>-realx (or --realx: realx_vs_rbf.py leaves weights that serve);
+what is missing there is run first. Validation images only. All points are learned and judged before the first is
+finetuned. Rows go to results/ablations.json as they come, and what is there is not done again (a point costs about two
+minutes of a core, one more to finetune it); plans and weights stay in --out.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import itertools
 import time
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from ablations_pictures import draw
-from ablations_points import FIG_4B, REALX, Point, points
-from torch import Tensor
+from ablations_study import FIG_4B, REALX, Point, Study, points
 
 from compress.data import Batches
-from compress.errors import PruningError, RunError
+from compress.errors import PruningError
 from compress.explain import (
     STEERING,
     ExplainedClassifier,
-    Targets,
     drift_of,
     explanations,
-    find_targets,
     make_explainer,
 )
 from compress.explain.fidelity import drift_by
 from compress.files import read_json, read_tensors, write_json, write_tensors
 from compress.finetune import recalibrate_bn, train_classifier
 from compress.gates import learn_gates, select
-from compress.surgery import PrunePlan
 from compress.training import evaluate
 from deploy.console import ConsoleProgress
 from deploy.machine import device_name, versions
-from deploy.pipeline import fingerprints, run_recipe, to_stages
-from deploy.recipe import Recipe, load_recipe
-from deploy.run_dir import read_run
-from deploy.session import Session, default_cache
+from deploy.session import Session
 from deploy.stages.learn import seed_stage
 
 HERE = Path(__file__).resolve().parent
-RECIPES = HERE.parent / "configs" / "ablations"
 RESULTS = HERE / "results" / "ablations.json"
-LEARNED = ("classifier", "predictor", "selector")
 JUDGES = ("rbf", "realx", "gradient")
 Row = dict[str, Any]
-
-
-class Study:
-    """Where everything is, and what points share."""
-
-    def __init__(self, given: Namespace, progress: ConsoleProgress) -> None:
-        self.given, self.progress = given, progress
-        self.session = functools.cache(self._session)
-        self.targets = functools.cache(self._targets)
-        self.said = functools.cache(self._said)
-
-    def recipe(self, point: Point) -> Recipe:
-        weight = [] if point.weight is None else ["gates.{}={}".format(*point.weight)]
-        return load_recipe(RECIPES / f"{point.recipe}.yaml", [*self.given.set, f"seed={point.seed}", *weight])
-
-    def explainer_seed(self, kind: str, seed: int) -> int:
-        """The seed whose explainer serves ``seed``."""
-        return self.given.realx_seed if kind == "realx" and self.given.realx_seed is not None else seed
-
-    def place(self, kind: str, seed: int) -> Path:
-        """The run whose explainer serves ``seed``."""
-        place: Path = self.given.runs / f"seed{self.explainer_seed(kind, seed)}-{kind}"
-        return place
-
-    def ready(self, kind: str, seed: int) -> bool:
-        """Has the explainer that serves ``seed`` been learned?"""
-        place = self.place(kind, seed)
-        return place.is_dir() and read_run(place).record("selector") is not None
-
-    def _session(self, kind: str, seed: int) -> Session:
-        """The run of an explainer; made if it is not there."""
-        recipe = self.recipe(Point(f"interpretation_{kind}", self.explainer_seed(kind, seed)))
-        place = self.place(kind, seed)
-        if not place.is_dir():
-            run_recipe(recipe, place, name=f"interpretation_{kind}.yaml", progress=self.progress)
-        session = Session(recipe, read_run(place), self.progress, default_cache())
-        keys = fingerprints(to_stages(recipe), session)
-        for stage in LEARNED:
-            if session.run.done(stage, keys[stage]) is None:
-                raise RunError(
-                    f"stage '{stage}' of {place} is not done, or from another recipe than interpretation_{kind}.yaml "
-                    "with what --set says; give other --runs or --set, or move it away and it is run"
-                )
-        return session
-
-    def _targets(self, kind: str, seed: int) -> Targets:
-        """C_x of the images that the gates of ``seed`` see."""
-        session = self.session(kind, seed)
-        recipe = self.recipe(Point(f"interpretation_{kind}", seed))
-        images = Session(recipe, session.run, self.progress, session.cache).gate_images()
-        return find_targets(session.explained(), session.plain(images), progress=self.progress)
-
-    def folder(self, point: Point) -> Path:
-        """Where plan and weights of a point are."""
-        place: Path = self.given.out / point.name
-        place.mkdir(parents=True, exist_ok=True)
-        return place
-
-    def slim(self, point: Point, kind: str = "rbf") -> ExplainedClassifier:
-        """A point's network as surgery leaves it, with the explainer ``kind``."""
-        plan = PrunePlan.load(self.folder(point) / "plan.json")
-        network = self.session(kind, point.seed).slimmed(plan)
-        assert isinstance(network, ExplainedClassifier)
-        return network
-
-    def judged(self) -> Batches:
-        """The validation images that drift is a mean over, spread over the classes."""
-        val = self.session("rbf", self.given.seed[0]).splits.val
-        chosen = np.linspace(0, len(val) - 1, min(self.given.images, len(val))).round().astype(np.int64)
-        return Batches(val.subset(chosen), 125)
-
-    def _said(self, kind: str, seed: int) -> Tensor:
-        """What an amortized explainer says of the original."""
-        return explanations(self.session(kind, seed).explained(), self.judged())
 
 
 def learned(study: Study, point: Point) -> Row:
@@ -138,17 +52,17 @@ def learned(study: Study, point: Point) -> Row:
 
     What its stages do in a run (deploy/stages), without what does not matter here: artefacts, latency, the test set.
     """
-    recipe = study.recipe(point)
-    kind = recipe.gates.explainer or "rbf"
-    session = Session(recipe, study.session(kind, point.seed).run, study.progress, default_cache())
+    session = study.at(point)
+    recipe = session.recipe
     torch.set_num_threads(recipe.threads or torch.get_num_threads())
-    targets = None if recipe.gates.explainer is None else study.targets(kind, point.seed)
+    kind = recipe.gates.explainer
+    targets = None if kind is None else study.targets(kind, point.seed)
     gates, plain = recipe.gates, session.plain(session.splits.val)
     row: Row = {
         "point": point.name,
         "recipe": point.recipe,
         "seed": point.seed,
-        "explainer_seed": None if targets is None else study.explainer_seed(kind, point.seed),
+        "explainer": study.given.realx.name if kind == "realx" and study.given.realx else None,
         **{name: getattr(gates, name) for name in ("steer", "class_weight", "steer_weight", "cost_weight", "steps")},
         "swept": point.weight[0] if point.weight else None,
     }
@@ -192,8 +106,8 @@ def _train(session: Session) -> Batches:
 
 def finetuned(study: Study, point: Point, row: Row) -> Row:
     """The row after the recipe's finetuning; the weights are written."""
-    recipe = study.recipe(point)
-    session = Session(recipe, study.session("rbf", point.seed).run, study.progress, default_cache())
+    session = study.at(point)
+    recipe = session.recipe
     torch.set_num_threads(recipe.threads or torch.get_num_threads())
     model = study.slim(point).classifier
     seed_stage(point.seed, "finetune")
@@ -234,7 +148,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, action="append", help="default: 0, 1 and 2")
     parser.add_argument("--runs", type=Path, default=HERE.parent / "runs" / "keep50", help="runs with explainers")
-    parser.add_argument("--realx-seed", type=int, help="whose REAL-X explainer serves all seeds; default: each its own")
+    parser.add_argument(
+        "--realx", type=Path, help="a REAL-X selector's weights, for all seeds; default: each its run's"
+    )
     parser.add_argument("--only", choices=(*FIG_4B, REALX), action="append", help="recipes; default: all, and sweeps")
     parser.add_argument("--images", type=int, default=1000, help="validation images that drift is a mean over")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a setting of all recipes")
@@ -256,7 +172,7 @@ def main() -> None:
         def judge(state: str) -> None:
             for point, name in itertools.product(wanted, JUDGES):
                 row = rows[point.name]
-                if name == "realx" and not steered and not study.ready(name, point.seed):
+                if name == "realx" and not steered and not study.has_realx(point.seed):
                     continue  # not worth its training where it does not steer
                 if "error" not in row and state not in row["drift"][name]:
                     found = row["drift"][name] | {state: drift(study, point, name, state)}
