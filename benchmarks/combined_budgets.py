@@ -25,7 +25,7 @@ from compress.files import read_json, write_json
 from compress.gates import magnitude
 from compress.macs import count_macs
 from deploy.console import ConsoleProgress
-from deploy.latency import LatencyConfig
+from deploy.latency_config import LatencyConfig
 from deploy.machine import device_name, versions
 from deploy.plan_latency import PlanTimer, select_timed
 from deploy.session import default_cache

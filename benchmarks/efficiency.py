@@ -38,7 +38,7 @@ from compress.surgery import PrunePlan, prove_groups, shake_, slim_, trace_group
 from deploy.bench.rounds import time_interleaved
 from deploy.bench.statistics import to_quantiles, to_speedup
 from deploy.console import ConsoleProgress
-from deploy.latency import LatencyConfig
+from deploy.latency_config import LatencyConfig
 from deploy.machine import device_name, versions
 from deploy.plan_latency import PlanTimer
 from deploy.session import default_cache

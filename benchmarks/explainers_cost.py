@@ -3,8 +3,11 @@
     .venv/bin/python benchmarks/explainers_cost.py [--recipe configs/cifar10_resnet20.yaml] [--threads 1]
 
 The recipe's classifier with its weights, its validation images, eager float32 in eval mode. `rbf` is classifier and
-selector in one pass, drawn as a map (its time does not depend on what the selector has learned: random weights).
-Every round calls each explainer once on the same images, in an order drawn anew; the dear ones stand in fewer
+selector in one pass, drawn as a map (its time does not depend on what the selector has learned: random weights); it
+folds the selector's normalisations, not the classifier's, and `forward, folded` is the classifier with its own folded.
+`macs` is what one image costs over a forward pass, in multiply-adds, of what is one pass: how low the time could be.
+Every round calls each explainer on the same images, in an order drawn anew; single images a few times in a row, as
+they come when a stream is explained (a call among strangers finds its own code cold). The dear ones stand in fewer
 rounds of their own, again beside the forward pass. Ratios are of medians over the rounds of that group, with a
 bootstrap interval. `rows` of other networks, threads and batches stay in results/explainers_cost.json.
 """
@@ -12,6 +15,7 @@ bootstrap interval. `rows` of other networks, threads and batches stay in result
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,6 +42,8 @@ from compress.explain import (
 )
 from compress.explain.varsal import Encoder, VarSal
 from compress.files import read_json, write_json
+from compress.gates.fold import find_fold_pairs, fold_
+from compress.macs import count_macs
 from compress.models import build_classifier
 from deploy.bench.rounds import time_interleaved
 from deploy.bench.statistics import to_quantiles, to_speedup
@@ -47,9 +53,14 @@ from deploy.session import default_cache
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "explainers_cost.json"
-FORWARD, CALIBRATED = "forward", "prunegrad, calibrated"
-DEAR = ("integrated_gradients", "smoothgrad_squared", "prunegrad", "prunepgd")
+FORWARD, FOLDED, CALIBRATED = "forward", "forward, folded", "prunegrad, calibrated"
+DEAR = ("integrated_gradients", "smoothgrad_squared", "prunegrad", "prunepgd", CALIBRATED)
 """Tens of forward passes each."""
+ENCODED = "varsal, own encoder"
+"""VarSal as published; ``varsal`` is the head on the classifier's own features that can steer gates."""
+
+IN_A_ROW = 5
+"""Calls of what is cheap, at batch 1."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +69,13 @@ class Called:
 
     name: str
     call: Callable[[Tensor], object]
+    in_a_row: int
 
     def run(self, images: NDArray[np.float32]) -> None:
-        """One call."""
-        self.call(torch.from_numpy(images))
+        """So many calls."""
+        given = torch.from_numpy(images)
+        for _ in range(self.in_a_row):
+            self.call(given)
 
 
 def time_explainers(
@@ -71,21 +85,24 @@ def time_explainers(
     batch: int,
     rounds: int,
     warmup: float,
+    in_a_row: int = 1,
     beside: str = FORWARD,
 ) -> list[dict[str, Any]]:
     """ms of one image for each of ``calls``, interleaved, and the ratio to ``beside``, which is one of them."""
-    runners = {name: Called(name, call) for name, call in calls.items()}
+    runners = {name: Called(name, call, in_a_row) for name, call in calls.items()}
     times = time_interleaved(runners, images, rounds=rounds, warmup=warmup, seed=0, batch=batch)
     rows = []
     for name, found in times.items():
         ratio = to_speedup(found, times[beside], seed=0)
+        each = to_quantiles(found / (batch * in_a_row))
         rows.append(
             {
                 "explainer": name,
                 "batch": batch,
                 "rounds": rounds,
-                "ms_per_image": to_quantiles(found / batch).median,
-                "p90_ms_per_image": to_quantiles(found / batch).p90,
+                "in_a_row": in_a_row,
+                "ms_per_image": each.median,
+                "p90_ms_per_image": each.p90,
                 "forwards": ratio.median,
                 "forwards_low": ratio.low,
                 "forwards_high": ratio.high,
@@ -94,28 +111,54 @@ def time_explainers(
     return rows
 
 
-def to_calls(classifier: nn.Module, side: int, classes: int, percent: int) -> dict[str, Callable[[Tensor], object]]:
-    """The forward pass, what is learned (time does not depend on weights) and every member that needs none."""
+Calls = dict[str, Callable[[Tensor], object]]
+
+
+def to_calls(classifier: nn.Module, side: int, classes: int, percent: int) -> tuple[Calls, dict[str, float]]:
+    """The forward pass, what is learned (time does not depend on weights) and every member that needs none.
+
+    And the MACs of what is one pass, in those of the classifier.
+    """
     torch.manual_seed(0)
-    scales = find_scales(classifier, torch.zeros(1, 3, side, side))
+    example = torch.zeros(1, 3, side, side)
+    scales = find_scales(classifier, example)
     learned = [
         AmortizedExplainer(ExplainedClassifier(classifier, Selector(scales, classes, side, STEERING.get(name).head)))
         for name in STEERING
     ]
+    encoded = VarSal(Encoder())
+    calls: Calls = {FORWARD: to_forward(classifier), FOLDED: to_forward(folded(classifier, example))}
+    calls |= {explainer.name: explainer.explain for explainer in learned}
+    calls[ENCODED] = encoded.explain
+    for name in MEMBERS:
+        if not needs_weights(name):
+            calls[name] = make_explainer(name, classifier).explain
+    calls[CALIBRATED] = PruneGrad(classifier, percent=percent).explain
+    networks: dict[str, nn.Module] = {each.name: each.network for each in learned}
+    networks |= {ENCODED: encoded.network, FORWARD: classifier, FOLDED: classifier}
+    macs = {name: count_macs(network, example).total for name, network in networks.items()}
+    return calls, {name: count / macs[FORWARD] for name, count in macs.items()}
+
+
+def to_forward(classifier: nn.Module) -> Callable[[Tensor], object]:
+    """A plain pass."""
 
     @torch.inference_mode()
     def forward(images: Tensor) -> Tensor:
         logits: Tensor = classifier(images)
         return logits
 
-    calls: dict[str, Callable[[Tensor], object]] = {FORWARD: forward}
-    calls |= {explainer.name: explainer.explain for explainer in learned}
-    calls["varsal"] = VarSal(Encoder()).explain
-    for name in MEMBERS:
-        if not needs_weights(name):
-            calls[name] = make_explainer(name, classifier).explain
-    calls[CALIBRATED] = PruneGrad(classifier, percent=percent).explain
-    return calls
+    return forward
+
+
+def folded(classifier: nn.Module, example: Tensor) -> nn.Module:
+    """A copy whose normalisations are in the layers before them, which gives the same logits."""
+    found = copy.deepcopy(classifier)
+    fold_(found, find_fold_pairs(found, lambda: found(example)))
+    with torch.no_grad():
+        images = torch.rand(8, *example.shape[1:])
+        torch.testing.assert_close(found(images), classifier(images), rtol=1e-4, atol=1e-4)
+    return found
 
 
 def keep(rows: Sequence[dict[str, Any]]) -> None:
@@ -135,7 +178,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, action="append", help="default: 1 and 32")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=60, help="of the cheap ones at batch 1; a quarter at others")
-    parser.add_argument("--dear-rounds", type=int, default=12, help="of the dear ones at batch 1; a quarter at others")
+    parser.add_argument("--dear-rounds", type=int, default=12, help="of the dear ones, likewise; 0: leave them out")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     recipe = load_recipe(given.recipe)
@@ -144,16 +187,20 @@ def main() -> None:
     images = np.asarray(splits.val.images[:256])
     percent = calibrate_percent(classifier, [torch.from_numpy(images[:16]).float() / 255])
     print(f"calibrated on 16 validation images: {percent} % of the neurons closed")
-    calls = to_calls(classifier, splits.image_size, len(splits.classes), percent)
+    calls, macs = to_calls(classifier, splits.image_size, len(splits.classes), percent)
     cheap = {name: call for name, call in calls.items() if name not in DEAR}
     dear = {name: call for name, call in calls.items() if name in (FORWARD, *DEAR)}
     rows = []
     for batch in given.batch or (1, 32):
         share = 1 if batch == 1 else 4
-        found = time_explainers(cheap, images, batch=batch, rounds=given.rounds // share, warmup=2.0)
-        more = time_explainers(dear, images, batch=batch, rounds=max(3, given.dear_rounds // share), warmup=2.0)
-        for row in (*found, *(row for row in more if row["explainer"] != FORWARD)):
-            rows.append({"network": recipe.model.name, "threads": given.threads, "closed_percent": percent, **row})
+        row, rounds = IN_A_ROW if batch == 1 else 1, max(3, given.rounds // share)
+        found = time_explainers(cheap, images, batch=batch, rounds=rounds, warmup=2.0, in_a_row=row)
+        if given.dear_rounds:
+            more = time_explainers(dear, images, batch=batch, rounds=max(3, given.dear_rounds // share), warmup=2.0)
+            found += [one for one in more if one["explainer"] != FORWARD]
+        for one in found:
+            what = {"network": recipe.model.name, "threads": given.threads, "closed_percent": percent}
+            rows.append({**what, **one, "macs": macs.get(one["explainer"])})
             print(json.dumps(rows[-1]))
     keep(rows)
 

@@ -1,12 +1,12 @@
-"""REAL-X beside ISP's radial basis masks, on ResNet-20 and CIFAR-10: what each explainer says, and how it steers.
+"""REAL-X and VarSal beside ISP's radial basis masks, on ResNet-20 and CIFAR-10: what each says, and how it steers.
 
     .venv/bin/python benchmarks/realx_vs_rbf.py [--explainer rbf ...] [--epochs 5] [--out runs/realx]
 
 Trains predictor and selector of every explainer on the same images, and writes the row of each to
 results/realx_vs_rbf.json: KL (nats), area and roughness of the maps on validation images, the total variance of the
-explanations over the images, and the gradient that they send to the gates. The panel of ISP's Fig. 1 (image, p, p > .5,
-masked image) goes to <out>/realx_vs_rbf.png. Weights that are in <out> already are taken as they are,
-and drawn.
+explanations over the images, and the gradient that they send to the gates. VarSal has no predictor: its KL is that of
+the classifier itself behind the masks, and compares with no other row's. The panel of ISP's Fig. 1 (image, p, p > .5,
+masked image) goes to <out>/realx_vs_rbf.png. Weights that are in <out> already are taken as they are, and drawn.
 """
 
 from __future__ import annotations
@@ -57,10 +57,12 @@ EXPLAINERS = {
     "rbf": ("rbf", {}),
     "realx": ("realx", {"realx": {"variant": "relaxed"}}),
     "realx-original": ("realx", {"realx": {"variant": "original"}}),
+    "varsal": ("varsal", {"varsal": {"lr": 1e-3, "batch_size": 64}}),
 }
 """Rows: the explainer's name and what its recipe says."""
 
 TITLES = {"rbf": "ISP: radial basis", "realx": "REAL-X, relaxed", "realx-original": "REAL-X, hard masks"}
+TITLES["varsal"] = "VarSal, highest quarter"
 BATCH, GRADIENT_BATCHES, PICTURED = 250, 8, 6
 GATES = GatesConfig(steer="none", steps=300)
 """How the gates are learned, without steering and to half of the MACs, at which gradients are compared."""
@@ -94,36 +96,40 @@ class Study:
 
 def learned(
     study: Study, name: str, epochs: dict[str, int], out: Path, progress: ConsoleProgress
-) -> tuple[ExplainedClassifier, Predictor, ExplainerConfig]:
-    """The explainer of row ``name``, trained now unless its weights are in ``out``."""
+) -> tuple[ExplainedClassifier, Predictor | None, ExplainerConfig]:
+    """The explainer of row ``name`` and its predictor, if it has one; trained now unless their weights are there."""
     kind, settings = EXPLAINERS[name]
     base = study.recipe.explainer.model_dump()
     schedule = {part: {**base[part], "epochs": count, "patience": count} for part, count in epochs.items()}
-    config = ExplainerConfig.model_validate({**base, **schedule, **settings})
+    schedule["varsal"] = {**base["varsal"], **settings.get("varsal", {}), "epochs": epochs["selector"]}
+    config = ExplainerConfig.model_validate({**base, **settings, **schedule})
     explainer = STEERING.get(kind)
     torch.manual_seed(study.seed)
-    network, predictor = study.network(explainer.head), new_predictor(study.classifier, config.predictor)
-    files = [out / f"{name}-{part}.safetensors" for part in ("predictor", "selector")]
+    network, predictor = study.network(explainer.head), None
     fabric, quick = make_fabric(), Batches(study.splits.val.subset(np.arange(0, len(study.splits.val), 5)), BATCH)
-    if not files[0].exists():
-        train_predictor(
-            predictor,
-            study.classifier,
-            study.shuffled(config.predictor.batch_size),
-            quick,
-            fabric,
-            config=config.predictor,
-            draw=explainer.masks(config),
-            progress=progress,
-        )
-        write_tensors(files[0], predictor.state_dict())
-    predictor.load_state_dict(read_tensors(files[0]))
-    if not files[1].exists():
-        selector_train = study.shuffled(config.selector.batch_size)
+    if explainer.masks is not None:
+        file, predictor = out / f"{name}-predictor.safetensors", new_predictor(study.classifier, config.predictor)
+        if not file.exists():
+            train_predictor(
+                predictor,
+                study.classifier,
+                study.shuffled(config.predictor.batch_size),
+                quick,
+                fabric,
+                config=config.predictor,
+                draw=explainer.masks(config),
+                progress=progress,
+            )
+            write_tensors(file, predictor.state_dict())
+        predictor.load_state_dict(read_tensors(file))
+        predictor.eval().requires_grad_(False)
+    file = out / f"{name}-selector.safetensors"
+    if not file.exists():
+        selector_train = study.shuffled(explainer.batch_size(config))
         explainer.train(network, predictor, selector_train, quick, fabric, config=config, progress=progress)
-        write_tensors(files[1], network.selector.state_dict(), {"explainer": kind})
-    network.selector.load_state_dict(read_tensors(files[1]))
-    return network.eval().requires_grad_(False), predictor.eval().requires_grad_(False), config
+        write_tensors(file, network.selector.state_dict(), {"explainer": kind})
+    network.selector.load_state_dict(read_tensors(file))
+    return network.eval().requires_grad_(False), predictor, config
 
 
 @torch.inference_mode()
@@ -137,7 +143,7 @@ def said(study: Study, network: ExplainedClassifier, predictor: Predictor, targe
     for batch in study.val.epoch(0):
         logits, found = network(batch.images, batch.labels)
         p = head.to_maps(found)
-        numbers.append(found)
+        numbers.append(head.steers(found))
         for form, mask in (("map", p), ("mask", (p > 0.5).float()), ("highest", highest(p, target_area))):
             for figure, value in (
                 ("kl", float(divergence(logits, predictor(batch.images, mask)).sum())),
@@ -269,11 +275,14 @@ def main() -> None:
         quality = STEERING.get(EXPLAINERS[name][0]).judge(network, predictor, study.val, make_fabric(), config=config)
         rows[name] = {
             "explainer": name,
-            "schedule": {"images": given.images, **{f"{part}_epochs": n for part, n in epochs.items()}},
+            "schedule": {
+                "images": given.images,
+                **{f"{part}_epochs": n for part, n in epochs.items() if predictor or part == "selector"},
+            },
             "seed": given.seed,
             "target_area": config.target_area,
             "quality": quality.to_dict(),
-            **said(study, network, predictor, config.target_area),
+            **said(study, network, predictor or Predictor(study.classifier), config.target_area),
             **steering(study, network, scores),
         }
         print(rows[name], flush=True)

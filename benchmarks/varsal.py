@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from compress.config import VarSalConfig
 from compress.data import Batches, ImageSet, Splits, open_splits
@@ -40,19 +40,6 @@ RECIPE = HERE.parent / "configs" / "cifar10_resnet20.yaml"
 SIDES, REPEATS = (32, 112, 224), 20
 VALIDATED, JUDGED, SHOWN = 500, 1000, 8
 SHOWN_KEPT = 0.3
-
-
-class Centre(nn.Module):
-    """The map that knows nothing but where objects tend to be."""
-
-    def __init__(self, side: int) -> None:
-        super().__init__()
-        steps = torch.arange(side) - (side - 1) / 2
-        distance = (steps[:, None].square() + steps.square()).sqrt()
-        self.register_buffer("maps", torch.stack([-distance / distance.std(), torch.zeros(side, side)]))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.maps.expand(len(images), -1, -1, -1)  # type: ignore[operator]
 
 
 def some(images: ImageSet, count: int, seed: int) -> ImageSet:
@@ -80,7 +67,6 @@ def measure_maps(given: argparse.Namespace, progress: ConsoleProgress) -> dict[s
     seconds = time.perf_counter() - start
     quality = judge_maps(maps, classifier, test, fabric)
     refuse_flat(quality)
-    centre = judge_maps(Centre(splits.image_size), classifier, test, fabric)
     if given.pictures:
         draw(maps.cpu(), classifier.cpu(), splits, given.pictures)
     if given.save:
@@ -92,7 +78,7 @@ def measure_maps(given: argparse.Namespace, progress: ConsoleProgress) -> dict[s
         "seconds": round(seconds, 1),
         "epochs": history.epochs,
         "validations": history.validations,
-        "test": quality.to_dict() | {"kl_centre": list(centre.kl)},
+        "test": quality.to_dict(),
     }
 
 

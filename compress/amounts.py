@@ -1,18 +1,28 @@
-"""Amounts as people write them: ``50%``, ``20M``, ``1.2 MB``, ``3 ms``."""
+"""Amounts as people write them: ``50%``, ``20M``, ``0.5 GMACs``, ``1.2 MB``, ``3 ms``."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-_NUMBER: Final = re.compile(r"([0-9][0-9_]*\.?[0-9_]*|\.[0-9]+)(e[+-]?[0-9]+)?\s*(%|[a-z]*)", re.IGNORECASE)
+_NUMBER: Final = re.compile(r"([0-9][0-9_]*\.?[0-9_]*|\.[0-9]+)(e[+-]?[0-9]+)?\s*(%|[a-z]*(?: [a-z]+)?)", re.IGNORECASE)
 
 COUNT_UNITS: Final = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
+
+
+def _with_words(*words: str) -> dict[str, float]:
+    return {f"{prefix}{word}": factor for prefix, factor in COUNT_UNITS.items() for word in ("", *words)}
+
+
+MACS_UNITS: Final = _with_words("mac", "macs")
+"""``60M``, ``60 MMACs``, ``60 M MACs``; a FLOP is none of them: most who count FLOPs count two per MAC."""
+PARAM_UNITS: Final = _with_words("param", "params", "parameter", "parameters")
 BYTE_UNITS: Final = COUNT_UNITS | {
     "b": 1.0,
+    "bytes": 1.0,
     "kb": 1e3,
     "mb": 1e6,
     "gb": 1e9,
@@ -28,7 +38,7 @@ PLAUSIBLE: Final = 1000
 
 
 def read_number(value: object) -> tuple[float, str] | None:
-    """A number as a person wrote it, with its unit in lower case: ``"1.2 MB"`` -> (1.2, "mb").
+    """A number as a person wrote it, with its unit in lower case, joined: ``"1.2 M MACs"`` -> (1.2, "mmacs").
 
     None when it is not a finite number. YAML takes ``20e6`` (no dot) for text, so text is read too.
     """
@@ -38,7 +48,7 @@ def read_number(value: object) -> tuple[float, str] | None:
     if match is None:
         return None
     number = float(match[1].replace("_", "") + (match[2] or ""))
-    return (number, match[3].lower()) if math.isfinite(number) else None
+    return (number, match[3].lower().replace(" ", "")) if math.isfinite(number) else None
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,18 @@ class Amount:
         return math.floor(self.of(original) * (1 + 1e-12))  # .29 * 100 is 28.999999999999996
 
 
+def number_pattern(units: Iterable[str]) -> str:
+    """A regular expression (of JSON Schema) for what ``read_number`` reads with one of ``units``; ``""``: without."""
+    words = sorted({*units} - {""}, key=lambda unit: (-len(unit), unit))
+    if not words:
+        unit = ""
+    else:
+        letters = ["".join(f"[{c}{c.upper()}]" if c.isalpha() else c for c in word) for word in words]
+        spaced = [word.replace("][", "] ?[", 1) for word in letters]  # 60 M MACs
+        unit = f"({'|'.join(spaced)})" + ("?" if "" in units else "")
+    return rf"^ *([0-9][0-9_]*\.?[0-9_]*|\.[0-9]+)([eE][+-]?[0-9]+)? *{unit} *$"
+
+
 def to_amount(value: object, *, what: str, units: Mapping[str, float], example: str) -> Amount:
     """The amount that ``value`` means.
 
@@ -73,6 +95,8 @@ def to_amount(value: object, *, what: str, units: Mapping[str, float], example: 
     allowed = f"give a ratio to the original up to 1 (0.5 or 50%) or an amount{least} ({example})"
     parsed = read_number(value)
     if parsed is None or parsed[0] <= 0 or (parsed[1] not in ("%", "") and parsed[1] not in units):
+        if parsed is not None and "flop" in parsed[1] and "macs" in units:
+            raise ValueError(f"{value!r} is in FLOPs, which some count twice as many as MACs: {allowed}")
         raise ValueError(f"{value!r} is no limit on {what}: {allowed}")
     number, unit = parsed
     if unit == "%" or (unit == "" and number <= 1):

@@ -75,8 +75,9 @@ class Steering:
         """Mean squared distance (scalar) of what is ``found`` of the slim model (N, ...), in its unit."""
         with torch.no_grad():
             _, wanted = self.original(batch.images, batch.labels)
-        unit = self.original.selector.head.unit(wanted) if self.unit is None else self.unit
-        return unit * squared_distance(found, wanted)
+        head = self.original.selector.head
+        unit = head.unit(wanted) if self.unit is None else self.unit
+        return unit * squared_distance(head.steers(found), head.steers(wanted))
 
 
 def train_classifier(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -98,15 +98,10 @@ def fit(
     model.to(memory_format=torch.channels_last)
     wrapped, optimizer_ = fabric.setup(model, optimizer)
     scheduler = schedule(optimizer, steps) if schedule else None
-    history, best, step = History(), None, 0
-
-    def stream() -> Iterator[Batch]:
-        for epoch in itertools.count():
-            yield from batches.epoch(epoch)
-
-    sums: dict[str, Tensor] = {}
-    ticks = progress.track(itertools.islice(stream(), steps), what, total=steps, unit="img", scale=batches.batch_size)
-    for batch in ticks:
+    course = _Course(model, what, validate, patience, progress)
+    endless = itertools.chain.from_iterable(batches.epoch(number) for number in itertools.count())
+    ticks = progress.track(itertools.islice(endless, steps), what, total=steps, unit="img", scale=batches.batch_size)
+    for step, batch in enumerate(ticks):
         with fabric.autocast():
             figures = loss(wrapped, to_device(batch, fabric.device))
         optimizer_.zero_grad()
@@ -116,33 +111,74 @@ def fit(
         optimizer_.step()
         if scheduler is not None:
             scheduler.step()
-        for name, value in figures.items():
-            sums[name] = sums.get(name, torch.zeros(())) + value.detach().float().cpu()
+        course.add(figures)
         if after_step is not None:
             after_step(step, {name: float(value.detach()) for name, value in figures.items()})
-        step += 1
-        since = step % len(batches)
-        if since and step < steps:
-            continue
-        means = {name: float(total) / (since or len(batches)) for name, total in sums.items()}
-        sums = {}
+        if (step + 1) % len(batches) == 0 or step + 1 == steps:
+            course.end_epoch()
+            if course.stalled:
+                break
+    course.restore_()
+    return course.history
+
+
+class _Course:
+    """How a training goes, epoch by epoch: mean figures, validations, and the best state so far."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        what: str,
+        validate: Callable[[], float] | None,
+        patience: int | None,
+        progress: Progress,
+    ) -> None:
+        self.history = History()
+        self.stalled = False
+        """Whether the best validation is ``patience`` epochs ago."""
+        self._model, self._what, self._progress = model, what, progress
+        self._validate, self._patience = validate, patience
+        self._sums: dict[str, Tensor] = {}
+        self._steps = 0
+        self._best: dict[str, Tensor] | None = None
+
+    def add(self, figures: Mapping[str, Tensor]) -> None:
+        """One step's figures."""
+        for name, value in figures.items():
+            self._sums[name] = self._sums.get(name, torch.zeros(())) + value.detach().float().cpu()
+        self._steps += 1
+
+    def end_epoch(self) -> None:
+        """Take down the epoch's means, and validate.
+
+        Raises:
+            PruningError: the loss is not finite.
+        """
+        means = {name: float(total) / self._steps for name, total in self._sums.items()}
+        self._sums, self._steps = {}, 0
         if not math.isfinite(means["loss"]):
-            raise PruningError(f"{what}: the loss is {means['loss']}; lower its learning rate and run again")
-        history.epochs.append(means)
-        if validate is None:
-            progress.show(**means)
-            continue
-        found = validate()
+            raise PruningError(f"{self._what}: the loss is {means['loss']}; lower its learning rate and run again")
+        self.history.epochs.append(means)
+        if self._validate is None:
+            self._progress.show(**means)
+            return
+        found = self._validate()
+        self._progress.show(**means, validation=found)
+        self._compare(found)
+
+    def _compare(self, found: float) -> None:
+        history, epoch = self.history, len(self.history.epochs) - 1
         history.validations.append(found)
-        progress.show(**means, validation=found)
         if found < history.best:
-            history.best, history.best_epoch = found, len(history.epochs) - 1
-            best = copy.deepcopy(model.state_dict())
-        elif patience is not None and len(history.epochs) - 1 - history.best_epoch >= patience:
-            break
-    if best is not None:
-        model.load_state_dict(best)
-    return history
+            history.best, history.best_epoch = found, epoch
+            self._best = copy.deepcopy(self._model.state_dict())
+        elif self._patience is not None:
+            self.stalled = epoch - history.best_epoch >= self._patience
+
+    def restore_(self) -> None:
+        """Put the model back into its best state; without a validation the last one stays."""
+        if self._best is not None:
+            self._model.load_state_dict(self._best)
 
 
 @torch.inference_mode()

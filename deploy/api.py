@@ -34,7 +34,6 @@ from compress.explain import (
     find_scales,
     find_targets,
     new_predictor,
-    refuse_collapsed,
     train_predictor,
 )
 from compress.gates import CostModel, check_budget, counted_limits, magnitude, read_budget, uniform
@@ -106,10 +105,11 @@ def explain(
 
     Args:
         train, val: loaders of (images, labels); square images, one size.
-        kind: ``rbf`` (ISP Eq. 7 and 8) or ``realx`` (REAL-X).
+        kind: ``rbf`` (ISP Eq. 7 and 8), ``realx`` (REAL-X) or ``varsal`` (VarSal).
 
     Raises:
-        ConfigError: no such explainer.
+        ConfigError: no such explainer, or the prior of ``varsal`` cannot be on images of this size.
+        DataError: ``varsal`` and images of less than 8 pixels.
         ModelError: the model has no feature maps to explain with.
         PruningError: the explainer collapsed, or is no better than random masks.
     """
@@ -121,13 +121,14 @@ def explain(
     selector = Selector(find_scales(classifier, traced.example[:1]), classes, traced.example.shape[-1], explainer.head)
     network = ExplainedClassifier(classifier, selector)
     network.to(fabric.device)
-    predictor = new_predictor(classifier, config.predictor)
-    draw = explainer.masks(config)
-    train_predictor(
-        predictor, classifier, batches, judged, fabric, config=config.predictor, draw=draw, progress=progress
-    )
+    predictor = None
+    if explainer.masks is not None:
+        predictor, draw = new_predictor(classifier, config.predictor), explainer.masks(config)
+        train_predictor(
+            predictor, classifier, batches, judged, fabric, config=config.predictor, draw=draw, progress=progress
+        )
     explainer.train(network, predictor, batches, judged, fabric, config=config, progress=progress)
-    refuse_collapsed(explainer.judge(network, predictor, judged, fabric, config=config), config.target_area, kind)
+    explainer.refuse(explainer.judge(network, predictor, judged, fabric, config=config), config)
     network.cpu().to(memory_format=torch.contiguous_format)
     graph = trace_groups(network, traced.example[:1], prefix=EXPLAINED, view=network.view)
     graph = prove_groups(network, graph, traced.example, prefix=EXPLAINED, view=network.view, progress=progress)
@@ -215,6 +216,8 @@ def select(
 def slim(traced: Traced, plan: PrunePlan) -> Slimmed:
     """Remove what ``plan`` does not keep from a copy of the model (and of its explainer), and prove it.
 
+    The slim model comes in eval mode, on the CPU, all its parameters ready to be trained.
+
     Raises:
         PruningError: the plan does not fit the model, or the slim model does not compute what closed gates do.
     """
@@ -231,6 +234,7 @@ def slim(traced: Traced, plan: PrunePlan) -> Slimmed:
         )
     explained = twin if isinstance(twin, ExplainedClassifier) else None
     model = twin.classifier.net if isinstance(twin, ExplainedClassifier) else twin
+    model.requires_grad_(True)  # it was traced frozen
     return Slimmed(model, plan, traced.example[:1], traced.cost.of_plan(plan), difference, explained)
 
 

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 
 from compress.config import BudgetConfig
+from compress.explain.varsal import VarSalHead
 
 from .machine import device_name, versions
 from .report import Report
+from .report.canvas import draw_strip
 from .report.checks import run_checks
 from .report.markdown import CHANNELS_PICTURE, SALIENCY_PICTURE
-from .report.pictures import draw_channels, draw_saliency
+from .report.pictures import draw_channels, draw_row, draw_saliency
+from .report.ranking import RankingFigures
 from .report.routed import DynamicFigures
 from .report.schema import (
     BudgetFigures,
@@ -35,6 +40,8 @@ from .report.schema import (
     SigmaPx,
     StageFigures,
 )
+from .report.series import GateHistoryFigures
+from .report.strips import Strip, write_strips
 from .run_dir import StageRecord
 from .session import Session
 
@@ -130,9 +137,17 @@ def _gates(metrics: Mapping[str, Any], steps: int, macs: int) -> GatesFigures:
     """``macs``: of the plan that was selected."""
     if "learned" not in metrics:
         return GatesFigures(steer=metrics["steer"], hard_macs=macs)
-    soft = metrics["learned"]["soft_macs"]
-    # The stage refuses gates that did not converge.
-    return GatesFigures(steer=metrics["steer"], steps=steps, soft_macs=soft, hard_macs=macs, converged=True)
+    learned = metrics["learned"]
+    # An earlier version's stage kept no history. The stage refuses gates that did not converge.
+    history = GateHistoryFigures(**learned["history"]) if "history" in learned else None
+    return GatesFigures(
+        steer=metrics["steer"],
+        steps=steps,
+        soft_macs=learned["soft_macs"],
+        hard_macs=macs,
+        converged=True,
+        history=history,
+    )
 
 
 def _dynamic(metrics: Mapping[str, Mapping[str, Any]]) -> DynamicFigures | None:
@@ -150,7 +165,10 @@ def _dynamic(metrics: Mapping[str, Mapping[str, Any]]) -> DynamicFigures | None:
 def _saliency(metrics: Mapping[str, Mapping[str, Any]]) -> Saliency | None:
     if "saliency" not in metrics["judgement"]:
         return None
-    quality = metrics["selector"]
+    found, quality = metrics["judgement"]["saliency"], metrics["selector"]
+    if found["explainer"] == VarSalHead.kind:
+        names = RankingFigures.model_fields
+        return Saliency(**found, ranking=RankingFigures(**{name: quality[name] for name in names}))
     selector = SelectorFigures(
         mean_area=quality["mean_area"],
         sigma_px=SigmaPx(p10=quality["sigma_p10"], median=quality["sigma_median"], p90=quality["sigma_p90"]),
@@ -160,11 +178,11 @@ def _saliency(metrics: Mapping[str, Mapping[str, Any]]) -> Saliency | None:
         kl_random=quality["kl_random"],
         kl_predicted_label=quality["kl_predicted_label"],
     )
-    return Saliency(**metrics["judgement"]["saliency"], selector=selector)
+    return Saliency(**found, selector=selector)
 
 
 def draw_pictures(session: Session, cut: Mapping[str, Any]) -> None:
-    """channels.png, and saliency.png where the run has an explainer, into the run directory.
+    """channels.png, and where the run has an explainer saliency.png and its strips, into the run directory.
 
     Args:
         cut: the surgery stage's metrics.
@@ -188,17 +206,33 @@ def draw_pictures(session: Session, cut: Mapping[str, Any]) -> None:
         maps_before, maps_after = head.to_maps(before), head.to_maps(after)
         grey = slim.classifier.normalize.mean.view(1, -1, 1, 1)
         remains = images * maps_after + grey * (1 - maps_after)
-    predicted = slim_logits.argmax(1)
-    truth = session.some_labels(PICTURED)
-    draw_saliency(
-        root / SALIENCY_PICTURE,
+    pictures = (
         _bytes(images),
         maps_before[:, 0].numpy(),
         maps_after[:, 0].numpy(),
         _bytes(remains),
-        [session.splits.classes[int(label)] for label in predicted],
-        wrong=(predicted != truth).tolist(),
     )
+    predicted, truth = slim_logits.argmax(1).tolist(), session.some_labels(PICTURED).tolist()
+    classes = session.splits.classes
+    names, wrong = [classes[label] for label in predicted], [p != t for p, t in zip(predicted, truth, strict=True)]
+    draw_saliency(root / SALIENCY_PICTURE, *pictures, names, wrong=wrong)
+    strips = []
+    for row, name in enumerate(names):
+        lines = [f"true class: {classes[truth[row]]}"] if wrong[row] else []
+        strip = Strip(
+            file=f"explained-{row + 1:02d}.webp",
+            title=f"predicted: {name}",
+            lines=tuple(lines),
+            wrong=wrong[row],
+            columns=("image", "original", "slim", "what remains"),
+        )
+        draw = partial(_draw_cells, [part[row] for part in pictures])
+        strips.append((strip, draw_strip(4, (images.shape[2], images.shape[3]), draw)))
+    write_strips(root, "explained", strips)
+
+
+def _draw_cells(pictures: Sequence[Any], cells: Sequence[Axes]) -> None:
+    draw_row(cells, *pictures)
 
 
 def _bytes(images: torch.Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:

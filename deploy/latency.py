@@ -4,28 +4,16 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from typing import Any
 
 from numpy.typing import NDArray
-from pydantic import Field
 
-from compress.config import Count, Positive, Section
 from compress.errors import ConfigError
 from compress.progress import SILENT, Progress
 from export.runners import Runner
 
 from .bench.rounds import Clock, time_sessions
-from .bench.statistics import Quantiles, Speedup, noise_of, to_quantiles, to_speedup
-
-
-class LatencyConfig(Section):
-    """How latency is measured (``latency``)."""
-
-    threads: Count = 1
-    batch: Count = 1
-    rounds: Annotated[int, Field(ge=20)] = Field(default=200, description="timed calls of each model")
-    sessions: Count = Field(default=10, description="how often the models are opened anew; rounds are shared out")
-    warmup_seconds: Positive = Field(default=5.0, description="limit; warm-up ends once times are steady")
+from .bench.statistics import PERCENTILES, Quantiles, Speedup, noise_of, to_percentiles, to_quantiles, to_speedup
 
 
 @dataclass(frozen=True)
@@ -40,13 +28,11 @@ class LatencyRow:
     slim_ms: Quantiles
     speedup: Speedup
     dynamic_ms: Quantiles | None = None
+    percentiles_ms: dict[str, list[float]] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """A row of ``latency`` in report.json; ``dynamic_ms`` only where it was measured."""
-        row = asdict(self)
-        if self.dynamic_ms is None:
-            del row["dynamic_ms"]
-        return row
+        """A row of ``latency`` in report.json; what was not measured is left out."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def measure_latency(
@@ -103,4 +89,5 @@ def measure_latency(
         slim_ms=to_quantiles(times["slim"]),
         speedup=speedup,
         dynamic_ms=to_quantiles(times["dynamic"]) if dynamic is not None else None,
+        percentiles_ms={"percent": list(PERCENTILES), **{name: to_percentiles(ms) for name, ms in times.items()}},
     )

@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 
 from compress.explain import AmortizedExplainer, Saliency
 from compress.explain.fidelity.drift import REGION, compare
 from compress.explain.fidelity.mass import CONSTANT, SAYS, centres_of_mass, mass_of, region
 
+from .report.canvas import draw_strip, show
 from .report.markdown import DRIFT_PICTURE
-from .report.panels import DriftRow, Look, draw_drift
+from .report.panels import DriftRow, Look, draw_drift, draw_pair
+from .report.strips import Strip, write_strips
 from .session import Session
 
 
@@ -35,7 +38,7 @@ def looks_of(saliency: Saliency) -> list[Look]:
 
 
 def draw_worst(session: Session, worst: Sequence[Mapping[str, Any]]) -> None:
-    """drift.png into the run directory: validation images by their indices and figures, worst first.
+    """drift.png and its strips into the run directory: validation images by their indices and figures, worst first.
 
     Both models explain the images' labels, as where the drift was measured.
     """
@@ -55,6 +58,23 @@ def draw_worst(session: Session, worst: Sequence[Mapping[str, Any]]) -> None:
         note = f"image {image['index']}\noriginal: {was}\nslim: {now}\n{_moved(image)}"
         rows.append(DriftRow(f"true class: {truth}", note, pixels[row], before[row], after[row], wrong=now != truth))
     draw_drift(session.run.root / DRIFT_PICTURE, rows)
+    write_strips(session.run.root, "drifted", [_to_strip(number, row) for number, row in enumerate(rows, 1)])
+
+
+def _to_strip(number: int, row: DriftRow) -> tuple[Strip, bytes]:
+    def draw(cells: Sequence[Axes]) -> None:
+        show(cells[0], row.image.transpose(1, 2, 0))
+        draw_pair(cells[1], cells[2], row.image, row.original, row.slim)
+
+    strip = Strip(
+        file=f"drifted-{number:02d}.webp",
+        title=row.title,
+        lines=tuple(row.note.splitlines()),
+        wrong=row.wrong,
+        columns=("image", "original", "slim"),
+    )
+    height, width = row.image.shape[1:]
+    return strip, draw_strip(3, (height, width), draw)
 
 
 def _moved(image: Mapping[str, Any]) -> str:

@@ -22,10 +22,10 @@ from .assemble import assemble_report, draw_pictures
 from .fingerprint import fingerprint
 from .looks import draw_worst
 from .recipe import Recipe, dump_recipe
-from .report import Report, write_markdown, write_report
-from .report.markdown import PICTURES
+from .report import Report
+from .report.forms import remove_forms, write_forms
 from .run_dir import RunDir, StageRecord, open_run, read_run
-from .session import Session, default_cache
+from .session import Session, default_cache, explainer_of
 from .stages import dynamic, learn, prove, slim
 from .stages.learn import seed_stage
 from .stages.outcome import Outcome
@@ -80,14 +80,19 @@ def _predictor_parts(session: Session) -> Parts:
 
 def _selector_parts(session: Session) -> Parts:
     recipe, explainer = session.recipe, session.recipe.explainer
-    parts = {"selector": explainer.selector, "area": explainer.target_area, "flip": recipe.data.flip}
+    parts: dict[str, Any] = {"flip": recipe.data.flip}
+    if session.explainer.masks is not None:
+        parts |= {"selector": explainer.selector, "area": explainer.target_area}
     return {**parts, **_explainer_parts(session, {}), **_learning(recipe)}
 
 
 def _explainer_parts(session: Session, of_rbf: Parts) -> Parts:
     """What only one of the explainers reads."""
-    kind = session.explainer.head.kind
-    return of_rbf if kind == "rbf" else {"kind": kind, "realx": session.recipe.explainer.realx}
+    kind, explainer = session.explainer.head.kind, session.recipe.explainer
+    if kind == "rbf":
+        return of_rbf
+    sections = {"realx": explainer.realx, "varsal": explainer.varsal}
+    return {"kind": kind, kind: sections[kind]}
 
 
 def _gate_parts(session: Session) -> Parts:
@@ -147,10 +152,9 @@ def to_stages(recipe: Recipe) -> tuple[Stage, ...]:
     """The stages that ``recipe`` needs, in order."""
     stages = [Stage("classifier", learn.classifier, (), _classifier_parts)]
     if recipe.explainer.enabled:
-        stages += [
-            Stage("predictor", learn.predictor, ("classifier",), _predictor_parts),
-            Stage("selector", learn.selector, ("predictor",), _selector_parts),
-        ]
+        if explainer_of(recipe).masks is not None:
+            stages.append(Stage("predictor", learn.predictor, ("classifier",), _predictor_parts))
+        stages.append(Stage("selector", learn.selector, (stages[-1].name,), _selector_parts))
     if recipe.gates.explainer is not None:
         stages.append(Stage("targets", learn.targets, ("selector",), lambda s: {"images": s.recipe.gates.images}))
     ground = stages[-1].name
@@ -227,8 +231,7 @@ def run_recipe(
         draw_pictures(session, ordered["surgery"].metrics)
         draw_worst(session, ordered["judgement"].metrics.get("saliency", {}).get("maps", {}).get("worst", ()))
         report = assemble_report(session, name, ordered, reused)
-        write_report(run.report_json, report)
-        write_markdown(run.root, report)
+        write_forms(run.root, report)
     return report
 
 
@@ -244,9 +247,8 @@ def fingerprints(stages: Sequence[Stage], session: Session) -> dict[str, str]:
 
 def _start_over(run: RunDir, recipe: Recipe, stages: Sequence[str]) -> None:
     """From here on the run is this recipe's: no report and no stage of another recipe may pass for its own."""
-    reports = (run.report_json, run.report_md, run.export_json)
-    for path in (*reports, *(run.root / picture for picture in PICTURES)):
-        path.unlink(missing_ok=True)
+    remove_forms(run.root)
+    run.export_json.unlink(missing_ok=True)
     for stage in stages:
         run.forget(stage)
     write_text(run.recipe, dump_recipe(recipe))

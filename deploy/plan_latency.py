@@ -26,7 +26,8 @@ from export.layer_times import METHOD, cached_times
 from export.runners import OnnxRunner
 from export.to_onnx import export_onnx
 
-from .latency import LatencyConfig, LatencyRow, measure_latency
+from .latency import LatencyRow, measure_latency
+from .latency_config import LatencyConfig
 from .report.units import as_ms, plural
 
 CORRECTIONS = 4

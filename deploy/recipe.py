@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
 
 from compress.config import (
     BudgetConfig,
@@ -28,25 +26,20 @@ from compress.errors import ConfigError
 from compress.registry import nearest
 from export.config import ExportConfig
 
-from .latency import LatencyConfig
-from .yaml_text import dump_yaml, parse_yaml
+from .allowed import Allowed, Schema, choices, shown
+from .latency_config import LatencyConfig
+from .problems import Problems
+from .yaml_text import Place, dump_yaml, parse_yaml, read_yaml
 
-Schema: TypeAlias = Mapping[str, Any]
-"""JSON schema of a recipe or of a part of it: what is allowed, as data."""
-
-_BOUNDS = {
-    "minimum": "at least",
-    "exclusiveMinimum": "above",
-    "maximum": "at most",
-    "exclusiveMaximum": "below",
-}
 _FACTORY = re.compile(r"(?P<file>.+\.py)(?P<factory>:[^:/\\]+)")
 
 
 class Recipe(Section):
     """Everything one run is made of: the same recipe and the same images give the same slim model."""
 
-    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = Field(
+        default=0, description="the same recipe, seed and images give the same slim model"
+    )
     precision: Literal["32-true", "bf16-mixed"] = Field(default="32-true", description="of every stage that learns")
     threads: Count | None = Field(default=None, description="CPU threads of every stage that learns; null: all cores")
     data: DataConfig = DataConfig()
@@ -82,15 +75,14 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         ConfigError: all that is wrong with the file and the overrides, one line each.
     """
-    problems: list[str] = []
+    problems = Problems()
     tree = _read_tree(path, problems)
     merged = {} if tree is None else tree
     for override in overrides:
         _apply(override, merged, problems)
     recipe = None if tree is None else _validate(merged, problems)
     if recipe is None or problems:
-        lines = "".join(f"\n  {line}" for line in dict.fromkeys(problems))
-        raise ConfigError(f"the recipe {path} cannot be used:{lines}")
+        raise ConfigError(f"the recipe {path} cannot be used:{problems.listed()}")
     return recipe
 
 
@@ -99,23 +91,26 @@ def dump_recipe(recipe: Recipe) -> str:
     return dump_yaml(recipe.model_dump(mode="json"))
 
 
-def _read_tree(path: Path, problems: list[str]) -> dict[str, Any] | None:
+def _read_tree(path: Path, problems: Problems) -> dict[str, Any] | None:
     """The file's settings with absolute paths, or None (and a problem) when they cannot be read at all."""
     try:
-        content, repeated = parse_yaml(path.read_bytes().decode("utf-8-sig"))
+        found = read_yaml(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise ConfigError(_unreadable(path, error)) from error
     except UnicodeDecodeError as error:
-        problems.append(f"it is not a text file in UTF-8 (byte {error.start} is {error.object[error.start]:#04x})")
+        problems.add(f"it is not a text file in UTF-8 (byte {error.start} is {error.object[error.start]:#04x})")
         return None
     except ConfigError as error:
-        problems.append(f"it is not valid YAML: {error}")
+        problems.add(f"it is not valid YAML: {error}")
         return None
-    problems += repeated
-    if not isinstance(content, dict | None):
-        problems.append(f"it holds {_shown(content)}; allowed: a mapping with the keys {_names(_schema())}")
+    problems.at(found.lines)
+    for place, twice in found.repeated:
+        problems.add(twice, place)
+    if not isinstance(found.value, dict | None):
+        allowed = _allowed()
+        problems.add(f"it holds {shown(found.value)}; allowed: {allowed.words(allowed.schema)}")
         return None
-    prepared: dict[str, Any] = _prepare(content, _schema(), path.parent, "", problems)
+    prepared: dict[str, Any] = _prepare(found.value, _allowed().schema, path.parent, (), problems)
     return prepared
 
 
@@ -132,24 +127,26 @@ def _unreadable(path: Path, error: OSError) -> str:
     return f"{reason}{nearest(path.name, found)} (recipes in {folder}: {', '.join(found)})"
 
 
-def _apply(override: str, tree: dict[str, Any], problems: list[str]) -> None:
+def _apply(override: str, tree: dict[str, Any], problems: Problems) -> None:
     """Write one ``a.b=c`` into ``tree``. What the keys and the value are worth is for validation to say."""
     dotted, equals, text = override.partition("=")
     keys = dotted.strip().split(".")
     if not equals or not all(keys):
-        problems.append(f"--set {override}: allowed: KEY.KEY=VALUE, e.g. --set budget.macs=0.5")
+        problems.add(f"--set {override}: allowed: KEY.KEY=VALUE, e.g. --set budget.macs=0.5")
         return
     try:
         value, repeated = parse_yaml(text)
     except ConfigError as error:
-        problems.append(f"--set {override}: the value is not valid YAML: {error}")
+        problems.add(f"--set {override}: the value is not valid YAML: {error}")
         return
-    problems += repeated
+    for twice in repeated:
+        problems.add(f"--set {override}: {twice}")
+    problems.replaced(tuple(keys), f"--set {override}")
     nested = value
     for key in reversed(keys):
         nested = {key: nested}
     # From the current folder, as for every path that is typed on a command line.
-    nested = _prepare(nested, _schema(), Path.cwd(), "", problems)
+    nested = _prepare(nested, _allowed().schema, Path.cwd(), (), problems)
     for key in keys[:-1]:
         if not isinstance(tree.get(key), dict):
             tree[key] = {}
@@ -157,9 +154,10 @@ def _apply(override: str, tree: dict[str, Any], problems: list[str]) -> None:
     tree[keys[-1]] = nested[keys[-1]]
 
 
-def _prepare(value: Any, schema: Schema, base: Path, where: str, problems: list[str]) -> Any:
+def _prepare(value: Any, schema: Schema, base: Path, where: Place, problems: Problems) -> Any:
     """A copy of ``value`` with absolute paths; collects what pydantic would let pass (true as a number)."""
-    schema = _deref(schema)
+    allowed = _allowed()
+    schema = allowed.deref(schema)
     if "properties" in schema:
         if value is None:  # `gates:` with all its keys commented out
             return {}
@@ -167,130 +165,44 @@ def _prepare(value: Any, schema: Schema, base: Path, where: str, problems: list[
             return value
         known: Schema = schema["properties"]
         return {
-            str(key): _prepare(item, known.get(str(key), {}), base, f"{where}.{key}".lstrip("."), problems)
+            str(key): _prepare(item, known.get(str(key), {}), base, (*where, str(key)), problems)
             for key, item in value.items()
         }
     branches = schema.get("anyOf", [schema])
     types = {branch.get("type") for branch in branches}
     items = value if isinstance(value, list) else [value]
     if any(isinstance(item, bool) for item in items) and types & {"integer", "number", "array"}:
-        problems.append(_not_allowed(where, value, schema))
+        problems.add(allowed.refusal(where, value, schema), where)
     elif isinstance(value, str) and any(branch.get("format") == "path" for branch in branches):
-        if value not in _choices(schema):
+        if value not in choices(schema):
             return _absolute(value, base, where, schema, problems)
-    elif where == "model.name" and isinstance(value, str) and (factory := _FACTORY.fullmatch(value)):
+    elif where == ("model", "name") and isinstance(value, str) and (factory := _FACTORY.fullmatch(value)):
         return _absolute(factory["file"], base, where, schema, problems) + factory["factory"]
     return value
 
 
-def _absolute(value: str, base: Path, where: str, schema: Schema, problems: list[str]) -> str:
+def _absolute(value: str, base: Path, where: Place, schema: Schema, problems: Problems) -> str:
     expanded = os.path.expanduser(value)  # noqa: PTH111 - Path's own raises where this one leaves the ~
     if not value or "\0" in value:
-        problems.append(_not_allowed(where, value, schema))
+        problems.add(_allowed().refusal(where, value, schema), where)
     elif expanded.startswith("~"):
-        problems.append(f"{where}: {_shown(value)} was given, but there is no such home folder; write it in full")
+        nowhere = f"{shown(value)} was given, but there is no such home folder; write it in full"
+        problems.add(f"{'.'.join(where)}: {nowhere}", where)
     else:
         return os.path.realpath(base / expanded)
     return value
 
 
-def _validate(tree: dict[str, Any], problems: list[str]) -> Recipe | None:
+def _validate(tree: dict[str, Any], problems: Problems) -> Recipe | None:
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        problems += [_explain(detail) for detail in error.errors(include_url=False)]
+        for detail in error.errors(include_url=False):
+            place, text = _allowed().explain(detail)
+            problems.add(text, place)
         return None
 
 
-def _explain(error: ErrorDetails) -> str:
-    """One line for one of pydantic's errors: a union's errors, one per member, all become the same line."""
-    schema: Schema = _schema()
-    where: list[str] = []
-    for part in error["loc"]:
-        schema = _deref(schema)
-        if "properties" in schema:
-            where.append(str(part))
-            if part not in schema["properties"]:
-                return _unknown(where, schema)
-            schema = schema["properties"][part]
-        elif isinstance(part, int) and schema.get("type") == "array" and error["type"] != "missing":
-            where.append(str(part))
-            schema = schema["prefixItems"][part] if "prefixItems" in schema else schema["items"]
-        else:
-            break  # pydantic's name for a member of a union
-    if error["type"] == "value_error":  # a rule of ours, which says everything itself
-        return f"{'.'.join(where) or 'recipe'}: {error['ctx']['error']}"
-    return _not_allowed(".".join(where), error["input"], schema)
-
-
-def _unknown(where: list[str], schema: Schema) -> str:
-    key, names = where[-1], list(schema["properties"])
-    hint = nearest(key, names)
-    elsewhere = [path for path in _paths(_schema()) if path.rpartition(".")[2] == key]
-    if not hint and elsewhere:
-        hint = f"; did you mean {' or '.join(elsewhere)}?"
-    return f"{'.'.join(where)}: unknown key; allowed: {', '.join(names)}{hint}"
-
-
-def _not_allowed(where: str, value: Any, schema: Schema) -> str:
-    schema = _deref(schema)
-    about = f" ({schema['description']})" if "description" in schema and "properties" not in schema else ""
-    hint = nearest(value, _choices(schema)) if isinstance(value, str) else ""
-    return f"{where}: {_shown(value)} was given; allowed: {_allowed(schema)}{about}{hint}"
-
-
-def _allowed(schema: Schema) -> str:
-    """What a value may be, in words."""
-    schema = _deref(schema)
-    if "anyOf" in schema:
-        return " or ".join(_allowed(branch) for branch in schema["anyOf"])
-    if choices := _choices(schema):
-        return " or ".join(filter(None, [", ".join(choices[:-1]), choices[-1]]))
-    if "properties" in schema:
-        return f"a mapping with the keys {_names(schema)}"
-    if schema.get("type") == "array":
-        items = schema.get("prefixItems", [schema.get("items", {})])
-        count = f" of {len(items)}" if "prefixItems" in schema else ""
-        return f"a list{count}, each {_allowed(items[0])}"
-    words = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "null": "null"}
-    word = words.get(schema.get("type", ""), "a path" if schema.get("format") == "path" else "text")
-    limits = [f"{text} {schema[name]:.10g}" for name, text in _BOUNDS.items() if name in schema]
-    return " ".join(filter(None, [word, " and ".join(limits)]))
-
-
-def _choices(schema: Schema) -> list[str]:
-    """The words that ``schema`` allows by name."""
-    branches = schema.get("anyOf", [schema])
-    return [str(word) for b in branches for word in ([b["const"]] if "const" in b else b.get("enum", []))]
-
-
-def _names(schema: Schema) -> str:
-    return ", ".join(schema["properties"])
-
-
-def _paths(schema: Schema, prefix: str = "") -> Iterator[str]:
-    """The dotted path of every key."""
-    for name, part in _deref(schema).get("properties", {}).items():
-        yield f"{prefix}{name}"
-        yield from _paths(part, f"{prefix}{name}.")
-
-
-def _shown(value: Any) -> str:
-    """``value`` as a user would write it, shortened."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    short = reprlib.Repr()
-    short.maxstring = short.maxother = 80
-    return short.repr(value)
-
-
 @cache
-def _schema() -> Schema:
-    return Recipe.model_json_schema()
-
-
-def _deref(schema: Schema) -> Schema:
-    if "$ref" not in schema:
-        return schema
-    found: Schema = _schema()["$defs"][schema["$ref"].rpartition("/")[2]]
-    return found
+def _allowed() -> Allowed:
+    return Allowed(Recipe.model_json_schema(), "recipe")

@@ -6,11 +6,11 @@ A stage reads its inputs from files only, so that a resumed run computes what an
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +40,7 @@ from compress.surgery import ChannelGraph, PrunePlan, View, prove_groups, slim_,
 from compress.training import make_fabric
 from export.metadata import About
 
+from .cache_place import default_cache as default_cache
 from .plan_latency import PlanTimer
 from .recipe import Recipe
 from .run_dir import RunDir
@@ -52,12 +53,10 @@ _SAMPLED = 64
 _NAMED = 3
 
 
-def default_cache() -> Path:
-    """Where decoded images live, shared by all runs: ``$SLIMSIGHT_CACHE``, else the user's cache folder."""
-    if place := os.environ.get("SLIMSIGHT_CACHE"):
-        return Path(place)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "slimsight"
+def explainer_of(recipe: Recipe) -> SteeringExplainer[Any]:
+    """The amortized explainer of a run: the one that steers; where none does ISP's, to measure drift with."""
+    assert recipe.explainer.enabled, "the recipe has no explainer"
+    return STEERING.get(recipe.gates.explainer or "rbf")
 
 
 class Session:
@@ -158,12 +157,14 @@ class Session:
         return model.eval()
 
     @property
-    def explainer(self) -> SteeringExplainer:
-        """The run's amortized explainer: the one that steers; where none does ISP's, to measure drift with."""
-        assert self.recipe.explainer.enabled, "the recipe has no explainer"
-        return STEERING.get(self.recipe.gates.explainer or "rbf")
+    def explainer(self) -> SteeringExplainer[Any]:
+        """The run's amortized explainer."""
+        return explainer_of(self.recipe)
 
-    def predictor(self) -> Predictor:
+    def predictor(self) -> Predictor | None:
+        """q_pred; None where the explainer learns without."""
+        if self.explainer.masks is None:
+            return None
         predictor = new_predictor(self.classifier(), self.recipe.explainer.predictor)
         predictor.load_state_dict(read_tensors(self.stage_file("predictor", "predictor.safetensors")))
         return predictor.eval()

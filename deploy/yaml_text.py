@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import yaml
 
@@ -63,8 +64,40 @@ _Dumper.add_representer(
 _Loader.add_constructor("tag:yaml.org,2002:int", _whole)
 
 
+Place: TypeAlias = tuple[str, ...]
+"""Where a value stands: the keys that lead to it, and the index where it is an item of a list."""
+
+
+@dataclass(frozen=True)
+class YamlText:
+    """``value`` (None when empty), place and sentence for each key that is written twice, lines (from 1) by place."""
+
+    value: Any
+    repeated: tuple[tuple[Place, str], ...]
+    lines: Mapping[Place, int]
+
+
+def line_of(lines: Mapping[Place, int], place: Place) -> int | None:
+    """The line of ``place``, or of what it is in where it has none of its own (a key that is missing, or merged)."""
+    while place:
+        if place in lines:
+            return lines[place]
+        place = place[:-1]
+    return None
+
+
 def parse_yaml(text: str) -> tuple[Any, list[str]]:
-    """The value that ``text`` holds (None when empty), and one line for each key that is written twice.
+    """The value that ``text`` holds (None when empty), and one sentence for each key that is written twice.
+
+    Raises:
+        ConfigError: not YAML, with line and column, both counted from 1.
+    """
+    found = read_yaml(text)
+    return found.value, [sentence for _, sentence in found.repeated]
+
+
+def read_yaml(text: str) -> YamlText:
+    """What ``text`` holds, and where.
 
     Raises:
         ConfigError: not YAML, with line and column, both counted from 1.
@@ -74,9 +107,10 @@ def parse_yaml(text: str) -> tuple[Any, list[str]]:
         loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
-            return None, []
-        repeated = list(_repeated_keys(node, (), set()))  # before construction writes merged keys into the nodes
-        return loader.construct_document(node), repeated
+            return YamlText(None, (), {})
+        repeated = tuple(_repeated_keys(node, (), set()))  # before construction writes merged keys into the nodes
+        lines = dict(_lines(node, (), set()))
+        return YamlText(loader.construct_document(node), repeated, lines)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -99,8 +133,24 @@ def dump_yaml(value: Any) -> str:
     return str(text)
 
 
-def _repeated_keys(node: yaml.Node, path: tuple[str, ...], seen: set[int]) -> Iterator[str]:
-    """One line per key that stands twice in one mapping; PyYAML itself silently keeps the last."""
+def _lines(node: yaml.Node, place: Place, seen: set[int]) -> Iterator[tuple[Place, int]]:
+    """The line of every key and of every item of a list."""
+    if id(node) in seen:  # an alias
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield (*place, str(index)), item.start_mark.line + 1
+            yield from _lines(item, (*place, str(index)), seen)
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*place, str(key.value))
+            yield here, key.start_mark.line + 1
+            yield from _lines(value, here, seen)
+
+
+def _repeated_keys(node: yaml.Node, path: Place, seen: set[int]) -> Iterator[tuple[Place, str]]:
+    """A sentence per key that stands twice in one mapping; PyYAML itself silently keeps the last."""
     if id(node) in seen:  # an alias
         return
     seen.add(id(node))
@@ -113,6 +163,6 @@ def _repeated_keys(node: yaml.Node, path: tuple[str, ...], seen: set[int]) -> It
             name, line = str(key.value), key.start_mark.line + 1
             here = (*path, name)
             if name in lines and name != "<<":
-                yield f"{'.'.join(here)}: written twice, in line {lines[name]} and line {line}; keep one"
+                yield here, f"{'.'.join(here)}: written twice, in line {lines[name]} and line {line}; keep one"
             lines[name] = line
             yield from _repeated_keys(value, here, seen)

@@ -14,7 +14,9 @@ Format = Literal["onnx", "pt2"]
 class ExportConfig(Section):
     """What the slim model is written as (``export``), and how near it must stay to the torch model."""
 
-    formats: tuple[Format, ...] = Field(default=("onnx", "pt2"), min_length=1)
+    formats: tuple[Format, ...] = Field(
+        default=("onnx", "pt2"), min_length=1, description="each is compared with PyTorch on real images"
+    )
     opset: Annotated[int, Field(ge=18, le=22)] = Field(default=18, description="ONNX operator set")
     tolerance: Positive = Field(default=1e-4, description="largest difference of logits that passes")
 

@@ -25,16 +25,22 @@ def import_onnx() -> Any:
     return onnx
 
 
-def read_onnx(path: Path) -> Any:
-    """The ONNX model stored at ``path``.
+def read_onnx(path: Path, *, external: bool = True) -> Any:
+    """The ONNX model stored at ``path``; reading needs the onnx package alone, not the exporter's.
+
+    Args:
+        external: with the weights that lie in files beside it, too.
 
     Raises:
         ExportError: the file is missing or is no ONNX file.
     """
-    onnx = import_onnx()
+    try:
+        onnx = importlib.import_module("onnx")
+    except ImportError as error:
+        raise ExportError("ONNX files need onnx: pip install onnx") from error
     decode_error = importlib.import_module("google.protobuf.message").DecodeError
     try:
-        proto = onnx.load(path)
+        proto = onnx.load(path, load_external_data=external)
     except FileNotFoundError as error:
         raise ExportError(f"there is no {path}: export the model to onnx first") from error
     except decode_error as error:

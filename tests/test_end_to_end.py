@@ -76,7 +76,7 @@ def whole(folder: Path, start: Start) -> tuple[Path, float]:
     process = start("run", "digits.yaml", "--out", "whole")
     out, err = process.communicate()
     assert process.returncode == 0, err
-    assert out.endswith("\nreport: whole/report.md\n")
+    assert out.endswith("\nreport: whole/report.html\n")
     return folder / "whole", time.monotonic() - begun
 
 

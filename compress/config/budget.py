@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
 
-from ..amounts import BYTE_UNITS, COUNT_UNITS, TIME_UNITS, Amount, to_amount
+from ..amounts import BYTE_UNITS, MACS_UNITS, PARAM_UNITS, TIME_UNITS, Amount, number_pattern, to_amount
 from .base import Count, Section
 
 
@@ -33,13 +33,19 @@ def _write_time(amount: Amount) -> float | str:
     return amount.value if amount.relative else f"{amount.value!r}ms"
 
 
-_WRITTEN = WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string"}]})
+def _written(units: Mapping[str, float]) -> WithJsonSchema:
+    number: dict[str, Any] = {"type": "number", "exclusiveMinimum": 0}
+    if "" not in units:
+        number["maximum"] = 1  # a ratio
+    return WithJsonSchema({"anyOf": [number, {"type": "string", "pattern": number_pattern(["%", *units])}]})
+
+
 _NUMBER = PlainSerializer(_write_number)
-MacsLimit = Annotated[Amount, _read_limit("MACs", COUNT_UNITS, "20M, 500k, 4e9"), _NUMBER, _WRITTEN]
-ParamsLimit = Annotated[Amount, _read_limit("parameters", COUNT_UNITS, "250k, 1.2M"), _NUMBER, _WRITTEN]
-SizeLimit = Annotated[Amount, _read_limit("bytes", BYTE_UNITS, "2MB, 800kB, 2MiB"), _NUMBER, _WRITTEN]
+MacsLimit = Annotated[Amount, _read_limit("MACs", MACS_UNITS, "20M, 500k, 4e9"), _NUMBER, _written(MACS_UNITS)]
+ParamsLimit = Annotated[Amount, _read_limit("parameters", PARAM_UNITS, "250k, 1.2M"), _NUMBER, _written(PARAM_UNITS)]
+SizeLimit = Annotated[Amount, _read_limit("bytes", BYTE_UNITS, "2MB, 800kB, 2MiB"), _NUMBER, _written(BYTE_UNITS)]
 LatencyLimit = Annotated[
-    Amount, _read_limit("latency", TIME_UNITS, "3ms, 800us"), PlainSerializer(_write_time), _WRITTEN
+    Amount, _read_limit("latency", TIME_UNITS, "3ms, 800us"), PlainSerializer(_write_time), _written(TIME_UNITS)
 ]
 
 
@@ -50,10 +56,18 @@ class BudgetConfig(Section):
     of ``latency``.
     """
 
-    macs: MacsLimit | None = Field(default=None, description="a ratio (0.5 or 50%) or a number of MACs (20M)")
-    params: ParamsLimit | None = Field(default=None, description="a ratio (0.4 or 40%) or a number (1.2M)")
-    size: SizeLimit | None = Field(default=None, description="of the tensors: a ratio or bytes (2MB)")
-    latency: LatencyLimit | None = Field(default=None, description="measured: a ratio to the original's or 3ms")
+    macs: MacsLimit | None = Field(
+        default=None, description="a ratio (0.5 or 50%) or a number of MACs (20M)", examples=["50%", 0.5, "20M"]
+    )
+    params: ParamsLimit | None = Field(
+        default=None, description="a ratio (0.4 or 40%) or a number (1.2M)", examples=["40%", "1.2M"]
+    )
+    size: SizeLimit | None = Field(
+        default=None, description="of the tensors: a ratio or bytes (2MB)", examples=["40%", "2MB"]
+    )
+    latency: LatencyLimit | None = Field(
+        default=None, description="measured: a ratio to the original's or 3ms", examples=["60%", "3ms"]
+    )
     align: Count | Literal["auto"] = Field(
         default=1, description="channels kept in multiples of this, where a group is large enough; auto: by timing"
     )

@@ -13,18 +13,24 @@ from .base import Count, Fraction, NonNegative, Positive, Section
 class DataConfig(Section):
     """Where the images come from and how they are split (``data``)."""
 
-    source: Literal["digits", "image_tree", "cifar10_batches", "image_folder"] = "digits"
+    source: Literal["digits", "image_tree", "cifar10_batches", "image_folder"] = Field(
+        default="digits",
+        description="digits (embedded), image_tree (train/<class>/*.jpg and test/<class>/*.jpg), cifar10_batches "
+        "(torchvision's files), image_folder (<class>/*.jpg, or train/val/test, or ImageNet's layout)",
+    )
     path: Path | None = Field(default=None, description="folder or .tar.xz; not used by digits")
     val_list: Path | None = Field(
         default=None, description="file with one path below train/ per line: the validation images"
     )
-    val_fraction: Fraction = 0.1
+    val_fraction: Fraction = Field(default=0.1, description="share of the training images held out for validation")
     test_fraction: Fraction = Field(default=0.2, description="digits and image_folder without a test folder")
     image_size: Annotated[int, Field(ge=8)] | None = Field(
         default=None, description="side in pixels; image_folder needs it"
     )
-    flip: bool = True
-    crop_padding: Annotated[int, Field(ge=0)] = 4
+    flip: bool = Field(default=True, description="training images may be mirrored")
+    crop_padding: Annotated[int, Field(ge=0)] = Field(
+        default=4, description="training images are shifted by up to this many pixels"
+    )
 
     @model_validator(mode="after")
     def _has_what_the_source_needs(self) -> DataConfig:
@@ -38,11 +44,11 @@ class DataConfig(Section):
 class TrainConfig(Section):
     """SGD with momentum and Nesterov, one-cycle rate: for a classifier without weights, and to finetune."""
 
-    epochs: Count = 20
-    lr: Positive = 0.1
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: NonNegative = 1e-4
-    batch_size: Count = 128
+    epochs: Count = Field(default=20, description="times through the training images")
+    lr: Positive = Field(default=0.1, description="SGD, the highest of a one-cycle schedule")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.9, description="SGD with Nesterov")
+    weight_decay: NonNegative = Field(default=1e-4, description="SGD")
+    batch_size: Count = Field(default=128, description="images per step")
 
 
 class ModelConfig(Section):
@@ -51,24 +57,33 @@ class ModelConfig(Section):
     name: str = Field(
         default="resnet20",
         description="resnet20..110, mobilenetv2, vgg16, torchvision:NAME, timm:NAME, file.py:factory",
+        examples=["resnet20", "torchvision:resnet18", "timm:resnet18", "my_model.py:build"],
     )
-    shortcut: Literal["pad", "conv"] = "pad"
+    shortcut: Literal["pad", "conv"] = Field(
+        default="pad", description="where the width of a CIFAR ResNet changes: zero channels, or 1x1 convolutions"
+    )
     weights: Path | Literal["pretrained"] | None = Field(
         None, description="safetensors or a state dict; null trains from scratch with `train`"
     )
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
+    mean: tuple[float, float, float] = Field(
+        default=(0.485, 0.456, 0.406), description="subtracted from images in [0, 1], channel by channel"
+    )
+    std: tuple[Positive, Positive, Positive] = Field(
+        default=(0.229, 0.224, 0.225), description="what they are divided by then"
+    )
     train: TrainConfig = TrainConfig()
 
 
 class FinetuneConfig(TrainConfig):
     """After surgery: BN recalibration, then SGD, optionally with distillation from the original."""
 
-    epochs: Annotated[int, Field(ge=0)] = 10
-    lr: Positive = 0.05
-    recalibrate_batches: Annotated[int, Field(ge=0)] = 50
+    epochs: Annotated[int, Field(ge=0)] = Field(default=10, description="times through the training images")
+    lr: Positive = Field(default=0.05, description="SGD, the highest of a one-cycle schedule")
+    recalibrate_batches: Annotated[int, Field(ge=0)] = Field(
+        default=50, description="batches whose statistics BatchNorm takes before anything is learned"
+    )
     distill: Annotated[float, Field(ge=0, le=1)] = Field(default=0.0, description="share of the loss from the original")
-    distill_temperature: Positive = 4.0
+    distill_temperature: Positive = Field(default=4.0, description="of both softmaxes in distillation")
     steer_weight: NonNegative = Field(
         default=0.0, description="of the interpretation term while weights change, as gates.steer_weight; 0: none"
     )

@@ -20,7 +20,7 @@ class DynamicConfig(Section):
     align: Count = Field(
         default=1, description="channels of a mask in multiples of this, where the layer is wide enough"
     )
-    epochs: Count = 4
+    epochs: Count = Field(default=4, description="in which masks and heads learn")
     mask_lr: Positive | None = Field(
         default=None, description="Adam, for the masks; null: 0.01, or more where steps are few"
     )
@@ -29,12 +29,12 @@ class DynamicConfig(Section):
     temperature: tuple[Positive, Positive] = Field(
         default=(1.0, 0.1), description="of the choices, in spreads of the scores: first and last"
     )
-    finetune_epochs: Annotated[int, Field(ge=0)] = 4
-    finetune_lr: Positive = 0.05
+    finetune_epochs: Annotated[int, Field(ge=0)] = Field(default=4, description="of the weights, masks fixed")
+    finetune_lr: Positive = Field(default=0.05, description="SGD, the highest of a one-cycle schedule")
     dense_share: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.1, description="of the choices while weights are finetuned: what the bottleneck refuses runs dense"
     )
-    batch_size: Count = 128
+    batch_size: Count = Field(default=128, description="images per step")
     route: Literal["out", "in_out"] = Field(
         default="in_out", description="in_out is faster, and its branches grow with masks x masks"
     )

@@ -8,9 +8,9 @@ from pydantic import Field, model_validator
 
 from .base import Count, Fraction, NonNegative, Positive, Section
 
-Steer = Literal["rbf", "realx", "none", "magnitude", "uniform"]
+Steer = Literal["rbf", "realx", "varsal", "none", "magnitude", "uniform"]
 
-EXPLAINERS = ("rbf", "realx")
+EXPLAINERS = ("rbf", "realx", "varsal")
 """The values of ``gates.steer`` that are explainers."""
 
 
@@ -19,13 +19,13 @@ class GatesConfig(Section):
 
     steer: Steer = Field(
         "rbf",
-        description="rbf (ISP) and realx (REAL-X) steer by their explanations, none learns without; "
+        description="rbf (ISP), realx (REAL-X) and varsal (VarSal) steer by their explanations, none learns without; "
         "magnitude and uniform rank by weights",
     )
     images: Count | None = Field(default=None, description="training images the gates see; null: all")
-    steps: Annotated[int, Field(ge=20)] = 1000
+    steps: Annotated[int, Field(ge=20)] = Field(default=1000, description="batches that the gates learn on")
     lr: Positive | None = Field(default=None, description="Adam; null scales with 1/steps so that gates can close")
-    batch_size: Count = 128
+    batch_size: Count = Field(default=128, description="images per step")
     class_weight: NonNegative = Field(
         default=1.0, description="of cross entropy; 0 leaves it out, for gates that steer"
     )
@@ -33,7 +33,7 @@ class GatesConfig(Section):
         default=0.05, description="g1, per squared pixel of a 32-pixel side; others than rbf are scaled to ask the same"
     )
     cost_weight: Positive = Field(default=2.0, description="g2 of R_res")
-    temperature: Positive = 0.4
+    temperature: Positive = Field(default=0.4, description="of the sampled gates")
     shrink: Fraction = Field(default=0.6, description="share of the steps over which the target falls to the budget")
     compile: bool | Literal["auto"] = Field(
         default="auto", description="torch.compile the step; auto: on a CPU, when the steps saved are worth the wait"

@@ -7,7 +7,7 @@ z = l r + (1 - l) eps with eps ~ N(mean, variance) of the layer's values r, l = 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
@@ -137,9 +137,13 @@ def blur(values: Tensor, sigma: float = 1.0) -> Tensor:
     return values
 
 
+Hook = Callable[[nn.Module, object, Tensor], Tensor | None]
+"""What torch calls behind a layer, with what went in and what came out; what it returns takes the latter's place."""
+
+
 @contextmanager
-def _behind(network: nn.Module, layer: str, change: object) -> Iterator[None]:
-    handle = network.get_submodule(layer).register_forward_hook(change)  # type: ignore[arg-type]
+def _behind(network: nn.Module, layer: str, change: Hook) -> Iterator[None]:
+    handle = network.get_submodule(layer).register_forward_hook(change)
     try:
         yield
     finally:
@@ -153,7 +157,7 @@ def read_moments(network: nn.Module, layers: Sequence[str], batches: BatchSource
     sums: dict[str, tuple[Tensor, Tensor]] = {}
     count = 0
 
-    def note(name: str) -> object:
+    def note(name: str) -> Hook:
         def hook(_: nn.Module, __: object, output: Tensor) -> None:
             values = output.double()
             first, second = sums.get(name, (torch.zeros(()), torch.zeros(())))
@@ -161,7 +165,7 @@ def read_moments(network: nn.Module, layers: Sequence[str], batches: BatchSource
 
         return hook
 
-    handles = [network.get_submodule(name).register_forward_hook(note(name)) for name in layers]  # type: ignore[arg-type]
+    handles = [network.get_submodule(name).register_forward_hook(note(name)) for name in layers]
     try:
         for batch in batches.epoch(0):
             network(to_device(batch, device).images)

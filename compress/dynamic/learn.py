@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 from lightning_fabric import Fabric
@@ -54,11 +55,17 @@ class Alternating(Optimizer):
         self._turns = (first, second)
         self._turn = 0
 
-    def step(self, closure: object = None) -> None:  # type: ignore[override]
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One step of the optimiser whose turn it is."""
-        assert closure is None
-        self._turns[self._turn].step()
+        optimizer = self._turns[self._turn]
         self._turn = 1 - self._turn
+        return optimizer.step(closure)
 
 
 class _Routing(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -82,14 +82,14 @@ def _call_order(network: nn.Module, example: Tensor) -> list[str]:
     order: list[str] = []
     layers = {name: module for name, module in network.named_modules() if isinstance(module, nn.Conv2d)}
 
-    def note(name: str) -> object:
+    def note(name: str) -> Callable[[nn.Module, object], None]:
         def hook(*_: object) -> None:
             if name not in order:
                 order.append(name)
 
         return hook
 
-    handles = [layer.register_forward_pre_hook(note(name)) for name, layer in layers.items()]  # type: ignore[arg-type]
+    handles = [layer.register_forward_pre_hook(note(name)) for name, layer in layers.items()]
     try:
         network(example)
     finally:

@@ -5,16 +5,16 @@ from .base import Explainer, Saliency
 from .checked import CheckedExplainer, check_images, check_labels, explaining, signed_max_abs, to_inputs
 from .drift import Drift, drift_between, drift_of, explanations
 from .heads import Head, RbfHead, RealXHead, rbf_saliency
-from .learn import train_selector
+from .learn import rbf_objective, train_selector
 from .members import MEMBERS, Member, make_explainer, needs_weights
 from .predictor import Predictor, new_predictor, rbf_masks, train_predictor
 from .prunegrad import PruneGrad, PrunePGD, Pruning, calibrate_percent
 from .pyramid import Capture, Scale, find_scales
 from .quality import SelectorQuality, judge_selector, refuse_collapsed
 from .rbf import REFERENCE_SIDE, rbf_map
-from .realx import judge_realx, pixel_masks, train_realx
+from .realx import pixel_masks, realx_objective, realx_sample
 from .selector import ExplainedClassifier, Selector
-from .steering import STEERING, SteeringExplainer
+from .steering import STEERING, Quality, SteeringExplainer
 from .targets import Targets, find_targets, squared_distance, to_targets
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "PruneGrad",
     "PrunePGD",
     "Pruning",
+    "Quality",
     "RbfExplainer",
     "RbfHead",
     "RealXExplainer",
@@ -52,7 +53,6 @@ __all__ = [
     "explanations",
     "find_scales",
     "find_targets",
-    "judge_realx",
     "judge_selector",
     "make_explainer",
     "needs_weights",
@@ -60,13 +60,15 @@ __all__ = [
     "pixel_masks",
     "rbf_map",
     "rbf_masks",
+    "rbf_objective",
     "rbf_saliency",
+    "realx_objective",
+    "realx_sample",
     "refuse_collapsed",
     "signed_max_abs",
     "squared_distance",
     "to_inputs",
     "to_targets",
     "train_predictor",
-    "train_realx",
     "train_selector",
 ]

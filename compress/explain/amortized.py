@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from .base import Saliency
-from .checked import check_images, check_labels
+from .checked import check_images, check_labels, modules_of
+from .fused import can_fuse, fused
 from .heads import RbfHead, RealXHead
+from .pyramid import captured
 from .selector import ExplainedClassifier
 
 
@@ -30,7 +33,7 @@ class AmortizedExplainer:
 
     @property
     def name(self) -> str:
-        """As recipes call it: ``rbf``, ``realx``."""
+        """As recipes call it: ``rbf``, ``realx``, ``varsal``."""
         return self.network.selector.head.kind
 
     def explain(self, images: Tensor, labels: Tensor | None = None) -> Saliency:
@@ -44,10 +47,16 @@ class AmortizedExplainer:
         if labels is not None:
             check_labels(labels, len(images), selector.filter.out_channels)
         device = selector.filter.weight.device
-        self.network.eval()
-        with torch.no_grad():
-            _, numbers = self.network(images.to(device), None if labels is None else labels.to(device))
-            return selector.head.to_saliency(numbers)
+        modules = modules_of(self.network)
+        if any(module.training for module in modules):
+            self.network.eval()
+        answer = partial(fused, selector) if can_fuse(modules, device) else selector
+        with torch.inference_mode():
+            with captured(self.network.classifier, selector.scales) as features:
+                logits = self.network.classifier(images.to(device))
+            numbers = answer(features, logits.argmax(1) if labels is None else labels.to(device))
+        with torch.no_grad():  # of a copy: what autograd must not keep stays inside
+            return selector.head.to_saliency(numbers.clone())
 
 
 class RbfExplainer(AmortizedExplainer):

@@ -45,14 +45,27 @@ class CheckedExplainer(ABC):
 @contextmanager
 def explaining(classifier: nn.Module) -> Iterator[None]:
     """Within the block gradients are enabled, whatever the caller does, and ``classifier`` is in eval mode."""
-    modes = [(module, module.training) for module in classifier.modules()]
-    classifier.eval()
+    training = [module for module in modules_of(classifier) if module.training]
+    if training:
+        classifier.eval()
     try:
         with torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
-        for module, training in modes:  # one by one: layers may be in modes of their own
-            module.training = training
+        for module in training:  # one by one: layers may be in modes of their own
+            module.training = True
+
+
+def modules_of(network: nn.Module) -> list[nn.Module]:
+    """``network`` and all modules in it: ``network.modules()`` takes as long as a few of its layers.
+
+    A module that is in several places is here as often.
+    """
+    found = [network]
+    for module in found:  # grows on the way
+        if children := module._modules:
+            found += [child for child in children.values() if child is not None]
+    return found
 
 
 def to_inputs(classifier: nn.Module, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -98,15 +111,16 @@ def check_images(images: Tensor, side: int | None = None) -> None:
         raise DataError(f"images are {shape[2]}x{shape[3]} pixels; this explainer takes {side}x{side}: resize them")
     if not images.is_floating_point():
         raise DataError(f"images are {images.dtype}; an explainer takes floats in [0, 1]: divide bytes by 255")
-    if not images.isfinite().all():
-        broken = int((~images.isfinite()).flatten(1).any(1).nonzero()[0])
-        raise DataError(f"image {broken} of the batch holds NaN or infinity; pixels are in [0, 1]")
-    low, high = images.aminmax()
-    if low < -_SLACK or high > 1 + _SLACK:
-        raise DataError(
-            f"pixels go from {float(low):.3g} to {float(high):.3g}; an explainer takes raw images in [0, 1]: divide "
-            "bytes by 255, and leave normalisation to the classifier"
-        )
+    low, high = map(float, images.detach().aminmax())  # NaN and infinity show in it too
+    if low >= -_SLACK and high <= 1 + _SLACK:
+        return
+    broken = (~images.isfinite()).flatten(1).any(1).nonzero()
+    if len(broken):
+        raise DataError(f"image {int(broken[0])} of the batch holds NaN or infinity; pixels are in [0, 1]")
+    raise DataError(
+        f"pixels go from {low:.3g} to {high:.3g}; an explainer takes raw images in [0, 1]: divide "
+        "bytes by 255, and leave normalisation to the classifier"
+    )
 
 
 def check_labels(labels: Tensor, count: int, classes: int) -> None:

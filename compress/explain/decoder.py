@@ -80,11 +80,10 @@ class Decoder(nn.Module):
         """
         deepest = features[0]
         outputs = [self.filter(deepest)]
-        up: UpBlock
-        for index, up in enumerate(self.ups):  # type: ignore[assignment]
+        for index, (up, skip) in enumerate(zip(self.ups, features[1:], strict=True)):
+            assert isinstance(up, UpBlock)
             if index == 0:
                 outputs.append(up.conv(deepest))
-            skip = features[index + 1]
             joined = torch.cat([skip, skip.new_zeros(len(skip), up.outputs, *skip.shape[2:])], 1)
             outputs += [up.block.conv1(joined), up.block.shortcut(joined)]
         return outputs

@@ -38,16 +38,17 @@ def explanations(
 ) -> Tensor:
     """(N, ...) what the explainer says for the true labels, over one pass in eval mode; in pixels if RBF (N, 3).
 
-    In float32, or with ``stored`` in the precision that its head keeps many of them in.
+    With ``stored`` only what steers, in the precision that its head keeps many of them in; all in float32 otherwise.
     """
     network.eval()
-    dtype = network.selector.head.stored if stored else torch.float32
+    head = network.selector.head
     device = next(network.parameters()).device
     found = []
     passes = progress.track(batches.epoch(0), "explanations", total=len(batches), unit="img", scale=batches.batch_size)
     for batch in passes:
         batch = to_device(batch, device)
-        found.append(network(batch.images, batch.labels)[1].to(dtype).cpu())
+        numbers = network(batch.images, batch.labels)[1]
+        found.append((head.steers(numbers).to(head.stored) if stored else numbers.float()).cpu())
     return torch.cat(found)
 
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..errors import PruningError
 from .base import Saliency
@@ -41,6 +42,9 @@ class Head(nn.Conv2d):
     spanning: ClassVar[bool] = False
     """Whether its kernel spans the whole finest scale; one pixel otherwise."""
 
+    sized: ClassVar[bool] = True
+    """Whether the area of its maps differs between images."""
+
     def __init__(self, width: int, finest: int, side: int) -> None:
         super().__init__(width, self.outputs, finest if self.spanning else 1)
         self.side = side
@@ -48,6 +52,10 @@ class Head(nn.Conv2d):
     @abstractmethod
     def start_(self) -> None:
         """Set the weights to start from."""
+
+    def steers(self, numbers: Tensor) -> Tensor:
+        """What of an explanation's numbers is to stay as it is, and is kept of the original: all, unless it says so."""
+        return numbers
 
     @abstractmethod
     def to_maps(self, numbers: Tensor) -> Tensor:
@@ -70,7 +78,7 @@ class Head(nn.Conv2d):
         """What the squared distance between two explanations is multiplied by, so that one g1 asks the same of all.
 
         Args:
-            numbers: (N, ...) of the original, over the images that gates see.
+            numbers: (N, ...) what ``steers`` of the original, over the images that gates see.
 
         Raises:
             PruningError: they are the same for all images.
@@ -92,7 +100,9 @@ class RbfHead(Head):
             self.bias.copy_(torch.tensor([0.0, 0.0, self.side / 3]))
 
     def forward(self, maps: Tensor) -> Tensor:
-        return to_rbf(super().forward(maps).flatten(1).float(), self.side)
+        # The kernel spans the map: a matrix product, for which torch has the faster form.
+        raw = F.linear(maps.flatten(1), self.weight.flatten(1), self.bias)
+        return to_rbf(raw.float(), self.side)
 
     def to_maps(self, numbers: Tensor) -> Tensor:
         return rbf_map(numbers, self.side)
@@ -122,7 +132,34 @@ def rbf_saliency(numbers: Tensor, side: int) -> Saliency:
     return Saliency(rbf_map(numbers, side)[:, 0], parameters=numbers)
 
 
-class RealXHead(Head):
+class PixelHead(Head):
+    """A number per pixel of the finest scale steers; maps of any shape, enlarged to the image."""
+
+    stored = torch.float16
+    trained_by: ClassVar[str]
+    """The recipe's keys that say for how long."""
+
+    def to_moments(self, numbers: Tensor) -> Tensor:
+        return moments_of(self.to_maps(numbers))
+
+    def rivals(self, numbers: Tensor) -> list[Tensor]:
+        maps = self.to_maps(numbers)
+        areas = maps.flatten(1).mean(1)
+        shifts = torch.randint(self.side, (len(maps), 2), device=maps.device)
+        return [to_centre(maps), rbf_map(same_area_centred(areas, self.side), self.side), moved(maps, shifts)]
+
+    def unit(self, numbers: Tensor) -> float:
+        """The share of the explanations' own variance, at the scale that RBF parameters have (``RBF_VARIANCE``)."""
+        spread = total_variance(numbers)
+        if spread == 0:
+            raise PruningError(
+                "the explainer says the same of every image: that cannot steer gates; train it for longer "
+                f"({self.trained_by}) or choose gates.steer=none"
+            )
+        return RBF_VARIANCE / spread
+
+
+class RealXHead(PixelHead):
     """A probability per pixel of the finest scale (N, s, s): a softmax over two maps (REAL-X in ISP section 4.3).
 
     Probabilities are enlarged to the image, not the two maps: what steers and what is stored stays as small as the
@@ -130,8 +167,8 @@ class RealXHead(Head):
     """
 
     kind = "realx"
-    stored = torch.float16
     outputs = 2
+    trained_by = "explainer.predictor.epochs, explainer.selector.epochs"
 
     def start_(self) -> None:
         """A half, give or take: torch's own weights, of both signs.
@@ -149,24 +186,5 @@ class RealXHead(Head):
     def to_maps(self, numbers: Tensor) -> Tensor:
         return enlarged(numbers.unsqueeze(1), self.side)
 
-    def to_moments(self, numbers: Tensor) -> Tensor:
-        return moments_of(self.to_maps(numbers))
-
     def to_saliency(self, numbers: Tensor) -> Saliency:
         return Saliency(self.to_maps(numbers)[:, 0])
-
-    def rivals(self, numbers: Tensor) -> list[Tensor]:
-        maps = self.to_maps(numbers)
-        areas = maps.flatten(1).mean(1)
-        shifts = torch.randint(self.side, (len(maps), 2), device=maps.device)
-        return [to_centre(maps), rbf_map(same_area_centred(areas, self.side), self.side), moved(maps, shifts)]
-
-    def unit(self, numbers: Tensor) -> float:
-        """The share of the explanations' own variance, at the scale that RBF parameters have (``RBF_VARIANCE``)."""
-        spread = total_variance(numbers)
-        if spread == 0:
-            raise PruningError(
-                "the explainer says the same of every image: that cannot steer gates; train it for longer "
-                "(explainer.predictor.epochs, explainer.selector.epochs) or choose gates.steer=none"
-            )
-        return RBF_VARIANCE / spread

@@ -1,4 +1,4 @@
-"""Train a selector at a target area, by ISP's objective (Eq. 8) or another one."""
+"""Train a selector at a target area, through what a predictor sees of the masks that it draws."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..data import Batch, BatchSource
 from ..progress import SILENT, Progress
 from ..training import History, fit, one_cycle
 from .predictor import Predictor, divergence
-from .quality import SelectorQuality, judge_selector
+from .quality import Sample, judge_selector
 from .rbf import area, power_area, rbf_map, relaxed_bernoulli, roughness
 from .selector import ExplainedClassifier
 
@@ -42,23 +42,29 @@ Objective = Callable[[Batch, Tensor, Tensor, float], dict[str, Tensor]]
 """A batch, the classifier's logits, the explanations' numbers and the area's weight -> "loss", "area", more figures."""
 
 
-def fit_at_area(
+def train_selector(
     network: ExplainedClassifier,
+    predictor: Predictor,
     train: BatchSource,
+    val: BatchSource,
     fabric: Fabric,
     *,
     objective: Objective,
-    judge: Callable[[], SelectorQuality],
     config: SelectorConfig,
     target_area: float,
+    sample: Sample | None = None,
     progress: Progress = SILENT,
 ) -> History:
-    """Minimise ``objective`` while its area weight follows ``target_area``; the classifier stays frozen.
+    """Minimise ``objective`` while its area weight follows ``target_area``; classifier and predictor stay frozen.
+
+    The best epoch on validation images within ``AREA_BAND`` stays.
 
     Args:
-        judge: what the selector is worth on validation images; the best epoch within ``AREA_BAND`` stays.
+        objective: against this ``predictor``: ``rbf_objective``, ``realx_objective``.
+        sample: see ``judge_selector``.
     """
     network.classifier.eval().requires_grad_(False)
+    predictor.eval().requires_grad_(False)
     weight = _AreaWeight(config.area_weight, target_area, config.epochs * len(train))
 
     def loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -68,7 +74,7 @@ def fit_at_area(
         return {**figures, "area_weight": torch.tensor(weight.value)}
 
     def validate() -> float:
-        quality = judge()
+        quality = judge_selector(network, predictor, val, fabric, brief=True, sample=sample)
         network.selector.train()
         off = abs(quality.mean_area / target_area - 1)
         return quality.kl if off <= AREA_BAND else 1e3 * (1 + off)
@@ -94,24 +100,11 @@ def fit_at_area(
     return history
 
 
-def train_selector(
-    network: ExplainedClassifier,
-    predictor: Predictor,
-    train: BatchSource,
-    val: BatchSource,
-    fabric: Fabric,
-    *,
-    config: SelectorConfig,
-    target_area: float,
-    progress: Progress = SILENT,
-) -> History:
-    """min KL(Q_class(x) || q_pred(m * x)) + l1 R(m) + l2 S(m), m sampled once per image from f_sel(x; y).
+def rbf_objective(predictor: Predictor, side: int, config: SelectorConfig) -> Objective:
+    """KL(Q_class(x) || q_pred(m * x)) + l1 R(m) + l2 S(m), m sampled once per image from f_sel(x; y) (ISP Eq. 8).
 
-    Classifier and predictor stay frozen; l1 follows ``target_area``. S(m) is taken on the probabilities: the noise
-    of one sample would drown it.
+    S(m) is taken on the probabilities: the noise of one sample would drown it.
     """
-    predictor.eval().requires_grad_(False)
-    side = network.selector.side
 
     def objective(batch: Batch, logits: Tensor, params: Tensor, weight: float) -> dict[str, Tensor]:
         probability = rbf_map(params, side)
@@ -125,13 +118,4 @@ def train_selector(
             "area": mean_area,
         }
 
-    return fit_at_area(
-        network,
-        train,
-        fabric,
-        objective=objective,
-        judge=lambda: judge_selector(network, predictor, val, fabric, brief=True),
-        config=config,
-        target_area=target_area,
-        progress=progress,
-    )
+    return objective

@@ -108,8 +108,7 @@ class Capture:
     def __init__(self, classifier: nn.Module, scales: Sequence[Scale]) -> None:
         self._order = [scale.layer for scale in scales]
         self._found: dict[str, Tensor] = {}
-        modules = dict(classifier.named_modules())
-        self._handles = [modules[name].register_forward_hook(self._keep(name)) for name in self._order]
+        self._handles = [classifier.get_submodule(name).register_forward_hook(self._keep(name)) for name in self._order]
 
     def _keep(self, name: str) -> Callable[[nn.Module, object, Tensor], None]:
         def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:

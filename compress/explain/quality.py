@@ -18,6 +18,9 @@ from .predictor import Predictor, divergence
 from .rbf import area, fixed_draws
 from .selector import ExplainedClassifier
 
+Sample = Callable[[Tensor], Tensor]
+"""Masks drawn from maps of probabilities (N, 1, H, W): what a predictor looks through that knows no other ones."""
+
 WHOLE_IMAGE, NOTHING = 0.85, 0.02
 """Mean areas beyond which a map says 'everything' or 'nothing'."""
 
@@ -42,6 +45,13 @@ class SelectorQuality:
     kl_centred_same_area: float
     kl_random: float
 
+    def in_words(self) -> str:
+        """One line."""
+        return (
+            f"mean area {self.mean_area:.3f}, sigma {self.sigma_median:.1f} px, KL {self.kl:.3f} (centred "
+            f"{self.kl_centred:.3f}, same area centred {self.kl_centred_same_area:.3f}, random {self.kl_random:.3f})"
+        )
+
     def to_dict(self) -> dict[str, float]:
         """JSON form."""
         return asdict(self)
@@ -55,14 +65,13 @@ def judge_selector(
     fabric: Fabric,
     *,
     brief: bool = False,
-    sample: Callable[[Tensor], Tensor] | None = None,
+    sample: Sample | None = None,
 ) -> SelectorQuality:
     """Measure a selector on validation images with its mean maps. Leaves both in eval mode.
 
     Args:
         brief: leave out the comparisons (they are NaN): for a value during training.
-        sample: the masks to look through, drawn from maps of probabilities (N, 1, H, W): for a predictor that has
-            seen nothing but hard masks.
+        sample: draws the masks to look through, for a predictor that has seen nothing but hard ones; None: the maps.
     """
     network.eval()
     predictor.eval()
@@ -92,7 +101,7 @@ def judge_selector(
     return SelectorQuality(areas / count, low, median, high, spread, kls[0], *rest)
 
 
-def _drawn(sample: Callable[[Tensor], Tensor], maps: Tensor) -> Tensor:
+def _drawn(sample: Sample, maps: Tensor) -> Tensor:
     """With the same noise for all masks: they are compared on equal terms, whether there are rivals or not."""
     with fixed_draws(maps.device):
         return sample(maps)

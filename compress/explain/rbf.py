@@ -26,9 +26,10 @@ def rbf_map(params: Tensor, side: int) -> Tensor:
         (N, 1, side, side) probabilities.
     """
     grid = torch.arange(side, dtype=params.dtype, device=params.device)
-    centre, sigma = params[:, :2, None], params[:, 2, None, None]
-    profiles = torch.exp(-((grid - centre) ** 2) / (2 * sigma**2))  # (N, 2, side): the map is separable
-    return (profiles[:, 0, :, None] * profiles[:, 1, None, :]).unsqueeze(1)
+    centre, sigma = torch.split(params.unsqueeze(2), [2, 1], 1)
+    profiles = torch.exp(((grid - centre) / sigma).square() * -0.5)  # (N, 2, side): the map is separable
+    rows, columns = torch.split(profiles, 1, 1)
+    return rows.unsqueeze(3) * columns.unsqueeze(2)
 
 
 def to_rbf(raw: Tensor, side: int) -> Tensor:

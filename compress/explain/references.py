@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,9 +37,9 @@ class _Reference(CheckedExplainer):
     def _maps(self, images: Tensor, labels: Tensor) -> Tensor:
         return signed_max_abs(self._attribute(images.requires_grad_(), labels))
 
+    @abstractmethod
     def _attribute(self, images: Tensor, labels: Tensor) -> Tensor:
         """(N, 3, H, W) of images that require gradients."""
-        raise NotImplementedError
 
 
 class Gradient(_Reference):

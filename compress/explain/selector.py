@@ -17,7 +17,7 @@ class Selector(Decoder):
 
     Args:
         side: of the images, in pixels.
-        head: how it explains: ``RbfHead`` (ISP), ``RealXHead``.
+        head: how it explains: ``RbfHead`` (ISP), ``RealXHead``, ``VarSalHead``.
     """
 
     def __init__(self, scales: Sequence[Scale], classes: int, side: int, head: type[Head] = RbfHead) -> None:

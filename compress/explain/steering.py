@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from lightning_fabric import Fabric
 
@@ -14,116 +15,204 @@ from ..progress import SILENT, Progress
 from ..registry import Registry
 from ..training import History
 from .heads import Head, RbfHead, RealXHead
-from .learn import train_selector
+from .learn import Objective, rbf_objective, train_selector
 from .predictor import DrawMasks, Predictor, rbf_masks
-from .quality import SelectorQuality, judge_selector
-from .realx import judge_realx, pixel_masks, train_realx
+from .quality import Sample, SelectorQuality, judge_selector, refuse_collapsed
+from .realx import pixel_masks, realx_objective, realx_sample
 from .selector import ExplainedClassifier
+from .varsal import (
+    MapQuality,
+    SelectorMaps,
+    SoftTVPrior,
+    VarSalHead,
+    check_side,
+    judge_maps,
+    refuse_flat,
+    train_maps,
+)
 
 
-class Train(Protocol):
-    """Trains the selector of ``network`` against a trained ``predictor``; both end frozen, in eval mode."""
+class Quality(Protocol):
+    """What a selector is worth on validation images."""
 
-    def __call__(
+    def in_words(self) -> str:
+        """One line."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+
+
+Q = TypeVar("Q", bound=Quality)
+
+
+@dataclass(frozen=True)
+class SteeringExplainer(ABC, Generic[Q]):
+    """An explainer that can steer: the head that it speaks with, how that learns, and what it is judged by.
+
+    Args:
+        masks: what its predictor learns to see through; None: it learns from the classifier itself, and has none.
+    """
+
+    head: type[Head]
+    masks: Callable[[ExplainerConfig], DrawMasks] | None
+
+    def check(self, config: ExplainerConfig, side: int) -> None:
+        """Raise ConfigError or DataError for what can be known not to work on images of this side, in pixels."""
+
+    @abstractmethod
+    def batch_size(self, config: ExplainerConfig) -> int:
+        """Images of one step."""
+
+    @abstractmethod
+    def train(
         self,
         network: ExplainedClassifier,
-        predictor: Predictor,
+        predictor: Predictor | None,
         train: BatchSource,
         val: BatchSource,
         fabric: Fabric,
         *,
         config: ExplainerConfig,
         progress: Progress = SILENT,
-    ) -> History: ...
+    ) -> History:
+        """Train the selector of ``network``, against a trained ``predictor`` if it has one; both end frozen."""
 
-
-class Judge(Protocol):
-    """Measures the selector of ``network`` on validation images."""
-
-    def __call__(
+    @abstractmethod
+    def judge(
         self,
         network: ExplainedClassifier,
-        predictor: Predictor,
+        predictor: Predictor | None,
         val: BatchSource,
         fabric: Fabric,
         *,
         config: ExplainerConfig,
-    ) -> SelectorQuality: ...
+    ) -> Q:
+        """Measure the selector of ``network`` on validation images."""
+
+    @abstractmethod
+    def refuse(self, quality: Q, config: ExplainerConfig) -> None:
+        """Raise PruningError for a selector that explains nothing: the silent failure of amortized explainers."""
 
 
 @dataclass(frozen=True)
-class SteeringExplainer:
-    """What makes an explainer that can steer: the head it speaks with, what its predictor sees, how it learns."""
+class MaskExplainer(SteeringExplainer[SelectorQuality]):
+    """Learns at a target area, through what a predictor sees of an image behind its masks (ISP, REAL-X).
 
-    head: type[Head]
+    Args:
+        objective: of a selector against a predictor.
+        sample: how masks are drawn where it is judged; None: it is judged by its maps.
+    """
+
     masks: Callable[[ExplainerConfig], DrawMasks]
-    train: Train
-    judge: Judge
+    objective: Callable[[Head, Predictor, ExplainerConfig], Objective]
+    sample: Callable[[ExplainerConfig], Sample | None]
+
+    def batch_size(self, config: ExplainerConfig) -> int:
+        return config.selector.batch_size
+
+    def train(
+        self,
+        network: ExplainedClassifier,
+        predictor: Predictor | None,
+        train: BatchSource,
+        val: BatchSource,
+        fabric: Fabric,
+        *,
+        config: ExplainerConfig,
+        progress: Progress = SILENT,
+    ) -> History:
+        assert predictor is not None
+        return train_selector(
+            network,
+            predictor,
+            train,
+            val,
+            fabric,
+            objective=self.objective(network.selector.head, predictor, config),
+            config=config.selector,
+            target_area=config.target_area,
+            sample=self.sample(config),
+            progress=progress,
+        )
+
+    def judge(
+        self,
+        network: ExplainedClassifier,
+        predictor: Predictor | None,
+        val: BatchSource,
+        fabric: Fabric,
+        *,
+        config: ExplainerConfig,
+    ) -> SelectorQuality:
+        assert predictor is not None
+        return judge_selector(network, predictor, val, fabric, sample=self.sample(config))
+
+    def refuse(self, quality: SelectorQuality, config: ExplainerConfig) -> None:
+        refuse_collapsed(quality, config.target_area, self.head.kind)
 
 
-STEERING: Registry[SteeringExplainer] = Registry("explainer that can steer gates")
+@dataclass(frozen=True)
+class MapExplainer(SteeringExplainer[MapQuality]):
+    """Learns how pixels rank, from what the classifier itself says of images that lack some of them (VarSal)."""
+
+    masks: None = None
+
+    def check(self, config: ExplainerConfig, side: int) -> None:
+        check_side(side, side)
+        SoftTVPrior(side, side, config.varsal.alpha)
+
+    def batch_size(self, config: ExplainerConfig) -> int:
+        return config.varsal.batch_size
+
+    def train(
+        self,
+        network: ExplainedClassifier,
+        predictor: Predictor | None,
+        train: BatchSource,
+        val: BatchSource,
+        fabric: Fabric,
+        *,
+        config: ExplainerConfig,
+        progress: Progress = SILENT,
+    ) -> History:
+        assert predictor is None
+        maps = SelectorMaps(network)
+        return train_maps(maps, network.classifier, train, val, fabric, config=config.varsal, progress=progress)
+
+    def judge(
+        self,
+        network: ExplainedClassifier,
+        predictor: Predictor | None,
+        val: BatchSource,
+        fabric: Fabric,
+        *,
+        config: ExplainerConfig,
+    ) -> MapQuality:
+        assert predictor is None
+        del config
+        return judge_maps(SelectorMaps(network), network.classifier, val, fabric)
+
+    def refuse(self, quality: MapQuality, config: ExplainerConfig) -> None:
+        del config
+        refuse_flat(quality)
 
 
-def _train_rbf(
-    network: ExplainedClassifier,
-    predictor: Predictor,
-    train: BatchSource,
-    val: BatchSource,
-    fabric: Fabric,
-    *,
-    config: ExplainerConfig,
-    progress: Progress = SILENT,
-) -> History:
-    return train_selector(
-        network,
-        predictor,
-        train,
-        val,
-        fabric,
-        config=config.selector,
-        target_area=config.target_area,
-        progress=progress,
+STEERING: Registry[SteeringExplainer[Any]] = Registry("explainer that can steer gates")
+
+STEERING.add(RbfHead.kind)(
+    MaskExplainer(
+        RbfHead,
+        masks=lambda config: rbf_masks(config.masks),
+        objective=lambda head, predictor, config: rbf_objective(predictor, head.side, config.selector),
+        sample=lambda _: None,
     )
-
-
-def _judge_rbf(
-    network: ExplainedClassifier, predictor: Predictor, val: BatchSource, fabric: Fabric, *, config: ExplainerConfig
-) -> SelectorQuality:
-    del config
-    return judge_selector(network, predictor, val, fabric)
-
-
-def _train_realx(
-    network: ExplainedClassifier,
-    predictor: Predictor,
-    train: BatchSource,
-    val: BatchSource,
-    fabric: Fabric,
-    *,
-    config: ExplainerConfig,
-    progress: Progress = SILENT,
-) -> History:
-    return train_realx(
-        network,
-        predictor,
-        train,
-        val,
-        fabric,
-        realx=config.realx,
-        config=config.selector,
-        target_area=config.target_area,
-        progress=progress,
+)
+STEERING.add(RealXHead.kind)(
+    MaskExplainer(
+        RealXHead,
+        masks=lambda config: pixel_masks(config.realx),
+        objective=lambda head, predictor, config: realx_objective(predictor, head, config.realx, config.selector),
+        sample=lambda config: realx_sample(config.realx),
     )
-
-
-def _judge_realx(
-    network: ExplainedClassifier, predictor: Predictor, val: BatchSource, fabric: Fabric, *, config: ExplainerConfig
-) -> SelectorQuality:
-    return judge_realx(network, predictor, val, fabric, realx=config.realx)
-
-
-for _explainer in (
-    SteeringExplainer(RbfHead, lambda config: rbf_masks(config.masks), _train_rbf, _judge_rbf),
-    SteeringExplainer(RealXHead, lambda config: pixel_masks(config.realx), _train_realx, _judge_realx),
-):
-    STEERING.add(_explainer.head.kind)(_explainer)
+)
+STEERING.add(VarSalHead.kind)(MapExplainer(VarSalHead))

@@ -15,17 +15,19 @@ from .selector import ExplainedClassifier
 
 @dataclass(frozen=True)
 class Targets:
-    """Explanations to keep: ``numbers`` (N, ...) by image index; ``unit``: what their squared distance is worth.
+    """What ``head`` said that is to stay: ``numbers`` (N, ...) by image index; ``unit``: of their squared distance.
 
     ISP's distance is in squared pixels (of a 32-pixel side), the unit that g1 is given for. See ``Head.unit`` for
     what it is in other explainers.
     """
 
+    head: Head
     numbers: Tensor
     unit: float
 
     def distance(self, found: Tensor, indices: Tensor) -> Tensor:
         """Mean over images of |C_x - f_sel(x; v)|^2 (ISP Eq. 10), for ``found`` (B, ...) of images ``indices``."""
+        found = self.head.steers(found)
         return self.unit * squared_distance(found, self.numbers[indices.cpu()].to(found))
 
 
@@ -35,12 +37,12 @@ def squared_distance(found: Tensor, wanted: Tensor) -> Tensor:
 
 
 def to_targets(head: Head, numbers: Tensor) -> Targets:
-    """Targets of an explainer that says ``numbers`` of the images that gates see.
+    """Targets of an explainer whose ``Head.steers`` gave ``numbers`` for the images that gates see.
 
     Raises:
         PruningError: it says the same of all of them.
     """
-    return Targets(numbers, head.unit(numbers))
+    return Targets(head, numbers, head.unit(numbers))
 
 
 def find_targets(network: ExplainedClassifier, batches: BatchSource, *, progress: Progress = SILENT) -> Targets:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +64,7 @@ def read_layers(network: nn.Module, example: Tensor, followers: Iterable[str] = 
     calls: Counter[str] = Counter()
     layers = {n: m for n, m in network.named_modules() if isinstance(m, _ConvNd | nn.Linear)}
 
-    def count(name: str) -> object:
+    def count(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if isinstance(module, _ConvNd):
                 pixels = inputs[0] if module.transposed else output  # what the kernel is placed on
@@ -77,7 +77,7 @@ def read_layers(network: nn.Module, example: Tensor, followers: Iterable[str] = 
 
         return hook
 
-    handles = [layer.register_forward_hook(count(name)) for name, layer in layers.items()]  # type: ignore[arg-type]
+    handles = [layer.register_forward_hook(count(name)) for name, layer in layers.items()]
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:

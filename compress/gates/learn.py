@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import torch
 from lightning_fabric import Fabric
@@ -22,6 +22,7 @@ from ..training import fit, to_device
 from .cost import CostModel
 from .gate import Gates
 from .gated import GatedNetwork, pays_to_compile
+from .history import GateHistory
 
 TRAVEL = 16.0
 """Distance that Adam can move a logit over all steps: the default learning rate is this / steps."""
@@ -58,10 +59,12 @@ class GateResult:
     steer: float
     channel: float = 0.0
     """The largest share of the hard cost that one channel has: nothing is decided more finely than that."""
+    history: dict[str, list[float]] = field(default_factory=dict)
+    """Columns of ``GateHistory``."""
 
     def to_dict(self) -> dict[str, float]:
-        """The figures, without the scores."""
-        return {name: value for name, value in asdict(self).items() if name not in ("scores", "channel")}
+        """The figures, without scores and history."""
+        return {name: value for name, value in asdict(self).items() if name not in ("scores", "channel", "history")}
 
     @property
     def converged(self) -> bool:
@@ -164,6 +167,12 @@ def learn_gates(
     )
     objective = GateObjective(cost, config, budget, targets)
     lr = config.lr if config.lr is not None else TRAVEL / config.steps
+    curve = GateHistory(config.steps)
+
+    def after_step(step: int, figures: Mapping[str, float]) -> None:
+        curve.add(step, figures, objective.target / objective.total)
+        objective.advance(step, figures)
+
     history = fit(
         gated,
         train,
@@ -172,10 +181,10 @@ def learn_gates(
         fabric,
         what=f"gates ({config.steer})",
         steps=config.steps,
-        after_step=objective.advance,
+        after_step=after_step,
         progress=progress,
     )
-    return _result(gates, cost, budget, history.epochs[-1], config, objective.temperature)
+    return _result(gates, cost, budget, history.epochs[-1], config, objective.temperature, curve)
 
 
 def _to_gated(
@@ -206,7 +215,13 @@ def _to_gated(
 
 
 def _result(
-    gates: Gates, cost: CostModel, budget: float, last: Mapping[str, float], config: GatesConfig, temperature: float
+    gates: Gates,
+    cost: CostModel,
+    budget: float,
+    last: Mapping[str, float],
+    config: GatesConfig,
+    temperature: float,
+    curve: GateHistory,
 ) -> GateResult:
     deployed = gates.hard().double().requires_grad_()
     exact = cost.of_values(deployed)
@@ -217,7 +232,9 @@ def _result(
         soft = float(cost.of_values(gates(noise=0.0, temperature=temperature).double()))
     residual = float(residual_cost(torch.tensor(soft), torch.tensor(budget)))
     scores = {name: value.detach().cpu().clone() for name, value in gates.split(gates.theta).items()}
-    result = GateResult(scores, soft, hard, budget, residual, last["ce"], last.get("steer", 0.0), channel)
+    result = GateResult(
+        scores, soft, hard, budget, residual, last["ce"], last.get("steer", 0.0), channel, curve.columns
+    )
     if not result.converged:
         raise PruningError(
             f"the gates did not converge: R_res is {residual:.3f} (at most {max(RESIDUAL, channel):.3f}) and their "

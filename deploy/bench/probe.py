@@ -18,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -197,10 +198,14 @@ def forked(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return {"error": f"its process ended with {how}" + (" (out of memory?)" if number == signal.SIGKILL else "")}
 
 
+def _answer(trial: Trial) -> dict[str, Any]:
+    return asdict(attempt(trial))
+
+
 def _serve(jobs: IO[str], answers: IO[str]) -> None:
     for line in jobs:
         trial = Trial(**json.loads(line))
-        answer = forked(lambda trial=trial: asdict(attempt(trial)))  # type: ignore[misc]
+        answer = forked(partial(_answer, trial))
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 

@@ -35,6 +35,9 @@ DRIFT = 0.05
 UNSTEADY = 0.25
 """The same for the time itself, where no ratio cancels what slows everything: its interval's width, and its drift."""
 
+PERCENTILES = (0.0, 1.0, *(5.0 * step for step in range(1, 20)), 99.0, 100.0)
+"""Percent of the calls at which a distribution of times is kept: enough to draw it."""
+
 _CHUNK = 100  # resamples drawn at once: bounds memory at _CHUNK * rounds
 _TRIM = 0.2  # of the sessions' log ratios, on either side: one session beside a busy neighbour moves nothing
 
@@ -71,6 +74,12 @@ def to_quantiles(times: Sessions) -> Quantiles:
     """Median, p90 and p99 of all times in ms."""
     median, p90, p99 = np.quantile(np.concatenate(to_sessions(times)), (0.5, 0.9, 0.99))
     return Quantiles(float(median), float(p90), float(p99))
+
+
+def to_percentiles(times: Sessions) -> list[float]:
+    """Times in ms at ``PERCENTILES`` of the calls, to five digits."""
+    found = np.quantile(np.concatenate(to_sessions(times)), np.array(PERCENTILES) / 100)
+    return [float(f"{value:.5g}") for value in found]
 
 
 def to_speedup(original: Sessions, slim: Sessions, *, seed: int, resamples: int = 2000) -> Speedup:

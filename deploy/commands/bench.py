@@ -24,8 +24,8 @@ def bench(
         list[str], typer.Argument(metavar="MODEL...", help="run directories, .onnx, .engine and .pt2 files, in any mix")
     ],
     runtime: Annotated[
-        list[str], typer.Option(metavar="NAME", help="more than once; default: all that fit, but torch-compile")
-    ] = [],  # noqa: B006
+        list[str] | None, typer.Option(metavar="NAME", help="more than once; default: all that fit, but torch-compile")
+    ] = None,
     batch: Annotated[str, typer.Option(metavar="N,N", help="images per call")] = "1",
     threads: Annotated[str, typer.Option(metavar="N,N", help="threads of the host")] = "1",
     rounds: Annotated[int, typer.Option(min=1, help="timed calls of each row, shared out among the sessions")] = 400,
@@ -61,7 +61,7 @@ def bench(
     )
     terminal: Terminal = context.obj
     found = run_bench(
-        models, runtimes=runtime, settings=settings, images=images, baseline=baseline, progress=terminal.progress
+        models, runtimes=runtime or (), settings=settings, images=images, baseline=baseline, progress=terminal.progress
     )
     _print_result(found)  # first: a place that cannot be written must not lose what was measured
     if json is not None:

@@ -18,11 +18,14 @@ _DEAREST = 10
 
 def inspect(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="torchvision:NAME, timm:NAME, path/to/file.py:factory, or a run")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="torchvision:NAME, timm:NAME, path/to/file.py:factory, or a run")
+    ],
     input_: Annotated[str, typer.Option("--input", metavar="CxHxW", help="one image, e.g. 3x224x224")],
     budget: Annotated[
-        list[str], typer.Option(metavar="NAME=MOST", help="plan for it, prove the plan: macs=50%, params=1M, size=2MB")
-    ] = [],  # noqa: B006
+        list[str] | None,
+        typer.Option(metavar="NAME=MOST", help="plan for it, prove the plan: macs=50%, params=1M, size=2MB"),
+    ] = None,
     align: Annotated[int, typer.Option(min=1, help="widths of the plan in multiples of this")] = 1,
     classes: Annotated[int, typer.Option(min=2, help="for a factory that takes their number")] = 1000,
     limit: Annotated[float, typer.Option(min=1, help="seconds for the proof of the groups")] = 300,

@@ -15,6 +15,7 @@ def status(run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="run dire
     """Which stages of a run are done, and whether a process is at it."""
     from ..pipeline import to_stages
     from ..recipe import load_recipe
+    from ..report.html import PAGE_FILE
     from ..report.units import as_duration
     from ..run_dir import read_run
 
@@ -28,6 +29,8 @@ def status(run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="run dire
     if (writer := opened.writer()) is not None:
         out.print(f"process {writer} is working on it")
     elif opened.report_json.is_file():
-        out.print(f"report: {run_dir / opened.report_md.name}", soft_wrap=True)
+        page = run_dir / PAGE_FILE
+        found = page if page.is_file() else run_dir / opened.report_md.name  # earlier versions wrote no page
+        out.print(f"report: {found}", soft_wrap=True)
     else:
         out.print("not finished, and no process is working on it; the same 'slimsight run' again goes on")

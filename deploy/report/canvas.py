@@ -5,7 +5,8 @@ Figures are drawn on their own canvas: pyplot and its global state are never tou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
+from PIL import Image
 
 from compress.files import atomic_path
 
@@ -29,6 +31,9 @@ INK: Final = "#22272b"
 LEGEND_GROUND: Final = "#6b7278"  # white and cyan lines are seen on it
 _DPI: Final = 100
 _HEAT_STRENGTH: Final = 0.75
+_STRIP_CELL: Final = 150  # pixels of a picture's side: about as large as it is shown
+_STRIP_GAP: Final = 6
+_QUALITY: Final = 82
 
 Bytes = NDArray[np.uint8]
 Maps = NDArray[np.floating[Any]]
@@ -92,3 +97,17 @@ def heat_key(
     axes.set_yticks([])
     axes.set_xticks([0, 0.5, 1], ticks, fontsize=12, color=INK)
     axes.tick_params(length=3)
+
+
+def draw_strip(count: int, shape: tuple[int, int], draw: Callable[[Sequence[Axes]], None]) -> bytes:
+    """WebP of ``count`` cells abreast on a transparent ground; ``draw`` fills them. ``shape``: of an image, (H, W)."""
+    tall = round(_STRIP_CELL * shape[0] / shape[1])
+    width = count * _STRIP_CELL + (count - 1) * _STRIP_GAP
+    figure = Figure(figsize=(width / _DPI, tall / _DPI), dpi=_DPI)
+    FigureCanvasAgg(figure)
+    figure.patch.set_alpha(0)
+    draw([figure.add_axes((k * (_STRIP_CELL + _STRIP_GAP) / width, 0, _STRIP_CELL / width, 1)) for k in range(count)])
+    png, webp = io.BytesIO(), io.BytesIO()
+    figure.savefig(png, dpi=_DPI, format="png")
+    Image.open(png).save(webp, "WEBP", quality=_QUALITY, method=6)
+    return webp.getvalue()

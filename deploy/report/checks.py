@@ -13,9 +13,9 @@ from .schema import BudgetFigures, Check, Exactness, LatencyFigures, ModelFigure
 from .units import latency_label, parity_label
 
 EXACTNESS_LIMIT: Final = 1e-5  # relative difference of logits, hard gates against slim model
-_NO_PARITY: Final = "the report has no parity rows; export the model and run again"
-_NO_LATENCY: Final = "the report has no latency rows; time the models and run again"
-_NOT_FINITE: Final = "the logits are not finite numbers"
+NO_PARITY: Final = "the report has no parity rows; export the model and run again"
+NO_LATENCY: Final = "the report has no latency rows; time the models and run again"
+NOT_FINITE: Final = "the logits are not finite numbers"
 
 
 def _check(
@@ -39,7 +39,7 @@ at_least = partial(_check, bound="min")
 def all_parity(rows: Sequence[ParityRow]) -> Check:
     """Every row passed its own tolerance."""
     if not rows:
-        return at_least("parity, rows passed", 1, None, "rows", reason=_NO_PARITY)
+        return at_least("parity, rows passed", 1, None, "rows", reason=NO_PARITY)
     failed = [_where(row) for row in rows if not row.passed]
     reason = f"failed: {'; '.join(failed)}" if failed else None
     return at_least("parity, rows passed", len(rows), len(rows) - len(failed), "rows", reason=reason)
@@ -47,23 +47,6 @@ def all_parity(rows: Sequence[ParityRow]) -> Check:
 
 def _where(row: ParityRow) -> str:
     return f"{parity_label(row)} ({row.first_difference})" if row.first_difference else parity_label(row)
-
-
-def parity_within(rows: Sequence[ParityRow], limit: float) -> Iterator[Check]:
-    """A check per row: its largest difference of logits."""
-    if not rows:
-        yield at_most("parity", limit, None, "error", reason=_NO_PARITY)
-    for row in rows:
-        reason = _NOT_FINITE if row.max_abs is None else None
-        yield at_most(f"parity of {parity_label(row)}", limit, row.max_abs, "error", reason=reason)
-
-
-def speedups_at_least(rows: Sequence[LatencyFigures], limit: float) -> Iterator[Check]:
-    """A check per row, of the low end of its interval: a lucky median does not pass."""
-    if not rows:
-        yield at_least("speed-up", limit, None, "times", reason=_NO_LATENCY)
-    for row in rows:
-        yield at_least(f"speed-up, low end, {latency_label(row)}", limit, row.speedup.low, "times")
 
 
 def run_checks(
@@ -92,7 +75,7 @@ def run_checks(
     if (limit := latency_limit(budget)) is not None:
         checks.extend(latency_within(latency, limit))
     difference = exactness.gated_vs_slim_max_rel
-    reason = _NOT_FINITE if difference is None else None
+    reason = NOT_FINITE if difference is None else None
     checks.append(at_most("exactness, gated against slim", EXACTNESS_LIMIT, difference, "error", reason=reason))
     model, counted = exactness.cost_model_macs, exactness.fvcore_macs
     checks.append(
@@ -118,7 +101,7 @@ def latency_limit(budget: BudgetFigures) -> Amount | None:
 def latency_within(rows: Sequence[LatencyFigures], limit: Amount) -> Iterator[Check]:
     """A check per row: the slim model's median in ms; a ratio is one to the original's in the same row."""
     if not rows:
-        yield at_most("latency", limit.value, None, "share" if limit.relative else "ms", reason=_NO_LATENCY)
+        yield at_most("latency", limit.value, None, "share" if limit.relative else "ms", reason=NO_LATENCY)
     for row in rows:
         name = f"median latency, {latency_label(row)}"
         yield at_most(name, limit.of(row.original_ms.median), row.slim_ms.median, "ms")

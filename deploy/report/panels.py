@@ -114,7 +114,7 @@ def draw_panel(path: Path, image: Bytes, title: str, lines: Sequence[str], rows:
         if number == 0:
             said = ["original", "slim", "original, uncertainty", "slim, uncertainty"]
             head(cells, said[:maps], 1 + 0.08 / tall)
-        _draw_pair(cells[0], cells[1], image, row.original, row.slim)
+        draw_pair(cells[0], cells[1], image, row.original, row.slim)
         _draw_unsure(cells[2:], image, row.original, row.slim)
         beside = (0.15 + maps * (_CELL + _GAP) + _GAP) / width
         figure.text(
@@ -148,7 +148,7 @@ def draw_drift(path: Path, rows: Sequence[DriftRow], *, blocks: int = 2) -> None
             left = block * side_by_side + 0.15 + column * (size + _GAP)
             cells.append(figure.add_axes((left / WIDTH, 1 - (top + tall) / height, size / WIDTH, tall / height)))
         show(cells[0], row.image.transpose(1, 2, 0))
-        _draw_pair(cells[1], cells[2], row.image, row.original, row.slim)
+        draw_pair(cells[1], cells[2], row.image, row.original, row.slim)
         if place == 0:
             head(cells, ("image", "original", "slim"), 1 + above / tall)
         colour, mark = (WRONG_COLOUR, WRONG_MARK) if row.wrong else (INK, "")
@@ -176,7 +176,8 @@ def _short(line: str, inches: float) -> str:
     return line if len(line) <= most else f"{line[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
-def _draw_pair(left: Axes, right: Axes, image: Bytes, original: Look, slim: Look) -> None:
+def draw_pair(left: Axes, right: Axes, image: Bytes, original: Look, slim: Look) -> None:
+    """Both models' maps of ``image`` into two cells."""
     for axes, look in ((left, original), (right, slim)):
         show(axes, to_heat(image, _to_shares(look.mass)))
         if look.says is not None:

@@ -39,7 +39,8 @@ _CHARACTER: Final = 0.1  # inches a character of a group's name takes at most, o
 ChannelBar = tuple[str, int, int, str | None]
 
 
-def _draw_row(cells: Sequence[Axes], image: Bytes, original: Maps, slim: Maps, masked: Bytes) -> None:
+def draw_row(cells: Sequence[Axes], image: Bytes, original: Maps, slim: Maps, masked: Bytes) -> None:
+    """Image, map of the original, map of the slim model and what remains of the image, into four cells."""
     show(cells[0], image.transpose(1, 2, 0))
     show(cells[1], to_heat(image, original))
     outline(cells[1], original, ORIGINAL_COLOUR, "solid")
@@ -92,7 +93,7 @@ def draw_saliency(
     for index in range(count):
         block, row = divmod(index, rows)
         cells = [figure.add_subplot(grid[row, block * 5 + column]) for column in range(4)]
-        _draw_row(cells, images[index], original_maps[index], slim_maps[index], masked[index])
+        draw_row(cells, images[index], original_maps[index], slim_maps[index], masked[index])
         colour, mark = (WRONG_COLOUR, WRONG_MARK) if wrong[index] else (INK, "")
         cells[0].set_title(mark + titles[index], fontsize=13, color=colour, loc="left", pad=4)
         if row == 0:

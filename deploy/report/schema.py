@@ -11,7 +11,9 @@ from compress.config import Count, NonNegative, Positive
 
 from .map_drift import MapDriftFigures
 from .part import Measured, Part, Share, Whole
+from .ranking import RankingFigures
 from .routed import DynamicFigures
+from .series import GateHistoryFigures, PercentilesMs
 
 SCHEMA: Final = 1
 
@@ -29,6 +31,7 @@ Unit = Literal[
     "px",
     "overlap",
     "images",
+    "growth",
 ]
 
 
@@ -143,6 +146,7 @@ class LatencyFigures(Part):
     original_ms: QuantilesMs
     slim_ms: QuantilesMs
     dynamic_ms: QuantilesMs | None = None
+    percentiles_ms: PercentilesMs | None = None
     speedup: Interval
 
 
@@ -175,7 +179,7 @@ class Saliency(Part):
     """How far the explanation moved from the original to the slim model: means over ``images``, pixels.
 
     ``iou``: sum of minima / sum of maxima of the two maps; ``area``: mean of the slim model's maps; ``maps``: what
-    can be said of any explainer's maps.
+    can be said of any explainer's maps; ``selector`` or ``ranking``: what the explainer is worth on the original.
     """
 
     explainer: str
@@ -186,6 +190,7 @@ class Saliency(Part):
     area: Share | None = None
     maps: MapDriftFigures | None = None
     selector: SelectorFigures | None = None
+    ranking: RankingFigures | None = None
 
 
 class ChannelsKept(Part):
@@ -210,6 +215,7 @@ class GatesFigures(Part):
     soft_macs: NonNegative | None = None
     hard_macs: Whole | None = None
     converged: bool | None = None
+    history: GateHistoryFigures | None = None
 
 
 class StageFigures(Part):

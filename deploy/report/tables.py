@@ -1,13 +1,50 @@
-"""Markdown tables."""
+"""Tables of the report as data, and as Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-Rows = list[list[str]]
+
+class Code(str):
+    """A name out of a program: shown in its type."""
 
 
-def to_table(header: Sequence[str], rows: Rows, align: str) -> str:
+@dataclass(frozen=True)
+class Result:
+    """Whether a check passed, and why not."""
+
+    passed: bool
+    reason: str | None = None
+
+
+Cell = str | Result
+
+
+@dataclass(frozen=True)
+class Table:
+    """Heads of columns, rows of cells, and one of ``lr`` per column: texts stand left, numbers right."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    align: str
+
+
+def to_markdown(table: Table) -> str:
+    """The table as Markdown; failures are in bold."""
+    return to_table(table.head, [[_in_markdown(cell) for cell in row] for row in table.rows], table.align)
+
+
+def _in_markdown(cell: Cell) -> str:
+    if isinstance(cell, Code):
+        return f"`{cell}`"
+    if isinstance(cell, str):
+        return cell
+    result = "passed" if cell.passed else "**FAILED**"
+    return f"{result}: {cell.reason}" if cell.reason else result
+
+
+def to_table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
     """A Markdown table whose columns line up as plain text too; ``align`` holds one of ``lr`` per column."""
     cells = [[cell.replace("|", r"\|").replace("\n", " ") for cell in row] for row in (list(header), *rows)]
     widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]
@@ -18,8 +55,3 @@ def to_table(header: Sequence[str], rows: Rows, align: str) -> str:
 
     rule = ["-" * (w - 1) + (":" if a == "r" else "-") for w, a in zip(widths, align, strict=True)]
     return "\n".join([line(cells[0]), f"| {' | '.join(rule)} |", *map(line, cells[1:])])
-
-
-def as_code(name: str) -> str:
-    """A name between backticks."""
-    return f"`{name}`"

@@ -70,6 +70,12 @@ def as_images(value: float) -> str:
     return f"{as_percent(value, 1)} of the images"
 
 
+def as_growth(value: float) -> str:
+    """A relative change: ``+2.3 %``; nothing is hidden by rounding."""
+    text = f"{value * 100:+.1f} %"
+    return f"{value * 100:+.2g} %" if value and text.lstrip("+-").startswith("0.0") else text.replace("-0.0", "+0.0")
+
+
 def as_duration(seconds: float) -> str:
     """``4.2 s``, ``3 min 20 s``, ``2 h 05 min``."""
     if seconds < 59.95:
@@ -94,6 +100,7 @@ _AS_TEXT: Final[dict[Unit, Callable[[float], str]]] = {
     "px": as_px,
     "overlap": as_percent,
     "images": as_images,
+    "growth": as_growth,
 }
 _EXACT: Final[frozenset[Unit]] = frozenset({"MACs", "bytes"})
 
@@ -110,6 +117,32 @@ def check_texts(check: Check) -> tuple[str, str]:
         digits = as_count if check.unit in _EXACT else repr
         limit, value = digits(check.limit), MISSING if check.value is None else digits(check.value)
     return f"{ {'max': 'at most', 'min': 'at least', 'equal': 'exactly'}[check.bound] } {limit}", value
+
+
+_DIFFERENCES: Final[frozenset[Unit]] = frozenset({"accuracy", "points", "overlap", "images", "growth"})
+
+
+def excess_text(check: Check) -> str:
+    """By how much a check failed, relative to its limit: ``4.2 % above``, ``3.1 times as much``; shares in points.
+
+    ``""`` if it passed, or its figure is missing.
+    """
+    if check.passed or check.value is None:
+        return ""
+    side = "above" if check.value > check.limit else "below"
+    difference = abs(check.value - check.limit)
+    if check.unit in _DIFFERENCES:
+        return f"{difference * 100:.2g} points {side}" if difference < 0.001 else f"{as_points(difference)} {side}"
+    if check.unit == "rows" or check.limit == 0:
+        return f"{_AS_TEXT[check.unit](difference)} {side}"
+    relative = difference / abs(check.limit)
+    if relative >= 2 and side == "above":
+        return f"{check.value / check.limit:,.1f} times as much"
+    return f"{relative * 100:.1f} % {side}" if relative >= 0.0005 else f"{_in_full(check.unit, difference)} {side}"
+
+
+def _in_full(unit: Unit, value: float) -> str:
+    return f"{as_count(value)} {unit}" if unit in _EXACT else f"{value:.2g}"
 
 
 def describe_check(check: Check) -> str:

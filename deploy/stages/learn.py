@@ -9,7 +9,6 @@ import torch
 from compress.explain import (
     explanations,
     new_predictor,
-    refuse_collapsed,
     train_predictor,
 )
 from compress.files import write_tensors
@@ -41,7 +40,8 @@ def classifier(session: Session) -> Outcome:
 
 def predictor(session: Session) -> Outcome:
     """q_pred on randomly masked images."""
-    config, splits = session.recipe.explainer, session.splits
+    config, splits, masks = session.recipe.explainer, session.splits, session.explainer.masks
+    assert masks is not None, "there is no such stage otherwise"
     original = session.classifier().to(session.fabric.device)
     model = new_predictor(original, config.predictor)
     history = train_predictor(
@@ -51,7 +51,7 @@ def predictor(session: Session) -> Outcome:
         session.plain(splits.val),
         session.fabric,
         config=config.predictor,
-        draw=session.explainer.masks(config),
+        draw=masks(config),
         progress=session.progress,
     )
     path = session.stage_file("predictor", "predictor.safetensors")
@@ -62,24 +62,21 @@ def predictor(session: Session) -> Outcome:
 def selector(session: Session) -> Outcome:
     """f_sel at the target area, judged against masks that anyone could draw; refused if it collapsed."""
     config, splits, explainer = session.recipe.explainer, session.splits, session.explainer
-    device = session.fabric.device
-    network, model = session.new_explained().to(device), session.predictor().to(device)
+    network, predictor = session.new_explained().to(session.fabric.device), session.predictor()
+    if predictor is not None:
+        predictor.to(session.fabric.device)
     history = explainer.train(
         network,
-        model,
-        session.shuffled(splits.train, config.selector.batch_size, flip=True),
+        predictor,
+        session.shuffled(splits.train, explainer.batch_size(config), flip=True),
         session.plain(splits.val),
         session.fabric,
         config=config,
         progress=session.progress,
     )
-    quality = explainer.judge(network, model, session.plain(splits.val), session.fabric, config=config)
-    session.progress.note(
-        f"selector: mean area {quality.mean_area:.3f}, sigma {quality.sigma_median:.1f} px, KL {quality.kl:.3f} "
-        f"(centred {quality.kl_centred:.3f}, same area centred {quality.kl_centred_same_area:.3f}, "
-        f"random {quality.kl_random:.3f})"
-    )
-    refuse_collapsed(quality, config.target_area, explainer.head.kind)
+    quality = explainer.judge(network, predictor, session.plain(splits.val), session.fabric, config=config)
+    session.progress.note(f"selector: {quality.in_words()}")
+    explainer.refuse(quality, config)
     path = session.stage_file("selector", "selector.safetensors")
     write_tensors(path, network.selector.state_dict(), {"explainer": explainer.head.kind})
     return Outcome({**quality.to_dict(), "epochs": len(history.epochs)}, [path])
@@ -118,7 +115,8 @@ def gates(session: Session) -> Outcome:
         progress=session.progress,
     )
     write_tensors(path, result.scores)
-    return Outcome({"steer": config.steer, "learned": result.to_dict()}, [path])
+    learned = {**result.to_dict(), "history": result.history}
+    return Outcome({"steer": config.steer, "learned": learned}, [path])
 
 
 def _macs_to_aim_for(session: Session) -> float:

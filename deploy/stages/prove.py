@@ -108,11 +108,13 @@ def judgement(session: Session) -> Outcome:
     )
     head = slim_explained.selector.head
     drift = drift_of(head, reasons, kept)
-    areas = torch.cat([area(head.to_maps(part)) for part in torch.split(kept, EVALUATION_BATCH)])
     maps = drift_of_numbers(head.kind, reasons, kept, head.to_saliency).to_dict()
     del maps["explainer"]  # said once
     session.progress.note(
         f"explanations: centres moved {drift.center_drift_px:.2f} px, overlap {as_percent(drift.iou)}"
     )
-    moved = {"explainer": head.kind, **drift.to_dict(), "area": float(areas.mean()), "maps": maps}
+    moved = {"explainer": head.kind, **drift.to_dict(), "maps": maps}
+    if head.sized:
+        areas = torch.cat([area(head.to_maps(part)) for part in torch.split(kept, EVALUATION_BATCH)])
+        moved["area"] = float(areas.mean())
     return Outcome({**metrics, "saliency": moved}, [])

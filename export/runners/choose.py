@@ -6,6 +6,7 @@ import importlib
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -55,9 +56,9 @@ def runtimes() -> dict[str, str | None]:
         "torch": lambda: None,
         "torch-compile": _compiler,
         "pt2": lambda: None,
-        **{name: lambda name=name: _onnxruntime(name) for name in _PROVIDERS},  # type: ignore[misc]
-        "tensorrt": lambda: _tensorrt("tensorrt", "tensorrt"),
-        "tensorrt-rtx": lambda: _tensorrt("tensorrt-rtx", "tensorrt_rtx"),
+        **{name: partial(_onnxruntime, name) for name in _PROVIDERS},
+        "tensorrt": partial(_tensorrt, "tensorrt", "tensorrt"),
+        "tensorrt-rtx": partial(_tensorrt, "tensorrt-rtx", "tensorrt_rtx"),
     }
     return {name: checks[name]() for name in TAKES}
 

@@ -1,5 +1,6 @@
 import importlib
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -32,9 +33,13 @@ def row(variant: str, seed: int, **figures: float) -> dict[str, object]:
     }
 
 
-def test_the_readme_says_what_the_results_say(tables: ModuleType) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert tables.filled(text) == text, "run benchmarks/tables.py"
+def test_the_pages_say_what_the_results_say(tables: ModuleType) -> None:
+    found = set()
+    for page in tables.PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert tables.filled(text) == text, "run benchmarks/tables.py"
+        found |= set(re.findall(r"<!-- table: (\w+) -->", text))
+    assert found == set(tables.TABLES), "every table stands on a page"
 
 
 def test_a_table_gives_mean_and_spread_over_seeds(tables: ModuleType, tmp_path: Path) -> None:
@@ -185,3 +190,26 @@ def test_the_lab_s_intervals_are_counted(tables: ModuleType) -> None:
     assert lines[2] == ("| a model against itself | 2 | contains 1 | 1 of 2 | 2.0 % | 2.0 % | 1.0075 ± 0.0106 | 0 |")
     assert lines[4] == "| slowed on purpose | 2 | lies below 1 | 1 of 2 | 4.5 % | 7.0 % | 0.9500 ± 0.0000 | 1 |"
     assert "0.50 ms a call; slowed by 5.0 %" in lines[6]
+
+
+def test_an_explanation_stands_beside_a_forward_pass(tables: ModuleType) -> None:
+    def timed(explainer: str, batch: int, forwards: float, macs: float | None, in_a_row: int = 1) -> dict[str, object]:
+        interval = {"forwards_low": forwards - 0.05, "forwards_high": forwards + 0.05}
+        what = {"network": "a", "batch": batch, "threads": 1, "explainer": explainer, "in_a_row": in_a_row}
+        return {**what, "ms_per_image": 2 * forwards, "forwards": forwards, **interval, "macs": macs}
+
+    rows = [timed("rbf", 1, 1.4, 1.3, 5), timed("forward", 1, 1.0, 1.0), timed("forward, folded", 1, 0.8, 1.0)]
+    rows += [timed("prunepgd", 1, 90.0, None), timed("forward", 8, 1.0, 1.0), timed("forward, folded", 8, 1.0, 1.0)]
+    rows += [timed("rbf", 8, 1.48, 1.3)]
+    lines = tables.cost({"device": "a CPU", "rows": rows}).splitlines()
+    assert lines[0] == "| | a: MACs | a, batch 1 | a, batch 8 |"
+    assert lines[2] == "| forward | 1.00 | 2.00 ms | 2.00 ms |"
+    assert "| rbf | 1.30 | 2.80 ms, 1.40 (1.35 to 1.45) | 2.96 ms, 1.48 (1.43 to 1.53) |" in lines
+    assert "| prunepgd |  | 180.00 ms, 90.00 (89.95 to 90.05) |  |" in lines
+    assert "At batch 1, 5 calls in a row" in lines[-4]
+    assert lines[-2].endswith(
+        "1.40 forward passes, 1.5 were wanted: met; 1.75 of a pass whose normalisations are folded"
+    )
+    assert "1.5 were wanted: NOT met; 1.48" in lines[-1]
+    rows[-1]["macs"] = 1.6
+    assert "NOT met (its MACs alone are 1.60); 1.48" in tables.cost({"device": "a CPU", "rows": rows})

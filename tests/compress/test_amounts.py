@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from compress.amounts import BYTE_UNITS, COUNT_UNITS, TIME_UNITS, Amount, read_number, to_amount
+from compress.amounts import (
+    BYTE_UNITS,
+    COUNT_UNITS,
+    MACS_UNITS,
+    PARAM_UNITS,
+    TIME_UNITS,
+    Amount,
+    read_number,
+    to_amount,
+)
 
 
 @pytest.mark.parametrize(
@@ -43,6 +52,13 @@ def test_read_number(value: object, expected: tuple[float, str] | None) -> None:
         ("2 MiB", BYTE_UNITS, Amount(2.0**21, False)),
         ("800us", TIME_UNITS, Amount(0.8, False)),
         ("60%", TIME_UNITS, Amount(0.6, True)),
+        ("0.5 GMACs", MACS_UNITS, Amount(5e8, False)),
+        ("60 MMACs", MACS_UNITS, Amount(6e7, False)),
+        ("60 M MACs", MACS_UNITS, Amount(6e7, False)),
+        ("900 MACs", MACS_UNITS, Amount(900, False)),
+        ("1.2M params", PARAM_UNITS, Amount(1.2e6, False)),
+        ("640 bytes", BYTE_UNITS, Amount(640, False)),
+        ("3 ms", TIME_UNITS, Amount(3, False)),
     ],
 )
 def test_amounts(value: object, units: dict[str, float], expected: Amount) -> None:
@@ -58,6 +74,8 @@ def test_amounts(value: object, units: dict[str, float], expected: Amount) -> No
         ("150%", COUNT_UNITS, "'150%' would let it grow"),
         (40, COUNT_UNITS, "40 is neither a ratio nor a plausible amount of it"),
         (40, TIME_UNITS, "40 has no unit"),
+        ("1 GFLOPs", MACS_UNITS, "'1 GFLOPs' is in FLOPs, which some count twice as many as MACs: give a ratio"),
+        ("2 MB", MACS_UNITS, "'2 MB' is no limit on it"),
         (True, COUNT_UNITS, "True is no limit on it"),
         ("nan", COUNT_UNITS, "'nan' is no limit on it"),
     ],

@@ -12,6 +12,7 @@ from torch import nn
 from compress.config import FinetuneConfig
 from compress.data import Batches, ImageSet
 from compress.explain import ExplainedClassifier, RealXHead, Selector, drift_between, explanations, find_scales
+from compress.explain.varsal import VarSalHead
 from compress.finetune import Steering, train_classifier
 from compress.models import Classifier
 from compress.training import make_fabric
@@ -103,6 +104,18 @@ def test_maps_are_steered_in_the_unit_that_is_given(network: ExplainedClassifier
         assert float(steering.distance(batch, moved)) == pytest.approx(2.0, rel=1e-4)
     with pytest.raises(AssertionError):
         Steering(pixelwise, pixelwise, 1.0)
+
+
+def test_of_varsal_the_mean_is_kept_and_the_variance_is_free(network: ExplainedClassifier, images: ImageSet) -> None:
+    varsal = ExplainedClassifier(network.classifier, Selector(network.selector.scales, 2, SIDE, VarSalHead)).eval()
+    batch = next(iter(Batches(images, 64).epoch(0)))
+    steering = Steering(varsal, varsal, 1.0, unit=0.5)
+    with torch.no_grad():
+        moved = varsal(batch.images, batch.labels)[1]
+        moved[:, 1] += 5
+        assert float(steering.distance(batch, moved)) == 0
+        moved[:, 0, 3, 4] += 2
+        assert float(steering.distance(batch, moved)) == pytest.approx(2.0, rel=1e-4)
 
 
 def test_another_model_than_the_slim_networks_classifier_is_a_mistake(

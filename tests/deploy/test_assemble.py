@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
 
 from compress.progress import SILENT
@@ -28,6 +29,9 @@ def test_every_figure_is_the_one_its_stage_measured(finished: Any) -> None:
     assert report.gates.steer == "rbf"
     assert report.gates.soft_macs == gates["learned"]["soft_macs"]
     assert report.gates.hard_macs == report.slim.macs
+    assert list(report.gates.history.ce) == gates["learned"]["history"]["ce"]
+    percentiles = report.latency[0].percentiles_ms
+    assert percentiles.slim[percentiles.percent.index(50)] == pytest.approx(report.latency[0].slim_ms.median, rel=1e-4)
     assert report.exactness.groups == 5
     assert [group.name for group in report.exactness.frozen_groups] == ["net.7"]
     assert {row.group: row.total for row in report.channels} == {

@@ -1,4 +1,5 @@
 import fcntl
+import json
 import re
 import subprocess
 import sys
@@ -51,7 +52,11 @@ def test_a_run_ends_with_its_figures_and_the_place_of_its_report(
     said = say("run", tiny, "--out", root)
     assert said.code == 0
     lines = said.out.splitlines()
-    assert lines[-1] == f"report: {root / 'report.md'}"
+    assert lines[-1] == f"report: {root / 'report.html'}"
+    places = lines[lines.index(f"in {root}:") + 1 : lines.index("", lines.index(f"in {root}:"))]
+    assert [place.split()[0] for place in places][:4] == ["report.html", "report.md", "report.json", "recipe.yaml"]
+    assert "slim/model.onnx" in [place.split()[0] for place in places]
+    assert all((root / place.split()[0]).is_file() for place in places)
     table = {name: cells for name, *cells in (re.split(r"\s{2,}", line.strip()) for line in lines[1:8])}
     assert table["MACs"] == ["0.36 M", "0.18 M", f"{100 * finished.report.slim.macs / 359744:.2f} % kept"]
     assert table["test accuracy"][0] == f"{100 * finished.report.original.test_accuracy:.2f} %"
@@ -74,7 +79,7 @@ def test_a_run_says_where_it_is_without_a_terminal(
         assert f"stage {number} of 7: {stage}\n" in said.err
     assert re.search(r"^classifier: 2,560 img in [\d.]+ s, [\d,]+ img/s, loss [\d.]+", said.err, re.MULTILINE)
     assert (tmp_path / "runs" / "tiny" / "report.md").is_file()
-    assert say("status", "runs/tiny").out.splitlines()[-1] == "report: runs/tiny/report.md"
+    assert say("status", "runs/tiny").out.splitlines()[-1] == "report: runs/tiny/report.html"
 
 
 def test_a_failed_check_is_exit_1_and_still_says_where_the_report_is(
@@ -84,7 +89,7 @@ def test_a_failed_check_is_exit_1_and_still_says_where_the_report_is(
     said = say("run", tiny, "--out", root, "--set", "export.tolerance=1e-12", "--set", "export.formats=[onnx]")
     assert said.code == 1
     assert re.search(r"^FAILED parity, rows passed: 0 \(at least 4\): failed: original.onnx in", said.out, re.MULTILINE)
-    assert said.error == f"error: 1 of 4 checks failed, see the lines marked FAILED; report: {root / 'report.md'}\n"
+    assert said.error == f"error: 1 of 4 checks failed, see the lines marked FAILED; report: {root / 'report.html'}\n"
     assert "**FAILED**" in (root / "report.md").read_text()
 
 
@@ -96,11 +101,20 @@ def test_check_holds_a_run_against_a_budget_file(say: Callable[..., Said], finis
     said = say("check", finished.root, "--budget", budget)
     assert (said.code, said.err) == (0, "")
     assert sum(line.startswith("ok     ") for line in said.out.splitlines()) == 7
+    assert said.out.endswith("\nall 7 checks passed\n")
+    budget.write_text("layers:\n  net.*: {macs: 1M}\n")
+    said = say(
+        "check", finished.root, "--budget", budget, "--json", tmp_path / "found.json", "--against", finished.root
+    )
+    assert re.search(r"\nok      MACs of net\.\S+ \(most of 6 in net\.\*\) ", said.out)
+    assert "no layer changed" in said.out
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert sum(layer["macs"] for layer in found["layers"]) == found["macs"] == finished.report.slim.macs
     budget.write_text("macs: 49%\nparity: true\n")
     said = say("check", finished.root, "--budget", budget)
     assert said.code == 1
-    assert said.out.splitlines()[0].startswith("FAILED MACs: ")
-    assert said.error.startswith("error: 1 of 2 checks failed")
+    assert re.search(r"\n\nFAILED  MACs +0\.18 M +at most 0\.18 M|FAILED  MACs +1[\d,]+ +at most 1[\d,]+", said.out)
+    assert said.error == f"error: 1 of 2 checks failed: MACs; report: {finished.root / 'report.md'}\n"
 
 
 def test_check_wants_a_finished_run_and_a_budget_that_means_something(
@@ -110,7 +124,7 @@ def test_check_wants_a_finished_run_and_a_budget_that_means_something(
     said = say("check", finished.root, "--budget", budget)
     assert (said.code, said.error) == (2, f"error: no budget file at {budget}: check --budget\n")
     budget.write_text("mcas: 50%\n")
-    assert "unknown key; did you mean 'macs'?" in say("check", finished.root, "--budget", budget).error
+    assert "mcas: unknown key; allowed: macs, params, " in say("check", finished.root, "--budget", budget).error
     budget.write_text("macs: 50%\n")
     root = finished.copy(tmp_path / "run")
     (root / "report.json").unlink()
@@ -118,7 +132,7 @@ def test_check_wants_a_finished_run_and_a_budget_that_means_something(
     assert said.code == 2
     assert "the run has not finished; run 'slimsight run' to complete it" in said.error
     said = say("check", tmp_path / "nothing", "--budget", budget)
-    assert (said.code, "does not exist; give the folder of a run" in said.error) == (2, True)
+    assert (said.code, "does not exist: give a run directory, an ONNX or .pt2 file, or" in said.error) == (2, True)
 
 
 def test_status_tells_what_is_done_and_who_is_at_it(say: Callable[..., Said], finished: Any, tmp_path: Path) -> None:
@@ -146,10 +160,11 @@ def test_all_mistakes_of_a_recipe_are_said_at_once(say: Callable[..., Said], tmp
     assert said.code == 2
     head, *lines = said.error.splitlines()
     assert head == f"error: the recipe {recipe} cannot be used:"
-    assert lines[0] == "  data: source 'image_folder' needs 'path': the folder that holds the images"
-    assert lines[1].startswith("  gates.steeps: unknown key; allowed: steer, ")
+    assert lines[0].startswith("  line 1: modle: unknown key; allowed: seed, ")
+    assert lines[0].endswith("did you mean 'model'?")
+    assert lines[1].startswith("  line 2: gates.steeps: unknown key; allowed: steer, ")
     assert lines[1].endswith("did you mean 'steps'?")
-    assert lines[2].endswith("did you mean 'model'?")
+    assert lines[2] == "  line 3: data: source 'image_folder' needs 'path': the folder that holds the images"
     assert not (tmp_path / "out").exists()
 
 

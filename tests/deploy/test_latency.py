@@ -7,8 +7,9 @@ import pytest
 
 from compress.errors import ConfigError
 from compress.progress import Silent
-from deploy.bench.statistics import Quantiles, Speedup
-from deploy.latency import LatencyConfig, LatencyRow, measure_latency
+from deploy.bench.statistics import PERCENTILES, Quantiles, Speedup
+from deploy.latency import LatencyRow, measure_latency
+from deploy.latency_config import LatencyConfig
 
 IMAGES = np.arange(5 * 3 * 2 * 2, dtype=np.uint8).reshape(5, 3, 2, 2)
 
@@ -75,6 +76,12 @@ def test_row_is_the_reports():
         "original_ms": {"median": 3.0, "p90": 3.0, "p99": 3.0},
         "slim_ms": {"median": 1.5, "p90": 1.5, "p99": 1.5},
         "dynamic_ms": {"median": 1.0, "p90": 1.0, "p99": 1.0},
+        "percentiles_ms": {
+            "percent": list(PERCENTILES),
+            "original": [3.0] * len(PERCENTILES),
+            "slim": [1.5] * len(PERCENTILES),
+            "dynamic": [1.0] * len(PERCENTILES),
+        },
         "speedup": {"median": 2.0, "low": 2.0, "high": 2.0},
     }
 
@@ -82,7 +89,7 @@ def test_row_is_the_reports():
 def test_row_without_a_dynamic_model_has_no_such_column():
     quantiles = Quantiles(1.0, 1.0, 1.0)
     row = LatencyRow("r", "fp32", 1, 1, quantiles, quantiles, Speedup(1.0, 1.0, 1.0))
-    assert "dynamic_ms" not in row.to_dict()
+    assert {"dynamic_ms", "percentiles_ms"}.isdisjoint(row.to_dict())
 
 
 def test_a_noisy_machine_is_noted():

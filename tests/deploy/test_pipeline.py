@@ -58,8 +58,10 @@ def test_a_run_leaves_a_slim_model_its_evidence_and_nothing_half_written(finishe
     assert read_report(finished.root) == report
     there = {path for path in contents(finished.root) if not path.startswith("stages/")}
     assert there == {
-        ".slimsight", "recipe.yaml", "report.json", "report.md", "channels.png", "saliency.png", "drift.png",
-        "original.onnx",
+        ".slimsight", "recipe.yaml", "report.json", "report.md", "report.html",
+        "channels.png", "saliency.png", "drift.png", "original.onnx",
+        "panels/explained.json", *(f"panels/explained-{number:02d}.webp" for number in range(1, 13)),
+        "panels/drifted.json", *(f"panels/drifted-{number:02d}.webp" for number in range(1, 9)),
         "slim/model.safetensors", "slim/explainer.safetensors", "slim/plan.json", "slim/model.onnx", "slim/model.pt2",
     }  # fmt: skip
     assert load_recipe(finished.root / "recipe.yaml") == finished.recipe
@@ -121,7 +123,7 @@ def test_a_crash_while_the_report_is_written_costs_the_report_alone(
         raise Crash
 
     with monkeypatch.context() as patch:
-        patch.setattr("deploy.pipeline.write_report", crash)
+        patch.setattr("deploy.report.forms.write_report", crash)
         with pytest.raises(Crash):
             rerun(root)
     report = rerun(root)
@@ -218,7 +220,7 @@ def test_nothing_of_an_earlier_recipe_is_left_to_be_taken_for_the_new_one(
     assert 0.98 <= report.budget.macs_used <= 1
     there = {path for path in contents(root) if not path.startswith("stages/")}
     assert there == {
-        ".slimsight", "recipe.yaml", "report.json", "report.md", "channels.png", "original.onnx",
+        ".slimsight", "recipe.yaml", "report.json", "report.md", "report.html", "channels.png", "original.onnx",
         "slim/model.safetensors", "slim/plan.json", "slim/model.onnx", "slim/notes.txt",
     }  # fmt: skip
     assert "saliency.png" not in (root / "report.md").read_text()
@@ -248,7 +250,7 @@ def test_a_run_can_take_every_stage_over_from_another(finished: Any, rerun: Reru
     assert report.latency == finished.report.latency
     found, expected = contents(tmp_path), contents(finished.root)
     assert found.keys() == expected.keys()
-    assert {name for name in found if found[name] != expected[name]} <= {"report.json", "report.md"}
+    assert {name for name in found if found[name] != expected[name]} <= {"report.json", "report.md", "report.html"}
 
 
 @pytest.mark.usefixtures("instant")

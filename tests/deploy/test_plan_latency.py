@@ -12,7 +12,7 @@ from compress.gates import CostModel
 from compress.gates.latency import MULTIPLES
 from compress.progress import Silent
 from compress.surgery import PrunePlan, slim_, trace_groups
-from deploy.latency import LatencyConfig
+from deploy.latency_config import LatencyConfig
 from deploy.plan_latency import PlanTimer, machine_key
 
 CONFIG = LatencyConfig(rounds=20, warmup_seconds=0.05)

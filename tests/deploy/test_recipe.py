@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.amounts import Amount
-from compress.config import FinetuneConfig
 from compress.errors import ConfigError
 from deploy.recipe import Recipe, dump_recipe, load_recipe
 from deploy.yaml_text import dump_yaml, parse_yaml
@@ -26,6 +25,12 @@ def problems(path: Path, *overrides: str) -> list[str]:
     head, *lines = str(caught.value).splitlines()
     assert head == f"the recipe {path} cannot be used:"
     return [line.removeprefix("  ") for line in lines]
+
+
+def about(section: str, key: str) -> str:
+    """What a refusal says of a key, beside what is allowed."""
+    described = Recipe.model_fields[section].annotation.model_fields[key].description
+    return f" ({described})" if described else ""
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "gates:\nfinetune:\n", "\ufeffseed: 0\n", "{}"])
@@ -57,26 +62,36 @@ def test_all_mistakes_are_reported_together(tmp_path: Path) -> None:
         "model: {weights: 3, mean: [.5, .5], std: [1, -1, 1]}\nfinetune: [1]\n",
     )
     assert problems(path, "budget.macs=5", "gates.lr", "export.formats=[onnx, tflite]") == [
-        "gates.steps: written twice, in line 6 and line 7; keep one",
-        "seed: true was given; allowed: a whole number at least 0 and at most 4294967295",
-        "--set gates.lr: allowed: KEY.KEY=VALUE, e.g. --set budget.macs=0.5",
-        "threads: 0 was given; allowed: a whole number at least 1 or null "
+        "line 1: seed: true was given; allowed: a whole number at least 0 and at most 4294967295 "
+        "(the same recipe, seed and images give the same slim model)",
+        f"line 2: precison: unknown key; allowed: {', '.join(Recipe.model_fields)}; did you mean 'precision'?",
+        "line 3: threads: 0 was given; allowed: a whole number at least 1 or null "
         "(CPU threads of every stage that learns; null: all cores)",
-        "model.weights: 3 was given; allowed: a path or pretrained or null "
-        "(safetensors or a state dict; null trains from scratch with `train`)",
-        "model.mean: [0.5, 0.5] was given; allowed: a list of 3, each a number",
-        "model.std.1: -1 was given; allowed: a number above 0",
-        "gates.steer: 'rgb' was given; allowed: rbf, realx, none, magnitude or uniform "
-        "(rbf (ISP) and realx (REAL-X) steer by their explanations, none learns without; magnitude and uniform rank by "
-        "weights); did you mean 'rbf'?",
-        "gates.steps: 6 was given; allowed: a whole number at least 20",
-        "gates.stpes: unknown key; allowed: steer, images, steps, lr, batch_size, steer_weight, cost_weight, "
+        "line 5: gates.steer: 'rgb' was given; allowed: rbf, realx, varsal, none, magnitude or uniform "
+        "(rbf (ISP), realx (REAL-X) and varsal (VarSal) steer by their explanations, none learns without; magnitude "
+        "and uniform rank by weights); did you mean 'rbf'?",
+        "line 7: gates.steps: written twice, in line 6 and line 7; keep one",
+        f"line 7: gates.steps: 6 was given; allowed: a whole number at least 20{about('gates', 'steps')}",
+        "line 8: gates.stpes: unknown key; allowed: steer, images, steps, lr, batch_size, steer_weight, cost_weight, "
         "temperature, shrink, compile; did you mean 'steps'?",
-        "budget.macs: 5 is neither a ratio nor a plausible amount of MACs: give a ratio to the original up to 1 "
-        "(0.5 or 50%) or an amount of at least 1000 (20M, 500k, 4e9)",
-        f"finetune: [1] was given; allowed: a mapping with the keys {', '.join(FinetuneConfig.model_fields)}",
-        "export.formats.1: 'tflite' was given; allowed: onnx or pt2",
-        f"precison: unknown key; allowed: {', '.join(Recipe.model_fields)}; did you mean 'precision'?",
+        "line 9: model.weights: 3 was given; allowed: a path or pretrained or null "
+        "(safetensors or a state dict; null trains from scratch with `train`)",
+        f"line 9: model.mean: [0.5, 0.5] was given; allowed: a list of 3, each a number{about('model', 'mean')}",
+        "line 9: model.std.1: -1 was given; allowed: a number above 0",
+        "line 10: finetune: [1] was given; allowed: a mapping with the keys "
+        f"{', '.join(FinetuneConfig.model_fields)}",
+        "--set gates.lr: allowed: KEY.KEY=VALUE, e.g. --set budget.macs=0.5",
+        "--set budget.macs=5: budget.macs: 5 is neither a ratio nor a plausible amount of MACs: give a ratio to the "
+        "original up to 1 (0.5 or 50%) or an amount of at least 1000 (20M, 500k, 4e9)",
+        "--set export.formats=[onnx, tflite]: export.formats.1: 'tflite' was given; allowed: onnx or pt2",
+    ]
+
+
+def test_what_an_override_replaces_is_named_by_the_argument(tmp_path: Path) -> None:
+    path = write(tmp_path, "gates:\n  steps: 40\n  lr: -1\n")
+    assert problems(path, "gates.steps=3") == [
+        f"line 3: gates.lr: -1 was given; allowed: a number above 0 or null{about('gates', 'lr')}",
+        f"--set gates.steps=3: gates.steps: 3 was given; allowed: a whole number at least 20{about('gates', 'steps')}",
     ]
 
 
@@ -192,9 +207,9 @@ def test_overrides_write_into_the_tree_and_the_later_wins(tmp_path: Path) -> Non
         ("=1", "--set =1: allowed: KEY.KEY=VALUE"),
         ("gates..lr=1", "--set gates..lr=1: allowed"),
         ("seed=[", "--set seed=[: the value is not valid YAML: line 1, column 2"),
-        ("seed.x=1", "seed: {'x': 1} was given; allowed: a whole number"),
-        ("gatez.lr=1", "gatez: unknown key; allowed: seed, precision"),
-        ("gates={lr: 1, lr: 2}", "lr: written twice, in line 1 and line 1; keep one"),
+        ("seed.x=1", "--set seed.x=1: seed: {'x': 1} was given; allowed: a whole number"),
+        ("gatez.lr=1", "--set gatez.lr=1: gatez: unknown key; allowed: seed, precision"),
+        ("gates={lr: 1, lr: 2}", "--set gates={lr: 1, lr: 2}: lr: written twice, in line 1 and line 1; keep one"),
     ],
 )
 def test_overrides_that_cannot_be_used(tmp_path: Path, override: str, message: str) -> None:
@@ -244,3 +259,20 @@ def test_what_is_written_as_yaml_reads_back_equal(value: Any) -> None:
 )
 def test_words_that_look_like_something_else_stay_words(text: str) -> None:
     assert parse_yaml(dump_yaml({text: text})) == ({text: text}, [])
+
+
+def test_a_mistake_in_an_override_names_the_argument_and_one_in_the_file_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("seed: 0\ngates:\n  steps: many\n")
+    with pytest.raises(ConfigError) as raised:
+        load_recipe(path, ["budget.macs=lots", "finetune.epoch=3", "gates.steps=true"])
+    lines = str(raised.value).splitlines()
+    assert lines[0] == f"the recipe {path} cannot be used:"
+    starts = (
+        "--set budget.macs=lots: budget.macs: ",
+        "--set finetune.epoch=3: finetune.epoch: unknown key",
+        "--set gates",
+    )
+    assert all(any(line.strip().startswith(start) for line in lines[1:]) for start in starts), lines
+    with pytest.raises(ConfigError, match=r"line 3: gates\.steps: 'many' was given"):
+        load_recipe(path, ["budget.macs=50%"])

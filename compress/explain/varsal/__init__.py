@@ -2,18 +2,22 @@
 
 from .encoder import Encoder
 from .explainer import VarSal
+from .head import SelectorMaps, VarSalHead
 from .judge import MapQuality, judge_maps, refuse_flat
 from .learn import train_maps
-from .objective import VarSalObjective
+from .objective import VarSalObjective, check_side
 from .prior import SoftTVPrior
 from .topk import soft_top_k
 
 __all__ = [
     "Encoder",
     "MapQuality",
+    "SelectorMaps",
     "SoftTVPrior",
     "VarSal",
+    "VarSalHead",
     "VarSalObjective",
+    "check_side",
     "judge_maps",
     "refuse_flat",
     "soft_top_k",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from statistics import fmean
 
 import torch
 from lightning_fabric import Fabric
@@ -27,7 +28,8 @@ class MapQuality:
     """KL(original || perturbed) in nats, means over images, per share of ``REMOVED`` with the lowest pixels zeroed.
 
     Zero means after normalisation: mean grey. ``kl_random`` ranks pixels at random, ``kl_other`` by the map of
-    another image: what a map must beat to explain anything, and to explain this image.
+    another image, ``kl_centre`` by the distance to the image's centre: what a map must beat to explain anything, to
+    explain this image, and to say more than where objects tend to be.
 
     ``spread``: median over images of a map's standard deviation over its pixels. ``variety``: mean over pixels of the
     standard deviation over images. ``uncertainty``: mean of sqrt(nu). All in units of the prior's deviation.
@@ -37,6 +39,7 @@ class MapQuality:
     kl: tuple[float, ...]
     kl_random: tuple[float, ...]
     kl_other: tuple[float, ...]
+    kl_centre: tuple[float, ...]
     spread: float
     variety: float
     uncertainty: float
@@ -45,12 +48,20 @@ class MapQuality:
     @property
     def mean_kl(self) -> float:
         """Over the shares removed."""
-        return sum(self.kl) / len(self.kl)
+        return fmean(self.kl)
 
     @property
     def mean_kl_random(self) -> float:
         """Over the shares removed."""
-        return sum(self.kl_random) / len(self.kl_random)
+        return fmean(self.kl_random)
+
+    def in_words(self) -> str:
+        """One line."""
+        return (
+            f"KL {self.mean_kl:.3f} without the pixels that maps rank lowest (by distance from the centre "
+            f"{fmean(self.kl_centre):.3f}, by another image's map {fmean(self.kl_other):.3f}, random "
+            f"{self.mean_kl_random:.3f}), spread {self.spread:.2f}, uncertainty {self.uncertainty:.2f}"
+        )
 
     def to_dict(self) -> dict[str, object]:
         """JSON form."""
@@ -58,15 +69,18 @@ class MapQuality:
 
 
 @torch.inference_mode()
-def judge_maps(maps: nn.Module, classifier: nn.Module, val: BatchSource, fabric: Fabric) -> MapQuality:
+def judge_maps(
+    maps: nn.Module, classifier: nn.Module, val: BatchSource, fabric: Fabric, *, brief: bool = False
+) -> MapQuality:
     """Measure a network of saliency maps by its means mu on validation images, in float32; leaves both in eval mode.
 
     Args:
         maps: images (N, 3, H, W) -> (N, 2, H, W) mu and log nu.
+        brief: leave out the comparisons (they are NaN): for a value during training.
     """
     maps.eval()
     classifier.eval()
-    sums = torch.zeros(3, len(REMOVED), dtype=torch.float64)
+    sums = torch.zeros(4, len(REMOVED), dtype=torch.float64)
     spreads, moments, uncertainty, count = [], torch.zeros(()), 0.0, 0
     before: Tensor | None = None
     with fixed_draws(fabric.device):
@@ -77,7 +91,8 @@ def judge_maps(maps: nn.Module, classifier: nn.Module, val: BatchSource, fabric:
             others = torch.cat([mean[-1:] if before is None else before, mean[:-1]])  # the map of the image before
             before = mean[-1:]
             reference = classifier(batch.images)
-            for row, scores in enumerate((mean, torch.rand_like(mean), others)):
+            rankings = [mean] if brief else [mean, torch.rand_like(mean), others, -_from_centre(mean)]
+            for row, scores in enumerate(rankings):
                 for column, share in enumerate(REMOVED):
                     logits = masked_logits(classifier, batch.images, keep_highest(scores, 1 - share))
                     sums[row, column] += float(divergence(reference, logits).sum())
@@ -86,12 +101,15 @@ def judge_maps(maps: nn.Module, classifier: nn.Module, val: BatchSource, fabric:
             uncertainty += float(torch.exp(found[:, 1] / 2).mean((1, 2)).sum())
             count += len(batch.images)
     first, second = moments / count
-    kl, kl_random, kl_other = (tuple(row.tolist()) for row in sums / count)
+    if brief:
+        sums[1:] = torch.nan
+    kl, kl_random, kl_other, kl_centre = (tuple(row.tolist()) for row in sums / count)
     return MapQuality(
         removed=REMOVED,
         kl=kl,
         kl_random=kl_random,
         kl_other=kl_other,
+        kl_centre=kl_centre,
         spread=float(torch.cat(spreads).median()),
         variety=float((second - first.square()).clamp_min(0).sqrt().mean()),
         uncertainty=uncertainty / count,
@@ -99,10 +117,16 @@ def judge_maps(maps: nn.Module, classifier: nn.Module, val: BatchSource, fabric:
     )
 
 
+def _from_centre(like: Tensor) -> Tensor:
+    """(N, H, W) squared distance to the image's centre, in pixels."""
+    rows, columns = (torch.arange(side, device=like.device) - (side - 1) / 2 for side in like.shape[1:])
+    return (rows[:, None].square() + columns.square()).to(like).expand_as(like)
+
+
 def keep_highest(scores: Tensor, share: float) -> Tensor:
     """(N, 1, H, W) mask in {0, 1} of the highest ``share`` of the pixels of scores (N, H, W); ties by position."""
     flat = scores.flatten(1)
-    kept = flat.topk(round(share * flat.shape[1]), dim=1).indices
+    kept = flat.argsort(dim=1, descending=True, stable=True)[:, : round(share * flat.shape[1])]
     return torch.zeros_like(flat).scatter_(1, kept, 1.0).reshape(len(scores), 1, *scores.shape[1:])
 
 
@@ -123,11 +147,11 @@ def refuse_flat(quality: MapQuality) -> None:
     if not quality.spread >= CONSTANT:
         raise PruningError(
             f"the VarSal maps collapsed to a constant (standard deviation {quality.spread:.2g} over the pixels, "
-            f"{CONSTANT:g} or more is needed): lower beta, or train for longer (beta, epochs and lr "
-            "of VarSalConfig)"
+            f"{CONSTANT:g} or more is needed): lower explainer.varsal.beta, or train for longer "
+            "(explainer.varsal.epochs, explainer.varsal.lr)"
         )
     if not quality.mean_kl < quality.mean_kl_random:
         raise PruningError(
             f"the VarSal maps are no better than a random order of the pixels (KL {quality.mean_kl:.3f} against "
-            f"{quality.mean_kl_random:.3f} nats): train them for longer (epochs and lr of VarSalConfig)"
+            f"{quality.mean_kl_random:.3f} nats): train them for longer (explainer.varsal.epochs, explainer.varsal.lr)"
         )

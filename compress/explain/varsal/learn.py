@@ -56,7 +56,7 @@ def train_maps(
         return objective(batch.images, model(batch.images))
 
     def validate() -> float:
-        quality = judge_maps(maps, classifier, val, fabric)
+        quality = judge_maps(maps, classifier, val, fabric, brief=True)
         maps.train()
         classifier.eval()
         return quality.mean_kl

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import DataError, ModelError
-from compress.explain import MEMBERS, make_explainer, needs_weights, signed_max_abs, to_inputs
+from compress.explain import MEMBERS, check_images, make_explainer, needs_weights, signed_max_abs, to_inputs
 from compress.models import Classifier
 
 UNTRAINED = [name for name in MEMBERS if not needs_weights(name)]
@@ -26,6 +26,8 @@ BROKEN[1, 0, 3, 3] = torch.nan
         (IMAGES, torch.tensor([1]), r"labels have the shape \(1,\); 2 images take labels \(2,\)"),
         (IMAGES, torch.tensor([0.0, 1.0]), "labels are torch.float32; a label is the index of a class"),
         (BROKEN, None, "image 1 of the batch holds NaN or infinity"),
+        (BROKEN.nan_to_num(torch.inf), None, "image 1 of the batch holds NaN or infinity"),
+        (BROKEN.nan_to_num(-torch.inf), None, "image 1 of the batch holds NaN or infinity"),
         (IMAGES * 255, None, r"pixels go from .* to 255; .* divide bytes by 255"),
         ((IMAGES * 255).byte(), None, "images are torch.uint8; .* divide bytes by 255"),
         (IMAGES[0], None, r"images have the shape \(3, 16, 16\)"),
@@ -37,6 +39,14 @@ def test_refusals(classifier: Classifier, images: Tensor, labels: Tensor | None,
     for name in UNTRAINED:
         with pytest.raises(DataError, match=sentence):
             make_explainer(name, classifier).explain(images, labels)
+
+
+@pytest.mark.parametrize("pixel", [0, 1, 17, 767, 1535])
+def test_a_broken_pixel_is_found_wherever_it_is(pixel: int) -> None:
+    images = IMAGES.clone()
+    images.view(-1)[pixel] = torch.nan
+    with pytest.raises(DataError, match=f"image {pixel // 768} of the batch holds NaN or infinity"):
+        check_images(images)
 
 
 def test_images_of_a_size_that_the_classifier_does_not_take() -> None:

@@ -13,6 +13,7 @@ from compress.explain import ExplainedClassifier, Head, RbfHead, RealXHead, Scal
 from compress.explain.heads import RBF_VARIANCE
 from compress.explain.maps import moments_of
 from compress.explain.rbf import rbf_map, same_area_centred
+from compress.explain.varsal import VarSalHead
 from compress.files import read_tensors, write_tensors
 
 SCALES = (Scale("c", 8, 2), Scale("b", 6, 4), Scale("a", 4, 8))
@@ -27,7 +28,7 @@ def said(head: type[Head], side: int, count: int = 3) -> tuple[Selector, Tensor]
         return selector, selector(features, torch.arange(count))
 
 
-@pytest.mark.parametrize("head", [RbfHead, RealXHead])
+@pytest.mark.parametrize("head", [RbfHead, RealXHead, VarSalHead])
 def test_weights_have_the_names_that_runs_have_stored(head: type[Head]) -> None:
     found = Selector(SCALES, 4, 32, head).state_dict().keys()
     norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -36,7 +37,7 @@ def test_weights_have_the_names_that_runs_have_stored(head: type[Head]) -> None:
     assert set(found) == {"filter.weight", "head.weight", "head.bias", *(f"ups.{i}.{n}" for i in (0, 1) for n in ups)}
 
 
-@pytest.mark.parametrize("head", [RbfHead, RealXHead])
+@pytest.mark.parametrize("head", [RbfHead, RealXHead, VarSalHead])
 def test_a_selector_comes_back_from_its_file(head: type[Head], tmp_path: Path) -> None:
     selector, numbers = said(head, 32)
     write_tensors(tmp_path / "selector.safetensors", selector.state_dict(), {"explainer": head.kind})
@@ -72,12 +73,13 @@ def test_an_untrained_realx_can_keep_more_than_half_and_less() -> None:
 
 
 @pytest.mark.parametrize("side", [8, 32])
-def test_maps_are_probabilities_as_large_as_the_images(side: int) -> None:
-    selector, numbers = said(RealXHead, side)
+@pytest.mark.parametrize("head", [RealXHead, VarSalHead])
+def test_maps_are_masks_as_large_as_the_images(head: type[Head], side: int) -> None:
+    selector, numbers = said(head, side)
     maps = selector.head.to_maps(numbers)
     assert maps.shape == (3, 1, side, side)
     assert 0 <= float(maps.min()) < float(maps.max()) <= 1
-    assert torch.equal(selector.head.to_saliency(numbers).maps, maps[:, 0])
+    assert torch.equal(selector.head.to_saliency(numbers).maps, maps[:, 0]) == (head is RealXHead)
     torch.testing.assert_close(selector.head.to_moments(numbers), moments_of(maps))
 
 
@@ -89,8 +91,9 @@ def test_rbf_numbers_are_their_own_moments_and_parameters() -> None:
     assert torch.equal(saliency.maps, rbf_map(numbers, 32)[:, 0])
 
 
-def test_rivals_of_a_map_are_as_large_as_it_is() -> None:
-    selector, numbers = said(RealXHead, 32)
+@pytest.mark.parametrize("head", [RealXHead, VarSalHead])
+def test_rivals_of_a_map_are_as_large_as_it_is(head: type[Head]) -> None:
+    selector, numbers = said(head, 32)
     maps = selector.head.to_maps(numbers)
     areas = maps.mean((1, 2, 3))
     torch.manual_seed(0)

@@ -24,12 +24,13 @@ from compress.explain import (
     judge_selector,
     learn,
     new_predictor,
+    rbf_objective,
     refuse_collapsed,
     train_selector,
 )
 from compress.explain.rbf import area, rbf_map
 from compress.models import Classifier
-from compress.training import make_fabric
+from compress.training import History, make_fabric
 
 SIDE = 16
 GOOD = SelectorQuality(
@@ -49,6 +50,18 @@ GOOD = SelectorQuality(
 @pytest.fixture
 def predictor(classifier: Classifier) -> Predictor:
     return new_predictor(classifier, PredictorConfig()).eval().requires_grad_(False)
+
+
+def learned(
+    network: ExplainedClassifier,
+    predictor: Predictor,
+    train: Batches,
+    val: Batches,
+    fabric: Fabric,
+    config: SelectorConfig,
+) -> History:
+    objective = rbf_objective(predictor, SIDE, config)
+    return train_selector(network, predictor, train, val, fabric, objective=objective, config=config, target_area=0.25)
 
 
 def naive_map(row: float, column: float, sigma: float) -> list[list[float]]:
@@ -172,7 +185,7 @@ def test_training_moves_the_area_from_the_whole_image_towards_the_target(
     assert start > 0.85
     weights = {name: value.clone() for name, value in network.classifier.state_dict().items()}
     config = SelectorConfig.model_validate({"epochs": 8, "patience": 8, "area_term": term})
-    history = train_selector(network, predictor, train, val, fabric, config=config, target_area=0.25)
+    history = learned(network, predictor, train, val, fabric, config)
     assert abs(areas_of(network, val) - 0.25) < 0.15
     assert history.epochs[0]["area"] > 0.85
     assert history.epochs[3]["area"] < 0.4
@@ -188,7 +201,7 @@ def test_training_finds_better_places_than_random_ones(
 ) -> None:
     torch.manual_seed(0)
     config = SelectorConfig(epochs=10, patience=10)
-    history = train_selector(network, predictor, train, val, fabric, config=config, target_area=0.25)
+    history = learned(network, predictor, train, val, fabric, config)
     quality = judge_selector(network, predictor, val, fabric)
     refuse_collapsed(quality, 0.25)
     assert quality.kl < 0.5 * quality.kl_random
@@ -208,17 +221,16 @@ def test_the_best_epoch_within_the_band_of_areas_stays(
     script = [(0.01, 0.9), (0.5, 0.29), (0.4, 0.21), (0.05, 0.31), (0.45, 0.25), (0.3, 0.25)]
     states = []
 
-    def judge(*_args: object, brief: bool) -> SelectorQuality:
+    def judge(*_args: object, brief: bool, sample: None) -> SelectorQuality:
         assert brief
+        assert sample is None
         kl, mean_area = script[len(states)]
         states.append(copy.deepcopy(network.state_dict()))
         network.eval()
         return dataclasses.replace(GOOD, kl=kl, mean_area=mean_area)
 
     monkeypatch.setattr(learn, "judge_selector", judge)
-    history = train_selector(
-        network, predictor, train, val, fabric, config=SelectorConfig(epochs=6, patience=2), target_area=0.25
-    )
+    history = learned(network, predictor, train, val, fabric, SelectorConfig(epochs=6, patience=2))
     assert history.validations == pytest.approx([1e3 * (1 + 2.6), 0.5, 0.4, 1e3 * 1.24, 0.45])  # then it stopped
     assert (history.best, history.best_epoch) == (0.4, 2)
     for name, value in network.state_dict().items():
@@ -245,10 +257,18 @@ def test_the_area_weight_follows_the_error_within_limits(steps: int, rate: float
     assert weight.value == 1e-4
 
 
-def test_a_good_selector_is_not_refused() -> None:
-    refuse_collapsed(GOOD, 0.25)
-    refuse_collapsed(dataclasses.replace(GOOD, mean_area=0.85), 0.25)
-    refuse_collapsed(dataclasses.replace(GOOD, mean_area=0.02), 0.25)
+def refused(**change: float) -> bool:
+    try:
+        refuse_collapsed(dataclasses.replace(GOOD, **change), 0.25)
+    except PruningError:
+        return True
+    return False
+
+
+def test_a_selector_is_refused_beyond_the_limits_and_not_at_them() -> None:
+    assert not refused()
+    assert [refused(mean_area=area) for area in (0.019, 0.02, 0.85, 0.851)] == [True, False, False, True]
+    assert [refused(kl=kl, kl_random=0.9) for kl in (0.899, 0.9, 0.901)] == [False, True, True]
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,14 @@ from compress.explain import (
     Selector,
     explanations,
     find_scales,
-    judge_realx,
     judge_selector,
     new_predictor,
     pixel_masks,
+    realx_objective,
+    realx_sample,
     refuse_collapsed,
     train_predictor,
-    train_realx,
+    train_selector,
 )
 from compress.explain.realx import divergence
 from compress.models import Classifier
@@ -72,8 +73,18 @@ def test_training_finds_the_pixels_that_matter(
     weights = {name: value.clone() for name, value in pixelwise.classifier.state_dict().items()}
     torch.manual_seed(0)
     config = SelectorConfig(epochs=epochs, patience=epochs, lr=lr)
-    history = train_realx(pixelwise, predictor, train, val, fabric, realx=realx, config=config, target_area=0.1)
-    quality = judge_realx(pixelwise, predictor, val, fabric, realx=realx)
+    history = train_selector(
+        pixelwise,
+        predictor,
+        train,
+        val,
+        fabric,
+        objective=realx_objective(predictor, pixelwise.selector.head, realx, config),
+        config=config,
+        target_area=0.1,
+        sample=realx_sample(realx),
+    )
+    quality = judge_selector(pixelwise, predictor, val, fabric, sample=realx_sample(realx))
     refuse_collapsed(quality, 0.1, "realx")
     assert abs(quality.mean_area / 0.1 - 1) <= 0.2
     assert quality.kl < 0.7 * quality.kl_random
@@ -94,11 +105,12 @@ def test_the_original_is_judged_through_hard_masks(
     predictor = new_predictor(classifier, PredictorConfig()).eval()
     seen: list[Tensor] = []
     predictor.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1]))
-    hard = judge_realx(pixelwise, predictor, val, fabric, realx=RealXConfig(variant="original"))
+    original = RealXConfig(variant="original")
+    hard = judge_selector(pixelwise, predictor, val, fabric, sample=realx_sample(original))
     assert all(set(mask.unique().tolist()) == {0.0, 1.0} for mask in seen if mask.numel() > 0)
-    assert judge_realx(pixelwise, predictor, val, fabric, realx=RealXConfig(variant="original")) == hard
+    assert judge_selector(pixelwise, predictor, val, fabric, sample=realx_sample(original)) == hard
     seen.clear()
-    soft = judge_realx(pixelwise, predictor, val, fabric, realx=RealXConfig())
+    soft = judge_selector(pixelwise, predictor, val, fabric, sample=realx_sample(RealXConfig()))
     assert soft == judge_selector(pixelwise, predictor, val, fabric)
     assert all(0 < float(mask.min()) < float(mask.max()) < 1 for mask in seen)
     assert soft.mean_area == hard.mean_area

@@ -14,7 +14,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from compress.config import ModelConfig
-from compress.explain import ExplainedClassifier, RealXHead, Selector, find_scales
+from compress.explain import ExplainedClassifier, Head, RealXHead, Selector, find_scales
+from compress.explain.varsal import VarSalHead
 from compress.gates import CostModel
 from compress.macs import count_macs
 from compress.models import Classifier, build_classifier
@@ -112,15 +113,18 @@ def test_the_cost_model_is_fvcore_on_random_plans(traced: tuple[ExplainedClassif
     agrees()
 
 
-@pytest.mark.parametrize(("name", "side"), [("resnet20", 32), ("torchvision:resnet18", 64)])
-def test_an_explainer_of_maps_is_slimmed_as_exactly(name: str, side: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "side", "head"),
+    [("resnet20", 32, RealXHead), ("torchvision:resnet18", 64, RealXHead), ("torchvision:resnet18", 64, VarSalHead)],
+)
+def test_an_explainer_of_maps_is_slimmed_as_exactly(name: str, side: int, head: type[Head]) -> None:
     torch.manual_seed(0)
     classifier = build_classifier(ModelConfig(name=name), 10)
     for module in classifier.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.weight.data.uniform_(0.5, 1.5)
             module.bias.data.uniform_(-0.5, 0.5)
-    selector = Selector(find_scales(classifier.eval(), torch.zeros(1, 3, side, side)), 10, side, RealXHead)
+    selector = Selector(find_scales(classifier.eval(), torch.zeros(1, 3, side, side)), 10, side, head)
     nn.init.normal_(selector.head.weight)
     network, images = ExplainedClassifier(classifier, selector).eval(), real_images(8, side)
     graph = trace_groups(network, images[:1], prefix=PREFIX, view=network.view)
@@ -131,7 +135,8 @@ def test_an_explainer_of_maps_is_slimmed_as_exactly(name: str, side: int) -> Non
     assert gated_vs_slim(network, slim, graph.groups, plan, images) <= 1e-5
     with torch.no_grad():
         before, after = network(images)[1], slim(images)[1]
-    assert before.shape == after.shape == (8, selector.scales[-1].side, selector.scales[-1].side)
+    finest = selector.scales[-1].side
+    assert before.shape == after.shape == ((8, finest, finest) if head is RealXHead else (8, 2, finest, finest))
     assert float((before - after).abs().max()) > 1e-3  # it says something else now: the check above was of something
 
 

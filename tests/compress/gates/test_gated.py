@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from compress.data import Batch
 from compress.errors import PruningError
-from compress.explain import ExplainedClassifier, Head, RbfHead, RealXHead, Selector, find_scales
+from compress.explain import ExplainedClassifier, Head, RbfHead, RealXHead, Selector, find_scales, to_targets
+from compress.explain.varsal import VarSalHead
 from compress.gates import Gates
 from compress.gates.fold import FoldPair
 from compress.gates.gated import FastNetwork, GatedNetwork, pays_to_compile, proven_pairs
@@ -110,7 +111,9 @@ def objective(logits: Tensor, params: Tensor | None, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels) + 0.1 * steer
 
 
-@pytest.mark.parametrize(("steered", "head"), [(True, RbfHead), (True, RealXHead), (False, RbfHead)])
+@pytest.mark.parametrize(
+    ("steered", "head"), [(True, RbfHead), (True, RealXHead), (True, VarSalHead), (False, RbfHead)]
+)
 @pytest.mark.parametrize("build", [Branched, Rereading])
 def test_outputs_and_gradients_are_those_of_multiplied_activations(
     build: Callable[[], nn.Module], steered: bool, head: type[Head]
@@ -140,6 +143,26 @@ def test_outputs_and_gradients_are_those_of_multiplied_activations(
     scale = expected.abs().max()
     torch.testing.assert_close(found / scale, values * expected / scale, rtol=1e-6, atol=1e-6)
     assert expected.abs().min() < expected.abs().max()
+
+
+@pytest.mark.parametrize("head", [RbfHead, RealXHead, VarSalHead])
+def test_steering_reaches_every_group_that_the_explainer_reads(head: type[Head]) -> None:
+    """The distance to the open network's explanations, of half-open gates: its gradient is finite, and no gate's 0."""
+    network, groups = explained(Branched, head)
+    batch = batch_of(4)
+    with torch.no_grad():
+        numbers = network(batch.images, batch.labels)[1]
+    targets = to_targets(network.selector.head, network.selector.head.steers(numbers))
+    gates = Gates(groups)
+    values = gates(noise=0.0)
+    with masked(network, groups, gates.split(values * torch.linspace(0.5, 1, len(values)))):
+        _, found = network(batch.images, batch.labels)
+    (gradient,) = torch.autograd.grad(targets.distance(found, batch.indices), gates.theta)
+    reached = {name: part for name, part in gates.split(gradient).items() if "linear" not in name}  # behind all scales
+    assert reached
+    for name, part in reached.items():
+        assert bool(part.isfinite().all()), name
+        assert float(part.abs().max()) > 0, name
 
 
 def test_a_normalisation_whose_input_is_read_twice_stays() -> None:

@@ -85,6 +85,12 @@ def test_gates_converge_to_the_budget(network: ExplainedClassifier, images: Imag
     assert result.soft_macs == pytest.approx(result.hard_macs, rel=0.02)
     assert 0.45 * result.budget < result.hard_macs <= 1.02 * result.budget
     assert (result.steer > 0) == steered
+    curve = result.history
+    assert curve["step"] == list(range(5, 301, 5))
+    assert curve["macs"][0] > 0.9  # of the whole model
+    assert curve["macs"][-1] == pytest.approx(curve["target"][-1], abs=0.02)
+    assert curve["target"][-1] == pytest.approx(0.995 * 0.5, rel=1e-4)
+    assert ("steer" in curve) == steered
     # Weights are frozen: only the gates learned.
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 

@@ -3,8 +3,9 @@ from typing import Any
 
 import pytest
 
-from deploy.report.markdown import render_markdown, to_table, write_markdown
+from deploy.report.markdown import render_markdown, write_markdown
 from deploy.report.schema import Report
+from deploy.report.tables import to_table
 
 PICTURES = ("saliency.png", "channels.png")
 
@@ -58,6 +59,32 @@ def test_summary_numbers_and_units(report: Report) -> None:
 def test_sign_of_an_accuracy_change(content: dict[str, Any], slim: float, change: str) -> None:
     content["slim"]["val_accuracy"] = slim
     assert cells(render_markdown(Report.model_validate(content)), "validation")[-1] == change
+
+
+def test_an_explainer_that_ranks_pixels_is_shown_beside_other_rankings(content: dict[str, Any]) -> None:
+    del content["saliency"]["selector"], content["saliency"]["area"]
+    content["gates"]["steer"] = "varsal"
+    content["saliency"] |= {
+        "explainer": "varsal",
+        "ranking": {
+            "removed": [0.1, 0.9],
+            "kl": [0.2184, 5.4],
+            "kl_centre": [0.23, 4.5],
+            "kl_other": [0.184, 6.2],
+            "kl_random": [1.01, 10.2],
+            "spread": 2.4,
+            "variety": 1.5,
+            "uncertainty": 0.49,
+        },
+    }
+    text = render_markdown(Report.model_validate(content))
+    assert "steered by VarSal's mean maps" in text
+    assert cells(text, "pixels ranked by") == ["pixels ranked by", "without 10 %", "without 90 %"]
+    assert cells(text, "the explainer") == ["the explainer", "0.218", "5.400"]
+    assert cells(text, "chance") == ["chance", "1.010", "10.200"]
+    assert "over its pixels: 2.40 (median over images); the explainer's own uncertainty of a pixel: 0.49" in text
+    assert "seen through the mask" not in text
+    assert "image area explained" not in text
 
 
 def test_every_section_of_a_full_report(report: Report) -> None:

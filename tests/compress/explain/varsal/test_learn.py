@@ -25,6 +25,7 @@ GOOD = MapQuality(
     kl=(0.1,) * 5,
     kl_random=(0.5,) * 5,
     kl_other=(0.3,) * 5,
+    kl_centre=(0.2,) * 5,
     spread=0.5,
     variety=0.4,
     uncertainty=0.5,
@@ -41,7 +42,9 @@ class Head(nn.Module):
         self.head = nn.Conv2d(8, 2, 3, padding=1)
 
     def forward(self, images: Tensor) -> Tensor:
-        maps: Tensor = self.head(self.classifier.net[:3](self.classifier.normalize(images)))  # type: ignore[index]
+        net = self.classifier.net
+        assert isinstance(net, nn.Sequential)
+        maps: Tensor = self.head(net[:3](self.classifier.normalize(images)))
         return maps
 
 
@@ -84,24 +87,40 @@ def test_figures_are_those_of_one_image_after_another(classifier: Classifier, va
         mean, log_variance = maps(images).unbind(1)
         p = classifier(images).double().softmax(1)
     others = [mean[7], *mean[:-1]]  # the first one borrows from its own batch of 8
-    for share, found, found_other in zip(REMOVED, quality.kl, quality.kl_other, strict=True):
-        for total, ranking in ((found, mean), (found_other, others)):
+    middle = [[-((row - 7.5) ** 2 + (column - 7.5) ** 2) for column in range(16)] for row in range(16)]
+    centre = [torch.tensor(middle)] * len(images)
+    columns = (quality.kl, quality.kl_other, quality.kl_centre)
+    for index, share in enumerate(REMOVED):
+        for total, ranking in zip([column[index] for column in columns], (mean, others, centre), strict=True):
             expected = 0.0
-            for index, scores in enumerate(ranking):
+            for number, scores in enumerate(ranking):
                 order = sorted(range(256), key=scores.flatten().tolist().__getitem__, reverse=True)
                 mask = torch.zeros(256)
                 mask[order[: round((1 - share) * 256)]] = 1
                 with torch.no_grad():
-                    seen = classifier.normalize(images[index : index + 1]) * mask.reshape(1, 1, 16, 16)
+                    seen = classifier.normalize(images[number : number + 1]) * mask.reshape(1, 1, 16, 16)
                     q = classifier.net(seen)[0].double().softmax(0)
-                expected += sum(a * math.log(a / b) for a, b in zip(p[index].tolist(), q.tolist(), strict=True))
-            assert total == pytest.approx(expected / len(images), rel=1e-4)
+                expected += sum(a * math.log(a / b) for a, b in zip(p[number].tolist(), q.tolist(), strict=True))
+            assert total == pytest.approx(expected / len(images), rel=1e-4, abs=1e-7)  # float32 against float64
     assert quality.spread == pytest.approx(
         float(mean.flatten(1).std(1).sort().values[(len(images) - 1) // 2]), rel=1e-4
     )
     assert quality.variety == pytest.approx(float(mean.std(0, correction=0).mean()), rel=1e-3)
     assert quality.uncertainty == pytest.approx(float(torch.exp(log_variance / 2).mean()), rel=1e-4)
     assert quality.images == 20
+
+
+def test_a_brief_judgement_leaves_out_the_comparisons_only(
+    classifier: Classifier, val: Batches, fabric: Fabric
+) -> None:
+    torch.manual_seed(0)
+    maps = Encoder((4,))
+    full, brief = (judge_maps(maps, classifier, val, fabric, brief=short).to_dict() for short in (False, True))
+    left_out = {"kl_random", "kl_other", "kl_centre"}
+    assert all(math.isnan(value) for name in left_out for value in brief[name])
+    assert {name: brief[name] for name in full.keys() - left_out} == {
+        name: full[name] for name in full.keys() - left_out
+    }
 
 
 def test_judging_is_the_same_twice(classifier: Classifier, val: Batches, fabric: Fabric) -> None:
@@ -150,7 +169,18 @@ def test_maps_that_are_no_better_than_random_are_refused() -> None:
         refuse_flat(dataclasses.replace(GOOD, kl=(math.nan,) * 5))
 
 
-@pytest.mark.parametrize("bad", [{"alpha": 0.6}, {"alpha": -0.1}, {"kept": (0.0, 0.5)}, {"epsilon": 0}, {"beta": -1}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"alpha": 0.6},
+        {"alpha": -0.1},
+        {"kept": (0.0, 0.5)},
+        {"kept": (0.9, 0.1)},
+        {"kept": (0.1, 1.0)},
+        {"epsilon": 0},
+        {"beta": -1},
+    ],
+)
 def test_settings_out_of_range_are_refused(bad: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         VarSalConfig.model_validate(bad)

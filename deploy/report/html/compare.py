@@ -1,0 +1,256 @@
+"""Several runs on one page: what differs in their recipes, and their figures side by side with the best marked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from markupsafe import Markup
+
+from ...yaml_text import dump_yaml
+from .. import rows
+from ..schema import LatencyFigures, Report
+from ..tables import Table
+from ..units import (
+    as_bytes,
+    as_count,
+    as_duration,
+    as_error,
+    as_macs,
+    as_ms,
+    as_percent,
+    as_px,
+    as_times,
+    latency_label,
+)
+from .charts import Point, scatter
+from .facts import NOT_TAKEN, images_judged, judged
+from .gate_charts import gate_charts
+from .source import RunPage
+from .views import Titled
+
+_COLOURS: Final = 8
+_LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+@dataclass(frozen=True)
+class Best:
+    """A cell that is the best of its row."""
+
+    said: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """A figure of every run: its number where it has one, and how it is said."""
+
+    name: str
+    values: Sequence[float | None]
+    to_text: Callable[[float], str]
+    better: str | None = None  # "low" or "high"
+
+
+def letter(number: int) -> str:
+    """A, B, ... Z, AA, AB, ..."""
+    head, tail = divmod(number, len(_LETTERS))
+    return (letter(head - 1) if head else "") + _LETTERS[tail]
+
+
+def colour(number: int) -> str:
+    """The class of a run's colour; letters tell apart what shares one."""
+    return f"run-{number % _COLOURS + 1}"
+
+
+def figures(reports: Sequence[Report]) -> list[Line]:
+    """Every figure that at least one run has."""
+
+    def of(take: Callable[[Report], float | None]) -> list[float | None]:
+        return [take(report) for report in reports]
+
+    def mean(name: str) -> list[float | None]:
+        maps = [report.saliency.maps if report.saliency else None for report in reports]
+        return [getattr(found, name).mean if found else None for found in maps]
+
+    found = [
+        Line("MACs, slim", of(lambda r: r.slim.macs), as_macs, "low"),
+        Line("share of the original's MACs", of(lambda r: r.slim.macs / r.original.macs), _percent1, "low"),
+        Line("parameters, slim", of(lambda r: r.slim.params), as_count, "low"),
+        Line("size of the weights, slim", of(lambda r: r.slim.size_bytes), as_bytes, "low"),
+        Line("validation accuracy, original", of(lambda r: r.original.val_accuracy), as_percent),
+        Line("validation accuracy, slim", of(lambda r: r.slim.val_accuracy), as_percent, "high"),
+        Line("test accuracy, original", of(lambda r: r.original.test_accuracy), as_percent),
+        Line("test accuracy, slim", of(lambda r: r.slim.test_accuracy), as_percent, "high"),
+        Line("test accuracy, change", of(_change), rows.signed_points, "high"),
+        Line(
+            "validation accuracy before finetuning",
+            of(lambda r: r.gated.val_accuracy if r.gated else None),
+            as_percent,
+            "high",
+        ),
+        *_latencies(reports),
+        Line("MACs, dynamic, mean", of(lambda r: r.dynamic.macs_mean if r.dynamic else None), as_macs, "low"),
+        Line(
+            "test accuracy, dynamic", of(lambda r: r.dynamic.test_accuracy if r.dynamic else None), as_percent, "high"
+        ),
+        Line(
+            "centre of the explanation moved by",
+            of(lambda r: r.saliency.center_drift_px if r.saliency else None),
+            as_px,
+            "low",
+        ),
+        Line("overlap of the two maps", of(lambda r: r.saliency.iou if r.saliency else None), _percent1, "high"),
+        Line("overlap of the regions with half of the mass", mean("region_iou"), _percent1, "high"),
+        Line("images whose top region moved", mean("moved"), _percent1, "low"),
+        Line("exactness, largest relative difference", of(lambda r: r.exactness.gated_vs_slim_max_rel), as_error),
+        Line(
+            "parity, largest difference of logits",
+            of(lambda r: max((row.max_abs for row in r.parity if row.max_abs is not None), default=None)),
+            as_error,
+        ),
+        Line("time of all stages", of(lambda r: sum(s.seconds for s in r.stages) or None), as_duration),
+    ]
+    return [line for line in found if any(value is not None for value in line.values)]
+
+
+def _percent1(value: float) -> str:
+    return as_percent(value, 1)
+
+
+def _change(report: Report) -> float | None:
+    old, new = report.original.test_accuracy, report.slim.test_accuracy
+    return None if old is None or new is None else new - old
+
+
+def _latencies(reports: Sequence[Report]) -> list[Line]:
+    labels = dict.fromkeys(latency_label(row) for report in reports for row in report.latency)
+    found = []
+    for label in labels:
+        every = [next((row for row in r.latency if latency_label(row) == label), None) for r in reports]
+        medians = [None if row is None else row.slim_ms.median for row in every]
+        found.append(Line(f"median latency, slim, {label}", medians, as_ms))
+        found.append(
+            Line(f"speed-up, {label}", [None if row is None else row.speedup.median for row in every], as_times, "high")
+        )
+    return found
+
+
+def figure_table(pages: Sequence[RunPage]) -> tuple[list[str], list[tuple[str, list[str | Best]]]]:
+    """Heads, and a row per figure: its name and a cell per run, the best of them as ``Best``."""
+    reports = [page.report for page in pages]
+    found = []
+    for line in figures(reports):
+        best = _best(line)
+        clear = _unclear(line, reports, best)
+        cells: list[str | Best] = []
+        for number, value in enumerate(line.values):
+            said = NOT_TAKEN if value is None else line.to_text(value)
+            if line.name.startswith("speed-up") and value is not None:
+                row = _row_of(reports[number], line.name)
+                said = f"{said} [{as_times(row.speedup.low)}, {as_times(row.speedup.high)}]"
+            cells.append(Best(said) if number in clear else said)
+        found.append((line.name, cells))
+    return [letter(number) for number in range(len(pages))], found
+
+
+def _row_of(report: Report, name: str) -> LatencyFigures:
+    return next(row for row in report.latency if name == f"speed-up, {latency_label(row)}")
+
+
+def _best(line: Line) -> set[int]:
+    """The runs with the best value, as it is said; none where all say the same."""
+    known = {number: value for number, value in enumerate(line.values) if value is not None}
+    if line.better is None or len(known) < 2:
+        return set()
+    top = (min if line.better == "low" else max)(known.values())
+    said = line.to_text(top)
+    best = {number for number, value in known.items() if line.to_text(value) == said}
+    return set() if len(best) == len(known) else best
+
+
+def _unclear(line: Line, reports: Sequence[Report], best: set[int]) -> set[int]:
+    """Of speed-ups, every run whose interval reaches that of the best: none of those is clearly behind."""
+    if not line.name.startswith("speed-up") or not best:
+        return best
+    timed = {n: _row_of(reports[n], line.name).speedup for n, value in enumerate(line.values) if value is not None}
+    lowest = min(timed[number].low for number in best)
+    reach = {number for number, speedup in timed.items() if speedup.high >= lowest}
+    return set() if len(reach) == len(timed) else reach
+
+
+def recipe_table(pages: Sequence[RunPage]) -> Table:
+    """Settings that are not the same in all runs."""
+    every = [page.settings or {} for page in pages]
+    names = dict.fromkeys(name for settings in every for name in settings)
+    differing = [name for name in names if len({_said(settings, name) for settings in every}) > 1]
+    head = ["setting", *(letter(number) for number in range(len(pages)))]
+    found = [[name, *(_said(settings, name) for settings in every)] for name in differing]
+    return Table(head, found, "l" * len(head))
+
+
+def _said(settings: Mapping[str, Any], name: str) -> str:
+    if name not in settings:
+        return "not in this recipe"
+    return dump_yaml(settings[name]).strip().removesuffix("...").strip() or "null"
+
+
+def differences(pages: Sequence[RunPage]) -> list[str]:
+    """What makes figures of these runs hard to compare, in sentences."""
+    reports = [page.report for page in pages]
+    found = []
+    if len({(r.data.source, r.data.train, r.data.val, r.data.test, r.data.classes) for r in reports if r.data}) > 1:
+        found.append("The runs used different images: their accuracies are not of the same test.")
+    if len({r.original.macs for r in reports}) > 1:
+        found.append("The originals are different models.")
+    elif len({(r.original.val_accuracy, r.original.test_accuracy) for r in reports}) > 1:
+        found.append("The originals were trained apart and differ in accuracy: compare the changes, too.")
+    if len({r.device for r in reports}) > 1:
+        found.append("The runs were made on different machines: compare their speed-ups, not their milliseconds.")
+    if len({tuple(r.versions.items()) for r in reports}) > 1:
+        found.append("Versions of packages differ.")
+    return found
+
+
+def tradeoff(pages: Sequence[RunPage]) -> Markup:
+    """Accuracy against MACs: every original once, every slim and dynamic model by its run's letter."""
+    names = {images_judged(page.report)[0] for page in pages}
+    y_name = names.pop() if len(names) == 1 else "accuracy"
+    points: list[Point] = []
+    originals = dict.fromkeys(judged(page.report)["original"] for page in pages)
+    few = len(originals) <= 3
+    points += [Point("original" if few else "", m, y, "original", low, high) for m, y, low, high in originals]
+    for number, page in enumerate(pages):
+        for model, (macs, y, low, high) in judged(page.report).items():
+            if model != "original":
+                mark = letter(number) if model == "slim" else f"{letter(number)}*"
+                points.append(Point(f"{mark} {page.name}, {model}", macs, y, colour(number), low, high, mark))
+    return scatter(
+        "tradeoff-runs",
+        f"{y_name.capitalize()} against MACs, all runs",
+        points,
+        x_name="MACs per image",
+        y_name=y_name,
+        x_text=lambda value: as_macs(value).replace(".00", ""),
+        y_text=_percent1,
+        height=290.0,
+    )
+
+
+def gates(pages: Sequence[RunPage]) -> list[Titled]:
+    """Gate curves of all runs that kept theirs."""
+    found = [
+        (f"{letter(number)} {page.name}", colour(number), page.report.gates.history)
+        for number, page in enumerate(pages)
+        if page.report.gates is not None and page.report.gates.history is not None
+    ]
+    return gate_charts(found) if found else []
+
+
+def channel_table(pages: Sequence[RunPage]) -> Table:
+    """Channels kept of every group in every run."""
+    every = [{row.group: f"{row.kept:,} of {row.total:,}" for row in page.report.channels} for page in pages]
+    names = dict.fromkeys(name for kept in every for name in kept)
+    head = ["group", *(letter(number) for number in range(len(pages)))]
+    return Table(
+        head, [[name, *(kept.get(name, NOT_TAKEN) for kept in every)] for name in names], "l" + "r" * len(pages)
+    )

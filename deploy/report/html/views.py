@@ -1,0 +1,176 @@
+"""The charts of a run's page, section by section, made from its report."""
+
+from __future__ import annotations
+
+from markupsafe import Markup
+
+from .. import rows
+from ..schema import LatencyFigures, Report
+from ..units import as_duration, as_error, as_macs, as_ms, as_percent, latency_label
+from .charts import Bar, Point, Series, Span, bars, in_columns, lines, scatter, spans
+from .facts import images_judged, judged
+from .gate_charts import gate_charts
+
+Titled = tuple[str, Markup]
+"""A chart with the words above it."""
+
+
+def tradeoff(report: Report) -> list[Titled]:
+    """Accuracy against MACs, and against latency in every row that was timed."""
+    name, _ = images_judged(report)
+    found = judged(report)
+    points = [Point(model, macs, y, model, low, high) for model, (macs, y, low, high) in found.items()]
+    title = f"{name.capitalize()} against MACs"
+    chart = scatter(
+        "tradeoff-macs",
+        title,
+        points,
+        x_name="MACs per image",
+        y_name=name,
+        x_text=lambda value: as_macs(value).replace(".00", ""),
+        y_text=lambda value: as_percent(value, 1),
+    )
+    charts = [(title, chart)]
+    for number, row in enumerate(report.latency):
+        times = {"original": row.original_ms, "slim": row.slim_ms, "dynamic": row.dynamic_ms}
+        points = [
+            Point(model, ms.median, found[model][1], model, *found[model][2:])
+            for model, ms in times.items()
+            if ms is not None and model in found
+        ]
+        title = f"{name.capitalize()} against latency, {latency_label(row)}"
+        chart = scatter(
+            f"tradeoff-latency-{number}",
+            title,
+            points,
+            x_name="median time of a call",
+            y_name=name,
+            x_text=lambda value: f"{value:.3g} ms",
+            y_text=lambda value: as_percent(value, 1),
+        )
+        charts.append((title, chart))
+    return charts
+
+
+def budget(report: Report) -> Markup:
+    """How much of every limit is used."""
+    found = [
+        Bar(str(name), float(str(used).removesuffix(" %")) / 100, f"{used} of {most}")
+        for name, most, _, used in rows.budget(report).rows
+    ]
+    return bars("budget-used", "How much of the budget is used", found) if found else Markup("")
+
+
+def channels(report: Report) -> list[Markup]:
+    """The share of channels that every group keeps."""
+    frozen = {group.name for group in report.exactness.frozen_groups}
+    found = [
+        Bar(
+            row.group,
+            row.kept / row.total,
+            f"{row.kept:,} of {row.total:,}" + (", frozen" if row.group in frozen else ""),
+            "frozen" if row.group in frozen else "slim",
+        )
+        for row in report.channels
+    ]
+    return in_columns("channels", "Channels kept", found)
+
+
+def gates(report: Report) -> list[Titled]:
+    """How the gates learned; empty where they did not, or where that was not kept."""
+    history = report.gates.history if report.gates else None
+    return gate_charts([("gates", "slim", history)], alone=True) if history else []
+
+
+def selector(report: Report) -> Markup:
+    """What is lost when only the explained area is seen, against controls."""
+    table = rows.selector(report)
+    values = [float(str(value)) for _, value in table.rows]
+    most = max(*values, 1e-9)
+    found = [
+        Bar(str(name), value / most, f"{value:.3f} nats", "slim" if number == 0 else "original")
+        for number, ((name, _), value) in enumerate(zip(table.rows, values, strict=True))
+    ]
+    return bars("selector-kl", "KL to the full prediction when only the explained area is seen", found)
+
+
+def parity(report: Report) -> Markup:
+    """Median, 99 % and largest difference of every comparison."""
+    found = []
+    for row in report.parity:
+        said = f"{row.runtime} {row.precision}" + (", equal" if row.max_abs == 0 else "")
+        # 0 has no place on a logarithmic axis, nor has what is not a number.
+        marks = [value for value in (row.median_abs, row.p99_abs, row.max_abs) if value]
+        name = f"{row.artifact}, batch {row.batch}"
+        found.append(Span(name, said, marks, "slim" if row.passed else "bad"))
+    if not any(span.marks for span in found):
+        return Markup("")
+    title = "Differences of logits from PyTorch's"
+    return spans("parity-quantiles", title, found, x_name="difference of logits", x_text=as_error, log=True)
+
+
+def latency(report: Report) -> list[Titled]:
+    """The distribution of every row that kept one, else its quantiles."""
+    return [
+        (title, _distribution(f"latency-{number}", title, row))
+        for number, row in enumerate(report.latency)
+        for title in (f"Time of a call, {latency_label(row)}",)
+    ]
+
+
+def _distribution(name: str, title: str, row: LatencyFigures) -> Markup:
+    times = {"original": row.original_ms, "slim": row.slim_ms, "dynamic": row.dynamic_ms}
+    kept = row.percentiles_ms
+
+    def short(value: float) -> str:
+        return f"{value:.3g} ms"
+
+    if kept is None:
+        found = [
+            Span(model, f"median {as_ms(ms.median)}, p99 {as_ms(ms.p99)}", (ms.median, ms.p90, ms.p99), model)
+            for model, ms in times.items()
+            if ms is not None
+        ]
+        return spans(name, title, found, x_name="time of a call", x_text=short)
+    every = {"original": kept.original, "slim": kept.slim, "dynamic": kept.dynamic}
+    series = [
+        Series(model, model, ms, [percent / 100 for percent in kept.percent])
+        for model, ms in every.items()
+        if ms is not None
+    ]
+    least = min(s.xs[0] for s in series)
+    known = [ms for ms in times.values() if ms is not None]
+    # The slowest calls would squeeze the rest: a busy machine makes single ones ten times as long.
+    most = min(max(ms.p99 for ms in known), 2 * max(ms.median for ms in known))
+    words = "; ".join(
+        f"{model}: median {as_ms(ms.median)}, p90 {as_ms(ms.p90)}, p99 {as_ms(ms.p99)}"
+        for model, ms in times.items()
+        if ms is not None
+    )
+    return lines(
+        name,
+        title,
+        f"Share of the calls that took at most so long. {words}.",
+        series,
+        x_name="ms",
+        y_name="calls that took at most so long",
+        x_text=lambda value: f"{value:.3g}",
+        y_text=lambda value: f"{100 * value:.0f} %",
+        x_range=(0.95 * least, 1.02 * most),
+        y_range=(0.0, 1.0),
+    )
+
+
+def stages(report: Report) -> list[Markup]:
+    """How long every stage took."""
+    most = max(stage.seconds for stage in report.stages) or 1.0
+    found = [
+        Bar(
+            stage.name,
+            stage.seconds / most,
+            as_duration(stage.seconds) + (", reused" if stage.reused else ""),
+            "frozen" if stage.reused else "slim",
+        )
+        for stage in report.stages
+    ]
+    return in_columns("stages", "Time of the stages", found)

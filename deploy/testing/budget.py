@@ -1,0 +1,57 @@
+"""A whole budget file."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+
+import torch
+
+from compress.errors import ConfigError
+
+from ..checking import Asked, run_check
+from ..checking.result import line_of_check
+from .held import Held, end
+from .images import Images, shape_of
+
+
+def assert_budget(
+    target: str | PathLike[str],
+    budget: str | PathLike[str],
+    *,
+    against: str | PathLike[str] | None = None,
+    x: Images | None = None,
+    classes: int = 1000,
+) -> None:
+    """Fail if ``target`` breaks a limit of a budget file: ``slimsight check`` as an assertion.
+
+    Args:
+        target: a run directory, a ``.onnx`` or ``.pt2`` file, or ``path/to/file.py:factory``.
+        budget: the budget file (YAML).
+        against: another target, or what ``slimsight check --json`` wrote: limits on growth refer to it.
+        x: the shape of one image (``"3x224x224"``), where the target does not say it.
+        classes: for a factory that takes their number.
+
+    Raises:
+        AssertionError: a line for every limit that does not hold, with the layers that cost most or have grown.
+        SlimError: the target or the budget file cannot be read.
+    """
+    __tracebackhide__ = True
+    end(lambda: _budget(str(target), Path(budget), None if against is None else str(against), x, classes))
+
+
+def _budget(target: str, budget: Path, against: str | None, x: Images | None, classes: int) -> Held:
+    found = run_check(Asked(target, budget, against, None if x is None else _one_image(x), classes))
+    failed = found.judgement.failed
+    if found.judgement.passed:
+        return Held(0, None)
+    lines = [f"{target} against {budget}: {found.judgement.summary()}", *map(line_of_check, failed)]
+    return Held(len(failed), "\n".join(lines))
+
+
+def _one_image(x: Images) -> tuple[int, int, int]:
+    sides = tuple(x.shape) if isinstance(x, torch.Tensor) else shape_of(x)
+    if len(sides) not in (3, 4):
+        raise ConfigError(f"x is {sides}: give the shape of one image, such as '3x224x224'")
+    channels, height, width = sides[-3:]
+    return channels, height, width
