@@ -9,7 +9,6 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from tables_ablations import ablations
 from tables_bench import latency_lab
@@ -60,7 +59,8 @@ def filled(text: str, results: Path = RESULTS) -> str:
         before, _, rest = text.partition(start)
         if not rest:
             continue
-        text = before + start + table(*(read_json(results / file) for file in files)) + "\n" + end + rest.partition(end)[2]
+        made = table(*(read_json(results / file) for file in files))
+        text = before + start + made + "\n" + end + rest.partition(end)[2]
     return text
 
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.amounts import Amount
+from compress.config import FinetuneConfig
 from compress.errors import ConfigError
 from deploy.recipe import Recipe, dump_recipe, load_recipe
 from deploy.yaml_text import dump_yaml, parse_yaml
@@ -78,8 +79,7 @@ def test_all_mistakes_are_reported_together(tmp_path: Path) -> None:
         "(safetensors or a state dict; null trains from scratch with `train`)",
         f"line 9: model.mean: [0.5, 0.5] was given; allowed: a list of 3, each a number{about('model', 'mean')}",
         "line 9: model.std.1: -1 was given; allowed: a number above 0",
-        "line 10: finetune: [1] was given; allowed: a mapping with the keys "
-        f"{', '.join(FinetuneConfig.model_fields)}",
+        f"line 10: finetune: [1] was given; allowed: a mapping with the keys {', '.join(FinetuneConfig.model_fields)}",
         "--set gates.lr: allowed: KEY.KEY=VALUE, e.g. --set budget.macs=0.5",
         "--set budget.macs=5: budget.macs: 5 is neither a ratio nor a plausible amount of MACs: give a ratio to the "
         "original up to 1 (0.5 or 50%) or an amount of at least 1000 (20M, 500k, 4e9)",
