@@ -13,7 +13,7 @@ from pathlib import Path
 from tables_ablations import ablations
 from tables_bench import latency_lab
 from tables_cost import cost
-from tables_drift import drift
+from tables_drift import drift, steered_finetuning
 from tables_dynamic import dynamic
 from tables_headlines import headlines
 from tables_models import zoo
@@ -40,6 +40,7 @@ TABLES: dict[str, tuple[Callable[..., str], *tuple[str, ...]]] = {
     "selector": (selector, "cifar10_resnet20_keep50.json"),
     "steering": (steering, "steering.json"),
     "drift": (drift, "drift.json"),
+    "steered_finetuning": (steered_finetuning, "steered_finetuning.json"),
     "ablations": (ablations, "ablations.json"),
     "efficiency": (efficiency, "efficiency.json"),
     "combined": (combined, "combined_budgets.json"),
