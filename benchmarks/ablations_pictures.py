@@ -52,8 +52,8 @@ def draw(rows: Sequence[Row], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     learned = [row for row in rows if "error" not in row]
     save(_terms([row for row in learned if not row["swept"]]), folder / "ablations_terms.png")
-    if any(row["swept"] for row in learned):
-        save(_weights(learned), folder / "ablations_weights.png")
+    if weights := [weight for weight in WEIGHTS if len(swept(learned, weight)) > 1]:
+        save(_weights(learned, weights), folder / "ablations_weights.png")
 
 
 def _terms(rows: Sequence[Row]) -> Any:
@@ -67,6 +67,7 @@ def _terms(rows: Sequence[Row]) -> Any:
                 if values:
                     _bar(axes, place + side * _BAR, values, colour)
         axes.set_xticks(range(len(TERMS)), list(TERMS.values()), fontsize=10)
+        axes.set_xlim(-0.6, len(TERMS) - 0.4)
         axes.set_title(title, fontsize=12, color=INK)
         _plain(axes)
     _key(figure)
@@ -80,11 +81,11 @@ def _bar(axes: Axes, at: float, values: Sequence[float], colour: str) -> None:
     axes.scatter([at] * len(values), values, s=12, color=INK, zorder=3, alpha=0.7)
 
 
-def _weights(rows: Sequence[Row]) -> Any:
-    figure = new_figure(_PANEL[1] * len(WEIGHTS) + 0.5, _PANEL[0] * len(SWEPT))
+def _weights(rows: Sequence[Row], weights: Sequence[str]) -> Any:
+    figure = new_figure(_PANEL[1] * len(weights) + 0.5, _PANEL[0] * len(SWEPT))
     figure.set_layout_engine("constrained")
-    grid = figure.subplots(len(WEIGHTS), len(SWEPT), sharey="col")
-    for line, (weight, name) in zip(grid, WEIGHTS.items(), strict=True):
+    grid = figure.subplots(len(weights), len(SWEPT), sharey="col", squeeze=False)
+    for line, weight in zip(grid, weights, strict=True):
         points = swept(rows, weight)
         zero = min(at for at, _ in points if at > 0) / 4  # where 0 stands on an axis that has none
         for axes, title in zip(line, SWEPT, strict=True):
@@ -99,7 +100,7 @@ def _weights(rows: Sequence[Row]) -> Any:
             axes.set_xscale("log")
             axes.xaxis.set_minor_locator(NullLocator())
             axes.set_xticks([at or zero for at, _ in points], [f"{at:g}" for at, _ in points], fontsize=10)
-            axes.set_xlabel(name, fontsize=11)
+            axes.set_xlabel(WEIGHTS[weight], fontsize=11)
             axes.set_title(title, fontsize=12, color=INK)
             _plain(axes)
     _key(figure)
