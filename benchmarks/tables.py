@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from tables_ablations import ablations
 from tables_bench import latency_lab
 from tables_cost import cost
 from tables_drift import drift, steered_finetuning
@@ -40,6 +41,7 @@ TABLES: dict[str, tuple[Callable[..., str], *tuple[str, ...]]] = {
     "steering": (steering, "steering.json"),
     "drift": (drift, "drift.json"),
     "steered_finetuning": (steered_finetuning, "steered_finetuning.json"),
+    "ablations": (ablations, "ablations.json"),
     "efficiency": (efficiency, "efficiency.json"),
     "combined": (combined, "combined_budgets.json"),
     "gate_step": (gate_step, "gate_step.json"),

@@ -100,6 +100,8 @@ def _gate_parts(session: Session) -> Parts:
     if recipe.gates.steer in ("magnitude", "uniform"):
         return {"steer": recipe.gates.steer}
     gates = recipe.gates.model_dump(mode="json", exclude={"compile"})  # how fast, not what
+    if recipe.gates.class_weight == 1:  # gates that were learned before there was a choice still hold
+        del gates["class_weight"]
     parts = {"gates": gates, "budget": _target(recipe), **_learning(recipe)}
     if recipe.budget.macs is None and recipe.budget.latency is not None:  # the target then comes from layer times
         parts["latency"] = recipe.latency

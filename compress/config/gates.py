@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from .base import Count, Fraction, NonNegative, Positive, Section
 
@@ -15,7 +15,7 @@ EXPLAINERS = ("rbf", "realx", "varsal")
 
 
 class GatesConfig(Section):
-    """How channels are ranked (``gates``). ISP Eq. 10: CE + g1 |C_x - f_sel|^2 + g2 R_res."""
+    """How channels are ranked (``gates``). ISP Eq. 10: CE + g1 |C_x - f_sel|^2 + g2 R_res; CE may have a weight too."""
 
     steer: Steer = Field(
         "rbf",
@@ -26,6 +26,9 @@ class GatesConfig(Section):
     steps: Annotated[int, Field(ge=20)] = Field(default=1000, description="batches that the gates learn on")
     lr: Positive | None = Field(default=None, description="Adam; null scales with 1/steps so that gates can close")
     batch_size: Count = Field(default=128, description="images per step")
+    class_weight: NonNegative = Field(
+        default=1.0, description="of cross entropy; 0 leaves it out, for gates that steer"
+    )
     steer_weight: NonNegative = Field(
         default=0.05, description="g1, per squared pixel of a 32-pixel side; others than rbf are scaled to ask the same"
     )
@@ -35,6 +38,17 @@ class GatesConfig(Section):
     compile: bool | Literal["auto"] = Field(
         default="auto", description="torch.compile the step; auto: on a CPU, when the steps saved are worth the wait"
     )
+
+    @model_validator(mode="after")
+    def _something_holds_gates_open(self) -> GatesConfig:
+        learned = self.steer not in ("magnitude", "uniform")
+        if learned and self.class_weight == 0 and (self.explainer is None or self.steer_weight == 0):
+            raise ValueError(
+                f"class_weight is 0 and {'steer_weight is 0 too' if self.explainer else 'steer is none'}: nothing is "
+                f"left but the cost, which ranks no channel; give class_weight above 0, or steer "
+                f"({', '.join(EXPLAINERS)}) with steer_weight above 0"
+            )
+        return self
 
     @property
     def explainer(self) -> str | None:

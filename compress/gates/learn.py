@@ -1,4 +1,4 @@
-"""Learn gates under ISP Eq. 10: cross entropy + g1 |C_x - f_sel(x; v)|^2 + g2 R_res."""
+"""Learn gates under ISP Eq. 10: (weighted) cross entropy + g1 |C_x - f_sel(x; v)|^2 + g2 R_res."""
 
 from __future__ import annotations
 
@@ -112,7 +112,8 @@ class GateObjective:
         ce = F.cross_entropy(logits.float(), batch.labels)
         target = macs.new_tensor(self.target)
         residual = residual_cost(macs, target)
-        total = ce + self.cost_weight * (residual + overshoot(macs, target)).float()
+        cost = self.cost_weight * (residual + overshoot(macs, target)).float()
+        total = self.config.class_weight * ce + cost
         figures = {"ce": ce, "residual": residual.float(), "macs": macs / self.total}
         if self.targets is not None:
             steer = self.targets.distance(found, batch.indices)

@@ -76,6 +76,9 @@ def test_sections_are_frozen_closed_and_valid_by_default(section: type[Section])
         (BudgetConfig, {"align": 0}, "greater than or equal to 1"),
         (GatesConfig, {"steps": 19}, "greater than or equal to 20"),
         (GatesConfig, {"lr": float("inf")}, "finite number"),
+        (GatesConfig, {"class_weight": -1}, "greater than or equal to 0"),
+        (GatesConfig, {"class_weight": 0, "steer": "none"}, "class_weight is 0 and steer is none: nothing is left"),
+        (GatesConfig, {"class_weight": 0, "steer_weight": 0}, "class_weight is 0 and steer_weight is 0 too"),
         (TrainConfig, {"epochs": 0}, "greater than or equal to 1"),
         (TrainConfig, {"momentum": 1}, "less than 1"),
         (ModelConfig, {"std": [1, 0, 1]}, "greater than 0"),
@@ -104,6 +107,12 @@ def test_budgets_are_ratios_or_amounts(given: dict[str, object], limits: dict[st
     config = BudgetConfig.model_validate(given)
     assert config.limits == limits
     assert BudgetConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_cross_entropy_may_be_left_out_of_gates_that_steer() -> None:
+    for steer in ("rbf", "realx", "magnitude"):
+        assert GatesConfig.model_validate({"class_weight": 0, "steer": steer}).class_weight == 0
+    assert GatesConfig().class_weight == 1
 
 
 def test_finetuning_may_be_nothing() -> None:

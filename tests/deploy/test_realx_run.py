@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
+from compress.config import GatesConfig
 from compress.explain import RealXExplainer
 from compress.files import read_tensors
 from compress.progress import SILENT
-from deploy.pipeline import fingerprints, to_stages
+from deploy.pipeline import Stage, fingerprints, to_stages
 from deploy.recipe import load_recipe
 from deploy.report import Report
 from deploy.run_dir import RunDir, read_run
@@ -64,3 +65,17 @@ def test_another_explainer_is_learned_anew_and_nothing_before_it(tiny: Path, cac
     # What REAL-X is does not matter to runs that do not use it; RBF masks do not matter to REAL-X.
     assert keys("explainer.realx.variant=original") == rbf
     assert keys("gates.steer=realx", "explainer.masks.sigma=[4, 9]") == pixels
+
+
+def test_a_weight_on_cross_entropy_is_part_of_what_gates_were_learned_from(tiny: Path, cache: Path) -> None:
+    def opened(*overrides: str) -> tuple[tuple[Stage, ...], Session]:
+        recipe = load_recipe(tiny, overrides)
+        return to_stages(recipe), Session(recipe, RunDir(tiny.parent, writable=False), SILENT, cache)
+
+    plain, other = (fingerprints(*opened(*overrides)) for overrides in ((), ("gates.class_weight=0.5",)))
+    changed = {name for name in plain if plain[name] != other[name]}
+    assert changed == {"gates", "surgery", "finetune", "export", "latency", "judgement"}
+    # Runs from before there was such a weight read no other settings than these.
+    stages, session = opened()
+    (gates,) = (stage for stage in stages if stage.name == "gates")
+    assert gates.reads(session)["gates"].keys() == set(GatesConfig.model_fields) - {"compile", "class_weight"}

@@ -173,6 +173,20 @@ def test_maps_steer_as_radial_masks_do(network: ExplainedClassifier, images: Ima
     assert lead(0.05) > lead(0.0) + 1
 
 
+def test_without_cross_entropy_gates_learn_as_of_a_classifier_that_says_nothing(
+    network: ExplainedClassifier, images: ImageSet
+) -> None:
+    def scores(class_weight: float) -> Tensor:
+        found = learn(network, images, steered=True, steps=60, lr=0.1, class_weight=class_weight).scores
+        return torch.cat(list(found.values()))
+
+    heard, left_out = scores(1.0), scores(0.0)
+    with torch.no_grad():
+        network.classifier.net.head.weight.zero_()  # the same logits for every image: cross entropy has no gradient
+    torch.testing.assert_close(scores(1.0), left_out, rtol=0, atol=1e-5)
+    assert float((heard - left_out).abs().max()) > 0.1
+
+
 def test_gates_that_cannot_move_are_refused(network: ExplainedClassifier, images: ImageSet) -> None:
     with pytest.raises(PruningError, match=r"the gates did not converge: R_res is 0.*raise gates\.steps \(now 20\)"):
         learn(network, images, steered=False, steps=20, lr=1e-4)
