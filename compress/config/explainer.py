@@ -60,15 +60,15 @@ class SelectorConfig(Section):
 class VarSalConfig(Section):
     """VarSal (``gates.steer: varsal``): a mean and a variance per pixel, under a soft-TV prior; has no predictor."""
 
-    epochs: Count = 10
-    lr: Positive = 1e-4
-    weight_decay: NonNegative = 5e-4
-    batch_size: Count = 128
+    epochs: Count = Field(default=10, description="times through the training images, at most")
+    lr: Positive = Field(default=1e-4, description="Adam")
+    weight_decay: NonNegative = Field(default=5e-4, description="Adam")
+    batch_size: Count = Field(default=128, description="images per step")
     alpha: float = Field(default=0.4, ge=0, lt=0.55, description="correlation of neighbouring pixels in the prior")
     beta: NonNegative | None = Field(default=None, description="weight of the prior; null: 1 / (10 height width)")
     epsilon: Positive = Field(default=0.1, description="softness of top-k")
     kept: tuple[Fraction, Fraction] = Field(default=(0.1, 0.9), description="share of pixels kept, from and to")
-    patience: Count = 3
+    patience: Count = Field(default=3, description="epochs without progress before it stops")
 
     @field_validator("kept")
     @classmethod
