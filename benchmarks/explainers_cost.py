@@ -42,9 +42,9 @@ from compress.explain import (
 )
 from compress.explain.varsal import Encoder, VarSal
 from compress.files import read_json, write_json
-from compress.gates.fold import find_fold_pairs, fold_
 from compress.macs import count_macs
 from compress.models import build_classifier
+from compress.models.fold import find_fold_pairs, fold_
 from deploy.bench.rounds import time_interleaved
 from deploy.bench.statistics import to_quantiles, to_speedup
 from deploy.machine import device_name, versions

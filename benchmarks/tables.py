@@ -1,4 +1,4 @@
-"""Write the README's tables from results/*.json: figures in prose are never typed.
+"""Write the tables of README.md and docs/results.md from results/*.json: figures are never typed there.
 
 .venv/bin/python benchmarks/tables.py [--check]
 """
@@ -9,33 +9,43 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from tables_bench import latency_lab
 from tables_cost import cost
-from tables_drift import drift
+from tables_drift import drift, steered_finetuning
 from tables_dynamic import dynamic
+from tables_headlines import headlines
 from tables_models import zoo
 from tables_speed import combined, efficiency, gate_step
 from tables_study import keep50, selector, steering
-from tables_trust import trust
+from tables_trust import roar, trust
 
 from compress.files import read_json, write_text
 
 HERE = Path(__file__).resolve().parent
-README, RESULTS = HERE.parent / "README.md", HERE / "results"
+PAGES, RESULTS = (HERE.parent / "README.md", HERE.parent / "docs" / "results.md"), HERE / "results"
 
-TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
+TABLES: dict[str, tuple[Callable[..., str], *tuple[str, ...]]] = {
+    "headlines": (
+        headlines,
+        "zoo.json",
+        "efficiency.json",
+        "cifar10_resnet20_keep50.json",
+        "steered_finetuning.json",
+        "latency_lab.json",
+    ),
     "zoo": (zoo, "zoo.json"),
     "keep50": (keep50, "cifar10_resnet20_keep50.json"),
     "selector": (selector, "cifar10_resnet20_keep50.json"),
     "steering": (steering, "steering.json"),
     "drift": (drift, "drift.json"),
+    "steered_finetuning": (steered_finetuning, "steered_finetuning.json"),
     "efficiency": (efficiency, "efficiency.json"),
     "combined": (combined, "combined_budgets.json"),
     "gate_step": (gate_step, "gate_step.json"),
     "dynamic": (dynamic, "dynamic.json"),
     "trust": (trust, "trust.json"),
+    "roar": (roar, "roar.json"),
     "cost": (cost, "explainers_cost.json"),
     "latency_lab": (latency_lab, "latency_lab.json"),
 }
@@ -44,25 +54,28 @@ TABLES: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
 
 def filled(text: str, results: Path = RESULTS) -> str:
     """``text`` with every ``<!-- table: name -->`` ... ``<!-- end -->`` block written anew."""
-    for name, (table, file) in TABLES.items():
+    for name, (table, *files) in TABLES.items():
         start, end = f"<!-- table: {name} -->\n", "<!-- end -->"
         before, _, rest = text.partition(start)
         if not rest:
             continue
-        text = before + start + table(read_json(results / file)) + "\n" + end + rest.partition(end)[2]
+        made = table(*(read_json(results / file) for file in files))
+        text = before + start + made + "\n" + end + rest.partition(end)[2]
     return text
 
 
 def main() -> None:
-    """Rewrite README.md, or with --check only say whether it is up to date."""
+    """Rewrite the pages, or with --check only say whether they are up to date."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="exit 1 if the README is not what the results say")
+    parser.add_argument("--check", action="store_true", help="exit 1 if a page is not what the results say")
     given = parser.parse_args()
-    text = README.read_text(encoding="utf-8")
-    new = filled(text)
-    if given.check:
-        sys.exit(new != text)
-    write_text(README, new)
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        new = filled(text)
+        if given.check and new != text:
+            sys.exit(f"{page.name} is not what the results say: run benchmarks/tables.py")
+        if new != text:
+            write_text(page, new)
 
 
 if __name__ == "__main__":

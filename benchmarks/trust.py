@@ -1,9 +1,11 @@
 """Which explanations of a trained ResNet-20 can be trusted: every explainer through the papers' tests, CIFAR-10 test.
 
-    .venv/bin/python benchmarks/trust.py [--run runs/keep50/seed0-rbf] [--with gradient ...] [--images 1000]
+    .venv/bin/python benchmarks/trust.py [--run runs/keep50/seed0-rbf] [--realx runs/keep50/seed0-realx]
+        [--varsal varsal.safetensors] [--with gradient ...] [--images 1000]
 
-``rbf`` is the selector of a finished run of cifar10_resnet20_keep50.py; the others learn nothing. Rows go to
-results/trust.json as they come; run again to go on, and for the text that holds them against the papers' orderings.
+``rbf`` is the selector of a finished run of cifar10_resnet20_keep50.py, ``realx`` that of the same recipe with
+gates.steer=realx, ``varsal`` what varsal.py maps --save wrote; the others learn nothing. Rows go to results/trust.json
+as they come; run again to go on, and for the text that holds them against the papers' orderings.
 """
 
 from __future__ import annotations
@@ -16,47 +18,79 @@ import torch
 from steering import open_session
 from trust_orderings import orderings
 
-from compress.files import write_json
+from compress.explain.fidelity import STEPS as DRIB
+from compress.explain.fidelity import explain_images, insertion_deletion, paired, predicted
+from compress.files import read_json, write_json
 from deploy.console import ConsoleProgress
 from deploy.report.trust import draw_trust
-from deploy.trust_run import CONTROL, measure_trust
+from deploy.session import Session
+from deploy.trust import Fewer
+from deploy.trust_run import CONTROL, find_subjects, measure_trust, own_subject, some_of
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "trust.json"
-EXPLAINERS = (
-    "rbf",
+VARSAL, ROAR = HERE / "results" / "varsal.json", HERE / "results" / "roar.json"
+UNTRAINED = (
     "gradient",
-    "edges",
-    "grad_cam",
-    "guided_backprop",
     "gradient_x_input",
-    "constant",
-    "smoothgrad_squared",
     "integrated_gradients",
+    "smoothgrad_squared",
+    "guided_backprop",
+    "grad_cam",
+    "prunegrad",
+    "prunepgd",
 )
-TESTS = ("perturbation", "sanity", "tiles", "insertion_deletion")
-FEWER = {"tiles": 500, "insertion_deletion": 100, "sanity": 100}
-"""Images, spread over all, of the tests that take long: a curve of insertion and deletion is 226 forwards an image."""
-
-SKIPPED = {
-    *(("sanity", name) for name in ("integrated_gradients", "smoothgrad_squared")),
-    *((test, "constant") for test in TESTS if test != "sanity"),
+CONTROLS = ("centre", "edges", "constant")
+EXPLAINERS = ("rbf", "realx", "varsal", *UNTRAINED, *CONTROLS)
+TESTS = ("insertion_deletion", "perturbation", "tiles", "sanity")
+FEWER: Fewer = {
+    "tiles": 500,
+    "sanity": 100,
+    **{("sanity", name): 20 for name in ("integrated_gradients", "prunegrad", "prunepgd")},
+    ("sanity", "smoothgrad_squared"): 50,
 }
-"""20 re-initialised networks with tens of gradients an image each are left to those who have the time; and a constant
-map's order of pixels is one more random one."""
+"""Images, spread over all, of the tests that take long: the sanity check explains each by 20 re-initialised networks,
+at tens of forward passes an explanation."""
+
+STEPS = 32
+"""Of insertion and of deletion, 32 pixels each. DRIB takes 113 of 9: what that changes is measured (``coarseness``)."""
+
+COARSE, COARSE_IMAGES = ("rbf", "gradient", "edges"), 50
+"""Where it is measured, beside random maps."""
 
 LONG = 20
 """Points of a curve; the file does not need all of insertion's and deletion's 114."""
 
 
-def schedule(session: Any) -> str:
-    """How the trained explainer was trained, in words."""
+def schedule(session: Session, name: str) -> str:
+    """How a run's own explainer was trained, in words."""
     given, record = session.recipe.explainer, session.run.record("selector")
     return (
-        f"rbf: {given.predictor.epochs} epochs of the predictor, {given.selector.epochs} of the selector, target area "
-        f"{given.target_area}, seed {session.recipe.seed}; validation KL {record.metrics['kl']:.3f} nats, "
+        f"{name}: {given.predictor.epochs} epochs of the predictor, {given.selector.epochs} of the selector, target "
+        f"area {given.target_area}, seed {session.recipe.seed}; validation KL {record.metrics['kl']:.3f} nats, "
         f"{record.metrics['kl_random']:.3f} with its masks anywhere"
     )
+
+
+def varsal_schedule() -> str:
+    """How the maps that varsal.py saved last were trained, in words."""
+    settings = read_json(VARSAL)["maps"]["rows"]["settings"]
+    return (
+        f"varsal: an encoder of its own, {settings['epochs']} epochs of {settings['images']:,} images at "
+        f"{settings['lr']:g}, seed {settings['seed']}"
+    )
+
+
+def coarseness(session: Session) -> dict[str, Any]:
+    """How much the areas of insertion and deletion change with DRIB's steps in place of ``STEPS``, image by image."""
+    classifier, images = session.classifier(), some_of(session.splits.test(), COARSE_IMAGES, "test")
+    labels, rows = predicted(classifier, images), []
+    for subject in find_subjects(session, COARSE):
+        maps = explain_images(subject.factory(classifier), images, labels).importance
+        fine, coarse = (insertion_deletion(classifier, images, maps, steps=steps) for steps in (DRIB, STEPS))
+        changes = {side: paired(getattr(coarse, side), getattr(fine, side)) for side in ("insertion", "deletion")}
+        rows.append({"explainer": subject.name, **{side: value.to_dict() for side, value in changes.items()}})
+    return {"steps": DRIB, "images": COARSE_IMAGES, "rows": rows}
 
 
 def thinned(result: Any) -> Any:
@@ -79,24 +113,54 @@ def main() -> None:
     parser.add_argument(
         "--run", type=Path, default=HERE.parent / "runs" / "keep50" / "seed0-rbf", help="with a selector"
     )
-    parser.add_argument("--with", dest="explainers", choices=EXPLAINERS, action="append", help="default: all")
+    parser.add_argument("--realx", type=Path, help="a run of the same recipe, steered by realx")
+    parser.add_argument("--varsal", type=Path, help="weights of VarSal's encoder")
+    parser.add_argument("--with", dest="explainers", choices=EXPLAINERS, action="append", help="default: all there are")
     parser.add_argument("--images", type=int, default=1000, help="test images, spread over the classes")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the rows go")
     parser.add_argument("--pictures", type=Path, help="draw the curves into this folder too")
     given = parser.parse_args()
-    names = given.explainers or EXPLAINERS
+    trained = {"realx": given.realx, "varsal": given.varsal}
+    names = given.explainers or [name for name in EXPLAINERS if trained.get(name, HERE) is not None]
+    for name in names:
+        if trained.get(name, HERE) is None:
+            parser.error(f"--with {name} needs --{name}")
     with ConsoleProgress() as progress:
         session = open_session(given.run, progress)
         torch.set_num_threads(session.recipe.threads or torch.get_num_threads())
+        others = []
+        before = read_json(given.out) if given.out.exists() else {}
+        words, coarse = dict(before.get("schedules", {})), before.get("coarseness")
+        words["rbf"] = schedule(session, "rbf")
+        if "realx" in names:
+            realx = open_session(given.realx, progress)
+            others.append(own_subject(realx, "realx"))
+            words["realx"] = schedule(realx, "realx")
+        if "varsal" in names:
+            words["varsal"] = varsal_schedule()
         found = measure_trust(
-            session, given.out, names=names, tests=TESTS, count=given.images, split="test", fewer=FEWER, skip=SKIPPED
+            session,
+            given.out,
+            names=[f"varsal={given.varsal}" if name == "varsal" else name for name in names if name != "realx"],
+            others=others,
+            tests=TESTS,
+            count=given.images,
+            split="test",
+            fewer=FEWER,
+            steps=STEPS,
         )
+        if coarse is None:
+            coarse = coarseness(session)
     if given.pictures is not None:
         draw_trust(given.pictures, found["rows"], control=CONTROL)
-    rows = [{**row, "result": thinned(row["result"])} for row in found["rows"]]
-    found |= {"schedule": schedule(session), "orderings": orderings(rows), "rows": rows}
+    places = {name: place for place, name in enumerate((CONTROL, *EXPLAINERS))}
+    ordered = sorted(found["rows"], key=lambda row: (places[row["explainer"]], TESTS.index(row["test"])))
+    rows = [{**row, "result": thinned(row["result"])} for row in ordered]
+    retrained = read_json(ROAR)["rows"] if ROAR.exists() else []
+    found |= {"schedules": words, "steps": STEPS, "coarseness": coarse, "orderings": orderings(rows, retrained)}
+    found["rows"] = rows
     write_json(given.out, found)
-    print("\n".join(found["orderings"]))
+    print("\n".join(f"{claim['verdict']}: {claim['text']}" for claim in found["orderings"]))
 
 
 if __name__ == "__main__":

@@ -7,13 +7,13 @@ Not counted: biases, normalisation, activations, pooling, additions, attention s
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+
+from .modes import evaluating
 
 # fvcore's names for a convolution and for a linear layer, which torch lowers in two ways.
 _COUNTED = ("conv", "linear", "addmm")
@@ -41,7 +41,7 @@ def count_macs(model: nn.Module, example: Tensor) -> MacsCount:
         warnings.simplefilter("ignore", FutureWarning)  # fvcore scripts functions on import; torch deprecates that
         from fvcore.nn import FlopCountAnalysis
 
-    with _evaluating(model), torch.no_grad():
+    with evaluating(model), torch.no_grad():
         counter = FlopCountAnalysis(model, example)
         counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         counts = {
@@ -60,15 +60,3 @@ def count_params(model: nn.Module) -> int:
 def size_bytes(model: nn.Module) -> int:
     """Bytes of the model's tensors, buffers included: its safetensors file without the header."""
     return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside the block; then each module is back in its own mode (BN may be frozen by itself)."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training

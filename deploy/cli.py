@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from compress.errors import SlimError
 
 from .commands import COMMANDS
+from .commands.examples import SHOWN
 from .console import ConsoleProgress
 from .logs import LibraryMessages
 from .terminal import Terminal, console
@@ -49,7 +50,10 @@ app = typer.Typer(
     cls=_Commands,
     help="Make trained vision models small enough for the edge, without changing what they look at.",
     no_args_is_help=True,
-    add_completion=False,
+    epilog="\b\nThe three commands of a first run:\n"
+    "  slimsight init my_model.py:build my_images    # writes recipe.yaml\n"
+    "  slimsight run recipe.yaml                     # again: resumes\n"
+    "  slimsight check runs/recipe --budget budget.yaml",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -71,9 +75,10 @@ def _root(
 
 
 for _command in COMMANDS:
-    app.command()(_command)
+    _shown = SHOWN[_command.__name__]
+    app.command(short_help=_shown.short, epilog=_shown.epilog)(_command)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of ``slimsight``; leaves by ``SystemExit``."""
-    app(arguments)
+    app(arguments, prog_name="slimsight")  # whatever started it: completion goes by this name

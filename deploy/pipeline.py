@@ -22,10 +22,8 @@ from .assemble import assemble_report, draw_pictures
 from .fingerprint import fingerprint
 from .looks import draw_worst
 from .recipe import Recipe, dump_recipe
-from .report import Report, write_markdown, write_report
-from .report.html import PAGE_FILE, write_run
-from .report.markdown import PICTURES
-from .report.strips import PANELS_FOLDER
+from .report import Report
+from .report.forms import remove_forms, write_forms
 from .run_dir import RunDir, StageRecord, open_run, read_run
 from .session import Session, default_cache, explainer_of
 from .stages import dynamic, learn, prove, slim
@@ -209,7 +207,7 @@ def run_recipe(
             on_open(run)
         session = Session(recipe, run, progress, cache or default_cache())
         stages = to_stages(recipe)
-        keys = _fingerprints(stages, session)
+        keys = fingerprints(stages, session)
         records = {s.name: record for s in stages if (record := run.done(s.name, keys[s.name]))}
         reused = list(records)
         if reused:
@@ -231,13 +229,11 @@ def run_recipe(
         draw_pictures(session, ordered["surgery"].metrics)
         draw_worst(session, ordered["judgement"].metrics.get("saliency", {}).get("maps", {}).get("worst", ()))
         report = assemble_report(session, name, ordered, reused)
-        write_report(run.report_json, report)
-        write_markdown(run.root, report)
-        write_run(run.root)
+        write_forms(run.root, report)
     return report
 
 
-def _fingerprints(stages: Sequence[Stage], session: Session) -> dict[str, str]:
+def fingerprints(stages: Sequence[Stage], session: Session) -> dict[str, str]:
     """Of every stage, by name: its own parts of the recipe and the fingerprints of the stages it needs."""
     keys: dict[str, str] = {}
     for stage in stages:
@@ -249,10 +245,8 @@ def _fingerprints(stages: Sequence[Stage], session: Session) -> dict[str, str]:
 
 def _start_over(run: RunDir, recipe: Recipe, stages: Sequence[str]) -> None:
     """From here on the run is this recipe's: no report and no stage of another recipe may pass for its own."""
-    reports = (run.report_json, run.report_md, run.root / PAGE_FILE, run.export_json)
-    for path in (*reports, *(run.root / picture for picture in PICTURES)):
-        path.unlink(missing_ok=True)
-    shutil.rmtree(run.root / PANELS_FOLDER, ignore_errors=True)
+    remove_forms(run.root)
+    run.export_json.unlink(missing_ok=True)
     for stage in stages:
         run.forget(stage)
     write_text(run.recipe, dump_recipe(recipe))

@@ -13,6 +13,7 @@ class Problems:
 
     def __init__(self) -> None:
         self.lines: dict[Place, int] = {}
+        self._given: dict[Place, str] = {}
         self._found: list[tuple[int, str]] = []
 
     def __bool__(self) -> bool:
@@ -22,13 +23,22 @@ class Problems:
         """What is added from now on stands at ``lines``."""
         self.lines = dict(lines)
 
-    def forget(self, place: Place) -> None:
-        """Something that is no part of the file has taken the place of what stood there."""
-        self.lines = {known: line for known, line in self.lines.items() if known[: len(place)] != place} | {place: 0}
+    def replaced(self, place: Place, by: str) -> None:
+        """``by``, which is no part of the file, has taken the place of what stood there."""
+        self._given[place] = by
 
     def add(self, text: str, place: Place = ()) -> None:
         line = line_of(self.lines, place)
-        self._found.append((line, f"line {line}: {text}") if line else (sys.maxsize, text))
+        if by := self._by(place, known=bool(line)):
+            self._found.append((sys.maxsize, f"{by}: {text}"))
+        else:
+            self._found.append((line, f"line {line}: {text}") if line else (sys.maxsize, text))
+
+    def _by(self, place: Place, *, known: bool) -> str | None:
+        """What took the place; or, where the file holds nothing there (``known``), what made it from below."""
+        above = [by for given, by in self._given.items() if given == place[: len(given)]]
+        below = [by for given, by in self._given.items() if place and place == given[: len(place)] and not known]
+        return next(iter(above[::-1] + below[::-1]), None)
 
     def listed(self) -> str:
         """A line for each, in the order of the file; what stands in no line of it comes last."""

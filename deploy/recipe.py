@@ -140,8 +140,8 @@ def _apply(override: str, tree: dict[str, Any], problems: Problems) -> None:
         problems.add(f"--set {override}: the value is not valid YAML: {error}")
         return
     for twice in repeated:
-        problems.add(twice)
-    problems.forget(tuple(keys))
+        problems.add(f"--set {override}: {twice}")
+    problems.replaced(tuple(keys), f"--set {override}")
     nested = value
     for key in reversed(keys):
         nested = {key: nested}

@@ -6,7 +6,6 @@ A stage reads its inputs from files only, so that a resumed run computes what an
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -41,6 +40,7 @@ from compress.surgery import ChannelGraph, PrunePlan, View, prove_groups, slim_,
 from compress.training import make_fabric
 from export.metadata import About
 
+from .cache_place import default_cache as default_cache
 from .plan_latency import PlanTimer
 from .recipe import Recipe
 from .run_dir import RunDir
@@ -51,14 +51,6 @@ _PROOF_IMAGES = 4
 _TIMED_IMAGES = 16
 _SAMPLED = 64
 _NAMED = 3
-
-
-def default_cache() -> Path:
-    """Where decoded images live, shared by all runs: ``$SLIMSIGHT_CACHE``, else the user's cache folder."""
-    if place := os.environ.get("SLIMSIGHT_CACHE"):
-        return Path(place)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "slimsight"
 
 
 def explainer_of(recipe: Recipe) -> SteeringExplainer[Any]:

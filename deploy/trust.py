@@ -17,6 +17,7 @@ from compress.data.boxes import BoxedImages
 from compress.explain import Explainer, Saliency
 from compress.explain.fidelity import (
     SIDES,
+    STEPS,
     Curve,
     box_score,
     constant,
@@ -32,6 +33,9 @@ from compress.explain.fidelity import (
 from compress.explain.fidelity.roar import SHARES, Learn
 from compress.models import Classifier
 from compress.progress import SILENT, Progress
+
+Fewer = Mapping[str | tuple[str, str], int]
+"""How many images a test uses, by its name, or by its name and an explainer's."""
 
 DEFAULT_TESTS = ("sanity", "perturbation", "insertion_deletion", "tiles")
 TESTS = (*DEFAULT_TESTS, "boxes", "roar")
@@ -73,7 +77,9 @@ class Study:
     Args:
         images: (N, 3, H, W) in [0, 1].
         control: the explainer that every other one has to beat.
-        fewer: how many of the images a test uses, spread over all, for tests that take long.
+        fewer: how many of the images a test uses, spread over all, for tests that take long; of a single explainer
+            only for the sanity check, whose figures are not paired with the control's.
+        steps: of insertion and of deletion.
         boxes: what the test ``boxes`` takes; training: what ``roar`` takes.
     """
 
@@ -84,7 +90,8 @@ class Study:
         control: Subject,
         *,
         seed: int = 0,
-        fewer: Mapping[str, int] | None = None,
+        fewer: Fewer | None = None,
+        steps: int = STEPS,
         boxes: BoxedImages | None = None,
         training: Training | None = None,
         progress: Progress = SILENT,
@@ -94,6 +101,8 @@ class Study:
         self.control = control
         self.seed = seed
         self.fewer = dict(fewer or {})
+        assert all(isinstance(key, str) or key[0] == "sanity" for key in self.fewer), "curves are paired image by image"
+        self.steps = steps
         self.boxes = boxes
         self.training = training
         self.progress = progress
@@ -117,9 +126,10 @@ class Study:
             row["versus_control"] = {key: paired(ours, theirs[key]).to_dict() for key, ours in found.curves.items()}
         return row
 
-    def count(self, test: str) -> int:
-        """How many images ``test`` uses."""
-        return min(self.fewer.get(test, len(self.images)), len(self.images))
+    def count(self, test: str, name: str) -> int:
+        """How many images ``test`` uses for the explainer called ``name``."""
+        total = len(self.images)
+        return min(self.fewer.get((test, name), self.fewer.get(test, total)), total)
 
     def _control(self, test: str) -> _Found:
         if test not in self._controls:
@@ -147,7 +157,7 @@ class Study:
             return self._boxes(subject)
         if test == "roar":
             return self._roar(subject)
-        which = spread(len(self.images), self.count(test))
+        which = spread(len(self.images), self.count(test, subject.name))
         images, saliency = self.images[which], self._saliency(subject, which)
         model, maps, progress = self.classifier, saliency.importance, self.progress
         result: dict[str, Any]
@@ -160,7 +170,7 @@ class Study:
             pixels = pixel_perturbation(model, images, maps, seed=self.seed, progress=progress)
             result, curves = pixels.to_dict(), {"kl": pixels.kl, "change": pixels.change}
         elif test == "insertion_deletion":
-            both = insertion_deletion(model, images, maps, seed=self.seed, progress=progress)
+            both = insertion_deletion(model, images, maps, steps=self.steps, seed=self.seed, progress=progress)
             result, curves = both.to_dict(), {"insertion": both.insertion, "deletion": both.deletion}
         else:
             assert test == "tiles", test

@@ -15,6 +15,7 @@ from compress.data import ImageSet
 from compress.data.boxes import BoxedImages, load_boxes
 from compress.errors import ConfigError, DataError
 from compress.explain import MEMBERS, STEERING, AmortizedExplainer, ExplainedClassifier, make_explainer, needs_weights
+from compress.explain.fidelity import STEPS
 from compress.files import read_json, write_json
 from compress.finetune import train_classifier
 from compress.models import Classifier, build_classifier
@@ -23,7 +24,7 @@ from compress.registry import nearest
 from .fingerprint import fingerprint
 from .machine import device_name, versions
 from .session import Session
-from .trust import TESTS, Study, Subject, Training, spread
+from .trust import TESTS, Fewer, Study, Subject, Training, spread
 
 CONTROL = "random"
 """Tested beside every explainer."""
@@ -45,7 +46,7 @@ def find_subjects(session: Session, names: Sequence[str]) -> list[Subject]:
     for name in dict.fromkeys((CONTROL, *(names or (own or "gradient",)))):
         plain, given, file = name.partition("=")
         if plain in STEERING and not given:
-            found.append(_own(session, plain))
+            found.append(own_subject(session, plain))
         elif plain not in MEMBERS:
             choices = sorted({*MEMBERS, *STEERING})
             raise ConfigError(
@@ -70,8 +71,12 @@ def _own_name(session: Session) -> str | None:
     return session.explainer.head.kind if session.run.record("selector") is not None else None
 
 
-def _own(session: Session, name: str) -> Subject:
-    """The run's explainer. Its decoder stays as it is; it reads the features of the classifier that it is given."""
+def own_subject(session: Session, name: str) -> Subject:
+    """The run's explainer. Its decoder stays as it is; it reads the features of the classifier that it is given.
+
+    Raises:
+        ConfigError: the run has trained no explainer of that ``name``.
+    """
     record = session.run.record("selector")
     if record is None or _own_name(session) != name:
         raise ConfigError(
@@ -138,14 +143,18 @@ def measure_trust(
     split: str = "val",
     boxes: Path | None = None,
     epochs: int | None = None,
-    fewer: Mapping[str, int] | None = None,
+    others: Sequence[Subject] = (),
+    fewer: Fewer | None = None,
+    steps: int = STEPS,
     skip: Collection[tuple[str, str]] = (),
 ) -> dict[str, Any]:
     """Run ``tests`` on explainers of the run's original; rows go to ``out`` as they come, and are resumed from it.
 
     Args:
         names: of explainers; none: the run's own, or the gradient.
-        count: images, by default up to 200; ``fewer`` for single tests.
+        count: images, by default up to 200; ``fewer`` for single tests (see ``Study``).
+        others: explainers that are not the run's and that no registry makes, tested last.
+        steps: of insertion and of deletion.
         skip: pairs of test and explainer to leave out.
         boxes: the table for the test ``boxes``; epochs: of each of ROAR's trainings, by default the recipe's.
 
@@ -155,15 +164,17 @@ def measure_trust(
         RunError: ``out`` cannot be written.
     """
     tests = check_tests(tests, boxes)
-    subjects = find_subjects(session, names)
-    study, common = _open(session, subjects[0], tests, count, split, fewer or {}, boxes, epochs)
+    subjects = [*find_subjects(session, names), *others]
+    study, common = _open(session, subjects[0], tests, count, split, fewer or {}, steps, boxes, epochs)
     head = {"schema": 1, **common, "control": CONTROL, "device": device_name(), "versions": versions()}
     kept = _rows(out, common)
     special: dict[str, Any] = {"boxes": _digest(study.boxes), "roar": study.training and study.training.epochs}
+    if steps != STEPS:
+        special["insertion_deletion"] = steps
     wanted: dict[str, tuple[str, Subject]] = {}
     for subject in subjects:
         for test in (test for test in tests if (test, subject.name) not in skip):
-            parts = {**common, "test": test, "used": study.count(test), "on": special.get(test)}
+            parts = {**common, "test": test, "used": study.count(test, subject.name), "on": special.get(test)}
             wanted[fingerprint({**parts, "explainer": subject.name, "learned": subject.learned})] = (test, subject)
     asked = {(test, subject.name) for test, subject in wanted.values()}
     kept = {key: row for key, row in kept.items() if key in wanted or (row["test"], row["explainer"]) not in asked}
@@ -183,7 +194,8 @@ def _open(
     tests: Sequence[str],
     count: int | None,
     split: str,
-    fewer: Mapping[str, int],
+    fewer: Fewer,
+    steps: int,
     boxes: Path | None,
     epochs: int | None,
 ) -> tuple[Study, dict[str, Any]]:
@@ -199,6 +211,7 @@ def _open(
         control,
         seed=session.recipe.seed,
         fewer=fewer,
+        steps=steps,
         boxes=None if boxes is None else load_boxes(boxes, session.splits.image_size),
         training=to_training(session, judged, epochs) if "roar" in tests else None,
         progress=session.progress,

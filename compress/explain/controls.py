@@ -43,6 +43,20 @@ class Edges(CheckedExplainer):
         return magnitude
 
 
+class CentreMaps(CheckedExplainer):
+    """Nearness to the image's centre, in pixels, the corners 0: where photographs tend to show their object."""
+
+    name = "centre"
+
+    def _maps(self, images: Tensor, labels: Tensor) -> Tensor:
+        del labels
+        rows, columns = (
+            torch.arange(side, device=images.device, dtype=images.dtype) - (side - 1) / 2 for side in images.shape[2:]
+        )
+        distance = torch.hypot(rows[:, None], columns[None, :])
+        return (distance.max() - distance).expand(len(images), -1, -1).clone()
+
+
 class ConstantMaps(CheckedExplainer):
     """One everywhere: no pixel before another. Ranks of it are all ties, correlations with it undefined."""
 

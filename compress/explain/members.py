@@ -11,7 +11,7 @@ from torch import nn
 from ..errors import ConfigError
 from ..registry import Registry
 from .base import Explainer
-from .controls import ConstantMaps, Edges, RandomMaps
+from .controls import CentreMaps, ConstantMaps, Edges, RandomMaps
 from .prunegrad import PruneGrad, PrunePGD
 from .references import GradCam, Gradient, GradientXInput, GuidedBackprop, IntegratedGradients, SmoothGradSquared
 from .varsal import VarSal
@@ -44,6 +44,7 @@ for _name, _make in {
     "grad_cam": GradCam,
     "random": RandomMaps,
     "edges": Edges,
+    "centre": CentreMaps,
     "constant": ConstantMaps,
 }.items():
     MEMBERS.add(_name)(Member(untrained=_make))

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from ..data import Batch
 from ..errors import PruningError
 from ..explain import Capture, ExplainedClassifier
+from ..models.fold import FoldPair, find_fold_pairs, fold_
 from ..progress import SILENT, Progress
 from ..surgery import ChannelGroup, masked, max_relative
-from .fold import FoldPair, find_fold_pairs, fold_
 from .gate import Gates
 from .scaled import scale_
 

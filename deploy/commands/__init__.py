@@ -2,8 +2,10 @@
 
 from .bench import bench
 from .check import check
+from .doctor import doctor
 from .explain import explain
 from .export import export
+from .init import init
 from .inspect import inspect
 from .report import report
 from .run import run
@@ -11,7 +13,7 @@ from .schema import schema
 from .status import status
 from .trust import trust
 
-COMMANDS = (run, export, inspect, bench, explain, trust, report, check, status, schema)
+COMMANDS = (init, doctor, run, export, inspect, bench, explain, trust, report, check, status, schema)
 """In the order that the help lists them."""
 
 __all__ = ["COMMANDS"]

@@ -18,7 +18,9 @@ _DEAREST = 10
 
 def inspect(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="torchvision:NAME, timm:NAME, path/to/file.py:factory, or a run")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="torchvision:NAME, timm:NAME, path/to/file.py:factory, or a run")
+    ],
     input_: Annotated[str, typer.Option("--input", metavar="CxHxW", help="one image, e.g. 3x224x224")],
     budget: Annotated[
         list[str] | None,

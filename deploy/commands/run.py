@@ -11,23 +11,33 @@ from rich.table import Table
 from ..terminal import Terminal, console, leave, print_checks
 
 if TYPE_CHECKING:
+    from ..dry_run import DryRun
     from ..report import Report
 
 
 def run(
     context: typer.Context,
-    recipe: Annotated[Path, typer.Argument(help="the recipe, e.g. configs/digits.yaml")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file, e.g. configs/digits.yaml")],
     out: Annotated[Path | None, typer.Option(help="run directory; default: runs/<recipe's name>")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="override a setting")] = None,
     reuse: Annotated[Path | None, typer.Option(help="take finished stages over from this run")] = None,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="show what would be done and for how long; write nothing there")
+    ] = False,
 ) -> None:
     """Slim the recipe's model within its budget; prove, export, time and report. Run again to resume."""
-    from ..pipeline import run_recipe
     from ..recipe import load_recipe
 
     terminal: Terminal = context.obj
-    loaded = load_recipe(recipe, set_ or ())
+    loaded = load_recipe(recipe, set_ or ())  # before torch is imported: a mistake is told at once
+    from ..pipeline import run_recipe
+
     place = out or Path("runs") / recipe.stem
+    if dry:
+        from ..dry_run import dry_run
+
+        _print_dry_run(dry_run(loaded, place, reuse=reuse, progress=terminal.progress))
+        return
     report = run_recipe(
         loaded, place, name=recipe.name, reuse=reuse, progress=terminal.progress, on_open=terminal.log_to
     )
@@ -91,3 +101,35 @@ def _print_summary(report: Report) -> None:
     out.print(table)
     out.print()
     print_checks(report.verdict)
+
+
+def _print_dry_run(found: DryRun) -> None:
+    from compress.gates import as_amount
+
+    from ..report.units import as_bytes, as_duration, as_macs, as_ms, as_percent
+
+    known, out = found.known, console()
+    limits = [
+        f"{as_amount(name, limit)}{f' ({as_percent(limit / known.macs, 1)})' if name == 'macs' else ''}"
+        for name, limit in found.known.limits.items()
+    ]
+    split = ", ".join(f"{count:,} {name}" for name, count in found.images.items())
+    facts = Table("", "", box=None, pad_edge=False, show_header=False)
+    facts.add_row("images", f"{found.classes} classes at {found.size} px: {split}")
+    facts.add_row("original", f"{as_macs(known.macs)} MACs, {known.groups} channel groups that can shrink")
+    facts.add_row("target", f"{' and '.join(limits) or 'latency alone'}; down to {as_macs(known.smallest)} is possible")
+    facts.add_row("folder", f"{found.out}: about {as_bytes(found.disk)}; {as_bytes(found.disk_free)} are free")
+    out.print(facts)
+    out.print()
+    stages = Table("stage", "", "time", "why", box=None, pad_edge=False)
+    for stage in found.stages:
+        about = "" if stage.reused else "about "
+        stages.add_row(stage.name, "reused" if stage.reused else "runs", about + as_duration(stage.seconds), stage.why)
+    out.print(stages)
+    out.print(f"\nexpected: about {as_duration(found.seconds)}", soft_wrap=True)
+    timed = f"{as_ms(1e3 * found.steps.step)} an image with backward, {as_ms(1e3 * found.steps.forward)} without"
+    out.print(
+        f"from batches of {found.steps.batch} timed just now on {found.device}: {timed}; early stopping makes it "
+        "shorter, other work on this machine longer",
+        soft_wrap=True,
+    )

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from compress.config import BudgetConfig
 from compress.explain import find_scales
 from compress.gates import CostModel, as_amount, check_budget, counted_limits, smallest_macs
+from compress.models import Classifier
 from compress.surgery import ChannelGraph
 from export.to_torch_export import trace
 
@@ -12,7 +17,19 @@ from ..report.units import as_macs, as_ms, as_percent
 from ..session import Session
 
 
-def preflight(session: Session) -> None:
+@dataclass(frozen=True)
+class Preflight:
+    """What is known before anything is learned. ``limits``: the budget, by resource; ``classifier``: not trained."""
+
+    macs: int
+    smallest: int
+    groups: int
+    limits: Mapping[str, float]
+    classifier: Classifier
+    proof_seconds: float
+
+
+def preflight(session: Session) -> Preflight:
     """Build the classifier and ask of it what later stages will: groups, budget, feature maps, an exportable graph.
 
     None of that depends on what the weights have learned.
@@ -25,7 +42,9 @@ def preflight(session: Session) -> None:
     """
     recipe = session.recipe
     classifier = session.new_classifier().eval()
+    started = time.monotonic()
     graph = session.find_groups(classifier)
+    proof_seconds = time.monotonic() - started
     cost = CostModel.of(classifier, session.example, graph.groups)
     limits, align = counted_limits(recipe.budget, cost), fixed_align(recipe.budget)
     check_counted(recipe.budget, cost, graph)
@@ -43,6 +62,7 @@ def preflight(session: Session) -> None:
         f"model: {as_macs(cost.total)} MACs, {len(graph.groups)} channel groups that can shrink, down to "
         f"{as_macs(smallest)}; the budget is {' and '.join(shares)}"
     )
+    return Preflight(cost.total, smallest, len(graph.groups), limits, classifier, proof_seconds)
 
 
 def fixed_align(budget: BudgetConfig) -> int:

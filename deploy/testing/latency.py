@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -18,6 +16,7 @@ from torch import nn
 from compress.amounts import TIME_UNITS, to_amount
 from compress.errors import ConfigError
 from compress.models.user_code import UserCode
+from compress.modes import evaluating
 from export.runners import TorchRunner
 
 from ..bench.rounds import time_sessions
@@ -91,7 +90,7 @@ def _latency(
     images = to_images(x, model)
     size = "x".join(map(str, images.shape[1:]))
     for name, each in models.items():
-        with UserCode(f"{name} does not take {size} images"), torch.inference_mode(), _evaluating(each):
+        with UserCode(f"{name} does not take {size} images"), torch.inference_mode(), evaluating(each):
             each(images)
     times = _time(models, images.float().cpu().numpy(), threads, rounds, seconds)
     figures = {name: to_quantiles(parts) for name, parts in times.items()}
@@ -161,7 +160,7 @@ def _layer_times(model: nn.Module, images: torch.Tensor, threads: int) -> dict[s
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with torch.inference_mode(), _evaluating(model):
+        with torch.inference_mode(), evaluating(model):
             for _ in range(_PROFILED):
                 calls.append({})
                 model(images)
@@ -170,15 +169,3 @@ def _layer_times(model: nn.Module, images: torch.Tensor, threads: int) -> dict[s
         for handle in handles:
             handle.remove()
     return {name: float(np.median([call.get(name, 0.0) for call in calls])) for name in calls[0]}
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside the block; then each module is back in its own mode."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training

@@ -1,5 +1,6 @@
 import importlib
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -32,9 +33,13 @@ def row(variant: str, seed: int, **figures: float) -> dict[str, object]:
     }
 
 
-def test_the_readme_says_what_the_results_say(tables: ModuleType) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert tables.filled(text) == text, "run benchmarks/tables.py"
+def test_the_pages_say_what_the_results_say(tables: ModuleType) -> None:
+    found = set()
+    for page in tables.PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert tables.filled(text) == text, "run benchmarks/tables.py"
+        found |= set(re.findall(r"<!-- table: (\w+) -->", text))
+    assert found == set(tables.TABLES), "every table stands on a page"
 
 
 def test_a_table_gives_mean_and_spread_over_seeds(tables: ModuleType, tmp_path: Path) -> None:
@@ -134,43 +139,77 @@ def test_a_refused_model_is_named_with_its_reason(tables: ModuleType) -> None:
     assert "- refused: cannot be followed (b)" in lines
 
 
-def test_explainers_stand_with_their_errors_and_with_what_the_papers_say(tables: ModuleType) -> None:
-    def area(mean: float) -> dict[str, object]:
-        return {"area": {"mean": mean, "standard_error": 0.01, "images": 9}}
+def area_of(mean: float) -> dict[str, object]:
+    return {"mean": mean, "standard_error": 0.1, "images": 9}
 
-    rows = [
-        {"explainer": "random", "result": {"kl": area(2.0), "change": area(0.5)}},
-        {"explainer": "rbf", "result": {"kl": area(1.0), "change": area(0.4)}},
-    ]
-    rows = [{"test": "perturbation", "images": 9, "constant_maps": 0, **row} for row in rows]
-    claims = ["agrees: one", "undecided: two", "disagrees: three", "agrees: four"]
-    lines = tables.trust({"rows": rows, "schedule": "rbf: short", "orderings": claims}).splitlines()
+
+def kl_row(name: str, mean: float, versus: float | None = None) -> dict[str, object]:
+    row = {"explainer": name, "test": "perturbation", "images": 9, "constant_maps": 0}
+    row["result"] = {"kl": {"area": area_of(mean)}, "change": {"area": area_of(0.5)}}
+    return row if versus is None else row | {"versus_control": {"kl": area_of(versus), "change": area_of(0.0)}}
+
+
+def test_explainers_stand_best_first_with_their_errors_and_what_they_beat(tables: ModuleType) -> None:
+    rows = [kl_row("random", 2.0), kl_row("gradient", 1.5, -0.5), kl_row("rbf", 1.0, -1.0)]
+    orderings = importlib.import_module("trust_orderings").orderings(rows)
+    found = {"rows": rows, "schedules": {"rbf": "rbf: short"}, "orderings": orderings}
+    lines = tables.trust(found).splitlines()
     assert lines[0] == "| explainer | KL, nats ↓ | change in output ↓ |"
-    assert lines[2:4] == ["| random | 2.000 ± 0.010 | 0.500 ± 0.010 |", "| rbf | 1.000 ± 0.010 | 0.400 ± 0.010 |"]
-    assert "(perturbation 9)" in lines[5]
-    assert lines[7].startswith("Of 4 claims (")
-    assert "2 agree, 1 disagree, 1 are undecided" in lines[7]
-    assert lines[8:] == ["", "- disagrees: three"]
+    assert lines[2:5] == [
+        "| rbf | **1.000 ± 0.100** | 0.500 ± 0.100 |",
+        "| gradient | 1.500 ± 0.100 | **0.500 ± 0.100** |",
+        "| *random* | 2.000 ± 0.100 | 0.500 ± 0.100 |",
+    ]
+    assert "(perturbation 9)" in lines[6]
+    assert "rbf: short" in lines[6]
+    assert lines[8] == "| test | beat random maps | beat an edge detector | beat the distance to the centre |"
+    assert lines[10] == "| perturbation (VarSal: KL) | 2 of 2 |  |  |"
+    assert lines[11].startswith("| perturbation (PruneGrad: output change) | 0 of 2; undecided: gradient, rbf")
 
 
 def test_a_claim_counts_from_two_standard_errors_on(tables: ModuleType) -> None:
-    def kl(name: str, mean: float, versus: float) -> dict[str, object]:
-        area = {"mean": mean, "standard_error": 0.1, "images": 9}
-        row = {"explainer": name, "test": "perturbation", "images": 9, "result": {"kl": {"area": area}}}
-        return row | {"versus_control": {"kl": {"mean": versus, "standard_error": 0.1, "images": 9}}}
+    orderings = importlib.import_module("trust_orderings").orderings
+    rows = [kl_row("edges", 2.0, -1.0), kl_row("rbf", 1.9, -0.3), kl_row("gradient", 2.5, 0.15)]
+    rows += [kl_row("grad_cam", 1.0, 0.3), kl_row("realx", 2.5, -0.3)]
+    claims = {(c["against"], c["figure"], c["explainer"]): c for c in orderings(rows)}
+    against = {name: claims["random", "kl", name]["verdict"] for name in ("rbf", "gradient", "grad_cam")}
+    assert against == {"rbf": "agrees", "gradient": "undecided", "grad_cam": "disagrees"}
+    against = {name: claims["edges", "kl", name]["verdict"] for name in ("rbf", "gradient", "grad_cam")}
+    assert against == {"rbf": "undecided", "gradient": "disagrees", "grad_cam": "agrees"}
+    assert claims["random", "kl", "rbf"]["text"].endswith("rbf beats random maps (here by +0.3000 ± 0.1000, 9 images)")
+    assert claims["edges", "kl", "gradient"]["text"].endswith("(here by -0.5000 ± 0.1414, 9 images)")
+    assert claims["paper", "kl", "rbf"]["verdict"] == "agrees"  # than realx
+    assert ("random", "kl", "edges") not in claims
 
-    rows = [kl("edges", 2.0, -1.0), kl("rbf", 1.9, -0.3), kl("gradient", 2.5, 0.15), kl("grad_cam", 1.0, 0.3)]
-    found = importlib.import_module("trust_orderings").orderings(rows)
-    assert [text.split(":")[0] for text in found[:-1]] == [
-        "agrees",
-        "undecided",
-        "disagrees",
-        "undecided",
-        "disagrees",
-        "agrees",
-    ]
-    assert found[0].endswith("rbf beats random maps (here by +0.3000 ± 0.1000, 9 images)")
-    assert found[4].endswith("gradient beats an edge detector (here by -0.5000 ± 0.1414, 9 images)")
+
+def test_retraining_is_held_against_hooker_et_al(tables: ModuleType) -> None:
+    orderings = importlib.import_module("trust_orderings").orderings
+
+    def row(name: str, seed: int, mean: float) -> dict[str, object]:
+        accuracy = {"mean": mean, "standard_error": 0.01, "images": 9}
+        return {"explainer": name, "share": 0.7, "seed": seed, "accuracy": accuracy}
+
+    rows = [row("random", 0, 0.5), row("random", 1, 0.5), row("gradient", 0, 0.4), row("gradient", 1, 0.4)]
+    rows += [row("smoothgrad_squared", 0, 0.3), row("smoothgrad_squared", 1, 0.5)]
+    claims = {claim["explainer"]: claim for claim in orderings([], rows)}
+    assert claims["gradient"]["verdict"] == "disagrees"
+    assert claims["gradient"]["text"].endswith("(here it costs +10.0 ± 1.0 points of accuracy more)")
+    assert claims["smoothgrad_squared"]["verdict"] == "undecided"  # seeds differ by more than what they show
+    assert claims["smoothgrad_squared"]["text"].endswith("(here it costs +10.0 ± 10.0 points of accuracy more)")
+    assert claims["guided_backprop"]["text"].endswith("(not measured)")
+
+
+def test_retraining_in_a_table(tables: ModuleType) -> None:
+    def row(name: str, share: float, seed: int, mean: float) -> dict[str, object]:
+        accuracy = {"mean": mean, "standard_error": 0.03, "images": 9}
+        return {"explainer": name, "share": share, "seed": seed, "accuracy": accuracy}
+
+    schedule = {"network": "resnet8", "images": 5000, "epochs": 3, "test_images": 9}
+    rows = [row("nothing", 0.0, 0, 0.6), row("random", 0.7, 0, 0.5), row("rbf", 0.7, 0, 0.3), row("rbf", 0.7, 1, 0.4)]
+    lines = tables.roar({"schedule": schedule, "rows": rows}).splitlines()
+    assert lines[0] == "| explainer | 70% removed | trainings |"
+    assert lines[2:4] == ["| *random* | 0.500 ± 0.030 | 1 |", "| rbf | 0.350 ± 0.021 | 2 |"]
+    assert "0.600 ± 0.030 with nothing removed" in lines[5]
 
 
 def test_the_lab_s_intervals_are_counted(tables: ModuleType) -> None:

@@ -28,3 +28,25 @@ def test_what_steering_changed_stands_beside_every_ranking(monkeypatch: pytest.M
     assert lines[2].startswith("| after surgery | gradient | 0.450 ± 0.071 | 0.450 ± 0.071 | ")
     assert lines[2].endswith("| **+0.040** (+0.050*, +0.030) | **+0.04** (+0.05*, +0.03) |")
     assert "1000 validation images" in lines[-1]
+
+
+def test_a_line_per_loss_says_what_it_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    table = importlib.import_module("tables_drift").steered_finetuning
+
+    def loss(overlap: float, change: float | None) -> dict[str, object]:
+        drift = {"center_px": {"mean": 2.0}, "region_iou": {"mean": overlap}}
+        changed = {figure: {"mean": change, "standard_error": 0.01} for figure in drift}
+        row = {"val_accuracy": 0.88, "test_accuracy": 0.85, "drift": {"rbf": drift, "gradient": drift}}
+        return row if change is None else row | {"minus_plain": {"rbf": changed, "gradient": changed}}
+
+    def row(seed: int, change: float) -> dict[str, object]:
+        losses = {"plain": loss(0.6, None), "steered": loss(0.7, change), "distilled": loss(0.6, 0.01)}
+        return {"seed": seed, "variant": "rbf", "epochs": 2, "losses": losses}
+
+    lines = table({"rows": [row(0, 0.05), row(1, 0.01)]}).splitlines()
+    assert len(lines) == 7
+    assert len({line.count("|") for line in lines[:5]}) == 1
+    assert lines[2].startswith("| steered | cross entropy | 0.8800 ± 0.0000 | 0.8500 ± 0.0000 | 2.00 ± 0.00 | 0.600")
+    assert lines[3].endswith("| 0.700 ± 0.000 (+0.050*, +0.010) |")
+    assert "2 seeds" in lines[-1]

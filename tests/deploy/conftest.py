@@ -122,6 +122,8 @@ class Said:
 def say(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, cache: Path) -> Callable[..., Said]:
     """``say("run", recipe, ...)``: a command as a user would give it."""
     monkeypatch.setenv("SLIMSIGHT_CACHE", str(cache))
+    for name in ("GITHUB_ACTIONS", "GITHUB_WORKSPACE"):  # where these tests may be running
+        monkeypatch.delenv(name, raising=False)
 
     def call(*arguments: object) -> Said:
         capsys.readouterr()

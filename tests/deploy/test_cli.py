@@ -1,4 +1,5 @@
 import fcntl
+import json
 import re
 import subprocess
 import sys
@@ -101,6 +102,14 @@ def test_check_holds_a_run_against_a_budget_file(say: Callable[..., Said], finis
     assert (said.code, said.err) == (0, "")
     assert sum(line.startswith("ok     ") for line in said.out.splitlines()) == 7
     assert said.out.endswith("\nall 7 checks passed\n")
+    budget.write_text("layers:\n  net.*: {macs: 1M}\n")
+    said = say(
+        "check", finished.root, "--budget", budget, "--json", tmp_path / "found.json", "--against", finished.root
+    )
+    assert re.search(r"\nok      MACs of net\.\S+ \(most of 6 in net\.\*\) ", said.out)
+    assert "no layer changed" in said.out
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert sum(layer["macs"] for layer in found["layers"]) == found["macs"] == finished.report.slim.macs
     budget.write_text("macs: 49%\nparity: true\n")
     said = say("check", finished.root, "--budget", budget)
     assert said.code == 1

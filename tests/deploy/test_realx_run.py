@@ -11,7 +11,7 @@ from safetensors import safe_open
 from compress.explain import RealXExplainer
 from compress.files import read_tensors
 from compress.progress import SILENT
-from deploy.pipeline import _fingerprints, to_stages
+from deploy.pipeline import fingerprints, to_stages
 from deploy.recipe import load_recipe
 from deploy.report import Report
 from deploy.run_dir import RunDir, read_run
@@ -54,7 +54,7 @@ def test_another_explainer_is_learned_anew_and_nothing_before_it(tiny: Path, cac
     def keys(*overrides: str) -> dict[str, str]:
         recipe = load_recipe(tiny, overrides)
         session = Session(recipe, RunDir(tiny.parent, writable=False), SILENT, cache)
-        return _fingerprints(to_stages(recipe), session)
+        return fingerprints(to_stages(recipe), session)
 
     rbf, pixels = keys(), keys("gates.steer=realx")
     hard = keys("gates.steer=realx", "explainer.realx.variant=original")

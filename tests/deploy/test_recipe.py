@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.amounts import Amount
+from compress.config import FinetuneConfig
 from compress.errors import ConfigError
 from deploy.recipe import Recipe, dump_recipe, load_recipe
 from deploy.yaml_text import dump_yaml, parse_yaml
@@ -78,20 +79,19 @@ def test_all_mistakes_are_reported_together(tmp_path: Path) -> None:
         "(safetensors or a state dict; null trains from scratch with `train`)",
         f"line 9: model.mean: [0.5, 0.5] was given; allowed: a list of 3, each a number{about('model', 'mean')}",
         "line 9: model.std.1: -1 was given; allowed: a number above 0",
-        "line 10: finetune: [1] was given; allowed: a mapping with the keys epochs, lr, momentum, weight_decay, "
-        "batch_size, recalibrate_batches, distill, distill_temperature, steer_weight",
+        f"line 10: finetune: [1] was given; allowed: a mapping with the keys {', '.join(FinetuneConfig.model_fields)}",
         "--set gates.lr: allowed: KEY.KEY=VALUE, e.g. --set budget.macs=0.5",
-        "budget.macs: 5 is neither a ratio nor a plausible amount of MACs: give a ratio to the original up to 1 "
-        "(0.5 or 50%) or an amount of at least 1000 (20M, 500k, 4e9)",
-        "export.formats.1: 'tflite' was given; allowed: onnx or pt2",
+        "--set budget.macs=5: budget.macs: 5 is neither a ratio nor a plausible amount of MACs: give a ratio to the "
+        "original up to 1 (0.5 or 50%) or an amount of at least 1000 (20M, 500k, 4e9)",
+        "--set export.formats=[onnx, tflite]: export.formats.1: 'tflite' was given; allowed: onnx or pt2",
     ]
 
 
-def test_what_an_override_replaces_has_no_line(tmp_path: Path) -> None:
+def test_what_an_override_replaces_is_named_by_the_argument(tmp_path: Path) -> None:
     path = write(tmp_path, "gates:\n  steps: 40\n  lr: -1\n")
     assert problems(path, "gates.steps=3") == [
         f"line 3: gates.lr: -1 was given; allowed: a number above 0 or null{about('gates', 'lr')}",
-        f"gates.steps: 3 was given; allowed: a whole number at least 20{about('gates', 'steps')}",
+        f"--set gates.steps=3: gates.steps: 3 was given; allowed: a whole number at least 20{about('gates', 'steps')}",
     ]
 
 
@@ -207,9 +207,9 @@ def test_overrides_write_into_the_tree_and_the_later_wins(tmp_path: Path) -> Non
         ("=1", "--set =1: allowed: KEY.KEY=VALUE"),
         ("gates..lr=1", "--set gates..lr=1: allowed"),
         ("seed=[", "--set seed=[: the value is not valid YAML: line 1, column 2"),
-        ("seed.x=1", "seed: {'x': 1} was given; allowed: a whole number"),
-        ("gatez.lr=1", "gatez: unknown key; allowed: seed, precision"),
-        ("gates={lr: 1, lr: 2}", "lr: written twice, in line 1 and line 1; keep one"),
+        ("seed.x=1", "--set seed.x=1: seed: {'x': 1} was given; allowed: a whole number"),
+        ("gatez.lr=1", "--set gatez.lr=1: gatez: unknown key; allowed: seed, precision"),
+        ("gates={lr: 1, lr: 2}", "--set gates={lr: 1, lr: 2}: lr: written twice, in line 1 and line 1; keep one"),
     ],
 )
 def test_overrides_that_cannot_be_used(tmp_path: Path, override: str, message: str) -> None:
@@ -259,3 +259,20 @@ def test_what_is_written_as_yaml_reads_back_equal(value: Any) -> None:
 )
 def test_words_that_look_like_something_else_stay_words(text: str) -> None:
     assert parse_yaml(dump_yaml({text: text})) == ({text: text}, [])
+
+
+def test_a_mistake_in_an_override_names_the_argument_and_one_in_the_file_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("seed: 0\ngates:\n  steps: many\n")
+    with pytest.raises(ConfigError) as raised:
+        load_recipe(path, ["budget.macs=lots", "finetune.epoch=3", "gates.steps=true"])
+    lines = str(raised.value).splitlines()
+    assert lines[0] == f"the recipe {path} cannot be used:"
+    starts = (
+        "--set budget.macs=lots: budget.macs: ",
+        "--set finetune.epoch=3: finetune.epoch: unknown key",
+        "--set gates",
+    )
+    assert all(any(line.strip().startswith(start) for line in lines[1:]) for start in starts), lines
+    with pytest.raises(ConfigError, match=r"line 3: gates\.steps: 'many' was given"):
+        load_recipe(path, ["budget.macs=50%"])

@@ -18,7 +18,7 @@ from compress.explain.fidelity import Estimate
 from compress.progress import SILENT
 from deploy.run_dir import read_run
 from deploy.session import Session
-from deploy.trust import Study, Subject, spread
+from deploy.trust import Fewer, Study, Subject, spread
 from deploy.trust_run import find_subjects, measure_trust
 
 from .conftest import Said
@@ -99,7 +99,7 @@ def test_roar_by_the_runs_own_recipe(session: Session, tmp_path: Path, monkeypat
     [
         (
             ["--with", "gradiant"],
-            "unknown explainer 'gradiant'; did you mean 'gradient'? (choose from: constant, edges",
+            "unknown explainer 'gradiant'; did you mean 'gradient'? (choose from: centre, constant",
         ),
         (["--tests", "sanety"], "unknown test 'sanety'; did you mean 'sanity'? (choose from: sanity, perturbation"),
         (["--tests", "boxes"], "the test 'boxes' and a table of boxes belong together"),
@@ -167,6 +167,29 @@ def test_rows_of_another_model_are_not_taken_over(session: Session, tmp_path: Pa
     assert both["rows"][:2] == first["rows"]
     fewer = measure_trust(session, out, names=["edges"], tests=["tiles"], count=3)
     assert [(row["explainer"], row["images"]) for row in fewer["rows"]] == [("random", 3), ("edges", 3)]
+
+
+def test_steps_fewer_images_and_explainers_of_other_runs(session: Session, tmp_path: Path) -> None:
+    out, tests = tmp_path / "t.json", ("insertion_deletion", "sanity")
+    _, own = find_subjects(session, ["rbf"])
+    other = Subject("elsewhere", own.factory, own.learned)
+    fewer: Fewer = {"sanity": 4, ("sanity", "elsewhere"): 2}
+
+    def measured(steps: int) -> dict[tuple[str, str], Any]:
+        found = measure_trust(
+            session, out, names=["edges"], others=[other], tests=tests, count=5, fewer=fewer, steps=steps
+        )
+        return {(row["explainer"], row["test"]): row for row in found["rows"]}
+
+    rows = measured(8)
+    assert [rows[name, "sanity"]["images"] for name in ("random", "edges", "elsewhere")] == [4, 4, 2]
+    assert rows["elsewhere", "insertion_deletion"]["images"] == 5
+    assert len(rows["elsewhere", "insertion_deletion"]["result"]["insertion"]["values"]) == 9
+    again = measured(4)  # other steps are another measurement; the sanity check has none
+    assert len(again["edges", "insertion_deletion"]["result"]["deletion"]["values"]) == 5
+    assert again["edges", "sanity"] == json.loads(json.dumps(rows["edges", "sanity"]))  # as the file has it
+    with pytest.raises(AssertionError, match="paired"):
+        Study(session.classifier(), session.some_images(2), own, fewer={("tiles", "edges"): 1})
 
 
 def test_a_map_that_is_not_finite_is_refused(session: Session) -> None:

@@ -14,7 +14,7 @@ from compress.errors import ConfigError
 from compress.explain import AmortizedExplainer
 from compress.files import read_tensors
 from compress.progress import SILENT
-from deploy.pipeline import _fingerprints, to_stages
+from deploy.pipeline import fingerprints, to_stages
 from deploy.recipe import load_recipe
 from deploy.report import Report, read_report
 from deploy.run_dir import RunDir, read_run
@@ -81,7 +81,7 @@ def test_only_what_varsal_reads_matters_to_it(tiny: Path, cache: Path) -> None:
     def keys(*overrides: str) -> dict[str, str]:
         recipe = load_recipe(tiny, overrides)
         session = Session(recipe, RunDir(tiny.parent, writable=False), SILENT, cache)
-        return _fingerprints(to_stages(recipe), session)
+        return fingerprints(to_stages(recipe), session)
 
     rbf, varsal = keys(), keys("gates.steer=varsal")
     assert rbf.keys() - varsal.keys() == {"predictor"}

@@ -11,8 +11,8 @@ from ...errors import DataError
 from ...models import Classifier
 from ...progress import SILENT, Progress
 from .estimate import Curve
-from .ranking import BATCH, to_ranks
-from .removal import answers, of_predicted
+from .ranking import to_ranks
+from .removal import BATCH, answers, of_predicted
 
 STEPS = 113
 """9 pixels a step at 32 x 32 (DRIB); the same number of steps, of more pixels, for larger images."""

@@ -12,8 +12,8 @@ from torch import Tensor
 from ...models import Classifier
 from ...progress import SILENT, Progress
 from .estimate import Curve
-from .ranking import BATCH, to_ranks
-from .removal import answers
+from .ranking import to_ranks
+from .removal import BATCH, answers
 
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 

@@ -9,10 +9,16 @@ from torch import Tensor
 
 from ...models import Classifier
 from ...progress import SILENT, Progress
-from .ranking import BATCH, device_of
+from .forward import to_fast
+from .ranking import device_of
+
+BATCH = 64
+"""Images of one forward pass: the activations of 128 at 32 pixels no longer fit in a core's cache."""
 
 Window = tuple[int, int]
 """Keep the pixels whose rank r has low <= r < high."""
+
+_COMPARED = 2
 
 Measure = Callable[[Tensor, Tensor], Tensor]
 """(n, classes) log-probabilities of the images, and of what is left of them -> (n, K) figures per image."""
@@ -44,15 +50,16 @@ def answers(
         images: (N, 3, H, W) in [0, 1].
         ranks: (N, H, W) as ``to_ranks`` gives them (or of tiles, spread over their pixels).
     """
-    classifier.eval()
     device, mean = device_of(classifier), classifier.normalize.mean
+    model = to_fast(classifier, images[:_COMPARED].to(device))
     top = int(ranks.max()) + 1
-    grey = classifier(mean.expand(1, *images.shape[1:])).float().log_softmax(1)
+    grey = model(mean.expand(1, *images.shape[1:])).float().log_softmax(1)
     found = []
     starts = range(0, len(images), batch_size)
     for start in progress.track(starts, what, total=len(starts)):
         part, order = images[start : start + batch_size].to(device), ranks[start : start + batch_size].to(device)
-        whole = classifier(part).float().log_softmax(1)
+        part = part.contiguous(memory_format=torch.channels_last)
+        whole = model(part).float().log_softmax(1)
         rows = []
         for low, high in windows:
             if low <= 0 and high >= top:
@@ -61,7 +68,7 @@ def answers(
                 now = grey.expand_as(whole)  # nothing is left of any image
             else:
                 kept = (order >= low) & (order < high)
-                now = classifier(keep_only(part, kept, mean)).float().log_softmax(1)
+                now = model(keep_only(part, kept, mean)).float().log_softmax(1)
             rows.append(measure(whole, now).cpu())
         found.append(torch.stack(rows, 1))
     return torch.cat(found)

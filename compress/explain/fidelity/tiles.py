@@ -12,8 +12,8 @@ from ...errors import DataError
 from ...models import Classifier
 from ...progress import SILENT, Progress
 from .estimate import Curve, Estimate
-from .ranking import BATCH, to_ranks
-from .removal import answers, of_predicted
+from .ranking import to_ranks
+from .removal import BATCH, answers, of_predicted
 
 SIDES = (8, 14)
 """Tiles of 8 x 8 and of 14 x 14 pixels (Schulz et al. 2020, DRIB)."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ...config import VarSalConfig
 from ...data import Batch, BatchSource
 from ...progress import SILENT, Progress
-from ...training import History, fit
+from ...training import History, fit, one_cycle
 from .judge import judge_maps
 from .objective import VarSalObjective
 
@@ -27,6 +27,8 @@ def train_maps(
     progress: Progress = SILENT,
 ) -> History:
     """Minimise ``VarSalObjective``; the epoch whose maps keep the prediction best (``MapQuality.mean_kl``) stays.
+
+    The learning rate rises to ``config.lr`` and falls again, as for the other explainers: short trainings end settled.
 
     Ask ``judge_maps`` and ``refuse_flat`` before the maps are used.
 
@@ -71,6 +73,7 @@ def train_maps(
         fabric,
         what="varsal",
         epochs=config.epochs,
+        schedule=one_cycle,
         validate=validate,
         patience=config.patience,
         progress=progress,

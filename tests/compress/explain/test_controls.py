@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
 from compress.explain import make_explainer
 from compress.models import Classifier
 
-CONTROLS = ("random", "edges", "constant")
+CONTROLS = ("random", "edges", "centre", "constant")
 
 
 def test_weights_and_labels_change_nothing(classifier: Classifier, images: Tensor) -> None:
@@ -35,6 +36,15 @@ def test_edges_of_a_step(classifier: Classifier) -> None:
     expected = torch.zeros(1, 16, 16)
     expected[:, :, 7:9] = 4 * 0.5  # 1 + 2 + 1 rows, borders repeated
     torch.testing.assert_close(maps, expected)
+
+
+def test_nearness_falls_with_the_distance_in_pixels_from_the_middle(classifier: Classifier) -> None:
+    maps = make_explainer("centre", classifier).explain(torch.rand(2, 3, 5, 9)).maps
+    assert torch.equal(maps[0], maps[1])
+    assert maps[0].argmax() == 2 * 9 + 4
+    assert maps[0, 0, 0] == maps[0, 4, 8] == 0
+    assert maps[0, 2, 4] - maps[0, 2, 7] == pytest.approx(3)
+    assert maps[0, 2, 4] == pytest.approx(20**0.5)  # to a corner: two rows and four columns
 
 
 def test_a_constant_has_no_ranks(classifier: Classifier, images: Tensor) -> None:

@@ -13,9 +13,9 @@ from compress.errors import PruningError
 from compress.explain import ExplainedClassifier, Head, RbfHead, RealXHead, Selector, find_scales, to_targets
 from compress.explain.varsal import VarSalHead
 from compress.gates import Gates
-from compress.gates.fold import FoldPair
 from compress.gates.gated import FastNetwork, GatedNetwork, pays_to_compile, proven_pairs
 from compress.models import Classifier
+from compress.models.fold import FoldPair
 from compress.progress import Progress
 from compress.surgery import ChannelGroup, Slot, masked, trace_groups
 

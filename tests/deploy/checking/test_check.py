@@ -22,12 +22,6 @@ Budget = Callable[[str], Path]
 GROWTH = "growth: 2%\nmacs: 1M\n"
 
 
-@pytest.fixture(autouse=True)
-def no_actions(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("GITHUB_ACTIONS", "GITHUB_WORKSPACE"):
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.fixture
 def grown(chain: Chain, budget: Budget, tmp_path: Path, say: Callable[..., Said]) -> tuple[Path, Path]:
     """A chain whose second layer was widened by a tenth, and the JSON of the chain as it was."""

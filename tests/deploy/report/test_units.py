@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from deploy.report.schema import Check
@@ -6,6 +8,7 @@ from deploy.report.units import (
     as_count,
     as_duration,
     as_error,
+    as_growth,
     as_macs,
     as_ms,
     as_percent,
@@ -13,6 +16,7 @@ from deploy.report.units import (
     as_times,
     check_texts,
     describe_check,
+    excess_text,
     plural,
 )
 
@@ -40,6 +44,10 @@ from deploy.report.units import (
         (as_ms(12.345), "12.3 ms"),
         (as_ms(123.45), "123 ms"),
         (as_times(1.5624), "1.56x"),
+        (as_growth(0.0234), "+2.3 %"),
+        (as_growth(-0.1), "-10.0 %"),
+        (as_growth(0.0), "+0.0 %"),
+        (as_growth(0.0001), "+0.01 %"),
         (as_duration(4.24), "4.2 s"),
         (as_duration(59.99), "1 min 00 s"),
         (as_duration(200), "3 min 20 s"),
@@ -66,3 +74,25 @@ def test_a_narrow_miss_does_not_look_like_a_pass() -> None:
     assert check_texts(speed) == ("at least 1.3", "1.2999")
     equal = Check(name="cost", limit=1000, value=1000, passed=True, bound="equal", unit="MACs")
     assert check_texts(equal) == ("exactly 1,000", "1,000")
+
+
+@pytest.mark.parametrize(
+    ("unit", "bound", "limit", "value", "text"),
+    [
+        ("MACs", "max", 20_000_000, 20_570_000, "2.9 % above"),
+        ("MACs", "max", 20_000_000, 20_000_001, "1 MACs above"),
+        ("ms", "max", 0.02, 0.681, "34.1 times as much"),
+        ("times", "min", 1.2, 1.08, "10.0 % below"),
+        ("accuracy", "min", 0.9, 0.889, "1.10 points below"),
+        ("growth", "max", 0.01, 0.0109, "0.09 points above"),
+        ("growth", "max", 0.0, 0.25, "25.00 points above"),
+        ("images", "max", 0.0, 0.02, "2.00 points above"),
+        ("rows", "min", 4, 3, "1 below"),
+        ("px", "max", 3.0, 4.5, "50.0 % above"),
+    ],
+)
+def test_by_how_much_a_check_failed(unit: Any, bound: Any, limit: float, value: float, text: str) -> None:
+    check = Check(name="x", limit=limit, value=value, passed=False, bound=bound, unit=unit)
+    assert excess_text(check) == text
+    assert excess_text(check.model_copy(update={"passed": True})) == ""
+    assert excess_text(check.model_copy(update={"value": None})) == ""

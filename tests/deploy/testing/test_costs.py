@@ -36,7 +36,9 @@ def net() -> Net:
 
 
 @pytest.mark.parametrize(
-    "x", ["3x8x8", (3, 8, 8), [3, 8, 8], (4, 3, 8, 8), torch.rand(3, 8, 8), torch.rand(2, 3, 8, 8)], ids=repr
+    "x",
+    ["3x8x8", (3, 8, 8), [3, 8, 8], (4, 3, 8, 8), torch.rand(3, 8, 8), torch.rand(2, 3, 8, 8)],
+    ids=["text", "shape", "list", "shape of a batch", "image", "batch"],
 )
 def test_macs_of_one_image_whatever_says_its_shape(net: Net, x: Any) -> None:
     assert assert_macs(net, x, max=MACS) == MACS

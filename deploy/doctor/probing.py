@@ -1,0 +1,70 @@
+"""Probes in processes of their own: none of them can take this one down."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Facts = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What a probe said, by name; ``died``: why it could not say more, and what it was at."""
+
+    facts: Mapping[str, Facts]
+    died: str = ""
+    at: str = ""
+
+
+def probe(names: Sequence[str], seconds: float) -> dict[str, Probed]:
+    """Run probes side by side, each in a process; none of them can take this one down."""
+    with tempfile.TemporaryDirectory(prefix="slimsight-doctor-") as folder:  # files: a full pipe would stop a probe
+        started = {}
+        for name in names:
+            with (Path(folder) / f"{name}.out").open("wb") as out, (Path(folder) / f"{name}.err").open("wb") as err:
+                command = [sys.executable, "-m", "deploy.doctor.probe", name]
+                started[name] = subprocess.Popen(
+                    command, stdout=out, stderr=err, env=_environment(), start_new_session=True
+                )
+        found = {}
+        for name, process in started.items():
+            try:
+                process.wait(seconds)
+                ended = ""
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)  # with the compiler it may have started
+                process.wait()
+                ended = f"it did not answer within {seconds:g} s"
+            said = (Path(folder) / f"{name}.out").read_text(encoding="utf-8")
+            errors = (Path(folder) / f"{name}.err").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            if not ended and process.returncode:
+                code = process.returncode
+                ended = f"it ended by {signal.Signals(-code).name}" if code < 0 else (errors or ["exit code 1"])[-1]
+            found[name] = _read(said, ended)
+        return found
+
+
+def _environment() -> dict[str, str]:
+    """The probes find this package as this process did, wherever they are started."""
+    here = str(Path(__file__).parents[2])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))}
+
+
+def _read(said: str, died: str) -> Probed:
+    facts, at = {}, ""
+    for line in said.splitlines():
+        item = json.loads(line)
+        if item["name"] == "importing":
+            at = item["module"]
+        else:
+            facts[item["name"]] = item
+    return Probed(facts, died, at if died else "")

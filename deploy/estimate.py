@@ -1,0 +1,126 @@
+"""How long each stage will take: a few batches are timed, and counted up by the recipe's schedules."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+from compress.config import TrainConfig
+from compress.macs import size_bytes
+from compress.models import Classifier
+
+from .session import Session
+from .stages.preflight import Preflight
+
+_BATCHES = 4
+_EXPORT_SECONDS = 1.5  # of one export by torch, with its proof; deeper networks take longer
+_OPEN_SECONDS = 0.02  # a file in ONNX Runtime
+_STEADY_CALLS = 10  # of a session, before times are read
+_GATE_SHARE = 0.75  # of a plain step: weights are frozen
+_DRIFT_PASSES = 3  # explanations, of two models
+# In the classifier's own steps: its decoder and the predictor work beside it.
+_SELECTOR_STEPS = 2.5
+_FILES_OF_WEIGHTS = 9
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Seconds per image at ``batch`` images: ``forward`` alone, and a ``step`` of forward, backward and update."""
+
+    batch: int
+    forward: float
+    step: float
+
+
+def time_steps(session: Session, classifier: Classifier) -> Steps:
+    """Time a few batches of the recipe's training images, where they will be learned from."""
+    recipe, device = session.recipe, session.fabric.device
+    batches = session.shuffled(session.splits.train, recipe.finetune.batch_size)
+    batch = next(iter(batches.epoch(0)))
+    images, labels = batch.images.to(device), batch.labels.to(device)
+    model = classifier.to(device).train()
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
+    forwards, steps = [], []
+    try:
+        for _ in range(_BATCHES):
+            with session.fabric.autocast():
+                forwards.append(_seconds(lambda: model(images), device, grad=False))
+                steps.append(_seconds(lambda: _step(model, optimiser, images, labels), device))
+    finally:
+        model.eval().cpu()
+    return Steps(len(images), min(forwards) / len(images), min(steps) / len(images))
+
+
+def _step(model: Classifier, optimiser: torch.optim.Optimizer, images: torch.Tensor, labels: torch.Tensor) -> None:
+    optimiser.zero_grad()
+    functional.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
+    optimiser.step()
+
+
+def _seconds(work: object, device: torch.device, *, grad: bool = True) -> float:
+    assert callable(work)
+    started = time.perf_counter()
+    with torch.set_grad_enabled(grad):
+        work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def estimate(session: Session, known: Preflight, steps: Steps) -> dict[str, float]:
+    """Seconds of every stage that this recipe may have, by name; for stages that are reused, what they would take.
+
+    Early stopping makes stages shorter; what a budget of latency measures, and compiling, is not in it.
+    """
+    recipe, splits = session.recipe, session.splits
+    train, val, test = len(splits.train), len(splits.val), len(splits.test())
+    forward, step = steps.forward, steps.step
+    seen = min(recipe.gates.images or train, train)
+
+    def learned(config: TrainConfig, share: float = 1.0) -> float:
+        per_epoch = train // min(config.batch_size, train) * min(config.batch_size, train)
+        return config.epochs * per_epoch * step * share
+
+    explainer, gates = recipe.explainer, recipe.gates
+    kept = known.limits.get("macs", known.macs / 2) / known.macs
+    finetune = learned(recipe.finetune, (1 + kept) / 2) + recipe.finetune.epochs * train * forward * bool(
+        recipe.finetune.distill
+    )
+    if recipe.finetune.steer_weight:
+        finetune *= _SELECTOR_STEPS
+    epochs = explainer.varsal.epochs if gates.explainer == "varsal" else explainer.selector.epochs
+    learns = gates.steer not in ("magnitude", "uniform")
+    beside = _SELECTOR_STEPS if gates.explainer else 1.0
+    gate_steps = gates.steps * min(gates.batch_size, seen) * step * beside * _GATE_SHARE if learns else 0.0
+    files = 1 + len(recipe.export.formats)
+    latency = recipe.latency
+    calls = (latency.rounds + _STEADY_CALLS * latency.sessions) * latency.batch
+    return {
+        "classifier": val * forward + (learned(recipe.model.train) if recipe.model.weights is None else 0.0),
+        "predictor": explainer.predictor.epochs * (train * (step + forward) + val * 2 * forward),
+        "selector": epochs * (train * step * _SELECTOR_STEPS + val * 2 * forward),
+        "targets": seen * 2 * forward,
+        "gates": known.proof_seconds + gate_steps,
+        "surgery": 2 * known.proof_seconds,
+        "finetune": finetune + recipe.finetune.recalibrate_batches * recipe.finetune.batch_size * forward,
+        "export": files * (_EXPORT_SECONDS + 3 * val * forward),
+        "dynamic": (recipe.dynamic.epochs + recipe.dynamic.finetune_epochs) * train * step * 2,
+        "dynamic_export": 2 * _EXPORT_SECONDS + 3 * val * forward,
+        "latency": 2 * (calls * forward + latency.sessions * _OPEN_SECONDS),
+        "judgement": 2 * test * forward + (_DRIFT_PASSES * 2 * val * forward if explainer.enabled else 0.0),
+    }
+
+
+def disk_needed(session: Session, known: Preflight) -> int:
+    """Bytes of a run directory, about: weights in several files, and an explanation per image that gates see."""
+    weights = _FILES_OF_WEIGHTS * size_bytes(known.classifier)
+    if session.recipe.dynamic.enabled:
+        weights *= 2
+    seen = min(session.recipe.gates.images or math.inf, len(session.splits.train))
+    side = session.splits.image_size
+    per_image = {"rbf": 16, "realx": side * side, "varsal": side * side}.get(session.recipe.gates.explainer or "", 0)
+    return weights + int(seen) * per_image + 2_000_000  # pictures, reports

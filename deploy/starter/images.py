@@ -1,0 +1,212 @@
+"""What somebody's images are: layout, classes, sizes, and how they would be split."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from compress.config import DataConfig
+from compress.data import open_splits
+from compress.data.decode import SUFFIXES, is_image, to_bytes
+from compress.data.partition import hold_out
+from compress.data.sources import FolderSource, PooledSource
+from compress.data.splits import to_source
+from compress.errors import DataError
+from compress.progress import SILENT, Progress
+
+SIZES = (32, 48, 64, 96, 128, 160, 192, 224)
+"""Sides that are tried, in pixels."""
+
+_LOOKED_AT = 256
+_CIFAR = "cifar-10-batches-py"
+_MOST_FILES = 200_000
+_FEW, _LARGE_SHARE = 500, 0.2
+
+
+@dataclass(frozen=True)
+class ImagesSeen:
+    """What was found; ``counts``: of all images, by class; ``splits``: images by split, as a run will make them.
+
+    ``sample``: images (N, 3, H, W) uint8 at ``size``, spread over the training images, and ``labels`` (N,).
+    ``sizes``: width x height of the images looked at, the most frequent first; ``notes``: what is odd about them.
+    """
+
+    config: DataConfig
+    classes: tuple[str, ...]
+    counts: dict[str, int]
+    splits: dict[str, int]
+    layout: str
+    sizes: tuple[tuple[str, int], ...]
+    short_side: int
+    size: int
+    why_size: str
+    notes: tuple[str, ...]
+    paths: tuple[tuple[Path, int], ...]
+    arrays: tuple[NDArray[np.uint8], NDArray[np.int64]] | None = None
+
+    @property
+    def imbalance(self) -> float:
+        """Images of the largest class over those of the smallest."""
+        return max(self.counts.values()) / max(1, min(self.counts.values()))
+
+    def sample(self, size: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Images (N, 3, size, size) and labels (N,), spread over the classes."""
+        if self.arrays is not None:
+            return self.arrays
+        images = [to_bytes(_open(path), size) for path, _ in self.paths]
+        return np.stack(images), np.array([label for _, label in self.paths])
+
+
+def look_at_images(path: Path | None, *, cache: Path, seed: int = 0, progress: Progress = SILENT) -> ImagesSeen:
+    """Look at the images in ``path``; None: the digits that come with scikit-learn.
+
+    Raises:
+        DataError: nothing there that a recipe can name; the message says which layouts are known.
+    """
+    if path is None:
+        return _whole(DataConfig(source="digits", flip=False), "the embedded digits", cache, seed, progress)
+    if not path.exists():
+        raise DataError(f"there is no {path}; give the folder of your images: one folder per class, {_LAYOUTS}")
+    if path.is_file():
+        layout = "an archive with train/<class>/ and test/<class>/"
+        return _whole(DataConfig(source="image_tree", path=path), layout, cache, seed, progress)
+    if path.name == _CIFAR or (path / _CIFAR).is_dir():
+        config = DataConfig(source="cifar10_batches", path=path)
+        return _whole(config, "CIFAR-10 in torchvision's layout", cache, seed, progress)
+    return _folder(path, seed)
+
+
+_LAYOUTS = "or train/<class>/ and test/<class>/ (val/<class>/ too, if you have it)"
+
+
+def _whole(config: DataConfig, layout: str, cache: Path, seed: int, progress: Progress) -> ImagesSeen:
+    """Sources that have one size: read as a run will read them, into its cache."""
+    splits = open_splits(config, cache_dir=cache, seed=seed, progress=progress)
+    train = splits.train
+    every = {"train": train, "val": splits.val, "test": splits.test()}
+    totals: Counter[int] = Counter()
+    for images in every.values():
+        totals.update(np.asarray(images.labels).tolist())
+    chosen = np.linspace(0, len(train) - 1, min(_LOOKED_AT, len(train))).round().astype(np.int64)
+    side = splits.image_size
+    return ImagesSeen(
+        config=config,
+        classes=tuple(splits.classes),
+        counts={name: totals[index] for index, name in enumerate(splits.classes)},
+        splits={name: len(images) for name, images in every.items()},
+        layout=layout,
+        sizes=((f"{side}x{side}", sum(totals.values())),),
+        short_side=side,
+        size=side,
+        why_size="as they are",
+        notes=(),
+        paths=(),
+        arrays=(np.asarray(train.images[chosen]), np.asarray(train.labels[chosen])),
+    )
+
+
+def _folder(path: Path, seed: int) -> ImagesSeen:
+    trial = DataConfig(source="image_folder", path=path, image_size=SIZES[0])
+    try:
+        source = to_source(trial, seed=seed)
+    except DataError as error:
+        raise DataError(f"{error} (layouts that are known: one folder per class, {_LAYOUTS})") from error
+    if isinstance(source, FolderSource):
+        named = {
+            split: [(folder / name, name) for name in source.listing(split).names]
+            for split, folder in source.folders.items()
+        }
+        has = ", ".join(f"{folder.name}/" for folder in source.folders.values())
+        layout = f"class folders in {has}"
+    else:
+        assert isinstance(source, PooledSource)
+        root = path if (path / source.names[0]).is_file() else path / "train"
+        named = {
+            split: [(root / name, name) for name in source.names if (name in source.test) == (split == "test")]
+            for split in ("train", "test")
+        }
+        layout = f"one folder per class in {'train/' if root != path else path.name}; a test set is held out of them"
+    pool = [name for _, name in named["train"]]
+    counts = Counter(name.split("/")[0] for split in named.values() for _, name in split)
+    classes = tuple(sorted(counts))
+    splits = {split: len(files) for split, files in named.items()}
+    if "val" not in splits:
+        if len(pool) < _FEW:
+            trial = trial.model_copy(update={"val_fraction": _LARGE_SHARE})
+        held = len(hold_out(pool, trial.val_fraction, seed=seed, what="validation"))
+        splits |= {"train": splits["train"] - held, "val": held}
+    chosen = _spread([(file, classes.index(name.split("/")[0])) for file, name in named["train"]])
+    sizes, notes = _headers([file for file, _ in chosen])
+    short = sorted(min(width, height) for width, height in sizes)[len(sizes) // 2]
+    size = max((side for side in SIZES if side <= short), default=SIZES[0])
+    why = f"the largest usual side that half of the images have (their short side: {short} px in the middle)"
+    return ImagesSeen(
+        config=trial.model_copy(update={"image_size": size}),
+        classes=classes,
+        counts={name: counts[name] for name in classes},
+        splits={name: splits[name] for name in ("train", "val", "test")},
+        layout=layout,
+        sizes=tuple((f"{width}x{height}", count) for (width, height), count in Counter(sizes).most_common()),
+        short_side=short,
+        size=size,
+        why_size=why if short > SIZES[0] else f"the smallest usual side; the images have {short} px",
+        notes=(*notes, *_strays(path)),
+        paths=tuple(chosen),
+    )
+
+
+def _spread(files: Sequence[tuple[Path, int]]) -> list[tuple[Path, int]]:
+    """Some of them, from every class: they are sorted by class."""
+    chosen = np.linspace(0, len(files) - 1, min(_LOOKED_AT, len(files))).round().astype(int)
+    return [files[index] for index in chosen]
+
+
+def _headers(files: Sequence[Path]) -> tuple[list[tuple[int, int]], list[str]]:
+    sizes, modes = [], Counter[str]()
+    for file in files:
+        with _open(file) as image:
+            sizes.append(image.size)
+            alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+            grey = image.mode in ("L", "LA", "1")
+            modes["with transparency (it is dropped, what lies behind shows)"] += alpha
+            modes["grey (made RGB)"] += grey and not alpha
+            modes["CMYK (made RGB)"] += image.mode == "CMYK"
+            modes["turned by EXIF, which is not followed"] += image.getexif().get(0x0112, 1) not in (0, 1)
+    of = f"of {len(files)} looked at"
+    return sizes, [f"{count} {of}: {what}" for what, count in modes.items() if count]
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        return Image.open(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is not an image that can be read; replace or remove it") from error
+
+
+def _strays(path: Path) -> list[str]:
+    """Files that are not read: said, so that nobody misses images of another format."""
+    others: Counter[str] = Counter()
+    for number, (_, _, files) in enumerate(os.walk(path)):
+        others.update(Path(file).suffix.lower() or file for file in files if not is_image(file))
+        if number > _MOST_FILES:
+            break
+    if not others:
+        return []
+    ordered = sorted(others.items(), key=lambda item: (-item[1], item[0]))
+    named = ", ".join(f"{count} {suffix}" for suffix, count in ordered[:4])
+    return [f"{sum(others.values())} other files are not read ({named}); read are {', '.join(sorted(SUFFIXES))}"]
+
+
+def statistics(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of (N, 3, H, W) bytes, in [0, 1], three digits."""
+    pixels: NDArray[Any] = images.astype(np.float64) / 255
+    mean, std = pixels.mean(axis=(0, 2, 3)), pixels.std(axis=(0, 2, 3))
+    return tuple(round(float(v), 3) for v in mean), tuple(max(0.05, round(float(v), 3)) for v in std)

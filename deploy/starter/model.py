@@ -1,0 +1,212 @@
+"""What somebody's model is: does it take the images, do its weights load, what can shrink, how fast is a step."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from compress.config import ModelConfig
+from compress.errors import ModelError
+from compress.models import Classifier, build_classifier, check_classifier
+from compress.models.from_file import is_file_name
+from compress.progress import SILENT, Progress
+
+from ..inspection import Inspection, inspect_model
+from .images import SIZES, ImagesSeen, statistics
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_CONVENTIONS = {
+    "ImageNet's": IMAGENET,
+    "0.5 and 0.5": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
+_PROOF_SECONDS = 120.0
+_TIMED = 3
+_SMALL = 64
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Mean and standard deviation, and where they come from."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    why: str
+    guessed: bool = True
+
+
+@dataclass(frozen=True)
+class ModelSeen:
+    """What was found. ``accuracy``: of given weights on ``looked_at`` training images; ``tried``: other sides refused.
+
+    ``forward`` and ``step``: seconds per image, forward alone and with backward.
+    """
+
+    config: ModelConfig
+    size: int
+    tried: tuple[str, ...]
+    found: Inspection
+    normalisation: Normalisation
+    forward: float
+    step: float
+    batch_bytes: int
+    accuracy: float | None = None
+    looked_at: int = 0
+    beside: Path | None = None
+
+
+def look_at_model(
+    name: str | None,
+    images: ImagesSeen,
+    *,
+    weights: Path | Literal["pretrained"] | None = None,
+    progress: Progress = SILENT,
+) -> ModelSeen:
+    """Build the model for the images' classes and look at what a run will ask of it.
+
+    Args:
+        name: as in a recipe; None: a ResNet that fits the images' size.
+        weights: of the model; they are loaded, and tried on images.
+
+    Raises:
+        ConfigError, ModelError, PruningError: what a run would refuse too, with its sentence.
+    """
+    chosen = name or ("resnet20" if images.size <= _SMALL else "torchvision:resnet18")
+    shortcut: Literal["pad", "conv"] = "conv" if name is None else "pad"
+    config = ModelConfig(name=chosen, shortcut=shortcut, weights=weights)
+    if name is not None and weights is None and name.startswith("resnet"):
+        config = config.model_copy(update={"shortcut": "conv"})  # nothing was trained with the other yet
+    torch.manual_seed(0)
+    model = build_classifier(config, len(images.classes))
+    size, tried = _fitting_size(model, images)
+    pixels, labels = images.sample(size)
+    normalisation, accuracy = _normalisation(config, model, pixels, labels)
+    forward, step, taken = _timed(model, pixels)
+    found = inspect_model(chosen, model, (3, size, size), limit=_PROOF_SECONDS, progress=progress)
+    return ModelSeen(
+        config=config.model_copy(update={"mean": normalisation.mean, "std": normalisation.std}),
+        size=size,
+        tried=tuple(tried),
+        found=found,
+        normalisation=normalisation,
+        forward=forward,
+        step=step,
+        batch_bytes=taken,
+        accuracy=accuracy,
+        looked_at=len(pixels),
+        beside=_beside(chosen) if weights is None else None,
+    )
+
+
+def _fitting_size(model: Classifier, images: ImagesSeen) -> tuple[int, list[str]]:
+    """The images' own side, or the next one that the model takes."""
+    if images.config.source != "image_folder":
+        check_classifier(model, images.size, len(images.classes))
+        return images.size, []
+    tried: list[str] = []
+    first: ModelError | None = None
+    for size in sorted(SIZES, key=lambda side: (side != images.size, side > images.size, abs(side - images.size))):
+        try:
+            check_classifier(model, size, len(images.classes))
+        except ModelError as error:
+            if "logits; the data has" in str(error):  # another side changes nothing about that
+                raise
+            first = first or error
+            tried.append(f"{size}")
+        else:
+            return size, tried
+    assert first is not None
+    raise first
+
+
+def _normalisation(
+    config: ModelConfig, model: Classifier, images: np.ndarray, labels: np.ndarray
+) -> tuple[Normalisation, float | None]:
+    mean, std = statistics(images)
+    own = Normalisation((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]), f"statistics of {len(images)} images")
+    if config.weights is None:
+        if config.name.startswith(("torchvision:", "timm:")):
+            return Normalisation(*IMAGENET, "ImageNet's, as this family is used everywhere"), None
+        return own, None
+    if config.weights == "pretrained":
+        known = Normalisation(*IMAGENET, "ImageNet's: these weights were trained with it", guessed=False)
+        return known, _accuracy(model, images, labels, known)
+    stored = Normalisation(
+        _triple(model.normalize.mean), _triple(model.normalize.std), "stored in the weights file", False
+    )
+    if (stored.mean, stored.std) != (config.mean, config.std):
+        return stored, _accuracy(model, images, labels, stored)
+    candidates = [Normalisation(*values, f"{name} convention") for name, values in _CONVENTIONS.items()]
+    scored = [(each, _accuracy(model, images, labels, each)) for each in (*candidates, own)]
+    first, usual = scored[0]
+    best, accuracy = max(scored, key=lambda pair: pair[1])
+    # A few images more are chance: then the usual convention is the better guess.
+    if accuracy - usual <= 2 * math.sqrt(max(usual * (1 - usual), 1 / len(images)) / len(images)):
+        best, accuracy = first, usual
+    others = ", ".join(
+        f"{each.why.removesuffix(' convention')} {right:.0%}" for each, right in scored if each is not best
+    )
+    why = f"{best.why}: the weights get {accuracy:.0%} of {len(images)} images right with it ({others})"
+    return Normalisation(best.mean, best.std, why.replace("%", " %")), accuracy
+
+
+def _triple(values: torch.Tensor) -> tuple[float, float, float]:
+    first, second, third = (round(float(value), 6) for value in values.flatten())
+    return first, second, third
+
+
+def _accuracy(model: Classifier, images: np.ndarray, labels: np.ndarray, by: Normalisation) -> float:
+    """Share of the images that ``model`` gets right when it normalises ``by``."""
+    before = {name: buffer.clone() for name, buffer in model.normalize.state_dict().items()}
+    training = model.training
+    model.eval()
+    for buffer, values in ((model.normalize.mean, by.mean), (model.normalize.std, by.std)):
+        buffer.copy_(torch.tensor(values).reshape(buffer.shape))
+    with torch.no_grad():
+        batches = torch.split(torch.from_numpy(images).float() / 255, 32)
+        right = torch.cat([model(batch).argmax(1) for batch in batches]) == torch.from_numpy(labels)
+    model.normalize.load_state_dict(before)
+    model.train(training)
+    return float(right.float().mean())
+
+
+def _timed(model: Classifier, images: np.ndarray) -> tuple[float, float, int]:
+    """Seconds per image (forward, forward and backward), and bytes that a step keeps per image."""
+    batch = torch.from_numpy(images[:16]).float() / 255
+    kept = 0
+
+    def count(_module: torch.nn.Module, _inputs: object, output: object) -> None:
+        nonlocal kept
+        kept += output.numel() * output.element_size() if isinstance(output, torch.Tensor) else 0
+
+    hooks = [m.register_forward_hook(count) for m in model.modules() if not list(m.children())]
+    with torch.no_grad():
+        model(batch)
+    for hook in hooks:
+        hook.remove()
+    forwards, steps = [], []
+    model.train()
+    for _ in range(_TIMED):
+        started = time.perf_counter()
+        with torch.no_grad():
+            model(batch)
+        forwards.append(time.perf_counter() - started)
+        started = time.perf_counter()
+        model(batch).sum().backward()
+        steps.append(time.perf_counter() - started)
+    model.zero_grad(set_to_none=True)
+    return min(forwards) / len(batch), min(steps) / len(batch), kept // len(batch)
+
+
+def _beside(name: str) -> Path | None:
+    """A file of weights that lies beside the model's file and has its name."""
+    if not is_file_name(name):
+        return None
+    file = Path(name.rpartition(":")[0])
+    return next((p for s in (".safetensors", ".pt", ".pth") if (p := file.with_suffix(s)).is_file()), None)

@@ -1,0 +1,46 @@
+"""How long each stage learns, for so many images."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+FEW = 200
+"""Training images from which on an explainer is learned."""
+
+_GATE_IMAGES = 10_000
+_MEMORY_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long each stage learns, by the number of training images. ``batch`` images a step."""
+
+    batch: int
+    train_epochs: int
+    explainer_epochs: int
+    gate_images: int | None
+    gate_steps: int
+    finetune_epochs: int
+    explained: bool
+
+    @classmethod
+    def of(cls, train: int, batch_bytes: int, memory: int | None) -> Schedule:
+        """Small sets of images get smaller batches and more epochs, so that there are steps to learn in."""
+        batch = 128
+        while batch > 8 and (batch > train // 32 or (memory and 3 * batch * batch_bytes > _MEMORY_SHARE * memory)):
+            batch //= 2
+        epoch = max(1, train // batch)
+
+        def epochs(steps: int, fewest: int, most: int) -> int:
+            return min(most, max(fewest, math.ceil(steps / epoch)))
+
+        return cls(
+            batch=batch,
+            train_epochs=epochs(3000, 10, 60),
+            explainer_epochs=epochs(1000, 4, 30),
+            gate_images=_GATE_IMAGES if train > _GATE_IMAGES else None,
+            gate_steps=1000 if train >= 2000 else 400,
+            finetune_epochs=epochs(1500, 5, 30),
+            explained=train >= FEW,
+        )

@@ -1,0 +1,84 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from compress.errors import DataError
+from deploy.starter import ImagesSeen, look_at_images
+from deploy.starter.images import statistics
+
+
+def save(path: Path, size: tuple[int, int] = (40, 30), colour: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (colour, 100, 200)).save(path)
+
+
+def look(path: Path | None, cache: Path) -> ImagesSeen:
+    return look_at_images(path, cache=cache)
+
+
+@pytest.mark.parametrize(
+    ("folders", "splits", "layout"),
+    [
+        (("",), {"train": 12, "val": 4, "test": 4}, "one folder per class in images; a test set is held out of them"),
+        (("train", "test"), {"train": 16, "val": 4, "test": 20}, "class folders in train/, test/"),
+        (("train", "val"), {"train": 16, "val": 4, "test": 20}, "class folders in train/, val/"),
+        (("train", "val", "test"), {"train": 20, "val": 20, "test": 20}, "class folders in train/, val/, test/"),
+        (
+            ("train",),
+            {"train": 12, "val": 4, "test": 4},
+            "one folder per class in train/; a test set is held out of them",
+        ),
+    ],
+)
+def test_every_layout_is_counted_as_a_run_will_split_it(
+    tmp_path: Path, folders: tuple[str, ...], splits: dict[str, int], layout: str
+) -> None:
+    root = tmp_path / "images"
+    for folder in folders:
+        for name in ("a", "b"):
+            for number in range(10):
+                save(root / folder / name / f"{number}.png")
+    found = look(root, tmp_path)
+    assert (found.splits, found.layout, found.classes) == (splits, layout, ("a", "b"))
+
+
+def test_the_side_is_the_largest_usual_one_that_half_of_the_images_have(tmp_path: Path) -> None:
+    for number, size in enumerate([(300, 101), (101, 300), (90, 500), (140, 140), (20, 20)]):
+        save(tmp_path / "a" / f"{number}.png", size)
+        save(tmp_path / "b" / f"{number}.png", size)
+    found = look(tmp_path, tmp_path)
+    assert (found.short_side, found.size) == (101, 96)
+    assert found.sample(96)[0].shape[1:] == (3, 96, 96)
+    save(tmp_path / "a" / "5.png", (9, 9))
+    small = look_at_images(tmp_path, cache=tmp_path)
+    assert small.size >= 32
+
+
+def test_uneven_classes_are_measured(tmp_path: Path) -> None:
+    for name, count in (("many", 40), ("few", 4)):
+        for number in range(count):
+            save(tmp_path / name / f"{number}.png")
+    found = look(tmp_path, tmp_path)
+    assert (found.counts, found.imbalance) == ({"few": 4, "many": 40}, 10)
+
+
+def test_what_no_recipe_can_name_is_refused_with_the_layouts_that_are_known(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"there is no .*nowhere; give the folder of your images: one folder per class"):
+        look(tmp_path / "nowhere", tmp_path)
+    save(tmp_path / "flat" / "1.png")
+    with pytest.raises(DataError, match=r"holds no class folders.*layouts that are known: one folder per class"):
+        look(tmp_path / "flat", tmp_path)
+
+
+def test_digits_are_what_is_there_without_a_folder(cache: Path) -> None:
+    found = look(None, cache)
+    assert (found.config.source, found.size, len(found.classes), found.config.flip) == ("digits", 32, 10, False)
+    assert sum(found.splits.values()) == sum(found.counts.values()) == 1797
+
+
+def test_statistics_are_of_pixels_in_0_to_1() -> None:
+    images = np.zeros((2, 3, 4, 4), np.uint8)
+    images[0] = 255
+    assert statistics(images) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

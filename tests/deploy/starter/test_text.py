@@ -1,0 +1,94 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from compress.errors import ModelError
+from deploy.recipe import load_recipe
+from deploy.schemas import schema_file
+from deploy.starter import ImagesSeen, look_at_images, look_at_model, to_recipe
+from deploy.starter.schedule import Schedule
+
+MODELS = """
+from torch import nn
+
+def features(width):
+    return [nn.Conv2d(3, width, 3, 2, 1), nn.ReLU(), nn.Conv2d(width, width, 3, 2, 1), nn.ReLU()]
+
+def any_size(classes):
+    return nn.Sequential(*features(16), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, classes))
+
+def only_48(classes):
+    return nn.Sequential(*features(8), nn.Flatten(), nn.Linear(8 * 12 * 12, classes))
+
+def ten():
+    return any_size(10)
+"""
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> ImagesSeen:
+    """30 and 6 images of 70 pixels, two classes that differ in colour."""
+    for name, count, red in (("one", 30, 200), ("two", 6, 20)):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (70, 80), (red + number, 90, 90)).save(tmp_path / "images" / name / f"{number}.png")
+    (tmp_path / "models.py").write_text(MODELS)
+    return look_at_images(tmp_path / "images", cache=tmp_path / "cache")
+
+
+def test_a_model_that_takes_one_size_decides_the_size(images: ImagesSeen, tmp_path: Path) -> None:
+    seen = look_at_model(f"{tmp_path / 'models.py'}:only_48", images)
+    assert (images.size, seen.size, seen.tried) == (64, 48, ("64",))
+    starter = to_recipe(images, seen, out=tmp_path / "recipe.yaml", memory=None, schema=schema_file)
+    (tmp_path / "recipe.yaml").write_text(starter.text)
+    assert load_recipe(tmp_path / "recipe.yaml").data.image_size == 48
+    assert "64 px: the model does not take them" in starter.text.replace("\n  # ", " ")
+
+
+def test_a_model_with_other_logits_than_classes_is_refused(images: ImagesSeen, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="the model gives 10 logits; the data has 2 classes"):
+        look_at_model(f"{tmp_path / 'models.py'}:ten", images)
+
+
+def test_weights_that_know_nothing_of_these_classes_are_warned_of(images: ImagesSeen, tmp_path: Path) -> None:
+    name = f"{tmp_path / 'models.py'}:any_size"
+    seen = look_at_model(name, images)
+    assert seen.accuracy is None
+    file = tmp_path / "other.pth"
+    torch.save({k: torch.zeros_like(v) for k, v in _states(name).items()}, file)
+    seen = replace(look_at_model(name, images, weights=file), accuracy=0.4)
+    starter = to_recipe(images, seen, out=tmp_path / "recipe.yaml", memory=None, schema=schema_file)
+    assert any(line.startswith("  WARNING: no better than chance") for line in starter.said)
+    assert any("uneven: 'one' has 5 times the images of 'two'" in line for line in starter.said)
+    text = starter.text.replace("\n  # ", " ")
+    assert "uneven: 'one' has 5 times the images of 'two'" in text
+    assert "weights: other.pth" in text
+
+
+def _states(name: str) -> dict[str, torch.Tensor]:
+    from compress.config import ModelConfig
+    from compress.models import build_net
+
+    return dict(build_net(ModelConfig(name=name), 2).state_dict())
+
+
+def test_schedules_follow_the_number_of_images_and_the_memory() -> None:
+    few, many = Schedule.of(40, 10**5, None), Schedule.of(45_000, 10**5, None)
+    assert (few.batch, few.train_epochs, few.explained, few.gate_images) == (8, 60, False, None)
+    assert (many.batch, many.train_epochs, many.explained, many.gate_images) == (128, 10, True, 10_000)
+    tight = Schedule.of(45_000, 10**7, 4 * 10**9)
+    assert tight.batch == 32  # three times 32 x 10 MB are just below a quarter of 4 GB
+
+
+def test_what_can_hardly_shrink_gets_a_budget_that_can_be_reached(images: ImagesSeen, tmp_path: Path) -> None:
+    seen = look_at_model(f"{tmp_path / 'models.py'}:any_size", images)
+    stiff = replace(seen, found=replace(seen.found, smallest_macs=round(0.6 * seen.found.macs)))
+    for model, macs in ((seen, 0.5), (stiff, 0.66)):
+        starter = to_recipe(images, model, out=tmp_path / "recipe.yaml", memory=None, schema=schema_file)
+        (tmp_path / "recipe.yaml").write_text(starter.text)
+        limit = load_recipe(tmp_path / "recipe.yaml").budget.macs
+        assert limit is not None
+        assert limit.value == pytest.approx(macs, abs=0.011)

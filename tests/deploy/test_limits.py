@@ -1,0 +1,63 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from deploy.limits import Cores, existing, free_disk, usable_cores, usable_memory
+
+
+def _files(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+@pytest.fixture
+def eight(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: set(range(8)))
+
+
+@pytest.mark.usefixtures("eight")
+@pytest.mark.parametrize(
+    ("files", "usable"),
+    [
+        ({}, 8),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000\n"}, 8),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "250000 100000\n"}, 2),
+        ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/cpu.max": "50000 100000", "sys/fs/cgroup/a/b/x": ""}, 1),
+        (
+            {
+                "proc/self/cgroup": "4:memory:/\n1:cpu,cpuacct:/\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "300000\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+            },
+            3,
+        ),
+    ],
+)
+def test_cores_are_what_affinity_and_cgroups_leave(tmp_path: Path, files: dict[str, str], usable: int) -> None:
+    found = usable_cores(_files(tmp_path, files))
+    assert (found.usable, found.all) == (usable, 8)
+    assert bool(found.limited_by) == (usable < 8)
+
+
+def test_cores_that_the_process_is_not_bound_to_do_not_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: {0, 5})
+    assert usable_cores(tmp_path) == Cores(2, 8, "the process is bound to these (taskset)")
+
+
+def test_memory_is_the_least_of_what_is_free_and_what_cgroups_allow(tmp_path: Path) -> None:
+    assert usable_memory(tmp_path) is None
+    _files(tmp_path, {"proc/meminfo": "MemTotal: 9000 kB\nMemAvailable: 8000 kB\n"})
+    assert usable_memory(tmp_path) == 8000 * 1024
+    limited = {"sys/fs/cgroup/memory.max": "3000000", "sys/fs/cgroup/memory.current": "1000000"}
+    assert usable_memory(_files(tmp_path, {"proc/self/cgroup": "0::/\n", **limited})) == 2000000
+
+
+def test_disk_is_asked_where_a_folder_would_be_made(tmp_path: Path) -> None:
+    assert existing(tmp_path / "a" / "b") == tmp_path
+    assert free_disk(tmp_path / "a" / "b") > 0
