@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def ways(project: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[Command
 
     def start(command: Command) -> tuple[int, str]:
         if command.is_ours:
-            with pytest.raises(SystemExit) as left:
+            with made_anew(command, project), pytest.raises(SystemExit) as left:
                 main(command.words[1:])
             found = capsys.readouterr()
             assert "Traceback" not in found.out + found.err
@@ -89,6 +90,21 @@ def ways(project: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[Command
         return in_shell(command.line, project)
 
     return start
+
+
+@contextmanager
+def made_anew(command: Command, project: Path) -> Iterator[None]:
+    """``init`` writes what is here already. What it writes is read; then the small files are back, which learn less."""
+    small = {name: project / name for name in ("recipe.yaml", "budget.yaml")} if command.words[1] == "init" else {}
+    texts = {name: path.read_text(encoding="utf-8") for name, path in small.items()}
+    for path in small.values():
+        path.unlink()
+    yield
+    if small:
+        load_recipe(small["recipe.yaml"])
+        load_budget(small["budget.yaml"])
+    for name, path in small.items():
+        path.write_text(texts[name], encoding="utf-8")
 
 
 def test_what_is_not_run_exists(say_help: Callable[[str], str]) -> None:
