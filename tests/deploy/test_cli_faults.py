@@ -58,7 +58,7 @@ def test_a_full_disk_is_said_and_loses_nothing(
         patch.setattr(Path, "write_text", refuse)
         said = say("run", tiny, "--out", out)
     assert said.code == 2
-    written = "recipe.yaml" if place == "new" else "report.json"
+    written = "recipe.yaml" if place == "new" else "panels/explained.json"
     assert said.error.startswith(f"error: the disk is full: {out / written} could not be written; free some space")
     if place == "finished":
         assert (out / "report.json").read_bytes() == (finished.root / "report.json").read_bytes()

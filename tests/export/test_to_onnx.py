@@ -119,4 +119,4 @@ def test_unreadable_files_are_named(tmp_path):
 def test_missing_package_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ExportError, match="ONNX files need onnxscript: pip install onnx onnxscript"):
-        conv_shapes(tmp_path / "any.onnx")
+        export_onnx(nn.Flatten(), torch.rand(2, 3, 4, 4), tmp_path / "any.onnx")

@@ -74,9 +74,8 @@ def test_a_grown_layer_comes_first_everywhere(
     assert said.error == "error: 1 of 2 checks failed: growth of MACs\n"
     lines = said.out.splitlines()
     assert re.fullmatch(r"FAILED  growth of MACs +\+9\.4 % +at most \+2\.0 % +7\.43 points above", lines[3])
-    assert re.match(
-        r" +grown since .*before\.onnx: conv1 by 0\.02 M MACs \(20 -> 22 output channels\); conv2 ", lines[4]
-    )
+    told = " ".join(" ".join(lines[4:7]).split())  # where a line ends depends on the length of a path
+    assert re.match(r"grown since .*before\.onnx: conv1 by 0\.02 M MACs \(20 -> 22 output channels\); conv2 by ", told)
     assert [line.split()[0] for line in lines[-2:]] == ["conv1", "conv2"]
 
     suite = ElementTree.parse(outputs / "junit.xml").getroot()
