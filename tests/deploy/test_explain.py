@@ -117,7 +117,9 @@ def test_a_run_without_an_explainer_takes_others() -> None:
     assert explainer_names(None, "rbf") == ["rbf"]
     assert explainer_names("gradient, grad_cam,gradient", None) == ["gradient", "grad_cam"]
     models = Models(torch.nn.Linear(1, 1), torch.nn.Linear(1, 1), None, None)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=r"^explainer 'rbf' is learned, and this run has none \(choose from: centre, const"):
+    with pytest.raises(
+        ConfigError, match=r"^explainer 'rbf' is learned, and this run has none \(choose from: centre, const"
+    ):
         models.explainers("rbf")
 
 
