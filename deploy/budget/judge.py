@@ -94,18 +94,20 @@ def _costs(figures: Figures, limits: BudgetFile, against: Against | None) -> Ite
             continue
         base = 0 if reference is None else part(reference)
         item = judged((key,), name, _map(limit, partial(_whole, of=base)), value, unit, bound="max")
-        yield item if item.check.passed else _explained(item, _blamed(figures, against))
+        yield item if item.check.passed else _explained(item, _blamed(key, figures, against))
 
 
-def _blamed(figures: Figures, against: Against | None) -> str | None:
+def _blamed(key: str, figures: Figures, against: Against | None) -> str | None:
     """Where a cost that is too high comes from: what grew, or else what costs most."""
     if against is not None and (grown := against.culprits()):
         return grown
     if not figures.layers or figures.report is not None:
         return None
-    dearest = sorted(figures.layers, key=lambda layer: -layer.macs)[:_LISTED]
-    listed = ", ".join(f"{layer.name} ({as_percent(layer.macs / figures.costs.macs, 0)})" for layer in dearest)
-    return f"most MACs: {listed}"
+    costs = {layer.name: layer.macs if key == "macs" else layer.params for layer in figures.layers}
+    whole = max(1, figures.costs.macs if key == "macs" else figures.costs.params)
+    dearest = sorted(costs, key=lambda name: -costs[name])[:_LISTED]
+    listed = ", ".join(f"{name} ({as_percent(costs[name] / whole, 0)})" for name in dearest)
+    return f"most {'MACs' if key == 'macs' else 'parameters'}: {listed}"
 
 
 def _accuracies(figures: Figures, limits: BudgetFile) -> Iterator[Judged]:

@@ -67,7 +67,7 @@ def run_checks(
         checks.append(at_most("MACs", budget.macs_max, slim.macs, "MACs"))
     if dynamic is not None:
         checks.append(at_most("MACs, dynamic, mean", dynamic.macs_max, dynamic.macs_mean, "MACs"))
-        checks.append(at_least("routes like PyTorch's", 1, dynamic.route_agreement, "share"))
+        checks.append(at_least("routes like PyTorch's", 1, dynamic.route_agreement, "overlap"))
     if budget.params_max is not None:
         checks.append(at_most("parameters", budget.params_max, slim.params, "parameters"))
     if budget.size_max is not None:

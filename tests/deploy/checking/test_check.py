@@ -46,6 +46,8 @@ def test_a_warning_is_no_failure(chain: Chain, budget: Budget, say: Callable[...
     assert (said.code, said.err) == (0, "")
     assert re.search(r"\nwarned  MACs +0\.49 M +at most 0\.40 M +22\.\d % above\n +most MACs: conv2 \(", said.out)
     assert said.out.endswith("\nall 2 checks passed, 1 warned\n")
+    said = say("check", chain("a.onnx"), "--budget", budget("params: 2000"))
+    assert re.search(r"\nFAILED  parameters .*\n +most parameters: conv2 \(", said.out)
 
 
 def test_what_a_file_cannot_say_fails_with_the_reason(chain: Chain, budget: Budget, say: Callable[..., Said]) -> None:
