@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.amounts import Amount
-from compress.config import FinetuneConfig
+from compress.config import FinetuneConfig, GatesConfig
 from compress.errors import ConfigError
 from deploy.recipe import Recipe, dump_recipe, load_recipe
 from deploy.yaml_text import dump_yaml, parse_yaml
@@ -73,8 +73,7 @@ def test_all_mistakes_are_reported_together(tmp_path: Path) -> None:
         "and uniform rank by weights); did you mean 'rbf'?",
         "line 7: gates.steps: written twice, in line 6 and line 7; keep one",
         f"line 7: gates.steps: 6 was given; allowed: a whole number at least 20{about('gates', 'steps')}",
-        "line 8: gates.stpes: unknown key; allowed: steer, images, steps, lr, batch_size, steer_weight, cost_weight, "
-        "temperature, shrink, compile; did you mean 'steps'?",
+        f"line 8: gates.stpes: unknown key; allowed: {', '.join(GatesConfig.model_fields)}; did you mean 'steps'?",
         "line 9: model.weights: 3 was given; allowed: a path or pretrained or null "
         "(safetensors or a state dict; null trains from scratch with `train`)",
         f"line 9: model.mean: [0.5, 0.5] was given; allowed: a list of 3, each a number{about('model', 'mean')}",
