@@ -57,7 +57,7 @@ def time_steps(session: Session, classifier: Classifier) -> Steps:
 
 def _step(model: Classifier, optimiser: torch.optim.Optimizer, images: torch.Tensor, labels: torch.Tensor) -> None:
     optimiser.zero_grad()
-    functional.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
+    torch.autograd.backward(functional.cross_entropy(model(images), labels))
     optimiser.step()
 
 

@@ -9,7 +9,6 @@ import inspect
 import json
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 from pydantic import BaseModel
 
@@ -55,7 +54,7 @@ def _about(model: type[BaseModel], path: tuple[str, ...]) -> str:
 
 
 def _row(model: type[BaseModel], name: str, whole: Schema, path: tuple[str, ...]) -> str:
-    schema: dict[str, Any] = whole if model is Recipe else whole["$defs"][model.__name__]  # type: ignore[assignment]
+    schema: Schema = whole if model is Recipe else whole["$defs"][model.__name__]
     allowed = Allowed(whole, "recipe").words(schema["properties"][name])
     default = json.dumps(model.model_construct().model_dump(mode="json")[name])
     about = model.model_fields[name].description or ""

@@ -22,6 +22,7 @@ from .verdict import Judged, judged
 NOTHING_AGAINST: Final = "there is nothing to compare with: name it with --against"
 _NO_LAYERS: Final = "the run has no slim/model.onnx that its layers could be read from; export it to onnx"
 _NEAR: Final = 3
+_UNITS: Final[Mapping[str, Unit]] = {"macs": "MACs", "params": "parameters", "growth": "growth"}
 
 
 def layers_judged(
@@ -41,8 +42,7 @@ def layers_judged(
             for name in sorted(wanted.model_fields_set):
                 limit = getattr(wanted, name)
                 numbers = limit if name == "growth" else _numbers(limit)
-                unit: Unit = {"macs": "MACs", "params": "parameters"}.get(name, "growth")  # type: ignore[assignment]
-                key = ("layers", pattern, name)
+                key, unit = ("layers", pattern, name), _UNITS[name]
                 yield judged(key, f"{name} of {pattern}", numbers, None, unit, bound="max", reason=_NO_LAYERS)
             continue
         matched = [layer for layer in figures.layers if fnmatchcase(layer.name, pattern)]

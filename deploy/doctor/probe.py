@@ -79,7 +79,7 @@ def _torch() -> None:
             facts["gpu_error"] = _reason(error)
     elif torch.version.cuda:
         try:
-            torch.cuda.init()  # type: ignore[no-untyped-call]
+            torch.cuda.init()  # type: ignore[no-untyped-call]  # torch gives it no types
         except (RuntimeError, AssertionError) as error:
             facts["no_gpu"] = str(error).split(". ")[0].split("\n")[0]
     _say("torch devices", **facts)
@@ -91,7 +91,7 @@ def onnxruntime() -> None:
         _say("importing", module=name)
         try:
             module = importlib.import_module(name)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - see above
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a broken package may raise anything: that is the finding
             _say(name, broken=_reason(error))
             return
         _say(name, version=str(getattr(module, "__version__", "")))
@@ -130,7 +130,7 @@ def _engine_builder(name: str) -> None:
         _say(name, version=str(trt.__version__))
         logger = trt.Logger(trt.Logger.INTERNAL_ERROR)
         _say("builder", made=trt.Builder(logger) is not None)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - see above
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a broken package may raise anything: that is the finding
         _say(name, broken=_reason(error))
 
 
