@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 _CALLS = 3  # the first allocates what is kept; later ones what is freed in between
+_FORGET = Path("/proc/self/clear_refs")
 _KILOBYTE = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
 
 
@@ -122,11 +123,11 @@ def attempt(trial: Trial) -> Tried:
     free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None  # makes the context, which all share
     if trial.runtime in ("torch", "torch-compile", "pt2"):
         _touch_torch()
-    before: int | None = _peak_bytes()
+    before = _peak_anew()
     found = subject.open(trial.runtime)
     if isinstance(found, torch.nn.Module):
         found = found.to(trial.device)
-        before = _peak_anew(found)
+        before = _peak_without(found)
     with open_runner(found, trial.runtime, trial.threads) as runner:
         for _ in range(_CALLS):
             logits = runner.run(images)
@@ -155,21 +156,28 @@ def _peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KILOBYTE
 
 
-def _peak_anew(module: Any) -> int | None:
-    """The peak from which a module's growth counts, its own weights on the host counted as growth.
+def _peak_anew() -> int:
+    """The peak from which growth counts: what is resident now, where the system can forget its peak (Linux).
 
-    Rebuilding a module from a run takes more than the module: that is given back and forgotten first. None where the
-    system cannot forget a peak (it is no Linux).
+    What was freed before would hide as much growth: it is given back and forgotten.
     """
-    forget = Path("/proc/self/clear_refs")
-    if not forget.exists():
-        return None
     gc.collect()
     if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
         trim(0)
-    forget.write_text("5", encoding="ascii")  # proc(5): resets the peak of the resident set
+    if _FORGET.exists():
+        _FORGET.write_text("5", encoding="ascii")  # proc(5): resets the peak of the resident set
+    return _peak_bytes()
+
+
+def _peak_without(module: Any) -> int | None:
+    """The peak from which a module's growth counts, its own weights on the host counted as growth.
+
+    Rebuilding a module from a run takes more than the module: that must be forgotten first. None where it cannot be.
+    """
+    if not _FORGET.exists():
+        return None
     held = [x for x in (*module.parameters(), *module.buffers()) if x.device.type == "cpu"]
-    return _peak_bytes() - int(sum(x.numel() * x.element_size() for x in held))
+    return _peak_anew() - int(sum(x.numel() * x.element_size() for x in held))
 
 
 def forked(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
