@@ -123,7 +123,7 @@ def attempt(trial: Trial) -> Tried:
     free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None  # makes the context, which all share
     if trial.runtime in ("torch", "torch-compile", "pt2"):
         _touch_torch()
-    before = _peak_anew()
+    before: int | None = _peak_anew()
     found = subject.open(trial.runtime)
     if isinstance(found, torch.nn.Module):
         found = found.to(trial.device)

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 
 from compress.errors import ConfigError
 
-from ..allowed import Allowed, shown, without_null
-from ..problems import Problems
-from ..yaml_text import Place, line_of, read_yaml
+from ..reading.allowed import Allowed, shown, without_null
+from ..reading.problems import Problems
+from ..reading.yaml_text import Place, line_of, read_yaml
 from .schema import BudgetFile
 
 

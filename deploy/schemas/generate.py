@@ -7,8 +7,8 @@ from typing import Any
 
 from compress.files import write_text
 
-from ..allowed import without_null
 from ..budget import BudgetFile
+from ..reading.allowed import without_null
 from ..recipe import Recipe
 from . import NAMES, schema_file
 

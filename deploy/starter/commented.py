@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
-from ..yaml_text import dump_yaml
+from ..reading.yaml_text import dump_yaml
 
 BESIDE = 40
 """The column of comments beside keys."""

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from compress.amounts import Amount
 from compress.config import FinetuneConfig, GatesConfig
 from compress.errors import ConfigError
+from deploy.reading.yaml_text import dump_yaml, parse_yaml
 from deploy.recipe import Recipe, dump_recipe, load_recipe
-from deploy.yaml_text import dump_yaml, parse_yaml
 
 
 def write(folder: Path, text: str) -> Path:

@@ -13,10 +13,10 @@ import pytest
 
 from compress.errors import ConfigError
 from deploy.budget import load_budget
+from deploy.reading.yaml_text import parse_yaml
 from deploy.recipe import load_recipe
 from deploy.schemas import NAMES, schema_file
 from deploy.schemas.generate import to_text
-from deploy.yaml_text import parse_yaml
 
 from .conftest import Said
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
-from ...yaml_text import dump_yaml
+from ...reading.yaml_text import dump_yaml
 from .. import rows
 from ..schema import LatencyFigures, Report
 from ..tables import Table

@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from compress.errors import ConfigError, RunError
 
-from ...yaml_text import parse_yaml
+from ...reading.yaml_text import parse_yaml
 from ..markdown import DRIFT_PICTURE, SALIENCY_PICTURE
 from ..schema import Report
 from ..store import REPORT_FILE, read_report

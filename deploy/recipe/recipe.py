@@ -26,10 +26,10 @@ from compress.errors import ConfigError
 from compress.registry import nearest
 from export.config import ExportConfig
 
-from .allowed import Allowed, Schema, choices, shown
-from .latency_config import LatencyConfig
-from .problems import Problems
-from .yaml_text import Place, dump_yaml, parse_yaml, read_yaml
+from ..latency_config import LatencyConfig
+from ..reading.allowed import Allowed, Schema, choices, shown
+from ..reading.problems import Problems
+from ..reading.yaml_text import Place, dump_yaml, parse_yaml, read_yaml
 
 _FACTORY = re.compile(r"(?P<file>.+\.py)(?P<factory>:[^:/\\]+)")
 
