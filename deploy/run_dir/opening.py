@@ -1,0 +1,75 @@
+"""Taking up a run: alone, to write it, or to look at it only."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from compress.errors import RunError
+
+from .failures import translated
+from .lock import lock, unlock
+from .places import MARKER
+from .run import RunDir
+
+_LEFTOVER = re.compile(r"\..+\.[0-9]+\.part")  # the name that atomic_path writes to
+
+
+@contextmanager
+def open_run(path: Path) -> Iterator[RunDir]:
+    """Make ``path`` or take up the run in it, alone: no other process can open it until the block ends.
+
+    Raises:
+        RunError: another process holds it, it holds something that is not a run, or it cannot be written.
+    """
+    root = path.absolute()
+    with translated(root):
+        root.mkdir(parents=True, exist_ok=True)
+        found = sorted(entry.name for entry in root.iterdir())
+    if found and not _is_run(root):
+        some = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+        raise RunError(f"{path} holds other files ({some}) and no run; choose a new or empty folder with --out")
+    with translated(root):
+        # Append: neither truncates another process's number nor fails when the file is new.
+        # Unbuffered: on a full disk nothing may be left to write when the file is closed.
+        file = (root / MARKER).open("a+b", buffering=0)
+    with file:
+        lock(file, path)
+        try:
+            with translated(root):
+                file.truncate(0)
+                file.write(str(os.getpid()).encode())
+                _remove_leftovers(root)
+            yield RunDir(root, writable=True)
+        finally:
+            file.truncate(0)
+            unlock(file)
+
+
+def read_run(path: Path) -> RunDir:
+    """The run in ``path``, to look at only: nothing is locked or changed.
+
+    Raises:
+        RunError: there is no run.
+    """
+    if not path.is_dir():
+        what = "is a file" if path.exists() else "does not exist"
+        raise RunError(f"{path} {what}; give the folder of a run (the --out of 'slimsight run')")
+    if not _is_run(path):
+        raise RunError(f"{path} is not the folder of a run: it holds no {MARKER} and no recipe.yaml with stages")
+    return RunDir(path.absolute(), writable=False)
+
+
+def _is_run(root: Path) -> bool:
+    return (root / MARKER).is_file() or ((root / "recipe.yaml").is_file() and (root / "stages").is_dir())
+
+
+def _remove_leftovers(root: Path) -> None:
+    """Remove what ``atomic_path`` could not: the temporary files of processes that were killed."""
+    for folder, _, names in os.walk(root):
+        for name in names:
+            if _LEFTOVER.fullmatch(name):
+                (Path(folder) / name).unlink(missing_ok=True)
