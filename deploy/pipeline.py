@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,9 +12,6 @@ from typing import Any
 
 import torch
 
-from compress.disk import remove
-from compress.errors import RunError
-from compress.files import atomic_path, write_text
 from compress.memory import memory_told
 from compress.progress import SILENT, Progress
 from export.metadata import METADATA
@@ -23,9 +19,9 @@ from export.metadata import METADATA
 from .assemble import assemble_report, draw_pictures
 from .fingerprint import fingerprint
 from .looks import draw_worst
-from .recipe import Recipe, dump_recipe
+from .recipe import Recipe
 from .report import Report
-from .report.forms import remove_forms, write_forms
+from .report.forms import write_forms
 from .report_record import record_forms
 from .run_dir import RECIPE, REPORT, RunDir, StageRecord, open_run, read_run
 from .session import Session, default_cache, explainer_of
@@ -33,6 +29,7 @@ from .stages import dynamic, learn, prove, slim
 from .stages.learn import seed_stage
 from .stages.outcome import Outcome
 from .stages.preflight import preflight
+from .taking_up import find_held, start_over, take_over, write_recipe
 
 CODE = 1
 """Part of every fingerprint: raised when a stage would compute something else from the same recipe."""
@@ -213,14 +210,14 @@ def run_recipe(
         session = Session(recipe, run, progress, cache or default_cache())
         stages = to_stages(recipe)
         keys = fingerprints(stages, session)
-        held = find_held(stages, keys, run, progress)
+        held = find_held({stage.name: stage.needs for stage in stages}, keys, run, progress)
         if held:
             progress.note(f"done before: {', '.join(held)}")
         if len(held) < len(stages):
             preflight(session)
-            _start_over(run, recipe, [stage.name for stage in stages if stage.name not in held])
+            start_over(run, recipe, [stage.name for stage in stages if stage.name not in held])
         elif run.record(RECIPE) is None or run.damage(RECIPE) is not None:
-            _write_recipe(run, recipe)
+            write_recipe(run, recipe)
         records: dict[str, StageRecord] = {}
         reused = []
         for number, stage in enumerate(stages, 1):
@@ -232,7 +229,7 @@ def run_recipe(
             if stage.name in held:
                 progress.note(f"{stage.name}: what it was made from has changed ({', '.join(stage.needs)})")
                 run.forget(stage.name)
-            if donor is not None and (taken := _take_over(stage.name, keys[stage.name], inputs, donor, run)):
+            if donor is not None and (taken := take_over(stage.name, keys[stage.name], inputs, donor, run)):
                 progress.note(f"{stage.name}: taken from {donor.root}")
                 records[stage.name] = taken
                 reused.append(stage.name)
@@ -248,22 +245,6 @@ def run_recipe(
     return report
 
 
-def find_held(
-    stages: Sequence[Stage], keys: Mapping[str, str], run: RunDir, progress: Progress
-) -> dict[str, StageRecord]:
-    """The records of stages that still hold; what is damaged is named, and does not."""
-    held: dict[str, StageRecord] = {}
-    for stage in stages:
-        damage = run.damage(stage.name)
-        if damage is not None:
-            progress.note(f"{damage}: stage '{stage.name}' is done again")
-        elif (record := run.record(stage.name)) is not None and record.fingerprint == keys[stage.name]:
-            inputs = {need: held[need].content for need in stage.needs if need in held}
-            if len(inputs) < len(stage.needs) or record.follows(inputs):
-                held[stage.name] = record
-    return held
-
-
 def fingerprints(stages: Sequence[Stage], session: Session) -> dict[str, str]:
     """Of every stage, by name: its own parts of the recipe and the fingerprints of the stages it needs."""
     keys: dict[str, str] = {}
@@ -274,22 +255,6 @@ def fingerprints(stages: Sequence[Stage], session: Session) -> dict[str, str]:
     return keys
 
 
-def _start_over(run: RunDir, recipe: Recipe, stages: Sequence[str]) -> None:
-    """From here on the run is this recipe's: no report and no stage of another recipe may pass for its own."""
-    run.forget(REPORT)
-    remove_forms(run.root)  # of an earlier version, too
-    remove(run.export_json)
-    for stage in stages:
-        run.forget(stage)
-    _write_recipe(run, recipe)
-
-
-def _write_recipe(run: RunDir, recipe: Recipe) -> None:
-    run.unrecord(RECIPE)
-    write_text(run.recipe, dump_recipe(recipe))
-    run.finish(RECIPE, "", 0, {}, [run.recipe])
-
-
 def _do(stage: Stage, session: Session, key: str, inputs: Mapping[str, str]) -> StageRecord:
     session.run.begin(stage.name)
     seed_stage(session.recipe.seed, stage.name)
@@ -298,27 +263,6 @@ def _do(stage: Stage, session: Session, key: str, inputs: Mapping[str, str]) -> 
         outcome = stage.work(session)
     seconds = time.monotonic() - started
     return session.run.finish(stage.name, key, seconds, outcome.metrics, outcome.files, inputs)
-
-
-def _take_over(name: str, key: str, inputs: Mapping[str, str], donor: RunDir, run: RunDir) -> StageRecord | None:
-    """Copy a finished stage from ``donor``; None when it does not hold there (any more), or was made from others."""
-    record = donor.done(name, key)
-    if record is None or not record.follows(inputs):
-        return None
-    run.begin(name)
-    paths = []
-    for file in record.files:
-        target = run.root / file
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_path(target) as part:
-                shutil.copyfile(donor.root / file, part)
-        except OSError as error:
-            raise RunError(f"cannot copy {file} from {donor.root}: {error.strerror}; run without --reuse") from error
-        paths.append(target)
-    if donor.done(name, key) != record:
-        return None  # it was redone while it was copied
-    return run.finish(name, record.fingerprint, record.seconds, record.metrics, paths, inputs)
 
 
 @contextmanager
