@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,9 +15,11 @@ import torch
 from compress.errors import RunError
 from compress.files import atomic_path, write_text
 from compress.progress import SILENT, Progress
+from compress.stop import Stop
 from export.metadata import METADATA
 
 from .assemble import assemble_report, draw_pictures
+from .checkpointing import open_checkpoints
 from .fingerprint import fingerprint
 from .looks import draw_worst
 from .recipe import Recipe, dump_recipe
@@ -188,6 +189,7 @@ def run_recipe(
     cache: Path | None = None,
     progress: Progress = SILENT,
     on_open: Callable[[RunDir], None] | None = None,
+    stop: Stop | None = None,
 ) -> Report:
     """Run every stage that does not hold any more, then write the report.
 
@@ -199,6 +201,7 @@ def run_recipe(
         reuse: another run whose finished stages may be taken over where they are the same.
         cache: folder of decoded images (see ``default_cache``).
         on_open: called once the run directory is locked.
+        stop: a wish to stop, heeded by stages that learn.
 
     Raises:
         SlimError: with everything finished so far kept.
@@ -226,12 +229,14 @@ def run_recipe(
                 reused.append(stage.name)
                 continue
             progress.note(f"stage {number} of {len(stages)}: {stage.name}")
+            session.checkpoints[stage.name] = open_checkpoints(run, stage.name, keys[stage.name], stop, progress)
             records[stage.name] = _do(stage, session, keys[stage.name])
         ordered = {stage.name: records[stage.name] for stage in stages}
         draw_pictures(session, ordered["surgery"].metrics)
         draw_worst(session, ordered["judgement"].metrics.get("saliency", {}).get("maps", {}).get("worst", ()))
         report = assemble_report(session, name, ordered, reused)
         write_forms(run.root, report)
+        shutil.rmtree(run.checkpoints, ignore_errors=True)
     return report
 
 
@@ -257,13 +262,14 @@ def _start_over(run: RunDir, recipe: Recipe, stages: Sequence[str]) -> None:
 def _do(stage: Stage, session: Session, key: str) -> StageRecord:
     session.run.begin(stage.name)
     seed_stage(session.recipe.seed, stage.name)
-    started = time.monotonic()
+    checkpoints = session.checkpoints[stage.name]
     try:
         outcome = stage.work(session)
     except torch.OutOfMemoryError as error:
         raise RunError(f"stage '{stage.name}' ran out of GPU memory; lower its batch_size and run again") from error
-    seconds = time.monotonic() - started
-    return session.run.finish(stage.name, key, seconds, outcome.metrics, outcome.files)
+    record = session.run.finish(stage.name, key, checkpoints.elapsed, outcome.metrics, outcome.files)
+    checkpoints.remove()
+    return record
 
 
 def _take_over(name: str, key: str, donor: RunDir, run: RunDir) -> StageRecord | None:
