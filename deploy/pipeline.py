@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,9 +17,11 @@ from compress.errors import RunError
 from compress.files import atomic_path, write_text
 from compress.memory import memory_told
 from compress.progress import SILENT, Progress
+from compress.stop import Stop
 from export.metadata import METADATA
 
 from .assemble import assemble_report, draw_pictures
+from .checkpointing import open_checkpoints
 from .fingerprint import fingerprint
 from .looks import draw_worst
 from .recipe import Recipe, dump_recipe
@@ -191,6 +192,7 @@ def run_recipe(
     cache: Path | None = None,
     progress: Progress = SILENT,
     on_open: Callable[[RunDir], None] | None = None,
+    stop: Stop | None = None,
 ) -> Report:
     """Run every stage that does not hold any more, then write the report.
 
@@ -202,6 +204,7 @@ def run_recipe(
         reuse: another run whose finished stages may be taken over where they are the same.
         cache: folder of decoded images (see ``default_cache``).
         on_open: called once the run directory is locked.
+        stop: a wish to stop, heeded by stages that learn.
 
     Raises:
         SlimError: with everything finished so far kept.
@@ -238,6 +241,7 @@ def run_recipe(
                 reused.append(stage.name)
                 continue
             progress.note(f"stage {number} of {len(stages)}: {stage.name}")
+            session.checkpoints[stage.name] = open_checkpoints(run, stage.name, keys[stage.name], stop, progress)
             records[stage.name] = _do(stage, session, keys[stage.name], inputs)
         run.unrecord(REPORT)
         draw_pictures(session, records["surgery"].metrics)
@@ -245,6 +249,7 @@ def run_recipe(
         report = assemble_report(session, name, records, reused)
         write_forms(run.root, report)
         record_forms(run, {name: record.content for name, record in records.items()})
+        shutil.rmtree(run.checkpoints, ignore_errors=True)
     return report
 
 
@@ -293,11 +298,12 @@ def _write_recipe(run: RunDir, recipe: Recipe) -> None:
 def _do(stage: Stage, session: Session, key: str, inputs: Mapping[str, str]) -> StageRecord:
     session.run.begin(stage.name)
     seed_stage(session.recipe.seed, stage.name)
-    started = time.monotonic()
+    checkpoints = session.checkpoints[stage.name]
     with memory_told(f"stage '{stage.name}'"):
         outcome = stage.work(session)
-    seconds = time.monotonic() - started
-    return session.run.finish(stage.name, key, seconds, outcome.metrics, outcome.files, inputs)
+    record = session.run.finish(stage.name, key, checkpoints.elapsed, outcome.metrics, outcome.files, inputs)
+    checkpoints.remove()
+    return record
 
 
 def _take_over(name: str, key: str, inputs: Mapping[str, str], donor: RunDir, run: RunDir) -> StageRecord | None:
