@@ -14,11 +14,13 @@ from typer.core import TyperGroup
 
 from compress.errors import SlimError
 from compress.memory import out_of_memory
+from compress.stop import Stop
 
 from .commands import COMMANDS
 from .commands.examples import SHOWN
 from .console import ConsoleProgress
 from .logs import LibraryMessages
+from .signals import stopping
 from .terminal import Terminal, console
 
 _INTERRUPTED = 130
@@ -28,8 +30,9 @@ class _Commands(TyperGroup):
     """Every way a command can end: one sentence on standard error (and in the run's log), and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
-        with LibraryMessages() as libraries, ConsoleProgress() as progress:
-            ctx.obj = Terminal(progress, libraries)
+        stop = Stop()
+        with LibraryMessages() as libraries, ConsoleProgress() as progress, stopping(stop):
+            ctx.obj = Terminal(progress, libraries, stop)
             try:
                 return super().invoke(ctx)
             except SlimError as error:

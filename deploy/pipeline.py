@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import time
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,9 +14,11 @@ import torch
 
 from compress.memory import memory_told
 from compress.progress import SILENT, Progress
+from compress.stop import Stop
 from export.metadata import METADATA
 
 from .assemble import assemble_report, draw_pictures
+from .checkpointing import open_checkpoints
 from .fingerprint import fingerprint
 from .looks import draw_worst
 from .recipe import Recipe
@@ -188,6 +190,7 @@ def run_recipe(
     cache: Path | None = None,
     progress: Progress = SILENT,
     on_open: Callable[[RunDir], None] | None = None,
+    stop: Stop | None = None,
 ) -> Report:
     """Run every stage that does not hold any more, then write the report.
 
@@ -199,6 +202,7 @@ def run_recipe(
         reuse: another run whose finished stages may be taken over where they are the same.
         cache: folder of decoded images (see ``default_cache``).
         on_open: called once the run directory is locked.
+        stop: a wish to stop, heeded by stages that learn.
 
     Raises:
         SlimError: with everything finished so far kept.
@@ -235,6 +239,7 @@ def run_recipe(
                 reused.append(stage.name)
                 continue
             progress.note(f"stage {number} of {len(stages)}: {stage.name}")
+            session.checkpoints[stage.name] = open_checkpoints(run, stage.name, keys[stage.name], stop, progress)
             records[stage.name] = _do(stage, session, keys[stage.name], inputs)
         run.unrecord(REPORT)
         draw_pictures(session, records["surgery"].metrics)
@@ -242,6 +247,7 @@ def run_recipe(
         report = assemble_report(session, name, records, reused)
         write_forms(run.root, report)
         record_forms(run, {name: record.content for name, record in records.items()})
+        shutil.rmtree(run.checkpoints, ignore_errors=True)
     return report
 
 
@@ -258,11 +264,12 @@ def fingerprints(stages: Sequence[Stage], session: Session) -> dict[str, str]:
 def _do(stage: Stage, session: Session, key: str, inputs: Mapping[str, str]) -> StageRecord:
     session.run.begin(stage.name)
     seed_stage(session.recipe.seed, stage.name)
-    started = time.monotonic()
+    checkpoints = session.checkpoints[stage.name]
     with memory_told(f"stage '{stage.name}'"):
         outcome = stage.work(session)
-    seconds = time.monotonic() - started
-    return session.run.finish(stage.name, key, seconds, outcome.metrics, outcome.files, inputs)
+    record = session.run.finish(stage.name, key, checkpoints.elapsed, outcome.metrics, outcome.files, inputs)
+    checkpoints.remove()
+    return record
 
 
 @contextmanager
