@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from compress.config import TrainConfig
+from compress.data.sample import count_of
 from compress.macs import size_bytes
 from compress.models import Classifier
 
@@ -79,7 +79,7 @@ def estimate(session: Session, known: Preflight, steps: Steps) -> dict[str, floa
     recipe, splits = session.recipe, session.splits
     train, val, test = len(splits.train), len(splits.val), len(splits.test())
     forward, step = steps.forward, steps.step
-    seen = min(recipe.gates.images or train, train)
+    seen = count_of(recipe.gates.images, train)
 
     def learned(config: TrainConfig, share: float = 1.0) -> float:
         per_epoch = train // min(config.batch_size, train) * min(config.batch_size, train)
@@ -93,6 +93,7 @@ def estimate(session: Session, known: Preflight, steps: Steps) -> dict[str, floa
     if recipe.finetune.steer_weight:
         finetune *= _SELECTOR_STEPS
     epochs = explainer.varsal.epochs if gates.explainer == "varsal" else explainer.selector.epochs
+    learns_on = count_of(explainer.images, train)
     learns = gates.steer not in ("magnitude", "uniform")
     beside = _SELECTOR_STEPS if gates.explainer else 1.0
     gate_steps = gates.steps * min(gates.batch_size, seen) * step * beside * _GATE_SHARE if learns else 0.0
@@ -101,8 +102,8 @@ def estimate(session: Session, known: Preflight, steps: Steps) -> dict[str, floa
     calls = (latency.rounds + _STEADY_CALLS * latency.sessions) * latency.batch
     return {
         "classifier": val * forward + (learned(recipe.model.train) if recipe.model.weights is None else 0.0),
-        "predictor": explainer.predictor.epochs * (train * (step + forward) + val * 2 * forward),
-        "selector": epochs * (train * step * _SELECTOR_STEPS + val * 2 * forward),
+        "predictor": explainer.predictor.epochs * (learns_on * (step + forward) + val * 2 * forward),
+        "selector": epochs * (learns_on * step * _SELECTOR_STEPS + val * 2 * forward),
         "targets": seen * 2 * forward,
         "gates": known.proof_seconds + gate_steps,
         "surgery": 2 * known.proof_seconds,
@@ -120,7 +121,7 @@ def disk_needed(session: Session, known: Preflight) -> int:
     weights = _FILES_OF_WEIGHTS * size_bytes(known.classifier)
     if session.recipe.dynamic.enabled:
         weights *= 2
-    seen = min(session.recipe.gates.images or math.inf, len(session.splits.train))
+    seen = count_of(session.recipe.gates.images, len(session.splits.train))
     side = session.splits.image_size
     per_image = {"rbf": 16, "realx": side * side, "varsal": side * side}.get(session.recipe.gates.explainer or "", 0)
-    return weights + int(seen) * per_image + 2_000_000  # pictures, reports
+    return weights + seen * per_image + 2_000_000  # pictures, reports

@@ -13,12 +13,14 @@ from typing import Any
 
 import torch
 
+from compress.data import Flow, killed_worker
 from compress.errors import RunError
 from compress.files import atomic_path, write_text
 from compress.progress import SILENT, Progress
 from export.metadata import METADATA
 
 from .assemble import assemble_report, draw_pictures
+from .data_parts import augmentation, judged
 from .fingerprint import fingerprint
 from .looks import draw_worst
 from .recipe import Recipe, dump_recipe
@@ -63,7 +65,7 @@ def _classifier_parts(session: Session) -> Parts:
         "data": session.data_key,
     }
     if model.weights is None:
-        parts |= {"train": model.train, "augment": [data.crop_padding, data.flip], **_learning(session.recipe)}
+        parts |= {"train": model.train, "augment": augmentation(data), **_learning(session.recipe)}
     return parts
 
 
@@ -87,12 +89,13 @@ def _selector_parts(session: Session) -> Parts:
 
 
 def _explainer_parts(session: Session, of_rbf: Parts) -> Parts:
-    """What only one of the explainers reads."""
+    """What it learns on, if not everything, and what only one of the explainers reads."""
     kind, explainer = session.explainer.head.kind, session.recipe.explainer
+    seen = {} if explainer.images is None else {"images": explainer.images}
     if kind == "rbf":
-        return of_rbf
+        return {**of_rbf, **seen}
     sections = {"realx": explainer.realx, "varsal": explainer.varsal}
-    return {"kind": kind, kind: sections[kind]}
+    return {"kind": kind, kind: sections[kind], **seen}
 
 
 def _gate_parts(session: Session) -> Parts:
@@ -122,15 +125,13 @@ def _target(recipe: Recipe) -> Any:
 
 def _finetune_parts(session: Session) -> Parts:
     recipe = session.recipe
-    augment = [recipe.data.crop_padding, recipe.data.flip]
-    return {"finetune": recipe.finetune, "augment": augment, **_learning(recipe)}
+    return {"finetune": recipe.finetune, "augment": augmentation(recipe.data), **_learning(recipe)}
 
 
 def _dynamic_parts(session: Session) -> Parts:
     recipe = session.recipe
-    augment = [recipe.data.crop_padding, recipe.data.flip]
     learned = recipe.dynamic.model_dump(mode="json", exclude={"route"})
-    return {"dynamic": learned, "augment": augment, **_learning(recipe)}
+    return {"dynamic": learned, "augment": augmentation(recipe.data), **_learning(recipe)}
 
 
 def _export_parts(session: Session) -> Parts:
@@ -145,7 +146,7 @@ def _dynamic_export_parts(session: Session) -> Parts:
 
 def _judgement_parts(session: Session) -> Parts:
     """What is measured is part of it: an earlier version's judgement lacks the drift of maps."""
-    return {"data": session.recipe.data, "figures": ["accuracy", "drift", "maps"]}
+    return {"data": judged(session.recipe.data), "figures": ["accuracy", "drift", "maps"]}
 
 
 def to_stages(recipe: Recipe) -> tuple[Stage, ...]:
@@ -257,13 +258,21 @@ def _start_over(run: RunDir, recipe: Recipe, stages: Sequence[str]) -> None:
 def _do(stage: Stage, session: Session, key: str) -> StageRecord:
     session.run.begin(stage.name)
     seed_stage(session.recipe.seed, stage.name)
+    session.flow = Flow()
     started = time.monotonic()
     try:
         outcome = stage.work(session)
     except torch.OutOfMemoryError as error:
         raise RunError(f"stage '{stage.name}' ran out of GPU memory; lower its batch_size and run again") from error
+    except RuntimeError as error:
+        if (told := killed_worker(error)) is None:
+            raise
+        raise told from error
     seconds = time.monotonic() - started
-    return session.run.finish(stage.name, key, seconds, outcome.metrics, outcome.files)
+    metrics = outcome.metrics | session.flow.to_metrics()
+    if session.flow.images:
+        session.progress.note(f"{stage.name}: {session.flow.in_words()}")
+    return session.run.finish(stage.name, key, seconds, metrics, outcome.files)
 
 
 def _take_over(name: str, key: str, donor: RunDir, run: RunDir) -> StageRecord | None:
