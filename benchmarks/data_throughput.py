@@ -4,11 +4,13 @@
     python benchmarks/data_throughput.py /tmp/inet [--workers 2 --rounds 7 --images 3072]
 
 Decode alone: as many processes as workers, each decoding its half of the same files with the same random windows, with
-nobody to hand the pixels to. Batches: ``FileBatches`` of 128 augmented images, float32, taken as fast as they come.
-The two take turns; the figure is the ratio of their images per second, with a bootstrap interval over rounds. Files
-lie in the page cache: the first round is not counted. Memory: the sum of the proportional set sizes (PSS) of the
-process that takes the batches and of its workers, sampled every 50 ms, over an epoch's start, with PyTorch itself in
-it. Decoders: PIL (as used: reduced while decoding where it can be) against torchvision's, one image of each size.
+nobody to hand the pixels to. Batches: ``FileBatches`` of 128 augmented images, as bytes, taken as fast as they come.
+Once for every number of workers up to the one given: with as many as there are cores, the process that takes the
+batches has none of its own. The two take turns; the figure is the ratio of their images per second, with a bootstrap
+interval over rounds. Files lie in the page cache: the first round is not counted. Memory: the sum of the proportional
+set sizes (PSS) of the process that takes the batches and of its workers, sampled every 50 ms over the start of an
+epoch, with PyTorch itself in it. Decoders: PIL (as used: reduced while decoding where it can be) against torchvision's,
+one image of each size.
 """
 
 from __future__ import annotations
@@ -44,6 +46,8 @@ from deploy.machine import device_name, versions
 
 RESULTS = Path(__file__).resolve().parent / "results" / "data_throughput.json"
 SIDE, SHORT, BATCH, SCALE = 224, 256, 128, (0.08, 1.0)
+WARM = 6
+"""Batches of an epoch before those that are timed."""
 SIZES = ((500, 375), (320, 240), (1200, 900), (3000, 2000))
 
 
@@ -92,10 +96,11 @@ def batches_of(splits: Splits, workers: int) -> FileBatches:
 
 
 def rate_of_batches(batches: FileBatches, images: int) -> float:
-    """Images per second once the workers are at work: from the second batch taken to the last."""
+    """Images per second of an epoch under way: its first batches, whose memory is new, do not count."""
     taken = images // BATCH
     epoch = batches.epoch(0)
-    next(epoch)
+    for _ in range(WARM):
+        next(epoch)
     started = time.perf_counter()
     for number, _ in enumerate(epoch, 1):
         if number == taken:
@@ -256,11 +261,12 @@ def main() -> None:
         splits = open_splits(config, cache_dir=Path(cache), seed=0)
         memory = measure_memory(splits, given.workers, given.images)
         print(f"memory: {memory['peak_bytes'] / 1e9:.2f} GB, {memory['before_bytes'] / 1e9:.2f} GB before")
-        rates = measure_rates(splits, given.workers, given.rounds, given.images)
-    print(
-        f"decode alone {rates['decode_alone_per_second']:,.0f} images/s, batches {rates['batches_per_second']:,.0f}: "
-        f"{rates['ratio']:.3f} ({rates['ratio_low']:.3f} to {rates['ratio_high']:.3f})"
-    )
+        rates = [measure_rates(splits, workers, given.rounds, given.images) for workers in range(1, given.workers + 1)]
+    for row in rates:
+        print(
+            f"{row['workers']} workers: decode alone {row['decode_alone_per_second']:,.0f} images/s, batches "
+            f"{row['batches_per_second']:,.0f}: {row['ratio']:.3f} ({row['ratio_low']:.3f} to {row['ratio_high']:.3f})"
+        )
     decoders = measure_decoders()
     for row in decoders:
         print(f"{row['width']}x{row['height']}: PIL {row['pil_ms']:.2f} ms, torchvision {row['torchvision_ms']:.2f} ms")

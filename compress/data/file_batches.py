@@ -8,9 +8,10 @@ import math
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -34,11 +35,12 @@ _MOST_WORKERS = 8
 
 
 class _Job(NamedTuple):
-    """Files to decode in this order; ``position`` of the first in its epoch, ``key`` of the epoch."""
+    """Files to decode in this order into a ``slot``; ``position`` of the first in its epoch, ``key`` of the epoch."""
 
     rows: NDArray[np.int64]
     position: int
     key: int
+    slot: int
 
 
 @dataclass(frozen=True)
@@ -49,19 +51,19 @@ class _Unreadable:
 
 
 class _Reader(Dataset[Any]):
-    """Decodes jobs, in a worker: bytes ``(n, side, side, 3)``."""
+    """Decodes jobs, in a worker, into memory that all share: ``slots`` (K, CHUNK, side, side, 3) bytes."""
 
-    def __init__(self, files: FileImages, augmentation: Augmentation) -> None:
-        self.files, self.augmentation = files, augmentation
+    def __init__(self, files: FileImages, augmentation: Augmentation, slots: Tensor) -> None:
+        self.files, self.augmentation, self.slots = files, augmentation, slots
 
-    def __getitem__(self, job: _Job) -> Tensor | _Unreadable:
-        images = np.empty((len(job.rows), self.files.side, self.files.side, 3), dtype=np.uint8)
+    def __getitem__(self, job: _Job) -> _Job | _Unreadable:
+        images = self.slots[job.slot].numpy()
         try:
             for number, row in enumerate(job.rows.tolist()):
                 images[number] = self._one(row, job.position + number, job.key)
         except DataError as error:
             return _Unreadable(str(error))
-        return torch.from_numpy(images)
+        return job
 
     def _one(self, row: int, position: int, key: int) -> Pixels:
         if not self.augmentation.draws:
@@ -72,8 +74,9 @@ class _Reader(Dataset[Any]):
 class FileBatches(Batches):
     """As ``Batches``, of an image set of ``FileImages``. ``epoch(k, start=...)`` begins anywhere at no cost.
 
-    What is in a batch depends on ``seed``, the epoch and the positions in it. Decoded ahead are two batches (or a chunk
-    per worker, where that is more), as bytes: memory does not grow with the set.
+    Images come as bytes, which ``to_device`` makes float32 in [0, 1]: a quarter of the way to a GPU, and nothing that
+    takes time from workers. What is in a batch depends on ``seed``, the epoch and the positions in it. Two batches (or
+    two chunks per worker, where that is more) are decoded ahead: memory does not grow with the set.
 
     Args:
         crop_scale: share of the area of a random window that is scaled to the side, from and to; replaces shifts.
@@ -124,80 +127,95 @@ class FileBatches(Batches):
         order = torch.randperm(total, generator=epoch_generator(self.seed, k)) if self.shuffle else torch.arange(total)
         self.flow.workers = self.workers
         self.flow.lap("computing")
-        with self._decoded(_Jobs(self, order.numpy(), epoch_key(self.seed, k), start)) as decoded:
-            for begin, end in self._bounds(start):
+        bounds = self._bounds(start)
+        with self._decoded(order.numpy(), epoch_key(self.seed, k), bounds) as decoded:
+            for begin, end in bounds:
                 indices = order[begin:end]
                 images = self._gather(decoded, end - begin)
                 self.flow.images += end - begin
                 yield Batch(images, torch.from_numpy(self.images.labels[indices.numpy()]), indices)
                 self.flow.lap("computing")
 
-    def _bounds(self, start: int) -> Iterator[tuple[int, int]]:
-        """First and last position (excluded) of every batch."""
-        for begin in range(start * self.batch_size, self.count, self.batch_size):
-            yield begin, min(begin + self.batch_size, self.count)
+    def _bounds(self, start: int) -> list[tuple[int, int]]:
+        """First and last position (excluded) of every batch from ``start`` on."""
+        firsts = range(start * self.batch_size, self.count, self.batch_size)
+        return [(first, min(first + self.batch_size, self.count)) for first in firsts]
 
-    def _gather(self, decoded: Iterator[Tensor | _Unreadable], size: int) -> Tensor:
-        """The next ``size`` images ``(size, 3, side, side)`` float32 in [0, 1] on the device, channels last."""
-        side = self.files.side
-        images = torch.empty((size, side, side, 3), dtype=torch.float32, device=self.device)
+    def _gather(self, decoded: Iterator[Tensor], size: int) -> Tensor:
+        """The next ``size`` images ``(size, 3, side, side)`` as bytes on the device, channels last."""
+        images = torch.empty((size, self.files.side, self.files.side, 3), dtype=torch.uint8, device=self.device)
         at = 0
         while at < size:
             chunk = next(decoded)
-            if isinstance(chunk, _Unreadable):
-                raise DataError(chunk.reason)
             self.flow.lap("waiting")
-            moved = chunk.to(self.device, non_blocking=True)
-            torch.div(moved, 255, out=images[at : at + len(chunk)])
+            part = images[at : at + len(chunk)]
             at += len(chunk)
+            if self.device.type == "cpu":
+                part.numpy()[:] = chunk.numpy()  # several times as fast as torch's copy
+                self.flow.lap("waiting")
+                continue
+            part.copy_(chunk)
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
             self.flow.lap("moving")
         return images.permute(0, 3, 1, 2)
 
     @contextlib.contextmanager
-    def _decoded(self, jobs: _Jobs) -> Iterator[Iterator[Tensor | _Unreadable]]:
-        """What the workers make of ``jobs``, in order; they are gone when the block ends."""
+    def _decoded(self, order: NDArray[np.int64], key: int, bounds: list[tuple[int, int]]) -> Iterator[Iterator[Tensor]]:
+        """Chunks ``(n, side, side, 3)`` of bytes in order, each until the next; the workers are gone when this ends."""
         ahead = max(2, math.ceil(_AHEAD * self.batch_size / (CHUNK * max(1, self.workers))))
-        loader = DataLoader(
-            _Reader(self.files, self.augmentation),
-            batch_size=None,
-            sampler=jobs,
-            num_workers=self.workers,
-            collate_fn=_as_is,
-            pin_memory=self.device.type == "cuda",
-            prefetch_factor=ahead if self.workers else None,
-            worker_init_fn=_begin_worker,
-            generator=torch.Generator(),  # it would draw from the run's random numbers, and change what follows
-        )
+        # One slot for each chunk that is under way, and one for the chunk that is being read.
+        count = ahead * self.workers + 2
+        slots = torch.empty((count, CHUNK, self.files.side, self.files.side, 3), dtype=torch.uint8)
+        cast(Any, slots).share_memory_()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "This DataLoader will create")  # more than cores, as the recipe asks
+            loader = DataLoader(
+                _Reader(self.files, self.augmentation, slots),
+                batch_size=None,
+                sampler=_Jobs(self.rows[order], bounds, key, count),
+                num_workers=self.workers,
+                collate_fn=_as_is,
+                prefetch_factor=ahead if self.workers else None,
+                worker_init_fn=_begin_worker,
+                generator=torch.Generator(),  # it would draw from the run's random numbers, and change what follows
+            )
         try:
-            yield iter(loader)
+            yield _chunks(iter(loader), slots)
         except RuntimeError as error:
             if (told := killed_worker(error)) is None:
                 raise
             raise told from error
 
 
-class _Jobs:
-    """The jobs of an epoch from a batch on, made one by one: a chunk never crosses the end of a batch."""
+def _chunks(done: Iterator[_Job | _Unreadable], slots: Tensor) -> Iterator[Tensor]:
+    for job in done:
+        if isinstance(job, _Unreadable):
+            raise DataError(job.reason)
+        yield slots[job.slot, : len(job.rows)]
 
-    def __init__(self, batches: FileBatches, order: NDArray[np.int64], key: int, start: int) -> None:
-        self.batches, self.order, self.key, self.start = batches, order, key, start
+
+class _Jobs:
+    """The jobs of some batches (first and last position, excluded), made one by one: none crosses a batch's end."""
+
+    def __init__(self, rows: NDArray[np.int64], bounds: list[tuple[int, int]], key: int, slots: int) -> None:
+        self.rows, self.bounds, self.key, self.slots = rows, bounds, key, slots
 
     def __len__(self) -> int:
-        return sum(math.ceil((end - begin) / CHUNK) for begin, end in self.batches._bounds(self.start))
+        return sum(math.ceil((end - begin) / CHUNK) for begin, end in self.bounds)
 
     def __iter__(self) -> Iterator[_Job]:
-        rows = self.batches.rows
-        for begin, end in self.batches._bounds(self.start):
+        number = 0
+        for begin, end in self.bounds:
             for first in range(begin, end, CHUNK):
-                yield _Job(rows[self.order[first : min(first + CHUNK, end)]], first, self.key)
+                yield _Job(self.rows[first : min(first + CHUNK, end)], first, self.key, number % self.slots)
+                number += 1
 
 
 def default_workers() -> int:
-    """As many as this process may use cores, up to 8."""
+    """As many as this process may use cores, up to 8; processes that torchrun started together share them."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, _MOST_WORKERS)
+    return min(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))), _MOST_WORKERS)
 
 
 def to_batches(images: ImageSet, batch_size: int, **options: Any) -> Batches:

@@ -8,14 +8,14 @@ from .images import ImageSet
 from .partition import of_each_class
 
 
-def count_of(wanted: float | None, total: int) -> int:
+def count_of(wanted: int | float | None, total: int) -> int:
     """Of ``total`` images, how many a number (int) or a share (float below 1) of them is; None: all."""
     if wanted is None:
         return total
     return min(round(wanted * total) if isinstance(wanted, float) else wanted, total)
 
 
-def sample_of(images: ImageSet, wanted: float | None, *, seed: int) -> ImageSet:
+def sample_of(images: ImageSet, wanted: int | float | None, *, seed: int) -> ImageSet:
     """That many images, or that share of every class, in their order, drawn by ``seed``; None: all of them."""
     if wanted is None or wanted >= len(images):
         return images

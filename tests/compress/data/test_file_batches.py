@@ -17,6 +17,7 @@ from compress.config import DataConfig
 from compress.data import Batches, FileBatches, Flow, ImageSet, open_splits, to_batches
 from compress.data.augment import chances
 from compress.errors import DataError, RunError
+from compress.training import to_device
 
 AUGMENTED = {"shuffle": True, "seed": 5, "crop_scale": (0.2, 1.0), "flip": True}
 Make = Callable[..., FileBatches]
@@ -45,15 +46,23 @@ def pixels(batches: Batches, k: int = 0) -> torch.Tensor:
     return torch.cat([batch.images for batch in batches.epoch(k)])
 
 
-def test_batches_are_the_same_whatever_the_number_of_workers(make: Make) -> None:
-    for options in (AUGMENTED, {**AUGMENTED, "crop_scale": None, "crop_padding": 3}, {}):
-        first = list(make(**options).epoch(2))
-        for workers in (1, 3):
-            others = list(make(workers=workers, **options).epoch(2))
-            for one, other in zip(first, others, strict=True):
-                assert torch.equal(one.images, other.images)
-                assert torch.equal(one.labels, other.labels)
-                assert torch.equal(one.indices, other.indices)
+@pytest.mark.parametrize(
+    ("size", "workers", "options"),
+    [
+        (40, 3, AUGMENTED),
+        (4, 2, AUGMENTED),  # more chunks than there is room for at once
+        (20, 1, {**AUGMENTED, "crop_scale": None, "crop_padding": 3}),
+    ],
+)
+def test_batches_are_the_same_whatever_the_number_of_workers(
+    make: Make, size: int, workers: int, options: dict[str, object]
+) -> None:
+    alone, together = (list(make(size, workers=count, **options).epoch(2)) for count in (0, workers))
+    assert len(alone) == -(-54 // size)
+    for one, other in zip(alone, together, strict=True):
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.labels, other.labels)
+        assert torch.equal(one.indices, other.indices)
     assert multiprocessing.active_children() == []
 
 
@@ -72,12 +81,14 @@ def test_an_epoch_depends_on_seed_number_and_position_only(make: Make) -> None:
 def test_plain_batches_are_the_images(make: Make, train: ImageSet) -> None:
     batches = list(make(20))
     assert [len(batch.labels) for batch in batches] == [20, 20, 14]
-    torch.testing.assert_close(pixels(make(20)), torch.from_numpy(train.images[:]).float() / 255, rtol=0, atol=0)
+    torch.testing.assert_close(pixels(make(20)), torch.from_numpy(train.images[:]), rtol=0, atol=0)
     assert torch.cat([batch.labels for batch in batches]).tolist() == train.labels.tolist()
     assert batches[0].images.is_contiguous(memory_format=torch.channels_last)
+    ready = to_device(batches[0], torch.device("cpu")).images
+    torch.testing.assert_close(ready, torch.from_numpy(train.images[:20]) / 255, rtol=0, atol=0)
     part = train.subset([50, 3, 11])
     (batch,) = to_batches(part, 3, workers=0).epoch(0)
-    torch.testing.assert_close(batch.images, torch.from_numpy(part.images[:]).float() / 255, rtol=0, atol=0)
+    torch.testing.assert_close(batch.images, torch.from_numpy(part.images[:]), rtol=0, atol=0)
     assert (len(make(20, drop_last=True)), make(20, drop_last=True).count) == (2, 40)
 
 
