@@ -7,7 +7,8 @@ Decode alone: as many processes as workers, each decoding its half of the same f
 nobody to hand the pixels to. Batches: ``FileBatches`` of 128 augmented images, as bytes, taken as fast as they come.
 Once for every number of workers up to the one given: with as many as there are cores, the process that takes the
 batches has none of its own. The two take turns; the figure is the ratio of their images per second, with a bootstrap
-interval over rounds. Files lie in the page cache: the first round is not counted. Memory: the sum of the proportional
+interval over rounds; beside it that of the CPU seconds that all processes take together, which says the same where
+cores are not free. Files lie in the page cache: the first round is not counted. Memory: the sum of the proportional
 set sizes (PSS) of the process that takes the batches and of its workers, sampled every 50 ms over the start of an
 epoch, with PyTorch itself in it. Decoders: PIL (as used: reduced while decoding where it can be) against torchvision's,
 one image of each size.
@@ -38,7 +39,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import functional
 
 from compress.config import DataConfig
-from compress.data import FileBatches, Splits, open_splits, to_batches
+from compress.data import FileBatches, ImageSet, Splits, open_splits, to_batches
 from compress.data.augment import chances, epoch_key
 from compress.data.scaled import centre, read_scaled
 from compress.files import write_json
@@ -86,10 +87,17 @@ def measure_index(config: DataConfig, repeats: int = 3) -> dict[str, Any]:
     }
 
 
-def batches_of(splits: Splits, workers: int) -> FileBatches:
-    """Training batches, augmented."""
+def batches_of(splits: Splits, workers: int, images: ImageSet | None = None) -> FileBatches:
+    """Training batches, augmented; of all training images or of these."""
     made = to_batches(
-        splits.train, BATCH, shuffle=True, seed=0, crop_scale=SCALE, flip=True, drop_last=True, workers=workers
+        images or splits.train,
+        BATCH,
+        shuffle=True,
+        seed=0,
+        crop_scale=SCALE,
+        flip=True,
+        drop_last=True,
+        workers=workers,
     )
     assert isinstance(made, FileBatches)
     return made
@@ -146,6 +154,23 @@ def _indices(batches: FileBatches, images: int) -> Iterator[Any]:
     yield Batch(torch.empty(0), torch.empty(0), order)
 
 
+def cpu_seconds() -> float:
+    """Of this process and of its children that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def measure_cpu(splits: Splits, workers: int, images: int) -> dict[str, float]:
+    """CPU milliseconds per image of all processes together: what handing pixels over costs."""
+    whole = batches_of(splits, workers, splits.train.subset(np.arange(0, len(splits.train), 7)[:images]))
+    found = []
+    for work in (lambda: rate_of_decoding(whole, images, workers), lambda: sum(1 for _ in whole.epoch(0))):
+        before = cpu_seconds()
+        work()
+        found.append((cpu_seconds() - before) / images)
+    return {"decode_cpu_ms": 1e3 * found[0], "batches_cpu_ms": 1e3 * found[1]}
+
+
 def pss(pid: int) -> int:
     """Bytes: private memory and its share of what it has in common with others."""
     try:
@@ -197,6 +222,8 @@ def measure_rates(splits: Splits, workers: int, rounds: int, images: int) -> dic
         found = {which: forms[which]() for which in order}
         if number:
             rows.append((found[0], found[1]))
+    cpu = [measure_cpu(splits, workers, images // BATCH * BATCH) for _ in range(3)]
+    spent = {name: statistics.median(each[name] for each in cpu) for name in cpu[0]}
     ratios = np.array([batch / alone for alone, batch in rows])
     draws = np.random.default_rng(0).integers(0, len(ratios), (2000, len(ratios)))
     low, high = np.quantile(np.median(ratios[draws], axis=1), (0.025, 0.975))
@@ -210,6 +237,8 @@ def measure_rates(splits: Splits, workers: int, rounds: int, images: int) -> dic
         "ratio_low": float(low),
         "ratio_high": float(high),
         "ratios": [float(ratio) for ratio in ratios],
+        **spent,
+        "cpu_ratio": spent["decode_cpu_ms"] / spent["batches_cpu_ms"],
     }
 
 
@@ -263,9 +292,11 @@ def main() -> None:
         print(f"memory: {memory['peak_bytes'] / 1e9:.2f} GB, {memory['before_bytes'] / 1e9:.2f} GB before")
         rates = [measure_rates(splits, workers, given.rounds, given.images) for workers in range(1, given.workers + 1)]
     for row in rates:
+        ratio = f"{row['ratio']:.3f} ({row['ratio_low']:.3f} to {row['ratio_high']:.3f})"
         print(
-            f"{row['workers']} workers: decode alone {row['decode_alone_per_second']:,.0f} images/s, batches "
-            f"{row['batches_per_second']:,.0f}: {row['ratio']:.3f} ({row['ratio_low']:.3f} to {row['ratio_high']:.3f})"
+            f"{row['workers']} workers: decode {row['decode_alone_per_second']:,.0f} images/s, batches "
+            f"{row['batches_per_second']:,.0f}: {ratio}, "
+            f"CPU {row['decode_cpu_ms']:.2f} and {row['batches_cpu_ms']:.2f} ms an image: {row['cpu_ratio']:.3f}"
         )
     decoders = measure_decoders()
     for row in decoders:

@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 
 from .base import Count, Fraction, NonNegative, Positive, Section, Share
 
+AreaShare = Annotated[float, Field(gt=0, le=1)]
+
 
 class DataConfig(Section):
     """Where the images come from and how they are split (``data``)."""
@@ -56,7 +58,7 @@ class DataConfig(Section):
         default=None,
         description="on_the_fly: short side in pixels before the centre is taken (ImageNet: 256); null: image_size",
     )
-    crop_scale: tuple[Fraction, Annotated[float, Field(gt=0, le=1)]] | None = Field(
+    crop_scale: tuple[AreaShare, AreaShare] | None = Field(
         default=None,
         description="on_the_fly: training images are random windows of this share of the area, from and to, scaled to "
         "image_size (ImageNet: [0.08, 1]); null: shifts of crop_padding",
