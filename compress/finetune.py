@@ -13,7 +13,7 @@ from .config import FinetuneConfig, TrainConfig
 from .data import Batch, BatchSource
 from .explain import ExplainedClassifier, RbfHead, squared_distance
 from .progress import SILENT, Progress
-from .training import History, fit, one_cycle, to_device
+from .training import Checkpoints, History, fit, one_cycle, to_device
 
 
 @torch.no_grad()
@@ -89,6 +89,7 @@ def train_classifier(
     teacher: nn.Module | None = None,
     steering: Steering | None = None,
     what: str = "classifier",
+    checkpoints: Checkpoints | None = None,
     progress: Progress = SILENT,
 ) -> History:
     """SGD with Nesterov momentum under a one-cycle rate; the last epoch's weights stay.
@@ -138,6 +139,7 @@ def train_classifier(
         what=what,
         epochs=config.epochs,
         schedule=one_cycle,
+        checkpoints=checkpoints,
         progress=progress,
     )
     model.eval()

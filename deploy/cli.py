@@ -13,11 +13,14 @@ import typer
 from typer.core import TyperGroup
 
 from compress.errors import SlimError
+from compress.memory import out_of_memory
+from compress.stop import Stop
 
 from .commands import COMMANDS
 from .commands.examples import SHOWN
 from .console import ConsoleProgress
 from .logs import LibraryMessages
+from .signals import stopping
 from .terminal import Terminal, console
 
 _INTERRUPTED = 130
@@ -27,8 +30,9 @@ class _Commands(TyperGroup):
     """Every way a command can end: one sentence on standard error (and in the run's log), and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
-        with LibraryMessages() as libraries, ConsoleProgress() as progress:
-            ctx.obj = Terminal(progress, libraries)
+        stop = Stop()
+        with LibraryMessages() as libraries, ConsoleProgress() as progress, stopping(stop):
+            ctx.obj = Terminal(progress, libraries, stop)
             try:
                 return super().invoke(ctx)
             except SlimError as error:
@@ -42,6 +46,12 @@ class _Commands(TyperGroup):
             except OSError as error:  # what no other place could say better
                 where = f"{error.filename}: " if error.filename else ""
                 progress.error(f"{where}{error.strerror or error}; correct that and run the same command again")
+                code = SlimError.exit_code
+            except Exception as error:
+                said = out_of_memory(error)
+                if said is None:
+                    raise
+                progress.error(f"'slimsight {ctx.invoked_subcommand}' {said}")
                 code = SlimError.exit_code
         raise typer.Exit(code)
 

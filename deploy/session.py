@@ -37,7 +37,7 @@ from compress.gates import CostModel, counted_limits
 from compress.models import Classifier, build_classifier, check_classifier
 from compress.progress import Progress
 from compress.surgery import ChannelGraph, PrunePlan, View, prove_groups, slim_, trace_groups
-from compress.training import make_fabric
+from compress.training import Checkpoints, make_fabric
 from export.metadata import About
 
 from .cache_place import default_cache as default_cache
@@ -68,6 +68,7 @@ class Session:
         self.run = run
         self.progress = progress
         self.cache = cache
+        self.checkpoints: dict[str, Checkpoints] = {}  # of stages that were begun
         self.flow = Flow()
         """How the stage that runs reads its images, where they stay files."""
 

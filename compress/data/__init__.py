@@ -1,7 +1,7 @@
 """Images: read once from where they are, split the same way every time, augmented on the batch tensor."""
 
 from .batches import Batch, Batches
-from .file_batches import FileBatches, killed_worker, to_batches
+from .file_batches import FileBatches, to_batches
 from .file_images import FileImages
 from .flow import Flow
 from .images import ImageSet, Rows
@@ -20,7 +20,6 @@ __all__ = [
     "Rows",
     "Splits",
     "TensorBatches",
-    "killed_worker",
     "open_splits",
     "take",
     "to_batches",

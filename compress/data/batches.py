@@ -75,16 +75,17 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         return self.epoch(0)
 
-    def epoch(self, k: int) -> Iterator[Batch]:
-        """The batches of epoch ``k``; the same ``k`` yields the same pixels, whatever was drawn before."""
+    def epoch(self, k: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of epoch ``k`` from number ``start`` on; the same ``k`` yields the same pixels, whatever was
+        drawn before. Batches before ``start`` are not read."""
         random = epoch_generator(self.seed, k)
         total = len(self.images)
         order = torch.randperm(total, generator=random) if self.shuffle else torch.arange(total)
         # Drawn for the whole epoch at once, so that the batch size does not change what happens to an image.
         corners = torch.randint(2 * self.crop_padding + 1, (total, 2), generator=random)
         mirrored = torch.rand(total, generator=random) < 0.5
-        for start in range(0, self.count, self.batch_size):
-            part = slice(start, min(start + self.batch_size, self.count))
+        for first in range(start * self.batch_size, self.count, self.batch_size):
+            part = slice(first, min(first + self.batch_size, self.count))
             indices = order[part]
             images = self._read(indices)
             if self.crop_padding:

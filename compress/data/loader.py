@@ -24,8 +24,8 @@ class BatchSource(Protocol):
         """Batches per epoch."""
         ...
 
-    def epoch(self, k: int) -> Iterator[Batch]:
-        """The batches of epoch ``k``."""
+    def epoch(self, k: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of epoch ``k``, without the first ``start``."""
         ...
 
 
@@ -50,12 +50,14 @@ class LoaderBatches:
     def __len__(self) -> int:
         return self._batches
 
-    def epoch(self, k: int) -> Iterator[Batch]:
-        """One pass over the loader, whatever ``k`` is."""
+    def epoch(self, k: int, start: int = 0) -> Iterator[Batch]:
+        """One pass over the loader, whatever ``k`` is; it cannot be told to leave out the first ``start``: they are
+        read all the same."""
         seen = 0
-        for item in self.loader:
+        for number, item in enumerate(self.loader):
             images, labels = _checked(item)
-            yield Batch(images, labels, torch.arange(seen, seen + len(labels)))
+            if number >= start:
+                yield Batch(images, labels, torch.arange(seen, seen + len(labels)))
             seen += len(labels)
         if not seen and k:
             raise DataError(
@@ -81,12 +83,12 @@ class TensorBatches:
         full, rest = divmod(len(self.images), self.batch_size)
         return full + (rest > 0 and not self.shuffle)
 
-    def epoch(self, k: int) -> Iterator[Batch]:
-        """The batches of epoch ``k``; the same ``k`` yields the same."""
+    def epoch(self, k: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of epoch ``k`` from number ``start`` on; the same ``k`` yields the same."""
         total = len(self.images)
         order = torch.randperm(total, generator=epoch_generator(self.seed, k)) if self.shuffle else torch.arange(total)
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
-            indices = order[start : start + self.batch_size]
+        for first in range(start * self.batch_size, len(self) * self.batch_size, self.batch_size):
+            indices = order[first : first + self.batch_size]
             yield Batch(self.images[indices], self.labels[indices], indices)
 
 

@@ -18,6 +18,7 @@ from export.inputs import read_input
 from export.metadata import stated_macs
 from export.runners.choose import TAKES
 
+from ..exported import check_exports
 from ..run_dir import RunDir, read_run
 
 SUFFIXES = (".onnx", ".engine", ".pt2")
@@ -81,6 +82,7 @@ def find_subjects(given: Sequence[str | Path]) -> list[Subject]:
     Raises:
         ConfigError: nothing was given, or something that is neither a run nor such a file.
         RunError: a folder that is no run, or one without artefacts.
+        Damaged: a file of a run is not what was written.
         ExportError: a file is missing or not whole.
     """
     if not given:
@@ -157,6 +159,7 @@ def _of_run(text: str, place: Path, prefix: str) -> list[Subject]:
         "dynamic": {".onnx": run.routed_onnx},
     }
     found, figures = [], _figures(run)
+    check_exports(run.export_json.parent)
     for role, files in forms.items():
         engines = _engines([path for pattern in _RUN_ENGINES[role] for path in run.root.glob(pattern)])
         there = {suffix: path for suffix, path in files.items() if path.is_file()}

@@ -39,7 +39,13 @@ def run(
         _print_dry_run(dry_run(loaded, place, reuse=reuse, progress=terminal.progress))
         return
     report = run_recipe(
-        loaded, place, name=recipe.name, reuse=reuse, progress=terminal.progress, on_open=terminal.log_to
+        loaded,
+        place,
+        name=recipe.name,
+        reuse=reuse,
+        progress=terminal.progress,
+        on_open=terminal.log_to,
+        stop=terminal.stop,
     )
     _print_summary(report)
     _print_places(place)
