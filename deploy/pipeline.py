@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from compress.data import Flow
 from compress.memory import memory_told
 from compress.progress import SILENT, Progress
 from compress.stop import Stop
@@ -19,6 +20,7 @@ from export.metadata import METADATA
 
 from .assemble import assemble_report, draw_pictures
 from .checkpointing import open_checkpoints
+from .data_parts import augmentation, judged
 from .fingerprint import fingerprint
 from .looks import draw_worst
 from .recipe import Recipe
@@ -65,7 +67,7 @@ def _classifier_parts(session: Session) -> Parts:
         "data": session.data_key,
     }
     if model.weights is None:
-        parts |= {"train": model.train, "augment": [data.crop_padding, data.flip], **_learning(session.recipe)}
+        parts |= {"train": model.train, "augment": augmentation(data), **_learning(session.recipe)}
     return parts
 
 
@@ -89,12 +91,13 @@ def _selector_parts(session: Session) -> Parts:
 
 
 def _explainer_parts(session: Session, of_rbf: Parts) -> Parts:
-    """What only one of the explainers reads."""
+    """What it learns on, if not everything, and what only one of the explainers reads."""
     kind, explainer = session.explainer.head.kind, session.recipe.explainer
+    seen = {} if explainer.images is None else {"images": explainer.images}
     if kind == "rbf":
-        return of_rbf
+        return {**of_rbf, **seen}
     sections = {"realx": explainer.realx, "varsal": explainer.varsal}
-    return {"kind": kind, kind: sections[kind]}
+    return {"kind": kind, kind: sections[kind], **seen}
 
 
 def _gate_parts(session: Session) -> Parts:
@@ -124,15 +127,13 @@ def _target(recipe: Recipe) -> Any:
 
 def _finetune_parts(session: Session) -> Parts:
     recipe = session.recipe
-    augment = [recipe.data.crop_padding, recipe.data.flip]
-    return {"finetune": recipe.finetune, "augment": augment, **_learning(recipe)}
+    return {"finetune": recipe.finetune, "augment": augmentation(recipe.data), **_learning(recipe)}
 
 
 def _dynamic_parts(session: Session) -> Parts:
     recipe = session.recipe
-    augment = [recipe.data.crop_padding, recipe.data.flip]
     learned = recipe.dynamic.model_dump(mode="json", exclude={"route"})
-    return {"dynamic": learned, "augment": augment, **_learning(recipe)}
+    return {"dynamic": learned, "augment": augmentation(recipe.data), **_learning(recipe)}
 
 
 def _export_parts(session: Session) -> Parts:
@@ -147,7 +148,7 @@ def _dynamic_export_parts(session: Session) -> Parts:
 
 def _judgement_parts(session: Session) -> Parts:
     """What is measured is part of it: an earlier version's judgement lacks the drift of maps."""
-    return {"data": session.recipe.data, "figures": ["accuracy", "drift", "maps"]}
+    return {"data": judged(session.recipe.data), "figures": ["accuracy", "drift", "maps"]}
 
 
 def to_stages(recipe: Recipe) -> tuple[Stage, ...]:
@@ -264,10 +265,14 @@ def fingerprints(stages: Sequence[Stage], session: Session) -> dict[str, str]:
 def _do(stage: Stage, session: Session, key: str, inputs: Mapping[str, str]) -> StageRecord:
     session.run.begin(stage.name)
     seed_stage(session.recipe.seed, stage.name)
+    session.flow = Flow()
     checkpoints = session.checkpoints[stage.name]
     with memory_told(f"stage '{stage.name}'"):
         outcome = stage.work(session)
-    record = session.run.finish(stage.name, key, checkpoints.elapsed, outcome.metrics, outcome.files, inputs)
+    if session.flow.images:
+        session.progress.note(f"{stage.name}: {session.flow.in_words()}")
+    metrics = outcome.metrics | session.flow.to_metrics()
+    record = session.run.finish(stage.name, key, checkpoints.elapsed, metrics, outcome.files, inputs)
     checkpoints.remove()
     return record
 

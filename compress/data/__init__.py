@@ -1,6 +1,9 @@
 """Images: read once from where they are, split the same way every time, augmented on the batch tensor."""
 
 from .batches import Batch, Batches
+from .file_batches import FileBatches, to_batches
+from .file_images import FileImages
+from .flow import Flow
 from .images import ImageSet, Rows
 from .loader import BatchSource, LoaderBatches, TensorBatches, take
 from .splits import Splits, open_splits
@@ -9,6 +12,9 @@ __all__ = [
     "Batch",
     "BatchSource",
     "Batches",
+    "FileBatches",
+    "FileImages",
+    "Flow",
     "ImageSet",
     "LoaderBatches",
     "Rows",
@@ -16,4 +22,5 @@ __all__ = [
     "TensorBatches",
     "open_splits",
     "take",
+    "to_batches",
 ]

@@ -15,7 +15,10 @@ from .images import ImageSet
 
 
 class Batch(NamedTuple):
-    """Images ``(N, 3, H, W)`` float32 in [0, 1]; labels and positions in the image set ``(N,)`` int64."""
+    """Images ``(N, 3, H, W)`` float32 in [0, 1]; labels and positions in the image set ``(N,)`` int64.
+
+    Images that stay files come as bytes; ``training.to_device`` makes float32 of them.
+    """
 
     images: Tensor
     labels: Tensor
