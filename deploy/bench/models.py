@@ -11,8 +11,7 @@ from typing import Any
 from torch import nn
 
 from compress.errors import ConfigError, RunError
-from compress.files import read_tensors
-from compress.models import build_classifier
+from compress.models import build_classifier, restore_
 from compress.registry import nearest
 from export.inputs import read_input
 from export.metadata import stated_macs
@@ -242,5 +241,5 @@ def _module(run: RunDir, role: str) -> nn.Module:
     model = build_classifier(config, data.classes)
     if role == "slim":
         return load(run.slim, model)
-    model.load_state_dict(read_tensors(run.stage_dir("classifier") / "model.safetensors"))
+    restore_(model, run.stage_dir("classifier") / "model.safetensors")
     return model.eval()
