@@ -8,6 +8,7 @@ import math
 import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Final
 
@@ -137,7 +138,9 @@ def printable(name: str, most: int = 200) -> str:
 def _escaped(character: str) -> str:
     code = ord(character)
     named = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
-    return named.get(character, rf"\x{code:02x}" if code < 256 else rf"\u{code:04x}" if code < 2**16 else rf"\U{code:08x}")
+    return named.get(
+        character, rf"\x{code:02x}" if code < 256 else rf"\u{code:04x}" if code < 2**16 else rf"\U{code:08x}"
+    )
 
 
 def within(root: Path, name: str) -> Path | None:
@@ -152,15 +155,18 @@ def within(root: Path, name: str) -> Path | None:
         return None
 
 
-def leaving_links(root: Path) -> list[Path]:
-    """Links below ``root`` that lead out of it, sorted."""
-    real, found = root.resolve(), []
+def strays(root: Path) -> Iterator[tuple[Path, str]]:
+    """What below ``root`` is neither folder nor file nor a link to one below it, and what it is, in words."""
+    real = root.resolve()
     for folder, folders, files in os.walk(root):
-        for name in (*folders, *files):
+        for name in sorted((*folders, *files)):
             place = Path(folder) / name
-            if place.is_symlink() and not _real(place).is_relative_to(real):
-                found.append(place)
-    return sorted(found)
+            mode = place.lstat().st_mode
+            if stat.S_ISLNK(mode):
+                if not _real(place).is_relative_to(real):
+                    yield place, "a link that leads out of the folder"
+            elif not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+                yield place, next(kind for is_kind, kind in _KINDS if is_kind(mode))
 
 
 def _real(place: Path) -> Path:

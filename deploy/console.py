@@ -16,6 +16,7 @@ from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
 from compress.errors import RunError
+from compress.untrusted import visible
 
 T = TypeVar("T")
 
@@ -206,6 +207,7 @@ class ConsoleProgress:
             self._bars = None
 
     def _say(self, text: str, *, style: str | None = None, screen: bool = True, log: bool = True) -> None:
+        text = visible(text)
         if screen and self._draws:
             self._console.print(text, style=style, markup=False, soft_wrap=True)
         elif screen:

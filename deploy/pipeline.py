@@ -21,6 +21,7 @@ from export.metadata import METADATA
 from .assemble import assemble_report, draw_pictures
 from .fingerprint import fingerprint
 from .looks import draw_worst
+from .own_code import remember_code
 from .recipe import Recipe, dump_recipe
 from .report import Report
 from .report.forms import remove_forms, write_forms
@@ -207,6 +208,7 @@ def run_recipe(
     with open_run(out) as run, _threads(recipe.threads):
         if on_open is not None:
             on_open(run)
+        remember_code(recipe.model, cache or default_cache())
         session = Session(recipe, run, progress, cache or default_cache())
         stages = to_stages(recipe)
         keys = fingerprints(stages, session)

@@ -138,7 +138,16 @@ def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
             if tar.fileobj is None or tar.fileobj.read(_BLOCK) != bytes(_BLOCK):
                 raise tarfile.ReadError("it ends in the middle")
     # Of damaged headers tarfile lets errors of int() and of decoding through, and it follows them by recursion.
-    except (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error, OSError, ValueError, ArithmeticError, RecursionError) as error:
+    except (
+        tarfile.TarError,
+        EOFError,
+        lzma.LZMAError,
+        zlib.error,
+        OSError,
+        ValueError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         raise DataError(
             f"{path} cannot be read as a .tar, .tar.gz, .tar.bz2 or .tar.xz ({why(error)}); download or make it again"
         ) from error

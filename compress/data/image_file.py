@@ -43,12 +43,14 @@ def open_image(source: Path | bytes) -> Iterator[Image.Image]:
         PIL.UnidentifiedImageError: it is in none of ``FORMATS``.
         ValueError: it has more than ``MOST_PIXELS``.
     """
-    with io.BytesIO(source) if isinstance(source, bytes) else open_limited(source, MOST_BYTES) as file:
-        with Image.open(file, formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > MOST_PIXELS:
-                raise ValueError(f"{width} x {height} pixels, at most {MOST_PIXELS:,} are decoded")
-            yield image
+    with (
+        io.BytesIO(source) if isinstance(source, bytes) else open_limited(source, MOST_BYTES) as file,
+        Image.open(file, formats=FORMATS) as image,
+    ):
+        width, height = image.size
+        if width * height > MOST_PIXELS:
+            raise ValueError(f"{width} x {height} pixels, at most {MOST_PIXELS:,} are decoded")
+        yield image
 
 
 def why(error: BaseException) -> str:

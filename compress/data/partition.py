@@ -75,7 +75,9 @@ def read_list(path: Path) -> list[str]:
         names = [line.strip() for line in read_text(path, MOST_LIST).splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise DataError(f"val_list {path} cannot be read ({reason}); give a text file with one path per line") from error
+        raise DataError(
+            f"val_list {path} cannot be read ({reason}); give a text file with one path per line"
+        ) from error
     names = [name.removeprefix("./") for name in names if name]
     if not names:
         raise DataError(f"val_list {path} is empty; list at least one image, or leave val_list out")

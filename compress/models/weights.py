@@ -79,7 +79,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"weights file {path} ends in '{path.suffix}', not .safetensors, .pt or .pth; {_REMEDY}")
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise ModelError(f"weights file {path} holds NaN or infinity in tensor '{printable(name)}'; its training diverged")
+            raise ModelError(
+                f"weights file {path} holds NaN or infinity in tensor '{printable(name)}'; its training diverged"
+            )
     return tensors
 
 

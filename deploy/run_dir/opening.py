@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from compress.errors import RunError
+from compress.untrusted import printable, strays
 
 from .failures import translated
 from .lock import lock, unlock
@@ -23,7 +24,8 @@ def open_run(path: Path) -> Iterator[RunDir]:
     """Make ``path`` or take up the run in it, alone: no other process can open it until the block ends.
 
     Raises:
-        RunError: another process holds it, it holds something that is not a run, or it cannot be written.
+        RunError: another process holds it, it holds something that is not a run or links that lead out of it, or
+            it cannot be written.
     """
     root = path.absolute()
     with translated(root):
@@ -32,6 +34,7 @@ def open_run(path: Path) -> Iterator[RunDir]:
     if found and not _is_run(root):
         some = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
         raise RunError(f"{path} holds other files ({some}) and no run; choose a new or empty folder with --out")
+    _refuse_strays(root)
     with translated(root):
         # Append: neither truncates another process's number nor fails when the file is new.
         # Unbuffered: on a full disk nothing may be left to write when the file is closed.
@@ -53,14 +56,27 @@ def read_run(path: Path) -> RunDir:
     """The run in ``path``, to look at only: nothing is locked or changed.
 
     Raises:
-        RunError: there is no run.
+        RunError: there is no run, or links in it lead out of it.
     """
     if not path.is_dir():
         what = "is a file" if path.exists() else "does not exist"
         raise RunError(f"{path} {what}; give the folder of a run (the --out of 'slimsight run')")
     if not _is_run(path):
         raise RunError(f"{path} is not the folder of a run: it holds no {MARKER} and no recipe.yaml with stages")
+    _refuse_strays(path)
     return RunDir(path.absolute(), writable=False)
+
+
+def _refuse_strays(root: Path) -> None:
+    """What is written, read or removed by way of a link would lie outside of the run; a pipe would be waited for."""
+    with translated(root):
+        stray = next(strays(root), None)
+    if stray is not None:
+        place, kind = stray
+        raise RunError(
+            f"{printable(str(place), 500)} is {kind}, and a run holds files and folders: replace it, or do not use the "
+            "run"
+        )
 
 
 def _is_run(root: Path) -> bool:

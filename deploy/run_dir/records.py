@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from compress.config import Section
-from compress.errors import PruningError
+from compress.config import NonNegative, Section
+from compress.errors import PruningError, RunError
+from compress.untrusted import MOST_JSON, parse_json, printable, read_text, within
 
 ARTEFACTS = (".onnx", ".pt2")
 """Files that leave the run: their content is recorded, not only their size."""
@@ -20,18 +21,30 @@ class StageRecord(Section):
     """What ``done.json`` holds. ``files``: size in bytes by path below the run directory; ``sha256``: of artefacts."""
 
     fingerprint: str
-    seconds: float
+    seconds: NonNegative
     metrics: dict[str, Any]
     files: dict[str, int]
     sha256: dict[str, str] = Field(default_factory=dict)
 
 
 def read_record(place: Path) -> StageRecord | None:
-    """The record in ``place``; None where there is none that can be read."""
+    """The record in ``place``; None where there is none that can be read.
+
+    Raises:
+        RunError: it names files outside of its run directory.
+    """
     try:
-        return StageRecord.model_validate_json(place.read_bytes())
-    except (OSError, ValidationError):
+        record = StageRecord.model_validate(parse_json(read_text(place, MOST_JSON)))
+    except (OSError, ValueError):  # pydantic's ValidationError is one
         return None
+    root = place.parents[2]
+    for name in (*record.files, *record.sha256):
+        if within(root, name) is None:
+            raise RunError(
+                f"{place} names the file '{printable(name)}', which is not below {root}: slimsight wrote no such run; "
+                "do not use it"
+            )
+    return record
 
 
 def check_finite(stage: str, metrics: Mapping[str, Any]) -> None:
