@@ -23,6 +23,7 @@ from compress.registry import nearest
 
 from .fingerprint import fingerprint
 from .machine import device_name, versions
+from .report.trust import figures
 from .session import Session
 from .trust import TESTS, Fewer, Study, Subject, Training, spread
 
@@ -230,9 +231,10 @@ def _rows(out: Path, common: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Rows of an earlier run on the same model and images, by key."""
     try:
         found = read_json(out)
-        rows = {row["key"]: row for row in found["rows"]}
+        rows = {str(row["key"]): row for row in found["rows"]}
+        figures(found["rows"])  # what cannot be shown was written by somebody else
     except FileNotFoundError:
         return {}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, OSError) as error:
         raise ConfigError(f"{out} is there and holds no rows of this command; choose another --out") from error
     return rows if all(found.get(name) == value for name, value in common.items()) else {}

@@ -71,7 +71,8 @@ class _Body:
         self.node = graph.node
         self.initializer = graph.initializer if typed else ()
         self.sparse = graph.sparse_initializer if typed else ()
-        self.input, self.output = (graph.input, graph.output) if typed else ((), ())
+        self.input: Sequence[Any] = graph.input if typed else ()
+        self.output: Sequence[Any] = graph.output if typed else ()
         self.value_info = graph.value_info
 
 
@@ -101,8 +102,8 @@ def _check_tensor(tensor: Any, path: Path) -> None:
         _check_external({entry.key: entry.value for entry in tensor.external_data}, name, needed, path)
     elif tensor.raw_data and len(tensor.raw_data) != elements * _BYTES.get(tensor.data_type, 0) != 0:
         raise ExportError(
-            f"{path}: tensor '{name}' has shape {_shown(dims)} and {len(tensor.raw_data):,} bytes of data, which do not "
-            "fit: export it again"
+            f"{path}: tensor '{name}' has shape {_shown(dims)} and {len(tensor.raw_data):,} bytes of data, which "
+            "do not fit: export it again"
         )
 
 

@@ -140,10 +140,11 @@ def _measured(path: Path, batch: int, image: Shape, names: Sequence[str]) -> dic
     kinds = importlib.import_module("onnx.helper")
     given = next(value for value in proto.graph.input if value.name not in {t.name for t in proto.graph.initializer})
     dtype = kinds.tensor_dtype_to_np_dtype(given.type.tensor_type.elem_type)
+    failures: tuple[type[Exception], ...] = (*runtime_errors(), RuntimeError, ValueError)
     try:
         session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
         found = _run(ort, session, list(names), {given.name: numpy.zeros((batch, *image), dtype)})
-    except (*runtime_errors(), RuntimeError, ValueError) as error:
+    except failures as error:
         raise ExportError(f"{path}: the shapes in it are not known ({_reason(error)}): export it again") from error
     return {name: tuple(value.shape) for name, value in zip(names, found, strict=True)}
 

@@ -40,52 +40,13 @@ _OPERATOR: Final = re.compile(
 
 _TOKEN: Final = re.compile(r"\s+|'\w+'|\d+(?:\.\d+)?|[A-Za-z_]\w*|\*\*\s*[1-4]\b|[-+*/%(),=<>!&|~]")
 _WORDS: Final = frozenset(
-    [
-        "Symbol",
-        "Integer",
-        "Rational",
-        "Float",
-        "Add",
-        "Mul",
-        "Mod",
-        "Max",
-        "Min",
-        "Eq",
-        "Ne",
-        "Lt",
-        "Le",
-        "Gt",
-        "Ge",
-        "And",
-        "Or",
-        "Not",
-        "floor",
-        "ceiling",
-        "FloorDiv",
-        "CeilDiv",
-        "CleanDiv",
-        "PythonMod",
-        "ModularIndexing",
-        "ToFloat",
-        "IntTrueDiv",
-        "FloatTrueDiv",
-        "TruncToInt",
-        "True",
-        "False",
-        "positive",
-        "nonnegative",
-        "nonzero",
-        "integer",
-        "real",
-        "finite",
-        "Relational",
-        "Equality",
-        "Unequality",
-        "StrictLessThan",
-        "LessThan",
-        "StrictGreaterThan",
+    re.findall(
+        r"\w+",
+        "Symbol Integer Rational Float Add Mul Mod Max Min Eq Ne Lt Le Gt Ge And Or Not floor ceiling FloorDiv CeilDiv "
+        "CleanDiv PythonMod ModularIndexing ToFloat IntTrueDiv FloatTrueDiv TruncToInt True False positive nonnegative "
+        "nonzero integer real finite Relational Equality Unequality StrictLessThan LessThan StrictGreaterThan "
         "GreaterThan",
-    ]
+    )
 )
 _SIZE: Final = re.compile(r"[su]\d{1,9}")
 _LONGEST: Final = 2000  # characters of an expression

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.files import write_text
+from compress.untrusted import open_limited
 from export.checksum import check_sha256, sha256_of
 
 from .failures import translated
@@ -94,7 +95,7 @@ class RunDir(Places):
     def writer(self) -> int | None:
         """The number of the process that writes this run now, or None."""
         try:
-            with (self.root / MARKER).open("rb") as file:
+            with open_limited(self.root / MARKER, 1024) as file:
                 return None if try_lock(file) else process_in(file)
         except OSError:  # no marker, or not ours to lock: nobody who could write it is known
             return None
