@@ -81,6 +81,11 @@ class ArchiveSource:
 
     def _encoded(self, seen: _Contents) -> Iterator[Encoded]:
         for member, content in _members(self.path):
+            if member.name.startswith("/") or ".." in member.name.split("/"):
+                raise DataError(
+                    f"{self.path}: {printable(member.name)} leads out of the archive; make it again from the folder "
+                    "that holds train/ and test/"
+                )
             placed = seen.place(member.name)
             if placed is None:
                 continue

@@ -19,6 +19,8 @@ from compress.errors import DataError
 from compress.progress import SILENT, Progress
 from compress.untrusted import open_limited
 
+_NO_ARRAY = (ValueError, EOFError, OSError, OverflowError, MemoryError, SyntaxError, zipfile.BadZipFile)
+
 MOST = 512
 """Images that are used at most: the dynamic variant's time depends on the image, so one is not enough."""
 
@@ -88,7 +90,7 @@ def _array(place: Path) -> NDArray[Any]:
             found = np.load(place, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise DataError(f"there is no {place}: give a folder of images or a .npy file") from None
-    except (ValueError, EOFError, OSError, OverflowError, MemoryError, SyntaxError, zipfile.BadZipFile) as error:
+    except _NO_ARRAY as error:
         raise DataError(
             f"{place} is no array that numpy reads ({why(error)}): save it again with numpy.save"
         ) from error
