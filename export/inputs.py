@@ -66,6 +66,6 @@ def _checked(path: Path, shape: Sequence[int | None], kind: str, wanted: str) ->
     if shape[1] not in (3, None):
         last = shape[3] == 3
         raise ExportError(f"{path} takes {shown}: {needed}{', export it with channels first' if last else ''}")
-    check_image(path, [size for size in shape if size is not None])
+    check_image(path, [1 if size is None else size for size in shape])
     height, width = shape[2:]
     return ImageInput(None if height is None or width is None else (height, width), shape[0])

@@ -12,7 +12,7 @@ from compress.untrusted import printable, within
 
 _MOST_NODES: Final = 1_000_000
 _MOST_ELEMENTS: Final = 2**36
-_MOST_IMAGE: Final = 2**28
+_MOST_BATCH, _MOST_IMAGE = 2**28, 2**24  # numbers: 1 GiB of float32, and 2,364 x 2,364 pixels
 _EXTERNAL: Final = 1  # TensorProto.DataLocation
 # Bytes of an element by TensorProto.DataType; what packs several into a byte is left to ONNX Runtime.
 _BYTES: Final = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 14: 8, 15: 16, 16: 2}
@@ -40,12 +40,12 @@ def check_contents(proto: Any, path: Path) -> None:
 
 
 def check_image(path: Path, sizes: Sequence[int]) -> None:
-    """Refuse an input (batch, C, H, W) that is larger than any batch of images.
+    """Refuse an input (batch, C, H, W), 1 where any is taken, that is larger than any batch of images.
 
     Raises:
         ExportError: it is.
     """
-    if math.prod(sizes) > _MOST_IMAGE:
+    if math.prod(sizes) > _MOST_BATCH or math.prod(sizes[1:]) > _MOST_IMAGE:
         shown = " x ".join(map(str, sizes))
         raise ExportError(f"{path} takes {shown} numbers at once, which no batch of images has: export it again")
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from compress.errors import ExportError, RuntimeMissing
 
-from ..onnx_graph import read_onnx, runtime_errors
+from ..onnx_graph import runtime_errors
 from ..to_torch_export import first_line
 from .base import BaseRunner
 from .on_gpu import BoundOnGpu, provider_options
@@ -55,7 +55,6 @@ class OnnxRunner(BaseRunner):
         available = ort.get_available_providers()
         if self._provider not in available:
             raise RuntimeMissing(f"ONNX Runtime has no {self._provider} here: choose from {', '.join(available)}")
-        read_onnx(self._path, external=False)  # refuses what ONNX Runtime would follow out of the file's folder
         session = open_session(self._path, self._threads, self._provider)
         if session.get_providers()[0] != self._provider:
             raise _cannot_start(self._provider)
