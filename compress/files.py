@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: written beside their place and renamed into it."""
+"""Files that are whole or absent, after a power cut too: written beside their place, synced, renamed into it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .disk import make_folder, sync_file, sync_folder
 from .errors import ModelError, RunError
 from .untrusted import MOST_JSON, parse_json, read_text
 
@@ -21,17 +22,39 @@ NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """A temporary path beside ``path`` that becomes ``path`` when the block ends well.
+
+    Args:
+        durable: after the block it stays, whatever happens to the machine. That takes milliseconds; without it (for
+            pictures, of which a run draws many) a power cut may leave an empty file.
 
     Raises:
         RunError: the disk is full or the place is not writable; what stood at ``path`` before is untouched.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        part.replace(path)
+        with writing(path):
+            make_folder(path.parent)
+            yield part
+            if durable:
+                sync_file(part)  # before the rename: else the new name may come to stand for an empty file
+            part.replace(path)
+            if durable:
+                sync_folder(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the operating system says about writing ``path`` into one sentence.
+
+    Raises:
+        RunError: the disk is full or the place is not writable.
+    """
+    try:
+        yield
     except OSError as error:
         if error.errno in NO_ROOM:
             raise RunError(
@@ -41,8 +64,6 @@ def atomic_path(path: Path) -> Iterator[Path]:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise RunError(f"cannot write {path}: {error.strerror}; choose a writable folder with --out") from error
         raise
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def no_room(error: OSError) -> str:

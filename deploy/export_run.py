@@ -10,16 +10,17 @@ from typing import Any
 
 import numpy as np
 
+from compress.disk import remove
 from compress.errors import ConfigError, RunError
-from compress.files import write_json
 from compress.progress import SILENT, Progress
 from compress.registry import nearest
-from export.checksum import sha256_of
+from compress.sealed import sha256_of_file, write_sealed
 from export.engines.result import BatchProfile, EngineResult, Precision
 from export.metadata import read_metadata
 from export.prove import Artifact, Evidence, prove
 
 from .export_files import FORMATS, PRECISIONS, Files
+from .exported import EXPORT_FILE
 from .machine import device_name, versions
 from .own_code import load_run_recipe, remember_engine
 from .run_dir import read_run
@@ -48,7 +49,7 @@ class Exported:
     @property
     def json(self) -> Path:
         """Where its figures are."""
-        return self.folder / "export.json"
+        return self.folder / EXPORT_FILE
 
 
 def read_choices(given: str, allowed: Sequence[str], option: str) -> tuple[str, ...]:
@@ -111,7 +112,8 @@ def export_run(
     Raises:
         ConfigError: its model is code that was not run here, and is not allowed.
         RunError: there is no run, it is being written, or it is not finished.
-        ExportError: the run's own artefacts are not what it exported, or the model has no such form.
+        Damaged: a file of the run is not what it wrote.
+        ExportError: the model has no such form.
     """
     run = read_run(path)
     if (writer := run.writer()) is not None:
@@ -123,11 +125,9 @@ def export_run(
         raise RunError(
             f"{path} is not finished (stage '{unfinished}' is not done): complete it with 'slimsight run', then export"
         )
-    for stage in ("export", "dynamic_export"):
-        run.check_artefacts(stage)
     folder = out or run.export_json.parent
     # Figures of other files must not stand beside these, whatever happens on the way.
-    (folder / "export.json").unlink(missing_ok=True)
+    remove(folder / EXPORT_FILE)
     session = Session(recipe, run, progress, cache or default_cache())
     files = Files(session, folder, opset or recipe.export.opset, formats, precisions, batch)
     artifacts = files.write()
@@ -136,7 +136,7 @@ def export_run(
     images = np.asarray(session.some_images(IMAGES))
     evidence = prove(artifacts, images, fp32=recipe.export.tolerance, progress=progress)
     found = Exported(folder, tuple(artifacts), evidence, files.engines, tuple(files.skipped))
-    write_json(found.json, _to_dict(found, len(images)))
+    write_sealed(found.json, _to_dict(found, len(images)))
     return found
 
 
@@ -154,7 +154,7 @@ def _to_dict(found: Exported, images: int) -> dict[str, Any]:
                 "kind": artifact.kind,
                 "precision": artifact.precision,
                 "size_bytes": artifact.path.stat().st_size,
-                "sha256": sha256_of(artifact.path),
+                "sha256": sha256_of_file(artifact.path),
                 "metadata": metadata,
                 "engine": built.to_dict() | {"path": artifact.path.name} if built is not None else None,
                 "parity": rows,

@@ -13,8 +13,10 @@ from typing import Any
 
 import torch
 
+from compress.disk import remove
 from compress.errors import RunError
 from compress.files import atomic_path, write_text
+from compress.memory import memory_told
 from compress.progress import SILENT, Progress
 from export.metadata import METADATA
 
@@ -25,7 +27,8 @@ from .own_code import remember_code
 from .recipe import Recipe, dump_recipe
 from .report import Report
 from .report.forms import remove_forms, write_forms
-from .run_dir import RunDir, StageRecord, open_run, read_run
+from .report_record import record_forms
+from .run_dir import RECIPE, REPORT, RunDir, StageRecord, open_run, read_run
 from .session import Session, default_cache, explainer_of
 from .stages import dynamic, learn, prove, slim
 from .stages.learn import seed_stage
@@ -204,7 +207,7 @@ def run_recipe(
     Raises:
         SlimError: with everything finished so far kept.
     """
-    donor = read_run(reuse) if reuse is not None else None
+    donor = read_run(reuse, whole=False) if reuse is not None else None
     with open_run(out) as run, _threads(recipe.threads):
         if on_open is not None:
             on_open(run)
@@ -212,29 +215,55 @@ def run_recipe(
         session = Session(recipe, run, progress, cache or default_cache())
         stages = to_stages(recipe)
         keys = fingerprints(stages, session)
-        records = {s.name: record for s in stages if (record := run.done(s.name, keys[s.name]))}
-        reused = list(records)
-        if reused:
-            progress.note(f"done before: {', '.join(reused)}")
-        if len(reused) < len(stages):
+        held = find_held(stages, keys, run, progress)
+        if held:
+            progress.note(f"done before: {', '.join(held)}")
+        if len(held) < len(stages):
             preflight(session)
-            _start_over(run, recipe, [stage.name for stage in stages if stage.name not in records])
+            _start_over(run, recipe, [stage.name for stage in stages if stage.name not in held])
+        elif run.record(RECIPE) is None or run.damage(RECIPE) is not None:
+            _write_recipe(run, recipe)
+        records: dict[str, StageRecord] = {}
+        reused = []
         for number, stage in enumerate(stages, 1):
-            if stage.name in records:
+            inputs = {need: records[need].content for need in stage.needs}
+            if stage.name in held and held[stage.name].follows(inputs):
+                records[stage.name] = held[stage.name]
+                reused.append(stage.name)
                 continue
-            if donor is not None and (taken := _take_over(stage.name, keys[stage.name], donor, run)):
+            if stage.name in held:
+                progress.note(f"{stage.name}: what it was made from has changed ({', '.join(stage.needs)})")
+                run.forget(stage.name)
+            if donor is not None and (taken := _take_over(stage.name, keys[stage.name], inputs, donor, run)):
                 progress.note(f"{stage.name}: taken from {donor.root}")
                 records[stage.name] = taken
                 reused.append(stage.name)
                 continue
             progress.note(f"stage {number} of {len(stages)}: {stage.name}")
-            records[stage.name] = _do(stage, session, keys[stage.name])
-        ordered = {stage.name: records[stage.name] for stage in stages}
-        draw_pictures(session, ordered["surgery"].metrics)
-        draw_worst(session, ordered["judgement"].metrics.get("saliency", {}).get("maps", {}).get("worst", ()))
-        report = assemble_report(session, name, ordered, reused)
+            records[stage.name] = _do(stage, session, keys[stage.name], inputs)
+        run.unrecord(REPORT)
+        draw_pictures(session, records["surgery"].metrics)
+        draw_worst(session, records["judgement"].metrics.get("saliency", {}).get("maps", {}).get("worst", ()))
+        report = assemble_report(session, name, records, reused)
         write_forms(run.root, report)
+        record_forms(run, {name: record.content for name, record in records.items()})
     return report
+
+
+def find_held(
+    stages: Sequence[Stage], keys: Mapping[str, str], run: RunDir, progress: Progress
+) -> dict[str, StageRecord]:
+    """The records of stages that still hold; what is damaged is named, and does not."""
+    held: dict[str, StageRecord] = {}
+    for stage in stages:
+        damage = run.damage(stage.name)
+        if damage is not None:
+            progress.note(f"{damage}: stage '{stage.name}' is done again")
+        elif (record := run.record(stage.name)) is not None and record.fingerprint == keys[stage.name]:
+            inputs = {need: held[need].content for need in stage.needs if need in held}
+            if len(inputs) < len(stage.needs) or record.follows(inputs):
+                held[stage.name] = record
+    return held
 
 
 def fingerprints(stages: Sequence[Stage], session: Session) -> dict[str, str]:
@@ -249,29 +278,34 @@ def fingerprints(stages: Sequence[Stage], session: Session) -> dict[str, str]:
 
 def _start_over(run: RunDir, recipe: Recipe, stages: Sequence[str]) -> None:
     """From here on the run is this recipe's: no report and no stage of another recipe may pass for its own."""
-    remove_forms(run.root)
-    run.export_json.unlink(missing_ok=True)
+    run.forget(REPORT)
+    remove_forms(run.root)  # of an earlier version, too
+    remove(run.export_json)
     for stage in stages:
         run.forget(stage)
+    _write_recipe(run, recipe)
+
+
+def _write_recipe(run: RunDir, recipe: Recipe) -> None:
+    run.unrecord(RECIPE)
     write_text(run.recipe, dump_recipe(recipe))
+    run.finish(RECIPE, "", 0, {}, [run.recipe])
 
 
-def _do(stage: Stage, session: Session, key: str) -> StageRecord:
+def _do(stage: Stage, session: Session, key: str, inputs: Mapping[str, str]) -> StageRecord:
     session.run.begin(stage.name)
     seed_stage(session.recipe.seed, stage.name)
     started = time.monotonic()
-    try:
+    with memory_told(f"stage '{stage.name}'"):
         outcome = stage.work(session)
-    except torch.OutOfMemoryError as error:
-        raise RunError(f"stage '{stage.name}' ran out of GPU memory; lower its batch_size and run again") from error
     seconds = time.monotonic() - started
-    return session.run.finish(stage.name, key, seconds, outcome.metrics, outcome.files)
+    return session.run.finish(stage.name, key, seconds, outcome.metrics, outcome.files, inputs)
 
 
-def _take_over(name: str, key: str, donor: RunDir, run: RunDir) -> StageRecord | None:
-    """Copy a finished stage from ``donor``; None when it does not hold there (any more)."""
+def _take_over(name: str, key: str, inputs: Mapping[str, str], donor: RunDir, run: RunDir) -> StageRecord | None:
+    """Copy a finished stage from ``donor``; None when it does not hold there (any more), or was made from others."""
     record = donor.done(name, key)
-    if record is None:
+    if record is None or not record.follows(inputs):
         return None
     run.begin(name)
     paths = []
@@ -286,7 +320,7 @@ def _take_over(name: str, key: str, donor: RunDir, run: RunDir) -> StageRecord |
         paths.append(target)
     if donor.done(name, key) != record:
         return None  # it was redone while it was copied
-    return run.finish(name, record.fingerprint, record.seconds, record.metrics, paths)
+    return run.finish(name, record.fingerprint, record.seconds, record.metrics, paths, inputs)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from export.inputs import read_input
 from export.metadata import stated_macs
 from export.runners.choose import TAKES
 
+from ..exported import check_exports
 from ..own_code import foreign_code, was_built_here
 from ..run_dir import RunDir, read_run
 
@@ -92,6 +93,7 @@ def find_subjects(given: Sequence[str | Path], *, allow_code: bool = False) -> l
     Raises:
         ConfigError: nothing was given, or something that is neither a run nor such a file.
         RunError: a folder that is no run, or one without artefacts.
+        Damaged: a file of a run is not what was written.
         ExportError: a file is missing or not whole.
     """
     if not given:
@@ -169,6 +171,7 @@ def _of_run(text: str, place: Path, prefix: str, allow_code: bool) -> list[Subje
     }
     found, figures = [], _figures(run)
     code = {} if allow_code else _foreign_modules(run)
+    check_exports(run.export_json.parent)
     for role, files in forms.items():
         built = [path for pattern in _RUN_ENGINES[role] for path in run.root.glob(pattern)]
         foreign = [] if allow_code else [path for path in built if not was_built_here(path)]

@@ -41,7 +41,7 @@ Maps = NDArray[np.floating[Any]]
 
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG, whole or not at all."""
-    with atomic_path(path) as part:
+    with atomic_path(path, durable=False) as part:
         figure.savefig(part, dpi=_DPI, format="png", facecolor="white")
 
 

@@ -43,7 +43,7 @@ def write_strips(root: Path, kind: Kind, strips: Sequence[tuple[Strip, bytes]]) 
     """Write the strips of ``kind`` into the run directory ``root``: the pictures, then the list that names them."""
     folder = root / PANELS_FOLDER
     for strip, picture in strips:
-        with atomic_path(folder / strip.file) as part:
+        with atomic_path(folder / strip.file, durable=False) as part:
             part.write_bytes(picture)
     content = Strips(strips=tuple(strip for strip, _ in strips))
     write_json(folder / f"{kind}.json", content.model_dump(mode="json"))

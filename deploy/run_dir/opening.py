@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from compress.disk import make_folder
 from compress.errors import RunError
 from compress.untrusted import printable, strays
 
 from .failures import translated
-from .lock import lock, unlock
+from .lock import held
 from .places import MARKER
 from .run import RunDir
 
@@ -29,42 +30,38 @@ def open_run(path: Path) -> Iterator[RunDir]:
     """
     root = path.absolute()
     with translated(root):
-        root.mkdir(parents=True, exist_ok=True)
+        make_folder(root)
         found = sorted(entry.name for entry in root.iterdir())
-    if found and not _is_run(root):
+    if found and not is_run(root):
         some = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
         raise RunError(f"{path} holds other files ({some}) and no run; choose a new or empty folder with --out")
     _refuse_strays(root)
-    with translated(root):
-        # Append: neither truncates another process's number nor fails when the file is new.
-        # Unbuffered: on a full disk nothing may be left to write when the file is closed.
-        file = (root / MARKER).open("a+b", buffering=0)
-    with file:
-        lock(file, path)
-        try:
-            with translated(root):
-                file.truncate(0)
-                file.write(str(os.getpid()).encode())
-                _remove_leftovers(root)
-            yield RunDir(root, writable=True)
-        finally:
-            file.truncate(0)
-            unlock(file)
+    with held(root, path):
+        with translated(root):
+            _remove_leftovers(root)
+        yield RunDir(root, writable=True)
 
 
-def read_run(path: Path) -> RunDir:
+def read_run(path: Path, *, whole: bool = True) -> RunDir:
     """The run in ``path``, to look at only: nothing is locked or changed.
+
+    Args:
+        whole: read every file that it recorded, and refuse the run where one is damaged (see ``RunDir.check``).
 
     Raises:
         RunError: there is no run, or links in it lead out of it.
+        Damaged: a file of it is not what was written.
     """
     if not path.is_dir():
         what = "is a file" if path.exists() else "does not exist"
         raise RunError(f"{path} {what}; give the folder of a run (the --out of 'slimsight run')")
-    if not _is_run(path):
+    if not is_run(path):
         raise RunError(f"{path} is not the folder of a run: it holds no {MARKER} and no recipe.yaml with stages")
     _refuse_strays(path)
-    return RunDir(path.absolute(), writable=False)
+    run = RunDir(path.absolute(), writable=False)
+    if whole:
+        run.check()
+    return run
 
 
 def _refuse_strays(root: Path) -> None:
@@ -79,7 +76,8 @@ def _refuse_strays(root: Path) -> None:
         )
 
 
-def _is_run(root: Path) -> bool:
+def is_run(root: Path) -> bool:
+    """Whether the folder ``root`` holds a run, finished or not."""
     return (root / MARKER).is_file() or ((root / "recipe.yaml").is_file() and (root / "stages").is_dir())
 
 

@@ -2,49 +2,99 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError, field_validator
 
 from compress.config import NonNegative, Section
-from compress.errors import PruningError, RunError
-from compress.untrusted import MOST_JSON, parse_json, printable, read_text, within
+from compress.errors import Damaged, PruningError
+from compress.sealed import find_damage, read_sealed, write_sealed
+from compress.untrusted import within
 
-ARTEFACTS = (".onnx", ".pt2")
-"""Files that leave the run: their content is recorded, not only their size."""
+from .places import is_stage
+
+RECORD = "done.json"
 
 
 class StageRecord(Section):
-    """What ``done.json`` holds. ``files``: size in bytes by path below the run directory; ``sha256``: of artefacts."""
+    """What ``done.json`` holds, beside its seal.
+
+    ``files``: size in bytes by path below the run directory; ``sha256`` of each (an earlier version: of some).
+    ``inputs``: what each stage that it needs had given (its ``content``); an earlier version's record has none.
+    """
 
     fingerprint: str
     seconds: NonNegative
     metrics: dict[str, Any]
     files: dict[str, int]
     sha256: dict[str, str] = Field(default_factory=dict)
+    inputs: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("inputs")
+    @classmethod
+    def _of_stages(cls, named: dict[str, str]) -> dict[str, str]:
+        if not all(is_stage(name) for name in named):
+            raise ValueError("an input is no stage")
+        return named
+
+    @field_validator("files", "sha256")
+    @classmethod
+    def _inside(cls, named: dict[str, Any]) -> dict[str, Any]:
+        """What a record names may be removed: it lies in the run directory."""
+        if any(within(Path("/"), name) is None for name in named):
+            raise ValueError("a file lies outside of the run directory")
+        return named
+
+    @property
+    def content(self) -> str:
+        """Changes with every byte of the stage's files and of the files of those that it needs."""
+        text = json.dumps([self.sha256, self.inputs], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def follows(self, inputs: Mapping[str, str]) -> bool:
+        """Whether the stage was made from what the stages that it needs give now; an earlier version did not say."""
+        return not self.inputs or self.inputs == inputs
+
+    def damage(self, root: Path) -> Damaged | None:
+        """What is wrong with the files below ``root``; sizes first, which cost nothing.
+
+        Raises:
+            OSError: a file is there and cannot be read.
+        """
+        for name, size in self.files.items():
+            if (found := find_damage(root / name, size)) is not None:
+                return found
+        for name, expected in self.sha256.items():
+            if (found := find_damage(root / name, sha256=expected)) is not None:
+                return found
+        return None
 
 
-def read_record(place: Path) -> StageRecord | None:
-    """The record in ``place``; None where there is none that can be read.
+def write_record(folder: Path, record: StageRecord) -> None:
+    """Write what says that a stage holds: the last of its files."""
+    write_sealed(folder / RECORD, record.model_dump(mode="json"))
+
+
+def read_record(folder: Path) -> StageRecord | None:
+    """The record in ``folder``; None where there is none.
 
     Raises:
-        RunError: it names files outside of its run directory.
+        Damaged: there is one, and it is not what was written.
     """
+    place = folder / RECORD
     try:
-        record = StageRecord.model_validate(parse_json(read_text(place, MOST_JSON)))
-    except (OSError, ValueError):  # pydantic's ValidationError is one
+        return StageRecord.model_validate(read_sealed(place, older=True))
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    root = place.parents[2]
-    for name in (*record.files, *record.sha256):
-        if within(root, name) is None:
-            raise RunError(
-                f"{place} names the file '{printable(name)}', which is not below {root}: slimsight wrote no such run; "
-                "do not use it"
-            )
-    return record
+    except OSError as error:
+        raise Damaged(place, f"cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        raise Damaged(place, "was changed since it was written: it is no record of a stage") from error
 
 
 def check_finite(stage: str, metrics: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from compress.config import ModelConfig
-from compress.errors import ConfigError, RunError
+from compress.errors import ConfigError
 from compress.surgery import PrunePlan
 from deploy.bench.models import find_subjects
 from deploy.own_code import foreign_code, load_run_recipe, remember_code, remember_engine
@@ -72,8 +72,8 @@ def test_a_record_of_files_elsewhere(name: str, key: str, place: Any, refused: C
     run = place.run()
     record = {"fingerprint": "0", "seconds": 1, "metrics": {}, "files": {}, key: {name: 8 if key == "files" else "0"}}
     (run / "stages" / "finetune" / "done.json").write_text(json.dumps(record), encoding="utf-8")
-    assert "slimsight wrote no such run" in refused("status", run)
-    with open_run(run) as opened, pytest.raises(RunError, match="which is not below"):
+    assert "it is no record of a stage" in refused("export", run)
+    with open_run(run) as opened:
         opened.forget("finetune")
     assert place.touched() == []
 
@@ -189,6 +189,24 @@ def test_the_current_folder_is_nothing_to_import_from(place: Any, monkeypatch: p
     monkeypatch.chdir(place.folder)
     probe(["onnxruntime"], 120)
     assert place.touched() == []
+
+
+@pytest.mark.parametrize(
+    "files", [[{"file": "../../outside/victim.txt", "size_bytes": 8, "sha256": "0"}], [{}], 7, [[]], [{"file": 3}]]
+)
+def test_files_that_export_json_names(files: Any, place: Any, refused: Callable[..., str]) -> None:
+    run = place.run()
+    (run / "export").mkdir()
+    (run / "export" / "export.json").write_text(json.dumps({"files": files}), encoding="utf-8")
+    assert "export.json" in refused("bench", run)
+
+
+@pytest.mark.parametrize("name", ["../../outside", "A stage", "x/y"])
+def test_a_stage_by_another_name(name: str, place: Any, refused: Callable[..., str]) -> None:
+    run = place.run()
+    record = {"fingerprint": "0", "seconds": 1, "metrics": {}, "files": {}, "inputs": {name: "0"}}
+    (run / "stages" / "finetune" / "done.json").write_text(json.dumps(record), encoding="utf-8")
+    assert "it is no record of a stage" in refused("export", run)
 
 
 @pytest.mark.parametrize(
