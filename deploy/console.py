@@ -144,7 +144,7 @@ class ConsoleProgress:
         """``error: text`` in one paragraph, after the bars are gone."""
         self._tasks.clear()
         self._stop_bars()
-        self._say("error: " + "\n".join(line for line in text.splitlines() if line.strip()), style="red")
+        self._say("error: " + "\n".join(line for line in visible(text).split("\n") if line.strip()), style="red")
 
     def _begin(self, task: _Task) -> None:
         self._tasks.append(task)

@@ -28,7 +28,7 @@ def check_contents(proto: Any, path: Path) -> None:
     for graph in _graphs(proto):
         for tensor in _tensors(graph):
             _check_tensor(tensor, path)
-        for value in (*getattr(graph, "value_info", ()), *graph.input, *graph.output):
+        for value in (*graph.value_info, *graph.input, *graph.output):
             _check_value(value, path)
         for node in graph.node:
             if node.op_type == "EPContext":
@@ -73,7 +73,7 @@ class _Body:
         self.sparse = graph.sparse_initializer if typed else ()
         self.input: Sequence[Any] = graph.input if typed else ()
         self.output: Sequence[Any] = graph.output if typed else ()
-        self.value_info = graph.value_info
+        self.value_info: Sequence[Any] = getattr(graph, "value_info", ())
 
 
 def _tensors(graph: _Body) -> Iterator[Any]:
