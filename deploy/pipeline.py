@@ -23,6 +23,7 @@ from .checkpointing import open_checkpoints
 from .data_parts import augmentation, judged
 from .fingerprint import fingerprint
 from .looks import draw_worst
+from .own_code import remember_code
 from .recipe import Recipe
 from .report import Report
 from .report.forms import write_forms
@@ -212,6 +213,7 @@ def run_recipe(
     with open_run(out) as run, _threads(recipe.threads):
         if on_open is not None:
             on_open(run)
+        remember_code(recipe.model, cache or default_cache())
         session = Session(recipe, run, progress, cache or default_cache())
         stages = to_stages(recipe)
         keys = fingerprints(stages, session)

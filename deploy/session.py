@@ -34,7 +34,7 @@ from compress.explain import (
 )
 from compress.files import read_tensors
 from compress.gates import CostModel, counted_limits
-from compress.models import Classifier, build_classifier, check_classifier
+from compress.models import Classifier, build_classifier, check_classifier, restore_
 from compress.progress import Progress
 from compress.surgery import ChannelGraph, PrunePlan, View, prove_groups, slim_, trace_groups
 from compress.training import Checkpoints, make_fabric
@@ -163,7 +163,7 @@ class Session:
     def classifier(self) -> Classifier:
         """The original."""
         model = build_classifier(self.recipe.model.model_copy(update={"weights": None}), len(self.splits.classes))
-        model.load_state_dict(read_tensors(self.stage_file("classifier", "model.safetensors")))
+        restore_(model, self.stage_file("classifier", "model.safetensors"))
         return model.eval()
 
     @property
@@ -176,7 +176,7 @@ class Session:
         if self.explainer.masks is None:
             return None
         predictor = new_predictor(self.classifier(), self.recipe.explainer.predictor)
-        predictor.load_state_dict(read_tensors(self.stage_file("predictor", "predictor.safetensors")))
+        restore_(predictor, self.stage_file("predictor", "predictor.safetensors"))
         return predictor.eval()
 
     def new_explained(self) -> ExplainedClassifier:
@@ -189,7 +189,7 @@ class Session:
     def explained(self) -> ExplainedClassifier:
         """The original with its selector."""
         network = self.new_explained()
-        network.selector.load_state_dict(read_tensors(self.stage_file("selector", "selector.safetensors")))
+        restore_(network.selector, self.stage_file("selector", "selector.safetensors"))
         return network.eval()
 
     def targets(self) -> Targets | None:
@@ -279,7 +279,7 @@ class Session:
     def dynamic(self) -> DynamicClassifier:
         """The dynamic variant as learned."""
         model = self.new_dynamic()
-        model.load_state_dict(read_tensors(self.stage_file("dynamic", "model.safetensors")))
+        restore_(model, self.stage_file("dynamic", "model.safetensors"))
         return model.eval()
 
     def slim(self) -> tuple[Classifier, ExplainedClassifier | None]:
@@ -287,7 +287,7 @@ class Session:
         network = self.slimmed(PrunePlan.load(self.run.plan))
         explained = network if isinstance(network, ExplainedClassifier) else None
         classifier = network.classifier if isinstance(network, ExplainedClassifier) else network
-        classifier.load_state_dict(read_tensors(self.run.slim_model))
+        restore_(classifier, self.run.slim_model)
         return classifier, explained
 
 
