@@ -3,6 +3,8 @@
 from .batches import Batch, Batches
 from .images import ImageSet, Rows
 from .loader import BatchSource, LoaderBatches, TensorBatches, take
+from .passes import one_pass
+from .share import Share, all_rows, batches_of, rows_of
 from .splits import Splits, open_splits
 
 __all__ = [
@@ -12,8 +14,13 @@ __all__ = [
     "ImageSet",
     "LoaderBatches",
     "Rows",
+    "Share",
     "Splits",
     "TensorBatches",
+    "all_rows",
+    "batches_of",
+    "one_pass",
     "open_splits",
+    "rows_of",
     "take",
 ]
