@@ -73,6 +73,16 @@ def alone() -> Iterator[None]:
         _ALONE.reset(token)
 
 
+@contextmanager
+def together() -> Iterator[None]:
+    """Undoes ``alone`` within the block."""
+    token = _ALONE.set(False)
+    try:
+        yield
+    finally:
+        _ALONE.reset(token)
+
+
 def even(count: int, number: int, of: int) -> slice:
     """The ``number``-th of ``of`` contiguous shares of ``count`` things; shares differ by one at most."""
     return slice(count * number // of, count * (number + 1) // of)

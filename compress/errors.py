@@ -37,6 +37,12 @@ class RunError(SlimError):
     """A run directory that is busy, full or not ours."""
 
 
+class Interrupted(SlimError):
+    """A run that something ended from outside; it is safe to run it again."""
+
+    exit_code = 130
+
+
 class BudgetExceeded(SlimError):
     """The work is done, but a budget or a check failed."""
 

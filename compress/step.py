@@ -79,7 +79,7 @@ class Step:
                 totals[name] = totals[name] + value if name in totals else value
         device = totals["loss"].device
         every = add(torch.stack([value.to(device) for value in totals.values()]))
-        return dict(zip(totals, every.float().unbind(), strict=True))
+        return dict(zip(totals, every.unbind(), strict=True))
 
     def _joined(self) -> AbstractContextManager[object]:
         """Batch statistics and dropout of the whole batch, if there is any."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from compress.distributed import alone, broadcast, together
 from compress.errors import RunError
 from compress.files import atomic_path, write_text
 from compress.progress import SILENT, Progress
@@ -21,6 +22,7 @@ from export.metadata import METADATA
 from .assemble import assemble_report, draw_pictures
 from .fingerprint import fingerprint
 from .looks import draw_worst
+from .processes import leave_signals_to_leader, started
 from .recipe import Recipe, dump_recipe
 from .report import Report
 from .report.forms import remove_forms, write_forms
@@ -39,16 +41,22 @@ Parts = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Stage:
-    """A piece of work; redone when the recipe parts it ``reads`` or a stage it ``needs`` changed."""
+    """A piece of work; redone when the recipe parts it ``reads`` or a stage it ``needs`` changed.
+
+    ``together``: by all processes of the run; the leader does the others by itself.
+    """
 
     name: str
     work: Callable[[Session], Outcome]
     needs: tuple[str, ...]
     reads: Callable[[Session], Parts]
+    together: bool = True
 
 
 def _learning(recipe: Recipe) -> dict[str, Any]:
-    return {"seed": recipe.seed, "precision": recipe.precision, "threads": recipe.threads}
+    """How many processes there are is none of it: they compute the same, but for rounding."""
+    parts: dict[str, Any] = {"seed": recipe.seed, "precision": recipe.precision, "threads": recipe.threads}
+    return parts if recipe.accumulate == 1 else {**parts, "accumulate": recipe.accumulate}
 
 
 def _classifier_parts(session: Session) -> Parts:
@@ -160,9 +168,9 @@ def to_stages(recipe: Recipe) -> tuple[Stage, ...]:
     ground = stages[-1].name
     stages += [
         Stage("gates", learn.gates, (ground,), _gate_parts),
-        Stage("surgery", slim.surgery, ("gates",), _surgery_parts),
+        Stage("surgery", slim.surgery, ("gates",), _surgery_parts, together=False),
         Stage("finetune", slim.finetune, ("surgery",), _finetune_parts),
-        Stage("export", prove.export, ("finetune",), _export_parts),
+        Stage("export", prove.export, ("finetune",), _export_parts, together=False),
     ]
     learned: tuple[str, ...] = ()
     written: tuple[str, ...] = ()
@@ -170,10 +178,12 @@ def to_stages(recipe: Recipe) -> tuple[Stage, ...]:
         learned, written = ("dynamic",), ("dynamic_export",)
         stages += [
             Stage("dynamic", dynamic.learn, ("classifier",), _dynamic_parts),
-            Stage("dynamic_export", dynamic.export, learned, _dynamic_export_parts),
+            Stage("dynamic_export", dynamic.export, learned, _dynamic_export_parts, together=False),
         ]
     stages += [
-        Stage("latency", prove.latency, ("export", *written), lambda s: {"latency": s.recipe.latency}),
+        Stage(
+            "latency", prove.latency, ("export", *written), lambda s: {"latency": s.recipe.latency}, together=False
+        ),
         Stage("judgement", prove.judgement, ("finetune", *learned), _judgement_parts),
     ]
     return tuple(stages)
@@ -204,10 +214,11 @@ def run_recipe(
         SlimError: with everything finished so far kept.
     """
     donor = read_run(reuse) if reuse is not None else None
-    with open_run(out) as run, _threads(recipe.threads):
+    with open_run(out) as run, _threads(recipe.threads), alone():
         if on_open is not None:
             on_open(run)
         session = Session(recipe, run, progress, cache or default_cache())
+        _meet(session)
         stages = to_stages(recipe)
         keys = fingerprints(stages, session)
         records = {s.name: record for s in stages if (record := run.done(s.name, keys[s.name]))}
@@ -232,7 +243,31 @@ def run_recipe(
         draw_worst(session, ordered["judgement"].metrics.get("saliency", {}).get("maps", {}).get("worst", ()))
         report = assemble_report(session, name, ordered, reused)
         write_forms(run.root, report)
+        with together():
+            broadcast("")  # nothing is left to do
     return report
+
+
+def follow(recipe: Recipe, out: Path, *, cache: Path | None = None) -> None:
+    """Do the stages that another process, which leads, tells this one to do with it; write and say nothing.
+
+    Args:
+        out: as the leader's: all processes see the same folder.
+    """
+    session = Session(recipe, RunDir(out.absolute(), writable=False), SILENT, cache or default_cache())
+    with _threads(recipe.threads):
+        _meet(session)
+        stages = {stage.name: stage for stage in to_stages(recipe)}
+        while name := broadcast(""):
+            seed_stage(recipe.seed, name)
+            stages[name].work(session)
+
+
+def _meet(session: Session) -> None:
+    """Wait for all processes that were started for the run."""
+    if started() > 1:
+        session.progress.note(f"{started()} processes, on {session.fabric.device.type}")
+        leave_signals_to_leader()
 
 
 def fingerprints(stages: Sequence[Stage], session: Session) -> dict[str, str]:
@@ -256,13 +291,15 @@ def _start_over(run: RunDir, recipe: Recipe, stages: Sequence[str]) -> None:
 
 def _do(stage: Stage, session: Session, key: str) -> StageRecord:
     session.run.begin(stage.name)
-    seed_stage(session.recipe.seed, stage.name)
-    started = time.monotonic()
+    began = time.monotonic()
     try:
-        outcome = stage.work(session)
+        with together() if stage.together else alone():
+            broadcast(stage.name)  # who follows begins, too; alone, nobody hears it
+            seed_stage(session.recipe.seed, stage.name)
+            outcome = stage.work(session)
     except torch.OutOfMemoryError as error:
         raise RunError(f"stage '{stage.name}' ran out of GPU memory; lower its batch_size and run again") from error
-    seconds = time.monotonic() - started
+    seconds = time.monotonic() - began
     return session.run.finish(stage.name, key, seconds, outcome.metrics, outcome.files)
 
 
