@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -152,13 +152,14 @@ class _Add(torch.autograd.Function):
     """``add``, whose gradient is the sum of all processes' gradients."""
 
     @staticmethod
-    def forward(ctx: object, values: Tensor) -> Tensor:
+    def forward(_: Any, values: Tensor) -> Tensor:
         return add(values.clone())
 
     @staticmethod
-    def backward(ctx: object, gradient: Tensor) -> Tensor:
-        dist.all_reduce(gradient := gradient.contiguous().clone())
-        return gradient
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total
 
 
 def mean_over_batch(mean: Tensor) -> Tensor:

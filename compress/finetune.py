@@ -15,7 +15,7 @@ from .data import Batch, BatchSource, batches_of
 from .distributed import add, rank, world
 from .explain import ExplainedClassifier, RbfHead, squared_distance
 from .progress import SILENT, Progress
-from .training import History, fit, one_cycle, to_device
+from .training import Checkpoints, History, fit, one_cycle, to_device
 
 
 @torch.no_grad()
@@ -106,6 +106,7 @@ def train_classifier(
     teacher: nn.Module | None = None,
     steering: Steering | None = None,
     what: str = "classifier",
+    checkpoints: Checkpoints | None = None,
     progress: Progress = SILENT,
 ) -> History:
     """SGD with Nesterov momentum under a one-cycle rate; the last epoch's weights stay.
@@ -155,6 +156,7 @@ def train_classifier(
         what=what,
         epochs=config.epochs,
         schedule=one_cycle,
+        checkpoints=checkpoints,
         progress=progress,
     )
     model.eval()

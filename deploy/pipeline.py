@@ -181,9 +181,7 @@ def to_stages(recipe: Recipe) -> tuple[Stage, ...]:
             Stage("dynamic_export", dynamic.export, learned, _dynamic_export_parts, together=False),
         ]
     stages += [
-        Stage(
-            "latency", prove.latency, ("export", *written), lambda s: {"latency": s.recipe.latency}, together=False
-        ),
+        Stage("latency", prove.latency, ("export", *written), lambda s: {"latency": s.recipe.latency}, together=False),
         Stage("judgement", prove.judgement, ("finetune", *learned), _judgement_parts),
     ]
     return tuple(stages)

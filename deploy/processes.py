@@ -53,8 +53,8 @@ def check_devices(wanted: int | None) -> None:
         raise ConfigError(f"--devices {wanted}: 1 or more is needed, e.g. --devices 2 for two GPUs")
     if (there := started()) and wanted != there:
         raise ConfigError(
-            f"--devices {wanted} inside torchrun, which has started {there} {'process' if there == 1 else 'processes'}: "
-            "leave --devices out, torchrun's own options say how many there are"
+            f"--devices {wanted} inside torchrun, which says how many processes there are ({there}): leave --devices "
+            "out"
         )
     if wanted == 1 or there:
         return
@@ -107,9 +107,7 @@ def _exit_code(codes: Mapping[int, int], devices: int) -> int:
     if killed:
         number, by = next(iter(killed.items()))
         often = " (often: out of memory)" if by == signal.SIGKILL else ""
-        raise Interrupted(
-            f"process {number + 1} of {devices} was ended by {signal.Signals(by).name}{often}; {AGAIN}"
-        )
+        raise Interrupted(f"process {number + 1} of {devices} was ended by {signal.Signals(by).name}{often}; {AGAIN}")
     said = [code for code in codes.values() if code > 0 and code != Interrupted.exit_code]
     if not said:
         raise Interrupted(STOPPED)

@@ -78,21 +78,19 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         return self.epoch(0)
 
-    def epoch(self, k: int, *, share: Share = all_rows) -> Iterator[Batch]:
-        """The batches of epoch ``k``; the same ``k`` yields the same pixels, whatever was drawn before.
-
-        ``share``: only these rows are read; nothing that happens to an image depends on it.
-        """
+    def epoch(self, k: int, start: int = 0, *, share: Share = all_rows) -> Iterator[Batch]:
+        """The batches of epoch ``k`` from number ``start`` on; the same ``k`` yields the same pixels, whatever was
+        drawn before. Only the rows that ``share`` gives are read; nothing that happens to an image depends on it."""
         random = epoch_generator(self.seed, k)
         total = len(self.images)
         order = torch.randperm(total, generator=random) if self.shuffle else torch.arange(total)
         # Drawn for the whole epoch at once, so that the batch size does not change what happens to an image.
         corners = torch.randint(2 * self.crop_padding + 1, (total, 2), generator=random)
         mirrored = torch.rand(total, generator=random) < 0.5
-        for number, start in enumerate(range(0, self.count, self.batch_size)):
-            size = min(self.batch_size, self.count - start)
-            for part in pieces(number, size, share):
-                rows = slice(start + part.start, start + part.stop)
+        for number in range(start, len(self)):
+            first = number * self.batch_size
+            for part in pieces(number, min(self.batch_size, self.count - first), share):
+                rows = slice(first + part.start, first + part.stop)
                 indices = order[rows]
                 images = self._read(indices)
                 if self.crop_padding:

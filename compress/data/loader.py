@@ -25,8 +25,8 @@ class BatchSource(Protocol):
         """Batches per epoch."""
         ...
 
-    def epoch(self, k: int, *, share: Share = all_rows) -> Iterator[Batch]:
-        """The batches of epoch ``k``, or those rows of them that ``share`` gives."""
+    def epoch(self, k: int, start: int = 0, *, share: Share = all_rows) -> Iterator[Batch]:
+        """The batches of epoch ``k`` without the first ``start``, or those rows of them that ``share`` gives."""
         ...
 
 
@@ -51,12 +51,14 @@ class LoaderBatches:
     def __len__(self) -> int:
         return self._batches
 
-    def epoch(self, k: int, *, share: Share = all_rows) -> Iterator[Batch]:
-        """One pass over the loader, whatever ``k`` is; all of it is read, whatever ``share`` gives."""
+    def epoch(self, k: int, start: int = 0, *, share: Share = all_rows) -> Iterator[Batch]:
+        """One pass over the loader, whatever ``k`` is; it cannot be told to leave out the first ``start``, or rows
+        that ``share`` does not give: they are read all the same."""
         seen = 0
         for number, item in enumerate(self.loader):
             images, labels = _checked(item)
-            yield from _parts(Batch(images, labels, torch.arange(seen, seen + len(labels))), number, share)
+            if number >= start:
+                yield from _parts(Batch(images, labels, torch.arange(seen, seen + len(labels))), number, share)
             seen += len(labels)
         if not seen and k:
             raise DataError(
@@ -82,11 +84,12 @@ class TensorBatches:
         full, rest = divmod(len(self.images), self.batch_size)
         return full + (rest > 0 and not self.shuffle)
 
-    def epoch(self, k: int, *, share: Share = all_rows) -> Iterator[Batch]:
-        """The batches of epoch ``k``, or those rows of them that ``share`` gives; the same ``k`` yields the same."""
+    def epoch(self, k: int, start: int = 0, *, share: Share = all_rows) -> Iterator[Batch]:
+        """The batches of epoch ``k`` from number ``start`` on, or those rows of them that ``share`` gives; the same
+        ``k`` yields the same."""
         total = len(self.images)
         order = torch.randperm(total, generator=epoch_generator(self.seed, k)) if self.shuffle else torch.arange(total)
-        for number in range(len(self)):
+        for number in range(start, len(self)):
             indices = order[number * self.batch_size : (number + 1) * self.batch_size]
             for part in pieces(number, len(indices), share):
                 rows = indices[part.start : part.stop]

@@ -13,7 +13,7 @@ from ..config import MaskConfig, PredictorConfig
 from ..data import Batch, BatchSource, one_pass
 from ..models import Classifier
 from ..progress import SILENT, Progress
-from ..training import History, fit, one_cycle, to_device
+from ..training import Checkpoints, History, fit, one_cycle, to_device
 from .rbf import fixed_draws, random_rbf, rbf_map, relaxed_bernoulli
 
 DrawMasks = Callable[[Tensor], Tensor]
@@ -70,6 +70,7 @@ def train_predictor(
     *,
     config: PredictorConfig,
     draw: DrawMasks,
+    checkpoints: Checkpoints | None = None,
     progress: Progress = SILENT,
 ) -> History:
     """min E_x,m KL(Q_class(x) || q_pred(m * x)) over the masks m that ``draw`` gives; the best epoch stays."""
@@ -109,6 +110,7 @@ def train_predictor(
         schedule=one_cycle,
         validate=validate,
         patience=config.patience,
+        checkpoints=checkpoints,
         progress=progress,
     )
     predictor.eval().requires_grad_(False)

@@ -18,7 +18,7 @@ from ..errors import PruningError
 from ..explain import Targets
 from ..progress import SILENT, Progress
 from ..surgery import ChannelGroup
-from ..training import fit, to_device
+from ..training import Checkpoints, fit, to_device
 from .cost import CostModel
 from .gate import Gates
 from .gated import GatedNetwork, pays_to_compile
@@ -131,6 +131,15 @@ class GateObjective:
         # Dual ascent: the multiplier of the constraint T(v) <= target.
         self.cost_weight += config.cost_weight * figures["residual"]
 
+    def state_dict(self) -> dict[str, float]:
+        """For a checkpoint: what ``advance`` sets."""
+        return {name: getattr(self, name) for name in ("cost_weight", "noise", "temperature", "target")}
+
+    def load_state_dict(self, state: Mapping[str, float], /) -> None:
+        """Go on where ``state_dict`` was taken."""
+        for name, value in state.items():
+            setattr(self, name, value)
+
 
 def learn_gates(
     network: nn.Module,
@@ -142,6 +151,7 @@ def learn_gates(
     config: GatesConfig,
     budget: float,
     targets: Targets | None,
+    checkpoints: Checkpoints | None = None,
     progress: Progress = SILENT,
 ) -> GateResult:
     """Rank the channels of ``groups`` by learning which may close.
@@ -182,6 +192,8 @@ def learn_gates(
         what=f"gates ({config.steer})",
         steps=config.steps,
         after_step=after_step,
+        keeps={"objective": objective, "curve": curve},
+        checkpoints=checkpoints,
         progress=progress,
     )
     return _result(gates, cost, budget, history.epochs[-1], config, objective.temperature, curve)

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from compress.errors import ConfigError
 from rich.table import Table
+
+from compress.errors import ConfigError
 
 from ..processes import as_arguments, check_batches, check_devices, end_with_agent, launch, leads, started
 from ..terminal import Terminal, console, leave, print_checks

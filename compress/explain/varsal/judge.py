@@ -28,8 +28,8 @@ class MapQuality:
     """KL(original || perturbed) in nats, means over images, per share of ``REMOVED`` with the lowest pixels zeroed.
 
     Zero means after normalisation: mean grey. ``kl_random`` ranks pixels at random, ``kl_other`` by the map of
-    another image of its batch, ``kl_centre`` by the distance to the image's centre: what a map must beat to explain anything, to
-    explain this image, and to say more than where objects tend to be.
+    another image of its batch, ``kl_centre`` by the distance to the image's centre: what a map must beat to explain
+    anything, to explain this image, and to say more than where objects tend to be.
 
     ``spread``: median over images of a map's standard deviation over its pixels. ``variety``: mean over pixels of the
     standard deviation over images. ``uncertainty``: mean of sqrt(nu). All in units of the prior's deviation.

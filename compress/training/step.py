@@ -14,70 +14,71 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from .data import Batch, BatchSource, rows_of
-from .distributed import add, computing, random_as_leader, rank, world
-from .global_batch import GlobalBatch
+from ..data import Batch, BatchSource, rows_of
+from ..distributed import add, computing, random_as_leader, rank, world
+from ..global_batch import GlobalBatch
+from .evaluate import to_device
+from .fabric import LearningFabric
 
 Loss = Callable[[nn.Module, Batch], Mapping[str, Tensor]]
 
 
-class Step:
+class SharedStep:
     """A model and its optimizer as all processes see them; gradients become those of the mean loss of whole batches.
 
     Every process draws the same random numbers and computes its own rows (see ``distributed.per_image``). Only
     gradients of what is learned are sent: 4 bytes for each number of it in float32.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, fabric: Fabric, accumulate: int = 1) -> None:
+    def __init__(self, model: nn.Module, optimizer: Optimizer, fabric: Fabric) -> None:
         self.processes = world()
-        self.accumulate = accumulate
+        self.accumulate = fabric.accumulate if isinstance(fabric, LearningFabric) else 1
         self.reduced = 0
         """Bytes of gradients that this process gave to be summed, in the last step."""
         self._fabric, self._model = fabric, model
-        self._wrapped, _ = fabric.setup(model, optimizer)
-        self._shares = self.processes > 1 or accumulate > 1
+        self._wrapped, self.optimizer = fabric.setup(model, optimizer)
+        self._shares = self.processes > 1 or self.accumulate > 1
         if self.processes > 1:
             inner = self._wrapped._forward_module
             assert isinstance(inner, DistributedDataParallel), "make_fabric was told of the other processes"
             inner.register_comm_hook(self, _reduce)
         random_as_leader()
 
-    def batches(self, source: BatchSource, epoch: int) -> Iterator[list[Batch]]:
-        """For every batch of an epoch the parts that this process computes."""
+    def batches(self, source: BatchSource, epoch: int, start: int = 0) -> Iterator[list[Batch]]:
+        """For every batch of an epoch, without the first ``start``, the parts that this process computes."""
         if not self._shares:
-            yield from ([batch] for batch in source.epoch(epoch))
+            yield from ([batch] for batch in source.epoch(epoch, start))
             return
-        parts = source.epoch(epoch, share=rows_of(rank(), self.processes, self.accumulate))
+        parts = source.epoch(epoch, start, share=rows_of(rank(), self.processes, self.accumulate))
         while batch := list(itertools.islice(parts, self.accumulate)):
             yield batch
 
-    def backward(self, parts: list[Batch], loss: Loss, move: Callable[[Batch], Batch]) -> Mapping[str, Tensor]:
+    def backward(self, parts: list[Batch], loss: Loss) -> Mapping[str, Tensor]:
         """Gradients of the whole batch's mean ``loss(model, batch)["loss"]``; its figures, means over the batch too.
 
         Args:
             parts: one item of ``batches``.
-            move: brings a batch to the device.
         """
         self.reduced = 0
+        device = self._fabric.device
         if not self._shares:
             with self._fabric.autocast():
-                figures = loss(self._wrapped, move(parts[0]))
+                figures = loss(self._wrapped, to_device(parts[0], device))
             self._fabric.backward(figures["loss"])
             return figures
-        start = _random(self._fabric.device) if len(parts) > 1 else []
+        start = _random(device) if len(parts) > 1 else []
         totals: dict[str, Tensor] = {}
         for number, batch in enumerate(parts):
             if number:  # what is drawn once for a batch must be the same in all its parts
-                _restore(start, self._fabric.device)
+                _restore(start, device)
             share = 1.0 if batch.part is None else batch.part.share
             with computing(batch.part), self._joined(), self._unsent(number + 1 < len(parts)):
                 with self._fabric.autocast():
-                    figures = loss(self._wrapped, move(batch))
+                    figures = loss(self._wrapped, to_device(batch, device))
                 self._fabric.backward(figures["loss"] * (share * self.processes))  # they are averaged
             for name, value in figures.items():
                 value = value.detach().double() * share
                 totals[name] = totals[name] + value if name in totals else value
-        device = totals["loss"].device
         every = add(torch.stack([value.to(device) for value in totals.values()]))
         return dict(zip(totals, every.unbind(), strict=True))
 
@@ -93,7 +94,7 @@ class Step:
         return context
 
 
-def _reduce(step: Step, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+def _reduce(step: SharedStep, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
     step.reduced += bucket.buffer().nbytes
     return allreduce_hook(None, bucket)  # type: ignore[arg-type]  # None: the group of all processes
 
