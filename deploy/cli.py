@@ -13,12 +13,14 @@ import typer
 from typer.core import TyperGroup
 
 from compress.errors import Interrupted, SlimError
+from compress.stop import Stop
 
 from .commands import COMMANDS
 from .commands.examples import SHOWN
 from .console import ConsoleProgress
 from .logs import LibraryMessages
 from .processes import LOST, STOPPED, lost, speaks
+from .signals import stopping
 from .terminal import Terminal, console
 
 
@@ -26,8 +28,9 @@ class _Commands(TyperGroup):
     """Every way a command can end: one sentence on standard error (and in the run's log), and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
-        with LibraryMessages() as libraries, ConsoleProgress() as progress:
-            ctx.obj = Terminal(progress, libraries)
+        stop = Stop()
+        with LibraryMessages() as libraries, ConsoleProgress() as progress, stopping(stop):
+            ctx.obj = Terminal(progress, libraries, stop)
             try:
                 return super().invoke(ctx)
             except SlimError as error:

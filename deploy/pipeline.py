@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,9 +16,11 @@ from compress.distributed import alone, broadcast, together
 from compress.errors import RunError
 from compress.files import atomic_path, write_text
 from compress.progress import SILENT, Progress
+from compress.stop import Stop
 from export.metadata import METADATA
 
 from .assemble import assemble_report, draw_pictures
+from .checkpointing import open_checkpoints
 from .fingerprint import fingerprint
 from .looks import draw_worst
 from .processes import leave_signals_to_leader, started
@@ -33,10 +34,13 @@ from .stages.learn import seed_stage
 from .stages.outcome import Outcome
 from .stages.preflight import preflight
 
-CODE = 1
+CODE = 2
 """Part of every fingerprint: raised when a stage would compute something else from the same recipe."""
 
 Parts = Mapping[str, Any]
+
+_NOTHING = ("", "")
+"""In place of a stage and its fingerprint: what those who follow are told when none is left."""
 
 
 @dataclass(frozen=True)
@@ -196,6 +200,7 @@ def run_recipe(
     cache: Path | None = None,
     progress: Progress = SILENT,
     on_open: Callable[[RunDir], None] | None = None,
+    stop: Stop | None = None,
 ) -> Report:
     """Run every stage that does not hold any more, then write the report.
 
@@ -207,6 +212,7 @@ def run_recipe(
         reuse: another run whose finished stages may be taken over where they are the same.
         cache: folder of decoded images (see ``default_cache``).
         on_open: called once the run directory is locked.
+        stop: a wish to stop, heeded by stages that learn.
 
     Raises:
         SlimError: with everything finished so far kept.
@@ -235,14 +241,16 @@ def run_recipe(
                 reused.append(stage.name)
                 continue
             progress.note(f"stage {number} of {len(stages)}: {stage.name}")
+            session.checkpoints[stage.name] = open_checkpoints(run, stage.name, keys[stage.name], stop, progress)
             records[stage.name] = _do(stage, session, keys[stage.name])
         ordered = {stage.name: records[stage.name] for stage in stages}
         draw_pictures(session, ordered["surgery"].metrics)
         draw_worst(session, ordered["judgement"].metrics.get("saliency", {}).get("maps", {}).get("worst", ()))
         report = assemble_report(session, name, ordered, reused)
         write_forms(run.root, report)
+        shutil.rmtree(run.checkpoints, ignore_errors=True)
         with together():
-            broadcast("")  # nothing is left to do
+            broadcast(_NOTHING)
     return report
 
 
@@ -256,7 +264,9 @@ def follow(recipe: Recipe, out: Path, *, cache: Path | None = None) -> None:
     with _threads(recipe.threads):
         _meet(session)
         stages = {stage.name: stage for stage in to_stages(recipe)}
-        while name := broadcast(""):
+        while (order := broadcast(_NOTHING)) != _NOTHING:
+            name, key = order
+            session.checkpoints[name] = open_checkpoints(session.run, name, key, None, SILENT)
             seed_stage(recipe.seed, name)
             stages[name].work(session)
 
@@ -289,16 +299,17 @@ def _start_over(run: RunDir, recipe: Recipe, stages: Sequence[str]) -> None:
 
 def _do(stage: Stage, session: Session, key: str) -> StageRecord:
     session.run.begin(stage.name)
-    began = time.monotonic()
+    checkpoints = session.checkpoints[stage.name]
     try:
         with together() if stage.together else alone():
-            broadcast(stage.name)  # who follows begins, too; alone, nobody hears it
+            broadcast((stage.name, key))  # who follows begins, too; alone, nobody hears it
             seed_stage(session.recipe.seed, stage.name)
             outcome = stage.work(session)
     except torch.OutOfMemoryError as error:
         raise RunError(f"stage '{stage.name}' ran out of GPU memory; lower its batch_size and run again") from error
-    seconds = time.monotonic() - began
-    return session.run.finish(stage.name, key, seconds, outcome.metrics, outcome.files)
+    record = session.run.finish(stage.name, key, checkpoints.elapsed, outcome.metrics, outcome.files)
+    checkpoints.remove()
+    return record
 
 
 def _take_over(name: str, key: str, donor: RunDir, run: RunDir) -> StageRecord | None:

@@ -38,7 +38,7 @@ from compress.gates import CostModel, counted_limits
 from compress.models import Classifier, build_classifier, check_classifier
 from compress.progress import Progress
 from compress.surgery import ChannelGraph, PrunePlan, View, prove_groups, slim_, trace_groups
-from compress.training import make_fabric
+from compress.training import Checkpoints, make_fabric
 from export.metadata import About
 
 from .cache_place import default_cache as default_cache
@@ -69,6 +69,7 @@ class Session:
         self.run = run
         self.progress = progress
         self.cache = cache
+        self.checkpoints: dict[str, Checkpoints] = {}  # of stages that were begun
 
     def about(self, stage: str, *, macs_mean: float | None = None) -> About:
         """What the metadata of an ONNX file say beside what its model shows.

@@ -1,6 +1,7 @@
 """Learning: the one loop that every stage runs through, its checkpoints, and how classifiers are evaluated."""
 
-from .checkpoint import Checkpoints, Stateful, Stop
+from ..stop import Stop
+from .checkpoint import Checkpoints, Stateful
 from .course import History
 from .evaluate import Score, evaluate, logits_of, to_device
 from .fabric import LearningFabric, Precision, make_fabric

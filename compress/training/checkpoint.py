@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ..progress import SILENT, Progress
+from ..stop import Stop
 from .packed import Damaged, read_packed, write_packed
 
 FORMAT = 1
@@ -44,15 +45,6 @@ class Stateful(Protocol):
     def load_state_dict(self, state_dict: Any, /) -> Any:
         """Be as it was."""
         ...
-
-
-class Stop:
-    """A wish to stop (Ctrl-C, SIGTERM). A training that heeds it ends the step in progress and saves a checkpoint."""
-
-    def __init__(self) -> None:
-        self.wanted = False
-        self.heeded = False
-        """Whether someone looks at ``wanted`` after every step; otherwise who is asked to stop must do so at once."""
 
 
 class Checkpoints:

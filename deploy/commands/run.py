@@ -57,7 +57,13 @@ def run(
         follow(loaded, place)
         return
     report = run_recipe(
-        loaded, place, name=recipe.name, reuse=reuse, progress=terminal.progress, on_open=terminal.log_to
+        loaded,
+        place,
+        name=recipe.name,
+        reuse=reuse,
+        progress=terminal.progress,
+        on_open=terminal.log_to,
+        stop=terminal.stop,
     )
     _print_summary(report)
     _print_places(place)

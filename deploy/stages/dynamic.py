@@ -36,6 +36,7 @@ def learn(session: Session) -> Outcome:
         session.fabric,
         config=config,
         budget=budget,
+        checkpoints=session.checkpoints.get("dynamic"),
         progress=session.progress,
     )
     path = session.stage_file("dynamic", "model.safetensors")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import random
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,7 +33,14 @@ def classifier(session: Session) -> Outcome:
     if recipe.model.weights is None:
         train = recipe.model.train
         batches = session.shuffled(splits.train, train.batch_size, crop=True, flip=True)
-        train_classifier(model, batches, session.fabric, config=train, progress=session.progress)
+        train_classifier(
+            model,
+            batches,
+            session.fabric,
+            config=train,
+            checkpoints=session.checkpoints.get("classifier"),
+            progress=session.progress,
+        )
     score = evaluate(model, session.plain(splits.val), device=session.fabric.device)
     session.progress.note(f"original: validation accuracy {as_percent(score.accuracy)}")
     path = session.stage_file("classifier", "model.safetensors")
@@ -53,6 +62,7 @@ def predictor(session: Session) -> Outcome:
         session.fabric,
         config=config.predictor,
         draw=masks(config),
+        checkpoints=session.checkpoints.get("predictor"),
         progress=session.progress,
     )
     path = session.stage_file("predictor", "predictor.safetensors")
@@ -73,6 +83,7 @@ def selector(session: Session) -> Outcome:
         session.plain(splits.val),
         session.fabric,
         config=config,
+        checkpoints=session.checkpoints.get("selector"),
         progress=session.progress,
     )
     quality = explainer.judge(network, predictor, session.plain(splits.val), session.fabric, config=config)
@@ -113,6 +124,7 @@ def gates(session: Session) -> Outcome:
         config=config,
         budget=_macs_to_aim_for(session),
         targets=session.targets(),
+        checkpoints=session.checkpoints.get("gates"),
         progress=session.progress,
     )
     session.write(path, result.scores)
@@ -144,6 +156,11 @@ def _macs_in_time(session: Session, scores: dict[str, Tensor]) -> float:
 
 
 def seed_stage(seed: int, stage: str) -> None:
-    """Random numbers that depend on the recipe's seed and the stage, not on what ran before in this process."""
+    """Random numbers that depend on the recipe's seed and the stage, not on what ran before in this process.
+
+    No stage draws from numpy's and Python's own generators, but a user's model may.
+    """
     digest = hashlib.sha256(f"{seed} {stage}".encode()).digest()
     torch.manual_seed(int.from_bytes(digest[:8], "big"))
+    np.random.seed(int.from_bytes(digest[8:12], "big"))  # noqa: NPY002
+    random.seed(digest)

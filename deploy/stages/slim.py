@@ -123,6 +123,7 @@ def finetune(session: Session) -> Outcome:
             teacher=teacher,
             steering=_steering(session, network),
             what="finetune",
+            checkpoints=session.checkpoints.get("finetune"),
             progress=session.progress,
         )
     score = evaluate(slim, session.plain(splits.val))
