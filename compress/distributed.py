@@ -226,6 +226,12 @@ def by_leader(work: Callable[[], T]) -> T:
     return value
 
 
+def part_ways() -> None:
+    """The end of working together: nothing is said to other processes any more."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def random_as_leader() -> None:
     """Let all processes draw the numbers that the leader would draw next."""
     if world() == 1:

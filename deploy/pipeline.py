@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from compress.distributed import alone, broadcast, together
+from compress.distributed import alone, broadcast, part_ways, together
 from compress.errors import RunError
 from compress.files import atomic_path, write_text
 from compress.progress import SILENT, Progress
@@ -251,6 +251,7 @@ def run_recipe(
         shutil.rmtree(run.checkpoints, ignore_errors=True)
         with together():
             broadcast(_NOTHING)
+        part_ways()
     return report
 
 
@@ -269,6 +270,7 @@ def follow(recipe: Recipe, out: Path, *, cache: Path | None = None) -> None:
             session.checkpoints[name] = open_checkpoints(session.run, name, key, None, SILENT)
             seed_stage(recipe.seed, name)
             stages[name].work(session)
+    part_ways()
 
 
 def _meet(session: Session) -> None:

@@ -29,6 +29,7 @@ _OURS = "SLIMSIGHT_LAUNCHED"
 
 _LOOK_SECONDS = 0.5
 _STORE_SECONDS = 5
+_LEADER_SECONDS = 1
 
 
 def started() -> int:
@@ -162,6 +163,8 @@ def speaks(error: BaseException) -> bool:
         return True
     if _OURS in os.environ and (lost(error) or isinstance(error, KeyboardInterrupt)):
         return False  # ``launch`` knows why
+    if not leads():
+        time.sleep(_LEADER_SECONDS)  # it has the log, and most likely the same error
     from torch.distributed import DistError, TCPStore
 
     name = f"slimsight/{os.environ['TORCHELASTIC_RUN_ID']}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/said"

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from inspect import signature
 from typing import Literal
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
+from torch.nn.parallel import DistributedDataParallel
 
 Precision = Literal["32-true", "bf16-mixed"]
 
 PATIENCE = timedelta(days=2)
 """For how long processes wait for each other: for an export, for timings, for anything that one does alone."""
+
+
+_SYNC_BUFFERS = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")  # the latter was its name before
+    if name in signature(DistributedDataParallel.__init__).parameters
+)
 
 
 class LearningFabric(Fabric):
@@ -39,8 +48,8 @@ def make_fabric(
             # What is gathered lies on the CPU, wherever the gradients are.
             process_group_backend="cpu:gloo,cuda:nccl" if on_gpus else "gloo",
             timeout=PATIENCE,
-            broadcast_buffers=False,  # they are the same: batch statistics are those of all
             find_unused_parameters=True,
+            **{_SYNC_BUFFERS: False},  # they are the same: batch statistics are those of all
         )
         fabric = LearningFabric(
             accelerator="cuda" if on_gpus else "cpu",

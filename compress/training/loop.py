@@ -103,7 +103,7 @@ def fit(
                 break
     course.restore_()
     same_everywhere(what, model.state_dict())
-    course.history.reduced_bytes = shared.reduced
+    course.history.reduced_bytes = shared.traffic.bytes
     return course.history
 
 

@@ -9,16 +9,16 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch import distributed as dist
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from ..data import Batch, BatchSource, rows_of
 from ..distributed import add, computing, random_as_leader, rank, world
+from ..errors import DataError
 from ..global_batch import GlobalBatch
 from .evaluate import to_device
 from .fabric import LearningFabric
+from .traffic import Traffic
 
 Loss = Callable[[nn.Module, Batch], Mapping[str, Tensor]]
 
@@ -33,22 +33,31 @@ class SharedStep:
     def __init__(self, model: nn.Module, optimizer: Optimizer, fabric: Fabric) -> None:
         self.processes = world()
         self.accumulate = fabric.accumulate if isinstance(fabric, LearningFabric) else 1
-        self.reduced = 0
-        """Bytes of gradients that this process gave to be summed, in the last step."""
+        self.traffic = Traffic()
+        """Of the last step."""
         self._fabric, self._model = fabric, model
         self._wrapped, self.optimizer = fabric.setup(model, optimizer)
         self._shares = self.processes > 1 or self.accumulate > 1
         if self.processes > 1:
             inner = self._wrapped._forward_module
             assert isinstance(inner, DistributedDataParallel), "make_fabric was told of the other processes"
-            inner.register_comm_hook(self, _reduce)
+            self.traffic.count(inner)
         random_as_leader()
 
     def batches(self, source: BatchSource, epoch: int, start: int = 0) -> Iterator[list[Batch]]:
-        """For every batch of an epoch, without the first ``start``, the parts that this process computes."""
+        """For every batch of an epoch, without the first ``start``, the parts that this process computes.
+
+        Raises:
+            DataError: a batch has fewer images than there are parts.
+        """
         if not self._shares:
             yield from ([batch] for batch in source.epoch(epoch, start))
             return
+        if source.batch_size < self.processes * self.accumulate:
+            raise DataError(
+                f"a batch of {source.batch_size} images cannot be shared by {self.processes} processes in "
+                f"{self.accumulate} parts each: raise batch_size (or give more images), or take fewer of them"
+            )
         parts = source.epoch(epoch, start, share=rows_of(rank(), self.processes, self.accumulate))
         while batch := list(itertools.islice(parts, self.accumulate)):
             yield batch
@@ -59,7 +68,7 @@ class SharedStep:
         Args:
             parts: one item of ``batches``.
         """
-        self.reduced = 0
+        self.traffic.bytes = 0
         device = self._fabric.device
         if not self._shares:
             with self._fabric.autocast():
@@ -92,11 +101,6 @@ class SharedStep:
             return nullcontext()
         context: AbstractContextManager[object] = self._fabric.no_backward_sync(self._wrapped, enabled=wanted)
         return context
-
-
-def _reduce(step: SharedStep, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-    step.reduced += bucket.buffer().nbytes
-    return allreduce_hook(None, bucket)  # type: ignore[arg-type]  # None: the group of all processes
 
 
 def _random(device: torch.device) -> list[Tensor]:

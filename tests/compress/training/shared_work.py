@@ -190,5 +190,5 @@ def work(fabric: LearningFabric) -> dict[str, Any]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     found = work(make_fabric(accelerator="cpu", together=True))
-    sums = checksum({name: value for name, value in found["gates"]["scores"].items()})
+    sums = checksum(found["gates"]["scores"])
     torch.save({**found, "checksum": sums}, Path(sys.argv[1]).with_suffix(f".{rank()}.pt"))
