@@ -1,4 +1,4 @@
-"""Write the tables of README.md, docs/results.md and docs/scaling.md from results/*.json: figures are never typed there.
+"""Write the tables of README.md and of two pages of docs from results/*.json: figures are never typed there.
 
 .venv/bin/python benchmarks/tables.py [--check]
 """

@@ -1,4 +1,4 @@
-"""The tables of docs/scaling.md: what one process and two gave, and what ResNet-50 would take on many GPUs, on paper."""
+"""The tables of docs/scaling.md: one process and two, and what ResNet-50 would take on many GPUs, on paper."""
 
 from __future__ import annotations
 
