@@ -142,8 +142,11 @@ def same(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-@pytest.mark.parametrize("adam", [True, False], ids=["Adam", "SGD"])
-@pytest.mark.parametrize("kills", [[0], [1], [4], [7], [19], [3, 2, 9, 1, 1]], ids=str)
+@pytest.mark.parametrize(
+    ("adam", "kills"),
+    [(True, [0, 1, 3, 2, 9, 1]), (True, [4]), (True, [7]), (True, [19]), (False, [6])],  # epochs are of 4 steps
+    ids=str,
+)
 def test_killed_at_any_step_it_ends_with_the_same_bits(
     kills: list[int], adam: bool, images: ImageSet, fabric: Fabric, tmp_path: Path
 ) -> None:
@@ -202,8 +205,7 @@ def test_another_key_is_another_training(images: ImageSet, fabric: Fabric, tmp_p
     assert batches.read == 10 * STEPS
 
 
-@pytest.mark.parametrize("place", [0.002, 0.1, 0.5, 0.9, 0.999], ids=str)
-@pytest.mark.parametrize("how", ["a bit flipped", "cut off"])
+@pytest.mark.parametrize(("how", "place"), [("a bit flipped", 0.1), ("a bit flipped", 0.9), ("cut off", 0.5)])
 def test_a_damaged_checkpoint_is_named_and_the_training_starts_over(
     how: str, place: float, images: ImageSet, fabric: Fabric, tmp_path: Path
 ) -> None:
