@@ -25,7 +25,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from compress.files import read_json, write_json
 from deploy.machine import device_name, versions
@@ -60,13 +60,16 @@ class Process:
     log: Path
     started: float
 
+    options: ClassVar[tuple[str, ...]] = ()
+    """More of the command line."""
+
     @classmethod
-    def start(cls, out: Path, log: Path) -> Process:
+    def start(cls, out: Path, log: Path) -> Self:
         words = [word for setting in SETTINGS for word in ("--set", setting)]
         command = [sys.executable, "-c", "from deploy.cli import main; main()", "run", str(RECIPE), "--out", str(out)]
         environment = {**os.environ, "SLIMSIGHT_CHECKPOINT_SECONDS": SECONDS}
         with log.open("wb") as file:
-            popen = subprocess.Popen([*command, *words], stdout=file, stderr=file, env=environment)
+            popen = subprocess.Popen([*command, *words, *cls.options], stdout=file, stderr=file, env=environment)
         return cls(popen, log, time.monotonic())
 
     def said(self) -> list[str]:
@@ -134,6 +137,9 @@ def compare(found: Path, expected: Path) -> dict[str, Any]:
 class Study:
     """All runs, in one folder; results are written after each."""
 
+    process: ClassVar[type[Process]] = Process
+    results: ClassVar[Path] = RESULTS
+
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder, self.draw = folder, random.Random(seed)
         self.expected = folder / "whole"
@@ -147,12 +153,12 @@ class Study:
 
     def whole(self) -> None:
         """Two runs that nobody kills, in processes of their own."""
-        process = Process.start(self.expected, self.folder / "whole.log")
+        process = self.process.start(self.expected, self.folder / "whole.log")
         self.seconds = process.finish()
         records = read_json(self.expected / "report.json")["stages"]
         self.stages = [(stage["name"], stage["seconds"]) for stage in records]
         twin = self.folder / "twin"
-        seconds = Process.start(twin, self.folder / "twin.log").finish()
+        seconds = self.process.start(twin, self.folder / "twin.log").finish()
         self.found |= {
             "seconds": [self.seconds, seconds],
             "stages": dict(self.stages),
@@ -166,7 +172,7 @@ class Study:
         shutil.rmtree(root, ignore_errors=True)
         kills, resumed, spent = [], [], 0.0
         while True:
-            process = Process.start(root, log)
+            process = self.process.start(root, log)
             if (age := self._kill(process, stage, often=often)) is None:  # it ended before: drawn again
                 spent += time.monotonic() - process.started
                 process.finish()
@@ -175,7 +181,7 @@ class Study:
             resumed += _resumed(process)
             spent += age
             if not often:
-                process = Process.start(root, log)
+                process = self.process.start(root, log)
                 spent += process.finish()
                 resumed += _resumed(process)
                 break
@@ -201,7 +207,7 @@ class Study:
         kinds = sorted({row["kind"] for row in kills})
         counted = {kind: [row["same"] for row in kills if row["kind"] == kind] for kind in kinds}
         summary = {kind: {"runs": len(same), "same": sum(same)} for kind, same in counted.items()}
-        write_json(RESULTS, {**self.found, "summary": summary})
+        write_json(self.results, {**self.found, "summary": summary})
 
 
 def _resumed(process: Process) -> list[str]:
