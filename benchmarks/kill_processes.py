@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/kill_processes.py --out runs/kill_processes [--kills 10] [--seed 0]
 
-As ``kill.py``, whose recipe and comparison it takes, with ``--devices 2``. SIGKILL goes to one of the two, to the other,
+As ``kill.py``, whose recipe and comparison it takes, with ``--devices 2``. SIGKILL goes to one of the two, the other,
 or to both, drawn for each run; what started them must then end by itself, with exit code 130 and one sentence. The run
 is started again with two processes. Once more runs go on with another number: begun with two they are ended by one, and
 the other way round; those must come to the same plan, and to weights that differ by rounding. Results go to
