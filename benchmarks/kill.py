@@ -36,7 +36,7 @@ RECIPE = ROOT / "configs" / "digits.yaml"
 SETTINGS = (
     "threads=1", "data.image_size=16", "model.train.epochs=3", "explainer.predictor.epochs=3",
     "explainer.selector.epochs=4", "gates.steps=120", "finetune.epochs=2", "dynamic.enabled=true", "dynamic.epochs=2",
-    "dynamic.finetune_epochs=1", "dynamic.batch_size=64", "dynamic.verify_images=20", "latency.rounds=5",
+    "dynamic.finetune_epochs=1", "dynamic.batch_size=64", "dynamic.verify_images=20", "latency.rounds=20",
     "latency.warmup_seconds=0.05",
 )  # fmt: skip
 SECONDS = "0.2"
@@ -91,12 +91,10 @@ class Process:
         self.popen.wait()
         return time.monotonic() - self.started if self.popen.returncode == -signal.SIGKILL else None
 
-    def finish(self) -> float:
-        """Seconds from its start to its end, which must be a good one."""
+    def finish(self) -> tuple[int, float]:
+        """Its exit code, and seconds from its start to its end."""
         code = self.popen.wait()
-        if code != 0:
-            raise SystemExit(f"the run ended with {code}:\n" + "\n".join(self.said()))
-        return time.monotonic() - self.started
+        return code, time.monotonic() - self.started
 
 
 def contents(root: Path) -> dict[str, str]:
@@ -153,12 +151,11 @@ class Study:
 
     def whole(self) -> None:
         """Two runs that nobody kills, in processes of their own."""
-        process = self.process.start(self.expected, self.folder / "whole.log")
-        self.seconds = process.finish()
+        self.seconds = self._to_its_end(self.expected)
         records = read_json(self.expected / "report.json")["stages"]
         self.stages = [(stage["name"], stage["seconds"]) for stage in records]
         twin = self.folder / "twin"
-        seconds = self.process.start(twin, self.folder / "twin.log").finish()
+        seconds = self._to_its_end(twin)
         self.found |= {
             "seconds": [self.seconds, seconds],
             "stages": dict(self.stages),
@@ -166,31 +163,37 @@ class Study:
         }
         self.write()
 
+    def _to_its_end(self, out: Path) -> float:
+        process = self.process.start(out, self.folder / f"{out.name}.log")
+        code, seconds = process.finish()
+        if code != 0:
+            raise SystemExit(f"a run that nobody killed ended with {code}:\n" + "\n".join(process.said()))
+        return seconds
+
     def kill(self, kind: str, *, stage: str | None = None, often: bool = False) -> None:
         """One run: killed as ``kind`` says, then run to its end and compared."""
         root, log = self.folder / "killed", self.folder / "killed.log"
         shutil.rmtree(root, ignore_errors=True)
-        kills, resumed, spent = [], [], 0.0
-        while True:
+        kills, resumed, spent, code = [], [], 0.0, None
+        while code is None:
             process = self.process.start(root, log)
-            if (age := self._kill(process, stage, often=often)) is None:  # it ended before: drawn again
-                spent += time.monotonic() - process.started
-                process.finish()
-                break
-            kills.append({"seconds": round(age, 2), "stage": process.stage})
+            age = self._kill(process, stage, often=often) if often or not kills else None
+            if age is None:  # not to be killed, or it ended before
+                code, age = process.finish()
+            else:
+                kills.append({"seconds": round(age, 2), "stage": process.stage})
             resumed += _resumed(process)
             spent += age
-            if not often:
-                process = self.process.start(root, log)
-                spent += process.finish()
-                resumed += _resumed(process)
-                break
         if not kills:
             return self.kill(kind, stage=stage, often=often)
         row = {"kind": kind, "kills": kills, "went_on": resumed, "extra_seconds": round(spent - self.seconds, 1)}
-        self.found["kills"].append(row | compare(root, self.expected))
+        if code == 0:
+            row |= compare(root, self.expected)
+        else:
+            row |= {"same": False, "exit_code": code, "said": process.said()[-3:]}
+        self.found["kills"].append(row)
         self.write()
-        print(json.dumps(self.found["kills"][-1]), flush=True)
+        print(json.dumps(row), flush=True)
         return None
 
     def _kill(self, process: Process, stage: str | None, *, often: bool) -> float | None:

@@ -89,7 +89,9 @@ class RanksStudy(Study):
             process = first.start(root, log)
             age = process.kill_after(self.draw.uniform(0.3, 0.6) * self.seconds)
             stage = process.stage
-            second.start(root, log).finish()
+            code, _ = second.start(root, log).finish()
+            if code:
+                raise SystemExit(f"the run ended with {code}")
             plans = [read_json(place / "slim" / "plan.json") for place in (root, self.expected)]
             weights = [read_tensors(place / "slim" / "model.safetensors") for place in (root, self.expected)]
             row = {

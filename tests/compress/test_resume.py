@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.config import DynamicConfig, ExplainerConfig, FinetuneConfig, PredictorConfig
+from compress.config import DynamicConfig, ExplainerConfig, FinetuneConfig, MaskConfig, PredictorConfig
 from compress.data import Batches, ImageSet
 from compress.dynamic import DynamicClassifier, find_routes, learn_routing, routed_cost
-from compress.explain import STEERING, ExplainedClassifier, Selector, find_scales, new_predictor
+from compress.explain import STEERING, ExplainedClassifier, Selector, find_scales, new_predictor, train_predictor
+from compress.explain.predictor import rbf_masks
 from compress.finetune import Steering, train_classifier
 from compress.models import Classifier
 from compress.surgery import trace_groups
@@ -110,6 +111,25 @@ def test_explainers(kind: str, variant: str, train: Batches, images: ImageSet, s
         return network.state_dict()
 
     survives(work, **{"varsal" if kind == "varsal" else "selector": 6})
+
+
+def test_a_predictor(train: Batches, images: ImageSet, survives: Callable[..., None]) -> None:
+    def work(checkpoints: Checkpoints | None) -> dict[str, Tensor]:
+        classifier = to_classifier()
+        predictor = new_predictor(classifier, PredictorConfig())
+        train_predictor(
+            predictor,
+            classifier,
+            train,
+            Batches(images, 24),
+            make_fabric(accelerator="cpu"),
+            config=PredictorConfig(epochs=3, patience=1),
+            draw=rbf_masks(MaskConfig()),
+            checkpoints=checkpoints,
+        )
+        return predictor.state_dict()
+
+    survives(work, predictor=6)
 
 
 def test_finetuning_that_is_taught_and_steered(train: Batches, survives: Callable[..., None]) -> None:
