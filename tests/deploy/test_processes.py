@@ -67,7 +67,7 @@ def test_two_machines_go_on_with_a_run_of_one_process(
 
 
 def test_an_error_of_processes_is_told_once(tiny: Path, tmp_path: Path, environment: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "deploy.cli", *as_arguments(tiny, tmp_path / "out", ["budget.macs=1"], None)]
+    command = [sys.executable, "-m", "deploy.cli", *as_arguments(tiny, tmp_path / "out", ["budget.macs=1000"], None)]
     ended = subprocess.run([*command, "--devices", "2"], env=environment, capture_output=True, text=True, timeout=240)
     assert ended.returncode == 2
     assert ended.stderr.count("error:") == 1, ended.stderr
