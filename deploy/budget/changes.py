@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from export.costs import LayerCost
@@ -58,18 +58,40 @@ class LayerChange:
 
 
 def find_changes(before: Sequence[LayerCost], after: Sequence[LayerCost]) -> tuple[LayerChange, ...]:
-    """Every layer that changed, matched by name.
+    """Every layer that changed, matched by name (see ``_aligned``).
 
     Those that grew by themselves come first, the largest growth of all at the top; then those that grew with what
     they read; then those that shrank.
     """
-    old, new = {layer.name: layer for layer in before}, {layer.name: layer for layer in after}
+    new = {layer.name: layer for layer in after}
+    old = {layer.name: layer for layer in _aligned(before, new)}
     found = [
         LayerChange(name, old.get(name), new.get(name), _own(old.get(name), new.get(name)))
         for name in dict.fromkeys([*new, *old])
         if old.get(name) != new.get(name)
     ]
     return tuple(sorted(found, key=lambda change: (-max(change.own, 0), -change.growth)))
+
+
+def _aligned(before: Sequence[LayerCost], new: Collection[str]) -> Sequence[LayerCost]:
+    """Layers under the names that the other model knows, where only the module around one of the two differs.
+
+    A run keeps a classifier in a wrapper that normalises (``net.conv1``); what a factory returns has none (``conv1``).
+    """
+    old = [layer.name for layer in before]
+    if any(name in new for name in old):
+        return before
+    if (outer := _wrapper(old)) and any(name.removeprefix(outer) in new for name in old):
+        return [replace(layer, name=layer.name.removeprefix(outer)) for layer in before]
+    if (outer := _wrapper(new)) and any(outer + name in new for name in old):
+        return [replace(layer, name=outer + layer.name) for layer in before]
+    return before
+
+
+def _wrapper(names: Collection[str]) -> str:
+    """The module that all layers lie in, with its dot; empty where there is no one such module."""
+    outer = {name.partition(".")[0] for name in names if "." in name}
+    return f"{outer.pop()}." if len(outer) == 1 and all("." in name for name in names) else ""
 
 
 def _macs(layer: LayerCost | None) -> int:

@@ -72,3 +72,16 @@ def test_a_kernel_groups_and_layers_that_come_and_go() -> None:
 def test_growth_is_what_macs_say(factor: int) -> None:
     (change,) = find_changes((NET[1],), (conv("b", 20, 40 * factor),))
     assert change.growth == change.own == (factor - 1) * NET[1].macs
+
+
+def test_a_wrapper_around_one_of_the_models_hides_nothing() -> None:
+    wrapped = tuple(replace(layer, name=f"net.{layer.name}") for layer in NET)
+    assert find_changes(wrapped, NET) == find_changes(NET, wrapped) == ()
+    after = (NET[0], conv("b", 20, 44), *NET[2:])
+    assert [change.name for change in find_changes(wrapped, after)] == ["b"]
+    assert [change.name for change in find_changes(after, wrapped)] == ["net.b"]
+
+
+def test_models_that_share_no_layer_are_not_forced_together() -> None:
+    others = (conv("x.stem", 16, 20), conv("y.stem", 20, 40))
+    assert {change.kind for change in find_changes(NET, others)} == {"added", "removed"}
