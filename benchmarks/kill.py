@@ -2,11 +2,12 @@
 
     .venv/bin/python benchmarks/kill.py --out runs/kill [--kills 30] [--often 4] [--seed 0]
 
-The recipe of ``short_run.py`` and the dynamic variant: every stage there is, steered by an explainer. Two uninterrupted runs in processes of their own come first and must agree. Then runs get SIGKILL: at
-instants drawn uniformly over an uninterrupted run's time, once at a random place within every stage, and some again and
-again until they are through. Each is then run to its end, and compared: every file of the run directory by its bytes,
-but for ``TIMED`` ones, and report.json but for ``TIMES``. Checkpoints are saved as often as their cost allows, so that
-kills land on them. Results go to results/kill.json after every run.
+The recipe of ``short_run.py`` and the dynamic variant: every stage there is, steered by an explainer. Two uninterrupted
+runs in processes of their own come first and must agree. Then runs get SIGKILL: at instants drawn uniformly over an
+uninterrupted run's time, once at a random place within every stage, and some again and again until they are through.
+Each is then run to its end, and compared: every file of the run directory by its bytes, but for ``TIMED`` ones, and
+report.json but for ``TIMES``. Checkpoints are saved as often as their cost allows, so that kills land on them. Results
+go to results/kill.json after every run.
 """
 
 from __future__ import annotations
