@@ -4,7 +4,8 @@
 
 Finetuning's loop (SGD with momentum, one-cycle) on random images: ResNet-20 as on CIFAR-10, and ResNet-50, whose
 checkpoints are a hundred times as large. A training ends after about so many seconds of steps. Rows go to
-results/checkpoints.json: seconds in saves as a share of the training's seconds, the file's size, seconds to read it.
+results/checkpoints.json: seconds in saves as a share of the training's seconds, then of three saves in a row, behind
+every step; the file's size, and seconds to read it.
 """
 
 from __future__ import annotations
@@ -63,12 +64,14 @@ def measure(name: str, seconds: float) -> dict[str, Any]:
     train(2, None)
     steps = max(5, round(seconds / (train(5, None) / 5)))
     with tempfile.TemporaryDirectory() as folder:
-        checkpoints = Checkpoints(Path(folder), "key")
+        checkpoints = Checkpoints(Path(folder) / "as in runs", "key")
         took = train(steps, checkpoints)
-        (path,) = Path(folder).iterdir()
+        every = Checkpoints(Path(folder) / "every step", "key", seconds=0)
+        train(3, every)
+        (path,) = every.folder.iterdir()
         size = path.stat().st_size
         started = time.perf_counter()
-        Checkpoints(Path(folder), "key").of("training", {}).load_()
+        Checkpoints(every.folder, "key").of("training", {}).load_()
         load = time.perf_counter() - started
     return {
         "network": name,
@@ -78,6 +81,7 @@ def measure(name: str, seconds: float) -> dict[str, Any]:
         "saves": len(checkpoints.saves),
         "seconds_in_saves": sum(checkpoints.saves),
         "share": sum(checkpoints.saves) / took,
+        "seconds_a_save": every.saves,
         "bytes": size,
         "seconds_to_read": load,
     }

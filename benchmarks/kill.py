@@ -2,12 +2,12 @@
 
     .venv/bin/python benchmarks/kill.py --out runs/kill [--kills 30] [--often 4] [--seed 0]
 
-The digits recipe, shortened (``SETTINGS``), with every stage there is: an explainer that steers, and the dynamic
-variant. Two uninterrupted runs in processes of their own come first and must agree. Then runs get SIGKILL: at
-instants drawn uniformly over an uninterrupted run's time, once at a random place within every stage, and some again and
-again until they are through. Each is then run to its end, and compared: every file of the run directory by its bytes,
-but for ``TIMED`` ones, and report.json but for ``TIMES``. Checkpoints are saved as often as their cost allows, so that
-kills land on them. Results go to results/kill.json after every run.
+The recipe of ``short_run.py`` and the dynamic variant: every stage there is, steered by an explainer. Two uninterrupted
+runs in processes of their own come first and must agree. Then runs get SIGKILL: at instants drawn uniformly over an
+uninterrupted run's time, once at a random place within every stage, and some again and again until they are through.
+Each is then run to its end, and compared: every file of the run directory by its bytes, but for ``TIMED`` ones, and
+report.json but for ``TIMES``. Checkpoints are saved as often as their cost allows, so that kills land on them. Results
+go to results/kill.json after every run.
 """
 
 from __future__ import annotations
@@ -27,18 +27,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from short_run import RECIPE, write_recipe
+
 from compress.files import read_json, write_json
 from deploy.machine import device_name, versions
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "kill.json"
-RECIPE = ROOT / "configs" / "digits.yaml"
-SETTINGS = (
-    "threads=1", "data.image_size=16", "model.train.epochs=3", "explainer.predictor.epochs=3",
-    "explainer.selector.epochs=4", "gates.steps=120", "finetune.epochs=2", "dynamic.enabled=true", "dynamic.epochs=2",
-    "dynamic.finetune_epochs=1", "dynamic.batch_size=64", "dynamic.verify_images=20", "latency.rounds=20",
-    "latency.warmup_seconds=0.05",
-)  # fmt: skip
+SETTINGS = ("dynamic.enabled=true", "dynamic.epochs=2", "dynamic.finetune_epochs=1", "dynamic.verify_images=10")
 SECONDS = "0.2"
 """Between checkpoints, at least."""
 
@@ -66,7 +62,8 @@ class Process:
     @classmethod
     def start(cls, out: Path, log: Path) -> Self:
         words = [word for setting in SETTINGS for word in ("--set", setting)]
-        command = [sys.executable, "-c", "from deploy.cli import main; main()", "run", str(RECIPE), "--out", str(out)]
+        recipe = str(out.parent / "tiny.yaml")
+        command = [sys.executable, "-c", "from deploy.cli import main; main()", "run", recipe, "--out", str(out)]
         environment = {**os.environ, "SLIMSIGHT_CHECKPOINT_SECONDS": SECONDS}
         with log.open("wb") as file:
             popen = subprocess.Popen([*command, *words, *cls.options], stdout=file, stderr=file, env=environment)
@@ -107,7 +104,8 @@ def contents(root: Path) -> dict[str, str]:
         content = path.read_bytes()
         if path.name == "done.json":
             record = json.loads(content)
-            del record["seconds"]
+            for time_or_its_checksum in ("seconds", "seal"):
+                record.pop(time_or_its_checksum, None)
             if path.parent.name == "latency":
                 del record["metrics"]
             content = json.dumps(record, sort_keys=True).encode()
@@ -118,7 +116,8 @@ def contents(root: Path) -> dict[str, str]:
 def report_of(root: Path) -> dict[str, Any]:
     """report.json without ``TIMES``."""
     report = read_json(root / "report.json")
-    del report["created"], report["latency"]
+    for key in ("created", "latency", "seal"):
+        report.pop(key, None)
     for stage in report["stages"]:
         del stage["seconds"], stage["reused"]
     return dict(report)
@@ -139,12 +138,13 @@ class Study:
     results: ClassVar[Path] = RESULTS
 
     def __init__(self, folder: Path, seed: int) -> None:
-        self.folder, self.draw = folder, random.Random(seed)
-        self.expected = folder / "whole"
+        self.folder, self.draw = folder.absolute(), random.Random(seed)
+        self.expected = self.folder / "whole"
+        write_recipe(self.folder)
         self.seconds = 0.0
         self.stages: list[tuple[str, float]] = []
         self.found: dict[str, Any] = {
-            "versions": versions(), "device": device_name(), "seed": seed, "recipe": RECIPE.name,
+            "versions": versions(), "device": device_name(), "seed": seed, "recipe": RECIPE,
             "settings": SETTINGS, "checkpoint_seconds": float(SECONDS), "times_in_report": TIMES,
             "files_not_compared": TIMED, "kills": [],
         }  # fmt: skip

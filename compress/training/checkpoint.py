@@ -28,8 +28,8 @@ SHARE = 0.02
 LEAST_SECONDS = 10.0
 """Between two saves, however fast they are: what a kill costs at most where saving is cheap."""
 
-_BYTES_A_SECOND = 2e8
-"""How fast the first save is expected to be: a disk that syncs."""
+_BYTES_A_SECOND = 3e7
+"""How fast the first save is expected to be: on a disk that syncs and is busy. Later ones know."""
 
 
 class Stateful(Protocol):
