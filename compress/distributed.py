@@ -236,7 +236,7 @@ def random_as_leader() -> None:
     """Let all processes draw the numbers that the leader would draw next."""
     if world() == 1:
         return
-    here = torch.cuda.is_initialized()
+    here: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     state, of_gpu = broadcast((torch.get_rng_state(), torch.cuda.get_rng_state() if here else None))
     torch.set_rng_state(state)
     if here and of_gpu is not None:

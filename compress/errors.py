@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
 
 class SlimError(Exception):
     """Base of everything slimsight raises for its users; ``exit_code`` is the command line's answer."""
@@ -35,6 +40,21 @@ class RuntimeMissing(ExportError):
 
 class RunError(SlimError):
     """A run directory that is busy, full or not ours."""
+
+
+class Damaged(RunError):
+    """A file that is not what was written: cut off, changed or gone. ``path``: which; ``how``: in words.
+
+    ``remedy`` says what to do; whoever knows the command that writes the file anew gives it (``remedied``).
+    """
+
+    def __init__(self, path: Path, how: str, remedy: str = "") -> None:
+        super().__init__(f"{path} {how}" + (f"; {remedy}" if remedy else ""))
+        self.path, self.how = path, how
+
+    def remedied(self, remedy: str) -> Damaged:
+        """The same, with what to do."""
+        return Damaged(self.path, self.how, remedy)
 
 
 class Interrupted(SlimError):

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: written beside their place and renamed into it."""
+"""Files that are whole or absent, after a power cut too: written beside their place, synced, renamed into it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import RunError
+from .disk import make_folder, sync_file, sync_folder
+from .errors import ModelError, RunError
+from .untrusted import MOST_JSON, parse_json, read_text
 
 if TYPE_CHECKING:  # torch takes a second to import, and reports and budgets are read without it
     import torch
@@ -20,17 +22,39 @@ NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """A temporary path beside ``path`` that becomes ``path`` when the block ends well.
+
+    Args:
+        durable: after the block it stays, whatever happens to the machine. That takes milliseconds; without it (for
+            pictures, of which a run draws many) a power cut may leave an empty file.
 
     Raises:
         RunError: the disk is full or the place is not writable; what stood at ``path`` before is untouched.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        part.replace(path)
+        with writing(path):
+            make_folder(path.parent)
+            yield part
+            if durable:
+                sync_file(part)  # before the rename: else the new name may come to stand for an empty file
+            part.replace(path)
+            if durable:
+                sync_folder(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the operating system says about writing ``path`` into one sentence.
+
+    Raises:
+        RunError: the disk is full or the place is not writable.
+    """
+    try:
+        yield
     except OSError as error:
         if error.errno in NO_ROOM:
             raise RunError(
@@ -40,8 +64,6 @@ def atomic_path(path: Path) -> Iterator[Path]:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise RunError(f"cannot write {path}: {error.strerror}; choose a writable folder with --out") from error
         raise
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def no_room(error: OSError) -> str:
@@ -61,8 +83,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The value stored in a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """The value stored in a JSON file.
+
+    Raises:
+        OSError: it is missing, cannot be read, is no file, or is too large.
+        ValueError: it is no JSON (see ``compress.untrusted.parse_json``).
+    """
+    return parse_json(read_text(path, MOST_JSON))
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -75,7 +102,19 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dic
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file, on the CPU."""
+    """The tensors of a safetensors file, on the CPU.
+
+    Raises:
+        ModelError: it is missing, no file, or no safetensors file: its header does not fit what follows it.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    return load_file(path)
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "is no file" if path.exists() else "does not exist"
+        raise ModelError(f"weights file {path} {what}; give a .safetensors file")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError, OverflowError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"weights file {path} is no readable safetensors file: {reason}") from error

@@ -116,13 +116,20 @@ def _channelwise(x: Tensor) -> tuple[int, ...]:
     return 1, -1, *[1] * (x.dim() - 2)
 
 
+def _first(x: Tensor, axes: int) -> Tensor:
+    """The first element of every dimension behind the first ``axes``, which stay as they are."""
+    for dim in range(axes, x.dim()):
+        x = x.narrow(dim, 0, 1)
+    return x
+
+
 def _dropout(axes: int | None) -> Callable[..., Tensor]:
     """Dropout of single values (None), or of channels: of all behind the first ``axes`` dimensions at once."""
 
     def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
         if not training or p == 0:
             return input
-        like = input if axes is None else input[(..., *[slice(1)] * (input.dim() - axes))]
+        like = input if axes is None else _first(input, axes)
         kept = per_image(like.detach(), lambda empty: empty.bernoulli_(1 - p))
         kept = kept.div_(1 - p) if p < 1 else kept
         return input.mul_(kept) if inplace else input * kept

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from compress.errors import Interrupted, SlimError
+from compress.memory import out_of_memory
 from compress.stop import Stop
 
 from .commands import COMMANDS
@@ -52,6 +53,12 @@ class _Commands(TyperGroup):
             except OSError as error:  # what no other place could say better
                 where = f"{error.filename}: " if error.filename else ""
                 progress.error(f"{where}{error.strerror or error}; correct that and run the same command again")
+                code = SlimError.exit_code
+            except Exception as error:
+                said = out_of_memory(error)
+                if said is None:
+                    raise
+                progress.error(f"'slimsight {ctx.invoked_subcommand}' {said}")
                 code = SlimError.exit_code
         raise typer.Exit(code)
 

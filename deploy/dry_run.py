@@ -60,7 +60,7 @@ def dry_run(
     Raises:
         SlimError: what the run itself would refuse.
     """
-    donor = read_run(reuse) if reuse is not None else None
+    donor = read_run(reuse, whole=False) if reuse is not None else None
     run = _look(out)
     session = Session(recipe, run, progress, cache or default_cache())
     stages = to_stages(recipe)
@@ -88,7 +88,7 @@ def _look(out: Path) -> RunDir:
     """The run in ``out``, or one that is yet to be made."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         try:
-            return read_run(out)
+            return read_run(out, whole=False)
         except RunError as error:
             raise RunError(f"{error}; a run would refuse it too: choose a new or empty folder with --out") from error
     return RunDir(out.absolute(), writable=False)

@@ -10,18 +10,19 @@ from typing import Any
 
 import numpy as np
 
+from compress.disk import remove
 from compress.errors import ConfigError, RunError
-from compress.files import write_json
 from compress.progress import SILENT, Progress
 from compress.registry import nearest
-from export.checksum import sha256_of
+from compress.sealed import sha256_of_file, write_sealed
 from export.engines.result import BatchProfile, EngineResult, Precision
 from export.metadata import read_metadata
 from export.prove import Artifact, Evidence, prove
 
 from .export_files import FORMATS, PRECISIONS, Files
+from .exported import EXPORT_FILE
 from .machine import device_name, versions
-from .recipe import load_recipe
+from .own_code import load_run_recipe, remember_engine
 from .run_dir import read_run
 from .session import Session, default_cache
 
@@ -48,7 +49,7 @@ class Exported:
     @property
     def json(self) -> Path:
         """Where its figures are."""
-        return self.folder / "export.json"
+        return self.folder / EXPORT_FILE
 
 
 def read_choices(given: str, allowed: Sequence[str], option: str) -> tuple[str, ...]:
@@ -93,6 +94,7 @@ def export_run(
     batch: BatchProfile | None = None,
     out: Path | None = None,
     cache: Path | None = None,
+    allow_code: bool = False,
     progress: Progress = SILENT,
 ) -> Exported:
     """Export the slim model of a finished run, and its dynamic variant where it has one; prove what can run here.
@@ -105,33 +107,36 @@ def export_run(
         batch: images per call that engines take, and that artefacts are compared at; None: as each takes them.
         out: where to; None: ``export`` in the run's folder.
         cache: folder of decoded images (see ``default_cache``).
+        allow_code: build the run's model from its file although that was not run here (see ``deploy.own_code``).
 
     Raises:
+        ConfigError: its model is code that was not run here, and is not allowed.
         RunError: there is no run, it is being written, or it is not finished.
-        ExportError: the run's own artefacts are not what it exported, or the model has no such form.
+        Damaged: a file of the run is not what it wrote.
+        ExportError: the model has no such form.
     """
     run = read_run(path)
     if (writer := run.writer()) is not None:
         raise RunError(f"process {writer} is working on {path}: wait until it ends, then export")
-    recipe = load_recipe(run.recipe)
+    recipe = load_run_recipe(run, allow_code=allow_code, cache=cache)
     stages = ("finetune", "dynamic") if recipe.dynamic.enabled else ("finetune",)
     unfinished = next((stage for stage in stages if run.record(stage) is None), None)
     if unfinished is not None:
         raise RunError(
             f"{path} is not finished (stage '{unfinished}' is not done): complete it with 'slimsight run', then export"
         )
-    for stage in ("export", "dynamic_export"):
-        run.check_artefacts(stage)
     folder = out or run.export_json.parent
     # Figures of other files must not stand beside these, whatever happens on the way.
-    (folder / "export.json").unlink(missing_ok=True)
+    remove(folder / EXPORT_FILE)
     session = Session(recipe, run, progress, cache or default_cache())
     files = Files(session, folder, opset or recipe.export.opset, formats, precisions, batch)
     artifacts = files.write()
+    for name in files.engines:
+        remember_engine(folder / name, session.cache)
     images = np.asarray(session.some_images(IMAGES))
     evidence = prove(artifacts, images, fp32=recipe.export.tolerance, progress=progress)
     found = Exported(folder, tuple(artifacts), evidence, files.engines, tuple(files.skipped))
-    write_json(found.json, _to_dict(found, len(images)))
+    write_sealed(found.json, _to_dict(found, len(images)))
     return found
 
 
@@ -149,7 +154,7 @@ def _to_dict(found: Exported, images: int) -> dict[str, Any]:
                 "kind": artifact.kind,
                 "precision": artifact.precision,
                 "size_bytes": artifact.path.stat().st_size,
-                "sha256": sha256_of(artifact.path),
+                "sha256": sha256_of_file(artifact.path),
                 "metadata": metadata,
                 "engine": built.to_dict() | {"path": artifact.path.name} if built is not None else None,
                 "parity": rows,

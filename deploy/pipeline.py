@@ -12,27 +12,31 @@ from typing import Any
 
 import torch
 
+from compress.data import Flow
 from compress.distributed import alone, broadcast, part_ways, together
-from compress.errors import RunError
-from compress.files import atomic_path, write_text
+from compress.memory import memory_told
 from compress.progress import SILENT, Progress
 from compress.stop import Stop
 from export.metadata import METADATA
 
 from .assemble import assemble_report, draw_pictures
 from .checkpointing import open_checkpoints
+from .data_parts import augmentation, judged
 from .fingerprint import fingerprint
 from .looks import draw_worst
+from .own_code import remember_code
 from .processes import leave_signals_to_leader, started
-from .recipe import Recipe, dump_recipe
+from .recipe import Recipe
 from .report import Report
-from .report.forms import remove_forms, write_forms
-from .run_dir import RunDir, StageRecord, open_run, read_run
+from .report.forms import write_forms
+from .report_record import record_forms
+from .run_dir import RECIPE, REPORT, RunDir, StageRecord, open_run, read_run
 from .session import Session, default_cache, explainer_of
 from .stages import dynamic, learn, prove, slim
 from .stages.learn import seed_stage
 from .stages.outcome import Outcome
 from .stages.preflight import preflight
+from .taking_up import find_held, start_over, take_over, write_recipe
 
 CODE = 2
 """Part of every fingerprint: raised when a stage would compute something else from the same recipe."""
@@ -75,7 +79,7 @@ def _classifier_parts(session: Session) -> Parts:
         "data": session.data_key,
     }
     if model.weights is None:
-        parts |= {"train": model.train, "augment": [data.crop_padding, data.flip], **_learning(session.recipe)}
+        parts |= {"train": model.train, "augment": augmentation(data), **_learning(session.recipe)}
     return parts
 
 
@@ -99,12 +103,13 @@ def _selector_parts(session: Session) -> Parts:
 
 
 def _explainer_parts(session: Session, of_rbf: Parts) -> Parts:
-    """What only one of the explainers reads."""
+    """What it learns on, if not everything, and what only one of the explainers reads."""
     kind, explainer = session.explainer.head.kind, session.recipe.explainer
+    seen = {} if explainer.images is None else {"images": explainer.images}
     if kind == "rbf":
-        return of_rbf
+        return {**of_rbf, **seen}
     sections = {"realx": explainer.realx, "varsal": explainer.varsal}
-    return {"kind": kind, kind: sections[kind]}
+    return {"kind": kind, kind: sections[kind], **seen}
 
 
 def _gate_parts(session: Session) -> Parts:
@@ -134,15 +139,13 @@ def _target(recipe: Recipe) -> Any:
 
 def _finetune_parts(session: Session) -> Parts:
     recipe = session.recipe
-    augment = [recipe.data.crop_padding, recipe.data.flip]
-    return {"finetune": recipe.finetune, "augment": augment, **_learning(recipe)}
+    return {"finetune": recipe.finetune, "augment": augmentation(recipe.data), **_learning(recipe)}
 
 
 def _dynamic_parts(session: Session) -> Parts:
     recipe = session.recipe
-    augment = [recipe.data.crop_padding, recipe.data.flip]
     learned = recipe.dynamic.model_dump(mode="json", exclude={"route"})
-    return {"dynamic": learned, "augment": augment, **_learning(recipe)}
+    return {"dynamic": learned, "augment": augmentation(recipe.data), **_learning(recipe)}
 
 
 def _export_parts(session: Session) -> Parts:
@@ -157,7 +160,7 @@ def _dynamic_export_parts(session: Session) -> Parts:
 
 def _judgement_parts(session: Session) -> Parts:
     """What is measured is part of it: an earlier version's judgement lacks the drift of maps."""
-    return {"data": session.recipe.data, "figures": ["accuracy", "drift", "maps"]}
+    return {"data": judged(session.recipe.data), "figures": ["accuracy", "drift", "maps"]}
 
 
 def to_stages(recipe: Recipe) -> tuple[Stage, ...]:
@@ -217,37 +220,48 @@ def run_recipe(
     Raises:
         SlimError: with everything finished so far kept.
     """
-    donor = read_run(reuse) if reuse is not None else None
+    donor = read_run(reuse, whole=False) if reuse is not None else None
     with open_run(out) as run, _threads(recipe.threads), alone():
         if on_open is not None:
             on_open(run)
+        remember_code(recipe.model, cache or default_cache())
         session = Session(recipe, run, progress, cache or default_cache())
         _meet(session)
         stages = to_stages(recipe)
         keys = fingerprints(stages, session)
-        records = {s.name: record for s in stages if (record := run.done(s.name, keys[s.name]))}
-        reused = list(records)
-        if reused:
-            progress.note(f"done before: {', '.join(reused)}")
-        if len(reused) < len(stages):
+        held = find_held({stage.name: stage.needs for stage in stages}, keys, run, progress)
+        if held:
+            progress.note(f"done before: {', '.join(held)}")
+        if len(held) < len(stages):
             preflight(session)
-            _start_over(run, recipe, [stage.name for stage in stages if stage.name not in records])
+            start_over(run, recipe, [stage.name for stage in stages if stage.name not in held])
+        elif run.record(RECIPE) is None or run.damage(RECIPE) is not None:
+            write_recipe(run, recipe)
+        records: dict[str, StageRecord] = {}
+        reused = []
         for number, stage in enumerate(stages, 1):
-            if stage.name in records:
+            inputs = {need: records[need].content for need in stage.needs}
+            if stage.name in held and held[stage.name].follows(inputs):
+                records[stage.name] = held[stage.name]
+                reused.append(stage.name)
                 continue
-            if donor is not None and (taken := _take_over(stage.name, keys[stage.name], donor, run)):
+            if stage.name in held:
+                progress.note(f"{stage.name}: what it was made from has changed ({', '.join(stage.needs)})")
+                run.forget(stage.name)
+            if donor is not None and (taken := take_over(stage.name, keys[stage.name], inputs, donor, run)):
                 progress.note(f"{stage.name}: taken from {donor.root}")
                 records[stage.name] = taken
                 reused.append(stage.name)
                 continue
             progress.note(f"stage {number} of {len(stages)}: {stage.name}")
             session.checkpoints[stage.name] = open_checkpoints(run, stage.name, keys[stage.name], stop, progress)
-            records[stage.name] = _do(stage, session, keys[stage.name])
-        ordered = {stage.name: records[stage.name] for stage in stages}
-        draw_pictures(session, ordered["surgery"].metrics)
-        draw_worst(session, ordered["judgement"].metrics.get("saliency", {}).get("maps", {}).get("worst", ()))
-        report = assemble_report(session, name, ordered, reused)
+            records[stage.name] = _do(stage, session, keys[stage.name], inputs)
+        run.unrecord(REPORT)
+        draw_pictures(session, records["surgery"].metrics)
+        draw_worst(session, records["judgement"].metrics.get("saliency", {}).get("maps", {}).get("worst", ()))
+        report = assemble_report(session, name, records, reused)
         write_forms(run.root, report)
+        record_forms(run, {name: record.content for name, record in records.items()})
         shutil.rmtree(run.checkpoints, ignore_errors=True)
         with together():
             broadcast(_NOTHING)
@@ -290,49 +304,20 @@ def fingerprints(stages: Sequence[Stage], session: Session) -> dict[str, str]:
     return keys
 
 
-def _start_over(run: RunDir, recipe: Recipe, stages: Sequence[str]) -> None:
-    """From here on the run is this recipe's: no report and no stage of another recipe may pass for its own."""
-    remove_forms(run.root)
-    run.export_json.unlink(missing_ok=True)
-    for stage in stages:
-        run.forget(stage)
-    write_text(run.recipe, dump_recipe(recipe))
-
-
-def _do(stage: Stage, session: Session, key: str) -> StageRecord:
+def _do(stage: Stage, session: Session, key: str, inputs: Mapping[str, str]) -> StageRecord:
     session.run.begin(stage.name)
+    session.flow = Flow()
     checkpoints = session.checkpoints[stage.name]
-    try:
-        with together() if stage.together else alone():
-            broadcast((stage.name, key))  # who follows begins, too; alone, nobody hears it
-            seed_stage(session.recipe.seed, stage.name)
-            outcome = stage.work(session)
-    except torch.OutOfMemoryError as error:
-        raise RunError(f"stage '{stage.name}' ran out of GPU memory; lower its batch_size and run again") from error
-    record = session.run.finish(stage.name, key, checkpoints.elapsed, outcome.metrics, outcome.files)
+    with memory_told(f"stage '{stage.name}'"), together() if stage.together else alone():
+        broadcast((stage.name, key))  # who follows begins, too; alone, nobody hears it
+        seed_stage(session.recipe.seed, stage.name)
+        outcome = stage.work(session)
+    if session.flow.images:
+        session.progress.note(f"{stage.name}: {session.flow.in_words()}")
+    metrics = outcome.metrics | session.flow.to_metrics()
+    record = session.run.finish(stage.name, key, checkpoints.elapsed, metrics, outcome.files, inputs)
     checkpoints.remove()
     return record
-
-
-def _take_over(name: str, key: str, donor: RunDir, run: RunDir) -> StageRecord | None:
-    """Copy a finished stage from ``donor``; None when it does not hold there (any more)."""
-    record = donor.done(name, key)
-    if record is None:
-        return None
-    run.begin(name)
-    paths = []
-    for file in record.files:
-        target = run.root / file
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_path(target) as part:
-                shutil.copyfile(donor.root / file, part)
-        except OSError as error:
-            raise RunError(f"cannot copy {file} from {donor.root}: {error.strerror}; run without --reuse") from error
-        paths.append(target)
-    if donor.done(name, key) != record:
-        return None  # it was redone while it was copied
-    return run.finish(name, record.fingerprint, record.seconds, record.metrics, paths)
 
 
 @contextmanager

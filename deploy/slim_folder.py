@@ -8,13 +8,19 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from compress.disk import make_folder, remove
 from compress.errors import ModelError
 from compress.explain import ExplainedClassifier
 from compress.files import read_tensors, write_tensors
+from compress.sealed import find_damage, read_sealed, sha256_of_file, write_sealed
 from compress.surgery import PrunePlan, slim_
 from export.to_torch_export import export_pt2, load_program, load_pt2
 
+from .run_dir import is_run, read_run
+
 WEIGHTS, PLAN, PROGRAM, EXPLAINER = "model.safetensors", "plan.json", "model.pt2", "explainer.safetensors"
+SUMS = "checksums.json"
+"""The sha256 of each; written last. A run's ``slim`` has none: the run's records have them."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +46,17 @@ def save(slimmed: Slimmed, folder: str | Path) -> None:
         RunError: the disk is full or the place is not writable.
     """
     place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
+    make_folder(place)
+    remove(place / SUMS)
     export_pt2(slimmed.model, slimmed.example, place / PROGRAM)
     write_tensors(place / WEIGHTS, slimmed.model.state_dict())
     slimmed.plan.save(place / PLAN)
+    written = [PROGRAM, WEIGHTS, PLAN]
     if slimmed.explained is not None:
         selector = slimmed.explained.selector
         write_tensors(place / EXPLAINER, selector.state_dict(), {"explainer": selector.head.kind})
+        written.append(EXPLAINER)
+    write_sealed(place / SUMS, {"sha256": {name: sha256_of_file(place / name) for name in written}})
 
 
 def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
@@ -57,11 +67,13 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
             weights. Without it: the self-contained program, for inference with torch alone.
 
     Raises:
+        Damaged: a file is not what was written.
         ExportError: there is no program in the folder, or this torch cannot read it.
         PruningError: the plan does not fit ``model``.
         ModelError: the weights do not.
     """
     place = Path(folder)
+    _check(place)
     if model is None:
         return load_pt2(place / PROGRAM)
     inputs, _ = load_program(place / PROGRAM).example_inputs
@@ -76,3 +88,16 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
             "that was slimmed"
         ) from error
     return twin.eval()
+
+
+def _check(place: Path) -> None:
+    """Refuse damaged files: by their own checksums, or by the records of the run around them."""
+    try:
+        known = read_sealed(place / SUMS)
+    except FileNotFoundError:
+        if place.name == "slim" and is_run(place.parent):
+            read_run(place.parent)
+        return
+    for name, expected in known["sha256"].items():
+        if (damage := find_damage(place / name, sha256=expected)) is not None:
+            raise damage.remedied("save the slim model again")

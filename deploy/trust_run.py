@@ -13,16 +13,17 @@ from torch import Tensor
 
 from compress.data import ImageSet
 from compress.data.boxes import BoxedImages, load_boxes
-from compress.errors import ConfigError, DataError
+from compress.errors import ConfigError, Damaged, DataError
 from compress.explain import MEMBERS, STEERING, AmortizedExplainer, ExplainedClassifier, make_explainer, needs_weights
 from compress.explain.fidelity import STEPS
-from compress.files import read_json, write_json
 from compress.finetune import train_classifier
 from compress.models import Classifier, build_classifier
 from compress.registry import nearest
+from compress.sealed import read_sealed, write_sealed
 
 from .fingerprint import fingerprint
 from .machine import device_name, versions
+from .report.trust import figures
 from .session import Session
 from .trust import TESTS, Fewer, Study, Subject, Training, spread
 
@@ -31,6 +32,8 @@ CONTROL = "random"
 
 ROWS = "trust.json"
 SOME = 200
+
+_KEYS = {"schema", "classifier", "split", "images", "seed", "control", "device", "versions", "rows"}
 
 
 def find_subjects(session: Session, names: Sequence[str]) -> list[Subject]:
@@ -183,7 +186,7 @@ def measure_trust(
             session.progress.note(f"{test} of {subject.name}: taken from {out}")
             continue
         kept[key] = {"key": key, **study.row(test, subject)}
-        write_json(out, {**head, "rows": list(kept.values())})
+        write_sealed(out, {**head, "rows": list(kept.values())})
         session.progress.note(f"{test} of {subject.name}: {kept[key]['seconds']:.0f} s")
     return {**head, "rows": list(kept.values())}
 
@@ -229,10 +232,15 @@ def _digest(boxes: BoxedImages | None) -> str | None:
 def _rows(out: Path, common: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Rows of an earlier run on the same model and images, by key."""
     try:
-        found = read_json(out)
-        rows = {row["key"]: row for row in found["rows"]}
+        found = read_sealed(out, older=True)
+        if not found.keys() <= _KEYS:
+            raise Damaged(out, "was changed since it was written")
+        rows = {str(row["key"]): row for row in found["rows"]}
+        figures(found["rows"])  # what cannot be shown was written by somebody else
     except FileNotFoundError:
         return {}
-    except (ValueError, KeyError, TypeError) as error:
+    except Damaged as damage:
+        raise damage.remedied("remove it to measure its rows again, or choose another --out") from damage
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, OSError) as error:
         raise ConfigError(f"{out} is there and holds no rows of this command; choose another --out") from error
     return rows if all(found.get(name) == value for name, value in common.items()) else {}

@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from compress.errors import ExportError
-from compress.files import read_json, write_json
+from compress.disk import make_folder
+from compress.errors import Damaged, ExportError
 from compress.gates.latency import TimedLayer
+from compress.locks import locked
 from compress.progress import SILENT, Progress
+from compress.sealed import read_sealed, write_sealed
 
 from .runners import open_session
 
@@ -120,13 +122,29 @@ def _write_graph(chunk: Sequence[TimedLayer], path: Path, batch: int) -> dict[st
 def cached_times(
     wanted: Sequence[TimedLayer], file: Path, *, threads: int, batch: int, progress: Progress = SILENT
 ) -> Mapping[TimedLayer, float]:
-    """The times of ``wanted`` from ``file``; what it lacks is measured and added."""
-    known: dict[str, float] = read_json(file) if file.is_file() else {}
+    """The times of ``wanted`` from ``file``; what it lacks is measured and added, and a damaged one is named."""
+    known = _read_times(file, progress)
     missing = sorted({layer for layer in wanted if layer.key not in known})
     if missing:
         progress.note(f"timing {len(missing)} layers, once on this machine: {file}")
         found = time_layers(missing, threads=threads, batch=batch, progress=progress)
-        known |= {layer.key: ms for layer, ms in found.items()}
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, known)
+        make_folder(file.parent)
+        with locked(file.parent):  # another run may have added its own meanwhile
+            known = _read_times(file, SILENT) | {layer.key: ms for layer, ms in found.items()} | known
+            write_sealed(file, {"times": known})
     return {layer: known[layer.key] for layer in wanted}
+
+
+def _read_times(file: Path, progress: Progress) -> dict[str, float]:
+    """Milliseconds by the keys of layers; an earlier version kept nothing else in the file."""
+    try:
+        found = read_sealed(file, older=True)
+        times: dict[str, float] = found.get("times", found)
+        if not all(isinstance(ms, float) for ms in times.values()):
+            raise Damaged(file, "was changed since it was written")
+    except FileNotFoundError:
+        return {}
+    except Damaged as damage:
+        progress.note(f"{damage}: layers are timed again")
+        return {}
+    return times

@@ -1,6 +1,9 @@
 """Images: read once from where they are, split the same way every time, augmented on the batch tensor."""
 
 from .batches import Batch, Batches
+from .file_batches import FileBatches, to_batches
+from .file_images import FileImages
+from .flow import Flow
 from .images import ImageSet, Rows
 from .loader import BatchSource, LoaderBatches, TensorBatches, take
 from .passes import one_pass
@@ -11,6 +14,9 @@ __all__ = [
     "Batch",
     "BatchSource",
     "Batches",
+    "FileBatches",
+    "FileImages",
+    "Flow",
     "ImageSet",
     "LoaderBatches",
     "Rows",
@@ -23,4 +29,5 @@ __all__ = [
     "open_splits",
     "rows_of",
     "take",
+    "to_batches",
 ]

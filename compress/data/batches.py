@@ -19,6 +19,7 @@ from .share import Share, all_rows, pieces
 class Batch(NamedTuple):
     """Images ``(N, 3, H, W)`` float32 in [0, 1]; labels and positions in the image set ``(N,)`` int64.
 
+    Images that stay files come as bytes; ``training.to_device`` makes float32 of them.
     ``part``: which rows of a larger batch these are; None: it is whole.
     """
 

@@ -11,9 +11,8 @@ import json
 import os
 import secrets
 import shutil
-import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
@@ -22,14 +21,18 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from ..errors import RunError
-from ..files import atomic_path, read_json, write_json
-from ..progress import Progress
+from ..disk import make_folder, sync_folder
+from ..errors import Damaged, RunError
+from ..files import atomic_path, writing
+from ..locks import NoLocks, locked, try_lock
+from ..progress import SILENT, Progress
+from ..sealed import read_sealed, write_sealed
 from .decode import Decoded
 from .images import ImageSet
+from .whole import check_files, sums_of
 
 LAYOUT = 1  # part of every fingerprint: a change of what is stored or how it is decoded raises it
-_ABANDONED_SECONDS = 24 * 3600
+_META, _LOCK = "meta.json", "lock"
 
 
 class Pool(NamedTuple):
@@ -79,7 +82,7 @@ def load(source: Source, split: str, cache_dir: Path, progress: Progress) -> Poo
         RunError: the disk is full or ``cache_dir`` is not writable.
     """
     place = cache_dir / source.fingerprint(split)
-    found = read(place)
+    found = read(place, progress)
     if found is None:
         places = {split: place}
         if source.one_pass:
@@ -88,22 +91,26 @@ def load(source: Source, split: str, cache_dir: Path, progress: Progress) -> Poo
         what = "decode " + " and ".join(places)
         total = source.count(places)
         _fill(places, progress.track(source.stream(places), what, total=total, unit="img"))
-        found = read(place)
+        found = read(place, progress)
     if found is None:
         raise RunError(f"{place} vanished while it was used; run again, and keep others from cleaning {cache_dir}")
     return found
 
 
-def read(place: Path) -> Pool | None:
-    """What a cache folder holds; None when it is absent or damaged (it is then decoded again)."""
+def read(place: Path, progress: Progress = SILENT) -> Pool | None:
+    """What a cache folder holds; None when it is absent or damaged, which is said (it is then decoded again)."""
     try:
-        meta = read_json(place / "meta.json")
+        meta = read_sealed(place / _META)
+        check_files(place, meta["sha256"])
         # A plain view of the map: np.memmap's own indexing is slower and its copies stay memmaps in name.
         images = np.asarray(np.load(place / "images.npy", mmap_mode="r", allow_pickle=False))
         labels = np.load(place / "labels.npy", allow_pickle=False)
         names, classes = tuple(meta["names"]), tuple(meta["classes"])
     except PermissionError as error:
         raise RunError(f"cannot read {place}: {error.strerror}; make it readable or choose another --out") from error
+    except Damaged as damage:
+        progress.note(f"{damage}: the images are decoded again")
+        return None
     except (FileNotFoundError, NotADirectoryError, ValueError, EOFError, KeyError):
         return None
     if not len(images) == len(labels) == len(names):
@@ -122,7 +129,7 @@ def _sorted(images: ImageSet, names: tuple[str, ...]) -> Pool:
 def _fill(places: Mapping[str, Path], decoded: Iterable[Decoded]) -> None:
     """Write each split to its place; nothing is published before the last image of all is written."""
     for parent in {place.parent for place in places.values()}:
-        _remove_abandoned(parent)
+        remove_abandoned(parent)
     with ExitStack() as stack:
         writers = {split: stack.enter_context(_building(place)) for split, place in places.items()}
         for split, name, image in decoded:
@@ -163,7 +170,7 @@ def _building(place: Path) -> Iterator[_Writer]:
     """A private folder beside ``place`` that is renamed to it when the block ends well, and else removed."""
     folder = place.with_name(f".{place.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     names: list[str] = []
-    try:
+    with _private(folder):
         with atomic_path(folder / "images.npy") as part, part.open("wb") as file:
             writer = _Writer(file, names)
             yield writer
@@ -173,30 +180,50 @@ def _building(place: Path) -> Iterator[_Writer]:
         labels = np.array([number[name.split("/")[0]] for name in names], dtype=np.int64)
         with atomic_path(folder / "labels.npy") as part, part.open("wb") as file:
             np.save(file, labels)
-        write_json(folder / "meta.json", {"layout": LAYOUT, "classes": classes, "names": names})
+        sums = sums_of(folder, ("images.npy", "labels.npy"))
+        write_sealed(folder / _META, {"layout": LAYOUT, "classes": classes, "names": names, "sha256": sums})
         _publish(folder, place)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        (place / _LOCK).unlink(missing_ok=True)
 
 
 def _publish(folder: Path, place: Path) -> None:
-    try:
-        folder.rename(place)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-        # Another process finished the same images first: keep its folder, unless it is a damaged one.
-        if read(place) is None:
-            shutil.rmtree(place)
+    with locked(place.parent):  # two that find the same damaged folder would remove each other's new one
+        try:
             folder.rename(place)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            # Another process finished the same images first: keep its folder, unless it is a damaged one.
+            if read(place) is None:
+                shutil.rmtree(place)
+                folder.rename(place)
+        sync_folder(place.parent)
 
 
-def _remove_abandoned(cache_dir: Path) -> None:
+@contextmanager
+def _private(folder: Path) -> Iterator[None]:
+    """A folder that is removed after the block, if it is still there, and that nobody else removes before.
+
+    Its lock, not its age, says whether its process lives: a clock may jump. The file is locked before it gets its name.
+    """
+    lock = folder.with_suffix(".lock")
+    try:
+        with writing(folder):
+            make_folder(folder)
+            file = lock.open("xb", buffering=0)
+        with file:
+            with suppress(NoLocks):  # nobody then removes what others left
+                try_lock(file)
+                lock.rename(folder / _LOCK)
+            yield
+    finally:
+        lock.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_abandoned(cache_dir: Path) -> None:
     """Delete what a killed process left behind; nothing reads it, but it takes room."""
     for folder in cache_dir.glob(".*.part"):
-        try:
-            touched = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
-        except OSError:  # its owner is just removing or renaming it
-            continue
-        if time.time() - touched > _ABANDONED_SECONDS:
-            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError, NoLocks), (folder / _LOCK).open("r+b") as file:  # OSError: its owner just removes it
+            if try_lock(file):
+                shutil.rmtree(folder, ignore_errors=True)

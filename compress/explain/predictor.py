@@ -93,9 +93,9 @@ def train_predictor(
                 kl = divergence(classifier(batch.images), predictor(batch.images, draw(batch.images)))
             return kl.sum().cpu(), len(kl)
 
-        totals, counts = zip(*one_pass(val, work), strict=True)
+        found = one_pass(val, work)
         predictor.train()
-        return float(sum(totals, torch.zeros(()))) / sum(counts)
+        return sum(float(total) for total, _ in found) / sum(count for _, count in found)
 
     optimizer = torch.optim.Adam(predictor.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     predictor.train()

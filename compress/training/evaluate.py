@@ -19,9 +19,12 @@ class Score:
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch on ``device``, images channels-last (about 1.5 times as fast for small convolutions on a CPU)."""
+    """The batch on ``device``, images float32 in [0, 1], channels-last (1.5 times as fast for small ones on a CPU)."""
+    images = batch.images.to(device)
+    if images.dtype == torch.uint8:  # of files
+        images = images.float().div_(255)
     return Batch(
-        batch.images.to(device).contiguous(memory_format=torch.channels_last),
+        images.contiguous(memory_format=torch.channels_last),
         batch.labels.to(device),
         batch.indices.to(device),
     )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 from inspect import signature
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.strategies.ddp import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
 
 Precision = Literal["32-true", "bf16-mixed"]
@@ -44,12 +44,13 @@ def make_fabric(
     if together:
         each = int(os.environ["LOCAL_WORLD_SIZE"])
         on_gpus = accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
+        unsynced: dict[str, Any] = {_SYNC_BUFFERS: False}  # they are the same: batch statistics are those of all
         strategy = DDPStrategy(
             # What is gathered lies on the CPU, wherever the gradients are.
             process_group_backend="cpu:gloo,cuda:nccl" if on_gpus else "gloo",
             timeout=PATIENCE,
             find_unused_parameters=True,
-            **{_SYNC_BUFFERS: False},  # they are the same: batch statistics are those of all
+            **unsynced,
         )
         fabric = LearningFabric(
             accelerator="cuda" if on_gpus else "cpu",

@@ -4,7 +4,7 @@ No ``from __future__ import annotations`` here: DDP reads the hook's annotations
 """
 
 import torch
-from torch import distributed as dist
+from torch.distributed import GradBucket  # type: ignore[attr-defined]  # torch makes it public only where built so
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
@@ -20,6 +20,6 @@ class Traffic:
         model.register_comm_hook(self, _counted)
 
 
-def _counted(traffic: Traffic, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+def _counted(traffic: Traffic, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
     traffic.bytes += bucket.buffer().nbytes
     return allreduce_hook(None, bucket)  # type: ignore[arg-type]  # None: the group of all processes

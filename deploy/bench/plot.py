@@ -49,7 +49,7 @@ def draw_bench(result: BenchResult, path: Path) -> None:
     _finish_ratios(ratios, result, len(lines))
     figure.text(0.012, 1 - 0.32 / height, "slimsight bench", fontsize=15, fontweight="bold", color=_INK, va="center")
     figure.text(0.012, 1 - 0.64 / height, _about(result), fontsize=10.5, color=_INK, va="center")
-    with atomic_path(path) as part:
+    with atomic_path(path, durable=False) as part:
         figure.savefig(part, dpi=_DPI, format="png", facecolor="white")
 
 

@@ -21,9 +21,15 @@ def report(
 ) -> None:
     """Write the report as one HTML file that opens from disk: of a run, or of several side by side."""
     from ..report.html import COMPARISON_FILE, write_comparison, write_run
+    from ..report_record import check_report, renew_page
 
     _check(runs, out)
-    path = write_run(runs[0], out) if len(runs) == 1 else write_comparison(runs, out or Path(COMPARISON_FILE))
+    for run in runs:
+        check_report(run)
+    if len(runs) > 1:
+        path = write_comparison(runs, out or Path(COMPARISON_FILE))
+    else:
+        path = renew_page(runs[0]) if out is None else write_run(runs[0], out)
     console().print(f"report: {path}", soft_wrap=True)
 
 

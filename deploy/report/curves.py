@@ -75,7 +75,7 @@ def draw_curves(path: Path, panels: Sequence[Panel], *, control: str) -> None:
     figure.legend(
         [handles[name] for name in names], names, loc="outside right upper", fontsize=10, frameon=False, handlelength=3
     )
-    with atomic_path(path) as part:
+    with atomic_path(path, durable=False) as part:
         figure.savefig(part, dpi=_DPI, format="png", facecolor="white")
 
 

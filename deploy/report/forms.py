@@ -19,6 +19,12 @@ def write_forms(root: Path, report: Report) -> None:
     write_run(root)
 
 
+def form_files(root: Path) -> list[Path]:
+    """The report's files that lie in ``root``, pictures included."""
+    named = [root / name for name in (REPORT_FILE, MARKDOWN_FILE, PAGE_FILE, *PICTURES)]
+    return [path for path in (*named, *sorted((root / PANELS_FOLDER).glob("*"))) if path.is_file()]
+
+
 def remove_forms(root: Path) -> None:
     """Nothing of an earlier report stays, pictures included."""
     for name in (REPORT_FILE, MARKDOWN_FILE, PAGE_FILE, *PICTURES):

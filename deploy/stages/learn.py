@@ -57,7 +57,7 @@ def predictor(session: Session) -> Outcome:
     history = train_predictor(
         model,
         original,
-        session.shuffled(splits.train, config.predictor.batch_size, flip=True),
+        session.shuffled(session.explainer_images(), config.predictor.batch_size, flip=True),
         session.plain(splits.val),
         session.fabric,
         config=config.predictor,
@@ -79,7 +79,7 @@ def selector(session: Session) -> Outcome:
     history = explainer.train(
         network,
         predictor,
-        session.shuffled(splits.train, explainer.batch_size(config), flip=True),
+        session.shuffled(session.explainer_images(), explainer.batch_size(config), flip=True),
         session.plain(splits.val),
         session.fabric,
         config=config,

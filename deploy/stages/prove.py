@@ -39,8 +39,7 @@ def export(session: Session) -> Outcome:
     if "pt2" in config.formats:
         export_pt2(slim, example, run.slim_pt2)
         written.append(Artifact(run.slim_pt2, "slim/model.pt2", slim, "pt2"))
-    images = np.asarray(session.splits.val.images)
-    found = prove(written, images, fp32=config.tolerance, progress=session.progress)
+    found = prove(written, session.parity_images(), fp32=config.tolerance, progress=session.progress)
     worst = max(row.max_abs for row in found.rows)
     session.progress.note(
         f"export: logits differ by {worst:.1e} at most in {len(found.rows)} comparisons with PyTorch{not_here(found)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from compress.files import atomic_path
 
 from .flavour import NAMES, Flavour, to_logger
 
+_SEAL = 32  # bytes of the checksum that a file of times begins with
 _MEMORY = ("out of memory", "outofmemory", "insufficient memory", "bad_alloc", "memory allocation", "cudaerror 2)")
 
 
@@ -73,15 +75,22 @@ def build(
 
 
 def _load_timing(config: Any, path: Path) -> None:
-    """Give a build the times that earlier ones measured; those of another GPU or version are left aside."""
+    """Give a build the times that earlier ones measured; those of another GPU or version are left aside.
+
+    So are damaged ones, which are then measured again.
+    """
     stored = path.read_bytes() if path.is_file() else b""
+    seal, stored = stored[:_SEAL], stored[_SEAL:]
+    if seal != hashlib.sha256(stored).digest():
+        stored = b""
     if not config.set_timing_cache(config.create_timing_cache(stored), False):
         config.set_timing_cache(config.create_timing_cache(b""), False)
 
 
 def _save_timing(config: Any, path: Path) -> None:
+    times = bytes(config.get_timing_cache().serialize())
     with atomic_path(path) as part:
-        part.write_bytes(config.get_timing_cache().serialize())
+        part.write_bytes(hashlib.sha256(times).digest() + times)
 
 
 def _refused(parser: Any, runtime: str, name: str) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from compress.errors import ExportError
-from compress.files import read_json, write_json
+from compress.errors import Damaged, ExportError
+from compress.sealed import read_sealed, write_sealed
 
 from .flavour import NAMES, Flavour, Machine
 
@@ -47,7 +46,7 @@ def sidecar(path: Path) -> Path:
 
 def write_sidecar(path: Path, key: EngineKey, engine: str, result: Mapping[str, Any]) -> None:
     """Write what an engine is, whole or not at all; ``engine`` is its checksum."""
-    write_json(sidecar(path), {"schema": SCHEMA, "engine": engine, "key": asdict(key), "result": dict(result)})
+    write_sealed(sidecar(path), {"schema": SCHEMA, "engine": engine, "key": asdict(key), "result": dict(result)})
 
 
 def read_sidecar(path: Path) -> tuple[EngineKey, dict[str, Any]]:
@@ -61,10 +60,12 @@ def read_sidecar(path: Path) -> tuple[EngineKey, dict[str, Any]]:
         if not file.is_file():
             raise ExportError(f"there is no {file}: export the engine first")
     try:
-        stored = read_json(beside)
+        stored = read_sealed(beside, older=True)
+        if not stored.keys() <= {"schema", "engine", "key", "result"}:
+            raise ValueError("keys that no version writes")
         schema, engine, result = stored["schema"], stored["engine"], dict(stored["result"])
         key = EngineKey(**{**stored["key"], "batches": tuple(stored["key"]["batches"])})
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+    except (Damaged, KeyError, TypeError, ValueError) as error:
         raise ExportError(f"{beside} does not say what its engine is: export the engine again") from error
     if schema != SCHEMA:
         raise ExportError(f"{beside} has schema {schema}, this version reads {SCHEMA}: export the engine again")

@@ -140,12 +140,17 @@ def test_an_artefact_of_the_run_that_was_changed_is_refused_and_made_again_by_ru
         said = say("export", root)
         assert (said.code, said.out) == (2, "")
         assert re.fullmatch(
-            r"error: .*slim/model\.onnx is not the file that was exported: its sha256 is \w{12}\.\.\., \w{12}\.\.\. "
-            r"was recorded; it was cut off or changed since: remove it and export it again\n",
+            r"error: .*slim/model\.onnx (is cut off: \d+ of \d+ bytes are there|was changed since it was written: its "
+            r"sha256 is \w{12}\.\.\., \w{12}\.\.\. was recorded); 'slimsight run RECIPE --out .*/run' rebuilds it and "
+            r"keeps what is whole\n",
             said.error,
         )
     said = say("run", tiny, "--out", root)
-    assert said.err.startswith("done before: classifier, predictor, selector, targets, gates, surgery, finetune, lat")
+    damage, before = said.err.splitlines()[:2]
+    assert damage.startswith(f"{file} was changed since")
+    assert damage.endswith(": stage 'export' is done again")
+    assert before.startswith("done before: classifier, predictor, selector, targets, gates, surgery, finetune, lat")
+    assert re.findall(r"^stage \d+ of \d+: (\w+)$", said.err, re.MULTILINE)[0] == "export"
     assert file.read_bytes() == (finished.root / "slim/model.onnx").read_bytes()
 
 

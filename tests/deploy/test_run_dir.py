@@ -1,4 +1,6 @@
+import errno
 import fcntl
+import hashlib
 import json
 import multiprocessing
 import os
@@ -9,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from compress.config import GatesConfig
-from compress.errors import PruningError, RunError
+from compress.errors import Damaged, PruningError, RunError
 from deploy.fingerprint import fingerprint
 from deploy.run_dir import MARKER, open_run, read_run
+from deploy.run_dir.lock import CLAIM
 
 
 def test_a_finished_stage_holds_only_for_its_fingerprint(tmp_path: Path) -> None:
@@ -25,12 +28,18 @@ def test_a_finished_stage_holds_only_for_its_fingerprint(tmp_path: Path) -> None
         assert run.done("gates", "abc") == record
         assert run.done("gates", "abd") is None
         assert run.done("finetune", "abc") is None
-    assert json.loads((place / "done.json").read_text()) == {
+    written = json.loads((place / "done.json").read_text())
+    assert len(written.pop("seal")) == 64
+    assert written == {
         "fingerprint": "abc",
         "seconds": 1.5,
         "metrics": {"accuracy": 0.9},
         "files": {"stages/gates/plan.json": 2, "slim/model.safetensors": 5},
-        "sha256": {},
+        "sha256": {
+            "stages/gates/plan.json": hashlib.sha256(b"{}").hexdigest(),
+            "slim/model.safetensors": hashlib.sha256(b"12345").hexdigest(),
+        },
+        "inputs": {},
     }
     assert read_run(tmp_path / "run").record("gates") == record
 
@@ -54,6 +63,72 @@ def test_a_stage_that_is_not_whole_is_not_done(tmp_path: Path, damage: str) -> N
         else:
             file.write_bytes(b"1234")
         assert run.done("predictor", "abc") is None
+
+
+@pytest.mark.parametrize("size", [3, 4])
+def test_a_file_that_changed_is_found_before_it_is_used(tmp_path: Path, size: int) -> None:
+    with open_run(tmp_path) as run:
+        file = run.begin("predictor") / "weights"
+        file.write_bytes(b"123")
+        run.finish("predictor", "abc", 1, {}, [file])
+        file.write_bytes(b"4" * size)
+        run.check()  # whoever writes the run mends it
+    how = "its sha256 is" if size == 3 else "it has 4 bytes, 3 were recorded"
+    with pytest.raises(
+        Damaged,
+        match=rf"^{file} was changed since it was written: {how}.*; 'slimsight run RECIPE --out {tmp_path}' rebuilds",
+    ) as found:
+        read_run(tmp_path)
+    assert found.value.path == file
+    assert str(read_run(tmp_path, whole=False).damage("predictor")).startswith(str(file))
+
+
+def test_records_of_earlier_versions_are_taken(tmp_path: Path) -> None:
+    with open_run(tmp_path) as run:
+        place = run.begin("gates")
+        (place / "scores").write_bytes(b"123")
+        older = {"fingerprint": "abc", "seconds": 1.0, "metrics": {}, "files": {"stages/gates/scores": 3}}
+        (place / "done.json").write_text(json.dumps(older))
+        record = run.done("gates", "abc")
+    assert record is not None
+    assert record.follows({"selector": "whatever it gave"})
+    assert read_run(tmp_path).record("gates") == record
+
+
+def test_a_record_names_nothing_outside_of_the_run(tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    with open_run(tmp_path / "run") as run:
+        place = run.begin("gates") / "done.json"
+        for name in ("../mine", str(tmp_path / "mine")):
+            record = {"fingerprint": "abc", "seconds": 1.0, "metrics": {}, "files": {name: 0}}
+            place.write_text(json.dumps(record))
+            assert run.record("gates") is None
+            run.forget("gates")
+    assert (tmp_path / "mine").exists()
+
+
+def test_a_stage_that_was_being_removed_is_not_done_and_is_removed_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(*_args: object, **_options: object) -> None:
+        raise Killed
+
+    with open_run(tmp_path) as run:
+        run.begin("export")
+        run.original_onnx.write_bytes(b"123")
+        run.finish("export", "abc", 1, {}, [run.original_onnx])
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", kill)
+            with pytest.raises(Killed):
+                run.forget("export")
+        assert run.record("export") is None
+        run.check()
+        run.forget("export")
+        assert not run.original_onnx.exists()
+        assert list(run.stage_dir("export").iterdir()) == []
 
 
 def test_begin_clears_what_an_earlier_run_left(tmp_path: Path) -> None:
@@ -163,6 +238,38 @@ def test_a_lock_without_a_number_is_still_a_lock(tmp_path: Path) -> None:
             open_run(tmp_path),
         ):
             pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_where_there_are_no_locks_a_file_stands_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_args: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", refuse)
+        with open_run(tmp_path) as run:
+            assert run.writer() == os.getpid()
+            with (
+                pytest.raises(
+                    RunError,
+                    match=rf"is in use by process {os.getpid()} on \S+, or was when that was killed \(its file system "
+                    rf"has no locks\): wait until it ends, or remove {tmp_path / CLAIM} if it has",
+                ),
+                open_run(tmp_path),
+            ):
+                pass
+        assert not (tmp_path / CLAIM).exists()
+        assert read_run(tmp_path).writer() is None
+        (tmp_path / CLAIM).write_text("77 elsewhere")  # as one that was killed leaves it
+        with pytest.raises(RunError, match="is in use by process 77 on elsewhere, or was"), open_run(tmp_path):
+            pass
+    with pytest.raises(RunError, match="is in use by process 77 on elsewhere"), open_run(tmp_path):
+        pass
+    (tmp_path / CLAIM).unlink()
+    with open_run(tmp_path) as run:
+        assert run.writer() == os.getpid()
 
 
 def test_the_run_stays_where_it_is_when_the_folder_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,7 +123,7 @@ def test_a_file_of_something_else_is_not_overwritten(say: Callable[..., Said], f
     (tmp_path / "trust.json").write_text("[1]")
     said = say("trust", finished.root, "--with", "edges", "--tests", "tiles", "--images", 4, "--out", tmp_path)
     assert said.code == 2
-    assert "holds no rows of this command" in said.error
+    assert "remove it to measure its rows again, or choose another --out" in said.error
     assert (tmp_path / "trust.json").read_text() == "[1]"
 
 

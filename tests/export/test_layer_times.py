@@ -1,3 +1,4 @@
+import multiprocessing
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,9 +10,10 @@ import torch
 from torch import nn
 
 from compress.errors import ExportError
-from compress.files import read_json
+from compress.files import read_json, write_json
 from compress.gates.latency import TimedLayer, timed_layer
 from compress.gates.layers import read_layers
+from compress.progress import Silent
 from export import layer_times
 from export.layer_times import cached_times, time_layers
 from export.runners import open_session
@@ -28,6 +30,16 @@ MODULES: dict[str, nn.Module] = {
     "transposed": nn.ConvTranspose2d(8, 12, 3, stride=2, padding=1, groups=2),
     "linear": nn.Linear(40, 24),
 }
+
+
+class Notes(Silent):
+    """Keeps what is noted."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
 
 def of_module(layer: nn.Module, side: int = 14) -> TimedLayer:
@@ -99,7 +111,7 @@ def test_times_are_taken_once_and_the_file_grows(timed: list[TimedLayer], tmp_pa
     file = tmp_path / "made" / "times.json"
     first = cached_times([*LAYERS[:3], LAYERS[0]], file, threads=1, batch=1)
     assert sorted(timed) == sorted(LAYERS[:3])
-    assert first == {layer: read_json(file)[layer.key] for layer in LAYERS[:3]}
+    assert first == {layer: read_json(file)["times"][layer.key] for layer in LAYERS[:3]}
 
     timed.clear()
     assert cached_times(LAYERS[1:3], file, threads=1, batch=1) == {layer: first[layer] for layer in LAYERS[1:3]}
@@ -108,4 +120,37 @@ def test_times_are_taken_once_and_the_file_grows(timed: list[TimedLayer], tmp_pa
     more = cached_times(LAYERS[2:5], file, threads=1, batch=1)
     assert sorted(timed) == sorted(LAYERS[3:5])
     assert more[LAYERS[2]] == first[LAYERS[2]]
-    assert read_json(file).keys() == {layer.key for layer in LAYERS[:5]}
+    assert read_json(file)["times"].keys() == {layer.key for layer in LAYERS[:5]}
+
+
+def test_times_of_an_earlier_version_count_and_damaged_ones_are_named(timed: list[TimedLayer], tmp_path: Path) -> None:
+    file, progress = tmp_path / "times.json", Notes()
+    write_json(file, {LAYERS[0].key: 2.0})
+    assert cached_times(LAYERS[:1], file, threads=1, batch=1, progress=progress) == {LAYERS[0]: 2.0}
+    cached_times(LAYERS[:2], file, threads=1, batch=1)
+    file.write_text(file.read_text().replace("2.0", "3.0"))
+    timed.clear()
+    cached_times(LAYERS[:1], file, threads=1, batch=1, progress=progress)
+    assert timed == LAYERS[:1]
+    assert progress.notes[0] == (
+        f"{file} was changed since it was written: its seal does not fit: layers are timed again"
+    )
+
+
+def test_two_that_time_at_once_keep_what_both_have_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each starts with an empty file, and the other one writes while it measures."""
+    context, file = multiprocessing.get_context("fork"), tmp_path / "times.json"
+    monkeypatch.setattr(
+        layer_times, "time_layers", lambda wanted, **_: met.wait(20) >= 0 and dict.fromkeys(wanted, 1.0)
+    )
+    met = context.Barrier(2)
+    both = [
+        context.Process(target=cached_times, args=([layer], file), kwargs={"threads": 1, "batch": 1})
+        for layer in LAYERS[:2]
+    ]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+    assert [process.exitcode for process in both] == [0, 0]
+    assert read_json(file)["times"] == {layer.key: 1.0 for layer in LAYERS[:2]}

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -10,11 +13,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compress.data import cache
+from compress.data import cache, whole
 from compress.data.cache import fingerprint, load, read
 from compress.data.decode import Decoded
 from compress.errors import DataError, RunError
-from compress.progress import SILENT
+from compress.progress import SILENT, Silent
+
+
+class Notes(Silent):
+    """Keeps what is noted."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
 
 @dataclass
@@ -100,18 +113,116 @@ def test_a_damaged_cache_is_decoded_again(tmp_path: Path, damaged: str, kept: in
     assert source.asked == [("train",)] * 2
 
 
-def test_what_a_killed_process_left_is_not_read_and_goes_after_a_day(tmp_path: Path) -> None:
+@pytest.mark.parametrize("clock", [1.0, 4e9])
+def test_what_a_killed_process_left_goes_and_what_a_living_one_writes_stays(tmp_path: Path, clock: float) -> None:
+    """Whatever the time of change: a clock may have been set back or forward."""
     source = FakeSource()
-    old, recent = (tmp_path / f".{source.fingerprint('train')}.{number}.part" for number in (1, 2))
-    for folder in (old, recent):
-        folder.mkdir()
-        (folder / "images.npy").write_bytes(b"half")
-    for path in (old, old / "images.npy"):
-        os.utime(path, (1, 1))
+    writing, written, leave = (threading.Event() for _ in range(3))
+
+    class Slow(FakeSource):
+        def stream(self, splits: Collection[str]) -> Iterator[Decoded]:
+            for item in super().stream(splits):
+                yield item
+                writing.set()
+                assert leave.wait(20)
+
+    def die() -> None:
+        with cache._building(tmp_path / "killed") as writer:
+            writer.add("cat/0", np.zeros((3, 4, 4), np.uint8))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    killed = multiprocessing.get_context("fork").Process(target=die)
+    killed.start()
+    killed.join()
+    (left,) = tmp_path.glob(".killed.*.part")
+    slow = threading.Thread(
+        target=lambda: (load(Slow(names=("cat/0", "dog/0", "dog/1")), "test", tmp_path, SILENT), written.set())
+    )
+    slow.start()
+    assert writing.wait(20)
+    for path in (*tmp_path.rglob("*"),):
+        os.utime(path, (clock, clock))
     load(source, "train", tmp_path, SILENT)
-    assert source.asked == [("train",)]
-    assert not old.exists()
-    assert recent.exists()
+    assert not left.exists()
+    leave.set()
+    slow.join()
+    assert written.is_set()
+    assert sorted(path.name[:5] for path in tmp_path.iterdir()) == ["test-", "train"]
+
+
+def test_where_there_are_no_locks_nothing_of_others_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    other = tmp_path / ".train-1.1-1.part"
+    other.mkdir()
+    (other / "lock").touch()
+    images, _ = load(FakeSource(), "train", tmp_path, SILENT)
+    assert len(images) == 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, FakeSource().fingerprint("train")]
+
+
+def test_a_changed_byte_is_named_and_the_images_are_decoded_again(tmp_path: Path) -> None:
+    source, progress = FakeSource(), Notes()
+    load(source, "train", tmp_path, SILENT)
+    place = tmp_path / source.fingerprint("train")
+    assert sorted(path.name for path in place.iterdir()) == ["images.npy", "labels.npy", "meta.json"]
+    for name in ("images.npy", "labels.npy", "meta.json"):
+        there = (place / name).read_bytes()
+        for position in (0, len(there) // 2, len(there) - 1):
+            (place / name).write_bytes(there[:position] + bytes([there[position] ^ 1]) + there[position + 1 :])
+            load(source, "train", tmp_path, progress)
+            assert (place / name).read_bytes() == there
+            assert progress.notes[-1].startswith(f"{place / name} was changed since it was written: ")
+            assert progress.notes[-1].endswith(": the images are decoded again")
+    assert len(progress.notes) == 9
+
+
+def test_a_large_file_is_read_once_and_again_when_it_was_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, progress = FakeSource(), Notes()
+    load(source, "train", tmp_path, SILENT)
+    monkeypatch.setattr(whole, "ALWAYS", 100)
+    read_files: list[str] = []
+    real = whole.find_damage
+    monkeypatch.setattr(whole, "find_damage", lambda path, **sums: read_files.append(path.name) or real(path, **sums))
+    for _ in range(2):
+        load(source, "train", tmp_path, SILENT)
+    assert read_files == ["images.npy", "labels.npy"]
+    images = tmp_path / source.fingerprint("train") / "images.npy"
+    images.write_bytes(images.read_bytes()[:-1] + b"x")
+    load(source, "train", tmp_path, progress)
+    assert [note.split(" ")[0] for note in progress.notes] == [str(images)]
+
+
+def test_two_processes_that_find_the_same_damage_end_with_one_whole_cache(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    source = FakeSource()
+    load(source, "train", tmp_path, SILENT)
+    damaged = tmp_path / source.fingerprint("train") / "labels.npy"
+    met = context.Barrier(3)
+
+    class Meeting(FakeSource):
+        def stream(self, splits: Collection[str]) -> Iterator[Decoded]:
+            met.wait(20)  # all have seen the damage, none has mended it
+            yield from super().stream(splits)
+
+    def build() -> None:
+        images, _ = load(Meeting(), "train", tmp_path, SILENT)
+        assert images.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
+
+    for _ in range(3):
+        damaged.write_bytes(b"no array")
+        builders = [context.Process(target=build) for _ in range(3)]
+        for builder in builders:
+            builder.start()
+        for builder in builders:
+            builder.join()
+        assert [builder.exitcode for builder in builders] == [0, 0, 0]
+        assert [path.name for path in tmp_path.iterdir()] == [source.fingerprint("train")]
+        assert read(tmp_path / source.fingerprint("train")) is not None
 
 
 def test_builders_at_the_same_time_end_with_one_whole_cache(tmp_path: Path) -> None:
@@ -119,9 +230,9 @@ def test_builders_at_the_same_time_end_with_one_whole_cache(tmp_path: Path) -> N
 
     class Meeting(FakeSource):
         def stream(self, splits: Collection[str]) -> Iterator[Decoded]:
-            meet.wait(timeout=10)
+            meet.wait(timeout=60)
             yield from super().stream(splits)
-            meet.wait(timeout=10)
+            meet.wait(timeout=60)
 
     values: list[list[int]] = []
 

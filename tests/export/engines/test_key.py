@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from compress.errors import ExportError
+from compress.sealed import read_sealed, write_sealed
 from export.engines.flavour import Machine
 from export.engines.key import EngineKey, read_sidecar, refuse_foreign, sha256, sidecar, write_sidecar
 
@@ -36,11 +37,15 @@ def test_a_key_comes_back_as_it_was_written(engine: Path) -> None:
         (lambda path: sidecar(path).unlink(), r"there is no .*model\.engine\.json: export the engine first"),
         (lambda path: path.write_bytes(b"plan" * 99), r"is not the engine that was built \(truncated or changed\)"),
         (lambda path: path.write_bytes(b"plam" + b"plan" * 99), r"is not the engine that was built"),
+        (
+            lambda path: sidecar(path).write_text(sidecar(path).read_text().replace("10.13.3", "10.13.4")),
+            r"does not say what its engine is",
+        ),
         (lambda path: sidecar(path).write_text("{"), r"does not say what its engine is: export the engine again"),
         (lambda path: sidecar(path).write_text("[]"), r"does not say what its engine is"),
         (lambda path: sidecar(path).write_bytes(b"\xff\xfe\x00"), r"does not say what its engine is"),
         (
-            lambda path: sidecar(path).write_text(sidecar(path).read_text().replace('"schema": 1', '"schema": 7')),
+            lambda path: write_sealed(sidecar(path), {**read_sealed(sidecar(path)), "schema": 7}),
             r"has schema 7, this version reads 1: export the engine again",
         ),
     ],
