@@ -80,8 +80,7 @@ def launch(arguments: Sequence[str], devices: int) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    with TemporaryDirectory(prefix="slimsight") as logs, _environment(devices):
+    with TemporaryDirectory(prefix="slimsight") as logs, _environment(devices), _quiet():
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -113,6 +112,17 @@ def _exit_code(codes: Mapping[int, int], devices: int) -> int:
     if not said:
         raise Interrupted(STOPPED)
     return said[0]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What torch's launcher logs of processes that end, they or we say ourselves."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 @contextmanager
