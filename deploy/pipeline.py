@@ -254,7 +254,8 @@ def run_recipe(
                 reused.append(stage.name)
                 continue
             progress.note(f"stage {number} of {len(stages)}: {stage.name}")
-            session.checkpoints[stage.name] = open_checkpoints(run, stage.name, keys[stage.name], stop, progress)
+            made_from = fingerprint({"stage": keys[stage.name], "inputs": inputs})  # no other's checkpoint goes on
+            session.checkpoints[stage.name] = open_checkpoints(run, stage.name, made_from, stop, progress)
             records[stage.name] = _do(stage, session, keys[stage.name], inputs)
         run.unrecord(REPORT)
         draw_pictures(session, records["surgery"].metrics)
@@ -309,7 +310,7 @@ def _do(stage: Stage, session: Session, key: str, inputs: Mapping[str, str]) -> 
     session.flow = Flow()
     checkpoints = session.checkpoints[stage.name]
     with memory_told(f"stage '{stage.name}'"), together() if stage.together else alone():
-        broadcast((stage.name, key))  # who follows begins, too; alone, nobody hears it
+        broadcast((stage.name, checkpoints.key))  # who follows begins, too; alone, nobody hears it
         seed_stage(session.recipe.seed, stage.name)
         outcome = stage.work(session)
     if session.flow.images:
