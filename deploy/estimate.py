@@ -48,7 +48,8 @@ def time_steps(session: Session, classifier: Classifier) -> Steps:
     """Time a few batches of the recipe's training images, where they will be learned from."""
     recipe, device = session.recipe, session.fabric.device
     batches = session.shuffled(session.splits.train, recipe.finetune.batch_size)
-    images, labels, _ = to_device(next(iter(batches.epoch(0))), device)
+    batch = to_device(next(iter(batches.epoch(0))), device)
+    images, labels = batch.images, batch.labels
     model = classifier.to(device).train()
     optimiser = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
     forwards, steps = [], []

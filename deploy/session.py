@@ -5,7 +5,7 @@ A stage reads its inputs from files only, so that a resumed run computes what an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from compress.data import Batches, Flow, ImageSet, Splits, open_splits, to_batches
 from compress.data.sample import sample_of
+from compress.distributed import rank
 from compress.dynamic import DynamicClassifier, find_routes
 from compress.errors import PruningError
 from compress.explain import (
@@ -32,9 +33,9 @@ from compress.explain import (
     new_predictor,
     to_targets,
 )
-from compress.files import read_tensors
+from compress.files import read_tensors, write_tensors
 from compress.gates import CostModel, counted_limits
-from compress.models import Classifier, build_classifier, check_classifier
+from compress.models import Classifier, build_classifier, check_classifier, restore_
 from compress.progress import Progress
 from compress.surgery import ChannelGraph, PrunePlan, View, prove_groups, slim_, trace_groups
 from compress.training import Checkpoints, make_fabric
@@ -43,6 +44,7 @@ from export.metadata import About
 from .cache_place import default_cache as default_cache
 from .data_parts import data_key
 from .plan_latency import PlanTimer
+from .processes import started
 from .recipe import Recipe
 from .run_dir import RunDir
 
@@ -86,7 +88,8 @@ class Session:
 
     @cached_property
     def fabric(self) -> Fabric:
-        return make_fabric(self.recipe.precision)
+        """Of all processes that were started for the run, which meet when it is first asked for."""
+        return make_fabric(self.recipe.precision, accumulate=self.recipe.accumulate, together=started() > 1)
 
     @cached_property
     def splits(self) -> Splits:
@@ -157,13 +160,18 @@ class Session:
         check_classifier(model, self.splits.image_size, len(self.splits.classes))
         return model
 
+    def write(self, path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+        """Write a stage's tensors, whole or not at all; only the leader does."""
+        if rank() == 0:
+            write_tensors(path, tensors, metadata)
+
     def stage_file(self, stage: str, name: str) -> Path:
         return self.run.stage_dir(stage) / name
 
     def classifier(self) -> Classifier:
         """The original."""
         model = build_classifier(self.recipe.model.model_copy(update={"weights": None}), len(self.splits.classes))
-        model.load_state_dict(read_tensors(self.stage_file("classifier", "model.safetensors")))
+        restore_(model, self.stage_file("classifier", "model.safetensors"))
         return model.eval()
 
     @property
@@ -176,7 +184,7 @@ class Session:
         if self.explainer.masks is None:
             return None
         predictor = new_predictor(self.classifier(), self.recipe.explainer.predictor)
-        predictor.load_state_dict(read_tensors(self.stage_file("predictor", "predictor.safetensors")))
+        restore_(predictor, self.stage_file("predictor", "predictor.safetensors"))
         return predictor.eval()
 
     def new_explained(self) -> ExplainedClassifier:
@@ -189,7 +197,7 @@ class Session:
     def explained(self) -> ExplainedClassifier:
         """The original with its selector."""
         network = self.new_explained()
-        network.selector.load_state_dict(read_tensors(self.stage_file("selector", "selector.safetensors")))
+        restore_(network.selector, self.stage_file("selector", "selector.safetensors"))
         return network.eval()
 
     def targets(self) -> Targets | None:
@@ -279,7 +287,7 @@ class Session:
     def dynamic(self) -> DynamicClassifier:
         """The dynamic variant as learned."""
         model = self.new_dynamic()
-        model.load_state_dict(read_tensors(self.stage_file("dynamic", "model.safetensors")))
+        restore_(model, self.stage_file("dynamic", "model.safetensors"))
         return model.eval()
 
     def slim(self) -> tuple[Classifier, ExplainedClassifier | None]:
@@ -287,7 +295,7 @@ class Session:
         network = self.slimmed(PrunePlan.load(self.run.plan))
         explained = network if isinstance(network, ExplainedClassifier) else None
         classifier = network.classifier if isinstance(network, ExplainedClassifier) else network
-        classifier.load_state_dict(read_tensors(self.run.slim_model))
+        restore_(classifier, self.run.slim_model)
         return classifier, explained
 
 

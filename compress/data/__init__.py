@@ -6,6 +6,8 @@ from .file_images import FileImages
 from .flow import Flow
 from .images import ImageSet, Rows
 from .loader import BatchSource, LoaderBatches, TensorBatches, take
+from .passes import one_pass
+from .share import Share, all_rows, batches_of, rows_of
 from .splits import Splits, open_splits
 
 __all__ = [
@@ -18,9 +20,14 @@ __all__ = [
     "ImageSet",
     "LoaderBatches",
     "Rows",
+    "Share",
     "Splits",
     "TensorBatches",
+    "all_rows",
+    "batches_of",
+    "one_pass",
     "open_splits",
+    "rows_of",
     "take",
     "to_batches",
 ]

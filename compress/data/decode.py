@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import os
-import struct
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,10 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import DataError
+from ..untrusted import printable
+from .image_file import BROKEN, open_image, why
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
-# What PIL raises on broken files, by format: SyntaxError is its PNG reader, struct.error its TIFF reader.
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 _CHUNK = 32  # images per task: a CIFAR image decodes faster than a task is handed over
 WORKERS = min(8, os.cpu_count() or 1)
 
@@ -126,9 +124,11 @@ def _decode_chunk(chunk: list[Encoded], resize: int | None) -> list[tuple[Encode
 
 def _decode_one(item: Encoded, resize: int | None) -> NDArray[np.uint8]:
     try:
-        with Image.open(io.BytesIO(item.data) if isinstance(item.data, bytes) else item.data) as image:
+        with open_image(item.data) as image:
             return to_bytes(image, resize)
     except UnidentifiedImageError as error:
-        raise DataError(f"{item.where} is not an image that can be read; replace or remove it") from error
+        where = printable(item.where, 500)
+        raise DataError(f"{where} is not an image that can be read; replace or remove it") from error
     except BROKEN as error:
-        raise DataError(f"{item.where} cannot be decoded ({error}); replace or remove it") from error
+        where = printable(item.where, 500)
+        raise DataError(f"{where} cannot be decoded ({why(error)}); replace or remove it") from error

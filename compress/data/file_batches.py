@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..distributed import Part
 from ..errors import DataError, RunError
 from .augment import Augmentation, chances, epoch_key
 from .batches import Batch, Batches, epoch_generator
@@ -26,6 +27,7 @@ from .file_images import FileImages
 from .flow import Flow
 from .images import ImageSet, Rows
 from .scaled import Pixels
+from .share import Share, all_rows, pieces
 
 CHUNK = 32
 """Images that one worker decodes at a time: all of them work on the next batch, and little waits in shared memory."""
@@ -121,25 +123,30 @@ class FileBatches(Batches):
         self.device = device or torch.device("cpu")
         self.flow = flow or Flow()
 
-    def epoch(self, k: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of epoch ``k`` from batch ``start`` on; the same ``k`` yields the same pixels."""
+    def epoch(self, k: int, start: int = 0, *, share: Share = all_rows) -> Iterator[Batch]:
+        """The batches of epoch ``k`` from number ``start`` on; the same ``k`` yields the same pixels. Only the rows
+        that ``share`` gives are decoded; nothing that happens to an image depends on it."""
         total = len(self.images)
         order = torch.randperm(total, generator=epoch_generator(self.seed, k)) if self.shuffle else torch.arange(total)
         self.flow.workers = self.workers
         self.flow.lap("computing")
-        bounds = self._bounds(start)
+        parts = list(self._parts(start, share))
+        bounds = [(begin, end) for begin, end, _ in parts]
         with self._decoded(order.numpy(), epoch_key(self.seed, k), bounds) as decoded:
-            for begin, end in bounds:
+            for begin, end, part in parts:
                 indices = order[begin:end]
                 images = self._gather(decoded, end - begin)
                 self.flow.images += end - begin
-                yield Batch(images, torch.from_numpy(self.images.labels[indices.numpy()]), indices)
+                labels = torch.from_numpy(self.images.labels[indices.numpy()])
+                yield Batch(images, labels, indices, None if part.whole else part)
                 self.flow.lap("computing")
 
-    def _bounds(self, start: int) -> list[tuple[int, int]]:
-        """First and last position (excluded) of every batch from ``start`` on."""
-        firsts = range(start * self.batch_size, self.count, self.batch_size)
-        return [(first, min(first + self.batch_size, self.count)) for first in firsts]
+    def _parts(self, start: int, share: Share) -> Iterator[tuple[int, int, Part]]:
+        """What ``share`` gives of every batch from ``start`` on, with its first and last position (excluded)."""
+        for number in range(start, len(self)):
+            first = number * self.batch_size
+            for part in pieces(number, min(self.batch_size, self.count - first), share):
+                yield first + part.start, first + part.stop, part
 
     def _gather(self, decoded: Iterator[Tensor], size: int) -> Tensor:
         """The next ``size`` images ``(size, 3, side, side)`` as bytes on the device, channels last."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..errors import DataError
+from ..untrusted import MOST_LIST, read_text
 
 
 def read_classes(path: Path, folders: Sequence[str]) -> tuple[str, ...]:
@@ -122,9 +123,11 @@ def read_labels(path: Path) -> Labels:
 
 def _lines(path: Path, what: str, wanted: str) -> list[str]:
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{what} {path} cannot be read ({error}); give a text file with {wanted}") from error
+        lines = [line.strip() for line in read_text(path, MOST_LIST).splitlines()]
+    except OSError as error:
+        raise DataError(f"{what} {path} cannot be read ({error.strerror}); give a text file with {wanted}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{what} {path} cannot be read (it is no UTF-8); give a text file with {wanted}") from error
     lines = [line for line in lines if line and not line.startswith("#")]
     if not lines:
         raise DataError(f"{what} {path} is empty; give {wanted}, or leave the setting out")

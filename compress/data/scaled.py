@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import DataError
-from .decode import BROKEN, refuse_mode
+from ..untrusted import printable
+from .decode import refuse_mode
+from .image_file import BROKEN, open_image, why
 
 Pixels = NDArray[np.uint8]
 _RATIOS = math.log(3 / 4), math.log(4 / 3)
@@ -68,9 +69,7 @@ def read_scaled(path: Path | str, side: int, place: Callable[[int, int], Window]
         DataError: the file cannot be read as an image; it is named.
     """
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 - once per image of every epoch
-            data = file.read()
-        with Image.open(io.BytesIO(data)) as image:
+        with open_image(Path(path)) as image:
             refuse_mode(image)
             width, height = image.size
             left, top, w, h = place(width, height)
@@ -84,14 +83,18 @@ def read_scaled(path: Path | str, side: int, place: Callable[[int, int], Window]
             box = (left * across, top * down, (left + w) * across, (top + h) * down)
             return np.asarray(rgb.resize((side, side), Image.Resampling.BILINEAR, box=_within(box, image.size)))
     except FileNotFoundError as error:
-        raise DataError(f"{path} is gone; put it back, or run again: the folder is then listed anew") from error
+        raise DataError(f"{_named(path)} is gone; put it back, or run again: the folder is then listed anew") from error
     except UnidentifiedImageError as error:
-        raise DataError(f"{path} is not an image that can be read; {_REMEDY}") from error
+        raise DataError(f"{_named(path)} is not an image that can be read; {_REMEDY}") from error
     except BROKEN as error:
-        raise DataError(f"{path} cannot be decoded ({error}); {_REMEDY}") from error
+        raise DataError(f"{_named(path)} cannot be decoded ({why(error)}); {_REMEDY}") from error
 
 
 _REMEDY = "replace it, or name it in a file for data.skip to leave it out"
+
+
+def _named(path: Path | str) -> str:
+    return printable(str(path), 500)
 
 
 def _within(box: tuple[float, float, float, float], size: tuple[int, int]) -> tuple[float, float, float, float]:

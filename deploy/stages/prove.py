@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from compress.distributed import by_leader
 from compress.dynamic import routed_cost, use
 from compress.explain import drift_of, explanations
 from compress.explain.fidelity import drift_of_numbers
@@ -88,6 +89,7 @@ def judgement(session: Session) -> Outcome:
     """Accuracy on the test set, read here for the first and only time, and saliency drift on validation images."""
     device = session.fabric.device
     original, (slim, slim_explained) = session.classifier(), session.slim()
+    by_leader(lambda: len(session.splits.test()))  # decodes them, if nobody has yet
     test = session.plain(session.splits.test())
     before, after = (evaluate(model.to(device), test).accuracy for model in (original, slim))
     session.progress.note(f"test accuracy: {as_percent(before)} -> {as_percent(after)}")

@@ -87,6 +87,13 @@ def finished(tiny: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) 
     return Finished(root, recipe, run_recipe(recipe, root, name=tiny.name, cache=cache))
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs draw no pictures, which takes longer than all else of a run whose stages are reused."""
+    for draw in ("draw_pictures", "draw_worst"):
+        monkeypatch.setattr(f"deploy.pipeline.{draw}", lambda *_arguments: None)
+
+
 @pytest.fixture(scope="session")
 def plain() -> tuple[str, ...]:
     """Overrides for a run without an explainer, whose accuracy does not matter."""
@@ -116,6 +123,12 @@ class Said:
     def error(self) -> str:
         """What it complained about; nothing may follow."""
         return self.err[self.err.index("error: ") :]
+
+
+@pytest.fixture(autouse=True)
+def one_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was run in one test was run here in all of them: see ``deploy.own_code``."""
+    monkeypatch.setenv("SLIMSIGHT_CACHE", str(cache))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from compress.config import DataConfig
-from compress.data import Batches, FileBatches, Flow, ImageSet, open_splits, to_batches
+from compress.data import Batches, FileBatches, Flow, ImageSet, open_splits, rows_of, to_batches
 from compress.data.augment import chances
 from compress.errors import DataError, RunError
 from compress.training import to_device
@@ -64,6 +64,19 @@ def test_batches_are_the_same_whatever_the_number_of_workers(
         assert torch.equal(one.labels, other.labels)
         assert torch.equal(one.indices, other.indices)
     assert multiprocessing.active_children() == []
+
+
+def test_processes_decode_their_rows_of_every_batch(make: Make) -> None:
+    whole = list(make(20, **AUGMENTED).epoch(1, 1))
+    for rank in range(3):
+        mine = list(make(20, **AUGMENTED).epoch(1, 1, share=rows_of(rank, 3)))
+        assert len(mine) == len(whole) == 2
+        for one, all_of_it in zip(mine, whole, strict=True):
+            assert one.part is not None
+            rows = slice(one.part.start, one.part.stop)
+            assert torch.equal(one.images, all_of_it.images[rows])
+            assert torch.equal(one.labels, all_of_it.labels[rows])
+            assert torch.equal(one.indices, all_of_it.indices[rows])
 
 
 def test_an_epoch_depends_on_seed_number_and_position_only(make: Make) -> None:
