@@ -13,8 +13,8 @@ from compress.config import ModelConfig
 from compress.errors import ConfigError
 from compress.files import write_text
 from compress.models.from_file import is_file_name, split_file_name
+from compress.sealed import sha256_of_file
 from compress.untrusted import MEBIBYTE, printable, read_bytes
-from export.checksum import sha256_of
 
 from .cache_place import default_cache
 from .recipe import Recipe, load_recipe
@@ -40,12 +40,12 @@ def remember_engine(path: Path, cache: Path) -> None:
     Raises:
         RunError: ``cache`` is not writable, or full.
     """
-    write_text(cache / _FOLDER / sha256_of(path), f"{path}\n")
+    write_text(cache / _FOLDER / sha256_of_file(path), f"{path}\n")
 
 
 def was_built_here(engine: Path, cache: Path | None = None) -> bool:
     """Whether an engine is, byte for byte, one that ``remember_engine`` was told of: opening one may run its code."""
-    return ((cache or default_cache()) / _FOLDER / sha256_of(engine)).is_file()
+    return ((cache or default_cache()) / _FOLDER / sha256_of_file(engine)).is_file()
 
 
 def foreign_code(model: ModelConfig, cache: Path | None = None) -> str | None:
