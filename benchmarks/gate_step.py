@@ -166,9 +166,9 @@ class TimedBatches:
     def __len__(self) -> int:
         return 10**6
 
-    def epoch(self, k: int) -> Iterator[Batch]:
+    def epoch(self, k: int, start: int = 0) -> Iterator[Batch]:
         """Rounds, until the time is over; a first call only shows what batches look like."""
-        del k
+        del k, start
         self._epochs += 1
         if self._epochs == 1:
             yield self.batch

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.segment import Segment
 
 from compress.errors import BudgetExceeded
+from compress.stop import Stop
 from compress.untrusted import visible
 
 from .console import ConsoleProgress
@@ -30,9 +31,10 @@ _WIDE = 160  # columns where there is no terminal: a log breaks no lines
 class Terminal:
     """What a command shows and logs with; ``typer.Context.obj`` of every command."""
 
-    def __init__(self, progress: ConsoleProgress, libraries: LibraryMessages) -> None:
+    def __init__(self, progress: ConsoleProgress, libraries: LibraryMessages, stop: Stop) -> None:
         self.progress = progress
         self.libraries = libraries
+        self.stop = stop
 
     def log_to(self, run: RunDir) -> None:
         self.progress.log_to(run.log)

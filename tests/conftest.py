@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,6 +32,42 @@ _SET_BY_LIBRARIES = {
     "_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR",
 }
 _THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1)  # workers share the cores
+
+
+@pytest.fixture(autouse=True, scope="session")
+def thawed() -> Iterator[None]:
+    """What ``frozen`` keeps from being collected is collected when Python ends: some libraries complain otherwise."""
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def frozen(thawed: None) -> None:
+    """What is there before a file's tests, libraries above all, is no garbage: whoever times collects it again each
+    time, for half a second.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_table_of_operators() -> Iterator[None]:
+    """torch builds its table of ONNX operators at each export: half of the time of a small one, for the same table."""
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+    except ImportError:  # where it lies is nobody's promise; exports then take their time
+        yield
+        return
+    build = functools.cache(ONNXRegistry.from_torchlib)
+
+    def from_torchlib(*arguments: int, **options: int) -> ONNXRegistry:
+        table = copy.copy(build(*arguments, **options))
+        table.functions = {name: list(found) for name, found in table.functions.items()}  # an export may add to it
+        return table
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(from_torchlib))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -81,6 +81,12 @@ def whole(folder: Path, start: Start) -> tuple[Path, float]:
     return folder / "whole", time.monotonic() - begun
 
 
+def seconds_of_children() -> float:
+    """Of the processor: what else runs on the machine counts for little."""
+    found = os.times()
+    return found.children_user + found.children_system
+
+
 def report_of(root: Path) -> dict[str, Any]:
     """report.json without times."""
     report: dict[str, Any] = json.loads((root / "report.json").read_text())
@@ -163,9 +169,9 @@ def test_a_finished_run_is_checked_in_seconds_and_not_redone(
     out, err = process.communicate()
     assert (process.returncode, err) == (0, "")
     assert re.search(r"^ok +MACs +[0-9.]+ M +at most ", out, re.MULTILINE)
-    begun = time.monotonic()
+    begun = seconds_of_children()
     process = start("run", "digits.yaml", "--out", "whole")
     _, err = process.communicate()
     assert process.returncode == 0
-    assert time.monotonic() - begun < 15
+    assert seconds_of_children() - begun < 15
     assert err.startswith("done before: classifier, gates, surgery, finetune, export, latency, judgement\n")

@@ -19,7 +19,7 @@ from .image_file import BROKEN, open_image, why
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
 _CHUNK = 32  # images per task: a CIFAR image decodes faster than a task is handed over
-_WORKERS = min(8, os.cpu_count() or 1)
+WORKERS = min(8, os.cpu_count() or 1)
 
 
 class Encoded(NamedTuple):
@@ -51,12 +51,17 @@ def to_bytes(image: Image.Image, resize: int | None = None) -> NDArray[np.uint8]
     Raises:
         ValueError: the image has more than 8 bits per channel, which PIL would clip to white.
     """
-    if image.mode.startswith(("I", "F")):
-        raise ValueError(f"mode {image.mode}: only 8 bits per channel are read, convert it to 8-bit RGB")
+    refuse_mode(image)
     rgb = image.convert("RGB")
     if resize is not None and rgb.size != (resize, resize):
         rgb = ImageOps.fit(rgb, (resize, resize), Image.Resampling.BILINEAR)
     return np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1))
+
+
+def refuse_mode(image: Image.Image) -> None:
+    """Raises ValueError for more than 8 bits per channel."""
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(f"mode {image.mode}: only 8 bits per channel are read, convert it to 8-bit RGB")
 
 
 def decode(encoded: Iterable[Encoded], *, resize: int | None, expect: int | None = None) -> Iterator[Decoded]:
@@ -88,12 +93,12 @@ def decode(encoded: Iterable[Encoded], *, resize: int | None, expect: int | None
 
 def _in_threads(encoded: Iterable[Encoded], resize: int | None) -> Iterator[list[tuple[Encoded, NDArray[np.uint8]]]]:
     """Chunks in order, at most a few of them in memory: a data set may be larger than that."""
-    with ThreadPoolExecutor(_WORKERS, thread_name_prefix="decode") as pool:
+    with ThreadPoolExecutor(WORKERS, thread_name_prefix="decode") as pool:
         running: deque[Future[list[tuple[Encoded, NDArray[np.uint8]]]]] = deque()
         try:
             for chunk in _chunks(encoded):
                 running.append(pool.submit(_decode_chunk, chunk, resize))
-                if len(running) > 2 * _WORKERS:
+                if len(running) > 2 * WORKERS:
                     yield running.popleft().result()
             while running:
                 yield running.popleft().result()

@@ -7,6 +7,9 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..errors import DataError
 from ..untrusted import MOST_LIST, printable, read_text
 
@@ -102,3 +105,20 @@ def check_list(listed: Sequence[str], names: Sequence[str], *, path: Path) -> No
         raise DataError(
             f"val_list {path} holds all images of {_some(sorted(lost))}: none are left to train on; shorten the list"
         )
+
+
+def of_each_class(labels: NDArray[np.int64], share: float, *, seed: int) -> NDArray[np.int64]:
+    """Positions of a share of every class, in order, drawn by ``seed``; at least one image of each.
+
+    A larger share holds a smaller one.
+
+    Args:
+        labels: (N,) of all images; share: 0..1.
+    """
+    keys = np.random.Generator(np.random.PCG64(seed)).random(len(labels))
+    order = np.lexsort((keys, labels))
+    _, counts = np.unique(labels, return_counts=True)
+    ranks = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    wanted = np.maximum(1, np.rint(counts * share).astype(np.int64))
+    chosen: NDArray[np.int64] = np.sort(order[ranks < np.repeat(wanted, counts)])
+    return chosen

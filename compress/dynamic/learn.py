@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 import torch
 from lightning_fabric import Fabric
@@ -14,9 +14,10 @@ from torch.optim import Optimizer
 
 from ..config import DynamicConfig
 from ..data import Batch, BatchSource
+from ..distributed import mean_over_batch, per_image
 from ..gates import CostModel
 from ..progress import SILENT, Progress
-from ..training import History, fit, one_cycle, to_device
+from ..training import Checkpoints, History, fit, one_cycle, to_device
 from .cost import Usage, macs_per_image
 from .harden import check_reachable, harden_
 from .routing import DynamicClassifier
@@ -55,6 +56,18 @@ class Alternating(Optimizer):
         self._turns = (first, second)
         self._turn = 0
 
+    def state_dict(self) -> dict[str, Any]:
+        """Both optimisers' states, and whose turn it is."""
+        return {"turns": [optimizer.state_dict() for optimizer in self._turns], "turn": self._turn}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
+        """Go on where ``state_dict`` was taken."""
+        for optimizer, state in zip(self._turns, state_dict["turns"], strict=True):
+            optimizer.load_state_dict(state)
+        self._turn = state_dict["turn"]
+        # Loading makes new groups: a schedule must set the rates of those that step.
+        self.param_groups = [group for optimizer in self._turns for group in optimizer.param_groups]
+
     @overload
     def step(self, closure: None = None) -> None: ...
 
@@ -66,6 +79,30 @@ class Alternating(Optimizer):
         optimizer = self._turns[self._turn]
         self._turn = 1 - self._turn
         return optimizer.step(closure)
+
+
+class _Exploration:
+    """What moves from step to step beside the weights: the choices' temperature and w, the weight of sparsity."""
+
+    def __init__(self, model: DynamicClassifier, config: DynamicConfig, share: float, steps: int) -> None:
+        self.weight = SPARSITY_WEIGHT
+        self._model, self._range, self._share, self._steps = model, config.temperature, share, steps
+        model.temperature = config.temperature[0]
+
+    def advance(self, step: int, figures: Mapping[str, float]) -> None:
+        """Set what the step after ``step`` takes."""
+        first, last = self._range
+        self._model.project_()
+        self._model.temperature = first * (last / first) ** ((step + 1) / self._steps)
+        self.weight += GROWTH / self._steps * max(0.0, figures["mean_gate"] - self._share)
+
+    def state_dict(self) -> dict[str, float | None]:
+        """For a checkpoint."""
+        return {"weight": self.weight, "temperature": self._model.temperature}
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Go on where ``state_dict`` was taken."""
+        self.weight, self._model.temperature = state["weight"], state["temperature"]
 
 
 class _Routing(nn.Module):
@@ -92,7 +129,7 @@ class _PartlyDense(nn.Module):
         self.model, self.share = model, share
 
     def forward(self, images: Tensor) -> Tensor:
-        dense = [torch.rand(len(images), device=images.device) < self.share for _ in self.model.routes]
+        dense = [per_image(images.new_empty(len(images)), Tensor.uniform_) < self.share for _ in self.model.routes]
         return self.model.routed(images, dense=dense).logits
 
 
@@ -102,8 +139,8 @@ def mean_gate(gates: list[Tensor]) -> Tensor:
 
 
 def sparsity(gates: list[Tensor], share: float, weight: float) -> Tensor:
-    """weight x (mean |g| - s)^2 (scalar)."""
-    return weight * (mean_gate(gates) - share) ** 2
+    """weight x (mean |g| - s)^2 (scalar), the mean being that of the whole batch."""
+    return weight * (mean_over_batch(mean_gate(gates)) - share) ** 2
 
 
 def share_for(cost: CostModel, budget: float) -> float:
@@ -125,6 +162,7 @@ def learn_routing(
     *,
     config: DynamicConfig,
     budget: float,
+    checkpoints: Checkpoints | None = None,
     progress: Progress = SILENT,
 ) -> Learned:
     """Train ``model`` in place: masks and heads against the sparsity loss, then exact masks, then finetuning.
@@ -138,10 +176,10 @@ def learn_routing(
     """
     check_reachable(cost, AIM * budget, config.align)
     cost = cost.to(fabric.device)
-    _explore(model, cost, train, fabric, config=config, budget=budget, progress=progress)
+    _explore(model, cost, train, fabric, config=config, budget=budget, checkpoints=checkpoints, progress=progress)
     hardened = harden_(model, cost, val, budget=AIM * budget, align=config.align)
     if config.finetune_epochs:
-        _finetune(model, train, fabric, config=config, progress=progress)
+        _finetune(model, train, fabric, config=config, checkpoints=checkpoints, progress=progress)
     found = harden_(model, cost, val, budget=budget, align=config.align)
     model.eval()
     return Learned(hardened, found, budget)
@@ -155,13 +193,14 @@ def _explore(
     *,
     config: DynamicConfig,
     budget: float,
+    checkpoints: Checkpoints | None,
     progress: Progress,
 ) -> History:
     """CE + w (mean |g| - s)^2, heads and masks in turn with weights; w grows while too much is computed."""
     steps = config.epochs * len(train)
     share = share_for(cost, budget)
     model.spread_(to_device(next(iter(train.epoch(0))), fabric.device).images)
-    weight = SPARSITY_WEIGHT
+    course = _Exploration(model, config, share, steps)
     model.train().requires_grad_(True)
 
     def loss(wrapped: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -169,16 +208,13 @@ def _explore(
         ce = F.cross_entropy(logits.float(), batch.labels)
         with torch.no_grad():
             macs = macs_per_image(cost, gates).mean() / budget
-        return {"loss": ce + sparsity(gates, share, weight), "ce": ce, "mean_gate": mean_gate(gates), "macs": macs}
+        return {
+            "loss": ce + sparsity(gates, share, course.weight),
+            "ce": ce,
+            "mean_gate": mean_gate(gates),
+            "macs": macs,
+        }
 
-    def advance(step: int, figures: Mapping[str, float]) -> None:
-        nonlocal weight
-        model.project_()
-        done = (step + 1) / steps
-        model.temperature = config.temperature[0] * (config.temperature[1] / config.temperature[0]) ** done
-        weight += GROWTH / steps * max(0.0, figures["mean_gate"] - share)
-
-    model.temperature = config.temperature[0]
     masks = [router.masks for router in model.router_list]
     heads = [router.head.weight for router in model.router_list]
     optimizer = Alternating(
@@ -199,13 +235,21 @@ def _explore(
         what="routing",
         steps=steps,
         schedule=one_cycle,
-        after_step=advance,
+        after_step=course.advance,
+        keeps={"exploration": course},
+        checkpoints=checkpoints,
         progress=progress,
     )
 
 
 def _finetune(
-    model: DynamicClassifier, train: BatchSource, fabric: Fabric, *, config: DynamicConfig, progress: Progress
+    model: DynamicClassifier,
+    train: BatchSource,
+    fabric: Fabric,
+    *,
+    config: DynamicConfig,
+    checkpoints: Checkpoints | None,
+    progress: Progress,
 ) -> History:
     """Weights and mask values under the routes that will be deployed: no noise, heads frozen, zeros stay zero."""
     model.train().requires_grad_(True)
@@ -229,5 +273,6 @@ def _finetune(
         epochs=config.finetune_epochs,
         schedule=one_cycle,
         after_step=lambda *_: model.project_(),
+        checkpoints=checkpoints,
         progress=progress,
     )

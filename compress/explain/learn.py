@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..config import SelectorConfig
 from ..data import Batch, BatchSource
 from ..progress import SILENT, Progress
-from ..training import History, fit, one_cycle
+from ..training import Checkpoints, History, fit, one_cycle
 from .predictor import Predictor, divergence
 from .quality import Sample, judge_selector
 from .rbf import area, power_area, rbf_map, relaxed_bernoulli, roughness
@@ -37,6 +37,12 @@ class _AreaWeight:
         error = figures["area"] / self.target - 1
         self.value = min(max(self.value * math.exp(self.rate * max(-1.0, min(1.0, error))), 1e-4), 1e4)
 
+    def state_dict(self) -> dict[str, float]:
+        return {"value": self.value}
+
+    def load_state_dict(self, state: Mapping[str, float], /) -> None:
+        self.value = state["value"]
+
 
 Objective = Callable[[Batch, Tensor, Tensor, float], dict[str, Tensor]]
 """A batch, the classifier's logits, the explanations' numbers and the area's weight -> "loss", "area", more figures."""
@@ -53,6 +59,7 @@ def train_selector(
     config: SelectorConfig,
     target_area: float,
     sample: Sample | None = None,
+    checkpoints: Checkpoints | None = None,
     progress: Progress = SILENT,
 ) -> History:
     """Minimise ``objective`` while its area weight follows ``target_area``; classifier and predictor stay frozen.
@@ -94,6 +101,8 @@ def train_selector(
         validate=validate,
         patience=config.patience,
         after_step=weight.follow,
+        keeps={"area weight": weight},
+        checkpoints=checkpoints,
         progress=progress,
     )
     network.eval().requires_grad_(False)

@@ -10,10 +10,10 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from ..config import MaskConfig, PredictorConfig
-from ..data import Batch, BatchSource
+from ..data import Batch, BatchSource, one_pass
 from ..models import Classifier
 from ..progress import SILENT, Progress
-from ..training import History, fit, one_cycle, to_device
+from ..training import Checkpoints, History, fit, one_cycle, to_device
 from .rbf import fixed_draws, random_rbf, rbf_map, relaxed_bernoulli
 
 DrawMasks = Callable[[Tensor], Tensor]
@@ -70,6 +70,7 @@ def train_predictor(
     *,
     config: PredictorConfig,
     draw: DrawMasks,
+    checkpoints: Checkpoints | None = None,
     progress: Progress = SILENT,
 ) -> History:
     """min E_x,m KL(Q_class(x) || q_pred(m * x)) over the masks m that ``draw`` gives; the best epoch stays."""
@@ -84,16 +85,17 @@ def train_predictor(
     @torch.inference_mode()
     def validate() -> float:
         predictor.eval()
-        with fixed_draws(device):  # the same masks every time: epochs are compared on equal terms
-            total, count = torch.zeros(()), 0
-            for batch in val.epoch(0):
-                batch = to_device(batch, device)
-                with fabric.autocast():
-                    kl = divergence(classifier(batch.images), predictor(batch.images, draw(batch.images)))
-                total += kl.sum().cpu()
-                count += len(kl)
+
+        def work(number: int, batch: Batch) -> tuple[Tensor, int]:
+            batch = to_device(batch, device)
+            # The same masks every time: epochs are compared on equal terms.
+            with fixed_draws(device, number), fabric.autocast():
+                kl = divergence(classifier(batch.images), predictor(batch.images, draw(batch.images)))
+            return kl.sum().cpu(), len(kl)
+
+        found = one_pass(val, work)
         predictor.train()
-        return float(total) / count
+        return sum(float(total) for total, _ in found) / sum(count for _, count in found)
 
     optimizer = torch.optim.Adam(predictor.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     predictor.train()
@@ -108,6 +110,7 @@ def train_predictor(
         schedule=one_cycle,
         validate=validate,
         patience=config.patience,
+        checkpoints=checkpoints,
         progress=progress,
     )
     predictor.eval().requires_grad_(False)

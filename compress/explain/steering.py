@@ -13,7 +13,7 @@ from ..config import ExplainerConfig
 from ..data import BatchSource
 from ..progress import SILENT, Progress
 from ..registry import Registry
-from ..training import History
+from ..training import Checkpoints, History
 from .heads import Head, RbfHead, RealXHead
 from .learn import Objective, rbf_objective, train_selector
 from .predictor import DrawMasks, Predictor, rbf_masks
@@ -73,6 +73,7 @@ class SteeringExplainer(ABC, Generic[Q]):
         fabric: Fabric,
         *,
         config: ExplainerConfig,
+        checkpoints: Checkpoints | None = None,
         progress: Progress = SILENT,
     ) -> History:
         """Train the selector of ``network``, against a trained ``predictor`` if it has one; both end frozen."""
@@ -119,6 +120,7 @@ class MaskExplainer(SteeringExplainer[SelectorQuality]):
         fabric: Fabric,
         *,
         config: ExplainerConfig,
+        checkpoints: Checkpoints | None = None,
         progress: Progress = SILENT,
     ) -> History:
         assert predictor is not None
@@ -132,6 +134,7 @@ class MaskExplainer(SteeringExplainer[SelectorQuality]):
             config=config.selector,
             target_area=config.target_area,
             sample=self.sample(config),
+            checkpoints=checkpoints,
             progress=progress,
         )
 
@@ -173,11 +176,21 @@ class MapExplainer(SteeringExplainer[MapQuality]):
         fabric: Fabric,
         *,
         config: ExplainerConfig,
+        checkpoints: Checkpoints | None = None,
         progress: Progress = SILENT,
     ) -> History:
         assert predictor is None
         maps = SelectorMaps(network)
-        return train_maps(maps, network.classifier, train, val, fabric, config=config.varsal, progress=progress)
+        return train_maps(
+            maps,
+            network.classifier,
+            train,
+            val,
+            fabric,
+            config=config.varsal,
+            checkpoints=checkpoints,
+            progress=progress,
+        )
 
     def judge(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 POINTS = 60
 """So many points of a curve are kept at most; each is a mean over the steps since the one before."""
@@ -35,3 +36,11 @@ class GateHistory:
         for name, value in point.items():
             self.columns.setdefault(name, []).append(value if name == "step" else float(f"{value:.5g}"))
         self._sums = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"sums": self._sums, "columns": self.columns}
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Go on where ``state_dict`` was taken."""
+        self._sums, self.columns = state["sums"], state["columns"]

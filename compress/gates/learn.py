@@ -14,11 +14,12 @@ from torch.nn.modules.conv import _ConvNd
 
 from ..config import GatesConfig
 from ..data import Batch, BatchSource
+from ..distributed import even, rank, world
 from ..errors import PruningError
 from ..explain import Targets
 from ..progress import SILENT, Progress
 from ..surgery import ChannelGroup
-from ..training import fit, to_device
+from ..training import Checkpoints, fit, to_device
 from .cost import CostModel
 from .gate import Gates
 from .gated import GatedNetwork, pays_to_compile
@@ -131,6 +132,15 @@ class GateObjective:
         # Dual ascent: the multiplier of the constraint T(v) <= target.
         self.cost_weight += config.cost_weight * figures["residual"]
 
+    def state_dict(self) -> dict[str, float]:
+        """For a checkpoint: what ``advance`` sets."""
+        return {name: getattr(self, name) for name in ("cost_weight", "noise", "temperature", "target")}
+
+    def load_state_dict(self, state: Mapping[str, float], /) -> None:
+        """Go on where ``state_dict`` was taken."""
+        for name, value in state.items():
+            setattr(self, name, value)
+
 
 def learn_gates(
     network: nn.Module,
@@ -142,6 +152,7 @@ def learn_gates(
     config: GatesConfig,
     budget: float,
     targets: Targets | None,
+    checkpoints: Checkpoints | None = None,
     progress: Progress = SILENT,
 ) -> GateResult:
     """Rank the channels of ``groups`` by learning which may close.
@@ -182,6 +193,8 @@ def learn_gates(
         what=f"gates ({config.steer})",
         steps=config.steps,
         after_step=after_step,
+        keeps={"objective": objective, "curve": curve},
+        checkpoints=checkpoints,
         progress=progress,
     )
     return _result(gates, cost, budget, history.epochs[-1], config, objective.temperature, curve)
@@ -203,7 +216,9 @@ def _to_gated(
     with torch.random.fork_rng():  # a loader of the user's may draw its order here
         batch = to_device(next(train.epoch(0)), fabric.device)
     gated = GatedNetwork(network, gates, groups, batch, steered=steered)
-    gated.to(fabric.device).to(memory_format=torch.channels_last)
+    gated.to(fabric.device).to(memory_format=torch.channels_last).eval()
+    mine = even(len(batch.images), rank(), world())
+    batch = Batch(batch.images[mine], batch.labels[mine], batch.indices[mine])
     wanted = config.compile
     if wanted == "auto":
         layers = sum(isinstance(module, _ConvNd | nn.Linear) for module in gated.modules())

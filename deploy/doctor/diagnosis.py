@@ -33,7 +33,7 @@ _ROOM, _MEMORY = 2e9, 2e9
 _LEAST_ROOM = 1e8
 _DISTRIBUTIONS = {"PIL": "pillow", "yaml": "PyYAML", "sklearn": "scikit-learn", "lightning_fabric": "lightning-fabric"}
 _OPTIONAL = {
-    "timm": ("timm>=1.0", "models named timm:NAME"),
+    "timm": ("timm>=1.0.3", "models named timm:NAME"),
 }
 
 

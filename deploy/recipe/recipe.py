@@ -42,6 +42,11 @@ class Recipe(Section):
         default=0, description="the same recipe, seed and images give the same slim model"
     )
     precision: Literal["32-true", "bf16-mixed"] = Field(default="32-true", description="of every stage that learns")
+    accumulate: Count = Field(
+        default=1,
+        description="parts that every batch is learned from in turn, to need less memory; batch normalisation then "
+        "sees a part at a time",
+    )
     threads: Count | None = Field(default=None, description="CPU threads of every stage that learns; null: all cores")
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()

@@ -65,6 +65,11 @@ class Places:
         return self.root / "dynamic" / "routed.onnx"
 
     @property
+    def checkpoints(self) -> Path:
+        """Of stages that were interrupted; each in a folder of its own."""
+        return self.root / "checkpoints"
+
+    @property
     def report_json(self) -> Path:
         return self.root / "report.json"
 

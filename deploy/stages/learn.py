@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import random
 
+import numpy as np
 import torch
+from torch import Tensor
 
+from compress.distributed import by_leader
 from compress.explain import (
     explanations,
     new_predictor,
     train_predictor,
 )
-from compress.files import write_tensors
 from compress.finetune import train_classifier
 from compress.gates import learn_gates, magnitude, select, uniform
 from compress.gates.widths import Align
@@ -30,11 +33,18 @@ def classifier(session: Session) -> Outcome:
     if recipe.model.weights is None:
         train = recipe.model.train
         batches = session.shuffled(splits.train, train.batch_size, crop=True, flip=True)
-        train_classifier(model, batches, session.fabric, config=train, progress=session.progress)
+        train_classifier(
+            model,
+            batches,
+            session.fabric,
+            config=train,
+            checkpoints=session.checkpoints.get("classifier"),
+            progress=session.progress,
+        )
     score = evaluate(model, session.plain(splits.val), device=session.fabric.device)
     session.progress.note(f"original: validation accuracy {as_percent(score.accuracy)}")
     path = session.stage_file("classifier", "model.safetensors")
-    write_tensors(path, model.state_dict())
+    session.write(path, model.state_dict())
     return Outcome({"val_accuracy": score.accuracy, "val_loss": score.loss}, [path])
 
 
@@ -47,15 +57,16 @@ def predictor(session: Session) -> Outcome:
     history = train_predictor(
         model,
         original,
-        session.shuffled(splits.train, config.predictor.batch_size, flip=True),
+        session.shuffled(session.explainer_images(), config.predictor.batch_size, flip=True),
         session.plain(splits.val),
         session.fabric,
         config=config.predictor,
         draw=masks(config),
+        checkpoints=session.checkpoints.get("predictor"),
         progress=session.progress,
     )
     path = session.stage_file("predictor", "predictor.safetensors")
-    write_tensors(path, model.state_dict())
+    session.write(path, model.state_dict())
     return Outcome({"val_kl": history.best, "epochs": len(history.epochs)}, [path])
 
 
@@ -68,17 +79,18 @@ def selector(session: Session) -> Outcome:
     history = explainer.train(
         network,
         predictor,
-        session.shuffled(splits.train, explainer.batch_size(config), flip=True),
+        session.shuffled(session.explainer_images(), explainer.batch_size(config), flip=True),
         session.plain(splits.val),
         session.fabric,
         config=config,
+        checkpoints=session.checkpoints.get("selector"),
         progress=session.progress,
     )
     quality = explainer.judge(network, predictor, session.plain(splits.val), session.fabric, config=config)
     session.progress.note(f"selector: {quality.in_words()}")
     explainer.refuse(quality, config)
     path = session.stage_file("selector", "selector.safetensors")
-    write_tensors(path, network.selector.state_dict(), {"explainer": explainer.head.kind})
+    session.write(path, network.selector.state_dict(), {"explainer": explainer.head.kind})
     return Outcome({**quality.to_dict(), "epochs": len(history.epochs)}, [path])
 
 
@@ -88,7 +100,7 @@ def targets(session: Session) -> Outcome:
     network = session.explained().to(session.fabric.device)
     batches = session.plain(session.gate_images())
     found = explanations(network, batches, stored=True, progress=session.progress)
-    write_tensors(path, {session.explainer.head.kind: found})
+    session.write(path, {session.explainer.head.kind: found})
     return Outcome({"images": batches.count}, [path])
 
 
@@ -101,7 +113,7 @@ def gates(session: Session) -> Outcome:
     network = session.network()
     if config.steer in ("magnitude", "uniform"):
         rank = magnitude if config.steer == "magnitude" else uniform
-        write_tensors(path, rank(network, session.graph.groups))
+        session.write(path, rank(network, session.graph.groups))
         return Outcome({"steer": config.steer}, [path])
     result = learn_gates(
         network.to(session.fabric.device),
@@ -112,9 +124,10 @@ def gates(session: Session) -> Outcome:
         config=config,
         budget=_macs_to_aim_for(session),
         targets=session.targets(),
+        checkpoints=session.checkpoints.get("gates"),
         progress=session.progress,
     )
-    write_tensors(path, result.scores)
+    session.write(path, result.scores)
     learned = {**result.to_dict(), "history": result.history}
     return Outcome({"steer": config.steer, "learned": learned}, [path])
 
@@ -125,18 +138,29 @@ def _macs_to_aim_for(session: Session) -> float:
     if "macs" in limits:
         return limits["macs"]
     scores = magnitude(session.network(), session.graph.groups)
-    align: Align = fixed_align(budget)
     if budget.latency is None:
+        align = fixed_align(budget)
         return float(select(session.cost, scores, budget=limits, align=align, rank_weight=budget.rank_weight).macs)
+    return by_leader(lambda: _macs_in_time(session, scores))
+
+
+def _macs_in_time(session: Session, scores: dict[str, Tensor]) -> float:
+    """The MACs of a plan that holds the latency, too, as timed here and now."""
+    budget = session.recipe.budget
+    assert budget.latency is not None
     with session.timer() as timer:
         cost, liked = timer.timed_cost(session.cost)
-        latency = budget.latency.of(cost.totals["latency"])
-        every = {**limits, "latency": latency}
-        align = liked if budget.align == "auto" else align
+        every = {**session.limits, "latency": budget.latency.of(cost.totals["latency"])}
+        align: Align = liked if budget.align == "auto" else fixed_align(budget)
         return float(select(cost, scores, budget=every, align=align, rank_weight=budget.rank_weight).macs)
 
 
 def seed_stage(seed: int, stage: str) -> None:
-    """Random numbers that depend on the recipe's seed and the stage, not on what ran before in this process."""
+    """Random numbers that depend on the recipe's seed and the stage, not on what ran before in this process.
+
+    No stage draws from numpy's and Python's own generators, but a user's model may.
+    """
     digest = hashlib.sha256(f"{seed} {stage}".encode()).digest()
     torch.manual_seed(int.from_bytes(digest[:8], "big"))
+    np.random.seed(int.from_bytes(digest[8:12], "big"))  # noqa: NPY002
+    random.seed(digest)

@@ -87,6 +87,13 @@ def finished(tiny: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) 
     return Finished(root, recipe, run_recipe(recipe, root, name=tiny.name, cache=cache))
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs draw no pictures, which takes longer than all else of a run whose stages are reused."""
+    for draw in ("draw_pictures", "draw_worst"):
+        monkeypatch.setattr(f"deploy.pipeline.{draw}", lambda *_arguments: None)
+
+
 @pytest.fixture(scope="session")
 def plain() -> tuple[str, ...]:
     """Overrides for a run without an explainer, whose accuracy does not matter."""

@@ -45,6 +45,7 @@ def test_help_answers_at_once() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_ends_with_its_figures_and_the_place_of_its_report(
     say: Callable[..., Said], tiny: Path, tmp_path: Path, finished: Any
 ) -> None:
@@ -67,6 +68,7 @@ def test_a_run_ends_with_its_figures_and_the_place_of_its_report(
     assert "done before: classifier" in (root / "run.log").read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_says_where_it_is_without_a_terminal(
     say: Callable[..., Said], tiny: Path, tmp_path: Path, finished: Any, overrides: list[str], monkeypatch: Any
 ) -> None:
@@ -82,6 +84,7 @@ def test_a_run_says_where_it_is_without_a_terminal(
     assert say("status", "runs/tiny").out.splitlines()[-1] == "report: runs/tiny/report.html"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_failed_check_is_exit_1_and_still_says_where_the_report_is(
     say: Callable[..., Said], tiny: Path, tmp_path: Path, finished: Any
 ) -> None:
@@ -243,6 +246,7 @@ def test_a_budget_out_of_reach_names_the_smallest_before_anything_is_learned(
     assert "stage 1" not in said.err
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_in_use_names_its_process(say: Callable[..., Said], tiny: Path, tmp_path: Path, finished: Any) -> None:
     root = finished.copy(tmp_path / "run")
     with (root / ".slimsight").open("a+") as file:
@@ -255,6 +259,7 @@ def test_a_run_in_use_names_its_process(say: Callable[..., Said], tiny: Path, tm
     assert say("run", tiny, "--out", root).code == 0
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_overrides_and_a_donor_reach_the_run(
     say: Callable[..., Said], tiny: Path, tmp_path: Path, finished: Any
 ) -> None:

@@ -17,9 +17,11 @@ import pytest
 import yaml
 
 import deploy.bench
+import deploy.trust_run
 from deploy.bench.probe import Tried
 from deploy.budget import BudgetFile, load_budget
 from deploy.cli import main
+from deploy.doctor import Diagnosis, Finding
 from deploy.recipe import Recipe, load_recipe
 
 from .pages import PAGES, ROOT, Command, blocks, commands, in_shell, name_of, spans
@@ -35,16 +37,30 @@ PAGES_WITH_COMMANDS = [page for page in PAGES if blocks(page, "sh")]
 
 
 @pytest.fixture(autouse=True)
-def one_short_session(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``bench`` measures once instead of ten times over, and no memory: how it does both is tested elsewhere."""
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tested elsewhere takes less long here.
+
+    ``bench`` measures once instead of ten times over, and no memory; ``trust`` looks at fewer images; ``doctor``
+    imports nothing in processes of its own; a run draws no pictures.
+    """
     whole = deploy.bench.run_bench
 
-    def short(*arguments: Any, settings: deploy.bench.Settings, **options: Any) -> Any:
+    def one_session(*arguments: Any, settings: deploy.bench.Settings, **options: Any) -> Any:
         quick = dataclasses.replace(settings, rounds=20, sessions=1, warmup=0.1)
         return whole(*arguments, settings=quick, **options)
 
-    monkeypatch.setattr("deploy.bench.run_bench", short)
+    monkeypatch.setattr("deploy.bench.run_bench", one_session)
     monkeypatch.setattr("deploy.bench.probe.Prober.__call__", lambda self, trial: Tried(host_bytes=1000))
+    thorough = deploy.trust_run.measure_trust
+
+    def quick_look(*arguments: Any, count: int | None, **options: Any) -> Any:
+        return thorough(*arguments, count=min(count or 20, 20), **options)
+
+    monkeypatch.setattr("deploy.trust_run.measure_trust", quick_look)
+    healthy = Diagnosis((Finding("machine", "python", "ok", "as it runs these tests"),))
+    monkeypatch.setattr("deploy.doctor.diagnose", lambda: healthy)
+    for draw in ("draw_pictures", "draw_worst"):
+        monkeypatch.setattr(f"deploy.pipeline.{draw}", lambda *_arguments: None)
 
 
 def reason_not_to_run(command: Command) -> str | None:

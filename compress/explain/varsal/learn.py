@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ...config import VarSalConfig
 from ...data import Batch, BatchSource
 from ...progress import SILENT, Progress
-from ...training import History, fit, one_cycle
+from ...training import Checkpoints, History, fit, one_cycle
 from .judge import judge_maps
 from .objective import VarSalObjective
 
@@ -24,6 +24,7 @@ def train_maps(
     fabric: Fabric,
     *,
     config: VarSalConfig,
+    checkpoints: Checkpoints | None = None,
     progress: Progress = SILENT,
 ) -> History:
     """Minimise ``VarSalObjective``; the epoch whose maps keep the prediction best (``MapQuality.mean_kl``) stays.
@@ -76,6 +77,7 @@ def train_maps(
         schedule=one_cycle,
         validate=validate,
         patience=config.patience,
+        checkpoints=checkpoints,
         progress=progress,
     )
     maps.eval().requires_grad_(False)

@@ -230,9 +230,9 @@ def test_builders_at_the_same_time_end_with_one_whole_cache(tmp_path: Path) -> N
 
     class Meeting(FakeSource):
         def stream(self, splits: Collection[str]) -> Iterator[Decoded]:
-            meet.wait(timeout=10)
+            meet.wait(timeout=60)
             yield from super().stream(splits)
-            meet.wait(timeout=10)
+            meet.wait(timeout=60)
 
     values: list[list[int]] = []
 

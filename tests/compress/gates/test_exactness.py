@@ -27,6 +27,7 @@ from compress.surgery import (
     slim_,
     trace_groups,
 )
+from compress.surgery.slim import slim_or_break_
 
 PREFIX = ExplainedClassifier.PREFIX
 
@@ -97,8 +98,8 @@ def test_the_cost_model_is_fvcore_with_every_gate_open(
 
 def test_the_cost_model_is_fvcore_on_random_plans(traced: tuple[ExplainedClassifier, ChannelGraph, Tensor]) -> None:
     network, graph, images = traced
-    classifier = network.classifier
-    cost = CostModel.of(classifier, images[:1], graph.groups, prefix=PREFIX)
+    classifier, image = network.classifier, images[:1, :, ::2, ::2]  # what it computes on fewer pixels takes less long
+    cost = CostModel.of(classifier, image, graph.groups, prefix=PREFIX)
 
     @settings(max_examples=50, deadline=None, derandomize=True, database=None)
     @given(st.integers(0, 2**32 - 1))
@@ -107,8 +108,8 @@ def test_the_cost_model_is_fvcore_on_random_plans(traced: tuple[ExplainedClassif
         if not plan.shrinks:
             return
         slim = copy.deepcopy(classifier)
-        slim_(slim, plan, images[:1])
-        assert cost.of_plan(plan) == count_macs(slim, images[:1]).total
+        slim_or_break_(slim, plan, image)  # what slim_ does to a copy of its own
+        assert cost.of_plan(plan) == count_macs(slim, image).total
 
     agrees()
 

@@ -41,11 +41,11 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_time_and_its_failure() -> None:
-    model = Two(0.2, 1).train()
+    model = Two(0.5, 5).train()  # a busy machine adds a millisecond to either
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a busy machine is not this test's business
         found = assert_latency(model, "3x4x4", max="1 s", rounds=10, seconds=1)
-    assert 1.2 <= found < 100
+    assert 5.5 <= found < 1000
     assert all(module.training for module in model.modules())
     with pytest.raises(AssertionError) as failed:
         assert_latency(model, (2, 3, 4, 4), max="500us", rounds=10, seconds=1)
@@ -60,7 +60,7 @@ def test_a_time_and_its_failure() -> None:
 
 
 def test_a_share_of_a_baseline() -> None:
-    fast, slow = Sleeps(0.2), Sleeps(1)
+    fast, slow = Sleeps(0.5), Sleeps(5)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert_latency(fast, "3x4x4", max="60%", against=slow, rounds=10, seconds=1)

@@ -1,0 +1,27 @@
+"""Learning: the one loop that every stage runs through, its checkpoints, and how classifiers are evaluated."""
+
+from ..stop import Stop
+from .checkpoint import Checkpoints, Stateful
+from .course import History
+from .evaluate import Score, evaluate, logits_of, to_device
+from .fabric import LearningFabric, Precision, make_fabric
+from .loop import fit, one_cycle
+from .step import Loss, SharedStep
+
+__all__ = [
+    "Checkpoints",
+    "History",
+    "LearningFabric",
+    "Loss",
+    "Precision",
+    "Score",
+    "SharedStep",
+    "Stateful",
+    "Stop",
+    "evaluate",
+    "fit",
+    "logits_of",
+    "make_fabric",
+    "one_cycle",
+    "to_device",
+]

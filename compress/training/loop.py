@@ -1,0 +1,126 @@
+"""The one loop: every stage that learns runs through ``fit``, on Lightning Fabric (devices, precision, processes)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+
+from ..data import Batch, BatchSource
+from ..distributed import gather, rank, same_everywhere
+from ..errors import RunError
+from ..progress import SILENT, Progress
+from .checkpoint import Checkpoint, Checkpoints, Stateful
+from .course import Course, History, Watch
+from .states import ModelState, RandomState, check_finite
+from .step import Loss, SharedStep
+
+
+def one_cycle(optimizer: Optimizer, steps: int, *, warm: float = 0.2) -> LRScheduler:
+    """Learning rate up over the first ``warm`` share of the steps, then down to almost nothing (cosine)."""
+    peaks = [float(group["lr"]) for group in optimizer.param_groups]
+    up = warm if warm * (steps + 1) > 1 else 0.0  # no step to warm up in: torch would divide by zero
+    return OneCycleLR(optimizer, peaks, total_steps=steps + 1, pct_start=up, cycle_momentum=False)
+
+
+def fit(
+    model: nn.Module,
+    batches: BatchSource,
+    loss: Loss,
+    optimizer: Optimizer,
+    fabric: Fabric,
+    *,
+    what: str,
+    epochs: int | None = None,
+    steps: int | None = None,
+    schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
+    max_norm: float | None = None,
+    validate: Callable[[], float] | None = None,
+    patience: int | None = None,
+    after_step: Callable[[int, Mapping[str, float]], None] | None = None,
+    keeps: Mapping[str, Stateful] | None = None,
+    checkpoints: Checkpoints | None = None,
+    progress: Progress = SILENT,
+) -> History:
+    """Minimise ``loss(model, batch)["loss"]``; the model's own train/eval flags are the caller's choice.
+
+    Args:
+        loss: called under the fabric's autocast with the wrapped model; returns "loss" and figures to show.
+        what: its name, for people and for its checkpoint.
+        epochs, steps: how long; one of the two. A last epoch that ``steps`` cuts short counts as one.
+        validate: called after every epoch, lower is better; the best state is what ``model`` holds at the end.
+        patience: epochs without a better validation after which the loop stops.
+        after_step: called with the step's number and figures (a controller, an annealed temperature).
+        keeps: by name, what ``loss``, ``validate`` and ``after_step`` change besides the model: a checkpoint keeps it.
+        checkpoints: where it goes on from, and saves to; the result is the same to the bit. None: neither.
+
+    Raises:
+        PruningError: the loss, or at a save a weight, is not finite.
+        KeyboardInterrupt: it was asked to stop; the last step is in its checkpoint.
+    """
+    assert (epochs is None) != (steps is None)
+    steps = steps if steps is not None else (epochs or 0) * len(batches)
+    model.to(memory_format=torch.channels_last)
+    shared = SharedStep(model, optimizer, fabric)
+    scheduler = schedule(optimizer, steps) if schedule else None
+    course, watch = Course(model, validate, patience, progress), Watch(what, steps, optimizer)
+    parts: dict[str, Stateful] = {"model": ModelState(model), "optimizer": optimizer, "course": course, **(keeps or {})}
+    if scheduler is not None:
+        parts["schedule"] = scheduler
+    parts["random"] = RandomState(fabric.device)
+    checkpoint = checkpoints.of(what, parts) if checkpoints is not None else Checkpoint()
+    done = _same(checkpoint.load_(), what)
+    if done:
+        progress.note(f"{what}: goes on after step {done:,} of {steps:,}")
+    left = itertools.islice(_endless(shared, batches, done), 0 if course.stalled else steps - done)
+    ticks = progress.track(left, what, total=steps - done, unit="img", scale=batches.batch_size)
+    with checkpoint.heeding_stop():
+        for step, parts_of_batch in enumerate(ticks, done):
+            shared.optimizer.zero_grad()
+            figures = shared.backward(parts_of_batch, loss)
+            watch.add(step + 1, figures["loss"], saved=checkpoint.step)
+            if max_norm is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+            shared.optimizer.step()
+            if scheduler is not None:
+                scheduler.step()
+            course.add(figures)
+            if after_step is not None:
+                after_step(step, {name: float(value.detach()) for name, value in figures.items()})
+            if (step + 1) % len(batches) == 0 or step + 1 == steps:
+                watch.look(saved=checkpoint.step)
+                course.end_epoch()
+            if rank() == 0 and checkpoint.due:  # all could save the same
+                watch.look(saved=checkpoint.step)
+                check_finite(what, step + 1, model)
+                checkpoint.save(step + 1)
+            if course.stalled:
+                break
+    course.restore_()
+    same_everywhere(what, model.state_dict())
+    course.history.reduced_bytes = shared.traffic.bytes
+    return course.history
+
+
+def _endless(shared: SharedStep, batches: BatchSource, done: int) -> Iterator[list[Batch]]:
+    """Epoch after epoch, without the first ``done`` batches; those before them in their epoch are not read."""
+    epoch, start = divmod(done, len(batches))
+    yield from shared.batches(batches, epoch, start)
+    for later in itertools.count(epoch + 1):
+        yield from shared.batches(batches, later)
+
+
+def _same(done: int, what: str) -> int:
+    """The number of steps done, which all processes must have found."""
+    found = gather(done)
+    if len(set(found)) > 1:
+        raise RunError(
+            f"{what}: the processes of this run go on after different steps ({', '.join(map(str, found))}): its folder "
+            "must be on a file system that all machines share"
+        )
+    return done
