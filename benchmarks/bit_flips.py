@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/bit_flips.py [--seed 0]
 
-A short run of configs/digits.yaml with its dynamic variant, then `slimsight export` (ONNX; a TensorRT for RTX engine
+A run of seconds (short_run.py) with its dynamic variant, then `slimsight export` (ONNX, pt2; a TensorRT for RTX engine
 where that is installed), `slimsight trust`, a folder that the Python API saved, and the caches. Every file that lies
 there is damaged in four ways: a byte flipped (first, last and a drawn place), cut to half, filled with zeros, removed.
 Each time the commands that read it are called as a user would; found is what ends with exit code 2 and names the file,
@@ -26,8 +26,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from full_disk import ROOT, SETTINGS
 from PIL import Image
+from short_run import write_recipe
 
 from compress.data import open_splits
 from compress.errors import SlimError
@@ -43,8 +43,8 @@ from deploy.run_dir import read_run
 from deploy.slim_folder import Slimmed, load, save
 from export.layer_times import cached_times
 
-RESULTS = ROOT / "benchmarks" / "results" / "bit_flips.json"
-DYNAMIC = ("dynamic.enabled=true", "dynamic.epochs=1", "dynamic.verify_images=8")
+RESULTS = Path(__file__).resolve().parent / "results" / "bit_flips.json"
+DYNAMIC = ("dynamic.enabled=true", "dynamic.epochs=2", "dynamic.finetune_epochs=1", "dynamic.verify_images=10")
 WAYS = ("byte first", "byte last", "byte drawn", "cut to half", "zeros", "gone")
 NOT_ARTEFACTS = {".slimsight": "empty: who writes the run", "run.log": "what was said; nothing reads it"}
 
@@ -112,8 +112,8 @@ class Place:
         assert found[0] in (0, 1), found[1]
 
     def start(self) -> tuple[int, str]:
-        words = [word for setting in (*SETTINGS, *DYNAMIC) for word in ("--set", setting)]
-        return said_by("run", ROOT / "configs" / "digits.yaml", "--out", self.run, *words)
+        words = [word for setting in DYNAMIC for word in ("--set", setting)]
+        return said_by("run", write_recipe(self.root), "--out", self.run, *words)
 
     def trust(self) -> tuple[int, str]:
         return said_by("trust", self.run, "--with", "gradient", "--images", 8, "--tests", "perturbation")

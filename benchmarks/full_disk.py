@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/full_disk.py [--trials 20] [--seed 0]
 
-A short run of configs/digits.yaml in a process of its own each. From its n-th write on (n drawn uniformly from all
-writes of such a run: of files, of the images' cache, of the log) nothing can be written or made any more, as the system
-would say it (ENOSPC). The command must end with one sentence and exit code 2. Then there is room again, and the same
+A run of seconds (short_run.py) in a process of its own each. From its n-th write on (n drawn uniformly from all writes
+of such a run: of files, of the images' cache, of the log) nothing can be written or made any more, as the system would
+say it (ENOSPC). The command must end with one sentence and exit code 2. Then there is room again, and the same
 command must end with the plan, the weights (byte by byte) and the report (but times) of an uninterrupted run. Rows go
 to results/full_disk.json.
 """
@@ -26,28 +26,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from short_run import RECIPE, differences, write_recipe
 
 from compress.files import write_json
 from deploy import pipeline  # imported once, for all runs
 from deploy.cli import main as slimsight
 from deploy.machine import device_name, versions
-from deploy.report import read_report
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "full_disk.json"
-SETTINGS = (
-    "threads=1",
-    "data.image_size=16",
-    "model.train.epochs=3",
-    "explainer.predictor.epochs=1",
-    "explainer.selector.epochs=2",
-    "gates.steps=60",
-    "gates.lr=0.12",
-    "finetune.epochs=1",
-    "latency.rounds=20",
-    "latency.warmup_seconds=0.1",
-)
-SAME = ("slim/plan.json", "slim/model.safetensors", "slim/explainer.safetensors", "recipe.yaml")
+RESULTS = Path(__file__).resolve().parent / "results" / "full_disk.json"
 
 
 class Disk:
@@ -55,6 +41,7 @@ class Disk:
 
     def __init__(self, root: Path, full: int | None) -> None:
         self.root, self.full, self.writes = str(root), full, 0
+        self.syncs, self.sync_seconds = 0, 0.0
 
     def write(self, path: object) -> None:
         """Before every write."""
@@ -68,7 +55,7 @@ class Disk:
 
     def install(self) -> None:
         """From here on every file that this process opens to write is on it."""
-        disk, plain_open, plain_mkdir = self, io.open, os.mkdir
+        disk, plain_open, plain_mkdir, plain_sync = self, io.open, os.mkdir, os.fsync
 
         class Raw(io.FileIO):
             def write(self, data: Any) -> int:
@@ -102,8 +89,14 @@ class Disk:
         def sent(*_args: Any) -> int:  # shutil then falls back on writing, which is counted
             raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK))
 
+        def synced(handle: int) -> None:
+            started = time.perf_counter()
+            plain_sync(handle)
+            disk.sync_seconds += time.perf_counter() - started
+            disk.syncs += 1
+
         builtins.open = io.open = opened  # type: ignore[assignment]
-        os.mkdir, os.sendfile = made, sent
+        os.mkdir, os.sendfile, os.fsync = made, sent, synced
 
 
 def in_child(work: Callable[[], int], out: Path) -> int:
@@ -124,8 +117,8 @@ def in_child(work: Callable[[], int], out: Path) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
 
 
-def run(folder: Path, full: int | None) -> tuple[int, int, str]:
-    """A run in ``folder``: exit code, writes, what it said."""
+def run(folder: Path, full: int | None) -> tuple[int, dict[str, float], str]:
+    """A run in ``folder``: exit code, what it cost, what it said."""
     counted, said = folder.with_suffix(".count"), folder.with_suffix(".txt")
 
     def work() -> int:
@@ -135,33 +128,18 @@ def run(folder: Path, full: int | None) -> tuple[int, int, str]:
         folder.mkdir(exist_ok=True)
         write = counted.open("w")
         disk.install()
-        words = [word for setting in SETTINGS for word in ("--set", setting)]
+        started = time.perf_counter()
         try:
-            slimsight(["run", str(ROOT / "configs" / "digits.yaml"), "--out", str(folder / "run"), *words])
+            slimsight(["run", str(folder.parent / "tiny.yaml"), "--out", str(folder / "run")])
         finally:
-            print(disk.writes, file=write)
+            seconds = round(time.perf_counter() - started, 2)
+            cost = {"writes": disk.writes, "syncs": disk.syncs, "sync_seconds": round(disk.sync_seconds, 3)}
+            print(json.dumps({**cost, "seconds": seconds}), file=write)
             write.close()
         return 0
 
     code = in_child(work, said)
-    return code, int(counted.read_text()), said.read_text()
-
-
-def comparable(root: Path) -> dict[str, Any]:
-    """The report but times."""
-    found = read_report(root).model_dump(mode="json", exclude={"created", "latency"})
-    found["stages"] = [stage["name"] for stage in found["stages"]]
-    found["verdict"] = [
-        (check["name"], check["passed"]) for check in found["verdict"]["checks"] if check["name"] != "latency"
-    ]
-    return found
-
-
-def differences(root: Path, whole: Path) -> list[str]:
-    """What of an uninterrupted run this one has not got."""
-    named = [name for name in SAME if (root / name).read_bytes() != (whole / name).read_bytes()]
-    ours, theirs = comparable(root), comparable(whole)
-    return named + [f"report.json: {key}" for key in theirs if ours.get(key) != theirs[key]]
+    return code, json.loads(counted.read_text()), said.read_text()
 
 
 def main() -> None:
@@ -172,11 +150,12 @@ def main() -> None:
     assert pipeline, "imported for the children"
     rows: list[dict[str, Any]] = []
     with TemporaryDirectory() as place:
-        started = time.monotonic()
+        write_recipe(Path(place))
         whole = Path(place) / "whole"
-        code, writes, said = run(whole, None)
+        code, cost, said = run(whole, None)
         assert code in (0, 1), said
-        print(f"uninterrupted: {writes} writes, {time.monotonic() - started:.0f} s", flush=True)
+        writes = int(cost["writes"])
+        print(f"uninterrupted: {cost}", flush=True)
         draw = random.Random(given.seed)
         for trial in range(given.trials):
             full = draw.randint(1, writes)
@@ -200,8 +179,8 @@ def main() -> None:
         "device": device_name(),
         "versions": versions(),
         "seed": given.seed,
-        "settings": list(SETTINGS),
-        "writes": writes,
+        "recipe": RECIPE,
+        "uninterrupted": cost,
         "trials": len(rows),
         "resumed": passed,
         "rows": rows,

@@ -25,7 +25,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from compress.files import read_json, write_json
 from deploy.machine import device_name, versions
@@ -60,13 +60,16 @@ class Process:
     log: Path
     started: float
 
+    options: ClassVar[tuple[str, ...]] = ()
+    """More of the command line."""
+
     @classmethod
-    def start(cls, out: Path, log: Path) -> Process:
+    def start(cls, out: Path, log: Path) -> Self:
         words = [word for setting in SETTINGS for word in ("--set", setting)]
         command = [sys.executable, "-c", "from deploy.cli import main; main()", "run", str(RECIPE), "--out", str(out)]
         environment = {**os.environ, "SLIMSIGHT_CHECKPOINT_SECONDS": SECONDS}
         with log.open("wb") as file:
-            popen = subprocess.Popen([*command, *words], stdout=file, stderr=file, env=environment)
+            popen = subprocess.Popen([*command, *words, *cls.options], stdout=file, stderr=file, env=environment)
         return cls(popen, log, time.monotonic())
 
     def said(self) -> list[str]:
@@ -132,6 +135,9 @@ def compare(found: Path, expected: Path) -> dict[str, Any]:
 class Study:
     """All runs, in one folder; results are written after each."""
 
+    process: ClassVar[type[Process]] = Process
+    results: ClassVar[Path] = RESULTS
+
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder, self.draw = folder, random.Random(seed)
         self.expected = folder / "whole"
@@ -158,7 +164,7 @@ class Study:
         self.write()
 
     def _to_its_end(self, out: Path) -> float:
-        process = Process.start(out, self.folder / f"{out.name}.log")
+        process = self.process.start(out, self.folder / f"{out.name}.log")
         code, seconds = process.finish()
         if code != 0:
             raise SystemExit(f"a run that nobody killed ended with {code}:\n" + "\n".join(process.said()))
@@ -170,7 +176,7 @@ class Study:
         shutil.rmtree(root, ignore_errors=True)
         kills, resumed, spent, code = [], [], 0.0, None
         while code is None:
-            process = Process.start(root, log)
+            process = self.process.start(root, log)
             age = self._kill(process, stage, often=often) if often or not kills else None
             if age is None:  # not to be killed, or it ended before
                 code, age = process.finish()
@@ -204,7 +210,7 @@ class Study:
         kinds = sorted({row["kind"] for row in kills})
         counted = {kind: [row["same"] for row in kills if row["kind"] == kind] for kind in kinds}
         summary = {kind: {"runs": len(same), "same": sum(same)} for kind, same in counted.items()}
-        write_json(RESULTS, {**self.found, "summary": summary})
+        write_json(self.results, {**self.found, "summary": summary})
 
 
 def _resumed(process: Process) -> list[str]:

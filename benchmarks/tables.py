@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/results.md from results/*.json: figures are never typed there.
+"""Write the tables of README.md and of two pages of docs from results/*.json: figures are never typed there.
 
 .venv/bin/python benchmarks/tables.py [--check]
 """
@@ -17,6 +17,7 @@ from tables_drift import drift, steered_finetuning
 from tables_dynamic import dynamic
 from tables_headlines import headlines
 from tables_models import zoo
+from tables_scaling import processes, scaling
 from tables_speed import combined, efficiency, gate_step
 from tables_study import keep50, selector, steering
 from tables_trust import trust
@@ -24,7 +25,8 @@ from tables_trust import trust
 from compress.files import read_json, write_text
 
 HERE = Path(__file__).resolve().parent
-PAGES, RESULTS = (HERE.parent / "README.md", HERE.parent / "docs" / "results.md"), HERE / "results"
+DOCS, RESULTS = HERE.parent / "docs", HERE / "results"
+PAGES = (HERE.parent / "README.md", DOCS / "results.md", DOCS / "scaling.md")
 
 TABLES: dict[str, tuple[Callable[..., str], *tuple[str, ...]]] = {
     "headlines": (
@@ -49,6 +51,8 @@ TABLES: dict[str, tuple[Callable[..., str], *tuple[str, ...]]] = {
     "trust": (trust, "trust.json"),
     "cost": (cost, "explainers_cost.json"),
     "latency_lab": (latency_lab, "latency_lab.json"),
+    "processes": (processes, "processes.json"),
+    "scaling": (scaling, "scaling.json"),
 }
 """How each table is made, and of which results."""
 

@@ -57,6 +57,12 @@ class Damaged(RunError):
         return Damaged(self.path, self.how, remedy)
 
 
+class Interrupted(SlimError):
+    """A run that something ended from outside; it is safe to run it again."""
+
+    exit_code = 130
+
+
 class BudgetExceeded(SlimError):
     """The work is done, but a budget or a check failed."""
 

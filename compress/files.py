@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .disk import make_folder, sync_file, sync_folder
-from .errors import RunError
+from .errors import ModelError, RunError
+from .untrusted import MOST_JSON, parse_json, read_text
 
 if TYPE_CHECKING:  # torch takes a second to import, and reports and budgets are read without it
     import torch
@@ -82,8 +83,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The value stored in a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """The value stored in a JSON file.
+
+    Raises:
+        OSError: it is missing, cannot be read, is no file, or is too large.
+        ValueError: it is no JSON (see ``compress.untrusted.parse_json``).
+    """
+    return parse_json(read_text(path, MOST_JSON))
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -96,7 +102,19 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dic
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file, on the CPU."""
+    """The tensors of a safetensors file, on the CPU.
+
+    Raises:
+        ModelError: it is missing, no file, or no safetensors file: its header does not fit what follows it.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    return load_file(path)
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "is no file" if path.exists() else "does not exist"
+        raise ModelError(f"weights file {path} {what}; give a .safetensors file")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError, OverflowError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"weights file {path} is no readable safetensors file: {reason}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import FinetuneConfig, TrainConfig
-from .data import Batch, BatchSource
+from .data import Batch, BatchSource, batches_of
+from .distributed import add, rank, world
 from .explain import ExplainedClassifier, RbfHead, squared_distance
 from .progress import SILENT, Progress
 from .training import Checkpoints, History, fit, one_cycle, to_device
@@ -33,14 +35,29 @@ def recalibrate_bn(model: nn.Module, batches: BatchSource, count: int) -> None:
         norm.momentum = None  # a cumulative average
         norm.train()
     device = next(model.parameters()).device
-    for seen, batch in enumerate(batches.epoch(0)):
-        if seen == count:
-            break
+    processes = world()
+    own = batches.epoch(0, share=batches_of(rank(), processes))
+    # Every statistic is that of a whole batch, which one process sees: only the averages are of all.
+    for batch in itertools.islice(own, len(range(rank(), count, processes))):
         model(to_device(batch, device).images)
+    for norm in norms if processes > 1 else ():
+        _average_(norm)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     for module, training in modes.items():
         module.training = training
+
+
+def _average_(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
+    """Make the cumulative averages of all processes one; each counts as often as the batches it is of."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.num_batches_tracked is not None
+    count = norm.num_batches_tracked.double()
+    total = add(count.clone())
+    for running in (norm.running_mean, norm.running_var):
+        running.copy_(add(running.double() * count) / total)
+    norm.num_batches_tracked.copy_(total)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 from .errors import Damaged
 from .files import write_text
+from .untrusted import MOST_JSON, parse_json, read_bytes
 
 _SEAL = re.compile(rb'\{\n  "seal": "([0-9a-f]{64})"[,\n]')
 _BLANK = "0" * 64
@@ -65,7 +66,7 @@ def read_sealed(path: Path, *, older: bool = False) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         Damaged: not one byte of it may differ from what was written.
     """
-    data = path.read_bytes()
+    data = read_bytes(path, MOST_JSON)
     seal = _SEAL.match(data)
     if seal is None and not older:
         raise Damaged(path, "was changed since it was written, or an earlier version wrote it: it has no seal")
@@ -74,7 +75,7 @@ def read_sealed(path: Path, *, older: bool = False) -> dict[str, Any]:
         if hashlib.sha256(blank).hexdigest().encode() != seal[1]:
             raise Damaged(path, "was changed since it was written: its seal does not fit")
     try:
-        value = json.loads(data)
+        value = parse_json(data.decode())
     except ValueError as error:  # broken JSON and broken UTF-8 alike
         raise Damaged(path, f"is cut off or was changed since it was written: it is no JSON ({error})") from error
     if not isinstance(value, dict):

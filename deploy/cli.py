@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from compress.errors import SlimError
+from compress.errors import Interrupted, SlimError
 from compress.memory import out_of_memory
 from compress.stop import Stop
 
@@ -20,10 +20,9 @@ from .commands import COMMANDS
 from .commands.examples import SHOWN
 from .console import ConsoleProgress
 from .logs import LibraryMessages
+from .processes import LOST, STOPPED, lost, speaks
 from .signals import stopping
 from .terminal import Terminal, console
-
-_INTERRUPTED = 130
 
 
 class _Commands(TyperGroup):
@@ -36,11 +35,19 @@ class _Commands(TyperGroup):
             try:
                 return super().invoke(ctx)
             except SlimError as error:
-                progress.error(str(error))
+                if speaks(error):
+                    progress.error(str(error))
                 code = error.exit_code
-            except KeyboardInterrupt:
-                progress.error("interrupted; the same command again goes on where it stopped")
-                code = _INTERRUPTED
+            except KeyboardInterrupt as error:
+                if speaks(error):
+                    progress.error(STOPPED)
+                code = Interrupted.exit_code
+            except RuntimeError as error:
+                if not lost(error):
+                    raise
+                if speaks(error):
+                    progress.error(LOST)
+                code = Interrupted.exit_code
             except BrokenPipeError:
                 raise  # `slimsight status RUN | head`: typer leaves quietly
             except OSError as error:  # what no other place could say better
@@ -92,3 +99,7 @@ for _command in COMMANDS:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of ``slimsight``; leaves by ``SystemExit``."""
     app(arguments, prog_name="slimsight")  # whatever started it: completion goes by this name
+
+
+if __name__ == "__main__":  # torchrun -m deploy.cli
+    main()

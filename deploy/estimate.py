@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch.nn import functional
 
 from compress.config import TrainConfig
+from compress.data import FileImages, Rows
+from compress.data.file_batches import default_workers
+from compress.data.sample import count_of
 from compress.macs import size_bytes
 from compress.models import Classifier
+from compress.training import to_device
 
 from .session import Session
 from .stages.preflight import Preflight
 
 _BATCHES = 4
+_DECODED = 16  # images, to see how long that takes
 _EXPORT_SECONDS = 1.5  # of one export by torch, with its proof; deeper networks take longer
 _OPEN_SECONDS = 0.02  # a file in ONNX Runtime
 _STEADY_CALLS = 10  # of a session, before times are read
@@ -29,7 +34,10 @@ _FILES_OF_WEIGHTS = 9
 
 @dataclass(frozen=True)
 class Steps:
-    """Seconds per image at ``batch`` images: ``forward`` alone, and a ``step`` of forward, backward and update."""
+    """Seconds per image at ``batch`` images: ``forward`` alone, and a ``step`` of forward, backward and update.
+
+    Where images are decoded meanwhile, neither is shorter than that takes.
+    """
 
     batch: int
     forward: float
@@ -40,8 +48,8 @@ def time_steps(session: Session, classifier: Classifier) -> Steps:
     """Time a few batches of the recipe's training images, where they will be learned from."""
     recipe, device = session.recipe, session.fabric.device
     batches = session.shuffled(session.splits.train, recipe.finetune.batch_size)
-    batch = next(iter(batches.epoch(0)))
-    images, labels = batch.images.to(device), batch.labels.to(device)
+    batch = to_device(next(iter(batches.epoch(0))), device)
+    images, labels = batch.images, batch.labels
     model = classifier.to(device).train()
     optimiser = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
     forwards, steps = [], []
@@ -52,7 +60,21 @@ def time_steps(session: Session, classifier: Classifier) -> Steps:
                 steps.append(_seconds(lambda: _step(model, optimiser, images, labels), device))
     finally:
         model.eval().cpu()
-    return Steps(len(images), min(forwards) / len(images), min(steps) / len(images))
+    reading = _reading(session)  # beside it: the slower of the two decides
+    return Steps(len(images), max(reading, min(forwards) / len(images)), max(reading, min(steps) / len(images)))
+
+
+def _reading(session: Session) -> float:
+    """Seconds per image that workers take to decode, where images stay files; 0 where they are in a cache."""
+    images = session.splits.train.images
+    if not (isinstance(images, Rows) and isinstance(images.pool, FileImages)):
+        return 0.0
+    rows = images.order[np.linspace(0, len(images) - 1, _DECODED).astype(np.int64)]
+    started = time.perf_counter()
+    for row in rows.tolist():
+        images.pool.plain(row)
+    workers = session.recipe.data.workers
+    return (time.perf_counter() - started) / _DECODED / max(1, default_workers() if workers is None else workers)
 
 
 def _step(model: Classifier, optimiser: torch.optim.Optimizer, images: torch.Tensor, labels: torch.Tensor) -> None:
@@ -79,7 +101,7 @@ def estimate(session: Session, known: Preflight, steps: Steps) -> dict[str, floa
     recipe, splits = session.recipe, session.splits
     train, val, test = len(splits.train), len(splits.val), len(splits.test())
     forward, step = steps.forward, steps.step
-    seen = min(recipe.gates.images or train, train)
+    seen = count_of(recipe.gates.images, train)
 
     def learned(config: TrainConfig, share: float = 1.0) -> float:
         per_epoch = train // min(config.batch_size, train) * min(config.batch_size, train)
@@ -93,6 +115,7 @@ def estimate(session: Session, known: Preflight, steps: Steps) -> dict[str, floa
     if recipe.finetune.steer_weight:
         finetune *= _SELECTOR_STEPS
     epochs = explainer.varsal.epochs if gates.explainer == "varsal" else explainer.selector.epochs
+    learns_on = count_of(explainer.images, train)
     learns = gates.steer not in ("magnitude", "uniform")
     beside = _SELECTOR_STEPS if gates.explainer else 1.0
     gate_steps = gates.steps * min(gates.batch_size, seen) * step * beside * _GATE_SHARE if learns else 0.0
@@ -101,8 +124,8 @@ def estimate(session: Session, known: Preflight, steps: Steps) -> dict[str, floa
     calls = (latency.rounds + _STEADY_CALLS * latency.sessions) * latency.batch
     return {
         "classifier": val * forward + (learned(recipe.model.train) if recipe.model.weights is None else 0.0),
-        "predictor": explainer.predictor.epochs * (train * (step + forward) + val * 2 * forward),
-        "selector": epochs * (train * step * _SELECTOR_STEPS + val * 2 * forward),
+        "predictor": explainer.predictor.epochs * (learns_on * (step + forward) + val * 2 * forward),
+        "selector": epochs * (learns_on * step * _SELECTOR_STEPS + val * 2 * forward),
         "targets": seen * 2 * forward,
         "gates": known.proof_seconds + gate_steps,
         "surgery": 2 * known.proof_seconds,
@@ -120,7 +143,7 @@ def disk_needed(session: Session, known: Preflight) -> int:
     weights = _FILES_OF_WEIGHTS * size_bytes(known.classifier)
     if session.recipe.dynamic.enabled:
         weights *= 2
-    seen = min(session.recipe.gates.images or math.inf, len(session.splits.train))
+    seen = count_of(session.recipe.gates.images, len(session.splits.train))
     side = session.splits.image_size
     per_image = {"rbf": 16, "realx": side * side, "varsal": side * side}.get(session.recipe.gates.explainer or "", 0)
-    return weights + int(seen) * per_image + 2_000_000  # pictures, reports
+    return weights + seen * per_image + 2_000_000  # pictures, reports

@@ -19,6 +19,7 @@ from export.to_onnx import export_onnx, verify_shapes
 from export.to_tensorrt import Flavour, export_engine
 from export.to_torch_export import export_pt2
 
+from .own_code import was_built_here
 from .session import Session
 
 Format = Literal["onnx", "pt2", "tensorrt", "tensorrt-rtx"]
@@ -114,6 +115,8 @@ class Files:
         self, source: Path, path: Path, flavour: Flavour, precision: Precision, profile: BatchProfile | None
     ) -> EngineResult | None:
         """An engine, or None and the reason in ``skipped`` where this machine cannot build it."""
+        if path.is_file() and not was_built_here(path, self.session.cache):
+            path.unlink()  # one of somebody else's would be opened to be used again
         try:
             built = export_engine(
                 source, path, flavour=flavour, precision=precision, profile=profile, samples=self.samples

@@ -22,7 +22,7 @@ from export.prove import Artifact, Evidence, prove
 from .export_files import FORMATS, PRECISIONS, Files
 from .exported import EXPORT_FILE
 from .machine import device_name, versions
-from .recipe import load_recipe
+from .own_code import load_run_recipe, remember_engine
 from .run_dir import read_run
 from .session import Session, default_cache
 
@@ -94,6 +94,7 @@ def export_run(
     batch: BatchProfile | None = None,
     out: Path | None = None,
     cache: Path | None = None,
+    allow_code: bool = False,
     progress: Progress = SILENT,
 ) -> Exported:
     """Export the slim model of a finished run, and its dynamic variant where it has one; prove what can run here.
@@ -106,8 +107,10 @@ def export_run(
         batch: images per call that engines take, and that artefacts are compared at; None: as each takes them.
         out: where to; None: ``export`` in the run's folder.
         cache: folder of decoded images (see ``default_cache``).
+        allow_code: build the run's model from its file although that was not run here (see ``deploy.own_code``).
 
     Raises:
+        ConfigError: its model is code that was not run here, and is not allowed.
         RunError: there is no run, it is being written, or it is not finished.
         Damaged: a file of the run is not what it wrote.
         ExportError: the model has no such form.
@@ -115,7 +118,7 @@ def export_run(
     run = read_run(path)
     if (writer := run.writer()) is not None:
         raise RunError(f"process {writer} is working on {path}: wait until it ends, then export")
-    recipe = load_recipe(run.recipe)
+    recipe = load_run_recipe(run, allow_code=allow_code, cache=cache)
     stages = ("finetune", "dynamic") if recipe.dynamic.enabled else ("finetune",)
     unfinished = next((stage for stage in stages if run.record(stage) is None), None)
     if unfinished is not None:
@@ -128,6 +131,8 @@ def export_run(
     session = Session(recipe, run, progress, cache or default_cache())
     files = Files(session, folder, opset or recipe.export.opset, formats, precisions, batch)
     artifacts = files.write()
+    for name in files.engines:
+        remember_engine(folder / name, session.cache)
     images = np.asarray(session.some_images(IMAGES))
     evidence = prove(artifacts, images, fp32=recipe.export.tolerance, progress=progress)
     found = Exported(folder, tuple(artifacts), evidence, files.engines, tuple(files.skipped))

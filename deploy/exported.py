@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from compress.errors import Damaged
 from compress.sealed import find_damage, read_sealed
+from compress.untrusted import within
 
 EXPORT_FILE = "export.json"
 _KEYS = {"schema", "created", "versions", "device", "images", "passed", "files", "skipped"}
@@ -27,7 +27,14 @@ def check_exports(folder: Path) -> None:
         raise damage.remedied(remedy) from damage
     if not found.keys() <= _KEYS:
         raise Damaged(folder / EXPORT_FILE, "was changed since it was written", remedy)
-    files: list[dict[str, Any]] = found.get("files", [])
-    for file in files:
-        if (wrong := find_damage(folder / file["file"], file["size_bytes"], file["sha256"])) is not None:
+    try:
+        files = [
+            (within(folder, file["file"]), int(file["size_bytes"]), str(file["sha256"])) for file in found["files"]
+        ]
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise Damaged(folder / EXPORT_FILE, "was changed since it was written", remedy) from error
+    for place, size, sha256 in files:
+        if place is None:
+            raise Damaged(folder / EXPORT_FILE, "names files that do not lie beside it", remedy)
+        if (wrong := find_damage(place, size, sha256)) is not None:
             raise wrong.remedied(remedy)

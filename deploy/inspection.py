@@ -106,21 +106,22 @@ def read_limits(texts: Sequence[str]) -> BudgetConfig:
     return read_budget(**limits)
 
 
-def load_model(name: str, classes: int) -> nn.Module:
+def load_model(name: str, classes: int, *, allow_code: bool = False) -> nn.Module:
     """The network that ``name`` means, with random weights; of a run directory, the original with its weights' shapes.
 
     Args:
         name: ``torchvision:NAME``, ``timm:NAME``, ``path/to/file.py:factory``, one of ours, or a run directory.
+        allow_code: build a run's model from its file although that was not run here (see ``deploy.own_code``).
 
     Raises:
         ConfigError, ModelError, RunError: there is no such model, or it cannot be built.
     """
     if Path(name).is_dir():
-        from .recipe import load_recipe
+        from .own_code import load_run_recipe
         from .report import read_report
 
         run = read_run(Path(name))
-        recipe = load_recipe(run.recipe)
+        recipe = load_run_recipe(run, allow_code=allow_code)
         data = read_report(run.report_json).data if run.report_json.is_file() else None
         return build_net(recipe.model.model_copy(update={"weights": None}), data.classes if data else classes)
     return build_net(ModelConfig(name=name), classes)

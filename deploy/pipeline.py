@@ -12,9 +12,8 @@ from typing import Any
 
 import torch
 
-from compress.disk import remove
-from compress.errors import RunError
-from compress.files import atomic_path, write_text
+from compress.data import Flow
+from compress.distributed import alone, broadcast, part_ways, together
 from compress.memory import memory_told
 from compress.progress import SILENT, Progress
 from compress.stop import Stop
@@ -22,11 +21,14 @@ from export.metadata import METADATA
 
 from .assemble import assemble_report, draw_pictures
 from .checkpointing import open_checkpoints
+from .data_parts import augmentation, judged
 from .fingerprint import fingerprint
 from .looks import draw_worst
-from .recipe import Recipe, dump_recipe
+from .own_code import remember_code
+from .processes import leave_signals_to_leader, started
+from .recipe import Recipe
 from .report import Report
-from .report.forms import remove_forms, write_forms
+from .report.forms import write_forms
 from .report_record import record_forms
 from .run_dir import RECIPE, REPORT, RunDir, StageRecord, open_run, read_run
 from .session import Session, default_cache, explainer_of
@@ -34,25 +36,35 @@ from .stages import dynamic, learn, prove, slim
 from .stages.learn import seed_stage
 from .stages.outcome import Outcome
 from .stages.preflight import preflight
+from .taking_up import find_held, start_over, take_over, write_recipe
 
-CODE = 1
+CODE = 2
 """Part of every fingerprint: raised when a stage would compute something else from the same recipe."""
 
 Parts = Mapping[str, Any]
 
+_NOTHING = ("", "")
+"""In place of a stage and its fingerprint: what those who follow are told when none is left."""
+
 
 @dataclass(frozen=True)
 class Stage:
-    """A piece of work; redone when the recipe parts it ``reads`` or a stage it ``needs`` changed."""
+    """A piece of work; redone when the recipe parts it ``reads`` or a stage it ``needs`` changed.
+
+    ``together``: by all processes of the run; the leader does the others by itself.
+    """
 
     name: str
     work: Callable[[Session], Outcome]
     needs: tuple[str, ...]
     reads: Callable[[Session], Parts]
+    together: bool = True
 
 
 def _learning(recipe: Recipe) -> dict[str, Any]:
-    return {"seed": recipe.seed, "precision": recipe.precision, "threads": recipe.threads}
+    """How many processes there are is none of it: they compute the same, but for rounding."""
+    parts: dict[str, Any] = {"seed": recipe.seed, "precision": recipe.precision, "threads": recipe.threads}
+    return parts if recipe.accumulate == 1 else {**parts, "accumulate": recipe.accumulate}
 
 
 def _classifier_parts(session: Session) -> Parts:
@@ -67,7 +79,7 @@ def _classifier_parts(session: Session) -> Parts:
         "data": session.data_key,
     }
     if model.weights is None:
-        parts |= {"train": model.train, "augment": [data.crop_padding, data.flip], **_learning(session.recipe)}
+        parts |= {"train": model.train, "augment": augmentation(data), **_learning(session.recipe)}
     return parts
 
 
@@ -91,12 +103,13 @@ def _selector_parts(session: Session) -> Parts:
 
 
 def _explainer_parts(session: Session, of_rbf: Parts) -> Parts:
-    """What only one of the explainers reads."""
+    """What it learns on, if not everything, and what only one of the explainers reads."""
     kind, explainer = session.explainer.head.kind, session.recipe.explainer
+    seen = {} if explainer.images is None else {"images": explainer.images}
     if kind == "rbf":
-        return of_rbf
+        return {**of_rbf, **seen}
     sections = {"realx": explainer.realx, "varsal": explainer.varsal}
-    return {"kind": kind, kind: sections[kind]}
+    return {"kind": kind, kind: sections[kind], **seen}
 
 
 def _gate_parts(session: Session) -> Parts:
@@ -126,15 +139,13 @@ def _target(recipe: Recipe) -> Any:
 
 def _finetune_parts(session: Session) -> Parts:
     recipe = session.recipe
-    augment = [recipe.data.crop_padding, recipe.data.flip]
-    return {"finetune": recipe.finetune, "augment": augment, **_learning(recipe)}
+    return {"finetune": recipe.finetune, "augment": augmentation(recipe.data), **_learning(recipe)}
 
 
 def _dynamic_parts(session: Session) -> Parts:
     recipe = session.recipe
-    augment = [recipe.data.crop_padding, recipe.data.flip]
     learned = recipe.dynamic.model_dump(mode="json", exclude={"route"})
-    return {"dynamic": learned, "augment": augment, **_learning(recipe)}
+    return {"dynamic": learned, "augment": augmentation(recipe.data), **_learning(recipe)}
 
 
 def _export_parts(session: Session) -> Parts:
@@ -149,7 +160,7 @@ def _dynamic_export_parts(session: Session) -> Parts:
 
 def _judgement_parts(session: Session) -> Parts:
     """What is measured is part of it: an earlier version's judgement lacks the drift of maps."""
-    return {"data": session.recipe.data, "figures": ["accuracy", "drift", "maps"]}
+    return {"data": judged(session.recipe.data), "figures": ["accuracy", "drift", "maps"]}
 
 
 def to_stages(recipe: Recipe) -> tuple[Stage, ...]:
@@ -164,9 +175,9 @@ def to_stages(recipe: Recipe) -> tuple[Stage, ...]:
     ground = stages[-1].name
     stages += [
         Stage("gates", learn.gates, (ground,), _gate_parts),
-        Stage("surgery", slim.surgery, ("gates",), _surgery_parts),
+        Stage("surgery", slim.surgery, ("gates",), _surgery_parts, together=False),
         Stage("finetune", slim.finetune, ("surgery",), _finetune_parts),
-        Stage("export", prove.export, ("finetune",), _export_parts),
+        Stage("export", prove.export, ("finetune",), _export_parts, together=False),
     ]
     learned: tuple[str, ...] = ()
     written: tuple[str, ...] = ()
@@ -174,10 +185,10 @@ def to_stages(recipe: Recipe) -> tuple[Stage, ...]:
         learned, written = ("dynamic",), ("dynamic_export",)
         stages += [
             Stage("dynamic", dynamic.learn, ("classifier",), _dynamic_parts),
-            Stage("dynamic_export", dynamic.export, learned, _dynamic_export_parts),
+            Stage("dynamic_export", dynamic.export, learned, _dynamic_export_parts, together=False),
         ]
     stages += [
-        Stage("latency", prove.latency, ("export", *written), lambda s: {"latency": s.recipe.latency}),
+        Stage("latency", prove.latency, ("export", *written), lambda s: {"latency": s.recipe.latency}, together=False),
         Stage("judgement", prove.judgement, ("finetune", *learned), _judgement_parts),
     ]
     return tuple(stages)
@@ -210,20 +221,22 @@ def run_recipe(
         SlimError: with everything finished so far kept.
     """
     donor = read_run(reuse, whole=False) if reuse is not None else None
-    with open_run(out) as run, _threads(recipe.threads):
+    with open_run(out) as run, _threads(recipe.threads), alone():
         if on_open is not None:
             on_open(run)
+        remember_code(recipe.model, cache or default_cache())
         session = Session(recipe, run, progress, cache or default_cache())
+        _meet(session)
         stages = to_stages(recipe)
         keys = fingerprints(stages, session)
-        held = find_held(stages, keys, run, progress)
+        held = find_held({stage.name: stage.needs for stage in stages}, keys, run, progress)
         if held:
             progress.note(f"done before: {', '.join(held)}")
         if len(held) < len(stages):
             preflight(session)
-            _start_over(run, recipe, [stage.name for stage in stages if stage.name not in held])
+            start_over(run, recipe, [stage.name for stage in stages if stage.name not in held])
         elif run.record(RECIPE) is None or run.damage(RECIPE) is not None:
-            _write_recipe(run, recipe)
+            write_recipe(run, recipe)
         records: dict[str, StageRecord] = {}
         reused = []
         for number, stage in enumerate(stages, 1):
@@ -235,7 +248,7 @@ def run_recipe(
             if stage.name in held:
                 progress.note(f"{stage.name}: what it was made from has changed ({', '.join(stage.needs)})")
                 run.forget(stage.name)
-            if donor is not None and (taken := _take_over(stage.name, keys[stage.name], inputs, donor, run)):
+            if donor is not None and (taken := take_over(stage.name, keys[stage.name], inputs, donor, run)):
                 progress.note(f"{stage.name}: taken from {donor.root}")
                 records[stage.name] = taken
                 reused.append(stage.name)
@@ -250,23 +263,35 @@ def run_recipe(
         write_forms(run.root, report)
         record_forms(run, {name: record.content for name, record in records.items()})
         shutil.rmtree(run.checkpoints, ignore_errors=True)
+        with together():
+            broadcast(_NOTHING)
+        part_ways()
     return report
 
 
-def find_held(
-    stages: Sequence[Stage], keys: Mapping[str, str], run: RunDir, progress: Progress
-) -> dict[str, StageRecord]:
-    """The records of stages that still hold; what is damaged is named, and does not."""
-    held: dict[str, StageRecord] = {}
-    for stage in stages:
-        damage = run.damage(stage.name)
-        if damage is not None:
-            progress.note(f"{damage}: stage '{stage.name}' is done again")
-        elif (record := run.record(stage.name)) is not None and record.fingerprint == keys[stage.name]:
-            inputs = {need: held[need].content for need in stage.needs if need in held}
-            if len(inputs) < len(stage.needs) or record.follows(inputs):
-                held[stage.name] = record
-    return held
+def follow(recipe: Recipe, out: Path, *, cache: Path | None = None) -> None:
+    """Do the stages that another process, which leads, tells this one to do with it; write and say nothing.
+
+    Args:
+        out: as the leader's: all processes see the same folder.
+    """
+    session = Session(recipe, RunDir(out.absolute(), writable=False), SILENT, cache or default_cache())
+    with _threads(recipe.threads):
+        _meet(session)
+        stages = {stage.name: stage for stage in to_stages(recipe)}
+        while (order := broadcast(_NOTHING)) != _NOTHING:
+            name, key = order
+            session.checkpoints[name] = open_checkpoints(session.run, name, key, None, SILENT)
+            seed_stage(recipe.seed, name)
+            stages[name].work(session)
+    part_ways()
+
+
+def _meet(session: Session) -> None:
+    """Wait for all processes that were started for the run."""
+    if started() > 1:
+        session.progress.note(f"{started()} processes, on {session.fabric.device.type}")
+        leave_signals_to_leader()
 
 
 def fingerprints(stages: Sequence[Stage], session: Session) -> dict[str, str]:
@@ -279,52 +304,20 @@ def fingerprints(stages: Sequence[Stage], session: Session) -> dict[str, str]:
     return keys
 
 
-def _start_over(run: RunDir, recipe: Recipe, stages: Sequence[str]) -> None:
-    """From here on the run is this recipe's: no report and no stage of another recipe may pass for its own."""
-    run.forget(REPORT)
-    remove_forms(run.root)  # of an earlier version, too
-    remove(run.export_json)
-    for stage in stages:
-        run.forget(stage)
-    _write_recipe(run, recipe)
-
-
-def _write_recipe(run: RunDir, recipe: Recipe) -> None:
-    run.unrecord(RECIPE)
-    write_text(run.recipe, dump_recipe(recipe))
-    run.finish(RECIPE, "", 0, {}, [run.recipe])
-
-
 def _do(stage: Stage, session: Session, key: str, inputs: Mapping[str, str]) -> StageRecord:
     session.run.begin(stage.name)
-    seed_stage(session.recipe.seed, stage.name)
+    session.flow = Flow()
     checkpoints = session.checkpoints[stage.name]
-    with memory_told(f"stage '{stage.name}'"):
+    with memory_told(f"stage '{stage.name}'"), together() if stage.together else alone():
+        broadcast((stage.name, key))  # who follows begins, too; alone, nobody hears it
+        seed_stage(session.recipe.seed, stage.name)
         outcome = stage.work(session)
-    record = session.run.finish(stage.name, key, checkpoints.elapsed, outcome.metrics, outcome.files, inputs)
+    if session.flow.images:
+        session.progress.note(f"{stage.name}: {session.flow.in_words()}")
+    metrics = outcome.metrics | session.flow.to_metrics()
+    record = session.run.finish(stage.name, key, checkpoints.elapsed, metrics, outcome.files, inputs)
     checkpoints.remove()
     return record
-
-
-def _take_over(name: str, key: str, inputs: Mapping[str, str], donor: RunDir, run: RunDir) -> StageRecord | None:
-    """Copy a finished stage from ``donor``; None when it does not hold there (any more), or was made from others."""
-    record = donor.done(name, key)
-    if record is None or not record.follows(inputs):
-        return None
-    run.begin(name)
-    paths = []
-    for file in record.files:
-        target = run.root / file
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_path(target) as part:
-                shutil.copyfile(donor.root / file, part)
-        except OSError as error:
-            raise RunError(f"cannot copy {file} from {donor.root}: {error.strerror}; run without --reuse") from error
-        paths.append(target)
-    if donor.done(name, key) != record:
-        return None  # it was redone while it was copied
-    return run.finish(name, record.fingerprint, record.seconds, record.metrics, paths, inputs)
 
 
 @contextmanager

@@ -5,8 +5,7 @@ A stage reads its inputs from files only, so that a resumed run computes what an
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +17,9 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
 
-from compress.data import Batches, ImageSet, Splits, open_splits
+from compress.data import Batches, Flow, ImageSet, Splits, open_splits, to_batches
+from compress.data.sample import sample_of
+from compress.distributed import rank
 from compress.dynamic import DynamicClassifier, find_routes
 from compress.errors import PruningError
 from compress.explain import (
@@ -32,16 +33,18 @@ from compress.explain import (
     new_predictor,
     to_targets,
 )
-from compress.files import read_tensors
+from compress.files import read_tensors, write_tensors
 from compress.gates import CostModel, counted_limits
-from compress.models import Classifier, build_classifier, check_classifier
+from compress.models import Classifier, build_classifier, check_classifier, restore_
 from compress.progress import Progress
 from compress.surgery import ChannelGraph, PrunePlan, View, prove_groups, slim_, trace_groups
 from compress.training import Checkpoints, make_fabric
 from export.metadata import About
 
 from .cache_place import default_cache as default_cache
+from .data_parts import data_key
 from .plan_latency import PlanTimer
+from .processes import started
 from .recipe import Recipe
 from .run_dir import RunDir
 
@@ -49,7 +52,7 @@ PREFIX = ExplainedClassifier.PREFIX
 EVALUATION_BATCH = 256
 _PROOF_IMAGES = 4
 _TIMED_IMAGES = 16
-_SAMPLED = 64
+_PARITY_BYTES = 300_000_000
 _NAMED = 3
 
 
@@ -68,6 +71,8 @@ class Session:
         self.progress = progress
         self.cache = cache
         self.checkpoints: dict[str, Checkpoints] = {}  # of stages that were begun
+        self.flow = Flow()
+        """How the stage that runs reads its images, where they stay files."""
 
     def about(self, stage: str, *, macs_mean: float | None = None) -> About:
         """What the metadata of an ONNX file say beside what its model shows.
@@ -83,7 +88,8 @@ class Session:
 
     @cached_property
     def fabric(self) -> Fabric:
-        return make_fabric(self.recipe.precision)
+        """Of all processes that were started for the run, which meet when it is first asked for."""
+        return make_fabric(self.recipe.precision, accumulate=self.recipe.accumulate, together=started() > 1)
 
     @cached_property
     def splits(self) -> Splits:
@@ -92,13 +98,7 @@ class Session:
     @cached_property
     def data_key(self) -> str:
         """Changes with the training and validation images: their labels, and a sample of their pixels."""
-        digest = hashlib.sha256()
-        for images in (self.splits.train, self.splits.val):
-            digest.update(repr((images.classes, images.images.shape)).encode())
-            digest.update(np.ascontiguousarray(images.labels).tobytes())
-            step = max(1, len(images) // _SAMPLED)
-            digest.update(np.ascontiguousarray(images.images[np.arange(0, len(images), step)]).tobytes())
-        return digest.hexdigest()
+        return data_key(self.splits.train, self.splits.val)
 
     @property
     def example(self) -> Tensor:
@@ -108,6 +108,12 @@ class Session:
     def some_images(self, count: int) -> Tensor:
         """(count, 3, H, W) validation images in [0, 1], spread over the classes."""
         return torch.from_numpy(np.asarray(self.splits.val.images[self._spread(count)])).float() / 255
+
+    def parity_images(self) -> NDArray[np.uint8]:
+        """(N, 3, H, W) all validation images, or as many, spread over the classes, as little memory holds."""
+        images = self.splits.val.images
+        each = int(np.prod(images.shape[1:]))
+        return np.asarray(images[self._spread(max(1, _PARITY_BYTES // each))])
 
     def some_labels(self, count: int) -> Tensor:
         """(count,) the labels of ``some_images``."""
@@ -119,28 +125,34 @@ class Session:
 
     def plain(self, images: ImageSet) -> Batches:
         """All images in order, not augmented."""
-        return Batches(images, min(EVALUATION_BATCH, len(images)))
+        return self._batches(images, EVALUATION_BATCH)
 
     def shuffled(self, images: ImageSet, batch_size: int, *, crop: bool = False, flip: bool = False) -> Batches:
         """Full batches in an order that the recipe's seed and the epoch decide, augmented as the recipe says."""
         data = self.recipe.data
-        return Batches(
+        return self._batches(
             images,
-            min(batch_size, len(images)),
+            batch_size,
             shuffle=True,
             seed=self.recipe.seed,
             crop_padding=data.crop_padding if crop else 0,
+            crop_scale=data.crop_scale if crop else None,
             flip=data.flip and flip,
             drop_last=True,
         )
 
+    def _batches(self, images: ImageSet, batch_size: int, **options: Any) -> Batches:
+        """Of at most ``batch_size``; images that stay files are decoded by the recipe's workers."""
+        reading = {"workers": self.recipe.data.workers, "device": self.fabric.device, "flow": self.flow}
+        return to_batches(images, min(batch_size, len(images)), **options, **reading)
+
     def gate_images(self) -> ImageSet:
-        """The training images that gates see: all, or a seeded sample of the recipe's size."""
-        train, count = self.splits.train, self.recipe.gates.images
-        if count is None or count >= len(train):
-            return train
-        order = np.random.default_rng(self.recipe.seed).permutation(len(train))
-        return train.subset(np.sort(order[:count]))
+        """The training images that gates see: all, as many as the recipe says, or its share of every class."""
+        return sample_of(self.splits.train, self.recipe.gates.images, seed=self.recipe.seed)
+
+    def explainer_images(self) -> ImageSet:
+        """The training images that the explainer learns on; of the same share they are those of the gates."""
+        return sample_of(self.splits.train, self.recipe.explainer.images, seed=self.recipe.seed)
 
     def new_classifier(self) -> Classifier:
         """The architecture (and its given weights, if any), checked with two images."""
@@ -148,13 +160,18 @@ class Session:
         check_classifier(model, self.splits.image_size, len(self.splits.classes))
         return model
 
+    def write(self, path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+        """Write a stage's tensors, whole or not at all; only the leader does."""
+        if rank() == 0:
+            write_tensors(path, tensors, metadata)
+
     def stage_file(self, stage: str, name: str) -> Path:
         return self.run.stage_dir(stage) / name
 
     def classifier(self) -> Classifier:
         """The original."""
         model = build_classifier(self.recipe.model.model_copy(update={"weights": None}), len(self.splits.classes))
-        model.load_state_dict(read_tensors(self.stage_file("classifier", "model.safetensors")))
+        restore_(model, self.stage_file("classifier", "model.safetensors"))
         return model.eval()
 
     @property
@@ -167,7 +184,7 @@ class Session:
         if self.explainer.masks is None:
             return None
         predictor = new_predictor(self.classifier(), self.recipe.explainer.predictor)
-        predictor.load_state_dict(read_tensors(self.stage_file("predictor", "predictor.safetensors")))
+        restore_(predictor, self.stage_file("predictor", "predictor.safetensors"))
         return predictor.eval()
 
     def new_explained(self) -> ExplainedClassifier:
@@ -180,7 +197,7 @@ class Session:
     def explained(self) -> ExplainedClassifier:
         """The original with its selector."""
         network = self.new_explained()
-        network.selector.load_state_dict(read_tensors(self.stage_file("selector", "selector.safetensors")))
+        restore_(network.selector, self.stage_file("selector", "selector.safetensors"))
         return network.eval()
 
     def targets(self) -> Targets | None:
@@ -270,7 +287,7 @@ class Session:
     def dynamic(self) -> DynamicClassifier:
         """The dynamic variant as learned."""
         model = self.new_dynamic()
-        model.load_state_dict(read_tensors(self.stage_file("dynamic", "model.safetensors")))
+        restore_(model, self.stage_file("dynamic", "model.safetensors"))
         return model.eval()
 
     def slim(self) -> tuple[Classifier, ExplainedClassifier | None]:
@@ -278,7 +295,7 @@ class Session:
         network = self.slimmed(PrunePlan.load(self.run.plan))
         explained = network if isinstance(network, ExplainedClassifier) else None
         classifier = network.classifier if isinstance(network, ExplainedClassifier) else network
-        classifier.load_state_dict(read_tensors(self.run.slim_model))
+        restore_(classifier, self.run.slim_model)
         return classifier, explained
 
 

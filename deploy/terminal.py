@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.console import Console
+from rich.segment import Segment
 
 from compress.errors import BudgetExceeded
 from compress.stop import Stop
+from compress.untrusted import visible
 
 from .console import ConsoleProgress
 from .logs import LibraryMessages
@@ -16,6 +20,10 @@ from .logs import LibraryMessages
 if TYPE_CHECKING:
     from .report import Verdict
     from .run_dir import RunDir
+
+AllowCode = Annotated[
+    bool, typer.Option("--allow-code", help="run code that came with the run: its model's file, its engines")
+]
 
 _WIDE = 160  # columns where there is no terminal: a log breaks no lines
 
@@ -35,8 +43,16 @@ class Terminal:
 
 def console() -> Console:
     """Standard output as it is now; unlike a terminal, a file or a pipe has no width to keep to."""
-    out = Console(highlight=False, markup=False)
-    return out if out.is_terminal else Console(highlight=False, markup=False, width=_WIDE)
+    out = _Plain(highlight=False, markup=False)
+    return out if out.is_terminal else _Plain(highlight=False, markup=False, width=_WIDE)
+
+
+class _Plain(Console):
+    """Prints names of anyone's so that a terminal, or a CI service that reads along, obeys none of them."""
+
+    def render(self, renderable: Any, options: Any = None) -> Iterator[Segment]:
+        for part in super().render(renderable, options):
+            yield part if part.control else Segment(visible(part.text), part.style)
 
 
 def print_checks(verdict: Verdict) -> None:

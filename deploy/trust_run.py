@@ -23,6 +23,7 @@ from compress.sealed import read_sealed, write_sealed
 
 from .fingerprint import fingerprint
 from .machine import device_name, versions
+from .report.trust import figures
 from .session import Session
 from .trust import TESTS, Fewer, Study, Subject, Training, spread
 
@@ -234,11 +235,12 @@ def _rows(out: Path, common: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         found = read_sealed(out, older=True)
         if not found.keys() <= _KEYS:
             raise Damaged(out, "was changed since it was written")
-        rows = {row["key"]: row for row in found["rows"]}
+        rows = {str(row["key"]): row for row in found["rows"]}
+        figures(found["rows"])  # what cannot be shown was written by somebody else
     except FileNotFoundError:
         return {}
     except Damaged as damage:
         raise damage.remedied("remove it to measure its rows again, or choose another --out") from damage
-    except (KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, OSError) as error:
         raise ConfigError(f"{out} is there and holds no rows of this command; choose another --out") from error
     return rows if all(found.get(name) == value for name, value in common.items()) else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,9 @@ import torch
 
 from compress.errors import ExportError
 
-from .onnx_graph import import_onnx
-from .to_torch_export import first_line, load_program
+from .onnx_contents import check_image
+from .onnx_graph import import_onnx, read_onnx
+from .to_torch_export import load_program
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,7 @@ def read_input(path: Path) -> ImageInput:
 
 def _of_onnx(path: Path) -> ImageInput:
     onnx = import_onnx()
-    decode_error = importlib.import_module("google.protobuf.message").DecodeError
-    try:
-        graph = onnx.load(str(path), load_external_data=False).graph
-    except decode_error as error:
-        raise ExportError(
-            f"{path} is no ONNX file, or only a part of one ({first_line(error)}): export it again"
-        ) from error
+    graph = read_onnx(path, external=False).graph
     known = {item.name for item in graph.initializer}
     inputs = [item for item in graph.input if item.name not in known]  # old files list their weights as inputs
     if len(inputs) != 1 or not graph.node:
@@ -72,5 +66,6 @@ def _checked(path: Path, shape: Sequence[int | None], kind: str, wanted: str) ->
     if shape[1] not in (3, None):
         last = shape[3] == 3
         raise ExportError(f"{path} takes {shown}: {needed}{', export it with channels first' if last else ''}")
+    check_image(path, [1 if size is None else size for size in shape])
     height, width = shape[2:]
     return ImageInput(None if height is None or width is None else (height, width), shape[0])

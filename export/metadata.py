@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from compress.errors import ExportError
 from compress.macs import count_macs
 from compress.models.normalize import Normalize
+from compress.untrusted import printable
 
 from .onnx_graph import read_onnx
 
@@ -131,7 +133,7 @@ def read_metadata(path: Path) -> Described:
     Raises:
         ExportError: the file is missing or is no ONNX file, or slimsight did not write it.
     """
-    found = to_metadata(read_onnx(path))
+    found = to_metadata(read_onnx(path, external=False))
     try:
         return Described(
             version=found[VERSION],
@@ -155,12 +157,15 @@ def stated_macs(path: Path) -> float | None:
     Raises:
         ExportError: the file is missing or is no ONNX file, or what it states is no number.
     """
-    found = to_metadata(read_onnx(path))
+    found = to_metadata(read_onnx(path, external=False))
     text = found.get(MACS_MEAN, found.get(MACS))
     try:
-        return None if text is None else float(text)
-    except ValueError as error:
-        raise ExportError(f"{path} states '{text}' MACs, which is no number: export the model again") from error
+        macs = None if text is None else float(text)
+    except ValueError:
+        macs = math.nan
+    if macs is not None and not 0 <= macs < math.inf:
+        raise ExportError(f"{path} states '{printable(str(text))}' MACs, which is no number: export the model again")
+    return macs
 
 
 def _numbers(text: str | None) -> tuple[float, ...] | None:

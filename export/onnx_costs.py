@@ -51,9 +51,12 @@ def onnx_cost(path: Path, image: Shape | None = None) -> ModelCost:
         ExportError: the file is missing or no ONNX file; it takes no single image, or of another size than ``image``; a
             shape in it is not known; or a layer is repeated as often as the data say.
     """
-    shaped = with_shapes(path, image, needed=_needed)
-    scope = _Scope(path, shaped.dims, {})
-    layers = tuple(layer.per_image(shaped.batch) for layer in _merged(_layers(shaped.graph, scope)))
+    try:
+        shaped = with_shapes(path, image, needed=_needed)
+        scope = _Scope(path, shaped.dims, {})
+        layers = tuple(layer.per_image(shaped.batch) for layer in _merged(_layers(shaped.graph, scope)))
+    except (LookupError, ArithmeticError, ValueError, TypeError) as error:  # a node without its inputs, sizes of zero
+        raise ExportError(f"{path} is not well-formed ({' '.join(str(error).split())}): export it again") from error
     return ModelCost(
         macs=sum(layer.macs for layer in layers), params=_count_params(shaped.graph), layers=layers, image=shaped.image
     )

@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from compress.errors import ExportError
+from compress.untrusted import read_bytes
+
+from .onnx_contents import check_contents
 
 BATCH = "batch"
+_MOST = 2**31 - 1  # bytes of a message of protobuf
 
 
 def import_onnx() -> Any:
@@ -32,7 +36,7 @@ def read_onnx(path: Path, *, external: bool = True) -> Any:
         external: with the weights that lie in files beside it, too.
 
     Raises:
-        ExportError: the file is missing or is no ONNX file.
+        ExportError: the file is missing, is no ONNX file, or holds what ``check_contents`` refuses.
     """
     try:
         onnx = importlib.import_module("onnx")
@@ -40,12 +44,28 @@ def read_onnx(path: Path, *, external: bool = True) -> Any:
         raise ExportError("ONNX files need onnx: pip install onnx") from error
     decode_error = importlib.import_module("google.protobuf.message").DecodeError
     try:
-        proto = onnx.load(path, load_external_data=external)
+        proto = onnx.ModelProto.FromString(read_bytes(path, _MOST))
     except FileNotFoundError as error:
         raise ExportError(f"there is no {path}: export the model to onnx first") from error
+    except OSError as error:
+        raise ExportError(f"{path} cannot be read: {error.strerror}") from error
     except decode_error as error:
         raise ExportError(f"{path} is no ONNX file, or only a part of one: export the model again") from error
+    check_contents(proto, path)
+    if external:
+        invalid = importlib.import_module("onnx.checker").ValidationError
+        try:
+            importlib.import_module("onnx.external_data_helper").load_external_data_for_model(proto, str(path.parent))
+        except (OSError, ValueError, invalid) as error:
+            reason = (str(error).splitlines() or ["no reason given"])[0]
+            raise ExportError(f"{path} keeps weights beside it that cannot be read ({reason}): copy both") from error
     return proto
+
+
+def runtime_errors() -> tuple[type[Exception], ...]:
+    """ONNX Runtime's errors: they share no base class of their own."""
+    state = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
+    return tuple(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
 
 
 def name_layers_(graph: Any) -> None:

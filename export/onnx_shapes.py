@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import Any, Final
 from compress.errors import ExportError
 
 from .costs import Shape
-from .onnx_graph import read_onnx
+from .onnx_contents import check_image
+from .onnx_graph import read_onnx, runtime_errors
 
+_SECONDS: Final = 60.0  # for one image, where a large network takes one
 _LARGE: Final = 4096  # elements: shapes are never computed from a tensor like that
 
 
@@ -75,6 +78,7 @@ def _fix_input_(graph: Any, path: Path, image: Shape | None) -> tuple[int, Shape
         raise ExportError(f"{path} takes images of any size: say which MACs are meant, e.g. --input 3x224x224")
     channels, height, width = (int(size) for size in sizes if size is not None)
     batch = dims[0].dim_value if dims[0].HasField("dim_value") and dims[0].dim_value > 0 else 1
+    check_image(path, (batch, channels, height, width))
     for dim, size in zip(dims, (batch, channels, height, width), strict=True):
         dim.dim_value = size
     for value in graph.output:
@@ -136,13 +140,25 @@ def _measured(path: Path, batch: int, image: Shape, names: Sequence[str]) -> dic
     kinds = importlib.import_module("onnx.helper")
     given = next(value for value in proto.graph.input if value.name not in {t.name for t in proto.graph.initializer})
     dtype = kinds.tensor_dtype_to_np_dtype(given.type.tensor_type.elem_type)
-    errors = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
+    failures: tuple[type[Exception], ...] = (*runtime_errors(), RuntimeError, ValueError)
     try:
         session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-        found = session.run(list(names), {given.name: numpy.zeros((batch, *image), dtype)})
-    except (errors.Fail, errors.InvalidGraph, errors.InvalidArgument, errors.NotImplemented, RuntimeError) as error:
+        found = _run(ort, session, list(names), {given.name: numpy.zeros((batch, *image), dtype)})
+    except failures as error:
         raise ExportError(f"{path}: the shapes in it are not known ({_reason(error)}): export it again") from error
     return {name: tuple(value.shape) for name, value in zip(names, found, strict=True)}
+
+
+def _run(ort: Any, session: Any, names: Sequence[str], given: Any) -> Any:
+    """As ``session.run``, ended after ``_SECONDS``: a graph may hold a loop without an end."""
+    options = ort.RunOptions()
+    clock = threading.Timer(_SECONDS, lambda: setattr(options, "terminate", True))
+    clock.daemon = True
+    clock.start()
+    try:
+        return session.run(names, given, options)
+    finally:
+        clock.cancel()
 
 
 def _reason(error: Exception) -> str:

@@ -18,8 +18,12 @@ from torch.export import Dim, ExportedProgram
 from compress.errors import ExportError
 from compress.files import atomic_path
 
+from .pt2_contents import harmless_archive
+
 # What forward() and torch.export raise on graphs they cannot handle; torch's own are RuntimeErrors.
 _TRACE_ERRORS = (RuntimeError, ValueError, TypeError, AssertionError)
+# What torch raises on a program that does not fit together.
+_DAMAGED = (*_TRACE_ERRORS, LookupError, AttributeError, ArithmeticError, SyntaxError, zipfile.BadZipFile)
 
 
 @contextlib.contextmanager
@@ -92,17 +96,17 @@ def export_pt2(model: nn.Module, example: Tensor, path: Path) -> None:
 
 
 def load_program(path: Path) -> ExportedProgram:
-    """The program stored in a ``.pt2`` file.
+    """The program stored in a ``.pt2`` file; opening it runs nothing that a stranger may have put there.
 
     Raises:
-        ExportError: the file is missing, or is no .pt2 that this torch can read.
+        ExportError: the file is missing, is no .pt2 that this torch can read, or holds more than a network.
     """
     try:
         with quiet():
-            return torch.export.load(io.BytesIO(path.read_bytes()))
+            return torch.export.load(harmless_archive(path))
     except FileNotFoundError as error:
         raise ExportError(f"there is no {path}: export the model to pt2 first") from error
-    except (zipfile.BadZipFile, RuntimeError, ValueError, KeyError) as error:
+    except _DAMAGED as error:
         raise ExportError(
             f"{path} is no .pt2 that torch {torch.__version__} reads ({first_line(error)}): export it again"
         ) from error

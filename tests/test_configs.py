@@ -7,7 +7,7 @@ from deploy.recipe import dump_recipe, load_recipe
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 ABLATIONS = sorted((CONFIGS / "ablations").glob("*.yaml"))
-RECIPES = [*sorted(CONFIGS.glob("*.yaml")), *ABLATIONS]
+RECIPES = [*sorted(CONFIGS.glob("*.yaml")), *ABLATIONS, *sorted((CONFIGS / "imagenet").glob("*.yaml"))]
 
 
 def test_the_recipes_that_the_readme_names_are_there() -> None:

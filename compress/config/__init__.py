@@ -1,6 +1,6 @@
 """Sections of a recipe that this package owns: frozen, validated on construction, nothing unknown allowed."""
 
-from .base import Count, Fraction, NonNegative, Positive, Section
+from .base import Count, Fraction, Images, NonNegative, Positive, Section, Share
 from .budget import BudgetConfig, LatencyLimit, MacsLimit, ParamsLimit, SizeLimit
 from .classifier import DataConfig, FinetuneConfig, ModelConfig, TrainConfig
 from .dynamic import DynamicConfig
@@ -16,6 +16,7 @@ __all__ = [
     "FinetuneConfig",
     "Fraction",
     "GatesConfig",
+    "Images",
     "LatencyLimit",
     "MacsLimit",
     "MaskConfig",
@@ -27,6 +28,7 @@ __all__ = [
     "RealXConfig",
     "Section",
     "SelectorConfig",
+    "Share",
     "SizeLimit",
     "Steer",
     "TrainConfig",

@@ -4,12 +4,50 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from ..amounts import number_pattern, read_number
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+
+
+def _read_share(value: object) -> float:
+    """0.1, or "10%"."""
+    parsed = read_number(value)
+    if parsed is None or parsed[1] not in ("", "%"):
+        raise ValueError(f"{value!r} is no share: give one above 0 and below 1, such as 0.1 or 10%")
+    share = parsed[0] / 100 if parsed[1] else parsed[0]
+    if not 0 < share < 1:
+        raise ValueError(f"{value!r} is not above 0 and below 1 (100%): give a share such as 0.1 or 10%")
+    return share
+
+
+def _read_images(value: object) -> int | float:
+    """A number of images, or a share of them."""
+    parsed = read_number(value)
+    if parsed is not None and parsed[1] == "" and parsed[0] >= 1 and parsed[0] == int(parsed[0]):
+        return int(parsed[0])
+    try:
+        return _read_share(value)
+    except ValueError:
+        raise ValueError(
+            f"{value!r} is neither a number of images (1 or more) nor a share of them (0.1 or 10%)"
+        ) from None
+
+
+_SHARE = [
+    {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+    {"type": "string", "pattern": number_pattern(["%"])},
+]
+Share = Annotated[float, BeforeValidator(_read_share), WithJsonSchema({"anyOf": _SHARE})]
+"""Part of something, 0..1; may be written as ``10%``."""
+Images = Annotated[
+    int | float, BeforeValidator(_read_images), WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, *_SHARE]})
+]
+"""A number of images, or a share of every class (0.1, ``10%``)."""
 
 
 class Section(BaseModel):

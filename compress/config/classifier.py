@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from .base import Count, Fraction, NonNegative, Positive, Section
+from .base import Count, Fraction, NonNegative, Positive, Section, Share
+
+AreaShare = Annotated[float, Field(gt=0, le=1)]
 
 
 class DataConfig(Section):
@@ -31,6 +33,36 @@ class DataConfig(Section):
     crop_padding: Annotated[int, Field(ge=0)] = Field(
         default=4, description="training images are shifted by up to this many pixels"
     )
+    subset: Share | None = Field(
+        default=None, description="share of every class (10%) that is trained on, drawn by the seed; null: all"
+    )
+    classes: Path | None = Field(
+        default=None, description="file with one class folder per line: the classes that are used; null: all"
+    )
+    skip: Path | None = Field(
+        default=None, description="file with one path below data.path per line: images that are left out"
+    )
+    test_labels: Path | None = Field(
+        default=None,
+        description="image_folder: file with 'file class' per line, for a val/ (or test/) folder without class folders",
+    )
+    decode: Literal["once", "on_the_fly"] = Field(
+        default="once",
+        description="once: into a cache of bytes at image_size; on_the_fly: by worker processes whenever images are "
+        "read, for folders whose cache would not fit (ImageNet: 193 GB)",
+    )
+    workers: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="on_the_fly: processes that decode; null: as many as cores, up to 8; 0: none"
+    )
+    resize: Annotated[int, Field(ge=8)] | None = Field(
+        default=None,
+        description="on_the_fly: short side in pixels before the centre is taken (ImageNet: 256); null: image_size",
+    )
+    crop_scale: tuple[AreaShare, AreaShare] | None = Field(
+        default=None,
+        description="on_the_fly: training images are random windows of this share of the area, from and to, scaled to "
+        "image_size (ImageNet: [0.08, 1]); null: shifts of crop_padding",
+    )
 
     @model_validator(mode="after")
     def _has_what_the_source_needs(self) -> DataConfig:
@@ -38,6 +70,29 @@ class DataConfig(Section):
             raise ValueError(f"source '{self.source}' needs 'path': the folder that holds the images")
         if self.source == "image_folder" and self.image_size is None:
             raise ValueError("source 'image_folder' needs 'image_size': the side in pixels, e.g. 224")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> DataConfig:
+        folders = ("image_folder", "image_tree")
+        for name in ("classes", "skip"):
+            if getattr(self, name) is not None and self.source not in folders:
+                raise ValueError(f"'{name}' is for folders of images: choose source {' or '.join(folders)}")
+        if self.test_labels is not None and self.source != "image_folder":
+            raise ValueError("'test_labels' is for source image_folder")
+        if self.decode == "once":
+            for name in ("resize", "crop_scale"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"'{name}' needs decode: on_the_fly; images that are decoded once keep one window")
+            return self
+        if self.source not in folders:
+            raise ValueError(f"decode: on_the_fly reads folders of images: choose source {' or '.join(folders)}")
+        if self.image_size is None:
+            raise ValueError("decode: on_the_fly needs 'image_size': the side in pixels, e.g. 224")
+        if self.resize is not None and self.resize < self.image_size:
+            raise ValueError(f"resize {self.resize} is below image_size {self.image_size}: the centre would not fit")
+        if self.crop_scale is not None and self.crop_scale[0] > self.crop_scale[1]:
+            raise ValueError(f"crop_scale {list(self.crop_scale)}: the smaller share comes first")
         return self
 
 

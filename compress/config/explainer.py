@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from .base import Count, Fraction, NonNegative, Positive, Section
+from .base import Count, Fraction, Images, NonNegative, Positive, Section
 
 
 class MaskConfig(Section):
@@ -83,6 +83,10 @@ class ExplainerConfig(Section):
 
     enabled: bool = Field(default=True, description="false: no explainer, for models without feature maps")
     target_area: Fraction = Field(default=0.25, description="share of the image that an explanation should keep")
+    images: Images | None = Field(
+        default=None,
+        description="training images it learns on: how many, or a share of every class (10%); null: all",
+    )
     masks: MaskConfig = MaskConfig()
     realx: RealXConfig = RealXConfig()
     varsal: VarSalConfig = VarSalConfig()

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from .base import Count, Fraction, NonNegative, Positive, Section
+from .base import Count, Fraction, Images, NonNegative, Positive, Section
 
 Steer = Literal["rbf", "realx", "varsal", "none", "magnitude", "uniform"]
 
@@ -22,7 +22,10 @@ class GatesConfig(Section):
         description="rbf (ISP), realx (REAL-X) and varsal (VarSal) steer by their explanations, none learns without; "
         "magnitude and uniform rank by weights",
     )
-    images: Count | None = Field(default=None, description="training images the gates see; null: all")
+    images: Images | None = Field(
+        default=None,
+        description="training images the gates see: how many, or a share of every class (10%); null: all",
+    )
     steps: Annotated[int, Field(ge=20)] = Field(default=1000, description="batches that the gates learn on")
     lr: Positive | None = Field(default=None, description="Adam; null scales with 1/steps so that gates can close")
     batch_size: Count = Field(default=128, description="images per step")

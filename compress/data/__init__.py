@@ -1,19 +1,33 @@
 """Images: read once from where they are, split the same way every time, augmented on the batch tensor."""
 
 from .batches import Batch, Batches
+from .file_batches import FileBatches, to_batches
+from .file_images import FileImages
+from .flow import Flow
 from .images import ImageSet, Rows
 from .loader import BatchSource, LoaderBatches, TensorBatches, take
+from .passes import one_pass
+from .share import Share, all_rows, batches_of, rows_of
 from .splits import Splits, open_splits
 
 __all__ = [
     "Batch",
     "BatchSource",
     "Batches",
+    "FileBatches",
+    "FileImages",
+    "Flow",
     "ImageSet",
     "LoaderBatches",
     "Rows",
+    "Share",
     "Splits",
     "TensorBatches",
+    "all_rows",
+    "batches_of",
+    "one_pass",
     "open_splits",
+    "rows_of",
     "take",
+    "to_batches",
 ]

@@ -5,20 +5,33 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import sys
 import tarfile
 import zlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Self, cast
 
 from ..errors import DataError
+from ..untrusted import MEBIBYTE, open_limited, printable
 from .cache import fingerprint
 from .decode import Decoded, Encoded, decode, is_image
+from .image_file import MOST_BYTES, why
 from .partition import check_classes, same_classes
 
 _SPLITS = ("train", "test")
+# Headers that say something about the next one: long names, and what POSIX calls extended headers.
+_ABOUT = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
 _BLOCK = 512  # bytes of a tar block
+_MOST_NAME = MEBIBYTE  # of what a tar holds about a member beside its header; tarfile takes it into memory whole
+_FREE, _MOST_RATIO = 512 * MEBIBYTE, 200  # images that shrink to less than a two-hundredth hold nothing
 
 
 @dataclass
@@ -68,6 +81,11 @@ class ArchiveSource:
 
     def _encoded(self, seen: _Contents) -> Iterator[Encoded]:
         for member, content in _members(self.path):
+            if member.name.startswith("/") or ".." in member.name.split("/"):
+                raise DataError(
+                    f"{self.path}: {printable(member.name)} leads out of the archive; make it again from the folder "
+                    "that holds train/ and test/"
+                )
             placed = seen.place(member.name)
             if placed is None:
                 continue
@@ -77,7 +95,7 @@ class ArchiveSource:
                 if not label.startswith("."):
                     seen.folders[split].add(label)
             elif is_image(name) and "/" in name:
-                where = f"{self.path}: {member.name}"
+                where = f"{self.path}: {printable(member.name)}"
                 if not member.isreg():
                     raise DataError(f"{where} is a link; make the archive again with --dereference --hard-dereference")
                 if name in seen.names[split]:
@@ -108,17 +126,35 @@ def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
         DataError: not an archive, or one that is damaged or cut off.
     """
     try:
-        with _decompressed(path) as file, tarfile.open(fileobj=file, mode="r|", bufsize=2048 * _BLOCK) as tar:
+        with (
+            open_limited(path, sys.maxsize) as raw,
+            _decompressed(raw) as file,
+            tarfile.open(
+                fileobj=cast(IO[bytes], _Measured(file, raw)), mode="r|", bufsize=2048 * _BLOCK, tarinfo=_Header
+            ) as tar,
+        ):
             while (member := tar.next()) is not None:
                 cast(Any, tar).members.clear()  # it would keep every header
                 content = tar.extractfile(member) if member.isreg() and is_image(_basename(member)) else None
+                if content and member.size > MOST_BYTES:
+                    raise tarfile.ReadError(f"{printable(member.name)} says it has {member.size:,} bytes: no image has")
                 yield member, content.read() if content else b""
             # A damaged header or a cut-off file looks like the end to tarfile; the real end is zero blocks.
             if tar.fileobj is None or tar.fileobj.read(_BLOCK) != bytes(_BLOCK):
                 raise tarfile.ReadError("it ends in the middle")
-    except (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error, OSError) as error:
+    # Of damaged headers tarfile lets errors of int() and of decoding through, and it follows them by recursion.
+    except (
+        tarfile.TarError,
+        EOFError,
+        lzma.LZMAError,
+        zlib.error,
+        OSError,
+        ValueError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         raise DataError(
-            f"{path} cannot be read as a .tar, .tar.gz, .tar.bz2 or .tar.xz ({error}); download or make it again"
+            f"{path} cannot be read as a .tar, .tar.gz, .tar.bz2 or .tar.xz ({why(error)}); download or make it again"
         ) from error
 
 
@@ -126,14 +162,43 @@ def _basename(member: tarfile.TarInfo) -> str:
     return member.name.rsplit("/", 1)[-1]
 
 
-def _decompressed(path: Path) -> IO[bytes]:
+class _Header(tarfile.TarInfo):
+    """A header that may not announce more than ``_MOST_NAME`` about the next one."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        found = super().frombuf(buf, encoding, errors)
+        if found.size < 0 or (found.type in _ABOUT and found.size > _MOST_NAME):
+            raise tarfile.ReadError(f"a header announces {found.size:,} bytes about a member, which is damage")
+        return found
+
+
+class _Measured:
+    """``file``, which decompresses ``raw``, as long as what comes out of it is not out of all proportion.
+
+    Raises:
+        tarfile.ReadError: from ``read``, when it is.
+    """
+
+    def __init__(self, file: IO[bytes], raw: IO[bytes]) -> None:
+        self._file, self._raw, self._count = file, raw, 0
+
+    def read(self, size: int) -> bytes:
+        content = self._file.read(size)
+        self._count += len(content)
+        if self._count > _FREE and self._count > _MOST_RATIO * max(self._raw.tell(), 1):
+            raise tarfile.ReadError(f"its first {self._raw.tell():,} bytes hold {self._count:,}, and images do not")
+        return content
+
+
+def _decompressed(raw: IO[bytes]) -> IO[bytes]:
     """By the first bytes, not the suffix. Unlike tarfile's, these readers take several streams in a file."""
-    with path.open("rb") as file:
-        start = file.read(6)
+    start = raw.read(6)
+    raw.seek(0)
     if start == b"\xfd7zXZ\x00":
-        return lzma.open(path, "rb")
+        return lzma.open(raw, "rb")
     if start[:2] == b"\x1f\x8b":
-        return cast(IO[bytes], gzip.open(path, "rb"))
+        return cast(IO[bytes], gzip.open(raw, "rb"))
     if start[:3] == b"BZh":
-        return bz2.open(path, "rb")
-    return path.open("rb")
+        return bz2.open(raw, "rb")
+    return raw

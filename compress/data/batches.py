@@ -10,16 +10,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..distributed import Part
 from ..errors import DataError
 from .images import ImageSet
+from .share import Share, all_rows, pieces
 
 
 class Batch(NamedTuple):
-    """Images ``(N, 3, H, W)`` float32 in [0, 1]; labels and positions in the image set ``(N,)`` int64."""
+    """Images ``(N, 3, H, W)`` float32 in [0, 1]; labels and positions in the image set ``(N,)`` int64.
+
+    Images that stay files come as bytes; ``training.to_device`` makes float32 of them.
+    ``part``: which rows of a larger batch these are; None: it is whole.
+    """
 
     images: Tensor
     labels: Tensor
     indices: Tensor
+    part: Part | None = None
 
 
 class Batches:
@@ -72,25 +79,27 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         return self.epoch(0)
 
-    def epoch(self, k: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, k: int, start: int = 0, *, share: Share = all_rows) -> Iterator[Batch]:
         """The batches of epoch ``k`` from number ``start`` on; the same ``k`` yields the same pixels, whatever was
-        drawn before. Batches before ``start`` are not read."""
+        drawn before. Only the rows that ``share`` gives are read; nothing that happens to an image depends on it."""
         random = epoch_generator(self.seed, k)
         total = len(self.images)
         order = torch.randperm(total, generator=random) if self.shuffle else torch.arange(total)
         # Drawn for the whole epoch at once, so that the batch size does not change what happens to an image.
         corners = torch.randint(2 * self.crop_padding + 1, (total, 2), generator=random)
         mirrored = torch.rand(total, generator=random) < 0.5
-        for first in range(start * self.batch_size, self.count, self.batch_size):
-            part = slice(first, min(first + self.batch_size, self.count))
-            indices = order[part]
-            images = self._read(indices)
-            if self.crop_padding:
-                images = crop(images, corners[part], self.crop_padding)
-            if self.flip:
-                images = torch.where(mirrored[part, None, None, None], images.flip(3), images)
-            labels = torch.from_numpy(self.images.labels[indices.numpy()])
-            yield Batch(images.to(torch.float32).div_(255), labels, indices)
+        for number in range(start, len(self)):
+            first = number * self.batch_size
+            for part in pieces(number, min(self.batch_size, self.count - first), share):
+                rows = slice(first + part.start, first + part.stop)
+                indices = order[rows]
+                images = self._read(indices)
+                if self.crop_padding:
+                    images = crop(images, corners[rows], self.crop_padding)
+                if self.flip:
+                    images = torch.where(mirrored[rows, None, None, None], images.flip(3), images)
+                labels = torch.from_numpy(self.images.labels[indices.numpy()])
+                yield Batch(images.to(torch.float32).div_(255), labels, indices, None if part.whole else part)
 
     def _read(self, indices: Tensor) -> Tensor:
         """Bytes ``(N, 3, H, W)`` at ``indices``, read in the order of the file and put back in theirs."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ..errors import DataError
+from ..untrusted import MOST_LIST, parse_json, printable, read_text, within
 from .decode import Encoded, decode
+from .image_file import BROKEN, open_image, why
 
 COLUMNS = ("file", "x0", "y0", "x1", "y1")
 
@@ -46,8 +46,10 @@ def load_boxes(path: Path, side: int) -> BoxedImages:
         where = f"{path}, box {number}"
         name, box = _parse(row, where)
         if name in names:
-            raise DataError(f"{where}: {name} has a box already; give one box per file")
-        file = path.parent / name
+            raise DataError(f"{where}: {printable(name)} has a box already; give one box per file")
+        file = within(path.parent, name)
+        if file is None:
+            raise DataError(f"{where}: {printable(name)} does not lie below the table's folder; put the images there")
         names.append(name)
         boxes.append(_scale(box, _size(file, where), side, where))
         encoded.append(Encoded("boxes", name, file, str(file)))
@@ -58,11 +60,11 @@ def load_boxes(path: Path, side: int) -> BoxedImages:
 def _rows(path: Path) -> list[Mapping[str, Any]]:
     wanted = f"a table of boxes is CSV with the header {','.join(COLUMNS)}, or a JSON list of objects with those keys"
     try:
-        text = path.read_text(encoding="utf-8")
-        rows = json.loads(text) if path.suffix.lower() == ".json" else list(csv.DictReader(text.splitlines()))
+        text = read_text(path, MOST_LIST)
+        rows = parse_json(text) if path.suffix.lower() == ".json" else list(csv.DictReader(text.splitlines()))
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); {wanted}") from error
-    except ValueError as error:
+    except (ValueError, csv.Error) as error:
         raise DataError(f"{path} cannot be read ({error}); {wanted}") from error
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise DataError(f"{path} holds no boxes; {wanted}")
@@ -76,7 +78,7 @@ def _parse(row: Mapping[str, Any], where: str) -> tuple[str, tuple[int, int, int
     try:
         x0, y0, x1, y1 = (int(str(row[name]).strip()) for name in COLUMNS[1:])
     except ValueError:
-        given = ", ".join(str(row[name]) for name in COLUMNS[1:])
+        given = printable(", ".join(str(row[name]) for name in COLUMNS[1:]))
         raise DataError(f"{where} is {given}: x0, y0, x1, y1 are whole pixels") from None
     return str(row["file"]), (x0, y0, x1, y1)
 
@@ -84,10 +86,10 @@ def _parse(row: Mapping[str, Any], where: str) -> tuple[str, tuple[int, int, int
 def _size(file: Path, where: str) -> tuple[int, int]:
     """Width and height, from the file's header."""
     try:
-        with Image.open(file) as image:
+        with open_image(file) as image:
             return image.size
-    except OSError as error:
-        raise DataError(f"{where}: image {file} cannot be read ({error.strerror or error})") from error
+    except BROKEN as error:
+        raise DataError(f"{where}: image {printable(str(file), 500)} cannot be read ({why(error)})") from error
 
 
 def _scale(box: tuple[int, int, int, int], size: tuple[int, int], side: int, where: str) -> tuple[int, int, int, int]:

@@ -129,7 +129,7 @@ def _sorted(images: ImageSet, names: tuple[str, ...]) -> Pool:
 def _fill(places: Mapping[str, Path], decoded: Iterable[Decoded]) -> None:
     """Write each split to its place; nothing is published before the last image of all is written."""
     for parent in {place.parent for place in places.values()}:
-        _remove_abandoned(parent)
+        remove_abandoned(parent)
     with ExitStack() as stack:
         writers = {split: stack.enter_context(_building(place)) for split, place in places.items()}
         for split, name, image in decoded:
@@ -221,7 +221,7 @@ def _private(folder: Path) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _remove_abandoned(cache_dir: Path) -> None:
+def remove_abandoned(cache_dir: Path) -> None:
     """Delete what a killed process left behind; nothing reads it, but it takes room."""
     for folder in cache_dir.glob(".*.part"):
         with suppress(OSError, NoLocks), (folder / _LOCK).open("r+b") as file:  # OSError: its owner just removes it

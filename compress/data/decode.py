@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import os
-import struct
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,12 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import DataError
+from ..untrusted import printable
+from .image_file import BROKEN, open_image, why
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
-# What PIL raises on broken files, by format: SyntaxError is its PNG reader, struct.error its TIFF reader.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 _CHUNK = 32  # images per task: a CIFAR image decodes faster than a task is handed over
-_WORKERS = min(8, os.cpu_count() or 1)
+WORKERS = min(8, os.cpu_count() or 1)
 
 
 class Encoded(NamedTuple):
@@ -53,12 +51,17 @@ def to_bytes(image: Image.Image, resize: int | None = None) -> NDArray[np.uint8]
     Raises:
         ValueError: the image has more than 8 bits per channel, which PIL would clip to white.
     """
-    if image.mode.startswith(("I", "F")):
-        raise ValueError(f"mode {image.mode}: only 8 bits per channel are read, convert it to 8-bit RGB")
+    refuse_mode(image)
     rgb = image.convert("RGB")
     if resize is not None and rgb.size != (resize, resize):
         rgb = ImageOps.fit(rgb, (resize, resize), Image.Resampling.BILINEAR)
     return np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1))
+
+
+def refuse_mode(image: Image.Image) -> None:
+    """Raises ValueError for more than 8 bits per channel."""
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(f"mode {image.mode}: only 8 bits per channel are read, convert it to 8-bit RGB")
 
 
 def decode(encoded: Iterable[Encoded], *, resize: int | None, expect: int | None = None) -> Iterator[Decoded]:
@@ -90,12 +93,12 @@ def decode(encoded: Iterable[Encoded], *, resize: int | None, expect: int | None
 
 def _in_threads(encoded: Iterable[Encoded], resize: int | None) -> Iterator[list[tuple[Encoded, NDArray[np.uint8]]]]:
     """Chunks in order, at most a few of them in memory: a data set may be larger than that."""
-    with ThreadPoolExecutor(_WORKERS, thread_name_prefix="decode") as pool:
+    with ThreadPoolExecutor(WORKERS, thread_name_prefix="decode") as pool:
         running: deque[Future[list[tuple[Encoded, NDArray[np.uint8]]]]] = deque()
         try:
             for chunk in _chunks(encoded):
                 running.append(pool.submit(_decode_chunk, chunk, resize))
-                if len(running) > 2 * _WORKERS:
+                if len(running) > 2 * WORKERS:
                     yield running.popleft().result()
             while running:
                 yield running.popleft().result()
@@ -121,9 +124,11 @@ def _decode_chunk(chunk: list[Encoded], resize: int | None) -> list[tuple[Encode
 
 def _decode_one(item: Encoded, resize: int | None) -> NDArray[np.uint8]:
     try:
-        with Image.open(io.BytesIO(item.data) if isinstance(item.data, bytes) else item.data) as image:
+        with open_image(item.data) as image:
             return to_bytes(image, resize)
     except UnidentifiedImageError as error:
-        raise DataError(f"{item.where} is not an image that can be read; replace or remove it") from error
-    except _BROKEN as error:
-        raise DataError(f"{item.where} cannot be decoded ({error}); replace or remove it") from error
+        where = printable(item.where, 500)
+        raise DataError(f"{where} is not an image that can be read; replace or remove it") from error
+    except BROKEN as error:
+        where = printable(item.where, 500)
+        raise DataError(f"{where} cannot be decoded ({why(error)}); replace or remove it") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, SupportsIndex
+from typing import Any, Protocol, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +12,29 @@ from numpy.typing import NDArray
 Index = SupportsIndex | slice | NDArray[Any]
 
 
+class Pool(Protocol):
+    """What rows are read from: an array, or files that are decoded when they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, 3, H, W)."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[np.uint8]:
+        """Bytes."""
+        ...
+
+    def __getitem__(self, rows: Any, /) -> Any:
+        """Images at an array of positions, or one."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Some rows of an array in some order, read when they are asked for; indexed like an array."""
+    """Some rows of an array (or of files) in some order, read when they are asked for; indexed like an array."""
 
-    pool: NDArray[np.uint8]
+    pool: NDArray[np.uint8] | Pool
     order: NDArray[np.int64]
 
     @property
@@ -39,7 +57,7 @@ class Rows:
         """All rows in memory; numpy calls this."""
         if copy is False:
             raise ValueError("rows of a memory map cannot become an array without a copy")
-        rows = self.pool[self.order]
+        rows: NDArray[np.uint8] = self.pool[self.order]
         return rows if dtype is None else rows.astype(dtype, copy=False)
 
 
@@ -47,7 +65,7 @@ class Rows:
 class ImageSet:
     """Images ``(N, 3, H, W)`` uint8, their labels ``(N,)`` int64, and the class names those labels index.
 
-    ``images`` of a subset are ``Rows``: they stay in the file until they are indexed.
+    ``images`` of a subset are ``Rows``: they stay in the file, or in files of their own, until they are indexed.
     """
 
     images: NDArray[np.uint8] | Rows

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from .batches import Batch, epoch_generator
+from .share import Share, all_rows, pieces
 
 
 class BatchSource(Protocol):
@@ -24,8 +25,8 @@ class BatchSource(Protocol):
         """Batches per epoch."""
         ...
 
-    def epoch(self, k: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of epoch ``k``, without the first ``start``."""
+    def epoch(self, k: int, start: int = 0, *, share: Share = all_rows) -> Iterator[Batch]:
+        """The batches of epoch ``k`` without the first ``start``, or those rows of them that ``share`` gives."""
         ...
 
 
@@ -50,14 +51,14 @@ class LoaderBatches:
     def __len__(self) -> int:
         return self._batches
 
-    def epoch(self, k: int, start: int = 0) -> Iterator[Batch]:
-        """One pass over the loader, whatever ``k`` is; it cannot be told to leave out the first ``start``: they are
-        read all the same."""
+    def epoch(self, k: int, start: int = 0, *, share: Share = all_rows) -> Iterator[Batch]:
+        """One pass over the loader, whatever ``k`` is; it cannot be told to leave out the first ``start``, or rows
+        that ``share`` does not give: they are read all the same."""
         seen = 0
         for number, item in enumerate(self.loader):
             images, labels = _checked(item)
             if number >= start:
-                yield Batch(images, labels, torch.arange(seen, seen + len(labels)))
+                yield from _parts(Batch(images, labels, torch.arange(seen, seen + len(labels))), number, share)
             seen += len(labels)
         if not seen and k:
             raise DataError(
@@ -83,13 +84,23 @@ class TensorBatches:
         full, rest = divmod(len(self.images), self.batch_size)
         return full + (rest > 0 and not self.shuffle)
 
-    def epoch(self, k: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of epoch ``k`` from number ``start`` on; the same ``k`` yields the same."""
+    def epoch(self, k: int, start: int = 0, *, share: Share = all_rows) -> Iterator[Batch]:
+        """The batches of epoch ``k`` from number ``start`` on, or those rows of them that ``share`` gives; the same
+        ``k`` yields the same."""
         total = len(self.images)
         order = torch.randperm(total, generator=epoch_generator(self.seed, k)) if self.shuffle else torch.arange(total)
-        for first in range(start * self.batch_size, len(self) * self.batch_size, self.batch_size):
-            indices = order[first : first + self.batch_size]
-            yield Batch(self.images[indices], self.labels[indices], indices)
+        for number in range(start, len(self)):
+            indices = order[number * self.batch_size : (number + 1) * self.batch_size]
+            for part in pieces(number, len(indices), share):
+                rows = indices[part.start : part.stop]
+                yield Batch(self.images[rows], self.labels[rows], rows, None if part.whole else part)
+
+
+def _parts(batch: Batch, number: int, share: Share) -> Iterator[Batch]:
+    """The rows of a batch that was read as a whole."""
+    for part in pieces(number, len(batch.labels), share):
+        rows = slice(part.start, part.stop)
+        yield Batch(batch.images[rows], batch.labels[rows], batch.indices[rows], None if part.whole else part)
 
 
 def take(loader: Iterable[Any], count: int) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,11 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..errors import DataError
+from ..untrusted import MOST_LIST, printable, read_text
 
 
 def check_classes(classes: Collection[str], where: str) -> None:
@@ -28,7 +32,7 @@ def same_classes(first: Collection[str], second: Collection[str], where_first: s
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return ", ".join(map(printable, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def hold_out(
@@ -71,15 +75,18 @@ def read_list(path: Path) -> list[str]:
         DataError: the file cannot be read, is empty, or names an image twice.
     """
     try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        names = [line.strip() for line in read_text(path, MOST_LIST).splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"val_list {path} cannot be read ({error}); give a text file with one path per line") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(
+            f"val_list {path} cannot be read ({reason}); give a text file with one path per line"
+        ) from error
     names = [name.removeprefix("./") for name in names if name]
     if not names:
         raise DataError(f"val_list {path} is empty; list at least one image, or leave val_list out")
     name, times = Counter(names).most_common(1)[0]
     if times > 1:
-        raise DataError(f"val_list {path} names {name} {times} times; list every image once")
+        raise DataError(f"val_list {path} names {printable(name)} {times} times; list every image once")
     return names
 
 
@@ -89,7 +96,7 @@ def check_list(listed: Sequence[str], names: Sequence[str], *, path: Path) -> No
     for name in listed:
         if name not in known:
             raise DataError(
-                f"val_list {path} names {name}, which is not among the training images; "
+                f"val_list {path} names {printable(name)}, which is not among the training images; "
                 f"paths are below train/, such as {names[0]}"
             )
     held = frozenset(listed)
@@ -98,3 +105,20 @@ def check_list(listed: Sequence[str], names: Sequence[str], *, path: Path) -> No
         raise DataError(
             f"val_list {path} holds all images of {_some(sorted(lost))}: none are left to train on; shorten the list"
         )
+
+
+def of_each_class(labels: NDArray[np.int64], share: float, *, seed: int) -> NDArray[np.int64]:
+    """Positions of a share of every class, in order, drawn by ``seed``; at least one image of each.
+
+    A larger share holds a smaller one.
+
+    Args:
+        labels: (N,) of all images; share: 0..1.
+    """
+    keys = np.random.Generator(np.random.PCG64(seed)).random(len(labels))
+    order = np.lexsort((keys, labels))
+    _, counts = np.unique(labels, return_counts=True)
+    ranks = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    wanted = np.maximum(1, np.rint(counts * share).astype(np.int64))
+    chosen: NDArray[np.int64] = np.sort(order[ranks < np.repeat(wanted, counts)])
+    return chosen

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,77 +13,13 @@ from PIL import Image
 
 from ..errors import DataError
 from .cache import fingerprint
-from .decode import SUFFIXES, Decoded, Encoded, decode, is_image, to_bytes
-from .partition import check_classes, hold_out, same_classes
+from .decode import Decoded, Encoded, decode, to_bytes
+from .layout import check_folders
+from .listing import Chosen, Listing, class_folders, file_facts, list_flat, list_images, located
+from .lists import Labels
+from .partition import hold_out
 
 _DIGITS_SIDE = 32  # the networks for CIFAR-10 take 32 x 32; digits are 8 x 8
-
-
-@dataclass(frozen=True)
-class Listing:
-    """The image files below a folder of class folders: sorted names ``<class>/<file>``."""
-
-    root: Path
-    names: tuple[str, ...]
-
-    def facts(self) -> list[tuple[str, int, int]]:
-        """Name, size in bytes and time of change (ns) of every file."""
-        return [_facts(self.root / name, name) for name in self.names]
-
-
-def _facts(path: Path, name: str) -> tuple[str, int, int]:
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); replace or remove it") from error
-    return name, stat.st_size, stat.st_mtime_ns
-
-
-def class_folders(root: Path) -> list[str]:
-    """Names of the class folders in ``root``, sorted, hidden ones ignored.
-
-    Raises:
-        DataError: ``root`` does not exist, or holds fewer than two class folders.
-    """
-    if not root.is_dir():
-        raise DataError(f"there is no folder {root}; give a path that holds one folder of images per class")
-    try:
-        classes = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    except OSError as error:
-        raise _unlisted(error) from error
-    check_classes(classes, str(root))
-    return classes
-
-
-def list_images(root: Path) -> Listing:
-    """Every image below the class folders of ``root``.
-
-    Raises:
-        DataError: no class folders, or a class without images; it is named.
-    """
-    names: list[str] = []
-    for label in class_folders(root):
-        found = _walk(root, label)
-        if not found:
-            known = ", ".join(sorted(SUFFIXES))
-            raise DataError(f"class folder {root / label} holds no images ({known}); add images or remove the folder")
-        names += found
-    return Listing(root, tuple(sorted(names, key=lambda name: name.split("/"))))
-
-
-def _walk(root: Path, label: str) -> list[str]:
-    def refuse(error: OSError) -> None:  # os.walk would take an unreadable folder for an empty one
-        raise _unlisted(error) from error
-
-    found = []
-    for folder, _, files in os.walk(root / label, onerror=refuse):
-        below = Path(folder).relative_to(root).as_posix()
-        found += [f"{below}/{file}" for file in files if is_image(f"{below}/{file}")]
-    return found
-
-
-def _unlisted(error: OSError) -> DataError:
-    return DataError(f"folder {error.filename} cannot be listed ({error.strerror}); make it readable")
 
 
 @dataclass(frozen=True)
@@ -92,18 +27,21 @@ class FolderSource:
     """One folder of class folders per split. ``resize``: side in pixels, None keeps (and checks) the size.
 
     The test folder is listed only when its images are asked for; its class names are compared at once.
+
+    Args:
+        chosen: what is taken of the folders; None: everything.
+        labels: of the test folder's images, if it has no class folders.
     """
 
     folders: Mapping[str, Path]
     resize: int | None
     one_pass: bool = False
+    chosen: Chosen | None = None
+    labels: Labels | None = None
     _listings: dict[str, Listing] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        classes = class_folders(self.folders["train"])
-        for split, root in self.folders.items():
-            same_classes(classes, class_folders(root), str(self.folders["train"]), str(root))
-            assert split in ("train", "val", "test")
+        check_folders(self.folders, self.chosen, self.labels)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -111,8 +49,15 @@ class FolderSource:
 
     def listing(self, split: str) -> Listing:
         if split not in self._listings:
-            self._listings[split] = list_images(self.folders[split])
+            self._listings[split] = self._list(split)
         return self._listings[split]
+
+    def _list(self, split: str) -> Listing:
+        root = self.folders[split]
+        if split != "test" or self.labels is None:
+            return list_images(root, self.chosen)
+        assert self.chosen is not None, "a list of labels comes with what is chosen"
+        return list_flat(root, self.labels, class_folders(self.folders["train"]), self.chosen)
 
     def fingerprint(self, split: str) -> str:
         # Without resize the size of the training images binds the others, so those are part of them.
@@ -133,8 +78,7 @@ class FolderSource:
 
 
 def _encoded(listing: Listing, split: str) -> Iterator[Encoded]:
-    for name in listing.names:
-        path = listing.root / name
+    for name, path in located(listing):
         yield Encoded(split, name, path, str(path))
 
 
@@ -168,10 +112,16 @@ class PooledSource:
 
 
 def folder_without_test(
-    root: Path, resize: int, *, test_fraction: float, seed: int, reserved: Collection[str]
+    root: Path,
+    resize: int,
+    *,
+    test_fraction: float,
+    seed: int,
+    reserved: Collection[str],
+    chosen: Chosen | None = None,
 ) -> PooledSource:
     """Class folders in ``root``; a stratified part becomes the test set, ``reserved`` names never do."""
-    listing = list_images(root)
+    listing = list_images(root, chosen)
     test = hold_out(listing.names, test_fraction, seed=seed, what="test", reserved=reserved)
 
     def facts(names: Sequence[str]) -> dict[str, Any]:
@@ -230,7 +180,7 @@ class CifarBatches:
 
         parts = CIFAR10.train_list if split == "train" else CIFAR10.test_list
         files = [self.root / CIFAR10.base_folder / name for name, _ in (*parts, (CIFAR10.meta["filename"], ""))]
-        facts = [_facts(path, path.name) for path in files]
+        facts = [file_facts(path, path.name) for path in files]
         return fingerprint(split, kind="cifar10", path=self.root.resolve(), resize=self.resize, files=facts)
 
     def count(self, splits: Collection[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,10 @@ from ..errors import DataError
 from ..progress import SILENT, Progress
 from .archive import ArchiveSource
 from .cache import Pool, Source, load
-from .decode import is_image
 from .images import ImageSet
-from .partition import check_list, hold_out, read_list
+from .layout import find_layout, refuse_archive, refuse_val_list
+from .on_the_fly import open_on_the_fly
+from .partition import check_list, hold_out, of_each_class, read_list
 from .sources import CifarBatches, FolderSource, digits, folder_without_test
 
 
@@ -49,10 +50,25 @@ def open_splits(config: DataConfig, *, cache_dir: Path, seed: int, progress: Pro
     Validation is ``val_list``, or a val/ folder beside a test/ folder, or ``val_fraction`` of every class,
     drawn by ``seed``.
 
+    ``data.subset`` then takes its share of what is left to train on, so that validation and test images stay the same
+    for every share. With ``decode: on_the_fly`` the cache holds an index of the files, and images stay files.
+
     Raises:
         DataError: images that are missing, corrupt, or cannot be split like this.
         RunError: the disk is full or ``cache_dir`` is not writable.
     """
+    whole = _open_splits if config.decode == "once" else open_on_the_fly
+    train, val, open_test = whole(config, cache_dir=cache_dir, seed=seed, progress=progress)
+    if config.subset is not None:
+        train = train.subset(of_each_class(train.labels, config.subset, seed=seed))
+    return Splits(train, val, open_test)
+
+
+Opened = tuple[ImageSet, ImageSet, Callable[[], ImageSet]]
+"""Training and validation images, and what opens the test images."""
+
+
+def _open_splits(config: DataConfig, *, cache_dir: Path, seed: int, progress: Progress) -> Opened:
     listed = None if config.val_list is None else read_list(config.val_list)
     source = to_source(config, seed=seed, reserved=listed or ())
     pool = load(source, "train", cache_dir, progress)
@@ -62,19 +78,15 @@ def open_splits(config: DataConfig, *, cache_dir: Path, seed: int, progress: Pro
 
     if "val" in source.splits:
         if listed is not None:
-            raise DataError(
-                f"val_list {config.val_list} is given, but {config.path} has a val/ folder beside test/: "
-                "leave val_list out, or move the folder away"
-            )
-        return Splits(pool.images, load(source, "val", cache_dir, progress).images, open_test)
+            refuse_val_list(config)
+        return pool.images, load(source, "val", cache_dir, progress).images, open_test
     if listed is None:
         held = hold_out(pool.names, config.val_fraction, seed=seed, what="validation")
     else:
         assert config.val_list is not None
         check_list(listed, pool.names, path=config.val_list)
         held = set(listed)
-    train, val = _divide(pool, held)
-    return Splits(train, val, open_test)
+    return *_divide(pool, held), open_test
 
 
 def _divide(pool: Pool, held: set[str]) -> tuple[ImageSet, ImageSet]:
@@ -97,51 +109,22 @@ def to_source(config: DataConfig, *, seed: int, reserved: Sequence[str] = ()) ->
     if not path.exists():
         raise DataError(f"data path {path} does not exist; give the folder (or archive) that holds the images")
     if config.source == "image_tree" and not path.is_dir():
+        refuse_archive(config)
         return ArchiveSource(path, size)
     if not path.is_dir():
         hint = "; source image_tree reads archives" if config.source == "image_folder" else ""
         raise DataError(f"data path {path} is a file, but source {config.source} takes a folder{hint}")
-    if config.source == "image_tree":
-        return _tree(path, size)
     if config.source == "cifar10_batches":
         return CifarBatches.at(path, size)
+    layout = find_layout(config)
+    if "test" in layout.folders:
+        return FolderSource(layout.folders, size, chosen=layout.chosen, labels=layout.labels)
     assert size is not None, "DataConfig requires image_size for image_folder"
-    return _folder(path, size, test_fraction=config.test_fraction, seed=seed, reserved=reserved)
-
-
-def _tree(path: Path, size: int | None) -> Source:
-    folders = {split: path / split for split in ("train", "test")}
-    for folder in folders.values():
-        if not folder.is_dir():
-            raise DataError(
-                f"there is no folder {folder}; an image tree holds train/<class>/* and test/<class>/* "
-                "(source image_folder splits other folders itself)"
-            )
-    return FolderSource(folders, size)
-
-
-def _folder(path: Path, size: int, *, test_fraction: float, seed: int, reserved: Sequence[str]) -> Source:
-    """train/, val/ and test/, or class folders alone. As for ImageNet, val/ without test/ is the test set."""
-    present = {split: path / split for split in ("train", "val", "test") if (path / split).is_dir()}
-    if present and "train" not in present and not _others(path, present):
-        raise DataError(f"{path} holds {', '.join(present)} but no train/; add train/<class>/* beside them")
-    if "train" not in present or _is_class(path, present):
-        return folder_without_test(path, size, test_fraction=test_fraction, seed=seed, reserved=reserved)
-    if "test" in present:
-        return FolderSource(present, size)
-    if "val" in present:
-        return FolderSource({"train": present["train"], "test": present["val"]}, size)
-    return folder_without_test(present["train"], size, test_fraction=test_fraction, seed=seed, reserved=reserved)
-
-
-def _others(path: Path, splits: Collection[str]) -> bool:
-    """Whether there are folders beside those of the splits."""
-    names = (entry.name for entry in path.iterdir() if entry.is_dir())
-    return any(name not in splits and not name.startswith(".") for name in names)
-
-
-def _is_class(path: Path, splits: Collection[str]) -> bool:
-    """Whether path/train is a class of that name: it holds images itself and has other folders beside it."""
-    return _others(path, splits) and any(
-        entry.is_file() and is_image(entry.name) for entry in (path / "train").iterdir()
+    return folder_without_test(
+        layout.folders["train"],
+        size,
+        test_fraction=config.test_fraction,
+        seed=seed,
+        reserved=reserved,
+        chosen=layout.chosen,
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..data import BatchSource
+from ..data import Batch, BatchSource, one_pass
 from ..gates import CostModel, LayerShape, read_layers
 from ..training import to_device
 from .routing import DynamicClassifier, head_name
@@ -57,12 +57,14 @@ def use(model: DynamicClassifier, cost: CostModel, batches: BatchSource) -> Usag
     cost = cost.to(device)
     training = model.training
     model.eval()
-    hits, macs, choices = [], [], []
-    for batch in batches.epoch(0):
+
+    def work(_: int, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         batch = to_device(batch, device)
         routing = model.routed(batch.images)
-        hits.append((routing.logits.argmax(1) == batch.labels).cpu())
-        macs.append(macs_per_image(cost, routing.gates).cpu())
-        choices.append(torch.stack([scores.argmax(1) for scores in routing.scores], 1).cpu())
+        hits = routing.logits.argmax(1) == batch.labels
+        choices = torch.stack([scores.argmax(1) for scores in routing.scores], 1)
+        return hits.cpu(), macs_per_image(cost, routing.gates).cpu(), choices.cpu()
+
+    hits, macs, choices = zip(*one_pass(batches, work), strict=True)
     model.train(training)
     return Usage(float(torch.cat(hits).double().mean()), torch.cat(macs), torch.cat(choices))

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from ..config import DynamicConfig
 from ..data import Batch, BatchSource
+from ..distributed import mean_over_batch, per_image
 from ..gates import CostModel
 from ..progress import SILENT, Progress
 from ..training import Checkpoints, History, fit, one_cycle, to_device
@@ -128,7 +129,7 @@ class _PartlyDense(nn.Module):
         self.model, self.share = model, share
 
     def forward(self, images: Tensor) -> Tensor:
-        dense = [torch.rand(len(images), device=images.device) < self.share for _ in self.model.routes]
+        dense = [per_image(images.new_empty(len(images)), Tensor.uniform_) < self.share for _ in self.model.routes]
         return self.model.routed(images, dense=dense).logits
 
 
@@ -138,8 +139,8 @@ def mean_gate(gates: list[Tensor]) -> Tensor:
 
 
 def sparsity(gates: list[Tensor], share: float, weight: float) -> Tensor:
-    """weight x (mean |g| - s)^2 (scalar)."""
-    return weight * (mean_gate(gates) - share) ** 2
+    """weight x (mean |g| - s)^2 (scalar), the mean being that of the whole batch."""
+    return weight * (mean_over_batch(mean_gate(gates)) - share) ** 2
 
 
 def share_for(cost: CostModel, budget: float) -> float:

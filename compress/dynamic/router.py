@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..distributed import moments, per_image
+
 MASK_MOST = 5.0
 """Mask values are clamped to 0 .. this."""
 
@@ -75,8 +77,12 @@ class Router(nn.Module):
         """
         if temperature is None:
             return F.one_hot(scores.argmax(1), scores.shape[1]).to(self.masks.dtype)
-        spread = scores.detach().float().std(0, unbiased=False).mean().clamp_min(1e-6)
-        return F.gumbel_softmax(scores.float() / (temperature * spread), hard=True).to(self.masks.dtype)
+        spread = moments(scores.detach().float(), (0,))[1].mean().clamp_min(1e-6)
+        scaled = scores.float() / (temperature * spread)
+        noise = -per_image(scaled.detach(), Tensor.exponential_).log()
+        soft = (scaled + noise).softmax(1)
+        hard = F.one_hot(soft.argmax(1), scores.shape[1]).to(soft.dtype)
+        return (hard - soft.detach() + soft).to(self.masks.dtype)
 
     @torch.no_grad()
     def spread_(self, features: Tensor) -> None:
@@ -92,4 +98,4 @@ class Router(nn.Module):
     @torch.no_grad()
     def follow_(self, features: Tensor) -> None:
         """Let the mean follow the features (N, inputs) of a training batch."""
-        self.mean.lerp_(features.mean(0).to(self.mean.dtype), FOLLOW)
+        self.mean.lerp_(moments(features, (0,))[0].to(self.mean.dtype), FOLLOW)

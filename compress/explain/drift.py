@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from ..data import BatchSource
+from ..data import Batch, BatchSource, one_pass
 from ..progress import SILENT, Progress
 from ..training import to_device
 from .heads import Head
@@ -43,13 +43,13 @@ def explanations(
     network.eval()
     head = network.selector.head
     device = next(network.parameters()).device
-    found = []
-    passes = progress.track(batches.epoch(0), "explanations", total=len(batches), unit="img", scale=batches.batch_size)
-    for batch in passes:
+
+    def work(_: int, batch: Batch) -> Tensor:
         batch = to_device(batch, device)
         numbers = network(batch.images, batch.labels)[1]
-        found.append((head.steers(numbers).to(head.stored) if stored else numbers.float()).cpu())
-    return torch.cat(found)
+        return (head.steers(numbers).to(head.stored) if stored else numbers.float()).cpu()
+
+    return torch.cat(one_pass(batches, work, what="explanations", progress=progress))
 
 
 def drift_between(original: Tensor, slim: Tensor, side: int) -> Drift:

@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from ..config import MaskConfig, PredictorConfig
-from ..data import Batch, BatchSource
+from ..data import Batch, BatchSource, one_pass
 from ..models import Classifier
 from ..progress import SILENT, Progress
 from ..training import Checkpoints, History, fit, one_cycle, to_device
@@ -85,16 +85,17 @@ def train_predictor(
     @torch.inference_mode()
     def validate() -> float:
         predictor.eval()
-        with fixed_draws(device):  # the same masks every time: epochs are compared on equal terms
-            total, count = torch.zeros(()), 0
-            for batch in val.epoch(0):
-                batch = to_device(batch, device)
-                with fabric.autocast():
-                    kl = divergence(classifier(batch.images), predictor(batch.images, draw(batch.images)))
-                total += kl.sum().cpu()
-                count += len(kl)
+
+        def work(number: int, batch: Batch) -> tuple[Tensor, int]:
+            batch = to_device(batch, device)
+            # The same masks every time: epochs are compared on equal terms.
+            with fixed_draws(device, number), fabric.autocast():
+                kl = divergence(classifier(batch.images), predictor(batch.images, draw(batch.images)))
+            return kl.sum().cpu(), len(kl)
+
+        found = one_pass(val, work)
         predictor.train()
-        return float(total) / count
+        return sum(float(total) for total, _ in found) / sum(count for _, count in found)
 
     optimizer = torch.optim.Adam(predictor.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     predictor.train()

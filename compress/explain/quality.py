@@ -11,7 +11,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from ..data import BatchSource
+from ..data import Batch, BatchSource, one_pass
 from ..errors import PruningError
 from ..training import to_device
 from .predictor import Predictor, divergence
@@ -76,29 +76,29 @@ def judge_selector(
     network.eval()
     predictor.eval()
     head = network.selector.head
-    moments, areas, sums, count = [], 0.0, torch.zeros(5, dtype=torch.float64), 0
     precision = fabric.autocast if brief else nullcontext  # learning may be quick, a verdict is in float32
-    with fixed_draws(fabric.device):
-        for batch in val.epoch(0):
-            batch = to_device(batch, fabric.device)
-            with precision():
-                logits, found = network(batch.images, batch.labels)
-                masks = [head.to_maps(found)]
-                if not brief:
-                    predicted = head.to_maps(network(batch.images)[1])
-                    masks += [predicted, *head.rivals(found)]
-                for index, mask in enumerate(masks):
-                    seen = mask if sample is None else _drawn(sample, mask)
-                    sums[index] += float(divergence(logits, predictor(batch.images, seen)).sum())
-            areas += float(area(head.to_maps(found.float())).sum())
-            moments.append(head.to_moments(found.float()).cpu())
-            count += len(batch.images)
+
+    def work(number: int, batch: Batch) -> tuple[list[float], float, Tensor]:
+        batch = to_device(batch, fabric.device)
+        with fixed_draws(fabric.device, number), precision():
+            logits, found = network(batch.images, batch.labels)
+            masks = [head.to_maps(found)]
+            if not brief:
+                predicted = head.to_maps(network(batch.images)[1])
+                masks += [predicted, *head.rivals(found)]
+            seen = masks if sample is None else [_drawn(sample, mask) for mask in masks]
+            sums = [float(divergence(logits, predictor(batch.images, mask)).sum()) for mask in seen]
+        found = found.float()
+        return sums, float(area(head.to_maps(found)).sum()), head.to_moments(found).cpu()
+
+    sums, areas, moments = zip(*one_pass(val, work), strict=True)
     every = torch.cat(moments)
+    count = len(every)
     low, median, high = every[:, 2].quantile(torch.tensor([0.1, 0.5, 0.9])).tolist()
-    kls = [float(value) / count for value in sums]
+    kls = [sum(values) / count for values in zip(*sums, strict=True)]
     rest = [math.nan] * 4 if brief else kls[1:]
     spread = float(every[:, :2].std(0).mean())
-    return SelectorQuality(areas / count, low, median, high, spread, kls[0], *rest)
+    return SelectorQuality(sum(areas) / count, low, median, high, spread, kls[0], *rest)
 
 
 def _drawn(sample: Sample, maps: Tensor) -> Tensor:

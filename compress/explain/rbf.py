@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..distributed import per_image
+
 REFERENCE_SIDE = 32
 """ISP's weights and mask ranges are given for CIFAR-10's side in pixels; others scale with the side."""
 
@@ -43,7 +45,7 @@ def to_rbf(raw: Tensor, side: int) -> Tensor:
 def relaxed_bernoulli(probability: Tensor, temperature: float) -> Tensor:
     """A differentiable sample in 0..1: sigmoid((logit p + logistic noise) / temperature)."""
     probability = probability.clamp(_TINY, 1 - _TINY)
-    uniform = torch.rand_like(probability).clamp(_TINY, 1 - _TINY)
+    uniform = per_image(probability.detach(), Tensor.uniform_).clamp(_TINY, 1 - _TINY)
     return torch.sigmoid((torch.logit(probability) + torch.logit(uniform)) / temperature)
 
 
@@ -54,14 +56,14 @@ def random_rbf(
     scale = side / REFERENCE_SIDE
     low = torch.tensor([centre[0], centre[0], sigma[0]], device=device) * scale
     high = torch.tensor([centre[1], centre[1], sigma[1]], device=device) * scale
-    return low + (high - low) * torch.rand(count, 3, device=device)
+    return low + (high - low) * per_image(torch.empty(count, 3, device=device), Tensor.uniform_)
 
 
 @contextmanager
-def fixed_draws(device: torch.device) -> Iterator[None]:
+def fixed_draws(device: torch.device, seed: int = 0) -> Iterator[None]:
     """Within the block draws on the CPU and on ``device`` are the same every time; draws after it go on as before."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         yield
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..config import RealXConfig, SelectorConfig
 from ..data import Batch
+from ..distributed import per_image
 from .heads import Head
 from .learn import Objective
 from .predictor import DrawMasks, Predictor, divergence
@@ -23,7 +24,7 @@ def pixel_masks(config: RealXConfig) -> DrawMasks:
     def draw(images: Tensor) -> Tensor:
         probability = torch.full_like(images[:, :1], config.keep)
         if config.variant == "original":
-            return torch.bernoulli(probability)
+            return per_image(probability, lambda empty: torch.bernoulli(empty.fill_(config.keep)))
         return relaxed_bernoulli(probability, config.mask_temperature)
 
     return draw

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..distributed import per_image
+
 _TINY = 1e-6
 
 
@@ -28,7 +30,7 @@ def rebar(
     Returns:
         (N,) the values f(b); ``backward`` through them gives the estimate.
     """
-    noise, again = (torch.rand_like(logits).clamp(_TINY, 1 - _TINY).logit() for _ in range(2))
+    noise, again = (per_image(logits.detach(), Tensor.uniform_).clamp(_TINY, 1 - _TINY).logit() for _ in range(2))
     z = logits + noise
     hard = (z > 0).to(logits.dtype)
     with torch.no_grad():

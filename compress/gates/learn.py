@@ -14,6 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from ..config import GatesConfig
 from ..data import Batch, BatchSource
+from ..distributed import even, rank, world
 from ..errors import PruningError
 from ..explain import Targets
 from ..progress import SILENT, Progress
@@ -215,7 +216,9 @@ def _to_gated(
     with torch.random.fork_rng():  # a loader of the user's may draw its order here
         batch = to_device(next(train.epoch(0)), fabric.device)
     gated = GatedNetwork(network, gates, groups, batch, steered=steered)
-    gated.to(fabric.device).to(memory_format=torch.channels_last)
+    gated.to(fabric.device).to(memory_format=torch.channels_last).eval()
+    mine = even(len(batch.images), rank(), world())
+    batch = Batch(batch.images[mine], batch.labels[mine], batch.indices[mine])
     wanted = config.compile
     if wanted == "auto":
         layers = sum(isinstance(module, _ConvNd | nn.Linear) for module in gated.modules())

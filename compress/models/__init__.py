@@ -5,7 +5,7 @@ from .mobilenet import MobileNetV2
 from .normalize import Classifier, Normalize
 from .resnet import ResNet
 from .vgg import VGG16
-from .weights import load_weights
+from .weights import load_weights, restore_
 from .zoo import NETWORKS, build_classifier, build_net
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "check_classifier",
     "check_logits",
     "load_weights",
+    "restore_",
 ]

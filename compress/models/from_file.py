@@ -27,6 +27,12 @@ def is_file_name(name: str) -> bool:
     return name.endswith(".py") or ".py:" in name
 
 
+def split_file_name(name: str) -> tuple[Path, str]:
+    """The file that ``name`` means, in full, and its factory; empty where none is given."""
+    file, _, factory = name.rpartition(":") if not name.endswith(".py") else (name, "", "")
+    return Path(file).expanduser().resolve(), factory
+
+
 def build_from_file(name: str, classes: int) -> nn.Module:
     """The network of ``path/to/file.py:factory``: ``factory(classes)``, or ``factory()`` if it takes nothing.
 
@@ -36,8 +42,7 @@ def build_from_file(name: str, classes: int) -> nn.Module:
         ConfigError: no such file or factory, or a factory with other arguments.
         ModelError: the file or the factory raises, or the result is no ``torch.nn.Module``.
     """
-    path_text, _, factory_name = name.rpartition(":") if not name.endswith(".py") else (name, "", "")
-    path = Path(path_text).expanduser().resolve()
+    path, factory_name = split_file_name(name)
     if not path.is_file():
         raise ConfigError(f"model '{name}': there is no file {path}; give path/to/file.py:factory")
     with _neighbours_importable(path):

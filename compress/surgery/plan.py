@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import PruningError
 from ..files import read_json, write_json
+from ..untrusted import printable
 
 if TYPE_CHECKING:
     from .graph import ChannelGraph
@@ -32,12 +33,13 @@ class PrunePlan:
         if set(self.kept) != set(self.widths):
             raise PruningError("a plan needs the original width of exactly the groups it keeps channels of")
         for name, kept in self.kept.items():
-            width = self.widths[name]
+            width, shown = self.widths[name], printable(name)
             if not kept:
-                raise PruningError(f"the plan leaves group '{name}' without channels; keep at least one of {width}")
+                raise PruningError(f"the plan leaves group '{shown}' without channels; keep at least one of {width}")
             if list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= width:
                 raise PruningError(
-                    f"the plan's channels of group '{name}' must be sorted, unique and below {width}, not {kept}"
+                    f"the plan's channels of group '{shown}' must be sorted, unique and below {width}, "
+                    f"not {reprlib.repr(kept)}"
                 )
 
     def removed(self, name: str) -> list[int]:
@@ -57,7 +59,7 @@ class PrunePlan:
             if widths.get(name) != width:
                 found = f"{widths[name]} channels" if name in widths else "no such group"
                 raise PruningError(
-                    f"the plan's group '{name}' has {width} channels, the model has {found}: "
+                    f"the plan's group '{printable(name)}' has {width} channels, the model has {found}: "
                     "use the plan with the model it was made for"
                 )
 
@@ -79,8 +81,8 @@ class PrunePlan:
         for name, group in groups.items():
             if not _is_group(group):
                 raise PruningError(
-                    f"not a prune plan: group '{name}' must be an object with 'width' (an integer) and 'kept' "
-                    f"(a list of integers), not {group}"
+                    f"not a prune plan: group '{printable(name)}' must be an object with 'width' (an integer) and "
+                    f"'kept' (a list of integers), not {reprlib.repr(group)}"
                 )
         return cls(
             {name: tuple(group["kept"]) for name, group in groups.items()},
@@ -96,11 +98,13 @@ class PrunePlan:
         """Read a plan that ``save`` wrote.
 
         Raises:
-            PruningError: the file is not a plan.
+            PruningError: the file cannot be read, or is not a plan.
         """
         try:
             value = read_json(path)
-        except json.JSONDecodeError as error:
+        except OSError as error:
+            raise PruningError(f"the plan {path} cannot be read: {error.strerror}") from error
+        except ValueError as error:
             raise PruningError(f"{path} is not a prune plan: it holds no JSON ({error})") from error
         return cls.from_dict(value)
 

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import PruningError
+from ..untrusted import printable
 from .graph import View, dependency_graph, read_group
 from .plan import PrunePlan
 
@@ -87,7 +88,7 @@ def _roots(network: nn.Module, plan: PrunePlan, prefix: str) -> dict[str, nn.Mod
 
 def _misfit(name: str, planned: int, found: int) -> PruningError:
     return PruningError(
-        f"the plan's group '{name}' has {planned} channels, the model has {found or 'no such layer'}: "
+        f"the plan's group '{printable(name)}' has {planned} channels, the model has {found or 'no such layer'}: "
         "use the plan with the model it was made for"
     )
 

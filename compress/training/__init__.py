@@ -4,14 +4,18 @@ from ..stop import Stop
 from .checkpoint import Checkpoints, Stateful
 from .course import History
 from .evaluate import Score, evaluate, logits_of, to_device
-from .loop import Loss, Precision, fit, make_fabric, one_cycle
+from .fabric import LearningFabric, Precision, make_fabric
+from .loop import fit, one_cycle
+from .step import Loss, SharedStep
 
 __all__ = [
     "Checkpoints",
     "History",
+    "LearningFabric",
     "Loss",
     "Precision",
     "Score",
+    "SharedStep",
     "Stateful",
     "Stop",
     "evaluate",

@@ -151,13 +151,14 @@ class SavedCheckpoint(Checkpoint):
 
     @property
     def due(self) -> bool:
-        owner = self._owner
-        if owner.stop.wanted:
+        if self._owner.stop.wanted:
             return True
-        if self._cost is None:
+        pause, least = time.monotonic() - self._saved_at, self._owner.seconds
+        if not self._possible or pause < least:
+            return False
+        if self._cost is None:  # not before: an optimizer has no state until it steps
             self._cost = _size(self._parts) / _BYTES_A_SECOND
-        pause = max(owner.seconds, self._cost / SHARE) if owner.seconds else 0.0
-        return self._possible and time.monotonic() - self._saved_at >= pause
+        return least == 0 or pause >= self._cost / SHARE
 
     def save(self, step: int) -> None:
         """See ``Checkpoint``.
@@ -166,28 +167,25 @@ class SavedCheckpoint(Checkpoint):
             KeyboardInterrupt: someone wants to stop.
             RunError: the disk is full or the place is not writable.
         """
-        started = time.monotonic()
-        state = {
-            "format": FORMAT,
-            "key": self._owner.key,
-            "step": step,
-            "elapsed": self._owner.elapsed,
-            "parts": {name: part.state_dict() for name, part in self._parts.items()},
-        }
-        try:
-            write_packed(self.path, state)
-            self.step = step
-        except TypeError as error:  # a user's module may keep anything in its state
-            self._possible = False
-            self._owner.progress.note(
-                f"{self._what}: would start over if it were interrupted; not to be saved: {error}"
-            )
-        self._saved_at = time.monotonic()
-        self._cost = self._saved_at - started
-        self._owner.saves.append(self._cost)
+        if self._possible:
+            self._write(step)
         if self._owner.stop.wanted:
             self._owner.progress.note(f"{self._what}: stopped after step {step:,}")
             raise KeyboardInterrupt
+
+    def _write(self, step: int) -> None:
+        owner, started = self._owner, time.monotonic()
+        parts = {name: part.state_dict() for name, part in self._parts.items()}
+        state = {"format": FORMAT, "key": owner.key, "step": step, "elapsed": owner.elapsed, "parts": parts}
+        try:
+            write_packed(self.path, state)
+        except TypeError as error:  # a user's module may keep anything in its state
+            self._possible = False
+            owner.progress.note(f"{self._what}: would start over if it were interrupted; not to be saved: {error}")
+            return
+        self.step, self._saved_at = step, time.monotonic()
+        self._cost = self._saved_at - started
+        owner.saves.append(self._cost)
 
     @contextmanager
     def heeding_stop(self) -> Iterator[None]:

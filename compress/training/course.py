@@ -27,6 +27,8 @@ class History:
     validations: list[float] = field(default_factory=list)
     best: float = math.inf
     best_epoch: int = -1
+    reduced_bytes: int = 0
+    """Bytes of gradients that this process gave to be summed with the other processes', in the last step."""
 
 
 class Course:

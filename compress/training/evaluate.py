@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..data import Batch, BatchSource
+from ..data import Batch, BatchSource, one_pass
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,12 @@ class Score:
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch on ``device``, images channels-last (about 1.5 times as fast for small convolutions on a CPU)."""
+    """The batch on ``device``, images float32 in [0, 1], channels-last (1.5 times as fast for small ones on a CPU)."""
+    images = batch.images.to(device)
+    if images.dtype == torch.uint8:  # of files
+        images = images.float().div_(255)
     return Batch(
-        batch.images.to(device).contiguous(memory_format=torch.channels_last),
+        images.contiguous(memory_format=torch.channels_last),
         batch.labels.to(device),
         batch.indices.to(device),
     )
@@ -34,7 +37,7 @@ def logits_of(model: nn.Module, batches: BatchSource, *, device: torch.device | 
     training = model.training
     model.eval()
     try:
-        return torch.cat([model(to_device(batch, device).images).float().cpu() for batch in batches.epoch(0)])
+        return torch.cat(one_pass(batches, lambda _, batch: model(to_device(batch, device).images).float().cpu()))
     finally:
         model.train(training)
 
@@ -42,6 +45,6 @@ def logits_of(model: nn.Module, batches: BatchSource, *, device: torch.device | 
 def evaluate(model: nn.Module, batches: BatchSource, *, device: torch.device | None = None) -> Score:
     """Top-1 accuracy and cross entropy of ``model`` on ``batches`` (not shuffled, not augmented), in float32."""
     logits = logits_of(model, batches, device=device)
-    labels = torch.cat([batch.labels for batch in batches.epoch(0)])
+    labels = torch.cat(one_pass(batches, lambda _, batch: batch.labels))
     hits = (logits.argmax(1) == labels).float().mean()
     return Score(float(hits), float(nn.functional.cross_entropy(logits, labels)))

@@ -4,30 +4,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Literal
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from ..data import Batch, BatchSource
+from ..distributed import gather, rank, same_everywhere
+from ..errors import RunError
 from ..progress import SILENT, Progress
 from .checkpoint import Checkpoint, Checkpoints, Stateful
 from .course import Course, History, Watch
-from .evaluate import to_device
 from .states import ModelState, RandomState, check_finite
-
-Precision = Literal["32-true", "bf16-mixed"]
-Loss = Callable[[nn.Module, Batch], Mapping[str, Tensor]]
-
-
-def make_fabric(precision: Precision = "32-true", accelerator: str = "auto") -> Fabric:
-    """A launched Fabric on one device; ``precision`` holds for learning, never for a verdict."""
-    fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
-    fabric.launch()
-    return fabric
+from .step import Loss, SharedStep
 
 
 def one_cycle(optimizer: Optimizer, steps: int, *, warm: float = 0.2) -> LRScheduler:
@@ -75,7 +66,7 @@ def fit(
     assert (epochs is None) != (steps is None)
     steps = steps if steps is not None else (epochs or 0) * len(batches)
     model.to(memory_format=torch.channels_last)
-    wrapped, optimizer_ = fabric.setup(model, optimizer)
+    shared = SharedStep(model, optimizer, fabric)
     scheduler = schedule(optimizer, steps) if schedule else None
     course, watch = Course(model, validate, patience, progress), Watch(what, steps, optimizer)
     parts: dict[str, Stateful] = {"model": ModelState(model), "optimizer": optimizer, "course": course, **(keeps or {})}
@@ -83,21 +74,19 @@ def fit(
         parts["schedule"] = scheduler
     parts["random"] = RandomState(fabric.device)
     checkpoint = checkpoints.of(what, parts) if checkpoints is not None else Checkpoint()
-    done = checkpoint.load_()
+    done = _same(checkpoint.load_(), what)
     if done:
         progress.note(f"{what}: goes on after step {done:,} of {steps:,}")
-    left = itertools.islice(_endless(batches, done), 0 if course.stalled else steps - done)
+    left = itertools.islice(_endless(shared, batches, done), 0 if course.stalled else steps - done)
     ticks = progress.track(left, what, total=steps - done, unit="img", scale=batches.batch_size)
     with checkpoint.heeding_stop():
-        for step, batch in enumerate(ticks, done):
-            with fabric.autocast():
-                figures = loss(wrapped, to_device(batch, fabric.device))
+        for step, parts_of_batch in enumerate(ticks, done):
+            shared.optimizer.zero_grad()
+            figures = shared.backward(parts_of_batch, loss)
             watch.add(step + 1, figures["loss"], saved=checkpoint.step)
-            optimizer_.zero_grad()
-            fabric.backward(figures["loss"])
             if max_norm is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), max_norm)
-            optimizer_.step()
+            shared.optimizer.step()
             if scheduler is not None:
                 scheduler.step()
             course.add(figures)
@@ -106,19 +95,32 @@ def fit(
             if (step + 1) % len(batches) == 0 or step + 1 == steps:
                 watch.look(saved=checkpoint.step)
                 course.end_epoch()
-            if checkpoint.due:
+            if rank() == 0 and checkpoint.due:  # all could save the same
                 watch.look(saved=checkpoint.step)
                 check_finite(what, step + 1, model)
                 checkpoint.save(step + 1)
             if course.stalled:
                 break
     course.restore_()
+    same_everywhere(what, model.state_dict())
+    course.history.reduced_bytes = shared.traffic.bytes
     return course.history
 
 
-def _endless(batches: BatchSource, done: int) -> Iterator[Batch]:
+def _endless(shared: SharedStep, batches: BatchSource, done: int) -> Iterator[list[Batch]]:
     """Epoch after epoch, without the first ``done`` batches; those before them in their epoch are not read."""
     epoch, start = divmod(done, len(batches))
-    yield from batches.epoch(epoch, start)
+    yield from shared.batches(batches, epoch, start)
     for later in itertools.count(epoch + 1):
-        yield from batches.epoch(later)
+        yield from shared.batches(batches, later)
+
+
+def _same(done: int, what: str) -> int:
+    """The number of steps done, which all processes must have found."""
+    found = gather(done)
+    if len(set(found)) > 1:
+        raise RunError(
+            f"{what}: the processes of this run go on after different steps ({', '.join(map(str, found))}): its folder "
+            "must be on a file system that all machines share"
+        )
+    return done

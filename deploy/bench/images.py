@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,12 @@ from numpy.typing import NDArray
 
 from compress.data import open_splits
 from compress.data.decode import SUFFIXES, Encoded, decode, is_image
+from compress.data.image_file import why
 from compress.errors import DataError
 from compress.progress import SILENT, Progress
+from compress.untrusted import open_limited
+
+_NO_ARRAY = (ValueError, EOFError, OSError, OverflowError, MemoryError, SyntaxError, zipfile.BadZipFile)
 
 MOST = 512
 """Images that are used at most: the dynamic variant's time depends on the image, so one is not enough."""
@@ -80,11 +86,16 @@ def check_images(pixels: NDArray[Any], size: tuple[int, int] | None, source: str
 
 def _array(place: Path) -> NDArray[Any]:
     try:
-        found = np.load(place, mmap_mode="r", allow_pickle=False)
+        with open_limited(place, sys.maxsize):  # a pipe would be waited for
+            found = np.load(place, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise DataError(f"there is no {place}: give a folder of images or a .npy file") from None
-    except (ValueError, EOFError, OSError) as error:
-        raise DataError(f"{place} is no array that numpy reads ({error}): save it again with numpy.save") from error
+    except _NO_ARRAY as error:
+        raise DataError(
+            f"{place} is no array that numpy reads ({why(error)}): save it again with numpy.save"
+        ) from error
+    if not isinstance(found, np.ndarray):
+        raise DataError(f"{place} holds several arrays: give one, saved with numpy.save")
     return np.asarray(found[:MOST]) if found.ndim else np.asarray(found)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,17 +10,20 @@ from typing import Any
 from torch import nn
 
 from compress.errors import ConfigError, RunError
-from compress.files import read_tensors
-from compress.models import build_classifier
+from compress.files import read_json
+from compress.models import build_classifier, restore_
 from compress.registry import nearest
 from export.inputs import read_input
 from export.metadata import stated_macs
 from export.runners.choose import TAKES
 
 from ..exported import check_exports
+from ..own_code import foreign_code, was_built_here
 from ..run_dir import RunDir, read_run
 
 SUFFIXES = (".onnx", ".engine", ".pt2")
+
+_NOT_BUILT_HERE = "its engine was not built here, and opening one may run its code: export it, or give --allow-code"
 
 _RUN_ENGINES = {
     "original": ("*.engine",),
@@ -35,6 +37,7 @@ class Subject:
     """A model under one name in all its forms: files by suffix, and the run that its module can be built from.
 
     ``role`` is what it is to its run (``original``, ``slim``, ``dynamic``); empty for a file given by itself.
+    ``withheld``: runtimes that would start code of the run's, and why they do not.
     ``macs`` (of one image, a mean where images differ) and ``test_accuracy`` (0..1): from the run's report, or as an
     ONNX file states them; None where nothing says so.
     """
@@ -45,12 +48,15 @@ class Subject:
     engines: dict[str, Path] = field(default_factory=dict)
     run: Path | None = None
     role: str = ""
+    withheld: dict[str, str] = field(default_factory=dict)
     macs: float | None = None
     test_accuracy: float | None = None
 
     def file(self, runtime: str) -> Path | None:
         """What ``runtime`` would open; a run's folder stands for a module; None where there is nothing."""
         takes = TAKES[runtime]
+        if runtime in self.withheld:
+            return None
         if takes == ".engine":
             return self.engines.get(runtime)
         if takes == "module":
@@ -70,14 +76,19 @@ class Subject:
     def missing(self, runtime: str) -> str:
         """Why ``file`` is None, in words."""
         takes = TAKES[runtime]
+        if runtime in self.withheld:
+            return self.withheld[runtime]
         if takes == "module":
             return "a module needs a run directory: an exported file holds no module"
         what = f"{takes} file" if takes != ".engine" else f"engine of {runtime}"
         return f"there is no {what} of it" + (": export one" if self.run else "")
 
 
-def find_subjects(given: Sequence[str | Path]) -> list[Subject]:
+def find_subjects(given: Sequence[str | Path], *, allow_code: bool = False) -> list[Subject]:
     """The models that ``given`` names, in order; of a run directory its original, slim and dynamic model.
+
+    Args:
+        allow_code: of runs, also what would start code that was not run or built here (see ``deploy.own_code``).
 
     Raises:
         ConfigError: nothing was given, or something that is neither a run nor such a file.
@@ -92,7 +103,7 @@ def find_subjects(given: Sequence[str | Path]) -> list[Subject]:
     found: list[Subject] = []
     for text, place in zip(map(str, given), places, strict=True):
         if place.is_dir():
-            found += _of_run(text, place, f"{place.absolute().name}: " if runs > 1 else "")
+            found += _of_run(text, place, f"{place.absolute().name}: " if runs > 1 else "", allow_code)
         else:
             found.append(_of_file(text, place))
     return _named_apart(found)
@@ -151,7 +162,7 @@ def _of_file(text: str, place: Path) -> Subject:
     return Subject(place.name, text, files={place.suffix: place}, macs=macs)
 
 
-def _of_run(text: str, place: Path, prefix: str) -> list[Subject]:
+def _of_run(text: str, place: Path, prefix: str, allow_code: bool) -> list[Subject]:
     run = read_run(place)
     forms = {
         "original": {".onnx": run.original_onnx},
@@ -159,16 +170,28 @@ def _of_run(text: str, place: Path, prefix: str) -> list[Subject]:
         "dynamic": {".onnx": run.routed_onnx},
     }
     found, figures = [], _figures(run)
+    code = {} if allow_code else _foreign_modules(run)
     check_exports(run.export_json.parent)
     for role, files in forms.items():
-        engines = _engines([path for pattern in _RUN_ENGINES[role] for path in run.root.glob(pattern)])
+        built = [path for pattern in _RUN_ENGINES[role] for path in run.root.glob(pattern)]
+        foreign = [] if allow_code else [path for path in built if not was_built_here(path)]
+        engines = _engines([path for path in built if path not in foreign])
+        withheld = code | {name: _NOT_BUILT_HERE for name in _engines(foreign) if name not in engines}
         there = {suffix: path for suffix, path in files.items() if path.is_file()}
         if there or engines:
             macs, accuracy = figures.get(role, (None, None))
-            found.append(Subject(f"{prefix}{role}", text, there, engines, run.root, role, macs, accuracy))
+            found.append(Subject(f"{prefix}{role}", text, there, engines, run.root, role, withheld, macs, accuracy))
     if not found:
         raise ConfigError(f"the run {text} has no exported model yet: finish it with 'slimsight run'")
     return found
+
+
+def _foreign_modules(run: RunDir) -> dict[str, str]:
+    """Why the runtimes that need a module do not run this run's; nothing where they may."""
+    from ..recipe import load_recipe
+
+    reason = foreign_code(load_recipe(run.recipe).model) if run.recipe.is_file() else None
+    return {} if reason is None else {name: reason for name, takes in TAKES.items() if takes == "module"}
 
 
 def _figures(run: RunDir) -> dict[str, tuple[float, float | None]]:
@@ -202,8 +225,8 @@ def _flavour(path: Path) -> str:
     key = path.with_name(f"{path.name}.json")
     if key.is_file():
         try:
-            beside: Any = json.loads(key.read_text(encoding="utf-8"))
-        except ValueError as error:
+            beside: Any = read_json(key)
+        except (ValueError, OSError) as error:
             raise ConfigError(f"{key} is no JSON ({error}): build the engine again") from error
         built = beside.get("key") if isinstance(beside, dict) else None
         if isinstance(built, dict) and built.get("flavour") in ("tensorrt", "tensorrt-rtx"):
@@ -245,5 +268,5 @@ def _module(run: RunDir, role: str) -> nn.Module:
     model = build_classifier(config, data.classes)
     if role == "slim":
         return load(run.slim, model)
-    model.load_state_dict(read_tensors(run.stage_dir("classifier") / "model.safetensors"))
+    restore_(model, run.stage_dir("classifier") / "model.safetensors")
     return model.eval()

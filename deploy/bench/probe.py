@@ -81,7 +81,7 @@ class Prober:
         if self._server is None:
             # A session of its own: Ctrl-C in the terminal is for the parent, which then ends this one.
             self._server = subprocess.Popen(
-                [sys.executable, "-m", __name__],
+                [sys.executable, "-P", "-m", __name__],  # -P: nothing is imported from the current folder
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

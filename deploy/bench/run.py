@@ -21,6 +21,7 @@ def run_bench(
     settings: Settings | None = None,
     images: Path | None = None,
     baseline: str | None = None,
+    allow_code: bool = False,
     progress: Progress = SILENT,
 ) -> BenchResult:
     """Time models against each other.
@@ -30,12 +31,13 @@ def run_bench(
         runtimes: of ``export.runners.choose.TAKES``; empty: all that have a file to open, except torch-compile.
         images: a folder or a ``.npy`` file; None: a run's validation images, without a run drawn ones.
         baseline: name of the model that speed-ups refer to, or what was given for it; None: the first.
+        allow_code: start what came with a run and was not run or built here (see ``deploy.own_code``).
 
     Raises:
         SlimError: what was given cannot be used, or nothing of it can run here.
     """
     chosen = settings or Settings()
-    subjects = find_subjects(models)
+    subjects = find_subjects(models, allow_code=allow_code)
     reference = find_baseline(subjects, baseline)
     size, fixed = image_size(subjects)
     run = next((subject.run for subject in subjects if subject.run is not None), None)

@@ -144,7 +144,7 @@ def _entries(
     entries, skipped = [], []
     for name in dict.fromkeys(wanted) or [name for name in reasons if name not in _ASKED_FOR]:
         for subject in subjects:
-            if subject.file(name) is None and not wanted:
+            if subject.file(name) is None and not wanted and name not in subject.withheld:
                 continue
             if (reason := reasons[name]) is not None:
                 skipped.append(Skipped(subject.name, name, reason))

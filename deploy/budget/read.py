@@ -10,10 +10,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from compress.errors import ConfigError
+from compress.untrusted import read_text
 
 from ..reading.allowed import Allowed, shown, without_null
 from ..reading.problems import Problems
-from ..reading.yaml_text import Place, line_of, read_yaml
+from ..reading.yaml_text import MOST_YAML, Place, line_of, read_yaml
 from .schema import BudgetFile
 
 
@@ -36,7 +37,7 @@ def load_budget(path: Path) -> Budget:
         ConfigError: it cannot be read, or has mistakes: all of them in one message, each with its line and its key.
     """
     try:
-        found = read_yaml(path.read_bytes().decode("utf-8-sig"))
+        found = read_yaml(read_text(path, MOST_YAML))
     except FileNotFoundError:
         raise ConfigError(f"no budget file at {path}: check --budget") from None
     except OSError as error:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import reprlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from compress.errors import ConfigError
+from compress.files import read_json
 from export.costs import LayerCost, Shape
 
 from ..budget import Costs, Figures, Judged, Judgement
@@ -124,19 +125,31 @@ def read_other(path: Path) -> Other:
     """
     remedy = "give a target, or what 'slimsight check --json FILE' wrote"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
     except FileNotFoundError:
         raise ConfigError(f"there is no {path}: {remedy}") from None
     except (ValueError, OSError) as error:
-        raise ConfigError(f"{path} cannot be read as JSON ({error}): {remedy}") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{path} cannot be read as JSON ({reason}): {remedy}") from error
     if not isinstance(found, dict) or found.get("schema") != SCHEMA or "macs" not in found or "layers" not in found:
         raise ConfigError(f"{path} is not the JSON of a check (schema {SCHEMA}): {remedy}")
     try:
-        layers = None if found["layers"] is None else tuple(LayerCost(**layer) for layer in found["layers"])
-        costs = Costs(found["macs"], found["params"], found["size_bytes"])
-        return Other(str(found["target"]), costs, layers, found.get("commit"), found.get("created"))
-    except (TypeError, KeyError) as error:
+        layers = None if found["layers"] is None else tuple(_layer(**layer) for layer in found["layers"])
+        costs = Costs(*(_whole(name, found[name]) for name in ("macs", "params", "size_bytes")))
+        commit, created = (None if found.get(name) is None else str(found[name]) for name in ("commit", "created"))
+        return Other(str(found["target"]), costs, layers, commit, created)
+    except (TypeError, KeyError, ValueError) as error:
         raise ConfigError(f"{path} is not whole ({error}): write it again with 'slimsight check --json'") from error
+
+
+def _layer(name: str, **figures: Any) -> LayerCost:
+    return LayerCost(str(name), **{key: _whole(key, value) for key, value in figures.items()})
+
+
+def _whole(name: str, value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{name} is {reprlib.repr(value)}, not a whole number")
+    return value
 
 
 def line_of_check(item: Judged) -> str:

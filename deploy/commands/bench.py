@@ -12,7 +12,7 @@ from rich.table import Table
 
 from compress.errors import ConfigError
 
-from ..terminal import Terminal, console
+from ..terminal import AllowCode, Terminal, console
 
 if TYPE_CHECKING:
     from ..bench import BenchResult, BenchRow
@@ -41,6 +41,7 @@ def bench(
     json: Annotated[Path | None, typer.Option(help="write all of it to this file")] = None,
     plot: Annotated[Path | None, typer.Option(help="draw it into this file (PNG)")] = None,
     seed: Annotated[int, typer.Option(min=0, help="draws orders and resamples")] = 0,
+    allow_code: AllowCode = False,
 ) -> None:
     """Time models against each other: interleaved, with intervals, in every runtime that can run here."""
     if "torch" not in sys.modules:
@@ -61,7 +62,13 @@ def bench(
     )
     terminal: Terminal = context.obj
     found = run_bench(
-        models, runtimes=runtime or (), settings=settings, images=images, baseline=baseline, progress=terminal.progress
+        models,
+        runtimes=runtime or (),
+        settings=settings,
+        images=images,
+        baseline=baseline,
+        allow_code=allow_code,
+        progress=terminal.progress,
     )
     _print_result(found)  # first: a place that cannot be written must not lose what was measured
     if json is not None:

@@ -44,6 +44,7 @@ SHOWN = {
             ("run recipe.yaml --dry-run", "what would be done, and how long it would take"),
             ("run recipe.yaml", "into runs/recipe; the same command again resumes"),
             ("run recipe.yaml --out runs/third --set budget.macs=33%", "another budget"),
+            ("run recipe.yaml --devices 4", "on four GPUs of this machine; torchrun for several machines"),
             ("run recipe.yaml --out b --set budget.macs=33% --reuse runs/recipe", "stages that still hold are copied"),
         ),
     ),

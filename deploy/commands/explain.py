@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..terminal import Terminal, console
+from ..terminal import AllowCode, Terminal, console
 
 
 def explain(
@@ -22,6 +22,7 @@ def explain(
         typer.Option("--class", metavar="NAME|INDEX", help="the images' true class; default: their folder's"),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the pictures; default: RUN/explained")] = None,
+    allow_code: AllowCode = False,
 ) -> None:
     """Show what the original and the slim model look at, side by side, one picture per image.
 
@@ -29,13 +30,13 @@ def explain(
     """
     from ..explain_inputs import class_index, explainer_names
     from ..explaining import Models, explain_images, in_words, likely
-    from ..recipe import load_recipe
+    from ..own_code import load_run_recipe
     from ..run_dir import read_run
     from ..session import Session, default_cache
 
     terminal: Terminal = context.obj
     run = read_run(run_dir)
-    session = Session(load_recipe(run.recipe), run, terminal.progress, default_cache())
+    session = Session(load_run_recipe(run, allow_code=allow_code), run, terminal.progress, default_cache())
     models = Models.of(session)
     names = explainer_names(with_, models.own)
     classes = session.splits.classes

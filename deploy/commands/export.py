@@ -10,7 +10,7 @@ from rich.table import Table
 
 from compress.errors import BudgetExceeded
 
-from ..terminal import Terminal, console
+from ..terminal import AllowCode, Terminal, console
 
 if TYPE_CHECKING:
     from ..export_run import Exported
@@ -27,6 +27,7 @@ def export(
         typer.Option(metavar="MIN:OPT:MAX", help="images per call, e.g. 1:8:32; default: 1 and 64, engines 1:1:32"),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the files; default: RUN/export")] = None,
+    allow_code: AllowCode = False,
 ) -> None:
     """Export a run's slim model (and its dynamic one), and compare each file with PyTorch on real images."""
     from ..export_run import FORMATS, PRECISIONS, export_run, read_batch, read_choices
@@ -39,6 +40,7 @@ def export(
         precisions=[name for name in PRECISIONS if name in read_choices(precision, PRECISIONS, "--precision")],
         batch=read_batch(batch),
         out=out,
+        allow_code=allow_code,
         progress=terminal.progress,
     )
     _print(found)

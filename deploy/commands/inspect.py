@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from ..terminal import Terminal, console
+from ..terminal import AllowCode, Terminal, console
 
 if TYPE_CHECKING:
     from ..inspection import Inspection
@@ -30,6 +30,7 @@ def inspect(
     classes: Annotated[int, typer.Option(min=2, help="for a factory that takes their number")] = 1000,
     limit: Annotated[float, typer.Option(min=1, help="seconds for the proof of the groups")] = 300,
     json: Annotated[Path | None, typer.Option(help="write the findings to this file")] = None,
+    allow_code: AllowCode = False,
 ) -> None:
     """What can shrink in a model, what cannot and why, what costs most, and how small it can get. Learns nothing."""
     from compress.files import write_json
@@ -38,9 +39,8 @@ def inspect(
 
     terminal: Terminal = context.obj
     shape, wanted = read_shape(input_), read_limits(budget) if budget else None
-    found = inspect_model(
-        model, load_model(model, classes), shape, budget=wanted, align=align, limit=limit, progress=terminal.progress
-    )
+    net = load_model(model, classes, allow_code=allow_code)
+    found = inspect_model(model, net, shape, budget=wanted, align=align, limit=limit, progress=terminal.progress)
     if json is not None:
         write_json(json, found.to_dict())
     _print_inspection(found)

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from compress.errors import ConfigError
+
+from ..processes import as_arguments, check_batches, check_devices, end_with_agent, launch, leads, started
 from ..terminal import Terminal, console, leave, print_checks
 
 if TYPE_CHECKING:
@@ -24,12 +27,22 @@ def run(
     dry: Annotated[
         bool, typer.Option("--dry-run", help="show what would be done and for how long; write nothing there")
     ] = False,
+    devices: Annotated[
+        int | None, typer.Option(metavar="N", help="processes on this machine, one for each GPU; several: torchrun")
+    ] = None,
 ) -> None:
     """Slim the recipe's model within its budget; prove, export, time and report. Run again to resume."""
     from ..recipe import load_recipe
 
     terminal: Terminal = context.obj
     loaded = load_recipe(recipe, set_ or ())  # before torch is imported: a mistake is told at once
+    check_devices(devices)
+    check_batches(loaded, started() or devices or 1)
+    if dry and (devices or started() or 1) > 1:
+        raise ConfigError("--dry-run times one process: leave --devices out")
+    if devices is not None and devices > 1 and not started():
+        raise typer.Exit(launch(as_arguments(recipe, out, set_ or (), reuse), devices))
+    end_with_agent()
     from ..pipeline import run_recipe
 
     place = out or Path("runs") / recipe.stem
@@ -37,6 +50,11 @@ def run(
         from ..dry_run import dry_run
 
         _print_dry_run(dry_run(loaded, place, reuse=reuse, progress=terminal.progress))
+        return
+    if not leads():
+        from ..pipeline import follow
+
+        follow(loaded, place)
         return
     report = run_recipe(
         loaded,

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from compress.errors import ConfigError
 
-from ..terminal import Terminal, console
+from ..terminal import AllowCode, Terminal, console
 
 _TESTS = "sanity,perturbation,insertion_deletion,tiles"
 
@@ -28,9 +28,10 @@ def trust(
     boxes: Annotated[Path | None, typer.Option(help="table for the test boxes: file,x0,y0,x1,y1 (CSV or JSON)")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="of each training of roar; default: the recipe's")] = None,
     out: Annotated[Path | None, typer.Option(help="folder for trust.json and pictures; default: RUN/trust")] = None,
+    allow_code: AllowCode = False,
 ) -> None:
     """Test explanations of the original model, always beside random maps. Run again to resume or to add explainers."""
-    from ..recipe import load_recipe
+    from ..own_code import load_run_recipe
     from ..report.trust import draw_trust, figures, notes
     from ..run_dir import read_run
     from ..session import Session, default_cache
@@ -40,7 +41,7 @@ def trust(
     if split not in ("val", "test"):
         raise ConfigError(f"the split is '{split}': choose val or test")
     run = read_run(run_dir)
-    session = Session(load_recipe(run.recipe), run, terminal.progress, default_cache())
+    session = Session(load_run_recipe(run, allow_code=allow_code), run, terminal.progress, default_cache())
     place = out or run_dir / "trust"
     found = measure_trust(
         session,

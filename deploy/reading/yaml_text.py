@@ -5,11 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import yaml
 
 from compress.errors import ConfigError
+from compress.untrusted import MEBIBYTE, printable
+
+MOST_YAML: Final = MEBIBYTE // 4
+"""Bytes of a YAML file that are read: PyYAML takes seconds for that many, and a long recipe has a fortieth."""
+
+_MOST_VALUES: Final = 20_000  # once what aliases stand for is written out in their places
+_DEEPEST: Final = 64  # mappings and lists inside each other
+_CIRCLE: Final = (0, 0)
+_TAGS: Final = frozenset(
+    f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map", "merge")
+)
 
 _PLAIN = {
     "tag:yaml.org,2002:null": (re.compile(r"~|null|Null|NULL|"), ["~", "n", "N", ""]),
@@ -100,7 +111,8 @@ def read_yaml(text: str) -> YamlText:
     """What ``text`` holds, and where.
 
     Raises:
-        ConfigError: not YAML, with line and column, both counted from 1.
+        ConfigError: not YAML, with line and column, both counted from 1; a tag that no file here needs; or more than
+            a file of settings holds, counted with what its aliases stand for.
     """
     loader = None
     try:
@@ -108,6 +120,7 @@ def read_yaml(text: str) -> YamlText:
         node = loader.get_single_node()
         if node is None:
             return YamlText(None, (), {})
+        _check_size(node, 0, {})
         repeated = tuple(_repeated_keys(node, (), set()))  # before construction writes merged keys into the nodes
         lines = dict(_lines(node, (), set()))
         return YamlText(loader.construct_document(node), repeated, lines)
@@ -120,7 +133,7 @@ def read_yaml(text: str) -> YamlText:
         raise ConfigError(f"line {line}: the character {error.character!r} is not allowed in YAML") from error
     except RecursionError as error:
         raise ConfigError("it is nested too deeply") from error
-    except ValueError as error:
+    except (ValueError, LookupError, ArithmeticError) as error:
         raise ConfigError(f"a value does not fit its tag: {error}") from error
     finally:
         if loader is not None:
@@ -131,6 +144,38 @@ def dump_yaml(value: Any) -> str:
     """``value`` as YAML that ``parse_yaml`` reads back equal; keys keep their order."""
     text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**16)
     return str(text)
+
+
+def _check_size(node: yaml.Node, depth: int, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """Values in ``node`` and how deep they are nested, those of an alias counted again wherever it stands.
+
+    Raises:
+        ConfigError: too many, too deep, in a circle, or with a tag that makes other objects than text and numbers.
+    """
+    line = f"line {node.start_mark.line + 1}"
+    if id(node) not in known:
+        if node.tag not in _TAGS:
+            shown = printable(node.tag.replace("tag:yaml.org,2002:", "!!"))
+            raise ConfigError(f"{line}: the tag {shown} is not taken; write the value without it")
+        if depth > _DEEPEST:
+            raise ConfigError("it is nested too deeply")
+        known[id(node)] = _CIRCLE  # until all that is in it is counted
+        inner: list[yaml.Node] = node.value if isinstance(node, yaml.SequenceNode) else []
+        if isinstance(node, yaml.MappingNode):
+            inner = [part for pair in node.value for part in pair]
+        count, height = 1, 0
+        for part in inner:
+            values, levels = _check_size(part, depth + 1, known)
+            count, height = count + values, max(height, levels + 1)
+            if count > _MOST_VALUES:
+                raise ConfigError(f"{line}: more than {_MOST_VALUES:,} values stand here, once aliases are written out")
+        known[id(node)] = count, height
+    count, height = known[id(node)]
+    if (count, height) == _CIRCLE:
+        raise ConfigError(f"{line}: what stands here holds itself, by an alias")
+    if depth + height > _DEEPEST:
+        raise ConfigError("it is nested too deeply")
+    return count, height
 
 
 def _lines(node: yaml.Node, place: Place, seen: set[int]) -> Iterator[tuple[Place, int]]:

@@ -24,12 +24,13 @@ from compress.config import (
 )
 from compress.errors import ConfigError
 from compress.registry import nearest
+from compress.untrusted import read_text
 from export.config import ExportConfig
 
 from ..latency_config import LatencyConfig
 from ..reading.allowed import Allowed, Schema, choices, shown
 from ..reading.problems import Problems
-from ..reading.yaml_text import Place, dump_yaml, parse_yaml, read_yaml
+from ..reading.yaml_text import MOST_YAML, Place, dump_yaml, parse_yaml, read_yaml
 
 _FACTORY = re.compile(r"(?P<file>.+\.py)(?P<factory>:[^:/\\]+)")
 
@@ -41,6 +42,11 @@ class Recipe(Section):
         default=0, description="the same recipe, seed and images give the same slim model"
     )
     precision: Literal["32-true", "bf16-mixed"] = Field(default="32-true", description="of every stage that learns")
+    accumulate: Count = Field(
+        default=1,
+        description="parts that every batch is learned from in turn, to need less memory; batch normalisation then "
+        "sees a part at a time",
+    )
     threads: Count | None = Field(default=None, description="CPU threads of every stage that learns; null: all cores")
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
@@ -94,7 +100,7 @@ def dump_recipe(recipe: Recipe) -> str:
 def _read_tree(path: Path, problems: Problems) -> dict[str, Any] | None:
     """The file's settings with absolute paths, or None (and a problem) when they cannot be read at all."""
     try:
-        found = read_yaml(path.read_bytes().decode("utf-8-sig"))
+        found = read_yaml(read_text(path, MOST_YAML))
     except OSError as error:
         raise ConfigError(_unreadable(path, error)) from error
     except UnicodeDecodeError as error:

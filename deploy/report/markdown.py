@@ -12,7 +12,7 @@ from compress.files import write_text
 
 from . import rows, rows_drift, rows_ranking, rows_routed
 from .schema import Report
-from .tables import Table, to_markdown
+from .tables import Table, code, plain, to_markdown
 from .units import as_count, as_duration, as_error, as_macs, as_percent, plural
 
 MARKDOWN_FILE: Final = "report.md"
@@ -57,7 +57,7 @@ def render_markdown(report: Report, pictures: Sequence[str] = ()) -> str:
         autoescape=False,  # Markdown, not HTML
     )
     environment.globals.update({f"{name}_table": _in_markdown(to_table) for name, to_table in TABLES.items()})
-    for to_text in (as_count, as_duration, as_error, as_macs, as_percent):
+    for to_text in (as_count, as_duration, as_error, as_macs, as_percent, plain, code):
         environment.filters[to_text.__name__] = to_text
     return environment.get_template("report.md.j2").render(
         report=report,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from compress.errors import ConfigError, RunError
 from compress.files import write_json
+from compress.untrusted import MOST_JSON, parse_json, read_text
 
 from .schema import SCHEMA, Report
 
@@ -30,8 +30,8 @@ def read_report(path: Path) -> Report:
     path = path / REPORT_FILE if path.is_dir() else path
     remedy = "run 'slimsight run' again to write it anew"
     try:
-        text = path.read_text(encoding="utf-8")
-        found = json.loads(text)
+        text = read_text(path, MOST_JSON)
+        found = parse_json(text)
     except FileNotFoundError:
         raise RunError(f"no report at {path}: the run has not finished; run 'slimsight run' to complete it") from None
     except OSError as error:

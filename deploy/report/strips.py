@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal
@@ -10,11 +9,13 @@ from typing import Final, Literal
 from pydantic import ValidationError
 
 from compress.errors import RunError
-from compress.files import atomic_path, write_json
+from compress.files import atomic_path, read_json, write_json
+from compress.untrusted import MEBIBYTE, read_bytes
 
 from .part import Part
 
 PANELS_FOLDER: Final = "panels"
+_MOST: Final = 16 * MEBIBYTE  # of one picture
 
 Kind = Literal["explained", "drifted"]
 
@@ -58,8 +59,8 @@ def read_strips(root: Path, kind: Kind) -> list[tuple[Strip, bytes]]:
     if not path.is_file():
         return []
     try:
-        found = Strips.model_validate(json.loads(path.read_text(encoding="utf-8")))
-        return [(strip, (path.parent / Path(strip.file).name).read_bytes()) for strip in found.strips]
+        found = Strips.model_validate(read_json(path))
+        return [(strip, read_bytes(path.parent / Path(strip.file).name, _MOST)) for strip in found.strips]
     except (OSError, ValueError, ValidationError) as error:
         raise RunError(
             f"{path} or a picture that it names is broken ({error}); run 'slimsight run' again to draw them anew"

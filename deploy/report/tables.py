@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from compress.untrusted import visible
 
 
 class Code(str):
@@ -37,11 +40,21 @@ def to_markdown(table: Table) -> str:
 
 def _in_markdown(cell: Cell) -> str:
     if isinstance(cell, Code):
-        return f"`{cell}`"
+        return code(cell)
     if isinstance(cell, str):
-        return cell
+        return plain(cell)
     result = "passed" if cell.passed else "**FAILED**"
-    return f"{result}: {cell.reason}" if cell.reason else result
+    return f"{result}: {plain(cell.reason)}" if cell.reason else result
+
+
+def plain(text: str) -> str:
+    """``text`` of anyone's as Markdown shows it: no link, no picture, no HTML, on one line."""
+    return re.sub(r"([<\[`])", r"\\\1", visible(" ".join(text.split())))
+
+
+def code(text: str) -> str:
+    """``text`` of anyone's in the type of programs."""
+    return f"`{visible(' '.join(text.split())).replace('`', chr(39))}`"
 
 
 def to_table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:

@@ -9,6 +9,11 @@ MARKER = ".slimsight"
 """Marks a folder as ours; whoever writes the run holds its lock, and it then holds the process number."""
 
 
+def is_stage(name: str) -> bool:
+    """Whether a stage may be called ``name``: it is the name of its folder."""
+    return re.fullmatch(r"[a-z][a-z0-9_]*", name) is not None
+
+
 class Places:
     """The files and folders of the run in ``root``; they need not exist."""
 
@@ -79,5 +84,5 @@ class Places:
 
     def stage_dir(self, name: str) -> Path:
         """The folder of stage ``name``."""
-        assert re.fullmatch(r"[a-z][a-z0-9_]*", name), name
+        assert is_stage(name), name
         return self.root / "stages" / name

@@ -11,9 +11,12 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
-from compress.config import Section
+from compress.config import NonNegative, Section
 from compress.errors import Damaged, PruningError
 from compress.sealed import find_damage, read_sealed, write_sealed
+from compress.untrusted import within
+
+from .places import is_stage
 
 RECORD = "done.json"
 
@@ -26,17 +29,24 @@ class StageRecord(Section):
     """
 
     fingerprint: str
-    seconds: float
+    seconds: NonNegative
     metrics: dict[str, Any]
     files: dict[str, int]
     sha256: dict[str, str] = Field(default_factory=dict)
     inputs: dict[str, str] = Field(default_factory=dict)
 
+    @field_validator("inputs")
+    @classmethod
+    def _of_stages(cls, named: dict[str, str]) -> dict[str, str]:
+        if not all(is_stage(name) for name in named):
+            raise ValueError("an input is no stage")
+        return named
+
     @field_validator("files", "sha256")
     @classmethod
     def _inside(cls, named: dict[str, Any]) -> dict[str, Any]:
         """What a record names may be removed: it lies in the run directory."""
-        if any(name.startswith("/") or ".." in name.split("/") for name in named):
+        if any(within(Path("/"), name) is None for name in named):
             raise ValueError("a file lies outside of the run directory")
         return named
 

@@ -15,7 +15,7 @@ from compress.sealed import read_sealed, sha256_of_file
 
 from .failures import translated
 from .lock import holder
-from .places import Places
+from .places import Places, is_stage
 from .records import RECORD, StageRecord, check_finite, read_record, write_record
 
 RECIPE, REPORT = "recipe", "report"
@@ -137,7 +137,8 @@ class RunDir(Places):
         report = self.record(REPORT)
         if report is not None:
             return (RECIPE, *report.inputs, REPORT)
-        return tuple(sorted(path.name for path in (self.root / "stages").glob("*") if (path / RECORD).exists()))
+        there = (self.root / "stages").glob("*")
+        return tuple(sorted(path.name for path in there if is_stage(path.name) and (path / RECORD).exists()))
 
     def check(self) -> None:
         """Read everything that the run recorded; while a process writes it, nothing: files come and go then.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from compress.data import Batches
+from compress.distributed import by_leader
 from compress.dynamic import learn_routing, routed_cost, verify_routes
 from compress.dynamic.bottleneck import IMAGES_A_BATCH
-from compress.files import write_tensors
 from export.prove import Artifact, prove
 from export.routed_onnx import export_masked, export_routed
 from export.routed_parity import route_agreement
@@ -40,20 +40,22 @@ def learn(session: Session) -> Outcome:
         progress=session.progress,
     )
     path = session.stage_file("dynamic", "model.safetensors")
-    write_tensors(path, model.state_dict())
+    session.write(path, model.state_dict())
     session.progress.note(
         f"dynamic: {as_macs(found.validation.macs_mean)} MACs per image of {as_macs(cost.total)}, "
         f"validation accuracy {as_percent(found.validation.accuracy)}"
     )
     spread = np.linspace(0, len(splits.val) - 1, min(config.verify_images, len(splits.val))).round().astype(np.int64)
     sample = np.linspace(0, len(splits.train) - 1, min(NOISE_IMAGES, len(splits.train))).round().astype(np.int64)
-    evidence = verify_routes(
-        model,
-        session.classifier().to(device),
-        cost,
-        Batches(splits.val.subset(np.unique(spread)), IMAGES_A_BATCH),
-        session.plain(splits.train.subset(np.unique(sample))),
-        progress=session.progress,
+    evidence = by_leader(
+        lambda: verify_routes(
+            model,
+            session.classifier().to(device),
+            cost,
+            Batches(splits.val.subset(np.unique(spread)), IMAGES_A_BATCH),
+            session.plain(splits.train.subset(np.unique(sample))),
+            progress=session.progress,
+        )
     )
     session.progress.note(f"information bottleneck: {as_percent(evidence.accepted, 1)} of the choices accepted")
     figures = {

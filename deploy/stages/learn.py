@@ -7,13 +7,14 @@ import random
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from compress.distributed import by_leader
 from compress.explain import (
     explanations,
     new_predictor,
     train_predictor,
 )
-from compress.files import write_tensors
 from compress.finetune import train_classifier
 from compress.gates import learn_gates, magnitude, select, uniform
 from compress.gates.widths import Align
@@ -43,7 +44,7 @@ def classifier(session: Session) -> Outcome:
     score = evaluate(model, session.plain(splits.val), device=session.fabric.device)
     session.progress.note(f"original: validation accuracy {as_percent(score.accuracy)}")
     path = session.stage_file("classifier", "model.safetensors")
-    write_tensors(path, model.state_dict())
+    session.write(path, model.state_dict())
     return Outcome({"val_accuracy": score.accuracy, "val_loss": score.loss}, [path])
 
 
@@ -56,7 +57,7 @@ def predictor(session: Session) -> Outcome:
     history = train_predictor(
         model,
         original,
-        session.shuffled(splits.train, config.predictor.batch_size, flip=True),
+        session.shuffled(session.explainer_images(), config.predictor.batch_size, flip=True),
         session.plain(splits.val),
         session.fabric,
         config=config.predictor,
@@ -65,7 +66,7 @@ def predictor(session: Session) -> Outcome:
         progress=session.progress,
     )
     path = session.stage_file("predictor", "predictor.safetensors")
-    write_tensors(path, model.state_dict())
+    session.write(path, model.state_dict())
     return Outcome({"val_kl": history.best, "epochs": len(history.epochs)}, [path])
 
 
@@ -78,7 +79,7 @@ def selector(session: Session) -> Outcome:
     history = explainer.train(
         network,
         predictor,
-        session.shuffled(splits.train, explainer.batch_size(config), flip=True),
+        session.shuffled(session.explainer_images(), explainer.batch_size(config), flip=True),
         session.plain(splits.val),
         session.fabric,
         config=config,
@@ -89,7 +90,7 @@ def selector(session: Session) -> Outcome:
     session.progress.note(f"selector: {quality.in_words()}")
     explainer.refuse(quality, config)
     path = session.stage_file("selector", "selector.safetensors")
-    write_tensors(path, network.selector.state_dict(), {"explainer": explainer.head.kind})
+    session.write(path, network.selector.state_dict(), {"explainer": explainer.head.kind})
     return Outcome({**quality.to_dict(), "epochs": len(history.epochs)}, [path])
 
 
@@ -99,7 +100,7 @@ def targets(session: Session) -> Outcome:
     network = session.explained().to(session.fabric.device)
     batches = session.plain(session.gate_images())
     found = explanations(network, batches, stored=True, progress=session.progress)
-    write_tensors(path, {session.explainer.head.kind: found})
+    session.write(path, {session.explainer.head.kind: found})
     return Outcome({"images": batches.count}, [path])
 
 
@@ -112,7 +113,7 @@ def gates(session: Session) -> Outcome:
     network = session.network()
     if config.steer in ("magnitude", "uniform"):
         rank = magnitude if config.steer == "magnitude" else uniform
-        write_tensors(path, rank(network, session.graph.groups))
+        session.write(path, rank(network, session.graph.groups))
         return Outcome({"steer": config.steer}, [path])
     result = learn_gates(
         network.to(session.fabric.device),
@@ -126,7 +127,7 @@ def gates(session: Session) -> Outcome:
         checkpoints=session.checkpoints.get("gates"),
         progress=session.progress,
     )
-    write_tensors(path, result.scores)
+    session.write(path, result.scores)
     learned = {**result.to_dict(), "history": result.history}
     return Outcome({"steer": config.steer, "learned": learned}, [path])
 
@@ -137,14 +138,20 @@ def _macs_to_aim_for(session: Session) -> float:
     if "macs" in limits:
         return limits["macs"]
     scores = magnitude(session.network(), session.graph.groups)
-    align: Align = fixed_align(budget)
     if budget.latency is None:
+        align = fixed_align(budget)
         return float(select(session.cost, scores, budget=limits, align=align, rank_weight=budget.rank_weight).macs)
+    return by_leader(lambda: _macs_in_time(session, scores))
+
+
+def _macs_in_time(session: Session, scores: dict[str, Tensor]) -> float:
+    """The MACs of a plan that holds the latency, too, as timed here and now."""
+    budget = session.recipe.budget
+    assert budget.latency is not None
     with session.timer() as timer:
         cost, liked = timer.timed_cost(session.cost)
-        latency = budget.latency.of(cost.totals["latency"])
-        every = {**limits, "latency": latency}
-        align = liked if budget.align == "auto" else align
+        every = {**session.limits, "latency": budget.latency.of(cost.totals["latency"])}
+        align: Align = liked if budget.align == "auto" else fixed_align(budget)
         return float(select(cost, scores, budget=every, align=align, rank_weight=budget.rank_weight).macs)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from compress.distributed import by_leader
 from compress.dynamic import routed_cost, use
 from compress.explain import drift_of, explanations
 from compress.explain.fidelity import drift_of_numbers
@@ -38,8 +39,7 @@ def export(session: Session) -> Outcome:
     if "pt2" in config.formats:
         export_pt2(slim, example, run.slim_pt2)
         written.append(Artifact(run.slim_pt2, "slim/model.pt2", slim, "pt2"))
-    images = np.asarray(session.splits.val.images)
-    found = prove(written, images, fp32=config.tolerance, progress=session.progress)
+    found = prove(written, session.parity_images(), fp32=config.tolerance, progress=session.progress)
     worst = max(row.max_abs for row in found.rows)
     session.progress.note(
         f"export: logits differ by {worst:.1e} at most in {len(found.rows)} comparisons with PyTorch{not_here(found)}"
@@ -89,6 +89,7 @@ def judgement(session: Session) -> Outcome:
     """Accuracy on the test set, read here for the first and only time, and saliency drift on validation images."""
     device = session.fabric.device
     original, (slim, slim_explained) = session.classifier(), session.slim()
+    by_leader(lambda: len(session.splits.test()))  # decodes them, if nobody has yet
     test = session.plain(session.splits.test())
     before, after = (evaluate(model.to(device), test).accuracy for model in (original, slim))
     session.progress.note(f"test accuracy: {as_percent(before)} -> {as_percent(after)}")

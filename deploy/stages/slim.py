@@ -8,9 +8,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from compress.distributed import rank
 from compress.errors import PruningError
 from compress.explain import ExplainedClassifier
-from compress.files import atomic_path, read_tensors, write_tensors
+from compress.files import atomic_path, read_tensors
 from compress.finetune import Steering, recalibrate_bn, train_classifier
 from compress.gates import Selection, select
 from compress.macs import count_macs, count_params, size_bytes
@@ -128,12 +129,13 @@ def finetune(session: Session) -> Outcome:
     score = evaluate(slim, session.plain(splits.val))
     session.progress.note(f"slim model: validation accuracy {as_percent(score.accuracy)}")
     run = session.run
-    write_tensors(run.slim_model, slim.state_dict())
-    with atomic_path(run.plan) as part:
-        shutil.copyfile(plan_path, part)
+    session.write(run.slim_model, slim.state_dict())
+    if rank() == 0:
+        with atomic_path(run.plan) as part:
+            shutil.copyfile(plan_path, part)
     files = [run.slim_model, run.plan]
     if isinstance(network, ExplainedClassifier):
-        write_tensors(run.slim_explainer, network.selector.state_dict(), {"explainer": network.selector.head.kind})
+        session.write(run.slim_explainer, network.selector.state_dict(), {"explainer": network.selector.head.kind})
         files.append(run.slim_explainer)
     return Outcome({"val_accuracy": score.accuracy, "recalibrated_val_accuracy": recalibrated.accuracy}, files)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,15 @@ from PIL import Image
 from compress.config import DataConfig
 from compress.data import open_splits
 from compress.data.decode import SUFFIXES, is_image, to_bytes
+from compress.data.image_file import BROKEN, open_image, why
 from compress.data.partition import hold_out
 from compress.data.sources import FolderSource, PooledSource
 from compress.data.splits import to_source
 from compress.errors import DataError
 from compress.progress import SILENT, Progress
+from compress.untrusted import printable
+
+T = TypeVar("T")
 
 SIZES = (32, 48, 64, 96, 128, 160, 192, 224)
 """Sides that are tried, in pixels."""
@@ -61,7 +65,7 @@ class ImagesSeen:
         """Images (N, 3, size, size) and labels (N,), spread over the classes."""
         if self.arrays is not None:
             return self.arrays
-        images = [to_bytes(_open(path), size) for path, _ in self.paths]
+        images = [_read(path, lambda image: to_bytes(image, size)) for path, _ in self.paths]
         return np.stack(images), np.array([label for _, label in self.paths])
 
 
@@ -172,23 +176,30 @@ def _spread(files: Sequence[tuple[Path, int]]) -> list[tuple[Path, int]]:
 def _headers(files: Sequence[Path]) -> tuple[list[tuple[int, int]], list[str]]:
     sizes, modes = [], Counter[str]()
     for file in files:
-        with _open(file) as image:
-            sizes.append(image.size)
-            alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
-            grey = image.mode in ("L", "LA", "1")
-            modes["with transparency (it is dropped, what lies behind shows)"] += alpha
-            modes["grey (made RGB)"] += grey and not alpha
-            modes["CMYK (made RGB)"] += image.mode == "CMYK"
-            modes["turned by EXIF, which is not followed"] += image.getexif().get(0x0112, 1) not in (0, 1)
+        size, mode, transparent, turned = _read(file, _header)
+        sizes.append(size)
+        alpha = mode in ("RGBA", "LA", "PA") or transparent
+        modes["with transparency (it is dropped, what lies behind shows)"] += alpha
+        modes["grey (made RGB)"] += mode in ("L", "LA", "1") and not alpha
+        modes["CMYK (made RGB)"] += mode == "CMYK"
+        modes["turned by EXIF, which is not followed"] += turned
     of = f"of {len(files)} looked at"
     return sizes, [f"{count} {of}: {what}" for what, count in modes.items() if count]
 
 
-def _open(path: Path) -> Image.Image:
+def _header(image: Image.Image) -> tuple[tuple[int, int], str, bool, bool]:
+    """Size, mode, whether a colour is transparent, whether EXIF turns it."""
+    turned = image.getexif().get(0x0112, 1) not in (0, 1)
+    return image.size, image.mode, "transparency" in image.info, turned
+
+
+def _read(path: Path, what: Callable[[Image.Image], T]) -> T:
     try:
-        return Image.open(path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is not an image that can be read; replace or remove it") from error
+        with open_image(path) as image:
+            return what(image)
+    except BROKEN as error:
+        where = printable(str(path), 500)
+        raise DataError(f"{where} is not an image that can be read ({why(error)}); replace or remove it") from error
 
 
 def _strays(path: Path) -> list[str]:

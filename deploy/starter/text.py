@@ -19,6 +19,7 @@ from .schedule import FEW, Schedule
 _NAMED = 12
 _UNEVEN = 3.0
 _CHANCE = 1.5
+_LARGE_CACHE = 20_000_000_000
 _USUAL_VAL = DataConfig().val_fraction
 
 
@@ -113,6 +114,9 @@ def _data(text: CommentedYaml, images: ImagesSeen, model: ModelSeen, out: Path) 
         text.key(
             "image_size", model.size, f"{why}{refused}. Use the side that your weights were trained at", 1, guess=True
         )
+    decoded = 3 * model.size**2 * sum(images.counts.values())
+    if images.config.source == "image_folder" and decoded > _LARGE_CACHE:
+        text.key("decode", "on_the_fly", f"decoded once, they would take {as_bytes(decoded)} of disk", 1, guess=True)
     if images.config.val_fraction != _USUAL_VAL:
         text.key("val_fraction", images.config.val_fraction, "few images: a tenth of them would say little", 1)
     if images.config.flip:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from compress.errors import ExportError, RuntimeMissing
 
+from ..onnx_graph import runtime_errors
 from ..to_torch_export import first_line
 from .base import BaseRunner
 from .on_gpu import BoundOnGpu, provider_options
@@ -66,7 +67,7 @@ class OnnxRunner(BaseRunner):
                 f"ONNX Runtime would run {elsewhere} of {self._path} on the CPU and not by {self._provider}: time and "
                 "compare it in another runtime"
             )
-        self._failures = (MemoryError, RuntimeError, *_errors())
+        self._failures = (MemoryError, RuntimeError, *runtime_errors())
         self._session, self._input = session, inputs[0].name
         sizes = tuple(inputs[0].shape[1:])
         self._image_shape = sizes if all(isinstance(size, int) for size in sizes) else None
@@ -131,7 +132,7 @@ def open_session(
     try:
         # Without its fall-back: it would print, and run on the CPU what was asked of a GPU.
         return ort.InferenceSession(named, options, providers=_providers(provider), enable_fallback=0)
-    except _errors() as error:
+    except runtime_errors() as error:
         what = "the graph" if isinstance(source, bytes) else source
         raise ExportError(f"ONNX Runtime cannot open {what} ({first_line(error)}): export it again") from error
     except RuntimeError as error:  # a provider's libraries: everything about files has classes of its own
@@ -160,21 +161,6 @@ def _cannot_start(provider: str) -> RuntimeMissing:
     return RuntimeMissing(
         f"ONNX Runtime cannot start {provider}: its driver or libraries are missing here; install them, or use {CPU}"
     )
-
-
-def _errors() -> tuple[type[Exception], ...]:
-    """ONNX Runtime's errors: they share no base class of their own."""
-    state = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
-    names = (
-        "InvalidProtobuf",
-        "InvalidGraph",
-        "InvalidArgument",
-        "NotImplemented",
-        "Fail",
-        "RuntimeException",
-        "EPFail",
-    )
-    return tuple(getattr(state, name) for name in names)
 
 
 def import_onnxruntime() -> Any:

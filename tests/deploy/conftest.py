@@ -125,6 +125,12 @@ class Said:
         return self.err[self.err.index("error: ") :]
 
 
+@pytest.fixture(autouse=True)
+def one_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was run in one test was run here in all of them: see ``deploy.own_code``."""
+    monkeypatch.setenv("SLIMSIGHT_CACHE", str(cache))
+
+
 @pytest.fixture
 def say(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, cache: Path) -> Callable[..., Said]:
     """``say("run", recipe, ...)``: a command as a user would give it."""

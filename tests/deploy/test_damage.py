@@ -104,14 +104,18 @@ def test_run_again_names_what_is_damaged_and_redoes_that_stage_alone(
 ) -> None:
     root = finished.copy(tmp_path / "run")
     before = contents(root)
-    for name, stage in (("stages/surgery/plan.json", ["surgery"]), ("recipe.yaml", []), ("saliency.png", [])):
+    for name, stage, anew in (
+        ("stages/surgery/plan.json", ["surgery"], "stage 'surgery' is done again"),
+        ("recipe.yaml", [], "the recipe is written anew"),
+        ("saliency.png", [], "the report is written anew"),
+    ):
         flip(root / name)
         said = say("run", tiny, "--out", root)
         assert said.code == 0
         assert redone(said) == stage
-        if stage:
-            assert said.err.startswith(f"{root / name} was changed since it was written: its sha256 is ")
-            assert said.err.splitlines()[0].endswith(": stage 'surgery' is done again")
+        first = said.err.splitlines()[0]
+        assert first.startswith(f"{root / name} was changed since it was written: its sha256 is ")
+        assert first.endswith(f": {anew}")
         read_run(root)
         after = contents(root)
         varies = {"report.json", "report.md", "report.html", "stages/surgery/done.json", "stages/report/done.json"}

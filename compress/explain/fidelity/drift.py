@@ -13,6 +13,7 @@ from torch import Tensor
 from ...data import BatchSource
 from ...errors import DataError
 from ...progress import SILENT, Progress
+from ...training import to_device
 from ..base import Explainer, Saliency
 from .estimate import Estimate
 from .mass import CONSTANT, SAYS, ZERO, centres_of_mass, kinds_of, mass_of, region
@@ -160,6 +161,7 @@ def drift_by(
     passes = progress.track(batches.epoch(0), what, total=len(batches), unit="img", scale=batches.batch_size)
     parts = []
     for batch in passes:
+        batch = to_device(batch, batch.images.device)
         before, after = (each.explain(batch.images, batch.labels) for each in (original, slim))
         parts.append(compare(before, after, batch.indices))
     return MapDrift.of(original.name, ImageDrifts.joined(parts), worst=worst)

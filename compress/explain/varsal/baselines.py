@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...distributed import moments, per_image
+
 BLUR = (1 / 16, 1 / 4)
 """Standard deviation of the blur, as a share of the side: 2 to 8 pixels of 32, 14 to 56 of 224."""
 
@@ -28,11 +30,13 @@ def draw_references(images: Tensor) -> Tensor:
     Blur: Gaussian, as wide as ``BLUR`` says, normalised at the borders. Gaussian noise: independent pixels with the
     channel means and standard deviations of the batch. Channel mean: the image's own, with ``MEAN_NOISE``.
     """
-    kind = torch.randint(3, (len(images), 1, 1, 1), device=images.device)
-    noise = torch.randn_like(images)
-    everywhere = images.mean((0, 2, 3), keepdim=True) + noise * images.std((0, 2, 3), keepdim=True)
+    number = torch.empty(len(images), 1, 1, 1, dtype=torch.int64, device=images.device)
+    kind = per_image(number, lambda empty: empty.random_(3))
+    noise = per_image(images, Tensor.normal_)
+    centre, deviation = moments(images, (0, 2, 3), correction=1, keepdim=True)
+    everywhere = centre + noise * deviation
     mean = images.mean((2, 3), keepdim=True) + noise * (MEAN_NOISE * images.std((2, 3), keepdim=True))
-    widths = BLUR[0] + (BLUR[1] - BLUR[0]) * torch.rand(len(images), device=images.device)
+    widths = BLUR[0] + (BLUR[1] - BLUR[0]) * per_image(images.new_empty(len(images)), Tensor.uniform_)
     return torch.where(kind == 0, blur(images, widths), torch.where(kind == 1, everywhere, mean))
 
 

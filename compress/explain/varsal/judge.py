@@ -9,7 +9,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from ...data import BatchSource
+from ...data import Batch, BatchSource, one_pass
 from ...errors import PruningError
 from ...models import Classifier
 from ...training import to_device
@@ -28,8 +28,8 @@ class MapQuality:
     """KL(original || perturbed) in nats, means over images, per share of ``REMOVED`` with the lowest pixels zeroed.
 
     Zero means after normalisation: mean grey. ``kl_random`` ranks pixels at random, ``kl_other`` by the map of
-    another image, ``kl_centre`` by the distance to the image's centre: what a map must beat to explain anything, to
-    explain this image, and to say more than where objects tend to be.
+    another image of its batch, ``kl_centre`` by the distance to the image's centre: what a map must beat to explain
+    anything, to explain this image, and to say more than where objects tend to be.
 
     ``spread``: median over images of a map's standard deviation over its pixels. ``variety``: mean over pixels of the
     standard deviation over images. ``uncertainty``: mean of sqrt(nu). All in units of the prior's deviation.
@@ -80,27 +80,30 @@ def judge_maps(
     """
     maps.eval()
     classifier.eval()
-    sums = torch.zeros(4, len(REMOVED), dtype=torch.float64)
-    spreads, moments, uncertainty, count = [], torch.zeros(()), 0.0, 0
-    before: Tensor | None = None
-    with fixed_draws(fabric.device):
-        for batch in val.epoch(0):
-            batch = to_device(batch, fabric.device)
-            found = maps(batch.images).float()
-            mean = found[:, 0]
-            others = torch.cat([mean[-1:] if before is None else before, mean[:-1]])  # the map of the image before
-            before = mean[-1:]
-            reference = classifier(batch.images)
-            rankings = [mean] if brief else [mean, torch.rand_like(mean), others, -_from_centre(mean)]
-            for row, scores in enumerate(rankings):
-                for column, share in enumerate(REMOVED):
-                    logits = masked_logits(classifier, batch.images, keep_highest(scores, 1 - share))
-                    sums[row, column] += float(divergence(reference, logits).sum())
-            spreads.append(mean.flatten(1).std(1).cpu())
-            moments = moments + torch.stack([mean.double().sum(0), mean.double().square().sum(0)]).cpu()
-            uncertainty += float(torch.exp(found[:, 1] / 2).mean((1, 2)).sum())
-            count += len(batch.images)
-    first, second = moments / count
+
+    def work(number: int, batch: Batch) -> tuple[Tensor, Tensor, Tensor, float]:
+        batch = to_device(batch, fabric.device)
+        found = maps(batch.images).float()
+        mean = found[:, 0]
+        reference = classifier(batch.images)
+        rankings = [mean]
+        if not brief:
+            with fixed_draws(fabric.device, number):
+                anyhow = torch.rand_like(mean)
+            rankings += [anyhow, mean.roll(1, 0), -_from_centre(mean)]  # rolled: the map of the image before
+        sums = torch.zeros(4, len(REMOVED), dtype=torch.float64)
+        for row, scores in enumerate(rankings):
+            for column, share in enumerate(REMOVED):
+                logits = masked_logits(classifier, batch.images, keep_highest(scores, 1 - share))
+                sums[row, column] = float(divergence(reference, logits).sum())
+        spread = mean.flatten(1).std(1).cpu()
+        moments = torch.stack([mean.double().sum(0), mean.double().square().sum(0)]).cpu()
+        return sums, spread, moments, float(torch.exp(found[:, 1] / 2).mean((1, 2)).sum())
+
+    every, spreads, moments, uncertainties = zip(*one_pass(val, work), strict=True)
+    sums, uncertainty = torch.stack(every).sum(0), sum(uncertainties)
+    count = sum(map(len, spreads))
+    first, second = torch.stack(moments).sum(0) / count
     if brief:
         sums[1:] = torch.nan
     kl, kl_random, kl_other, kl_centre = (tuple(row.tolist()) for row in sums / count)

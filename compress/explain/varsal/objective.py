@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ...distributed import per_image
 from ...errors import ConfigError, DataError
 from ..predictor import divergence
 from .baselines import draw_references, perturb
@@ -74,9 +75,9 @@ class VarSalObjective:
         """
         assert maps.shape == (len(images), 2, *images.shape[2:]), f"maps are {tuple(maps.shape)}"
         mean, log_variance = maps[:, 0].float(), maps[:, 1].float()
-        sample = mean + torch.exp(log_variance / 2) * torch.randn_like(mean)
+        sample = mean + torch.exp(log_variance / 2) * per_image(mean.detach(), Tensor.normal_)
         low, high = (share * mean[0].numel() for share in self.kept)
-        k = low + (high - low) * torch.rand(len(images), device=images.device)
+        k = low + (high - low) * per_image(mean.new_empty(len(images)), Tensor.uniform_)
         mask = soft_top_k(sample, k, self.epsilon)[:, None]
         if reference is None:
             with torch.no_grad():

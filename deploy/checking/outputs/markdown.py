@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from ...report.tables import to_table
+from compress.untrusted import visible
+
+from ...report.tables import code, to_table
 from ...report.units import check_texts, excess_text
 from ..result import CheckResult
 from .changes import HEADER, change_rows, no_changes
@@ -19,7 +21,7 @@ def to_markdown(result: CheckResult) -> str:
     verdict = "passed" if judgement.passed else "FAILED"
     parts = [
         f"### slimsight check: {verdict}",
-        f"`{result.target}` against `{result.budget}`: {judgement.summary()}.",
+        f"{code(result.target)} against {code(str(result.budget))}: {judgement.summary()}.",
     ]
     rows = []
     for item in judgement.by_urgency:
@@ -31,7 +33,7 @@ def to_markdown(result: CheckResult) -> str:
         )
     parts.append(to_table(["", "check", "measured", "allowed", "by", "why"], rows, "llrrrl"))
     if result.against is not None:
-        parts.append(f"#### {result.headline}")
+        parts.append(f"#### {_plain(result.headline or '')}")
         if (nothing := no_changes(result)) is not None:
             parts.append(f"{nothing}.")
         else:
@@ -44,4 +46,4 @@ def to_markdown(result: CheckResult) -> str:
 
 def _plain(text: str) -> str:
     """``text`` that Markdown shows as it is."""
-    return text.translate(_SPECIAL)
+    return visible(" ".join(text.split())).translate(_SPECIAL)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from PIL import Image, UnidentifiedImageError
-
+from compress.data.image_file import BROKEN, open_image, why
 from compress.errors import ConfigError, RunError
+from compress.untrusted import read_text
 
-from ...reading.yaml_text import parse_yaml
+from ...reading.yaml_text import MOST_YAML, parse_yaml
 from ..markdown import DRIFT_PICTURE, SALIENCY_PICTURE
 from ..schema import Report
 from ..store import REPORT_FILE, read_report
@@ -78,11 +78,12 @@ def read_page(path: Path) -> RunPage:
 
 def _recipe_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path, MOST_YAML)
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError) as error:
-        raise RunError(f"cannot read {path} ({error}); run 'slimsight run' again to write it anew") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise RunError(f"cannot read {path} ({reason}); run 'slimsight run' again to write it anew") from error
 
 
 def _settings(text: str, folder: Path) -> dict[str, Any] | None:
@@ -126,9 +127,9 @@ def _alt(kind: Kind, strip: Strip) -> str:
 
 def _to_picture(data: bytes, alt: str, folder: Path, strip: Strip | None = None) -> Picture:
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_image(data) as image:
             width, height = image.size
-    except UnidentifiedImageError as error:
+    except BROKEN as error:
         named = strip.file if strip else "its picture"
         raise RunError(f"{named} of {folder} is not an image; run 'slimsight run' again to draw it anew") from error
     return Picture(f"data:image/webp;base64,{base64.b64encode(data).decode('ascii')}", width, height, alt, strip)
@@ -137,10 +138,10 @@ def _to_picture(data: bytes, alt: str, folder: Path, strip: Strip | None = None)
 def _smaller(path: Path) -> bytes:
     """A PNG as WebP at the width that it is shown in."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             shown = image.convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise RunError(f"{path} is not an image ({error}); run 'slimsight run' again to draw it anew") from error
+    except BROKEN as error:
+        raise RunError(f"{path} is not an image ({why(error)}); run 'slimsight run' again to draw it anew") from error
     shown.thumbnail((_WHOLE_WIDTH, 16_000))
     file = io.BytesIO()
     shown.save(file, "WEBP", quality=_QUALITY, method=4)

@@ -58,3 +58,23 @@ def pack_tree() -> Callable[..., Path]:
 def random_images() -> np.ndarray:
     """Bytes (20, 3, 8, 8), seed 0."""
     return np.random.default_rng(0).integers(0, 256, (20, 3, 8, 8), dtype=np.uint8)
+
+
+def photo(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Smooth colours, as JPEG keeps them."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """train/ with 20 JPEGs of each of three classes, val/ with 4; sizes differ."""
+    root, number = tmp_path / "photos", 0
+    for split, count in (("train", 20), ("val", 4)):
+        for label in ("n01", "n02", "n03"):
+            (root / split / label).mkdir(parents=True)
+            for index in range(count):
+                path = root / split / label / f"{label}_{index:02d}.JPEG"
+                photo(30 + number % 17, 26 + number % 11, number).save(path, quality=90)
+                number += 1
+    return root

@@ -66,7 +66,7 @@ def test_engines_that_were_exported_belong_to_the_run(finished, tmp_path):
     (root / "export").mkdir()
     for precision in ("fp16", "fp32"):
         (root / "export" / f"model.tensorrt-rtx.{precision}.engine").write_bytes(b"x")
-    _, slim = find_subjects([root])
+    _, slim = find_subjects([root], allow_code=True)
     assert {name: path.name for name, path in slim.engines.items()} == {
         "tensorrt-rtx": "model.tensorrt-rtx.fp32.engine"
     }

@@ -112,7 +112,7 @@ def test_not_a_budget_file(tmp_path: Path, text: str, message: str) -> None:
 def test_unreadable(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no budget file at .*none\.yaml: check --budget"):
         load_budget(tmp_path / "none.yaml")
-    with pytest.raises(ConfigError, match=r"cannot read the budget file .*: Is a directory"):
+    with pytest.raises(ConfigError, match=r"cannot read the budget file .*: it is a folder, and a file is needed"):
         load_budget(tmp_path)
 
 

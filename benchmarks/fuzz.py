@@ -1,0 +1,484 @@
+"""Recipes, budgets, plans, reports and image lists made wrong in every way that hypothesis thinks of.
+
+    .venv/bin/python benchmarks/fuzz.py [--inputs 20000] [--kind recipe]
+
+Each input is a valid file with up to six changes (a value replaced by another kind of value, a key gone, twice or
+new, a piece of text cut out, doubled or put in between), or bytes without any sense. It goes through what the command
+line does with such a file: a recipe is written and read again, a budget judged against a report, a plan carried out
+on a network, a report rendered as a page and as Markdown, a list held against the images. Whatever is not a SlimError,
+takes longer than its time limit, or opens, removes or starts anything outside of the folder of the input is counted,
+with the first input that did it. Rows go to results/fuzz.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from compress.data.partition import check_list, read_list
+from compress.errors import SlimError
+from compress.files import write_json
+from compress.surgery import PrunePlan, slim_
+from deploy.budget import Figures, judge, load_budget
+from deploy.machine import device_name, versions
+from deploy.reading.yaml_text import dump_yaml
+from deploy.recipe import dump_recipe, load_recipe
+from deploy.report import read_report
+from deploy.report.html.page import render_run
+from deploy.report.html.source import read_page
+from deploy.report.markdown import render_markdown
+
+RESULTS = Path(__file__).resolve().parent / "results" / "fuzz.json"
+SECONDS = 10.0
+"""Most for one input; on a busy machine a page takes one."""
+
+RECIPE: dict[str, Any] = {
+    "seed": 3,
+    "threads": 2,
+    "data": {"source": "image_folder", "path": "images", "image_size": 32, "flip": True, "val_fraction": 0.1},
+    "model": {"name": "net.py:build", "weights": "w.safetensors", "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]},
+    "explainer": {"target_area": 0.25, "predictor": {"epochs": 2, "lr": 1e-3}, "selector": {"epochs": 2}},
+    "gates": {"steer": "rbf", "steps": 100, "lr": 0.01, "images": 1000},
+    "budget": {"macs": "50%", "params": "1.2M", "size": "2MB", "latency": "1.5ms", "align": "auto"},
+    "finetune": {"epochs": 3, "lr": 0.01, "distill": 0.5, "steer_weight": 0.1},
+    "dynamic": {"enabled": True, "masks": 4},
+    "export": {"opset": 18},
+    "latency": {"rounds": 50, "batches": [1, 8]},
+}
+BUDGET: dict[str, Any] = {
+    "macs": {"fail": "50%", "warn": "45%"},
+    "params": "1.2M",
+    "size": "2MB",
+    "latency": "1.5ms",
+    "speedup": 1.2,
+    "accuracy": 0.5,
+    "accuracy_drop": "1%",
+    "parity": True,
+    "saliency_drift": {"center_px": 3, "iou": 0.5},
+    "measure": {"rounds": 10, "threads": 1},
+}
+PLAN: dict[str, Any] = {
+    "schema": 1,
+    "groups": {"0": {"width": 4, "kept": [0, 1, 3]}, "3": {"width": 6, "kept": [0, 2, 4]}},
+}
+REPORT: dict[str, Any] = {
+    "schema": 1,
+    "recipe": "mine.yaml",
+    "created": "2026-03-04T05:06:00Z",
+    "versions": {"torch": "2.15.0"},
+    "device": "cpu",
+    "seed": 3,
+    "model": {"name": "resnet20"},
+    "data": {"source": "digits", "train": 100, "val": 10, "test": 20, "classes": 10, "image_size": 32},
+    "original": {"macs": 1000, "params": 100, "size_bytes": 400, "val_accuracy": 0.9, "test_accuracy": 0.8},
+    "slim": {"macs": 500, "params": 50, "size_bytes": 200, "val_accuracy": 0.9, "test_accuracy": 0.8},
+    "gated": {"val_accuracy": 0.4},
+    "gates": {
+        "steer": "rbf",
+        "steps": 10,
+        "soft_macs": 510.5,
+        "hard_macs": 500,
+        "converged": True,
+        "history": {
+            "step": [1, 5, 10],
+            "macs": [1.0, 0.8, 0.5],
+            "target": [1.0, 0.5, 0.5],
+            "ce": [2.0, 1.0, 0.5],
+            "residual": [0.1, 0.2, 0.3],
+            "steer": [0.0, 0.1, 0.1],
+        },
+    },
+    "budget": {"macs_max": 500, "macs_used": 1.0, "latency_ratio_max": 0.8},
+    "exactness": {
+        "gated_vs_slim_max_rel": 1e-7,
+        "cost_model_macs": 500,
+        "fvcore_macs": 500,
+        "groups": 2,
+        "frozen_groups": [{"name": "net.linear", "reason": "the model's output"}],
+    },
+    "channels": [{"group": "a", "total": 16, "kept": 9}, {"group": "b", "total": 10, "kept": 10}],
+    "parity": [
+        {
+            "artifact": "model.onnx",
+            "runtime": "onnxruntime",
+            "precision": "fp32",
+            "batch": 7,
+            "max_abs": 1e-6,
+            "p99_abs": 1e-6,
+            "top1_agreement": 1.0,
+            "passed": True,
+        }
+    ],
+    "latency": [
+        {
+            "runtime": "onnxruntime",
+            "precision": "fp32",
+            "threads": 1,
+            "batch": 1,
+            "original_ms": {"median": 0.8, "p90": 0.9, "p99": 1.2},
+            "slim_ms": {"median": 0.5, "p90": 0.6, "p99": 0.8},
+            "percentiles_ms": {"percent": [0, 50, 100], "original": [0.7, 0.8, 1.3], "slim": [0.4, 0.5, 0.9]},
+            "speedup": {"median": 1.5, "low": 1.4, "high": 1.6},
+        }
+    ],
+    "saliency": {
+        "explainer": "rbf",
+        "center_drift_px": 1.2,
+        "iou": 0.8,
+        "images": 50,
+        "area": 0.2,
+        "selector": {
+            "mean_area": 0.2,
+            "sigma_px": {"p10": 5.1, "median": 7.2, "p90": 9.9},
+            "kl": 0.7,
+            "kl_centred": 0.8,
+            "kl_random": 1.0,
+        },
+    },
+    "stages": [{"name": "classifier", "seconds": 3.5, "reused": False}],
+    "verdict": {
+        "passed": True,
+        "checks": [{"name": "MACs", "limit": 500, "value": 500, "passed": True, "bound": "max", "unit": "MACs"}],
+    },
+}
+IMAGES = tuple(f"{label}/{number:03d}.png" for label in ("cat", "dog") for number in range(20))
+
+JUNK = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.sampled_from([0, -1, 2**63, 10**30, 1e308, -1e-320, 0.5, "", "50%", "-1%", "1e999", "9" * 400, "~", "null"]),
+    st.floats(),
+    st.text(max_size=20),
+    st.sampled_from(
+        ["../../x", "/dev/zero", "~root/x", "a\x00b", "\x1b[2J", "\n::error::", "<script>", "\u202e", "*a"]
+    ),
+    st.lists(st.one_of(st.integers(), st.text(max_size=3)), max_size=4),
+    st.dictionaries(st.text(max_size=5), st.integers(), max_size=3),
+)
+_YAML = (
+    "&a ",
+    "*a",
+    "<<: *a",
+    "!!python/object:os.system ",
+    "!!binary ",
+    "!!timestamp ",
+    "%YAML 1.1\n",
+    "---\n",
+    "...",
+)
+_MARKS = ("'", '"', "- " * 30, "? ", "| ", "{}", "[]", ",", ":", "}", "]", "[" * 60, "{" * 60, "\\ud800", "\\x1b")
+_ODD = (
+    "\t",
+    "\r",
+    "\x85",
+    "\ufeff",
+    "\x00",
+    "NaN",
+    "Infinity",
+    "1e999",
+    "9" * 400,
+    "-0",
+    "0x1f",
+    "1:30",
+    ".inf",
+    ".nan",
+)
+PIECES = st.one_of(st.sampled_from((*_YAML, *_MARKS, *_ODD)), st.text(max_size=8))
+EDITS = st.lists(
+    st.tuples(
+        st.sampled_from(["value", "drop", "twice", "key", "cut", "double", "insert"]),
+        st.floats(0, 1, exclude_max=True),
+        st.integers(1, 40),
+        JUNK,
+        PIECES,
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+def places(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where every value of a tree of mappings and lists stands."""
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for key, value in items:
+        yield (*path, key)
+        yield from places(value, (*path, key))
+
+
+def changed(tree: Any, edits: Any, dump: Callable[[Any], str]) -> bytes:
+    """The file after the edits: those of its tree first, then those of its text."""
+    tree = copy.deepcopy(tree)
+    texts = []
+    for how, where, count, value, piece in edits:
+        at = list(places(tree))
+        if how in ("cut", "double", "insert") or not at:
+            texts.append((how, where, count, piece))
+            continue
+        *path, last = at[int(where * len(at))]
+        holder = tree
+        for key in path:
+            holder = holder[key]
+        if how == "value":
+            holder[last] = value
+        elif how == "drop":
+            del holder[last]
+        elif isinstance(holder, list):
+            holder.insert(last, copy.deepcopy(holder[last]))
+        elif how == "twice":
+            holder[f"{last}s"] = copy.deepcopy(holder[last])
+        else:
+            holder[piece] = holder.pop(last)
+    text = dump(tree)
+    for how, where, count, piece in texts:
+        start = int(where * (len(text) + 1))
+        middle = {"cut": "", "double": text[start : start + count] * 2, "insert": piece}[how]
+        text = text[:start] + middle + text[start if how == "insert" else start + count :]
+    return text.encode("utf-8", "surrogatepass")
+
+
+def to_yaml(tree: Any) -> str:
+    try:
+        return dump_yaml(tree)
+    except Exception:  # noqa: BLE001 - what PyYAML cannot write is written as JSON, which YAML holds
+        return json.dumps(tree)
+
+
+def to_list(tree: Any) -> str:
+    return "\n".join(str(line) for line in tree)
+
+
+# --- what the command line does with such a file -----------------------------------------------------------------
+
+
+def use_recipe(path: Path) -> None:
+    recipe = load_recipe(path)
+    again = path.with_name("again.yaml")
+    again.write_text(dump_recipe(recipe), encoding="utf-8")
+    assert load_recipe(again) == recipe, "a recipe that is written is read differently"
+
+
+def use_budget(path: Path) -> None:
+    budget = load_budget(path)
+    report = path.with_name("report.json")
+    report.write_text(json.dumps(REPORT), encoding="utf-8")
+    judge(Figures.of_report(read_report(report), None), budget, None)
+
+
+def use_plan(path: Path) -> None:
+    plan = PrunePlan.load(path)
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(6, 2),
+    ).eval()  # fmt: skip
+    slim_(network, plan, torch.rand(1, 3, 8, 8))
+
+
+def use_report(path: Path) -> None:
+    render_markdown(read_report(path))
+    render_run(read_page(path))
+
+
+def use_list(path: Path) -> None:
+    check_list(read_list(path), IMAGES, path=path)
+
+
+Kind = tuple[Any, Callable[[Any], str], str, Callable[[Path], None]]
+KINDS: Mapping[str, Kind] = {
+    "recipe": (RECIPE, to_yaml, "recipe.yaml", use_recipe),
+    "budget": (BUDGET, to_yaml, "budget.yaml", use_budget),
+    "plan": (PLAN, json.dumps, "plan.json", use_plan),
+    "report": (REPORT, json.dumps, "report.json", use_report),
+    "list": (list(IMAGES[3:9]), to_list, "list.txt", use_list),
+}
+
+
+# --- what is watched ---------------------------------------------------------------------------------------------
+
+
+class Hang(BaseException):
+    """An input took longer than its time limit."""
+
+
+class Watch:
+    """Notes what happens outside of ``inside`` while ``on``: Python reports every file and process that it starts."""
+
+    _CHANGES = frozenset(
+        [
+            "os.remove",
+            "os.rename",
+            "os.mkdir",
+            "os.rmdir",
+            "os.link",
+            "os.symlink",
+            "os.truncate",
+            "os.chmod",
+            "os.chown",
+            "os.utime",
+            "os.putenv",
+            "shutil.rmtree",
+            "subprocess.Popen",
+            "os.system",
+            "os.exec",
+            "os.posix_spawn",
+            "os.fork",
+            "socket.connect",
+            "pickle.find_class",
+            "ctypes.dlopen",
+        ]
+    )
+
+    def __init__(self) -> None:
+        self.on, self.inside, self.seen = False, "", Counter[str]()
+        sys.addaudithook(self._hook)
+
+    def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self.on:
+            return
+        if event == "open":
+            path, mode, flags = arguments
+            writes = any(c in (mode or "") for c in "wax+") or (flags or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+            if writes and not str(path).startswith(self.inside):
+                self.seen[f"open {path}"] += 1
+        elif event in self._CHANGES and not str(arguments[0] if arguments else "").startswith(self.inside):
+            self.seen[f"{event} {arguments[:1]}"] += 1
+
+
+WATCH = Watch()
+
+
+@contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """Raise ``Hang`` in the block after ``seconds``."""
+
+    def stop(_number: int, _frame: Any) -> None:
+        raise Hang
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@dataclass
+class Found:
+    """What came of the inputs of one kind. ``wrong``: by error and place, how often and the first input."""
+
+    kind: str
+    inputs: int = 0
+    taken: int = 0
+    refused: int = 0
+    hangs: int = 0
+    unclear: int = 0
+    slowest_ms: float = 0.0
+    wrong: dict[str, dict[str, Any]] = field(default_factory=dict)
+    outside: dict[str, int] = field(default_factory=dict)
+
+    def try_(self, content: bytes, folder: Path) -> None:
+        _, _, name, use = KINDS[self.kind]
+        path = folder / name
+        path.write_bytes(content)
+        self.inputs += 1
+        started = time.monotonic()
+        WATCH.inside, WATCH.on = str(folder), True
+        try:
+            with limited(SECONDS):
+                use(path)
+            self.taken += 1
+        except SlimError as error:
+            self.refused += 1
+            self.unclear += not str(error).strip()
+        except Hang:
+            self.hangs += 1
+            self._note("hang", content)
+        except Exception as error:  # noqa: BLE001 - that is what is looked for
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            ours = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
+            where = f"{Path(ours[-1].filename).name}:{ours[-1].lineno} ({Path(frame.filename).name}:{frame.lineno})"
+            self._note(f"{type(error).__name__} at {where}: {str(error)[:120]}", content)
+        finally:
+            WATCH.on = False
+        self.slowest_ms = max(self.slowest_ms, 1e3 * (time.monotonic() - started))
+
+    def _note(self, what: str, content: bytes) -> None:
+        entry = self.wrong.setdefault(what, {"count": 0, "first": repr(content[:4000])})
+        entry["count"] += 1
+
+    def to_dict(self) -> dict[str, Any]:
+        counts = {name: getattr(self, name) for name in ("inputs", "taken", "refused", "hangs", "unclear")}
+        more = {"slowest_ms": round(self.slowest_ms, 1), "tracebacks": sum(e["count"] for e in self.wrong.values())}
+        return {"kind": self.kind, **counts, **more, "wrong": self.wrong, "outside": self.outside}
+
+
+def fuzz(kind: str, inputs: int, *, first_seed: int = 0) -> Found:
+    """Draw ``inputs`` files of ``kind`` and use each; a fifth of them are bytes without any sense."""
+    tree, dump, _, _ = KINDS[kind]
+    drawn = st.one_of(*[st.builds(changed, st.just(tree), EDITS, st.just(dump))] * 4, st.binary(max_size=3000))
+    found, number = Found(kind), first_seed
+    WATCH.seen.clear()
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as place:
+        while found.inputs < inputs:
+
+            @seed(number)
+            @settings(
+                max_examples=min(2000, inputs - found.inputs),
+                database=None,
+                deadline=None,
+                phases=[Phase.generate],
+                suppress_health_check=list(HealthCheck),
+            )
+            @given(drawn)
+            def once(content: bytes) -> None:
+                found.try_(content, Path(place))
+
+            once()
+            number += 1
+    found.outside = dict(WATCH.seen)
+    return found
+
+
+def main() -> None:
+    """Fuzz every kind and write what was found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--inputs", type=int, default=20_000, help="of each kind")
+    parser.add_argument("--kind", action="append", choices=list(KINDS), help="more than once; default: all")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    rows = []
+    started = time.monotonic()
+    for kind in options.kind or KINDS:
+        rows.append(fuzz(kind, options.inputs).to_dict())
+        row = rows[-1]
+        print(f"{kind}: {row['inputs']} inputs, {row['taken']} taken, {row['refused']} refused, "
+              f"{row['tracebacks']} tracebacks, {row['hangs']} hangs, {len(row['outside'])} outside, "
+              f"slowest {row['slowest_ms']:.0f} ms", flush=True)  # fmt: skip
+        for what, entry in row["wrong"].items():
+            print(f"  {entry['count']} x {what}\n    {entry['first'][:300]}", flush=True)
+    head = {"schema": 1, "device": device_name(), "versions": versions(), "seconds_limit": SECONDS}
+    write_json(options.out, {**head, "seconds": round(time.monotonic() - started), "kinds": rows})
+
+
+if __name__ == "__main__":
+    main()

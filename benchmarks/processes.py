@@ -1,0 +1,218 @@
+"""One process against two (gloo, on the CPU), stage by stage, and what they send each other.
+
+    .venv/bin/python benchmarks/processes.py --out runs/processes
+
+The digits recipe, shortened (``SETTINGS``), is run in one process. Then every stage that processes do together is done
+again from the inputs that it had there: in one process, which must give the same bits, and in two. What is compared is
+what the stage wrote: of all its tensors the largest difference of two numbers, as it is and as a share of the largest
+number of that tensor. Where batch normalisation trains, rounding grows with every step, whoever adds up: a training of
+the classifier is followed step by step, in float32 and in float64. Results go to results/processes.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.nn import functional as F
+
+from compress.data import Batch
+from compress.distributed import gather, rank
+from compress.files import read_json, read_tensors, write_json
+from compress.progress import SILENT
+from compress.training import fit, loop, make_fabric, one_cycle
+from compress.training.step import Loss, SharedStep
+from deploy.machine import device_name, versions
+from deploy.pipeline import to_stages
+from deploy.recipe import load_recipe
+from deploy.run_dir import RunDir
+from deploy.session import Session, default_cache
+from deploy.stages.learn import seed_stage
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "processes.json"
+RECIPE = ROOT / "configs" / "digits.yaml"
+SETTINGS = (
+    "threads=1", "data.image_size=16", "model.train.epochs=3", "explainer.predictor.epochs=2",
+    "explainer.selector.epochs=4", "gates.steps=150", "finetune.epochs=2", "dynamic.enabled=true", "dynamic.epochs=1",
+    "dynamic.finetune_epochs=1", "dynamic.batch_size=64", "dynamic.verify_images=20", "export.formats=[onnx]",
+    "latency.rounds=20", "latency.warmup_seconds=0.05",
+)  # fmt: skip
+STEPS = (1, 2, 5, 10, 20, 40)
+KINDS = {"float32": "32-true", "float64": "64-true"}
+
+
+class Recorded(SharedStep):
+    """A step that notes what was sent in it."""
+
+    found: list[dict[str, int]] = []  # noqa: RUF012 - one for all trainings of this process
+
+    def __init__(self, model: nn.Module, *args: Any) -> None:
+        super().__init__(model, *args)
+        numbers = sum(value.numel() for value in model.parameters() if value.requires_grad)
+        self.found.append({"learned_numbers": numbers, "steps": 0, "bytes_reduced_per_step": 0})
+
+    def backward(self, parts: list[Batch], loss: Loss) -> Mapping[str, Tensor]:
+        figures = super().backward(parts, loss)
+        row = self.found[-1]
+        row["steps"] += 1
+        assert row["steps"] == 1 or row["bytes_reduced_per_step"] == self.traffic.bytes, "not in every step the same"
+        row["bytes_reduced_per_step"] = self.traffic.bytes
+        row["figures"] = len(figures)
+        return figures
+
+
+def again(whole: Path, folder: Path) -> dict[str, Any]:
+    """Every stage that processes do together, from the inputs that it had in ``whole``."""
+    recipe = load_recipe(RECIPE, SETTINGS)
+    torch.set_num_threads(1)
+    loop.SharedStep = Recorded  # type: ignore[misc]
+    found: dict[str, Any] = {}
+    fabric = None
+    for stage in to_stages(recipe):
+        if not stage.together:
+            continue
+        place = folder / stage.name
+        session = Session(recipe, RunDir(place, writable=False), SILENT, default_cache())
+        if fabric is not None:
+            session.__dict__["fabric"] = fabric
+        fabric = session.fabric
+        if rank() == 0:
+            shutil.copytree(whole, place)
+        fabric.barrier()
+        Recorded.found = []
+        seed_stage(recipe.seed, stage.name)
+        outcome = stage.work(session)
+        fabric.barrier()
+        found[stage.name] = {"metrics": outcome.metrics, "trainings": gather(Recorded.found)[0]}
+    return found
+
+
+def followed(folder: Path, kind: str) -> None:
+    """A training of the classifier, whose weights and statistics are kept after each of ``STEPS``."""
+    recipe = load_recipe(RECIPE, SETTINGS)
+    together = int(os.environ["WORLD_SIZE"]) > 1
+    fabric = make_fabric(KINDS[kind], together=together)  # type: ignore[arg-type]
+    session = Session(recipe, RunDir(folder, writable=False), SILENT, default_cache())
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = session.new_classifier().train()
+    batches = session.shuffled(session.splits.train, 64, crop=True)
+    kept: dict[str, Tensor] = {}
+
+    def loss(wrapped: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        images = batch.images.double() if kind == "float64" else batch.images
+        return {"loss": F.cross_entropy(wrapped(images), batch.labels)}
+
+    def keep(step: int, _: Mapping[str, float]) -> None:
+        if step + 1 in STEPS:
+            kept.update({f"{step + 1} {name}": value.clone() for name, value in model.state_dict().items()})
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+    fit(model, batches, loss, optimizer, fabric, what=kind, steps=max(STEPS), schedule=one_cycle, after_step=keep)
+    if rank() == 0:
+        torch.save(kept, folder / f"{kind}.pt")
+
+
+def differences(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> dict[str, float]:
+    """The largest difference of two numbers, and as a share of the largest number of their tensor."""
+    assert ours.keys() == theirs.keys()
+    largest = {"absolute": 0.0, "relative": 0.0}
+    for name, expected in theirs.items():
+        expected = expected.double()
+        difference = float((ours[name].double() - expected).abs().max()) if expected.numel() else 0.0
+        scale = float(expected.abs().max()) if expected.numel() else 0.0
+        largest["absolute"] = max(largest["absolute"], difference)
+        largest["relative"] = max(largest["relative"], difference / scale if scale else difference)
+    return largest
+
+
+@contextmanager
+def launched(processes: int, logs: Path) -> Iterator[Any]:
+    """Starts this script in so many processes."""
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id="processes", rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0", local_addr="localhost", max_restarts=0,
+        logs_specs=DefaultLogsSpecs(log_dir=str(logs)),
+    )  # fmt: skip
+    os.environ["OMP_NUM_THREADS"] = "1"
+    yield elastic_launch(config, sys.executable)
+
+
+def study(out: Path) -> dict[str, Any]:
+    """All of it."""
+    whole = out / "whole"
+    words = [word for setting in SETTINGS for word in ("--set", setting)]
+    subprocess.run([sys.executable, "-m", "deploy.cli", "run", str(RECIPE), "--out", str(whole), *words], check=True)
+    for processes in (1, 2):
+        place = out / f"in-{processes}"
+        place.mkdir()
+        with launched(processes, out / "logs") as start:
+            started = time.monotonic()
+            start(str(Path(__file__)), "--out", str(place), "--whole", str(whole))
+            print(f"{processes}: {time.monotonic() - started:.0f} s", flush=True)
+    rows: dict[str, Any] = {}
+    for stage, record in read_json(out / "in-2" / "found.json").items():
+        row: dict[str, Any] = {"trainings": record["trainings"]}
+        for processes in (1, 2):
+            every = [
+                differences(read_tensors(out / f"in-{processes}" / stage / name), read_tensors(whole / name))
+                for name in written(whole, stage)
+            ]
+            worst = {kind: max(found[kind] for found in every) for kind in ("absolute", "relative")} if every else None
+            row[f"{processes} against 1"] = worst
+        metrics = [read_json(out / f"in-{processes}" / "found.json")[stage]["metrics"] for processes in (1, 2)]
+        row["figures"] = {name: [one, metrics[1][name]] for name, one in metrics[0].items() if isinstance(one, float)}
+        rows[stage] = row
+    steps: dict[str, Any] = {}
+    for kind in KINDS:
+        one, two = (torch.load(out / f"in-{processes}" / f"{kind}.pt") for processes in (1, 2))
+        of = {step: [name for name in one if name.startswith(f"{step} ")] for step in STEPS}
+        steps[kind] = {
+            str(step): differences({name: two[name] for name in names}, {name: one[name] for name in names})
+            for step, names in of.items()
+        }
+    return {"stages": rows, "classifier_after_steps": steps}
+
+
+def written(whole: Path, stage: str) -> list[str]:
+    """The tensors that a stage left."""
+    return [
+        name for name in read_json(whole / "stages" / stage / "done.json")["files"] if name.endswith(".safetensors")
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="a new folder for the runs")
+    parser.add_argument("--whole", type=Path, help="internal: of a process that was started")
+    options = parser.parse_args()
+    if options.whole is not None:
+        found = again(options.whole, options.out)
+        for kind in KINDS:
+            followed(options.out, kind)
+        if rank() == 0:
+            write_json(options.out / "found.json", found)
+        return
+    options.out.mkdir(parents=True)
+    found = study(options.out.absolute())
+    write_json(
+        RESULTS,
+        {"device": device_name(), "versions": versions(), "recipe": RECIPE.name, "settings": list(SETTINGS), **found},
+    )
+
+
+if __name__ == "__main__":
+    main()
