@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/fuzz.py [--inputs 20000] [--kind recipe]
 
-Each input is a valid file with up to six changes (a value replaced by another kind of value, a key gone, twice or
+Each input is a valid file with up to four changes (a value replaced by another kind of value, a key gone, twice or
 new, a piece of text cut out, doubled or put in between), or bytes without any sense. It goes through what the command
 line does with such a file: a recipe is written and read again, a budget judged against a report, a plan carried out
 on a network, a report rendered as a page and as Markdown, a list held against the images. Whatever is not a SlimError,
@@ -61,7 +61,7 @@ RECIPE: dict[str, Any] = {
     "finetune": {"epochs": 3, "lr": 0.01, "distill": 0.5, "steer_weight": 0.1},
     "dynamic": {"enabled": True, "masks": 4},
     "export": {"opset": 18},
-    "latency": {"rounds": 50, "batches": [1, 8]},
+    "latency": {"rounds": 50, "batch": 8},
 }
 BUDGET: dict[str, Any] = {
     "macs": {"fail": "50%", "warn": "45%"},
@@ -73,7 +73,7 @@ BUDGET: dict[str, Any] = {
     "accuracy_drop": "1%",
     "parity": True,
     "saliency_drift": {"center_px": 3, "iou": 0.5},
-    "measure": {"rounds": 10, "threads": 1},
+    "measure": {"rounds": 50, "threads": 1},
 }
 PLAN: dict[str, Any] = {
     "schema": 1,
@@ -212,7 +212,7 @@ EDITS = st.lists(
         PIECES,
     ),
     min_size=1,
-    max_size=6,
+    max_size=4,
 )
 
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 
+from compress.untrusted import printable
+
 from .yaml_text import Place, line_of
+
+_LONGEST = 2000  # characters of a mistake's line
 
 
 class Problems:
@@ -43,4 +47,4 @@ class Problems:
     def listed(self) -> str:
         """A line for each, in the order of the file; what stands in no line of it comes last."""
         ordered = [text for _, text in sorted(self._found, key=lambda found: found[0])]
-        return "".join(f"\n  {text}" for text in dict.fromkeys(ordered))
+        return "".join(f"\n  {printable(text, _LONGEST)}" for text in dict.fromkeys(ordered))

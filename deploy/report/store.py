@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import reprlib
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from compress.errors import ConfigError, RunError
 from compress.files import write_json
-from compress.untrusted import MOST_JSON, parse_json, read_text
+from compress.untrusted import MOST_JSON, parse_json, printable, read_text
 
 from .schema import SCHEMA, Report
 
@@ -42,12 +43,12 @@ def read_report(path: Path) -> Report:
         raise RunError(f"{path} is not a slimsight report: it has no 'schema'; give a report.json or its run directory")
     if found["schema"] != SCHEMA or isinstance(found["schema"], bool):
         raise ConfigError(
-            f"{path} has report schema {found['schema']!r}, this slimsight reads schema {SCHEMA}; "
+            f"{path} has report schema {reprlib.repr(found['schema'])}, this slimsight reads schema {SCHEMA}; "
             "read it with the version that wrote it"
         )
     try:
         return Report.model_validate_json(text, strict=True)
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc'])) or 'report'}: {e['msg']}" for e in error.errors()]
+        problems = [f"{printable('.'.join(map(str, e['loc']))) or 'report'}: {e['msg']}" for e in error.errors()]
         more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise RunError(f"{path} does not hold a report ({'; '.join(problems[:3])}{more}); {remedy}") from error

@@ -310,7 +310,7 @@ PROGRAMS: dict[str, tuple[Callable[[Any, Parts], None], str]] = {
     "code as a parameter": (in_graph('"0.weight"', '"0.weight\\"); CODE #"'), "is no name"),
     "a module to import": (in_graph("builtins.dict", "collections.OrderedDict"), "inputs come"),
     "weights of a petabyte": (in_config('"as_int": 10}', '"as_int": 1000000000000000}'), "fewer numbers"),
-    "no graph": (in_graph("{", "[" * 50_000 + "{"), "no .pt2"),
+    "no graph": (added("models/model.json", lambda place: b"[" * 50_000), "nested too deeply"),
 }
 
 
