@@ -11,9 +11,7 @@ MISSING: Final = "missing"
 
 
 def as_macs(value: float) -> str:
-    """Millions of MACs: ``20.53 M``; of a network so small that they would round away, thousands: ``4.2 k``."""
-    if 0 < abs(value) < 1e5:
-        return f"{value / 1e3:.1f} k"
+    """Millions of MACs: ``20.53 M``."""
     millions = value / 1e6
     return f"{millions:,.0f} M" if millions >= 1000 else f"{millions:.2f} M"
 

@@ -89,10 +89,10 @@ def test_a_failure_is_a_few_lines_without_our_code(pytester: pytest.Pytester) ->
     found.stdout.fnmatch_lines(
         [
             '>       slimsight.assert_macs(build(), "3x8x8", max="50k")',
-            "E       AssertionError: MACs: 87.6 k, at most 50.0 k allowed: 37.6 k too much, 75.1 % over",
+            "E       AssertionError: MACs: 0.09 M, at most 0.05 M allowed: 0.04 M too much, 75.1 % over",
             "E       layers with most MACs:",
-            "E         2  73.7 k  84.2 %",
-            "E         0  13.8 k  15.8 %",
+            "E         2  0.07 M  84.2 %",
+            "E         0  0.01 M  15.8 %",
             "*test_a_failure_is_a_few_lines_without_our_code.py:*: AssertionError",
         ]
     )
@@ -186,7 +186,7 @@ def test_it_works_in_workers(pytester: pytest.Pytester) -> None:
     found.assert_outcomes(passed=1, failed=1, skipped=1)
     found.stdout.fnmatch_lines(
         [
-            "E       AssertionError: MACs: 87.6 k, at most 50.0 k allowed: *",
+            "E       AssertionError: MACs: 0.09 M, at most 0.05 M allowed: *",
             "SKIPPED * latency is not measured in gw? of pytest-xdist: *run this test without -n*",
         ]
     )

@@ -26,7 +26,7 @@ from deploy.report.units import (
     [
         (as_macs(20_532_480), "20.53 M"),
         (as_macs(4_089_184_256), "4,089 M"),
-        (as_macs(41_000), "41.0 k"),
+        (as_macs(41_000), "0.04 M"),
         (as_count(25_557_032), "25,557,032"),
         (as_bytes(512), "512 bytes"),
         (as_bytes(610_400), "610.40 kB"),

@@ -50,11 +50,11 @@ def test_a_failure_says_by_how_much_and_where(net: Net) -> None:
     with pytest.raises(AssertionError) as failed:
         assert_macs(net, "3x8x8", max="50k")
     assert str(failed.value).splitlines() == [
-        "MACs: 87.7 k, at most 50.0 k allowed: 37.7 k too much, 75.4 % over",
+        "MACs: 0.09 M, at most 0.05 M allowed: 0.04 M too much, 75.4 % over",
         "layers with most MACs:",
-        "  body  73.7 k  84.1 %",
-        "  stem  13.8 k  15.8 %",
-        "  head   0.2 k   0.2 %",
+        "  body  0.07 M  84.1 %",
+        "  stem  0.01 M  15.8 %",
+        "  head  0.00 M   0.2 %",
     ]
 
 
@@ -67,7 +67,7 @@ def test_shares_of_another_model(net: Net) -> None:
     wide = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Flatten(), nn.Linear(8 * 64, 10))
     total = STEM + 8 * 64 * 10
     assert assert_macs(wide, "3x8x8", max="50%", against=net) == total
-    with pytest.raises(AssertionError, match=re.escape("at most 8.8 k (10.0 % of 87.7 k) allowed")):
+    with pytest.raises(AssertionError, match=re.escape("at most 0.01 M (10.0 % of 0.09 M) allowed")):
         assert_macs(wide, "3x8x8", max=0.1, against=net)
     assert assert_params(net, max="100%", against=net) == sum(p.numel() for p in net.parameters())
 
