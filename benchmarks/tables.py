@@ -64,7 +64,11 @@ def filled(text: str, results: Path = RESULTS) -> str:
         before, _, rest = text.partition(start)
         if not rest:
             continue
-        made = table(*(read_json(results / file) for file in files))
+        missing = [file for file in files if not (results / file).exists()]
+        if missing:
+            made = f"Not measured yet: there is no results/{missing[0]}."
+        else:
+            made = table(*(read_json(results / file) for file in files))
         text = before + start + made + "\n" + end + rest.partition(end)[2]
     return text
 
