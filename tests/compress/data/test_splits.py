@@ -70,9 +70,9 @@ def test_the_test_cache_of_an_archive_is_opened_only_when_asked_for(
 ) -> None:
     opened: list[str] = []
 
-    def spy(place: Path) -> cache.Pool | None:
+    def spy(place: Path, *given: object, **named: object) -> cache.Pool | None:
         opened.append(place.name.split("-")[0])
-        return read(place)
+        return read(place, *given, **named)  # type: ignore[arg-type]
 
     read = cache.read
     monkeypatch.setattr(cache, "read", spy)

@@ -21,8 +21,8 @@ def masked_kl(predictor: Predictor, classifier: Classifier, val: Batches) -> flo
     """Mean KL over the validation images under the masks that every validation draws."""
     masks, total = MaskConfig(), 0.0
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        for batch in val:
+        for number, batch in enumerate(val):
+            torch.manual_seed(number)
             params = random_rbf(
                 len(batch.images), 16, centre=masks.centre, sigma=masks.sigma, device=torch.device("cpu")
             )

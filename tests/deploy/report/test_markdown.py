@@ -51,7 +51,7 @@ def test_summary_numbers_and_units(report: Report) -> None:
     assert cells(text, "size") == ["size of the weights", "1.10 MB", "0.61 MB", "55.5 % kept"]
     assert cells(text, "validation") == ["validation accuracy", "89.14 %", "88.72 %", "-0.42 points"]
     assert cells(text, "test") == ["test accuracy", "88.41 %", "87.90 %", "-0.51 points"]
-    assert cells(text, "median")[1:] == ["0.814 ms", "0.521 ms", "speed-up 1.56x [1.51x, 1.61x]"]
+    assert cells(text, "median")[1:] == ["0.814 ms", "0.521 ms", r"speed-up 1.56x \[1.51x, 1.61x]"]
     assert "45,000 to train, 5,000 to validate, 10,000 to test" in text
 
 
