@@ -52,14 +52,20 @@ def _accuracy(found: Results) -> tuple[str, str]:
 
 
 def _explanations(found: Results) -> tuple[str, str]:
-    rows = [row["losses"] for row in found["rows"] if row["variant"] == "rbf"]
-    overlaps = [
-        spread(rows, lambda row, loss=loss: row[loss]["drift"]["rbf"]["region_iou"]["mean"], "{:.2f}")
-        for loss in ("plain", "steered")
-    ]
+    measured = [row for row in found["rows"] if row["variant"] == "rbf"]
+    rows, epochs = [row["losses"] for row in measured], sorted({row["epochs"] for row in measured})
+
+    def overlaps(explainer: str) -> str:
+        return " → ".join(
+            spread(rows, lambda row, loss=loss: row[loss]["drift"][explainer]["region_iou"]["mean"], "{:.2f}")
+            for loss in ("plain", "steered")
+        )
+
     return (
-        "its explanations' overlap with the original's after finetuning, without and with `finetune.steer_weight`",
-        f"{overlaps[0]} → {overlaps[1]} ({len(rows)} seeds)",
+        f"its explanations' overlap with the original's after {', '.join(map(str, epochs))} epochs of finetuning, "
+        "without and with `finetune.steer_weight`",
+        f"by RBF, which steers, {overlaps('rbf')}; by Grad-CAM, which does not, {overlaps('grad_cam')} "
+        f"({len(rows)} seeds; [distillation beside it](docs/results.md))",
     )
 
 

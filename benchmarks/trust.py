@@ -151,10 +151,10 @@ def main() -> None:
         )
         if coarse is None:
             coarse = coarseness(session)
-    if given.pictures is not None:
-        draw_trust(given.pictures, found["rows"], control=CONTROL)
     places = {name: place for place, name in enumerate((CONTROL, *EXPLAINERS))}
     ordered = sorted(found["rows"], key=lambda row: (places[row["explainer"]], TESTS.index(row["test"])))
+    if given.pictures is not None:
+        draw_trust(given.pictures, ordered, control=CONTROL)
     rows = [{**row, "result": thinned(row["result"])} for row in ordered]
     retrained = read_json(ROAR)["rows"] if ROAR.exists() else []
     found |= {"schedules": words, "steps": STEPS, "coarseness": coarse, "orderings": orderings(rows, retrained)}

@@ -49,16 +49,22 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}"[:300]
 
 
+def _imported(name: str) -> Any:
+    """The module, with a word before and after; None where it cannot be imported."""
+    _say("importing", module=name)
+    try:
+        module = importlib.import_module(name)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a broken package may raise anything: that is the finding
+        _say(name, broken=_reason(error))
+        return None
+    _say(name, version=str(getattr(module, "__version__", "")))
+    return module
+
+
 def learning() -> None:
     """The packages that every run needs, and what torch sees."""
     for name in _MODULES:
-        _say("importing", module=name)
-        try:
-            module = importlib.import_module(name)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a broken package may raise anything: that is the finding
-            _say(name, broken=_reason(error))
-        else:
-            _say(name, version=str(getattr(module, "__version__", "")))
+        _imported(name)
     _say("importing", module="torch.cuda")
     _torch()
 
@@ -88,13 +94,8 @@ def _torch() -> None:
 def onnxruntime() -> None:
     """ONNX, and one node in ONNX Runtime's providers."""
     for name in ("onnx", "onnxscript", "onnxruntime"):
-        _say("importing", module=name)
-        try:
-            module = importlib.import_module(name)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a broken package may raise anything: that is the finding
-            _say(name, broken=_reason(error))
+        if _imported(name) is None:
             return
-        _say(name, version=str(getattr(module, "__version__", "")))
     onnx, ort = importlib.import_module("onnx"), importlib.import_module("onnxruntime")
     ort.set_default_logger_severity(4)
     image = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])

@@ -44,14 +44,17 @@ class Panel:
     limits: tuple[float, float] | None = None
 
 
-def draw_curves(path: Path, panels: Sequence[Panel], *, control: str) -> None:
-    """Draw ``panels`` in rows of up to three with one legend; the control is a thick grey line."""
+def draw_curves(path: Path, panels: Sequence[Panel], *, control: str, names: Sequence[str] = ()) -> None:
+    """Draw ``panels`` in rows of up to three with one legend; the control is a thick grey line.
+
+    ``names``: of lines in this and in other pictures, so that each looks the same in all of them.
+    """
     assert panels
     columns = len(panels) if len(panels) <= 3 else 2
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(_PANEL[0] * columns + _LEGEND, _PANEL[1] * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    names = list(dict.fromkeys(line.name for panel in panels for line in panel.lines))
+    names = list(dict.fromkeys([*names, *(line.name for panel in panels for line in panel.lines)]))
     styles = _to_styles([name for name in names if name != control]) | {
         control: {"color": _CONTROL_COLOUR, "linestyle": "dashdot", "linewidth": 3}
     }
@@ -72,8 +75,14 @@ def draw_curves(path: Path, panels: Sequence[Panel], *, control: str) -> None:
         axes.grid(alpha=0.25)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
+    listed = [name for name in names if name in handles]
     figure.legend(
-        [handles[name] for name in names], names, loc="outside right upper", fontsize=10, frameon=False, handlelength=3
+        [handles[name] for name in listed],
+        listed,
+        loc="outside right upper",
+        fontsize=10,
+        frameon=False,
+        handlelength=3,
     )
     with atomic_path(path, durable=False) as part:
         figure.savefig(part, dpi=_DPI, format="png", facecolor="white")

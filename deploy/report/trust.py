@@ -88,13 +88,14 @@ def notes(rows: Rows) -> list[str]:
 
 
 def draw_trust(folder: Path, rows: Rows, *, control: str) -> list[Path]:
-    """A picture per test in ``folder``; their paths."""
+    """A picture per test in ``folder``; their paths. An explainer looks the same in all of them."""
     written = []
+    names = list(dict.fromkeys(row["explainer"] for row in rows))
     for test in dict.fromkeys(row["test"] for row in rows):
         panels = _panels(test, [row for row in rows if row["test"] == test])
         if panels:
             written.append(folder / f"{test}.png")
-            draw_curves(written[-1], panels, control=control)
+            draw_curves(written[-1], panels, control=control, names=names)
     return written
 
 
