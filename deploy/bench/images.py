@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tokenize
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,16 @@ from compress.errors import DataError
 from compress.progress import SILENT, Progress
 from compress.untrusted import open_limited
 
-_NO_ARRAY = (ValueError, EOFError, OSError, OverflowError, MemoryError, SyntaxError, zipfile.BadZipFile)
+_NO_ARRAY = (
+    ValueError,
+    EOFError,
+    OSError,
+    OverflowError,
+    MemoryError,
+    SyntaxError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+)
 
 MOST = 512
 """Images that are used at most: the dynamic variant's time depends on the image, so one is not enough."""

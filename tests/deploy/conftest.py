@@ -15,6 +15,7 @@ from deploy.cli import main
 from deploy.pipeline import run_recipe
 from deploy.recipe import Recipe, load_recipe
 from deploy.report import Report
+from deploy.run_dir import REPORT, open_run
 
 FACTORY = """
 from torch import nn
@@ -63,6 +64,14 @@ class Finished:
 
     def copy(self, to: Path) -> Path:
         return Path(shutil.copytree(self.root, to))
+
+    def unfinished(self, to: Path, *without: str) -> Path:
+        """A copy as a run leaves it that ended before the stages ``without`` were done."""
+        with open_run(self.copy(to)) as run:
+            run.forget(REPORT)
+            for stage in without:
+                run.forget(stage)
+        return to
 
 
 @pytest.fixture(scope="session")

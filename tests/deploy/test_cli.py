@@ -129,9 +129,7 @@ def test_check_wants_a_finished_run_and_a_budget_that_means_something(
     budget.write_text("mcas: 50%\n")
     assert "mcas: unknown key; allowed: macs, params, " in say("check", finished.root, "--budget", budget).error
     budget.write_text("macs: 50%\n")
-    root = finished.copy(tmp_path / "run")
-    (root / "report.json").unlink()
-    said = say("check", root, "--budget", budget)
+    said = say("check", finished.unfinished(tmp_path / "run"), "--budget", budget)
     assert said.code == 2
     assert "the run has not finished; run 'slimsight run' to complete it" in said.error
     said = say("check", tmp_path / "nothing", "--budget", budget)
@@ -139,9 +137,7 @@ def test_check_wants_a_finished_run_and_a_budget_that_means_something(
 
 
 def test_status_tells_what_is_done_and_who_is_at_it(say: Callable[..., Said], finished: Any, tmp_path: Path) -> None:
-    root = finished.copy(tmp_path / "run")
-    for gone in ("report.json", "stages/export/done.json"):
-        (root / gone).unlink()
+    root = finished.unfinished(tmp_path / "run", "export")
     lines = say("status", root).out.splitlines()
     assert [line.split()[:2] for line in lines[1:11]] == [
         [stage, "-" if stage == "export" else "done"] for stage in (record.name for record in finished.report.stages)

@@ -104,8 +104,7 @@ def test_images_that_cannot_be_read_are_named(
 def test_a_run_that_is_not_finished_says_so(
     say: Callable[..., Said], finished: Any, digits: list[Path], tmp_path: Path
 ) -> None:
-    root = finished.copy(tmp_path / "run")
-    (root / "stages" / "finetune" / "done.json").unlink()
+    root = finished.unfinished(tmp_path / "run", "finetune")
     said = say("explain", root, digits[0])
     assert said.code == 2
     assert "has no finished slim model yet; run 'slimsight run' again" in " ".join(said.error.split())

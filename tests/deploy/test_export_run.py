@@ -177,9 +177,7 @@ def test_what_is_no_finished_run_is_refused(say: Callable[..., Said], finished: 
     said = say("export", tmp_path)
     assert said.code == 2
     assert "is not the folder of a run" in said.error
-    root = finished.copy(tmp_path / "run")
-    (root / "slim" / "model.safetensors").unlink()
-    said = say("export", root)
+    said = say("export", finished.unfinished(tmp_path / "run", "finetune"))
     assert said.code == 2
     assert "run is not finished (stage 'finetune' is not done): complete it with 'slimsight run'" in said.error
 

@@ -1,7 +1,6 @@
 """``slimsight trust`` on the finished run, and what it is made of."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from compress.errors import ConfigError, DataError
 from compress.explain import Saliency
 from compress.explain.fidelity import Estimate
 from compress.progress import SILENT
+from compress.sealed import read_sealed
 from deploy.run_dir import read_run
 from deploy.session import Session
 from deploy.trust import Fewer, Study, Subject, spread
@@ -36,7 +36,7 @@ def test_every_test_stands_in_one_file_one_table_and_pictures(
     out = tmp_path / "trust"
     said = say("trust", finished.root, "--with", "rbf,edges", "--images", 6, "--out", out)
     assert said.code == 0, said.err
-    found = json.loads((out / "trust.json").read_text())
+    found = read_sealed(out / "trust.json")
     rows = {(row["explainer"], row["test"]): row for row in found["rows"]}
     tests = ("sanity", "perturbation", "insertion_deletion", "tiles")
     assert set(rows) == {(name, test) for name in ("random", "rbf", "edges") for test in tests}
@@ -128,8 +128,7 @@ def test_a_file_of_something_else_is_not_overwritten(say: Callable[..., Said], f
 
 
 def test_a_run_without_a_selector_has_no_explainer_of_its_own(finished: Any, cache: Path, tmp_path: Path) -> None:
-    root = finished.copy(tmp_path / "run")
-    shutil.rmtree(root / "stages" / "selector")
+    root = finished.unfinished(tmp_path / "run", "selector")
     session = Session(finished.recipe, read_run(root), SILENT, cache)
     assert [subject.name for subject in find_subjects(session, [])] == ["random", "gradient"]
     with pytest.raises(ConfigError, match="this run has no explainer 'rbf'"):
@@ -137,8 +136,7 @@ def test_a_run_without_a_selector_has_no_explainer_of_its_own(finished: Any, cac
 
 
 def test_a_run_that_has_not_begun_says_so(finished: Any, cache: Path, tmp_path: Path) -> None:
-    root = finished.copy(tmp_path / "run")
-    shutil.rmtree(root / "stages" / "classifier")
+    root = finished.unfinished(tmp_path / "run", "classifier")
     session = Session(finished.recipe, read_run(root), SILENT, cache)
     with pytest.raises(ConfigError, match="holds no finished classifier"):
         measure_trust(session, tmp_path / "t.json", names=["edges"], tests=["tiles"], count=4)

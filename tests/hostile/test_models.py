@@ -197,8 +197,8 @@ ONNX: dict[str, tuple[Callable[[Any, onnx.ModelProto], None], str]] = {
         "unfolds to more than 1,000,000 nodes",
     ),
     "a compiled engine": (node(op_type="EPContext", domain="com.microsoft"), "holds a compiled engine"),
-    "a layer without inputs": (without_inputs, "is not well-formed"),
-    "an operator of nobody's": (node(op_type="\x1b[2J\n::error::"), "its shapes do not fit"),
+    "a layer without inputs": (without_inputs, "its shapes do not fit"),
+    "an operator of nobody's": (node(op_type="\x1b[2J\n::error::"), "the shapes in it are not known"),
 }
 
 

@@ -174,7 +174,7 @@ def test_a_changed_byte_is_named_and_the_images_are_decoded_again(tmp_path: Path
             (place / name).write_bytes(there[:position] + bytes([there[position] ^ 1]) + there[position + 1 :])
             load(source, "train", tmp_path, progress)
             assert (place / name).read_bytes() == there
-            assert progress.notes[-1].startswith(f"{place / name} was changed since it was written: ")
+            assert progress.notes[-1].startswith(f"{place / name} was changed since it was written")
             assert progress.notes[-1].endswith(": the images are decoded again")
     assert len(progress.notes) == 9
 
