@@ -30,7 +30,7 @@ def remember_code(model: ModelConfig, cache: Path) -> None:
     Raises:
         RunError: ``cache`` is not writable, or full.
     """
-    if (key := _key(model)) is not None:
+    if (key := _key(model)) is not None and not (cache / _FOLDER / key).exists():
         write_text(cache / _FOLDER / key, f"{model.name}\n")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torchvision import models
 
+from compress.errors import PruningError
 from compress.progress import SILENT
+from compress.sealed import read_sealed
 from deploy.pipeline import run_recipe
 from deploy.recipe import Recipe, load_recipe
 from deploy.run_dir import RunDir
@@ -22,42 +22,35 @@ from deploy.session import Session
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "configs" / "imagenet").glob("*.yaml"))
 KEPT = {"resnet34": 0.56, "resnet50": 0.434, "resnet101": 0.432, "mobilenet_v2": 0.71}
-SIDE, CLASSES = 64, 3
+CLASSES = 3
 Small = Callable[..., Recipe]
 
 
 @pytest.fixture(scope="module")
-def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """train/<wnid>/*.JPEG, a flat val/ and its list, and weights for each network beside them."""
+def miniatures() -> Any:
+    """The benchmark that runs all of them to their reports."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "benchmarks"))
-        layout = importlib.import_module("imagenet_layout")
+        return importlib.import_module("imagenet_recipes")
+
+
+@pytest.fixture(scope="module")
+def imagenet(miniatures: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("imagenet")
-    made = layout.make_layout(root, classes=CLASSES, images=40, val=6, pictures=24, sides=(64, 110))
-    assert made == CLASSES * 46
+    assert miniatures.make_images(root) == CLASSES * 46
     return root
 
 
 @pytest.fixture
-def small(imagenet: Path) -> Small:
+def small(imagenet: Path, miniatures: Any) -> Small:
     """``small("resnet34", "a.b=c")``: the recipe on the miniature, its weights written when they are asked for."""
 
     def recipe(name: str, *overrides: str) -> Recipe:
         weights = imagenet / f"{name}.pth"
         if not weights.exists():
-            torch.manual_seed(0)
-            torch.save(models.get_model(name, weights=None, num_classes=CLASSES).state_dict(), weights)
-        given = (
-            f"data.path={imagenet}",
-            f"data.test_labels={imagenet / 'val.txt'}",
-            f"data.image_size={SIDE}",
-            "data.resize=72",
-            "data.workers=2",
-            f"model.weights={weights}",
-            "precision=32-true",
-            "threads=1",
-        )
-        return load_recipe(ROOT / "configs" / "imagenet" / f"{name}.yaml", [*given, *overrides])
+            miniatures.make_weights(name, imagenet)
+        found: Recipe = miniatures.miniature(name, imagenet, weights, *overrides)
+        return found
 
     return recipe
 
@@ -92,34 +85,26 @@ def test_a_recipe_finds_its_images_and_its_weights(small: Small, tmp_path: Path,
     assert session.new_classifier().net.state_dict().keys() == given.keys()
 
 
-def test_a_recipe_runs_to_its_report(small: Small, tmp_path: Path) -> None:
-    quick = (
-        "explainer.images=60%",
-        "gates.images=60%",
-        "explainer.predictor={epochs: 1, lr: 1e-3, batch_size: 16}",
-        "explainer.selector={epochs: 2, lr: 1e-3, batch_size: 16}",
-        "gates.steps=20",
-        "gates.batch_size=16",
-        "gates.compile=false",
-        "finetune={epochs: 1, batch_size: 16, recalibrate_batches: 2}",
-        "export.formats=[onnx]",
-        "latency={rounds: 20, warmup_seconds: 0.05, sessions: 2}",
-    )
-    recipe = small("mobilenet_v2", *quick)
-    report = run_recipe(recipe, tmp_path / "run", name="mobilenet_v2.yaml", cache=tmp_path / "cache")
-    assert report.exactness.gated_vs_slim_max_rel is not None
-    assert report.exactness.gated_vs_slim_max_rel <= 1e-5
-    assert report.slim.macs <= KEPT["mobilenet_v2"] * report.original.macs
-    assert all(row.passed for row in report.parity)
-    done: dict[str, Any] = json.loads((tmp_path / "run/stages/finetune/done.json").read_text())
-    reading = done["metrics"]["reading"]
+def test_a_recipe_learns_from_images_that_are_decoded_on_the_way(
+    small: Small, miniatures: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to the slim model: the benchmark goes on to exports and report, which are as those of any run."""
+
+    def enough(_session: Session) -> None:
+        raise PruningError("far enough")
+
+    monkeypatch.setattr("deploy.stages.prove.export", enough)
+    recipe, out = small("mobilenet_v2", *miniatures.SHORT), tmp_path / "run"
+    with pytest.raises(PruningError, match="far enough"):
+        run_recipe(recipe, out, name="mobilenet_v2.yaml", cache=tmp_path / "cache")
+    metrics = {path.parent.name: read_sealed(path)["metrics"] for path in out.glob("stages/*/done.json")}
+    assert metrics["surgery"]["slim"]["macs"] <= KEPT["mobilenet_v2"] * metrics["surgery"]["original"]["macs"]
+    reading = metrics["finetune"]["reading"]
     assert reading["workers"] == 2
     assert reading["images"] >= 7 * 16
     assert 0 < reading["waiting"] < 1
-    again = run_recipe(
-        recipe.model_copy(update={"data": recipe.data.model_copy(update={"workers": 1})}),
-        tmp_path / "run",
-        name="mobilenet_v2.yaml",
-        cache=tmp_path / "cache",
-    )
-    assert all(stage.reused for stage in again.stages)
+    fewer = recipe.model_copy(update={"data": recipe.data.model_copy(update={"workers": 1})})
+    with pytest.raises(PruningError, match="far enough"):
+        run_recipe(fewer, out, name="mobilenet_v2.yaml", cache=tmp_path / "cache")
+    again = {path.parent.name: read_sealed(path)["metrics"] for path in out.glob("stages/*/done.json")}
+    assert again == metrics, "how many workers decode changes nothing"

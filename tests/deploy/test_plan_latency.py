@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.files import read_json
 from compress.gates import CostModel
 from compress.gates.latency import MULTIPLES
 from compress.progress import Silent
+from compress.sealed import read_sealed
 from compress.surgery import PrunePlan, slim_, trace_groups
 from deploy.latency_config import LatencyConfig
 from deploy.plan_latency import PlanTimer, machine_key
@@ -77,7 +77,7 @@ def test_the_original_is_timed_as_a_whole_and_its_layers_alone(
     assert timed.amounts(few)["latency"] < 0.7 * timed.totals["latency"]  # a 16th of the MACs
     (file,) = (tmp_path / "layer_times").iterdir()
     assert file.stem == machine_key(CONFIG.threads, CONFIG.batch)
-    known = read_json(file)
+    known = read_sealed(file)["times"]
     assert {"3x3 /1x1 +1x1x1x1 d1x1 @24x24 g1 32-64", "3x3 /1x1 +1x1x1x1 d1x1 @24x24 g1 33-33"} <= known.keys()
     assert notes.said[0].startswith(f"timing {len(known)} layers, once on this machine: ")
     assert notes.said[-1].startswith("latency of the original: ")

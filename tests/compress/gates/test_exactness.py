@@ -98,7 +98,7 @@ def test_the_cost_model_is_fvcore_with_every_gate_open(
 
 def test_the_cost_model_is_fvcore_on_random_plans(traced: tuple[ExplainedClassifier, ChannelGraph, Tensor]) -> None:
     network, graph, images = traced
-    classifier, image = network.classifier, images[:1, :, ::2, ::2]  # what it computes on fewer pixels takes less long
+    classifier, image = network.classifier, images[:1]
     cost = CostModel.of(classifier, image, graph.groups, prefix=PREFIX)
 
     @settings(max_examples=50, deadline=None, derandomize=True, database=None)

@@ -1,0 +1,148 @@
+"""Every recipe of configs/imagenet, from its images to its report, on a generated miniature of ImageNet's layout.
+
+    .venv/bin/python benchmarks/imagenet_recipes.py [--only mobilenet_v2]
+
+Images of 64 pixels, three classes, random weights that tell images apart, epochs and steps cut to what a test machine
+does in minutes; networks, budget, losses and their order are the recipe's. A row for each goes to
+results/imagenet_recipes.json: the budget and what was kept, gated against slim, the artefacts against torch, seconds
+by stage. Accuracies of such a run mean nothing, and none are written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from imagenet_layout import make_layout
+from PIL import Image
+from torch import nn
+from torchvision import models
+
+from compress.files import write_json
+from compress.progress import Silent
+from deploy.machine import device_name, versions
+from deploy.pipeline import run_recipe
+from deploy.recipe import Recipe, load_recipe
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "configs" / "imagenet"
+RESULTS = ROOT / "benchmarks" / "results" / "imagenet_recipes.json"
+NETWORKS = ("resnet34", "resnet50", "resnet101", "mobilenet_v2")
+SIDE, CLASSES, IMAGES, VAL = 64, 3, 40, 6
+SHORT = (
+    "data.val_fraction=0.2",  # of 120 images: the selector is judged on more than three
+    "explainer.images=60%",
+    "gates.images=60%",
+    "explainer.predictor={epochs: 2, lr: 1e-3, batch_size: 16}",
+    "explainer.selector={epochs: 2, lr: 1e-3, batch_size: 16}",
+    "gates.steps=60",
+    "gates.lr=0.2",
+    "gates.cost_weight=50",
+    "gates.class_weight=0.1",
+    "gates.steer_weight=0.05",
+    "gates.batch_size=16",
+    "gates.compile=false",
+    "finetune={epochs: 1, batch_size: 16, recalibrate_batches: 2}",
+    "latency={rounds: 20, warmup_seconds: 0.05, sessions: 2}",
+)
+
+
+class Notes(Silent):
+    """Tells what a run notes."""
+
+    def note(self, text: str) -> None:
+        print(f"  {text}", flush=True)
+
+
+def make_images(root: Path) -> int:
+    """train/<wnid>/*.JPEG, a flat val/ and its list; gives their number."""
+    return make_layout(root, classes=CLASSES, images=IMAGES, val=VAL, pictures=24, sides=(64, 110))
+
+
+def make_weights(name: str, root: Path) -> Path:
+    """A network's random weights, with answers that differ from picture to picture, as a trained one's do."""
+    torch.manual_seed(0)
+    net = models.get_model(name, weights=None, num_classes=CLASSES)
+    files = sorted(next((root / "train").iterdir()).iterdir())[:24]
+    images = np.stack([np.asarray(Image.open(file).convert("RGB").resize((SIDE, SIDE))) for file in files])
+    batch = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    last = [module for module in net.modules() if isinstance(module, nn.Linear)][-1]
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        net.train()(batch)
+        logits = net.eval()(batch)
+        scale = 0.2 / logits.std(0)
+        last.weight.mul_(scale[:, None])
+        last.bias.copy_((last.bias - logits.mean(0)) * scale)
+    torch.save(net.state_dict(), root / f"{name}.pth")
+    return root / f"{name}.pth"
+
+
+def miniature(name: str, root: Path, weights: Path, *overrides: str) -> Recipe:
+    """The recipe of a network on the images in ``root``."""
+    given = (
+        f"data.path={root}",
+        f"data.test_labels={root / 'val.txt'}",
+        f"data.image_size={SIDE}",
+        "data.resize=72",
+        "data.workers=2",
+        f"model.weights={weights}",
+        "precision=32-true",
+        "threads=1",
+    )
+    return load_recipe(CONFIGS / f"{name}.yaml", [*given, *overrides])
+
+
+def measure(name: str, root: Path, work: Path) -> dict[str, Any]:
+    """The row of one network."""
+    recipe = miniature(name, root, make_weights(name, root), *SHORT)
+    report = run_recipe(recipe, work / name, name=f"{name}.yaml", cache=work / "cache", progress=Notes())
+    assert recipe.budget.macs is not None
+    rows = {row.artifact: 0.0 for row in report.parity}
+    for row in report.parity:
+        rows[row.artifact] = max(rows[row.artifact], row.max_abs)
+    return {
+        "network": name,
+        "budget": recipe.budget.macs.value,
+        "kept_macs": report.slim.macs / report.original.macs,
+        "gated_vs_slim_max_rel": report.exactness.gated_vs_slim_max_rel,
+        "parity_max_abs": rows,
+        "parity_passed": all(row.passed for row in report.parity),
+        "seconds": {stage.name: round(stage.seconds, 1) for stage in report.stages},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=NETWORKS, action="append")
+    given = parser.parse_args()
+    known = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.exists() else []
+    rows = {row["network"]: row for row in known}
+    with tempfile.TemporaryDirectory() as folder:
+        root, work = Path(folder) / "imagenet", Path(folder) / "work"
+        images = make_images(root)
+        for name in given.only or NETWORKS:
+            print(name, flush=True)
+            rows[name] = measure(name, root, work)
+            write_json(
+                RESULTS,
+                {
+                    "device": device_name(),
+                    "versions": versions(),
+                    "side": SIDE,
+                    "images": images,
+                    "overrides": SHORT,
+                    "rows": [rows[name] for name in NETWORKS if name in rows],
+                },
+            )
+
+
+if __name__ == "__main__":
+    main()
