@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,11 +15,9 @@ from compress.distributed import alone, broadcast, part_ways, together
 from compress.memory import memory_told
 from compress.progress import SILENT, Progress
 from compress.stop import Stop
-from export.metadata import METADATA
 
 from .assemble import assemble_report, draw_pictures
 from .checkpointing import open_checkpoints
-from .data_parts import augmentation, judged
 from .fingerprint import fingerprint
 from .looks import draw_worst
 from .own_code import remember_code
@@ -32,6 +28,19 @@ from .report.forms import write_forms
 from .report_record import record_forms
 from .run_dir import RECIPE, REPORT, RunDir, StageRecord, open_run, read_run
 from .session import Session, default_cache, explainer_of
+from .stage_parts import (
+    Parts,
+    classifier_parts,
+    dynamic_export_parts,
+    dynamic_parts,
+    export_parts,
+    finetune_parts,
+    gate_parts,
+    judgement_parts,
+    predictor_parts,
+    selector_parts,
+    surgery_parts,
+)
 from .stages import dynamic, learn, prove, slim
 from .stages.learn import seed_stage
 from .stages.outcome import Outcome
@@ -40,8 +49,6 @@ from .taking_up import find_held, start_over, take_over, write_recipe
 
 CODE = 2
 """Part of every fingerprint: raised when a stage would compute something else from the same recipe."""
-
-Parts = Mapping[str, Any]
 
 _NOTHING = ("", "")
 """In place of a stage and its fingerprint: what those who follow are told when none is left."""
@@ -61,135 +68,33 @@ class Stage:
     together: bool = True
 
 
-def _learning(recipe: Recipe) -> dict[str, Any]:
-    """How many processes there are is none of it: they compute the same, but for rounding."""
-    parts: dict[str, Any] = {"seed": recipe.seed, "precision": recipe.precision, "threads": recipe.threads}
-    return parts if recipe.accumulate == 1 else {**parts, "accumulate": recipe.accumulate}
-
-
-def _classifier_parts(session: Session) -> Parts:
-    """Files count by their content: a moved file changes nothing, an edited one everything."""
-    model, data = session.recipe.model, session.recipe.data
-    file, _, factory = model.name.rpartition(":")
-    parts: dict[str, Any] = {
-        "name": f"{_digest(Path(file))}:{factory}" if file.endswith(".py") else model.name,
-        "shortcut": model.shortcut,
-        "normalisation": [model.mean, model.std],
-        "weights": _digest(model.weights) if isinstance(model.weights, Path) else model.weights,
-        "data": session.data_key,
-    }
-    if model.weights is None:
-        parts |= {"train": model.train, "augment": augmentation(data), **_learning(session.recipe)}
-    return parts
-
-
-def _digest(path: Path) -> str | None:
-    """None where there is no such file: building the model will say so."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-
-
-def _predictor_parts(session: Session) -> Parts:
-    recipe, explainer = session.recipe, session.recipe.explainer
-    parts = {"predictor": explainer.predictor, "flip": recipe.data.flip}
-    return {**parts, **_explainer_parts(session, {"masks": explainer.masks}), **_learning(recipe)}
-
-
-def _selector_parts(session: Session) -> Parts:
-    recipe, explainer = session.recipe, session.recipe.explainer
-    parts: dict[str, Any] = {"flip": recipe.data.flip}
-    if session.explainer.masks is not None:
-        parts |= {"selector": explainer.selector, "area": explainer.target_area}
-    return {**parts, **_explainer_parts(session, {}), **_learning(recipe)}
-
-
-def _explainer_parts(session: Session, of_rbf: Parts) -> Parts:
-    """What it learns on, if not everything, and what only one of the explainers reads."""
-    kind, explainer = session.explainer.head.kind, session.recipe.explainer
-    seen = {} if explainer.images is None else {"images": explainer.images}
-    if kind == "rbf":
-        return {**of_rbf, **seen}
-    sections = {"realx": explainer.realx, "varsal": explainer.varsal}
-    return {"kind": kind, kind: sections[kind], **seen}
-
-
-def _gate_parts(session: Session) -> Parts:
-    recipe = session.recipe
-    if recipe.gates.steer in ("magnitude", "uniform"):
-        return {"steer": recipe.gates.steer}
-    gates = recipe.gates.model_dump(mode="json", exclude={"compile"})  # how fast, not what
-    if recipe.gates.class_weight == 1:  # gates that were learned before there was a choice still hold
-        del gates["class_weight"]
-    parts = {"gates": gates, "budget": _target(recipe), **_learning(recipe)}
-    if recipe.budget.macs is None and recipe.budget.latency is not None:  # the target then comes from layer times
-        parts["latency"] = recipe.latency
-    return parts
-
-
-def _surgery_parts(session: Session) -> Parts:
-    """How models are timed matters only to a budget that time decides."""
-    budget = session.recipe.budget
-    timed = budget.latency is not None or budget.align == "auto"
-    return {"budget": budget, "latency": session.recipe.latency if timed else None}
-
-
-def _target(recipe: Recipe) -> Any:
-    """What decides how many MACs the gates aim for."""
-    return recipe.budget if recipe.budget.macs is None else recipe.budget.model_dump(mode="json")["macs"]
-
-
-def _finetune_parts(session: Session) -> Parts:
-    recipe = session.recipe
-    return {"finetune": recipe.finetune, "augment": augmentation(recipe.data), **_learning(recipe)}
-
-
-def _dynamic_parts(session: Session) -> Parts:
-    recipe = session.recipe
-    learned = recipe.dynamic.model_dump(mode="json", exclude={"route"})
-    return {"dynamic": learned, "augment": augmentation(recipe.data), **_learning(recipe)}
-
-
-def _export_parts(session: Session) -> Parts:
-    return {"export": session.recipe.export, "metadata": METADATA}
-
-
-def _dynamic_export_parts(session: Session) -> Parts:
-    export = session.recipe.export
-    parts = {"opset": export.opset, "tolerance": export.tolerance, "metadata": METADATA}
-    return {"route": session.recipe.dynamic.route, **parts}
-
-
-def _judgement_parts(session: Session) -> Parts:
-    """What is measured is part of it: an earlier version's judgement lacks the drift of maps."""
-    return {"data": judged(session.recipe.data), "figures": ["accuracy", "drift", "maps"]}
-
-
 def to_stages(recipe: Recipe) -> tuple[Stage, ...]:
     """The stages that ``recipe`` needs, in order."""
-    stages = [Stage("classifier", learn.classifier, (), _classifier_parts)]
+    stages = [Stage("classifier", learn.classifier, (), classifier_parts)]
     if recipe.explainer.enabled:
         if explainer_of(recipe).masks is not None:
-            stages.append(Stage("predictor", learn.predictor, ("classifier",), _predictor_parts))
-        stages.append(Stage("selector", learn.selector, (stages[-1].name,), _selector_parts))
+            stages.append(Stage("predictor", learn.predictor, ("classifier",), predictor_parts))
+        stages.append(Stage("selector", learn.selector, (stages[-1].name,), selector_parts))
     if recipe.gates.explainer is not None:
         stages.append(Stage("targets", learn.targets, ("selector",), lambda s: {"images": s.recipe.gates.images}))
     ground = stages[-1].name
     stages += [
-        Stage("gates", learn.gates, (ground,), _gate_parts),
-        Stage("surgery", slim.surgery, ("gates",), _surgery_parts, together=False),
-        Stage("finetune", slim.finetune, ("surgery",), _finetune_parts),
-        Stage("export", prove.export, ("finetune",), _export_parts, together=False),
+        Stage("gates", learn.gates, (ground,), gate_parts),
+        Stage("surgery", slim.surgery, ("gates",), surgery_parts, together=False),
+        Stage("finetune", slim.finetune, ("surgery",), finetune_parts),
+        Stage("export", prove.export, ("finetune",), export_parts, together=False),
     ]
     learned: tuple[str, ...] = ()
     written: tuple[str, ...] = ()
     if recipe.dynamic.enabled:
         learned, written = ("dynamic",), ("dynamic_export",)
         stages += [
-            Stage("dynamic", dynamic.learn, ("classifier",), _dynamic_parts),
-            Stage("dynamic_export", dynamic.export, learned, _dynamic_export_parts, together=False),
+            Stage("dynamic", dynamic.learn, ("classifier",), dynamic_parts),
+            Stage("dynamic_export", dynamic.export, learned, dynamic_export_parts, together=False),
         ]
     stages += [
         Stage("latency", prove.latency, ("export", *written), lambda s: {"latency": s.recipe.latency}, together=False),
-        Stage("judgement", prove.judgement, ("finetune", *learned), _judgement_parts),
+        Stage("judgement", prove.judgement, ("finetune", *learned), judgement_parts),
     ]
     return tuple(stages)
 

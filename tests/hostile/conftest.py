@@ -1,5 +1,6 @@
 """Files of somebody who wishes us ill, and a command line that has to say no in one sentence."""
 
+import io
 import json
 import os
 import pickle
@@ -24,6 +25,13 @@ from deploy.recipe import Recipe, dump_recipe
 
 SIDE = 16
 PLAN = {"net.layers.0.conv1": (16, tuple(range(8)))}
+
+
+def saved(value: object, **options: Any) -> bytes:
+    """What ``torch.save`` writes."""
+    file = io.BytesIO()
+    torch.save(value, file, **options)
+    return file.getvalue()
 
 
 class Place:
