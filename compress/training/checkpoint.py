@@ -15,9 +15,10 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from ..errors import Damaged
 from ..progress import SILENT, Progress
 from ..stop import Stop
-from .packed import Damaged, read_packed, write_packed
+from .packed import read_packed, write_packed
 
 FORMAT = 1
 """Raised when a checkpoint of before would be misread."""
@@ -137,7 +138,7 @@ class SavedCheckpoint(Checkpoint):
         except FileNotFoundError:
             return 0
         except Damaged as error:
-            self._owner.progress.note(f"{self._what}: starts over, its checkpoint is damaged ({error})")
+            self._owner.progress.note(f"{self._what}: starts over, its checkpoint is damaged: {error}")
             return 0
         known = found["format"] == FORMAT and found["parts"].keys() == self._parts.keys()
         if not known or found["key"] != self._owner.key:

@@ -11,13 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import Damaged
 from ..files import atomic_path
 
 _TREE, _SUM = "tree", "sha256"
-
-
-class Damaged(Exception):
-    """A file is not what was written."""
 
 
 def write_packed(path: Path, value: Any) -> int:
@@ -58,10 +55,10 @@ def read_packed(path: Path) -> Any:
             tensors = {name: file.get_tensor(name) for name in names}
         tree = header[_TREE]
         if header[_SUM] != _digest(tree, tensors):
-            raise Damaged(f"the checksum of {path.name} differs")
+            raise Damaged(path, "was changed since it was written: its checksum does not fit")
         return _unpack(json.loads(tree), tensors)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise Damaged(f"{path.name} cannot be read: {error}") from error
+        raise Damaged(path, f"is cut off or was changed since it was written ({error})") from error
 
 
 def _pack(value: Any, where: str, tensors: dict[str, Tensor], known: dict[tuple[Any, ...], str]) -> Any:
