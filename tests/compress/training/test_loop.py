@@ -55,11 +55,6 @@ class Rates:
         return scheduler
 
 
-@pytest.fixture(scope="module")
-def fabric() -> Fabric:
-    return make_fabric(accelerator="cpu")
-
-
 @pytest.fixture
 def images() -> ImageSet:
     """20 images of 4 pixels; bright ones are of class 1."""
