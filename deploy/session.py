@@ -11,14 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from lightning_fabric import Fabric
-from numpy.typing import NDArray
 from torch import Tensor
 
-from compress.data import Batches, Flow, ImageSet, Splits, open_splits, to_batches
-from compress.data.sample import sample_of
 from compress.distributed import rank
 from compress.dynamic import DynamicClassifier, find_routes
 from compress.errors import PruningError
@@ -38,21 +32,18 @@ from compress.gates import CostModel, counted_limits
 from compress.models import Classifier, build_classifier, check_classifier, restore_
 from compress.progress import Progress
 from compress.surgery import ChannelGraph, PrunePlan, View, prove_groups, slim_, trace_groups
-from compress.training import Checkpoints, make_fabric
+from compress.training import Checkpoints
 from export.metadata import About
 
 from .cache_place import default_cache as default_cache
-from .data_parts import data_key
 from .plan_latency import PlanTimer
-from .processes import started
 from .recipe import Recipe
 from .run_dir import RunDir
+from .run_images import RunImages
 
 PREFIX = ExplainedClassifier.PREFIX
-EVALUATION_BATCH = 256
 _PROOF_IMAGES = 4
 _TIMED_IMAGES = 16
-_PARITY_BYTES = 300_000_000
 _NAMED = 3
 
 
@@ -62,17 +53,13 @@ def explainer_of(recipe: Recipe) -> SteeringExplainer[Any]:
     return STEERING.get(recipe.gates.explainer or "rbf")
 
 
-class Session:
+class Session(RunImages):
     """One run at work. Models come in eval mode, on the CPU until a stage moves them."""
 
     def __init__(self, recipe: Recipe, run: RunDir, progress: Progress, cache: Path) -> None:
-        self.recipe = recipe
+        super().__init__(recipe, progress, cache)
         self.run = run
-        self.progress = progress
-        self.cache = cache
         self.checkpoints: dict[str, Checkpoints] = {}  # of stages that were begun
-        self.flow = Flow()
-        """How the stage that runs reads its images, where they stay files."""
 
     def about(self, stage: str, *, macs_mean: float | None = None) -> About:
         """What the metadata of an ONNX file say beside what its model shows.
@@ -85,74 +72,6 @@ class Session:
         made = self.run.record(stage)
         assert made is not None, f"stage '{stage}' makes the model"
         return About(recipe=made.fingerprint, classes=self.splits.classes, macs_mean=macs_mean)
-
-    @cached_property
-    def fabric(self) -> Fabric:
-        """Of all processes that were started for the run, which meet when it is first asked for."""
-        return make_fabric(self.recipe.precision, accumulate=self.recipe.accumulate, together=started() > 1)
-
-    @cached_property
-    def splits(self) -> Splits:
-        return open_splits(self.recipe.data, cache_dir=self.cache, seed=self.recipe.seed, progress=self.progress)
-
-    @cached_property
-    def data_key(self) -> str:
-        """Changes with the training and validation images: their labels, and a sample of their pixels."""
-        return data_key(self.splits.train, self.splits.val)
-
-    @property
-    def example(self) -> Tensor:
-        """(1, 3, H, W) one validation image in [0, 1]."""
-        return self.some_images(1)
-
-    def some_images(self, count: int) -> Tensor:
-        """(count, 3, H, W) validation images in [0, 1], spread over the classes."""
-        return torch.from_numpy(np.asarray(self.splits.val.images[self._spread(count)])).float() / 255
-
-    def parity_images(self) -> NDArray[np.uint8]:
-        """(N, 3, H, W) all validation images, or as many, spread over the classes, as little memory holds."""
-        images = self.splits.val.images
-        each = int(np.prod(images.shape[1:]))
-        return np.asarray(images[self._spread(max(1, _PARITY_BYTES // each))])
-
-    def some_labels(self, count: int) -> Tensor:
-        """(count,) the labels of ``some_images``."""
-        return torch.from_numpy(self.splits.val.labels[self._spread(count)])
-
-    def _spread(self, count: int) -> NDArray[np.int64]:
-        total = len(self.splits.val)
-        return np.linspace(0, total - 1, min(count, total)).round().astype(np.int64)
-
-    def plain(self, images: ImageSet) -> Batches:
-        """All images in order, not augmented."""
-        return self._batches(images, EVALUATION_BATCH)
-
-    def shuffled(self, images: ImageSet, batch_size: int, *, crop: bool = False, flip: bool = False) -> Batches:
-        """Full batches in an order that the recipe's seed and the epoch decide, augmented as the recipe says."""
-        data = self.recipe.data
-        return self._batches(
-            images,
-            batch_size,
-            shuffle=True,
-            seed=self.recipe.seed,
-            crop_padding=data.crop_padding if crop else 0,
-            crop_scale=data.crop_scale if crop else None,
-            flip=data.flip and flip,
-            drop_last=True,
-        )
-
-    def _batches(self, images: ImageSet, batch_size: int, **options: Any) -> Batches:
-        """Of at most ``batch_size``; images that stay files are decoded by the recipe's workers."""
-        reading = {"workers": self.recipe.data.workers, "device": self.fabric.device, "flow": self.flow}
-        return to_batches(images, min(batch_size, len(images)), **options, **reading)
-
-    def gate_images(self) -> ImageSet:
-        """The training images that gates see: all, as many as the recipe says, or its share of every class."""
-        return sample_of(self.splits.train, self.recipe.gates.images, seed=self.recipe.seed)
-
-    def explainer_images(self) -> ImageSet:
-        """The training images that the explainer learns on; of the same share they are those of the gates."""
-        return sample_of(self.splits.train, self.recipe.explainer.images, seed=self.recipe.seed)
 
     def new_classifier(self) -> Classifier:
         """The architecture (and its given weights, if any), checked with two images."""

@@ -18,7 +18,8 @@ from export.to_torch_export import export_pt2
 
 from ..latency import measure_latency
 from ..report.units import as_macs, as_percent
-from ..session import EVALUATION_BATCH, Session
+from ..run_images import EVALUATION_BATCH
+from ..session import Session
 from .outcome import Outcome
 
 _EXAMPLES = 2

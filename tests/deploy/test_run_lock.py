@@ -1,5 +1,6 @@
 """One writer at a time: who holds a run."""
 
+import errno
 import fcntl
 import multiprocessing
 import os
