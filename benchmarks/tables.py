@@ -15,6 +15,7 @@ from tables_bench import latency_lab
 from tables_cost import cost
 from tables_drift import drift, steered_finetuning
 from tables_dynamic import dynamic
+from tables_faults import faults, miniatures
 from tables_headlines import headlines
 from tables_models import zoo
 from tables_scaling import processes, scaling
@@ -51,6 +52,16 @@ TABLES: dict[str, tuple[Callable[..., str], *tuple[str, ...]]] = {
     "trust": (trust, "trust.json"),
     "cost": (cost, "explainers_cost.json"),
     "latency_lab": (latency_lab, "latency_lab.json"),
+    "faults": (
+        faults,
+        "kill.json",
+        "kill_processes.json",
+        "full_disk.json",
+        "bit_flips.json",
+        "fuzz.json",
+        "checkpoints.json",
+    ),
+    "miniatures": (miniatures, "imagenet_recipes.json"),
     "processes": (processes, "processes.json"),
     "scaling": (scaling, "scaling.json"),
 }

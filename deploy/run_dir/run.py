@@ -35,7 +35,7 @@ class RunDir(Places):
         """An empty folder for stage ``name``: what an earlier or a killed run left there is removed."""
         assert self._writable
         place = self.stage_dir(name)
-        with translated(place):
+        with translated(self.root):
             # First what says that the stage holds: a kill in between must not leave a record without files.
             remove(place / RECORD)
             if place.exists():

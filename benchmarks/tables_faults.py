@@ -1,0 +1,100 @@
+"""The tables of what interrupts, damages or attacks a run, and of what came of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Results = dict[str, Any]
+
+
+def faults(kills: Results, ranks: Results, disk: Results, flips: Results, fuzz: Results, checkpoints: Results) -> str:
+    """A line for each kind of trouble: how often it was made, and how often nothing was lost by it."""
+    lines = [
+        *_killed(kills),
+        *_killed_ranks(ranks),
+        ("the disk is full from a random write on; run again with room", _of(disk["resumed"], disk["trials"])),
+        *_damaged(flips),
+        *_drawn(fuzz),
+        *_saved(checkpoints),
+    ]
+    return "\n".join(
+        ["| what was done | what came of it |", "|---|---|", *(f"| {what} | {came} |" for what, came in lines)]
+    )
+
+
+def _of(good: int, count: int) -> str:
+    return f"{good} of {count} end as a run that nothing stopped"
+
+
+def _killed(found: Results) -> list[tuple[str, str]]:
+    assert found["uninterrupted_twice"]["same"], "what is compared must not vary by itself"
+    return [
+        (f"SIGKILL {kind}, run again", _of(row["same"], row["runs"])) for kind, row in sorted(found["summary"].items())
+    ]
+
+
+def _killed_ranks(found: Results) -> list[tuple[str, str]]:
+    rows = [
+        (f"two processes, SIGKILL to one or both {kind}, run again", _of(row["same"], row["runs"]))
+        for kind, row in sorted(found["summary"].items())
+    ]
+    others = found["another_number"]
+    plans = sum(row["same_plan"] for row in others)
+    differ = [row["weights"]["relative"] for row in others if row["weights"]]
+    rest = f"; weights differ by at most {max(differ):.0e} of their tensor's largest" if differ else ""
+    changed = "begun by two processes and ended by one, and the other way round"
+    return [*rows, (changed, f"{plans} of {len(others)} with the same plan{rest}")]
+
+
+def _damaged(found: Results) -> list[tuple[str, str]]:
+    remade = sum(row["whole"] and row["same_bytes"] for row in found["repaired"])
+    return [
+        (
+            f"one byte flipped in a file ({found['files']} files of {found['kinds']} kinds, three bytes each)",
+            f"{found['flips_found']} of {found['flips']} found, with the file's name",
+        ),
+        (
+            "files cut to half, filled with zeros, removed",
+            f"{found['found'] - found['flips_found']} of {found['damaged'] - found['flips']} found",
+        ),
+        ("files of stages damaged, run again", f"{remade} of {len(found['repaired'])} come back with the same bytes"),
+    ]
+
+
+def _drawn(found: Results) -> list[tuple[str, str]]:
+    kinds = found["kinds"]
+    inputs, refused = (sum(row[name] for row in kinds) for name in ("inputs", "refused"))
+    wrong = sum(row["tracebacks"] + row["hangs"] + row["unclear"] + len(row["outside"]) for row in kinds)
+    named = ", ".join(row["kind"] for row in kinds)
+    return [
+        (
+            f"{inputs:,} broken files drawn ({named})",
+            f"{refused:,} refused in a sentence, the others taken; {wrong} tracebacks, hangs or writes elsewhere",
+        )
+    ]
+
+
+def _saved(found: Results) -> list[tuple[str, str]]:
+    return [
+        (
+            f"checkpoints while {row['network'].replace('@', ' at ')} is trained for {row['seconds']:.0f} s",
+            f"{row['saves']} saves, {100 * row['share']:.2f} % of the time",
+        )
+        for row in found["networks"]
+    ]
+
+
+def miniatures(found: Results) -> str:
+    """A line for each recipe of configs/imagenet, run on a miniature of the layout."""
+    head = (
+        "| network | budget of MACs | kept | gated and slim differ by | files and torch differ by | parity | seconds |"
+    )
+    lines = [head, "|---|---|---|---|---|---|---|"]
+    for row in found["rows"]:
+        files = max(value for name, value in row["parity_max_abs"].items() if name.startswith("slim"))
+        lines.append(
+            f"| {row['network']} | {100 * row['budget']:.1f} % | {100 * row['kept_macs']:.2f} % | "
+            f"{row['gated_vs_slim_max_rel']:.0e} | {files:.0e} | {'passed' if row['parity_passed'] else 'failed'} | "
+            f"{sum(row['seconds'].values()):.0f} |"
+        )
+    return "\n".join(lines)
