@@ -191,8 +191,10 @@ def changed(tree: Any, edits: Any, dump: Callable[[Any], str]) -> bytes:
     texts = []
     for how, where, count, value, piece in edits:
         at = list(places(tree))
-        if how in ("cut", "double", "insert") or not at:
+        if how in ("cut", "double", "insert"):
             texts.append((how, where, count, piece))
+            continue
+        if not at:  # an earlier change left no value to be changed
             continue
         *path, last = at[int(where * len(at))]
         holder = tree
