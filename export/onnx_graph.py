@@ -87,6 +87,45 @@ def _module(node: Any) -> str:
     return str((["", "", *ast.literal_eval(scopes)])[-2])
 
 
+def with_constant_shapes_(graph: Any) -> None:
+    """Give every reshape of which one size alone is looked up, the batch's, a stored shape with -1 in its place.
+
+    Newer versions of torch's exporter do so by themselves; that of 2.11 computes the shape from the input's.
+    """
+    numpy, helper = importlib.import_module("numpy"), importlib.import_module("onnx.numpy_helper")
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    readers: dict[str, list[tuple[Any, int]]] = {}
+    for node in graph.node:
+        for position, name in enumerate(node.input):
+            readers.setdefault(name, []).append((node, position))
+    for value in graph.output:
+        readers.setdefault(value.name, []).append((value, 0))
+    looked_up = {node.output[0]: node for node in graph.node if node.op_type == "Shape" and _gives_one(node)}
+    for node in [node for node in graph.node if node.op_type == "Concat"]:
+        of_shapes = all(
+            getattr(reader, "op_type", "") == "Reshape" and at == 1 for reader, at in readers.get(node.output[0], ())
+        )
+        unknown = [name for name in node.input if name not in stored]
+        if not of_shapes or len(unknown) != 1 or unknown[0] not in looked_up:
+            continue
+        sizes = [[-1] if name in looked_up else helper.to_array(stored[name]) for name in node.input]
+        shape = numpy.concatenate(sizes).astype(numpy.int64)
+        if (shape == -1).sum() != 1 or (shape == 0).any():
+            continue
+        graph.initializer.append(helper.from_array(shape, node.output[0]))
+        graph.node.remove(node)
+        for name in set(node.input):
+            readers[name] = [(reader, at) for reader, at in readers[name] if reader is not node]
+            if not readers[name]:
+                (graph.initializer if name in stored else graph.node).remove(stored.get(name) or looked_up[name])
+
+
+def _gives_one(shape: Any) -> bool:
+    """Whether a Shape node gives one size, by its ``start`` and ``end``."""
+    bounds = {attribute.name: attribute.i for attribute in shape.attribute}
+    return "end" in bounds and bounds["end"] - bounds.get("start", 0) == 1
+
+
 def tidy_(proto: Any) -> None:
     """Name the free dimension and drop the exporter's notes: they hold paths of the machine it ran on."""
     graph = proto.graph

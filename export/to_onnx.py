@@ -15,7 +15,7 @@ from compress.errors import ExportError
 from compress.files import atomic_path
 
 from .metadata import NOTHING, About, describe, write_metadata_
-from .onnx_graph import import_onnx, name_layers_, read_onnx, tidy_, training_nodes
+from .onnx_graph import import_onnx, name_layers_, read_onnx, tidy_, training_nodes, with_constant_shapes_
 from .to_torch_export import cpu_copy, first_line, quiet, trace
 
 Shape = tuple[int, ...]
@@ -61,6 +61,7 @@ def export_onnx(
             f"{type(model).__name__} needs {proto.ByteSize():,} bytes and one ONNX file holds at most "
             f"{_MAX_BYTES:,}: export to pt2 only"
         )
+    with_constant_shapes_(proto.graph)
     name_layers_(proto.graph)
     tidy_(proto)
     try:
