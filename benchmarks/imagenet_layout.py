@@ -9,6 +9,7 @@ own bytes by a comment in its header. What a decoder has to do is that of photog
 from __future__ import annotations
 
 import argparse
+import colorsys
 import io
 import struct
 from pathlib import Path
@@ -20,24 +21,31 @@ PICTURES = 64
 QUALITY = 90
 
 
-def picture(random: np.random.Generator, width: int, height: int) -> Image.Image:
-    """Smooth colours, a disc with an edge, and grain."""
+def picture(
+    random: np.random.Generator, width: int, height: int, colour: tuple[int, int, int] | None = None
+) -> Image.Image:
+    """Smooth colours, a disc with an edge (of a drawn colour, or of ``colour``), and grain."""
     coarse = random.integers(0, 256, (5, 5, 3), dtype=np.uint8)
     smooth = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC), dtype=np.float64)
     rows, columns = np.mgrid[:height, :width]
     centre, radius = random.uniform(0.3, 0.7, 2) * (height, width), random.uniform(0.15, 0.35) * min(height, width)
     disc = np.hypot(rows - centre[0], columns - centre[1]) < radius
-    smooth[disc] = 0.4 * smooth[disc] + 0.6 * random.integers(0, 256, 3)
+    smooth[disc] = 0.4 * smooth[disc] + 0.6 * (random.integers(0, 256, 3) if colour is None else np.array(colour))
     return Image.fromarray((smooth + random.normal(0, 9, smooth.shape)).clip(0, 255).astype(np.uint8))
 
 
-def encoded(count: int, seed: int = 0, sides: tuple[int, int] = (200, 500)) -> list[bytes]:
+def encoded(
+    count: int,
+    seed: int = 0,
+    sides: tuple[int, int] = (200, 500),
+    colour: tuple[int, int, int] | None = None,
+) -> list[bytes]:
     """JPEGs of pictures whose sides lie between ``sides``, pixels."""
     random, found = np.random.default_rng(seed), []
     for _ in range(count):
         width, height = (int(side) for side in random.integers(sides[0], sides[1] + 1, 2))
         buffer = io.BytesIO()
-        picture(random, width, height).save(buffer, "JPEG", quality=QUALITY)
+        picture(random, width, height, colour).save(buffer, "JPEG", quality=QUALITY)
         found.append(buffer.getvalue())
     return found
 
@@ -57,12 +65,23 @@ def make_layout(
     seed: int = 0,
     pictures: int = PICTURES,
     sides: tuple[int, int] = (200, 500),
+    telling: bool = False,
 ) -> int:
-    """Write ``images`` a class into train/ and ``val`` a class into val/ (flat, with val.txt); gives their number."""
-    jpegs = encoded(pictures, seed, sides)
+    """Write ``images`` a class into train/ and ``val`` a class into val/ (flat, with val.txt); gives their number.
+
+    Args:
+        pictures: how many different ones there are.
+        telling: a class has as many of its own, whose disc has its colour.
+    """
+    common = [] if telling else encoded(pictures, seed, sides)
+    colours = [colorsys.hsv_to_rgb(index / classes, 1, 1) for index in range(classes)]
+    own = [
+        encoded(pictures, seed + index, sides, tuple(int(255 * part) for part in colours[index])) if telling else common
+        for index in range(classes)
+    ]
     wnids = [f"n{1440764 + 7 * number:08d}" for number in range(classes)]
     number = 0
-    for wnid in wnids:
+    for wnid, jpegs in zip(wnids, own, strict=True):
         folder = root / "train" / wnid
         folder.mkdir(parents=True)
         for index in range(images):
@@ -73,9 +92,9 @@ def make_layout(
     if val:
         folder.mkdir()
     for index in range(classes * val):
-        name, wnid = f"ILSVRC2012_val_{index + 1:08d}.JPEG", wnids[(7 * index) % classes]
-        (folder / name).write_bytes(with_comment(jpegs[number % len(jpegs)], name))
-        lines.append(f"{name} {wnid}\n")
+        name, label = f"ILSVRC2012_val_{index + 1:08d}.JPEG", (7 * index) % classes
+        (folder / name).write_bytes(with_comment(own[label][number % pictures], name))
+        lines.append(f"{name} {wnids[label]}\n")
         number += 1
     if val:
         (root / "val.txt").write_text("".join(lines), encoding="utf-8")
