@@ -69,9 +69,8 @@ def make_weights(name: str, root: Path, epochs: int = EPOCHS) -> Path:
     """A network's weights after so many epochs of the training images, which are told by a colour."""
     torch.manual_seed(0)
     net = models.get_model(name, weights=None, num_classes=CLASSES)
-    files = [
-        (path, label) for label, folder in enumerate(sorted((root / "train").iterdir())) for path in folder.iterdir()
-    ]
+    folders = enumerate(sorted((root / "train").iterdir()))
+    files = [(path, label) for label, folder in folders for path in sorted(folder.iterdir())]
     pixels = np.stack([np.asarray(Image.open(path).convert("RGB").resize((SIDE, SIDE))) for path, _ in files])
     images = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - MEAN) / STD
     labels = torch.tensor([label for _, label in files])
