@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated
 
 from pydantic import Field, model_validator
@@ -32,6 +33,8 @@ class GateHistoryFigures(Part):
         lengths = {len(c) for c in (self.step, self.macs, self.target, self.ce, self.residual, self.steer or self.step)}
         if len(lengths) > 1:
             raise ValueError(f"columns of {sorted(lengths)} points; every column has one value per point")
+        if any(later <= before for before, later in pairwise(self.step)):
+            raise ValueError("steps that do not rise; points stand in their order")
         return self
 
 
@@ -48,4 +51,7 @@ class PercentilesMs(Part):
         lengths = {len(times) for times in (self.original, self.slim, self.dynamic or self.percent)}
         if lengths != {len(self.percent)}:
             raise ValueError(f"{len(self.percent)} percentiles with times of {sorted(lengths)}")
+        for name, column in self:
+            if any(later < before for before, later in pairwise(column or ())):
+                raise ValueError(f"'{name}' falls; percentiles stand in rising order")
         return self
