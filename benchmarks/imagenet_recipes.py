@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/imagenet_recipes.py [--only mobilenet_v2]
 
-Images of 64 pixels, three classes that a colour tells apart, weights of six epochs, epochs and steps cut to what a test
+Images of 64 pixels, three classes that a colour tells apart, weights of a few epochs, epochs and steps cut to what a test
 machine does in minutes; networks, budget, losses and their order are the recipe's. A row for each goes to
 results/imagenet_recipes.json: the budget and what was kept, gated against slim, the artefacts against torch, seconds
 by stage. Accuracies of such a run mean nothing, and none are written.
@@ -33,7 +33,9 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs" / "imagenet"
 RESULTS = ROOT / "benchmarks" / "results" / "imagenet_recipes.json"
 NETWORKS = ("resnet34", "resnet50", "resnet101", "mobilenet_v2")
-SIDE, CLASSES, IMAGES, VAL, EPOCHS = 64, 3, 40, 6, 6
+SIDE, CLASSES, IMAGES, VAL = 64, 3, 40, 6
+EPOCHS = {"resnet34": 6, "resnet50": 6, "resnet101": 12, "mobilenet_v2": 6}
+"""Until a network tells its training images apart."""
 MEAN, STD = (torch.tensor(each)[:, None, None] for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 SHORT = (
     "data.val_fraction=0.2",  # of 120 images: the selector is judged on more than three
@@ -65,8 +67,8 @@ def make_images(root: Path) -> int:
     return make_layout(root, classes=CLASSES, images=IMAGES, val=VAL, pictures=24, sides=(64, 110), telling=True)
 
 
-def make_weights(name: str, root: Path, epochs: int = EPOCHS) -> Path:
-    """A network's weights after so many epochs of the training images, which are told by a colour."""
+def make_weights(name: str, root: Path, *, learned: bool = True) -> Path:
+    """A network's weights, random or ``learned`` on the training images, which are told by a colour."""
     torch.manual_seed(0)
     net = models.get_model(name, weights=None, num_classes=CLASSES)
     folders = enumerate(sorted((root / "train").iterdir()))
@@ -75,14 +77,18 @@ def make_weights(name: str, root: Path, epochs: int = EPOCHS) -> Path:
     images = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - MEAN) / STD
     labels = torch.tensor([label for _, label in files])
     optimizer = torch.optim.SGD(net.train().parameters(), lr=0.01, momentum=0.9)
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # the mean of all steps: there are few
-    for _ in range(epochs):
+    for _ in range(EPOCHS[name] if learned else 0):
         for rows in torch.randperm(len(files)).split(24):
             optimizer.zero_grad()
             nn.functional.cross_entropy(net(images[rows]), labels[rows]).backward()
             optimizer.step()
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:  # after so few steps, running means still tell of the first ones
+        norm.reset_running_stats()
+        norm.momentum = None
+    with torch.no_grad():
+        for rows in torch.arange(len(files)).split(24):
+            net(images[rows])
     torch.save(net.state_dict(), root / f"{name}.pth")
     return root / f"{name}.pth"
 

@@ -45,8 +45,8 @@ def imagenet(miniatures: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small(imagenet: Path, miniatures: Any) -> Small:
     """``small("resnet34", "a.b=c")``: the recipe on the miniature, its weights written when they are asked for."""
 
-    def recipe(name: str, *overrides: str, epochs: int = 0) -> Recipe:
-        weights = miniatures.make_weights(name, imagenet, epochs)
+    def recipe(name: str, *overrides: str, learned: bool = False) -> Recipe:
+        weights = miniatures.make_weights(name, imagenet, learned=learned)
         found: Recipe = miniatures.miniature(name, imagenet, weights, *overrides)
         return found
 
@@ -92,7 +92,7 @@ def test_a_recipe_learns_from_images_that_are_decoded_on_the_way(
         raise PruningError("far enough")
 
     monkeypatch.setattr("deploy.stages.prove.export", enough)
-    recipe, out = small("mobilenet_v2", *miniatures.SHORT, epochs=miniatures.EPOCHS), tmp_path / "run"
+    recipe, out = small("mobilenet_v2", *miniatures.SHORT, learned=True), tmp_path / "run"
     with pytest.raises(PruningError, match="far enough"):
         run_recipe(recipe, out, name="mobilenet_v2.yaml", cache=tmp_path / "cache")
     metrics = {path.parent.name: read_sealed(path)["metrics"] for path in out.glob("stages/*/done.json")}
