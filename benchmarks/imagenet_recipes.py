@@ -2,10 +2,10 @@
 
     .venv/bin/python benchmarks/imagenet_recipes.py [--only mobilenet_v2]
 
-Images of 64 pixels, three classes that a colour tells apart, weights of a few epochs, epochs and steps cut to what a test
-machine does in minutes; networks, budget, losses and their order are the recipe's. A row for each goes to
-results/imagenet_recipes.json: the budget and what was kept, gated against slim, the artefacts against torch, seconds
-by stage. Accuracies of such a run mean nothing, and none are written.
+Images of 64 pixels, three classes that a colour tells apart, networks that have learned them for a few epochs; epochs
+and steps cut to what a test machine does in minutes. Networks, budget, losses and their order are the recipe's. A row
+for each goes to results/imagenet_recipes.json: the budget and what was kept, gated against slim, the artefacts against
+torch, seconds by stage. Accuracies of such a run mean nothing, and none are written.
 """
 
 from __future__ import annotations
