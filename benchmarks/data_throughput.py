@@ -17,7 +17,6 @@ one image of each size.
 from __future__ import annotations
 
 import argparse
-import io
 import multiprocessing
 import os
 import shutil
@@ -33,23 +32,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from imagenet_layout import picture
+from decoders import SHORT, SIDE, measure_decoders
 from PIL import Image
-from torchvision.io import ImageReadMode, decode_jpeg
-from torchvision.transforms.v2 import functional
 
 from compress.config import DataConfig
 from compress.data import FileBatches, ImageSet, Splits, open_splits, to_batches
 from compress.data.augment import chances, epoch_key
-from compress.data.scaled import centre, read_scaled
 from compress.files import write_json
 from deploy.machine import device_name, versions
 
 RESULTS = Path(__file__).resolve().parent / "results" / "data_throughput.json"
-SIDE, SHORT, BATCH, SCALE = 224, 256, 128, (0.08, 1.0)
+BATCH, SCALE = 128, (0.08, 1.0)
 WARM = 6
 """Batches of an epoch before those that are timed."""
-SIZES = ((500, 375), (320, 240), (1200, 900), (3000, 2000))
 
 
 def to_config(root: Path) -> DataConfig:
@@ -240,39 +235,6 @@ def measure_rates(splits: Splits, workers: int, rounds: int, images: int) -> dic
         **spent,
         "cpu_ratio": spent["decode_cpu_ms"] / spent["batches_cpu_ms"],
     }
-
-
-def measure_decoders(repeats: int = 9) -> list[dict[str, Any]]:
-    """Milliseconds for one image of each size, centre to 224 pixels; medians of turns."""
-    found = []
-    folder = Path(tempfile.mkdtemp())
-    for width, height in SIZES:
-        buffer = io.BytesIO()
-        picture(np.random.default_rng(0), width, height).save(buffer, "JPEG", quality=90)
-        path = folder / f"{width}x{height}.jpg"
-        path.write_bytes(buffer.getvalue())
-        times: dict[str, list[float]] = {"pil": [], "torchvision": []}
-        for _ in range(repeats):
-            for name, read in (("pil", _by_pil), ("torchvision", _by_torchvision)):
-                started = time.perf_counter()
-                for _ in range(4):
-                    read(path)
-                times[name].append((time.perf_counter() - started) / 4 * 1e3)
-        medians = {f"{name}_ms": statistics.median(values) for name, values in times.items()}
-        found.append({"width": width, "height": height, "bytes": path.stat().st_size, **medians})
-    shutil.rmtree(folder)
-    return found
-
-
-def _by_pil(path: Path) -> None:
-    read_scaled(path, SIDE, lambda width, height: centre(width, height, SIDE, SHORT))
-
-
-def _by_torchvision(path: Path) -> None:
-    image = decode_jpeg(torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8), mode=ImageReadMode.RGB)
-    height, width = image.shape[1:]
-    left, top, w, h = (int(edge) for edge in centre(width, height, SIDE, SHORT))
-    functional.resized_crop(image, top, left, h, w, [SIDE, SIDE], antialias=True)
 
 
 def main() -> None:
