@@ -131,6 +131,8 @@ def _environment(devices: int) -> Iterator[None]:
     added = {_OURS: str(devices)}
     if "OMP_NUM_THREADS" not in os.environ:
         added["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // devices))
+    if "TORCH_CPP_LOG_LEVEL" not in os.environ:  # where all that is learned is used, the reducer advises to say so
+        added["TORCH_CPP_LOG_LEVEL"] = "ERROR"
     os.environ.update(added)
     try:
         yield
