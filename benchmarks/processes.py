@@ -5,8 +5,10 @@
 The digits recipe, shortened (``SETTINGS``), is run in one process. Then every stage that processes do together is done
 again from the inputs that it had there: in one process, which must give the same bits, and in two. What is compared is
 what the stage wrote: of all its tensors the largest difference of two numbers, as it is and as a share of the largest
-number of that tensor. Where batch normalisation trains, rounding grows with every step, whoever adds up: a training of
-the classifier is followed step by step, in float32 and in float64. Results go to results/processes.json.
+number of that tensor. What two processes add up as two sums, one process adds up as one; with `accumulate: 2` it adds
+up the same two, so each stage is done that way, too, and compared with two processes. Where batch normalisation trains,
+rounding grows with every step, whoever adds up: a training of the classifier is followed step by step, in float32 and
+in float64. Results go to results/processes.json.
 """
 
 from __future__ import annotations
@@ -51,6 +53,8 @@ SETTINGS = (
     "latency.rounds=20", "latency.warmup_seconds=0.05",
 )  # fmt: skip
 STEPS = (1, 2, 5, 10, 20, 40)
+WAYS = (("1", 1, 1), ("2", 2, 1), ("1-in-parts", 1, 2))
+"""Name, processes, parts that a process takes a batch in."""
 KINDS = {"float32": "32-true", "float64": "64-true"}
 
 
@@ -74,9 +78,9 @@ class Recorded(SharedStep):
         return figures
 
 
-def again(whole: Path, folder: Path) -> dict[str, Any]:
+def again(whole: Path, folder: Path, accumulate: int) -> dict[str, Any]:
     """Every stage that processes do together, from the inputs that it had in ``whole``."""
-    recipe = load_recipe(RECIPE, SETTINGS)
+    recipe = load_recipe(RECIPE, (*SETTINGS, f"accumulate={accumulate}"))
     torch.set_num_threads(1)
     loop.SharedStep = Recorded  # type: ignore[misc]
     found: dict[str, Any] = {}
@@ -156,23 +160,21 @@ def study(out: Path) -> dict[str, Any]:
     whole = out / "whole"
     words = [word for setting in SETTINGS for word in ("--set", setting)]
     subprocess.run([sys.executable, "-m", "deploy.cli", "run", str(RECIPE), "--out", str(whole), *words], check=True)
-    for processes in (1, 2):
-        place = out / f"in-{processes}"
+    for name, processes, accumulate in WAYS:
+        place = out / f"in-{name}"
         place.mkdir()
         with launched(processes, out / "logs") as start:
             started = time.monotonic()
-            start(str(Path(__file__)), "--out", str(place), "--whole", str(whole))
-            print(f"{processes}: {time.monotonic() - started:.0f} s", flush=True)
+            start(str(Path(__file__)), "--out", str(place), "--whole", str(whole), "--accumulate", str(accumulate))
+            print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
     rows: dict[str, Any] = {}
     for stage, record in read_json(out / "in-2" / "found.json").items():
         row: dict[str, Any] = {"trainings": record["trainings"]}
-        for processes in (1, 2):
-            every = [
-                differences(read_tensors(out / f"in-{processes}" / stage / name), read_tensors(whole / name))
-                for name in written(whole, stage)
-            ]
+        for ours, theirs in (("1", "whole"), ("2", "whole"), ("2", "1-in-parts")):
+            places = (out / f"in-{ours}" / stage, whole if theirs == "whole" else out / f"in-{theirs}" / stage)
+            every = [differences(*(read_tensors(place / name) for place in places)) for name in written(whole, stage)]
             worst = {kind: max(found[kind] for found in every) for kind in ("absolute", "relative")} if every else None
-            row[f"{processes} against 1"] = worst
+            row[f"{ours} against {theirs.replace('whole', '1')}"] = worst
         metrics = [read_json(out / f"in-{processes}" / "found.json")[stage]["metrics"] for processes in (1, 2)]
         row["figures"] = {name: [one, metrics[1][name]] for name, one in metrics[0].items() if isinstance(one, float)}
         rows[stage] = row
@@ -198,10 +200,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="a new folder for the runs")
     parser.add_argument("--whole", type=Path, help="internal: of a process that was started")
+    parser.add_argument("--accumulate", type=int, default=1, help="internal: parts of a batch")
     options = parser.parse_args()
     if options.whole is not None:
-        found = again(options.whole, options.out)
-        for kind in KINDS:
+        found = again(options.whole, options.out, options.accumulate)
+        for kind in KINDS if options.accumulate == 1 else ():
             followed(options.out, kind)
         if rank() == 0:
             write_json(options.out / "found.json", found)

@@ -85,19 +85,23 @@ def scaling(found: Row) -> str:
 def processes(found: Row) -> str:
     """A line per stage: two processes against one, from the same inputs, and what they sent in each step."""
     lines = [
-        "| stage | one process again | two processes: largest difference | relative | reduced per step |",
-        "|---|---|---|---|---|",
+        "| stage | one process again | two processes: largest difference | relative | of one that adds up "
+        "in two parts | reduced per step |",
+        "|---|---|---|---|---|---|",
     ]
     for stage, row in found["stages"].items():
-        once, twice = row["1 against 1"], row["2 against 1"]
+        once, twice, parts = row["1 against 1"], row["2 against 1"], row["2 against 1-in-parts"]
         if twice is None:
             continue
+        in_parts = "the same bits" if parts["absolute"] == 0 else _error(parts["absolute"])
         sent = "; ".join(
             f"{each['bytes_reduced_per_step']:,} bytes for {each['learned_numbers']:,} numbers"
             for each in row["trainings"]
         )
         again = "the same bits" if once["absolute"] == 0 else f"{once['absolute']:.0e}"
-        lines.append(f"| {stage} | {again} | {_error(twice['absolute'])} | {_error(twice['relative'])} | {sent} |")
+        lines.append(
+            f"| {stage} | {again} | {_error(twice['absolute'])} | {_error(twice['relative'])} | {in_parts} | {sent} |"
+        )
     lines += ["", "| steps of the classifier's training | float32 | float64 |", "|---|---|---|"]
     wide, narrow = found["classifier_after_steps"]["float64"], found["classifier_after_steps"]["float32"]
     for step in narrow:
