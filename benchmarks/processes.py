@@ -178,15 +178,24 @@ def study(out: Path) -> dict[str, Any]:
         metrics = [read_json(out / f"in-{processes}" / "found.json")[stage]["metrics"] for processes in (1, 2)]
         row["figures"] = {name: [one, metrics[1][name]] for name, one in metrics[0].items() if isinstance(one, float)}
         rows[stage] = row
-    steps: dict[str, Any] = {}
-    for kind in KINDS:
-        one, two = (torch.load(out / f"in-{processes}" / f"{kind}.pt") for processes in (1, 2))
-        of = {step: [name for name in one if name.startswith(f"{step} ")] for step in STEPS}
-        steps[kind] = {
-            str(step): differences({name: two[name] for name in names}, {name: one[name] for name in names})
+    return {"stages": rows, **after_steps(out)}
+
+
+def after_steps(out: Path) -> dict[str, Any]:
+    """The classifier's training: two processes against one, and each in float32 against one in float64."""
+    kept = {(kind, count): torch.load(out / f"in-{count}" / f"{kind}.pt") for kind in KINDS for count in (1, 2)}
+
+    def by_step(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
+        of = {step: [name for name in theirs if name.startswith(f"{step} ")] for step in STEPS}
+        return {
+            str(step): differences({name: ours[name] for name in names}, {name: theirs[name] for name in names})
             for step, names in of.items()
         }
-    return {"stages": rows, "classifier_after_steps": steps}
+
+    return {
+        "classifier_after_steps": {kind: by_step(kept[kind, 2], kept[kind, 1]) for kind in KINDS},
+        "float32_to_float64": {str(count): by_step(kept["float32", count], kept["float64", 1]) for count in (1, 2)},
+    }
 
 
 def written(whole: Path, stage: str) -> list[str]:

@@ -102,10 +102,16 @@ def processes(found: Row) -> str:
         lines.append(
             f"| {stage} | {again} | {_error(twice['absolute'])} | {_error(twice['relative'])} | {in_parts} | {sent} |"
         )
-    lines += ["", "| steps of the classifier's training | float32 | float64 |", "|---|---|---|"]
+    lines += [
+        "",
+        "| steps of the classifier's training | two processes against one, float32 | float64 | one process in float32 "
+        "against float64 | two in float32 against float64 |",
+        "|---|---|---|---|---|",
+    ]
     wide, narrow = found["classifier_after_steps"]["float64"], found["classifier_after_steps"]["float32"]
     for step in narrow:
-        lines.append(f"| {step} | {_error(narrow[step]['absolute'])} | {_error(wide[step]['absolute'])} |")
+        of = [narrow, wide, found["float32_to_float64"]["1"], found["float32_to_float64"]["2"]]
+        lines.append(f"| {step} | {' | '.join(_error(each[step]['absolute']) for each in of)} |")
     return "\n".join(lines)
 
 
