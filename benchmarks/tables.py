@@ -37,6 +37,8 @@ TABLES: dict[str, tuple[Callable[..., str], *tuple[str, ...]]] = {
         "cifar10_resnet20_keep50.json",
         "steered_finetuning.json",
         "latency_lab.json",
+        "kill.json",
+        "full_disk.json",
     ),
     "zoo": (zoo, "zoo.json"),
     "keep50": (keep50, "cifar10_resnet20_keep50.json"),

@@ -12,9 +12,12 @@ Results = dict[str, Any]
 NETWORKS = {"resnet18@224": "ResNet-18 at 224", "resnet50@224": "ResNet-50 at 224", "resnet56@32": "ResNet-56 at 32"}
 
 
-def headlines(zoo: Results, efficiency: Results, study: Results, finetuning: Results, lab: Results) -> str:
-    """Exactness, speed, accuracy, explanations, and how far the timing itself can be believed."""
+def headlines(
+    zoo: Results, efficiency: Results, study: Results, finetuning: Results, lab: Results, kills: Results, disk: Results
+) -> str:
+    """Exactness, speed, accuracy, explanations, how far the timing itself can be believed, and what survives."""
     lines = [_exactness(zoo), *_speed(efficiency), _accuracy(study), _explanations(finetuning), _timing(lab)]
+    lines.append(_survival(kills, disk))
     return "\n".join(["| what | measured |", "|---|---|", *(f"| {what} | {figure} |" for what, figure in lines)])
 
 
@@ -66,6 +69,15 @@ def _explanations(found: Results) -> tuple[str, str]:
         "without and with `finetune.steer_weight`",
         f"by RBF, which steers, {overlaps('rbf')}; by Grad-CAM, which does not, {overlaps('grad_cam')} "
         f"({len(rows)} seeds; [distillation beside it](docs/results.md))",
+    )
+
+
+def _survival(kills: Results, disk: Results) -> tuple[str, str]:
+    runs, same = (sum(row[key] for row in kills["summary"].values()) for key in ("runs", "same"))
+    return (
+        "runs that were killed, or found the disk full, and were started again: plan, weights to the bit and report of "
+        "an uninterrupted one",
+        f"{same} of {runs}, {disk['resumed']} of {disk['trials']}",
     )
 
 
