@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 from torch import nn
 
-from compress.errors import RuntimeMissing
+from compress.errors import ExportError, RuntimeMissing
 from export.engines.result import BatchProfile, EngineResult, Precision
 from export.half_onnx import export_half
 from export.prove import BATCHES, Artifact
@@ -107,22 +107,28 @@ class Files:
         for flavour in self.flavours:
             for precision in self.precisions:
                 path = source.with_suffix(f".{flavour}.{precision}.engine")
-                built = self._engine(source, path, flavour, precision, profile)
+                built = self._engine(artifact, path, flavour, precision, profile)
                 if built is not None:
                     yield _of_engine(built, model)
 
     def _engine(
-        self, source: Path, path: Path, flavour: Flavour, precision: Precision, profile: BatchProfile | None
+        self, source: Artifact, path: Path, flavour: Flavour, precision: Precision, profile: BatchProfile | None
     ) -> EngineResult | None:
-        """An engine, or None and the reason in ``skipped`` where this machine cannot build it."""
+        """An engine, or None and the reason in ``skipped`` where this machine, or this builder, cannot build it."""
         if path.is_file() and not was_built_here(path, self.session.cache):
             path.unlink()  # one of somebody else's would be opened to be used again
         try:
             built = export_engine(
-                source, path, flavour=flavour, precision=precision, profile=profile, samples=self.samples
+                source.path, path, flavour=flavour, precision=precision, profile=profile, samples=self.samples
             )
         except RuntimeMissing as missing:
             self.skipped.append((path.name, str(missing)))
+            return None
+        except ExportError as error:
+            if source.kind != "routed":
+                raise
+            # TensorRT wants one number of channels behind both branches of an If where a route follows on a route.
+            self.skipped.append((path.name, f"{error}; run {source.path.name} in ONNX Runtime"))
             return None
         self.engines[path.name] = built
         return built

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from compress.errors import ConfigError
+from compress.errors import ConfigError, ExportError
 from deploy.pipeline import to_stages
 from deploy.recipe import Recipe, load_recipe
 from deploy.report import Report, read_report
@@ -55,6 +55,19 @@ def test_original_slim_and_dynamic_side_by_side(
     for form in ("masked", "routed"):
         assert (root / f"export/{form}.onnx").read_bytes() == (root / f"dynamic/{form}.onnx").read_bytes()
     assert "not written: dynamic model as pt2: a traced graph computes every channel" in said.out
+
+    def unbuildable(source: Path, *_arguments: object, **_options: object) -> None:
+        raise ExportError(f"TensorRT for RTX cannot build {source.name}: two conflicting equalities")
+
+    monkeypatch.setattr("deploy.export_files.export_engine", unbuildable)
+    with monkeypatch.context() as patch:  # the slim model's engine is what was asked for: it has to be there
+        said = say("export", root, "--to", "tensorrt-rtx", "--out", tmp_path / "none")
+        assert (said.code, "cannot build model.onnx" in said.error) == (2, True)
+        patch.setattr("deploy.export_files.Files._slim", lambda _files: iter(()))
+        said = say("export", root, "--to", "tensorrt-rtx", "--out", tmp_path / "some")
+    assert said.code == 0, said.err
+    assert "not written: routed.tensorrt-rtx.fp32.engine: TensorRT for RTX cannot build routed.onnx" in said.out
+    assert (tmp_path / "some/routed.onnx").is_file()
     assert "MACs, dynamic, mean" in {check.name for check in report.verdict.checks}
     assert read_report(root / "report.json") == report
     text = (root / "report.md").read_text(encoding="utf-8")
