@@ -47,7 +47,9 @@ def _killed_ranks(found: Results) -> list[tuple[str, str]]:
 
 
 def _damaged(found: Results) -> list[tuple[str, str]]:
-    remade = sum(row["whole"] and row["same_bytes"] for row in found["repaired"])
+    repaired = found["repaired"]
+    files = [row for row in repaired if not row["file"].endswith("done.json")]
+    same = sum(row["same_bytes"] for row in files)
     return [
         (
             f"one byte flipped in a file ({found['files']} files of {found['kinds']} kinds, three bytes each)",
@@ -57,7 +59,11 @@ def _damaged(found: Results) -> list[tuple[str, str]]:
             "files cut to half, filled with zeros, removed",
             f"{found['found'] - found['flips_found']} of {found['damaged'] - found['flips']} found",
         ),
-        ("files of stages damaged, run again", f"{remade} of {len(found['repaired'])} come back with the same bytes"),
+        (
+            "a byte flipped in a stage's file, or in its record, run again",
+            f"{sum(row['whole'] for row in repaired)} of {len(repaired)} runs are whole again; {same} of {len(files)} "
+            "files have the bytes that they had (records hold times)",
+        ),
     ]
 
 
