@@ -7,6 +7,7 @@ from pathlib import Path
 from compress.errors import Damaged
 from compress.sealed import find_damage, read_sealed
 from compress.untrusted import within
+from export.engines.key import sidecar
 
 EXPORT_FILE = "export.json"
 _KEYS = {"schema", "created", "versions", "device", "images", "passed", "files", "skipped"}
@@ -36,5 +37,19 @@ def check_exports(folder: Path) -> None:
     for place, size, sha256 in files:
         if place is None:
             raise Damaged(folder / EXPORT_FILE, "names files that do not lie beside it", remedy)
-        if (wrong := find_damage(place, size, sha256)) is not None:
+        if (wrong := find_damage(place, size, sha256)) is not None or (wrong := _damage_beside(place)) is not None:
             raise wrong.remedied(remedy)
+
+
+def _damage_beside(place: Path) -> Damaged | None:
+    """Of the sealed figures beside an engine, which say what it was built of."""
+    if place.suffix != ".engine":
+        return None
+    beside = sidecar(place)
+    try:
+        read_sealed(beside)
+    except FileNotFoundError:
+        return Damaged(beside, "is gone")
+    except Damaged as damage:
+        return damage
+    return None

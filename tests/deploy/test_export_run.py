@@ -14,8 +14,9 @@ import numpy as np
 import onnx
 import pytest
 
-from compress.errors import ConfigError
+from compress.errors import ConfigError, Damaged
 from deploy.export_run import read_batch, read_choices
+from deploy.exported import check_exports
 from export.engines.result import BatchProfile
 from export.metadata import read_metadata
 
@@ -92,6 +93,12 @@ def test_half_precision_and_engines_lie_beside_the_file_they_come_from(
         "model.tensorrt.fp16.engine",
     ]
     assert "pip install 'slimsight[tensorrt]'" in said.out
+    check_exports(tmp_path)
+    for damage in (b"0", None):
+        beside = tmp_path / "model.tensorrt-rtx.fp16.engine.json"
+        beside.write_bytes(beside.read_bytes() + damage) if damage else beside.unlink()
+        with pytest.raises(Damaged, match=rf"{beside.name} (was changed|is gone).*slimsight export RUN"):
+            check_exports(tmp_path)
     alone = say("export", finished.root, "--to", "tensorrt", "--out", tmp_path / "alone")
     assert (alone.code, "not written: model.tensorrt.fp32.engine: TensorRT is missing" in alone.out) == (0, True)
 
