@@ -7,7 +7,6 @@ from pathlib import Path
 from compress.errors import Damaged
 from compress.sealed import find_damage, read_sealed
 from compress.untrusted import within
-from export.engines.key import sidecar
 
 EXPORT_FILE = "export.json"
 _KEYS = {"schema", "created", "versions", "device", "images", "passed", "files", "skipped"}
@@ -45,6 +44,8 @@ def _damage_beside(place: Path) -> Damaged | None:
     """Of the sealed figures beside an engine, which say what it was built of."""
     if place.suffix != ".engine":
         return None
+    from export.engines.key import sidecar  # brings torch; most exports hold no engine
+
     beside = sidecar(place)
     try:
         read_sealed(beside)
