@@ -29,7 +29,11 @@ from deploy.machine import device_name, versions
 
 RESULTS = Path(__file__).resolve().parent / "results" / "bit_flips.json"
 WAYS = ("byte first", "byte last", "byte drawn", "cut to half", "zeros", "gone")
-NOT_ARTEFACTS = {".slimsight": "empty: who writes the run", "run.log": "what was said; nothing reads it"}
+NOT_ARTEFACTS = {
+    ".slimsight": "empty: who writes the run",
+    "run.log": "what was said; nothing reads it",
+    "ran-here": "whose names are what counts: of code that was run here",
+}
 
 
 def kind_of(name: str) -> str:
@@ -60,7 +64,9 @@ def study(place: Place, draw: random.Random) -> tuple[list[dict[str, Any]], list
     rows, left = [], []
     for path in files:
         name = path.relative_to(place.root).as_posix()
-        if path.name in NOT_ARTEFACTS or (name.startswith("run/trust/") and path.suffix == ".png"):
+        if NOT_ARTEFACTS.keys() & {path.name, path.parent.name} or (
+            name.startswith("run/trust/") and path.suffix == ".png"
+        ):
             left.append(name)
             continue
         data = path.read_bytes()

@@ -54,6 +54,9 @@ SHORT = (
     "latency={rounds: 20, warmup_seconds: 0.05, sessions: 2}",
 )
 
+MORE = {"resnet101": ("gates.steps=120",)}
+"""As many groups as it has take longer to agree on a budget."""
+
 
 class Notes(Silent):
     """Tells what a run notes."""
@@ -110,7 +113,7 @@ def miniature(name: str, root: Path, weights: Path, *overrides: str) -> Recipe:
 
 def measure(name: str, root: Path, work: Path) -> dict[str, Any]:
     """The row of one network."""
-    recipe = miniature(name, root, make_weights(name, root), *SHORT)
+    recipe = miniature(name, root, make_weights(name, root), *SHORT, *MORE.get(name, ()))
     report = run_recipe(recipe, work / name, name=f"{name}.yaml", cache=work / "cache", progress=Notes())
     assert recipe.budget.macs is not None
     rows = {row.artifact: 0.0 for row in report.parity}

@@ -43,7 +43,8 @@ def _killed_ranks(found: Results) -> list[tuple[str, str]]:
     differ = [row["weights"]["relative"] for row in others if row["weights"]]
     rest = f"; weights differ by at most {max(differ):.0e} of their tensor's largest" if differ else ""
     changed = "begun by two processes and ended by one, and the other way round"
-    return [*rows, (changed, f"{plans} of {len(others)} with the same plan{rest}")]
+    came = f"all end, {plans} of {len(others)} with the plan of two processes (gates that one learned are its own)"
+    return [*rows, (changed, came + rest)]
 
 
 def _damaged(found: Results) -> list[tuple[str, str]]:
