@@ -13,9 +13,10 @@ from pathlib import Path
 from tables_ablations import ablations
 from tables_bench import latency_lab
 from tables_cost import cost
+from tables_data import miniatures, throughput
 from tables_drift import drift, steered_finetuning
 from tables_dynamic import dynamic
-from tables_faults import faults, miniatures
+from tables_faults import faults
 from tables_headlines import headlines
 from tables_models import zoo
 from tables_scaling import processes, scaling
@@ -63,6 +64,7 @@ TABLES: dict[str, tuple[Callable[..., str], *tuple[str, ...]]] = {
         "fuzz.json",
         "checkpoints.json",
     ),
+    "throughput": (throughput, "data_throughput.json"),
     "miniatures": (miniatures, "imagenet_recipes.json"),
     "processes": (processes, "processes.json"),
     "scaling": (scaling, "scaling.json"),

@@ -89,19 +89,3 @@ def _saved(found: Results) -> list[tuple[str, str]]:
         )
         for row in found["networks"]
     ]
-
-
-def miniatures(found: Results) -> str:
-    """A line for each recipe of configs/imagenet, run on a miniature of the layout."""
-    head = (
-        "| network | budget of MACs | kept | gated and slim differ by | files and torch differ by | parity | seconds |"
-    )
-    lines = [head, "|---|---|---|---|---|---|---|"]
-    for row in found["rows"]:
-        files = max(value for name, value in row["parity_max_abs"].items() if name.startswith("slim"))
-        lines.append(
-            f"| {row['network']} | {100 * row['budget']:.1f} % | {100 * row['kept_macs']:.2f} % | "
-            f"{row['gated_vs_slim_max_rel']:.0e} | {files:.0e} | {'passed' if row['parity_passed'] else 'failed'} | "
-            f"{sum(row['seconds'].values()):.0f} |"
-        )
-    return "\n".join(lines)
