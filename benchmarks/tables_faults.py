@@ -51,6 +51,8 @@ def _damaged(found: Results) -> list[tuple[str, str]]:
     repaired = found["repaired"]
     files = [row for row in repaired if not row["file"].endswith("done.json")]
     same = sum(row["same_bytes"] for row in files)
+    removed = all(row["damage"] == "gone" for row in found["missed"])
+    alone = "; the others, removed, are the first of their folder, which nothing else names" if removed else ""
     return [
         (
             f"one byte flipped in a file ({found['files']} files of {found['kinds']} kinds, three bytes each)",
@@ -58,7 +60,7 @@ def _damaged(found: Results) -> list[tuple[str, str]]:
         ),
         (
             "files cut to half, filled with zeros, removed",
-            f"{found['found'] - found['flips_found']} of {found['damaged'] - found['flips']} found",
+            f"{found['found'] - found['flips_found']} of {found['damaged'] - found['flips']} found{alone}",
         ),
         (
             "a byte flipped in a stage's file, or in its record, run again",
