@@ -13,6 +13,9 @@ from .widths import Widths
 SLACK = 0.01
 """A plan uses its tightest budget up to this share, where the widths allowed make that possible."""
 
+GAIN = 1e-9
+"""Relative: plans whose use differs by less are equal. Layers' times have plateaus, and sums over them round."""
+
 MOST_EXCHANGED = 4
 """Steps that a group may lose to others when the search for a nearer plan goes on."""
 
@@ -65,7 +68,7 @@ def use_up(widths: Widths) -> None:
             for count in range(1, min(MOST_EXCHANGED, choice) + 1):
                 widths.set(taken, choice - count)
                 _fit(widths, without=taken)
-                if widths.tightest > best:
+                if widths.tightest > best * (1 + GAIN):
                     best, found = widths.tightest, list(widths.choice)
                 widths.set_all(before)
         if found is None:
