@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import pydantic
 import pytest
+from packaging.version import Version
 
 from compress.errors import ConfigError
 from deploy.budget import load_budget
@@ -42,6 +44,9 @@ def load(kind: str, path: Path) -> Any:
     return load_recipe(path) if kind == "recipe" else load_budget(path)
 
 
+@pytest.mark.skipif(
+    Version(pydantic.VERSION) < Version("2.14"), reason="older pydantic writes the same schemas in other words"
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_shipped_is_what_the_code_says(name: str) -> None:
     shipped = schema_file(name).read_text(encoding="utf-8")

@@ -93,7 +93,8 @@ class Scale:
         size = 10.0 ** math.floor(math.log10(raw))
         step = next(size * times for times in (1, 2, 5, 10) if size * times >= raw * (1 - 1e-9))
         start = math.ceil(self.low / step - 1e-9)
-        return [step * number for number in range(start, math.floor(self.high / step + 1e-9) + 1)]
+        numbers = range(start, math.floor(self.high / step + 1e-9) + 1)
+        return list(dict.fromkeys(step * number for number in numbers))  # neighbours may round to one number
 
 
 def padded(values: Sequence[float], *, share: float = 0.08, least: float = 0.0) -> tuple[float, float]:

@@ -32,6 +32,12 @@ def test_ticks_of_known_axes(low: float, high: float, log: bool, ticks: list[flo
     assert Scale(low, high, 0, 1, log).ticks(5) == pytest.approx(ticks)
 
 
+def test_an_axis_as_narrow_as_rounding_has_no_tick_twice() -> None:
+    low = 360287971.0
+    ticks = Scale(low, low + 6e-8, 0, 1).ticks(3)
+    assert len(ticks) == len(set(ticks)) <= 3
+
+
 def test_scales_stay_within_their_ends() -> None:
     scale = Scale(1e-6, 1e-2, 10, 50, log=True)
     assert [scale(value) for value in (1e-9, 1e-6, 1e-4, 1e-2, 1)] == pytest.approx([10, 10, 30, 50, 50])
