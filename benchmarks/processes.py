@@ -82,7 +82,7 @@ def again(whole: Path, folder: Path, accumulate: int) -> dict[str, Any]:
     """Every stage that processes do together, from the inputs that it had in ``whole``."""
     recipe = load_recipe(RECIPE, (*SETTINGS, f"accumulate={accumulate}"))
     torch.set_num_threads(1)
-    loop.SharedStep = Recorded  # type: ignore[misc]
+    loop.SharedStep = Recorded  # type: ignore[misc]  # every training of a stage goes through it
     found: dict[str, Any] = {}
     fabric = None
     for stage in to_stages(recipe):
@@ -108,7 +108,7 @@ def followed(folder: Path, kind: str) -> None:
     """A training of the classifier, whose weights and statistics are kept after each of ``STEPS``."""
     recipe = load_recipe(RECIPE, SETTINGS)
     together = int(os.environ["WORLD_SIZE"]) > 1
-    fabric = make_fabric(KINDS[kind], together=together)  # type: ignore[arg-type]
+    fabric = make_fabric(KINDS[kind], together=together)  # type: ignore[arg-type]  # 64-true is no choice of recipes
     session = Session(recipe, RunDir(folder, writable=False), SILENT, default_cache())
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -162,16 +162,22 @@ def run_recipe(
             made_from = fingerprint({"stage": keys[stage.name], "inputs": inputs})  # no other's checkpoint goes on
             session.checkpoints[stage.name] = open_checkpoints(run, stage.name, made_from, stop, progress)
             records[stage.name] = _do(stage, session, keys[stage.name], inputs)
-        run.unrecord(REPORT)
-        draw_pictures(session, records["surgery"].metrics)
-        draw_worst(session, records["judgement"].metrics.get("saliency", {}).get("maps", {}).get("worst", ()))
-        report = assemble_report(session, name, records, reused)
-        write_forms(run.root, report)
-        record_forms(run, {name: record.content for name, record in records.items()})
+        report = _write_report(session, name, records, reused)
         shutil.rmtree(run.checkpoints, ignore_errors=True)
         with together():
             broadcast(_NOTHING)
         part_ways()
+    return report
+
+
+def _write_report(session: Session, name: str, records: Mapping[str, StageRecord], reused: Sequence[str]) -> Report:
+    """Pictures and every form of the report, on record once all of them are written."""
+    session.run.unrecord(REPORT)
+    draw_pictures(session, records["surgery"].metrics)
+    draw_worst(session, records["judgement"].metrics.get("saliency", {}).get("maps", {}).get("worst", ()))
+    report = assemble_report(session, name, records, reused)
+    write_forms(session.run.root, report)
+    record_forms(session.run, {stage: record.content for stage, record in records.items()})
     return report
 
 

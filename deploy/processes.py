@@ -177,7 +177,7 @@ def speaks(error: BaseException) -> bool:
         return False  # ``launch`` knows why
     if not leads():
         time.sleep(_LEADER_SECONDS)  # it has the log, and most likely the same error
-    from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
+    from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]  # torch makes it public only where built so
 
     name = f"slimsight/{os.environ['TORCHELASTIC_RUN_ID']}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/said"
     try:

@@ -129,7 +129,7 @@ def _check_example(content: bytes) -> None:
     """torch falls back to unpickling anything where this fails."""
     try:
         torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:
+    except Exception as error:  # whatever it is: torch would go on to unpickle
         raise ValueError("its example inputs hold more than tensors, and unpickling could run any code") from error
 
 

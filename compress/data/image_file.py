@@ -28,7 +28,7 @@ BROKEN: Final = (
     TypeError,
     LookupError,
     ArithmeticError,
-    NotImplementedError,
+    NotImplementedError,  # of its decoders that are written in Python
     struct.error,
     Image.DecompressionBombError,
 )

@@ -31,7 +31,6 @@ _DAMAGED = (
     AttributeError,
     ArithmeticError,
     AssertionError,
-    NotImplementedError,
     struct.error,
     zipfile.BadZipFile,
 )
