@@ -41,12 +41,24 @@ def test_bytes_are_channels_first_rgb() -> None:
     assert result[:, 1, 0].tolist() == [10, 20, 30]
 
 
+def halved(image: np.ndarray, axis: int) -> np.ndarray:
+    """Half as large along an axis, in float64: the triangle filter's four taps, cut at the image's ends."""
+    lines = np.moveaxis(image.astype(np.float64), axis, 0)
+    taps = np.array([0.125, 0.375, 0.375, 0.125])
+    made = []
+    for first in range(-1, len(lines) - 1, 2):
+        inside = (np.arange(first, first + 4) >= 0) & (np.arange(first, first + 4) < len(lines))
+        made.append(np.tensordot((taps * inside)[inside] / taps[inside].sum(), lines[max(first, 0) : first + 4], 1))
+    return np.moveaxis(np.array(made), 0, axis)
+
+
 def test_resizing_scales_the_shorter_side_and_keeps_the_centre() -> None:
+    """Within one level: PIL rounds to bytes after each of its two passes, in an order that depends on its version."""
     noise = np.random.default_rng(0).integers(0, 256, (8, 16, 3), dtype=np.uint8)
-    whole = Image.fromarray(noise).resize((8, 4), Image.Resampling.BILINEAR)
-    np.testing.assert_array_equal(to_bytes(Image.fromarray(noise), 4), to_bytes(whole)[:, :, 2:6])
+    centre = halved(halved(noise, 0), 1)[:, 2:6].transpose(2, 0, 1)
+    assert np.abs(to_bytes(Image.fromarray(noise), 4) - centre).max() <= 1
     tall = Image.fromarray(noise.transpose(1, 0, 2))
-    np.testing.assert_array_equal(to_bytes(tall, 4), to_bytes(whole)[:, :, 2:6].transpose(0, 2, 1))
+    assert np.abs(to_bytes(tall, 4) - centre.transpose(0, 2, 1)).max() <= 1
 
 
 def test_grey_and_palette_images_become_rgb() -> None:
