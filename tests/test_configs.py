@@ -51,9 +51,11 @@ def test_the_demo_needs_no_file_and_cuts_to_half() -> None:
 def test_the_cifar_recipes_find_their_files(depth: int, images_dir: Path, weights_dir: Path) -> None:
     recipe = load_recipe(CONFIGS / f"cifar10_resnet{depth}.yaml")
     assert recipe.model.name == f"resnet{depth}"
-    assert recipe.data.path == images_dir / "cifar10-jpeg.tar.xz"
-    assert recipe.data.val_list == images_dir / "cifar10-jpeg.val.txt"
-    assert recipe.model.weights == weights_dir / f"resnet{depth}_cifar10_jpeg.safetensors"
-    for file in (recipe.data.path, recipe.data.val_list, recipe.model.weights):
-        assert isinstance(file, Path)
-        assert file.is_file()
+    expected = {
+        recipe.data.path: images_dir / "cifar10-jpeg.tar.xz",
+        recipe.data.val_list: images_dir / "cifar10-jpeg.val.txt",
+        recipe.model.weights: weights_dir / f"resnet{depth}_cifar10_jpeg.safetensors",
+    }
+    for named, file in expected.items():
+        assert isinstance(named, Path)
+        assert named.samefile(file)

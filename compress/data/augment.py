@@ -39,7 +39,7 @@ class Augmentation:
                 return random_window(width, height, scale, chance)
 
             image = read_scaled(files.path(row), files.side, place)
-        return image[:, ::-1] if self.flip and chance[DRAWS - 1] < 0.5 else image
+        return _mirrored(image) if self.flip and chance[DRAWS - 1] < 0.5 else image
 
     def _shifted(self, image: Pixels, chance: NDArray[np.float64]) -> Pixels:
         if not self.crop_padding:
@@ -49,6 +49,14 @@ class Augmentation:
         height, width = image.shape[:2]
         padded = np.pad(image, [(self.crop_padding, self.crop_padding)] * 2 + [(0, 0)])
         return padded[down : down + height, across : across + width]
+
+
+def _mirrored(image: Pixels) -> Pixels:
+    """Left to right, channel by channel: NumPy copies pixels of three bytes one by one, four times as slowly."""
+    mirrored = np.empty_like(image)
+    for channel in range(image.shape[2]):
+        mirrored[..., channel] = image[:, ::-1, channel]
+    return mirrored
 
 
 def epoch_key(seed: int, k: int) -> int:

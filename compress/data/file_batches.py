@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import math
 import os
 import signal
@@ -26,6 +27,7 @@ from .batches import Batch, Batches, epoch_generator
 from .file_images import FileImages
 from .flow import Flow
 from .images import ImageSet, Rows
+from .recycled import Recycled
 from .scaled import Pixels
 from .share import Share, all_rows, pieces
 
@@ -132,10 +134,11 @@ class FileBatches(Batches):
         self.flow.lap("computing")
         parts = list(self._parts(start, share))
         bounds = [(begin, end) for begin, end, _ in parts]
+        memory = Recycled((self.batch_size, self.files.side, self.files.side, 3))
         with self._decoded(order.numpy(), epoch_key(self.seed, k), bounds) as decoded:
             for begin, end, part in parts:
                 indices = order[begin:end]
-                images = self._gather(decoded, end - begin)
+                images = self._gather(decoded, end - begin, memory)
                 self.flow.images += end - begin
                 labels = torch.from_numpy(self.images.labels[indices.numpy()])
                 yield Batch(images, labels, indices, None if part.whole else part)
@@ -148,16 +151,18 @@ class FileBatches(Batches):
             for part in pieces(number, min(self.batch_size, self.count - first), share):
                 yield first + part.start, first + part.stop, part
 
-    def _gather(self, decoded: Iterator[Tensor], size: int) -> Tensor:
+    def _gather(self, decoded: Iterator[Tensor], size: int, memory: Recycled) -> Tensor:
         """The next ``size`` images ``(size, 3, side, side)`` as bytes on the device, channels last."""
-        images = torch.empty((size, self.files.side, self.files.side, 3), dtype=torch.uint8, device=self.device)
+        on_cpu = self.device.type == "cpu"
+        shape = size, *memory.shape[1:]
+        images = memory.take(size) if on_cpu else torch.empty(shape, dtype=torch.uint8, device=self.device)
         at = 0
         while at < size:
             chunk = next(decoded)
             self.flow.lap("waiting")
             part = images[at : at + len(chunk)]
             at += len(chunk)
-            if self.device.type == "cpu":
+            if on_cpu:
                 part.numpy()[:] = chunk.numpy()  # several times as fast as torch's copy
                 self.flow.lap("waiting")
                 continue
@@ -175,20 +180,21 @@ class FileBatches(Batches):
         count = ahead * self.workers + 2
         slots = torch.empty((count, CHUNK, self.files.side, self.files.side, 3), dtype=torch.uint8)
         cast(Any, slots).share_memory_()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "This DataLoader will create")  # more than cores, as the recipe asks
-            loader = DataLoader(
-                _Reader(self.files, self.augmentation, slots),
-                batch_size=None,
-                sampler=_Jobs(self.rows[order], bounds, key, count),
-                num_workers=self.workers,
-                collate_fn=_as_is,
-                prefetch_factor=ahead if self.workers else None,
-                worker_init_fn=_begin_worker,
-                generator=torch.Generator(),  # it would draw from the run's random numbers, and change what follows
-            )
         try:
-            yield _chunks(iter(loader), slots)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "This DataLoader will create")  # more than cores, as the recipe asks
+                loader = DataLoader(
+                    _Reader(self.files, self.augmentation, slots),
+                    batch_size=None,
+                    sampler=_Jobs(self.rows[order], bounds, key, count),
+                    num_workers=self.workers,
+                    collate_fn=_as_is,
+                    prefetch_factor=ahead if self.workers else None,
+                    worker_init_fn=_begin_worker,
+                    generator=torch.Generator(),  # it would draw from the run's random numbers, and change what follows
+                )
+                started = iter(loader)
+            yield _chunks(started, slots)
         except RuntimeError as error:
             if (told := killed_worker(error)) is None:
                 raise
@@ -238,7 +244,11 @@ def _as_is(item: Any) -> Any:
 
 
 def _begin_worker(_number: int) -> None:
-    """Leave signals to the process that learns, and do not outlive it: a lock that it held would stay with us."""
+    """Leave signals to the process that learns, and do not outlive it: a lock that it held would stay with us.
+
+    What that process has made is not searched for garbage here: that takes time, and copies the memory it lies in.
+    """
+    gc.freeze()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if sys.platform == "linux":

@@ -82,4 +82,6 @@ def test_four_panels_stand_in_two_rows_and_lines_may_have_gaps(tmp_path: Path) -
         draw_curves(tmp_path / "a.png", [panel] * count, control="random")
         with Image.open(tmp_path / "a.png") as picture:
             sizes.append(picture.size)
-    assert sizes == [(880, 460), (1520, 920)]
+    expected = [(880, 460), (1520, 920)]
+    for found, wanted in zip(sizes, expected, strict=True):
+        assert found == pytest.approx(wanted, abs=1)  # older Matplotlib cuts a fraction of a pixel off
