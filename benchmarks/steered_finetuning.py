@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/steered_finetuning.py [--seed 0 ...] [--runs runs/keep50] [--epochs 2] [--keep DIR]
 
 From the plan of a variant (gates steered by rbf, or not steered) the slim model is finetuned on the same schedule and
-the same draws: by cross entropy alone (`plain`), with finetune.steer_weight at the gates' own g1 (`steered`), and, as
-what else a teacher can give at the same cost, with half of the loss from the original's logits (`distilled`).
+the same draws: by cross entropy alone (`plain`), with finetune.steer_weight at the gates' own g1 (`steered`), as what
+else a teacher can give at the same cost, with half of the loss from the original's logits (`distilled`), and by `both`.
 Accuracy and drift are of validation images, drift by the explainer that steered and by two that did not; test accuracy
 is read once, of the weights that came out. Rows go to results/steered_finetuning.json as they come; rows that are
 there are not measured again, and weights in --keep are not trained again.
@@ -38,7 +38,12 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "steered_finetuning.json"
 VARIANTS = ("rbf", "none")
 PLAIN = "plain"
-LOSSES: dict[str, dict[str, float]] = {PLAIN: {}, "steered": {"steer_weight": 0.05}, "distilled": {"distill": 0.5}}
+LOSSES: dict[str, dict[str, float]] = {
+    PLAIN: {},
+    "steered": {"steer_weight": 0.05},
+    "distilled": {"distill": 0.5},
+    "both": {"distill": 0.5, "steer_weight": 0.05},
+}
 """What a recipe's ``finetune`` says of each."""
 
 EXPLAINERS = ("rbf", "gradient", "grad_cam")

@@ -54,6 +54,7 @@ LOSSES = {
     "plain": "cross entropy",
     "steered": "+ the interpretation term",
     "distilled": "+ the original's logits (distillation)",
+    "both": "+ the interpretation term and the original's logits",
 }
 
 
