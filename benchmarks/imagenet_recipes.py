@@ -56,8 +56,11 @@ SHORT = (
     "latency={rounds: 20, warmup_seconds: 0.05, sessions: 2}",
 )
 
-MORE = {"resnet101": ("gates.steps=120",)}
-"""As many groups as it has take longer to agree on a budget."""
+MORE = {
+    "resnet101": ("gates.steps=120", "explainer.predictor={epochs: 15, lr: 1e-3, batch_size: 16}"),
+}
+"""As many groups as it has take longer to agree on a budget, as many layers to read masked images: with a predictor of
+fewer epochs its selector ends with masks of nothing, and the run refuses them."""
 
 
 class Notes(Silent):
