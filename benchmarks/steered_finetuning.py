@@ -96,10 +96,14 @@ def to_row(session: Session, slim: ExplainedClassifier, found: dict[str, MapDrif
     }
 
 
-def differences(found: MapDrift, plain: MapDrift) -> dict[str, Any]:
-    """Of every figure, mean and standard error of ``found`` - ``plain`` on the same images."""
-    pairs = {name: getattr(found.each, name) - getattr(plain.each, name) for name in FIGURES}
-    return {name: Estimate.of(values).to_dict() for name, values in pairs.items()}
+def differences(found: dict[str, MapDrift], other: dict[str, MapDrift]) -> dict[str, Any]:
+    """By every explainer, of every figure, mean and standard error of ``found`` - ``other`` on the same images."""
+
+    def of(one: MapDrift, two: MapDrift) -> dict[str, Any]:
+        pairs = {name: getattr(one.each, name) - getattr(two.each, name) for name in FIGURES}
+        return {name: Estimate.of(values).to_dict() for name, values in pairs.items()}
+
+    return {name: of(found[name], other[name]) for name in EXPLAINERS}
 
 
 def measure(run: Path, losses: Sequence[str], epochs: int, keep: Path, progress: ConsoleProgress) -> dict[str, Any]:
@@ -107,14 +111,15 @@ def measure(run: Path, losses: Sequence[str], epochs: int, keep: Path, progress:
     session = open_session(run, progress)
     torch.set_num_threads(session.recipe.threads or torch.get_num_threads())
     rows: dict[str, Any] = {}
-    plain: dict[str, MapDrift] = {}
+    found: dict[str, dict[str, MapDrift]] = {}
     for loss in losses:
         slim = finetuned(session, loss, epochs, keep, progress)
-        found = drifts(session, slim)
-        plain = plain or found
-        rows[loss] = {**LOSSES[loss], **to_row(session, slim, found)}
+        found[loss] = drifts(session, slim)
+        rows[loss] = {**LOSSES[loss], **to_row(session, slim, found[loss])}
         if loss != PLAIN:
-            rows[loss]["minus_plain"] = {name: differences(found[name], plain[name]) for name in EXPLAINERS}
+            rows[loss]["minus_plain"] = differences(found[loss], found[PLAIN])
+    if "both" in found and "distilled" in found:
+        rows["both"]["minus_distilled"] = differences(found["both"], found["distilled"])
     return rows
 
 

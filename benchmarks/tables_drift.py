@@ -88,7 +88,19 @@ def steered_finetuning(found: dict[str, Any]) -> str:
         f"{epochs} epochs; mean ± standard deviation over {seeds} seeds. In brackets the difference to cross entropy "
         "alone, every seed's, paired by image, with * where it is more than two standard errors from zero.",
     ]
+    lines += [line for plan in plans for line in _beside_distillation(found["rows"], plan)]
     return "\n".join(lines)
+
+
+def _beside_distillation(rows: Sequence[Row], plan: str) -> list[str]:
+    """What the interpretation term adds to distillation, where that was measured."""
+    found = [row["losses"].get("both", {}).get("minus_distilled") for row in rows if row["variant"] == plan]
+    if None in found:
+        return []
+    changes = [
+        f"by {name} {', '.join(_each([each[name]['region_iou'] for each in found], '{:.3f}'))}" for name in found[0]
+    ]
+    return [f"Overlap of regions by both less that by distillation alone, every seed's: {'; '.join(changes)}."]
 
 
 def _moved(rows: Sequence[dict[str, Any]], loss: str, explainer: str, figure: str, form: str) -> str:

@@ -59,16 +59,20 @@ def _explanations(found: Results) -> tuple[str, str]:
     rows, epochs = [row["losses"] for row in measured], sorted({row["epochs"] for row in measured})
 
     def overlaps(explainer: str) -> str:
-        return " → ".join(
+        return ", ".join(
             spread(rows, lambda row, loss=loss: row[loss]["drift"][explainer]["region_iou"]["mean"], "{:.2f}")
-            for loss in ("plain", "steered")
+            for loss in ("plain", "steered", "both")
         )
 
+    accuracies = ", ".join(
+        spread(rows, lambda row, loss=loss: 100 * row[loss]["test_accuracy"], "{:.2f}")
+        for loss in ("plain", "steered", "both")
+    )
     return (
-        f"its explanations' overlap with the original's after {', '.join(map(str, epochs))} epochs of finetuning, "
-        "without and with `finetune.steer_weight`",
-        f"by RBF, which steers, {overlaps('rbf')}; by Grad-CAM, which does not, {overlaps('grad_cam')} "
-        f"({len(rows)} seeds; [distillation beside it](docs/results.md))",
+        f"its explanations' overlap with the original's after {', '.join(map(str, epochs))} epochs of finetuning by "
+        "cross entropy, with `finetune.steer_weight`, with that and `finetune.distill`",
+        f"by RBF, which steers: {overlaps('rbf')}; by Grad-CAM, which does not: {overlaps('grad_cam')}; test accuracy "
+        f"{accuracies} % ({len(rows)} seeds; [distillation alone beside it](docs/results.md))",
     )
 
 

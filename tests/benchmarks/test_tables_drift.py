@@ -44,9 +44,17 @@ def test_a_line_per_loss_says_what_it_changed(monkeypatch: pytest.MonkeyPatch) -
         losses = {"plain": loss(0.6, None), "steered": loss(0.7, change), "distilled": loss(0.6, 0.01)}
         return {"seed": seed, "variant": "rbf", "epochs": 2, "losses": losses}
 
-    lines = table({"rows": [row(0, 0.05), row(1, 0.01)]}).splitlines()
+    rows = [row(0, 0.05), row(1, 0.01)]
+    lines = table({"rows": rows}).splitlines()
     assert len(lines) == 7
     assert len({line.count("|") for line in lines[:5]}) == 1
     assert lines[2].startswith("| steered | cross entropy | 0.8800 ± 0.0000 | 0.8500 ± 0.0000 | 2.00 ± 0.00 | 0.600")
     assert lines[3].endswith("| 0.700 ± 0.000 (+0.050*, +0.010) |")
     assert "2 seeds" in lines[-1]
+    for each, change in zip(rows, (0.03, -0.01), strict=True):
+        losses = each["losses"]
+        assert isinstance(losses, dict)
+        losses["both"] = loss(0.7, 0.1) | {"minus_distilled": loss(0.7, change)["minus_plain"]}
+    lines = table({"rows": rows}).splitlines()
+    assert len(lines) == 9
+    assert lines[-1].endswith("every seed's: by rbf +0.030*, -0.010; by gradient +0.030*, -0.010.")
