@@ -22,7 +22,7 @@ from tables_models import zoo
 from tables_scaling import processes, scaling
 from tables_speed import combined, efficiency, gate_step
 from tables_study import keep50, selector, steering
-from tables_trust import trust
+from tables_trust import roar, trust
 
 from compress.files import read_json, write_text
 
@@ -53,6 +53,7 @@ TABLES: dict[str, tuple[Callable[..., str], *tuple[str, ...]]] = {
     "gate_step": (gate_step, "gate_step.json"),
     "dynamic": (dynamic, "dynamic.json"),
     "trust": (trust, "trust.json"),
+    "roar": (roar, "roar.json"),
     "cost": (cost, "explainers_cost.json"),
     "latency_lab": (latency_lab, "latency_lab.json"),
     "faults": (

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 from typing import Any
 
+from tables_study import spread
 from trust_orderings import CONTROLS, FIGURES, RIVALS, areas
 
 from deploy.report.trust import figures, notes
@@ -125,6 +125,10 @@ def _who(claims: Sequence[Mapping[str, str]]) -> str:
     return "; ".join([text, *parts])
 
 
+def _accuracy(found: Sequence[Mapping[str, float]]) -> str:
+    return spread(found, lambda accuracy: accuracy["mean"], "{:.3f}") if found else ""
+
+
 def roar(found: dict[str, Any]) -> str:
     """A line per explainer: accuracy of the retrained network, means over seeds, by the share removed."""
     rows, schedule = found["rows"], found["schedule"]
@@ -148,14 +152,7 @@ def roar(found: dict[str, Any]) -> str:
             "",
             f"Test accuracy of a {schedule['network']} that learns without the most salient pixels ({_accuracy(whole)} "
             f"with nothing removed; the lower, the better the explanation): {schedule['images']:,} training images, "
-            f"{schedule['epochs']} epochs, {schedule['test_images']:,} test images; means over seeds, standard errors "
-            "over test images.",
+            f"{schedule['epochs']} epochs, {schedule['test_images']:,} test images; mean ± standard deviation "
+            "over seeds.",
         ]
     )
-
-
-def _accuracy(values: Sequence[Mapping[str, float]]) -> str:
-    if not values:
-        return ""
-    error = sum(value["standard_error"] ** 2 for value in values) ** 0.5 / len(values)
-    return f"{fmean(value['mean'] for value in values):.3f} ± {error:.3f}"

@@ -208,8 +208,8 @@ def test_retraining_in_a_table(tables: ModuleType) -> None:
     rows = [row("nothing", 0.0, 0, 0.6), row("random", 0.7, 0, 0.5), row("rbf", 0.7, 0, 0.3), row("rbf", 0.7, 1, 0.4)]
     lines = importlib.import_module("tables_trust").roar({"schedule": schedule, "rows": rows}).splitlines()
     assert lines[0] == "| explainer | 70% removed | trainings |"
-    assert lines[2:4] == ["| *random* | 0.500 ± 0.030 | 1 |", "| rbf | 0.350 ± 0.021 | 2 |"]
-    assert "0.600 ± 0.030 with nothing removed" in lines[5]
+    assert lines[2:4] == ["| *random* | 0.500 | 1 |", "| rbf | 0.350 ± 0.071 | 2 |"]
+    assert "0.600 with nothing removed" in lines[5]
 
 
 def test_the_lab_s_intervals_are_counted(tables: ModuleType) -> None:
