@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib
 import sys
 from dataclasses import asdict, dataclass
@@ -75,6 +76,9 @@ def import_runtime(flavour: Flavour) -> Any:
 
 def to_logger(trt: Any) -> Any:
     """A logger that keeps all messages as (severity, text) in its ``messages``, and prints none."""
+
+    # A builder in a cycle must not be collected while another logs: both would want TensorRT's lock, and wait for ever.
+    gc.collect()
 
     class Kept(trt.ILogger):  # type: ignore[misc]  # the base class exists only once the runtime is imported
         def __init__(self) -> None:
