@@ -22,24 +22,18 @@ import torch
 from ablations_pictures import draw
 from ablations_study import FIG_4B, REALX, Point, Study, points
 
-from compress.data import Batches
-from compress.errors import PruningError
-from compress.explain import (
-    STEERING,
-    ExplainedClassifier,
-    drift_of,
-    explanations,
-    make_explainer,
-)
-from compress.explain.fidelity import drift_by
-from compress.files import read_json, read_tensors, write_json, write_tensors
-from compress.finetune import recalibrate_bn, train_classifier
-from compress.gates import learn_gates, select
-from compress.training import evaluate
-from deploy.console import ConsoleProgress
-from deploy.machine import device_name, versions
-from deploy.session import Session
-from deploy.stages.learn import seed_stage
+from slimsight.compress.data import Batches
+from slimsight.compress.errors import PruningError
+from slimsight.compress.explain import STEERING, ExplainedClassifier, drift_of, explanations, make_explainer
+from slimsight.compress.explain.fidelity import drift_by
+from slimsight.compress.files import read_json, read_tensors, write_json, write_tensors
+from slimsight.compress.finetune import recalibrate_bn, train_classifier
+from slimsight.compress.gates import learn_gates, select
+from slimsight.compress.training import evaluate
+from slimsight.deploy.console import ConsoleProgress
+from slimsight.deploy.machine import device_name, versions
+from slimsight.deploy.session import Session
+from slimsight.deploy.stages.learn import seed_stage
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "ablations.json"

@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
-from deploy.report.canvas import INK, new_figure, save
+from slimsight.deploy.report.canvas import INK, new_figure, save
 
 Row = dict[str, Any]
 Figure = Callable[[Row, str], float | None]

@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from compress.data import Batches
-from compress.errors import RunError
-from compress.explain import ExplainedClassifier, Targets, explanations, find_targets
-from compress.files import read_tensors
-from compress.surgery import PrunePlan
-from deploy.console import ConsoleProgress
-from deploy.pipeline import fingerprints, run_recipe, to_stages
-from deploy.recipe import Recipe, load_recipe
-from deploy.run_dir import read_run
-from deploy.session import Session, default_cache
+from slimsight.compress.data import Batches
+from slimsight.compress.errors import RunError
+from slimsight.compress.explain import ExplainedClassifier, Targets, explanations, find_targets
+from slimsight.compress.files import read_tensors
+from slimsight.compress.surgery import PrunePlan
+from slimsight.deploy.console import ConsoleProgress
+from slimsight.deploy.pipeline import fingerprints, run_recipe, to_stages
+from slimsight.deploy.recipe import Recipe, load_recipe
+from slimsight.deploy.run_dir import read_run
+from slimsight.deploy.session import Session, default_cache
 
 RECIPES = Path(__file__).resolve().parents[1] / "configs" / "ablations"
 LEARNED = ("classifier", "predictor", "selector")

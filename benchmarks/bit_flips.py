@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from short_place import Place, said_by
 
-from compress.files import write_json
-from deploy.machine import device_name, versions
+from slimsight.compress.files import write_json
+from slimsight.deploy.machine import device_name, versions
 
 RESULTS = Path(__file__).resolve().parent / "results" / "bit_flips.json"
 WAYS = ("byte first", "byte last", "byte drawn", "cut to half", "zeros", "gone")

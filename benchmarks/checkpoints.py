@@ -22,13 +22,13 @@ import torch
 from torch import nn
 from torchvision.models import resnet50
 
-from compress.config import ModelConfig
-from compress.data import Batch, Batches, ImageSet
-from compress.files import write_json
-from compress.models import build_classifier
-from compress.training import Checkpoints, fit, make_fabric, one_cycle
-from compress.training.checkpoint import LEAST_SECONDS, SHARE
-from deploy.machine import device_name, versions
+from slimsight.compress.config import ModelConfig
+from slimsight.compress.data import Batch, Batches, ImageSet
+from slimsight.compress.files import write_json
+from slimsight.compress.models import build_classifier
+from slimsight.compress.training import Checkpoints, fit, make_fabric, one_cycle
+from slimsight.compress.training.checkpoint import LEAST_SECONDS, SHARE
+from slimsight.deploy.machine import device_name, versions
 
 RESULTS = Path(__file__).resolve().parent / "results" / "checkpoints.json"
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {

@@ -14,13 +14,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from compress.files import read_json, write_json
-from deploy.console import ConsoleProgress
-from deploy.fingerprint import fingerprint
-from deploy.machine import device_name, versions
-from deploy.pipeline import run_recipe
-from deploy.recipe import Recipe, load_recipe
-from deploy.report import Report
+from slimsight.compress.files import read_json, write_json
+from slimsight.deploy.console import ConsoleProgress
+from slimsight.deploy.fingerprint import fingerprint
+from slimsight.deploy.machine import device_name, versions
+from slimsight.deploy.pipeline import run_recipe
+from slimsight.deploy.recipe import Recipe, load_recipe
+from slimsight.deploy.report import Report
 
 HERE = Path(__file__).resolve().parent
 RECIPE = HERE.parent / "configs" / "cifar10_resnet20.yaml"

@@ -20,15 +20,15 @@ from efficiency import Setting
 from torch import nn
 from torchvision import models as torchvision_models
 
-from compress.amounts import Amount
-from compress.files import read_json, write_json
-from compress.gates import magnitude
-from compress.macs import count_macs
-from deploy.console import ConsoleProgress
-from deploy.latency_config import LatencyConfig
-from deploy.machine import device_name, versions
-from deploy.plan_latency import PlanTimer, select_timed
-from deploy.session import default_cache
+from slimsight.compress.amounts import Amount
+from slimsight.compress.files import read_json, write_json
+from slimsight.compress.gates import magnitude
+from slimsight.compress.macs import count_macs
+from slimsight.deploy.console import ConsoleProgress
+from slimsight.deploy.latency_config import LatencyConfig
+from slimsight.deploy.machine import device_name, versions
+from slimsight.deploy.plan_latency import PlanTimer, select_timed
+from slimsight.deploy.session import default_cache
 
 RESULTS = Path(__file__).resolve().parent / "results" / "combined_budgets.json"
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {

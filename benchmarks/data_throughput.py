@@ -35,11 +35,11 @@ import torch
 from decoders import SHORT, SIDE, measure_decoders
 from PIL import Image
 
-from compress.config import DataConfig
-from compress.data import FileBatches, ImageSet, Splits, open_splits, to_batches
-from compress.data.augment import chances, epoch_key
-from compress.files import write_json
-from deploy.machine import device_name, versions
+from slimsight.compress.config import DataConfig
+from slimsight.compress.data import FileBatches, ImageSet, Splits, open_splits, to_batches
+from slimsight.compress.data.augment import chances, epoch_key
+from slimsight.compress.files import write_json
+from slimsight.deploy.machine import device_name, versions
 
 RESULTS = Path(__file__).resolve().parent / "results" / "data_throughput.json"
 BATCH, SCALE = 128, (0.08, 1.0)
@@ -143,7 +143,7 @@ def rate_of_decoding(batches: FileBatches, images: int, processes: int) -> float
 
 def _indices(batches: FileBatches, images: int) -> Iterator[Any]:
     """The order of the epoch's first images, without decoding any."""
-    from compress.data.batches import Batch, epoch_generator
+    from slimsight.compress.data.batches import Batch, epoch_generator
 
     order = torch.randperm(len(batches.images), generator=epoch_generator(batches.seed, 0))[:images]
     yield Batch(torch.empty(0), torch.empty(0), order)

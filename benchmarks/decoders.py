@@ -16,7 +16,7 @@ from imagenet_layout import picture
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import functional
 
-from compress.data.scaled import centre, read_scaled
+from slimsight.compress.data.scaled import centre, read_scaled
 
 SIDE, SHORT = 224, 256
 SIZES = ((500, 375), (320, 240), (1200, 900), (3000, 2000))

@@ -17,15 +17,15 @@ import numpy as np
 import torch
 from steering import VARIANTS, open_session
 
-from compress.data import Batches
-from compress.explain import ExplainedClassifier, Explainer, RbfExplainer, make_explainer
-from compress.explain.fidelity import Estimate, MapDrift, drift_by
-from compress.explain.references import IntegratedGradients
-from compress.files import read_json, write_json
-from compress.surgery import PrunePlan
-from deploy.console import ConsoleProgress
-from deploy.machine import device_name, versions
-from deploy.session import Session
+from slimsight.compress.data import Batches
+from slimsight.compress.explain import ExplainedClassifier, Explainer, RbfExplainer, make_explainer
+from slimsight.compress.explain.fidelity import Estimate, MapDrift, drift_by
+from slimsight.compress.explain.references import IntegratedGradients
+from slimsight.compress.files import read_json, write_json
+from slimsight.compress.surgery import PrunePlan
+from slimsight.deploy.console import ConsoleProgress
+from slimsight.deploy.machine import device_name, versions
+from slimsight.deploy.session import Session
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "drift.json"

@@ -19,20 +19,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compress.config import ModelConfig
-from compress.dynamic import DynamicClassifier, find_routes, routed_cost
-from compress.dynamic.cost import macs_per_image
-from compress.files import read_json, write_json
-from compress.gates import CostModel
-from compress.models import build_classifier
-from compress.surgery import trace_groups
-from deploy.bench.rounds import time_sessions
-from deploy.bench.statistics import to_quantiles, to_speedup
-from deploy.machine import device_name, versions
-from deploy.report import read_report
-from export.routed_onnx import export_masked, export_routed
-from export.runners import OnnxRunner
-from export.to_onnx import export_onnx
+from slimsight.compress.config import ModelConfig
+from slimsight.compress.dynamic import DynamicClassifier, find_routes, routed_cost
+from slimsight.compress.dynamic.cost import macs_per_image
+from slimsight.compress.files import read_json, write_json
+from slimsight.compress.gates import CostModel
+from slimsight.compress.models import build_classifier
+from slimsight.compress.surgery import trace_groups
+from slimsight.deploy.bench.rounds import time_sessions
+from slimsight.deploy.bench.statistics import to_quantiles, to_speedup
+from slimsight.deploy.machine import device_name, versions
+from slimsight.deploy.report import read_report
+from slimsight.export.routed_onnx import export_masked, export_routed
+from slimsight.export.runners import OnnxRunner
+from slimsight.export.to_onnx import export_onnx
 
 RESULTS = Path(__file__).resolve().parent / "results" / "dynamic.json"
 CASES = {"vgg16": (32, 10), "torchvision:resnet18": (224, 1000), "resnet20": (32, 10)}

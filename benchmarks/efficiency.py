@@ -28,22 +28,22 @@ import torch_pruning as tp
 from torch import Tensor, nn
 from torchvision import models as torchvision_models
 
-from compress.errors import PruningError
-from compress.files import read_json, write_json
-from compress.gates import CostModel, Selection, magnitude, select, uniform
-from compress.gates.widths import Align
-from compress.macs import count_macs
-from compress.models import ResNet
-from compress.surgery import PrunePlan, prove_groups, shake_, slim_, trace_groups
-from deploy.bench.rounds import time_interleaved
-from deploy.bench.statistics import to_quantiles, to_speedup
-from deploy.console import ConsoleProgress
-from deploy.latency_config import LatencyConfig
-from deploy.machine import device_name, versions
-from deploy.plan_latency import PlanTimer
-from deploy.session import default_cache
-from export.runners import OnnxRunner
-from export.to_onnx import export_onnx
+from slimsight.compress.errors import PruningError
+from slimsight.compress.files import read_json, write_json
+from slimsight.compress.gates import CostModel, Selection, magnitude, select, uniform
+from slimsight.compress.gates.widths import Align
+from slimsight.compress.macs import count_macs
+from slimsight.compress.models import ResNet
+from slimsight.compress.surgery import PrunePlan, prove_groups, shake_, slim_, trace_groups
+from slimsight.deploy.bench.rounds import time_interleaved
+from slimsight.deploy.bench.statistics import to_quantiles, to_speedup
+from slimsight.deploy.console import ConsoleProgress
+from slimsight.deploy.latency_config import LatencyConfig
+from slimsight.deploy.machine import device_name, versions
+from slimsight.deploy.plan_latency import PlanTimer
+from slimsight.deploy.session import default_cache
+from slimsight.export.runners import OnnxRunner
+from slimsight.export.to_onnx import export_onnx
 
 RESULTS = Path(__file__).resolve().parent / "results" / "efficiency.json"
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {

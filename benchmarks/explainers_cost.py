@@ -27,8 +27,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compress.data import open_splits
-from compress.explain import (
+from slimsight.compress.data import open_splits
+from slimsight.compress.explain import (
     MEMBERS,
     STEERING,
     AmortizedExplainer,
@@ -40,16 +40,16 @@ from compress.explain import (
     make_explainer,
     needs_weights,
 )
-from compress.explain.varsal import Encoder, VarSal
-from compress.files import read_json, write_json
-from compress.macs import count_macs
-from compress.models import build_classifier
-from compress.models.fold import find_fold_pairs, fold_
-from deploy.bench.rounds import time_interleaved
-from deploy.bench.statistics import to_quantiles, to_speedup
-from deploy.machine import device_name, versions
-from deploy.recipe import load_recipe
-from deploy.session import default_cache
+from slimsight.compress.explain.varsal import Encoder, VarSal
+from slimsight.compress.files import read_json, write_json
+from slimsight.compress.macs import count_macs
+from slimsight.compress.models import build_classifier
+from slimsight.compress.models.fold import find_fold_pairs, fold_
+from slimsight.deploy.bench.rounds import time_interleaved
+from slimsight.deploy.bench.statistics import to_quantiles, to_speedup
+from slimsight.deploy.machine import device_name, versions
+from slimsight.deploy.recipe import load_recipe
+from slimsight.deploy.session import default_cache
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "explainers_cost.json"

@@ -28,10 +28,10 @@ from typing import Any
 import torch
 from short_run import RECIPE, differences, write_recipe
 
-from compress.files import write_json
-from deploy import pipeline  # imported once, for all runs
-from deploy.cli import main as slimsight
-from deploy.machine import device_name, versions
+from slimsight.compress.files import write_json
+from slimsight.deploy import pipeline  # imported once, for all runs
+from slimsight.deploy.cli import main as slimsight
+from slimsight.deploy.machine import device_name, versions
 
 RESULTS = Path(__file__).resolve().parent / "results" / "full_disk.json"
 

@@ -33,17 +33,17 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from compress.data.partition import check_list, read_list
-from compress.errors import SlimError
-from compress.files import write_json
-from compress.surgery import PrunePlan, slim_
-from deploy.budget import Figures, judge, load_budget
-from deploy.machine import device_name, versions
-from deploy.recipe import dump_recipe, load_recipe
-from deploy.report import read_report
-from deploy.report.html.page import render_run
-from deploy.report.html.source import read_page
-from deploy.report.markdown import render_markdown
+from slimsight.compress.data.partition import check_list, read_list
+from slimsight.compress.errors import SlimError
+from slimsight.compress.files import write_json
+from slimsight.compress.surgery import PrunePlan, slim_
+from slimsight.deploy.budget import Figures, judge, load_budget
+from slimsight.deploy.machine import device_name, versions
+from slimsight.deploy.recipe import dump_recipe, load_recipe
+from slimsight.deploy.report import read_report
+from slimsight.deploy.report.html.page import render_run
+from slimsight.deploy.report.html.source import read_page
+from slimsight.deploy.report.markdown import render_markdown
 
 RESULTS = Path(__file__).resolve().parent / "results" / "fuzz.json"
 SECONDS = 10.0

@@ -28,19 +28,19 @@ from torch._inductor.utils import fresh_cache
 from torch.nn import functional as F
 from torchvision import models as torchvision_models
 
-from compress.config import GatesConfig
-from compress.data import Batch
-from compress.explain import ExplainedClassifier, Selector, find_scales, to_targets
-from compress.files import read_json, write_json
-from compress.gates import CostModel, Gates, learn_gates
-from compress.gates.gated import FastNetwork, GatedNetwork
-from compress.gates.learn import GateObjective
-from compress.models import Classifier, ResNet
-from compress.surgery import ChannelGroup, masked, trace_groups
-from compress.training import make_fabric
-from deploy.bench.statistics import to_speedup
-from deploy.console import ConsoleProgress
-from deploy.machine import device_name, versions
+from slimsight.compress.config import GatesConfig
+from slimsight.compress.data import Batch
+from slimsight.compress.explain import ExplainedClassifier, Selector, find_scales, to_targets
+from slimsight.compress.files import read_json, write_json
+from slimsight.compress.gates import CostModel, Gates, learn_gates
+from slimsight.compress.gates.gated import FastNetwork, GatedNetwork
+from slimsight.compress.gates.learn import GateObjective
+from slimsight.compress.models import Classifier, ResNet
+from slimsight.compress.surgery import ChannelGroup, masked, trace_groups
+from slimsight.compress.training import make_fabric
+from slimsight.deploy.bench.statistics import to_speedup
+from slimsight.deploy.console import ConsoleProgress
+from slimsight.deploy.machine import device_name, versions
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "gate_step.json"

@@ -29,8 +29,8 @@ from typing import Any, ClassVar, Self
 
 from short_run import RECIPE, write_recipe
 
-from compress.files import read_json, write_json
-from deploy.machine import device_name, versions
+from slimsight.compress.files import read_json, write_json
+from slimsight.deploy.machine import device_name, versions
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "kill.json"
@@ -63,7 +63,15 @@ class Process:
     def start(cls, out: Path, log: Path) -> Self:
         words = [word for setting in SETTINGS for word in ("--set", setting)]
         recipe = str(out.parent / "tiny.yaml")
-        command = [sys.executable, "-c", "from deploy.cli import main; main()", "run", recipe, "--out", str(out)]
+        command = [
+            sys.executable,
+            "-c",
+            "from slimsight.deploy.cli import main; main()",
+            "run",
+            recipe,
+            "--out",
+            str(out),
+        ]
         environment = {**os.environ, "SLIMSIGHT_CHECKPOINT_SECONDS": SECONDS}
         with log.open("wb") as file:
             popen = subprocess.Popen([*command, *words, *cls.options], stdout=file, stderr=file, env=environment)

@@ -29,18 +29,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from compress.config import ModelConfig
-from compress.files import read_json, write_json
-from compress.models import build_classifier
-from deploy.bench import Settings, run_bench
-from deploy.bench.rounds import time_sessions
-from deploy.bench.statistics import noise_of, to_quantiles, to_speedup
-from deploy.machine import describe, state, stolen, versions
-from export.runners import OnnxRunner
-from export.runners.choose import TAKES
-from export.to_onnx import export_onnx
-from export.to_tensorrt import export_engine
-from export.to_torch_export import export_pt2
+from slimsight.compress.config import ModelConfig
+from slimsight.compress.files import read_json, write_json
+from slimsight.compress.models import build_classifier
+from slimsight.deploy.bench import Settings, run_bench
+from slimsight.deploy.bench.rounds import time_sessions
+from slimsight.deploy.bench.statistics import noise_of, to_quantiles, to_speedup
+from slimsight.deploy.machine import describe, state, stolen, versions
+from slimsight.export.runners import OnnxRunner
+from slimsight.export.runners.choose import TAKES
+from slimsight.export.to_onnx import export_onnx
+from slimsight.export.to_tensorrt import export_engine
+from slimsight.export.to_torch_export import export_pt2
 
 RESULTS = Path(__file__).resolve().parent / "results" / "latency_lab.json"
 SLOWER = 0.05

@@ -30,18 +30,18 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.nn import functional as F
 
-from compress.data import Batch
-from compress.distributed import gather, rank
-from compress.files import read_json, read_tensors, write_json
-from compress.progress import SILENT
-from compress.training import fit, loop, make_fabric, one_cycle
-from compress.training.step import Loss, SharedStep
-from deploy.machine import device_name, versions
-from deploy.pipeline import to_stages
-from deploy.recipe import load_recipe
-from deploy.run_dir import RunDir
-from deploy.session import Session, default_cache
-from deploy.stages.learn import seed_stage
+from slimsight.compress.data import Batch
+from slimsight.compress.distributed import gather, rank
+from slimsight.compress.files import read_json, read_tensors, write_json
+from slimsight.compress.progress import SILENT
+from slimsight.compress.training import fit, loop, make_fabric, one_cycle
+from slimsight.compress.training.step import Loss, SharedStep
+from slimsight.deploy.machine import device_name, versions
+from slimsight.deploy.pipeline import to_stages
+from slimsight.deploy.recipe import load_recipe
+from slimsight.deploy.run_dir import RunDir
+from slimsight.deploy.session import Session, default_cache
+from slimsight.deploy.stages.learn import seed_stage
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "processes.json"
@@ -159,7 +159,7 @@ def study(out: Path) -> dict[str, Any]:
     """All of it."""
     whole = out / "whole"
     words = [word for setting in SETTINGS for word in ("--set", setting)]
-    subprocess.run([sys.executable, "-m", "deploy.cli", "run", str(RECIPE), "--out", str(whole), *words], check=True)
+    subprocess.run([sys.executable, "-m", "slimsight", "run", str(RECIPE), "--out", str(whole), *words], check=True)
     for name, processes, accumulate in WAYS:
         place = out / f"in-{name}"
         place.mkdir()

@@ -24,9 +24,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 
-from compress.config import ExplainerConfig, GatesConfig
-from compress.data import Batches, Splits, open_splits
-from compress.explain import (
+from slimsight.compress.config import ExplainerConfig, GatesConfig
+from slimsight.compress.data import Batches, Splits, open_splits
+from slimsight.compress.explain import (
     STEERING,
     ExplainedClassifier,
     Head,
@@ -37,18 +37,18 @@ from compress.explain import (
     new_predictor,
     train_predictor,
 )
-from compress.explain.maps import total_variance
-from compress.explain.predictor import divergence
-from compress.explain.rbf import area, roughness
-from compress.files import atomic_path, read_json, read_tensors, write_json, write_tensors
-from compress.gates import CostModel, Gates, learn_gates
-from compress.models import build_classifier
-from compress.surgery import ChannelGroup, masked, trace_groups
-from compress.training import make_fabric
-from deploy.assemble import device_name, versions
-from deploy.console import ConsoleProgress
-from deploy.recipe import Recipe, load_recipe
-from deploy.session import default_cache
+from slimsight.compress.explain.maps import total_variance
+from slimsight.compress.explain.predictor import divergence
+from slimsight.compress.explain.rbf import area, roughness
+from slimsight.compress.files import atomic_path, read_json, read_tensors, write_json, write_tensors
+from slimsight.compress.gates import CostModel, Gates, learn_gates
+from slimsight.compress.models import build_classifier
+from slimsight.compress.surgery import ChannelGroup, masked, trace_groups
+from slimsight.compress.training import make_fabric
+from slimsight.deploy.assemble import device_name, versions
+from slimsight.deploy.console import ConsoleProgress
+from slimsight.deploy.recipe import Recipe, load_recipe
+from slimsight.deploy.session import default_cache
 
 HERE = Path(__file__).resolve().parent
 RECIPE = HERE.parent / "configs" / "cifar10_resnet20.yaml"

@@ -23,17 +23,17 @@ import torch
 from steering import open_session
 from torch import Tensor
 
-from compress.config import TrainConfig
-from compress.data import ImageSet
-from compress.explain.fidelity import explain_images, predicted, roar
-from compress.files import read_json, write_json
-from compress.finetune import train_classifier
-from compress.models import Classifier, ResNet
-from deploy.console import ConsoleProgress
-from deploy.machine import device_name, versions
-from deploy.session import Session
-from deploy.trust import Subject, spread
-from deploy.trust_run import find_subjects
+from slimsight.compress.config import TrainConfig
+from slimsight.compress.data import ImageSet
+from slimsight.compress.explain.fidelity import explain_images, predicted, roar
+from slimsight.compress.files import read_json, write_json
+from slimsight.compress.finetune import train_classifier
+from slimsight.compress.models import Classifier, ResNet
+from slimsight.deploy.console import ConsoleProgress
+from slimsight.deploy.machine import device_name, versions
+from slimsight.deploy.session import Session
+from slimsight.deploy.trust import Subject, spread
+from slimsight.deploy.trust_run import find_subjects
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "roar.json"

@@ -21,18 +21,18 @@ import torch
 from torch import nn
 from torchvision import models as torchvision_models
 
-from compress.config import ExplainerConfig, FinetuneConfig, GatesConfig
-from compress.data import Batch, Share, TensorBatches, all_rows
-from compress.errors import PruningError
-from compress.explain import STEERING, ExplainedClassifier, Selector, find_scales, new_predictor, to_targets
-from compress.explain.predictor import train_predictor
-from compress.files import write_json
-from compress.finetune import train_classifier
-from compress.gates import CostModel, learn_gates
-from compress.models import Classifier
-from compress.surgery import trace_groups
-from compress.training import logits_of, make_fabric
-from deploy.machine import device_name, versions
+from slimsight.compress.config import ExplainerConfig, FinetuneConfig, GatesConfig
+from slimsight.compress.data import Batch, Share, TensorBatches, all_rows
+from slimsight.compress.errors import PruningError
+from slimsight.compress.explain import STEERING, ExplainedClassifier, Selector, find_scales, new_predictor, to_targets
+from slimsight.compress.explain.predictor import train_predictor
+from slimsight.compress.files import write_json
+from slimsight.compress.finetune import train_classifier
+from slimsight.compress.gates import CostModel, learn_gates
+from slimsight.compress.models import Classifier
+from slimsight.compress.surgery import trace_groups
+from slimsight.compress.training import logits_of, make_fabric
+from slimsight.deploy.machine import device_name, versions
 
 RESULTS = Path(__file__).resolve().parent / "results" / "scaling.json"
 SIDE, CLASSES = 224, 1000

@@ -14,17 +14,17 @@ import torch
 from PIL import Image
 from short_run import write_recipe
 
-from compress.data import open_splits
-from compress.errors import SlimError
-from compress.gates.latency import TimedLayer
-from compress.models import build_classifier
-from compress.progress import Silent
-from compress.surgery import PrunePlan
-from deploy.cli import main as slimsight
-from deploy.recipe import load_recipe
-from deploy.run_dir import read_run
-from deploy.slim_folder import Slimmed, load, save
-from export.layer_times import cached_times
+from slimsight.compress.data import open_splits
+from slimsight.compress.errors import SlimError
+from slimsight.compress.gates.latency import TimedLayer
+from slimsight.compress.models import build_classifier
+from slimsight.compress.progress import Silent
+from slimsight.compress.surgery import PrunePlan
+from slimsight.deploy.cli import main as slimsight
+from slimsight.deploy.recipe import load_recipe
+from slimsight.deploy.run_dir import read_run
+from slimsight.deploy.slim_folder import Slimmed, load, save
+from slimsight.export.layer_times import cached_times
 
 DYNAMIC = ("dynamic.enabled=true", "dynamic.epochs=2", "dynamic.finetune_epochs=1", "dynamic.verify_images=10")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from deploy.report import read_report
+from slimsight.deploy.report import read_report
 
 FACTORY = """
 from torch import nn

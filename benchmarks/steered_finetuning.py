@@ -22,17 +22,17 @@ import torch
 from drift import FIGURES, explainer_of
 from steering import open_session
 
-from compress.data import Batches
-from compress.explain import ExplainedClassifier
-from compress.explain.fidelity import Estimate, MapDrift, drift_by
-from compress.files import read_json, read_tensors, write_json, write_tensors
-from compress.finetune import Steering, recalibrate_bn, train_classifier
-from compress.surgery import PrunePlan
-from compress.training import evaluate
-from deploy.console import ConsoleProgress
-from deploy.machine import device_name, versions
-from deploy.session import Session
-from deploy.stages.learn import seed_stage
+from slimsight.compress.data import Batches
+from slimsight.compress.explain import ExplainedClassifier
+from slimsight.compress.explain.fidelity import Estimate, MapDrift, drift_by
+from slimsight.compress.files import read_json, read_tensors, write_json, write_tensors
+from slimsight.compress.finetune import Steering, recalibrate_bn, train_classifier
+from slimsight.compress.surgery import PrunePlan
+from slimsight.compress.training import evaluate
+from slimsight.deploy.console import ConsoleProgress
+from slimsight.deploy.machine import device_name, versions
+from slimsight.deploy.session import Session
+from slimsight.deploy.stages.learn import seed_stage
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "steered_finetuning.json"

@@ -20,17 +20,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from compress.explain import REFERENCE_SIDE, ExplainedClassifier, drift_between, explanations
-from compress.files import read_json, read_tensors, write_json
-from compress.finetune import train_classifier
-from compress.gates import Gates
-from compress.surgery import PrunePlan, masked
-from compress.training import evaluate, to_device
-from deploy.console import ConsoleProgress
-from deploy.machine import device_name, versions
-from deploy.recipe import load_recipe
-from deploy.run_dir import read_run
-from deploy.session import Session, default_cache
+from slimsight.compress.explain import REFERENCE_SIDE, ExplainedClassifier, drift_between, explanations
+from slimsight.compress.files import read_json, read_tensors, write_json
+from slimsight.compress.finetune import train_classifier
+from slimsight.compress.gates import Gates
+from slimsight.compress.surgery import PrunePlan, masked
+from slimsight.compress.training import evaluate, to_device
+from slimsight.deploy.console import ConsoleProgress
+from slimsight.deploy.machine import device_name, versions
+from slimsight.deploy.recipe import load_recipe
+from slimsight.deploy.run_dir import read_run
+from slimsight.deploy.session import Session, default_cache
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "steering.json"

@@ -18,14 +18,14 @@ import torch
 from steering import open_session
 from trust_orderings import orderings
 
-from compress.explain.fidelity import STEPS as DRIB
-from compress.explain.fidelity import explain_images, insertion_deletion, paired, predicted
-from compress.files import read_json, write_json
-from deploy.console import ConsoleProgress
-from deploy.report.trust import draw_trust
-from deploy.session import Session
-from deploy.trust import Fewer
-from deploy.trust_run import CONTROL, find_subjects, measure_trust, own_subject, some_of
+from slimsight.compress.explain.fidelity import STEPS as DRIB
+from slimsight.compress.explain.fidelity import explain_images, insertion_deletion, paired, predicted
+from slimsight.compress.files import read_json, write_json
+from slimsight.deploy.console import ConsoleProgress
+from slimsight.deploy.report.trust import draw_trust
+from slimsight.deploy.session import Session
+from slimsight.deploy.trust import Fewer
+from slimsight.deploy.trust_run import CONTROL, find_subjects, measure_trust, own_subject, some_of
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "trust.json"

@@ -22,17 +22,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from compress.config import VarSalConfig
-from compress.data import Batches, ImageSet, Splits, open_splits
-from compress.explain.varsal import Encoder, SoftTVPrior, VarSal, judge_maps, refuse_flat, train_maps
-from compress.explain.varsal.judge import keep_highest
-from compress.files import read_json, write_json
-from compress.models import build_classifier
-from compress.training import make_fabric
-from deploy.assemble import device_name, versions
-from deploy.console import ConsoleProgress
-from deploy.recipe import load_recipe
-from deploy.session import default_cache
+from slimsight.compress.config import VarSalConfig
+from slimsight.compress.data import Batches, ImageSet, Splits, open_splits
+from slimsight.compress.explain.varsal import Encoder, SoftTVPrior, VarSal, judge_maps, refuse_flat, train_maps
+from slimsight.compress.explain.varsal.judge import keep_highest
+from slimsight.compress.files import read_json, write_json
+from slimsight.compress.models import build_classifier
+from slimsight.compress.training import make_fabric
+from slimsight.deploy.assemble import device_name, versions
+from slimsight.deploy.console import ConsoleProgress
+from slimsight.deploy.recipe import load_recipe
+from slimsight.deploy.session import default_cache
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "varsal.json"

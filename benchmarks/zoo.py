@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 
-from compress.config import ModelConfig
-from compress.errors import SlimError
-from compress.files import read_json, write_json
-from compress.gates import read_budget
-from compress.models import build_net
-from deploy.console import ConsoleProgress
-from deploy.inspection import inspect_model
-from deploy.machine import device_name, versions
+from slimsight.compress.config import ModelConfig
+from slimsight.compress.errors import SlimError
+from slimsight.compress.files import read_json, write_json
+from slimsight.compress.gates import read_budget
+from slimsight.compress.models import build_net
+from slimsight.deploy.console import ConsoleProgress
+from slimsight.deploy.inspection import inspect_model
+from slimsight.deploy.machine import device_name, versions
 
 RESULTS = Path(__file__).resolve().parent / "results" / "zoo.json"
 MODELS = (

@@ -87,7 +87,7 @@ def read_json(path: Path) -> Any:
 
     Raises:
         OSError: it is missing, cannot be read, is no file, or is too large.
-        ValueError: it is no JSON (see ``compress.untrusted.parse_json``).
+        ValueError: it is no JSON (see ``slimsight.compress.untrusted.parse_json``).
     """
     return parse_json(read_text(path, MOST_JSON))
 

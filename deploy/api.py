@@ -24,10 +24,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress.config import ExplainerConfig, GatesConfig
-from compress.data import LoaderBatches, TensorBatches, take
-from compress.errors import ConfigError, ModelError, PruningError
-from compress.explain import (
+from slimsight.compress.config import ExplainerConfig, GatesConfig
+from slimsight.compress.data import LoaderBatches, TensorBatches, take
+from slimsight.compress.errors import ConfigError, ModelError, PruningError
+from slimsight.compress.explain import (
     STEERING,
     ExplainedClassifier,
     Selector,
@@ -36,13 +36,13 @@ from compress.explain import (
     new_predictor,
     train_predictor,
 )
-from compress.gates import CostModel, check_budget, counted_limits, magnitude, read_budget, uniform
-from compress.gates import learn_gates as learn
-from compress.gates import select as choose
-from compress.models import Classifier, check_logits
-from compress.progress import SILENT, Progress
-from compress.surgery import ChannelGraph, PrunePlan, gated_vs_slim, prove_groups, slim_, trace_groups
-from compress.training import make_fabric
+from slimsight.compress.gates import CostModel, check_budget, counted_limits, magnitude, read_budget, uniform
+from slimsight.compress.gates import learn_gates as learn
+from slimsight.compress.gates import select as choose
+from slimsight.compress.models import Classifier, check_logits
+from slimsight.compress.progress import SILENT, Progress
+from slimsight.compress.surgery import ChannelGraph, PrunePlan, gated_vs_slim, prove_groups, slim_, trace_groups
+from slimsight.compress.training import make_fabric
 
 from .slim_folder import Slimmed, load, save
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 
-from compress.config import BudgetConfig
-from compress.explain.varsal import VarSalHead
+from slimsight.compress.config import BudgetConfig
+from slimsight.compress.explain.varsal import VarSalHead
 
 from .machine import device_name, versions
 from .report import Report

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 
-from compress.errors import ConfigError
-from compress.progress import Progress
-from compress.stop import Stop
-from compress.training import Checkpoints
-from compress.training.checkpoint import LEAST_SECONDS
+from slimsight.compress.errors import ConfigError
+from slimsight.compress.progress import Progress
+from slimsight.compress.stop import Stop
+from slimsight.compress.training import Checkpoints
+from slimsight.compress.training.checkpoint import LEAST_SECONDS
 
 from .run_dir import RunDir
 

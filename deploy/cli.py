@@ -12,9 +12,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from compress.errors import Interrupted, SlimError
-from compress.memory import out_of_memory
-from compress.stop import Stop
+from slimsight.compress.errors import Interrupted, SlimError
+from slimsight.compress.memory import out_of_memory
+from slimsight.compress.stop import Stop
 
 from .commands import COMMANDS
 from .commands.examples import SHOWN
@@ -99,7 +99,3 @@ for _command in COMMANDS:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of ``slimsight``; leaves by ``SystemExit``."""
     app(arguments, prog_name="slimsight")  # whatever started it: completion goes by this name
-
-
-if __name__ == "__main__":  # torchrun -m deploy.cli
-    main()

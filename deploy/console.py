@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
-from compress.errors import RunError
-from compress.untrusted import visible
+from slimsight.compress.errors import RunError
+from slimsight.compress.untrusted import visible
 
 T = TypeVar("T")
 
@@ -68,7 +68,7 @@ class _Task:
 
 
 class ConsoleProgress:
-    """``compress.progress.Progress`` on standard error; leave the block before anything else is printed.
+    """``slimsight.compress.progress.Progress`` on standard error; leave the block before anything else is printed.
 
     Bars vanish when they are full: what stays is one line each, with the last figures. Nothing is drawn by a
     thread, so that measurements between two items are not disturbed.

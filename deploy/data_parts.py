@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from compress.config import DataConfig
-from compress.data import FileImages, ImageSet, Rows
+from slimsight.compress.config import DataConfig
+from slimsight.compress.data import FileImages, ImageSet, Rows
 
 _SAMPLED = 64
 _LATER = ("subset", "classes", "skip", "test_labels", "decode", "resize", "crop_scale")

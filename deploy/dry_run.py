@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from compress.errors import RunError
-from compress.progress import SILENT, Progress
+from slimsight.compress.errors import RunError
+from slimsight.compress.progress import SILENT, Progress
 
 from .cache_place import default_cache
 from .estimate import Steps, disk_needed, estimate, time_steps

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from compress.config import TrainConfig
-from compress.data import FileImages, Rows
-from compress.data.file_batches import default_workers
-from compress.data.sample import count_of
-from compress.macs import size_bytes
-from compress.models import Classifier
-from compress.training import to_device
+from slimsight.compress.config import TrainConfig
+from slimsight.compress.data import FileImages, Rows
+from slimsight.compress.data.file_batches import default_workers
+from slimsight.compress.data.sample import count_of
+from slimsight.compress.macs import size_bytes
+from slimsight.compress.models import Classifier
+from slimsight.compress.training import to_device
 
 from .session import Session
 from .stages.preflight import Preflight

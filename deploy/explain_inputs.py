@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compress.data.decode import Encoded, decode
-from compress.errors import ConfigError, DataError
-from compress.registry import nearest
+from slimsight.compress.data.decode import Encoded, decode
+from slimsight.compress.errors import ConfigError, DataError
+from slimsight.compress.registry import nearest
 
 _LISTED: Final = 20  # class names that an error lists
 

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from compress.errors import ConfigError, RunError
-from compress.explain import (
+from slimsight.compress.errors import ConfigError, RunError
+from slimsight.compress.explain import (
     MEMBERS,
     STEERING,
     AmortizedExplainer,
@@ -22,9 +22,9 @@ from compress.explain import (
     make_explainer,
     needs_weights,
 )
-from compress.explain.fidelity.drift import ImageDrifts, compare
-from compress.models import Classifier
-from compress.registry import nearest
+from slimsight.compress.explain.fidelity.drift import ImageDrifts, compare
+from slimsight.compress.models import Classifier
+from slimsight.compress.registry import nearest
 
 from .explain_inputs import class_of_folder, picture_files, read_images
 from .looks import looks_of

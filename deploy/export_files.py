@@ -10,14 +10,14 @@ from typing import Literal, get_args
 import numpy as np
 from torch import nn
 
-from compress.errors import ExportError, RuntimeMissing
-from export.engines.result import BatchProfile, EngineResult, Precision
-from export.half_onnx import export_half
-from export.prove import BATCHES, Artifact
-from export.routed_onnx import export_masked, export_routed
-from export.to_onnx import export_onnx, verify_shapes
-from export.to_tensorrt import Flavour, export_engine
-from export.to_torch_export import export_pt2
+from slimsight.compress.errors import ExportError, RuntimeMissing
+from slimsight.export.engines.result import BatchProfile, EngineResult, Precision
+from slimsight.export.half_onnx import export_half
+from slimsight.export.prove import BATCHES, Artifact
+from slimsight.export.routed_onnx import export_masked, export_routed
+from slimsight.export.to_onnx import export_onnx, verify_shapes
+from slimsight.export.to_tensorrt import Flavour, export_engine
+from slimsight.export.to_torch_export import export_pt2
 
 from .own_code import was_built_here
 from .session import Session

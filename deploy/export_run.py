@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from compress.disk import remove
-from compress.errors import ConfigError, RunError
-from compress.progress import SILENT, Progress
-from compress.registry import nearest
-from compress.sealed import sha256_of_file, write_sealed
-from export.engines.result import BatchProfile, EngineResult, Precision
-from export.metadata import read_metadata
-from export.prove import Artifact, Evidence, prove
+from slimsight.compress.disk import remove
+from slimsight.compress.errors import ConfigError, RunError
+from slimsight.compress.progress import SILENT, Progress
+from slimsight.compress.registry import nearest
+from slimsight.compress.sealed import sha256_of_file, write_sealed
+from slimsight.export.engines.result import BatchProfile, EngineResult, Precision
+from slimsight.export.metadata import read_metadata
+from slimsight.export.prove import Artifact, Evidence, prove
 
 from .export_files import FORMATS, PRECISIONS, Files
 from .exported import EXPORT_FILE
@@ -107,7 +107,7 @@ def export_run(
         batch: images per call that engines take, and that artefacts are compared at; None: as each takes them.
         out: where to; None: ``export`` in the run's folder.
         cache: folder of decoded images (see ``default_cache``).
-        allow_code: build the run's model from its file although that was not run here (see ``deploy.own_code``).
+        allow_code: build the run's model from its file although that was not run here (see ``allowed_code``).
 
     Raises:
         ConfigError: its model is code that was not run here, and is not allowed.

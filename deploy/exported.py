@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from compress.errors import Damaged
-from compress.sealed import find_damage, read_sealed
-from compress.untrusted import within
+from slimsight.compress.errors import Damaged
+from slimsight.compress.sealed import find_damage, read_sealed
+from slimsight.compress.untrusted import within
 
 EXPORT_FILE = "export.json"
 _KEYS = {"schema", "created", "versions", "device", "images", "passed", "files", "skipped"}
@@ -44,7 +44,7 @@ def _damage_beside(place: Path) -> Damaged | None:
     """Of the sealed figures beside an engine, which say what it was built of."""
     if place.suffix != ".engine":
         return None
-    from export.engines.key import sidecar  # brings torch; most exports hold no engine
+    from slimsight.export.engines.key import sidecar  # brings torch; most exports hold no engine
 
     beside = sidecar(place)
     try:

@@ -13,13 +13,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress.config import BudgetConfig, ModelConfig
-from compress.errors import ConfigError, PruningError
-from compress.gates import CostModel, check_budget, counted_limits, magnitude, read_budget, select, smallest_macs
-from compress.macs import count_macs, count_params, size_bytes
-from compress.models import build_net, check_logits
-from compress.progress import SILENT, Progress
-from compress.surgery import ChannelGraph, PrunePlan, gated_vs_slim, prove_groups, shake_, slim_, trace_groups
+from slimsight.compress.config import BudgetConfig, ModelConfig
+from slimsight.compress.errors import ConfigError, PruningError
+from slimsight.compress.gates import (
+    CostModel,
+    check_budget,
+    counted_limits,
+    magnitude,
+    read_budget,
+    select,
+    smallest_macs,
+)
+from slimsight.compress.macs import count_macs, count_params, size_bytes
+from slimsight.compress.models import build_net, check_logits
+from slimsight.compress.progress import SILENT, Progress
+from slimsight.compress.surgery import ChannelGraph, PrunePlan, gated_vs_slim, prove_groups, shake_, slim_, trace_groups
 
 from .run_dir import read_run
 
@@ -111,7 +119,7 @@ def load_model(name: str, classes: int, *, allow_code: bool = False) -> nn.Modul
 
     Args:
         name: ``torchvision:NAME``, ``timm:NAME``, ``path/to/file.py:factory``, one of ours, or a run directory.
-        allow_code: build a run's model from its file although that was not run here (see ``deploy.own_code``).
+        allow_code: build a run's model from its file although that was not run here (see ``allowed_code``).
 
     Raises:
         ConfigError, ModelError, RunError: there is no such model, or it cannot be built.

@@ -8,9 +8,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from compress.errors import ConfigError
-from compress.progress import SILENT, Progress
-from export.runners import Runner
+from slimsight.compress.errors import ConfigError
+from slimsight.compress.progress import SILENT, Progress
+from slimsight.export.runners import Runner
 
 from .bench.rounds import Clock, time_sessions
 from .bench.statistics import PERCENTILES, Quantiles, Speedup, noise_of, to_percentiles, to_quantiles, to_speedup

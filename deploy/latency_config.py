@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from compress.config import Count, Positive, Section
+from slimsight.compress.config import Count, Positive, Section
 
 
 class LatencyConfig(Section):

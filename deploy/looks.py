@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 
-from compress.explain import AmortizedExplainer, Saliency
-from compress.explain.fidelity.drift import REGION, compare
-from compress.explain.fidelity.mass import CONSTANT, SAYS, centres_of_mass, mass_of, region
+from slimsight.compress.explain import AmortizedExplainer, Saliency
+from slimsight.compress.explain.fidelity.drift import REGION, compare
+from slimsight.compress.explain.fidelity.mass import CONSTANT, SAYS, centres_of_mass, mass_of, region
 
 from .report.canvas import draw_strip, show
 from .report.markdown import DRIFT_PICTURE

@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from compress.config import ModelConfig
-from compress.errors import ConfigError
-from compress.files import write_text
-from compress.models.from_file import is_file_name, split_file_name
-from compress.sealed import sha256_of_file
-from compress.untrusted import MEBIBYTE, printable, read_bytes
+from slimsight.compress.config import ModelConfig
+from slimsight.compress.errors import ConfigError
+from slimsight.compress.files import write_text
+from slimsight.compress.models.from_file import is_file_name, split_file_name
+from slimsight.compress.sealed import sha256_of_file
+from slimsight.compress.untrusted import MEBIBYTE, printable, read_bytes
 
 from .cache_place import default_cache
 from .recipe import Recipe, load_recipe

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 
-from compress.data import Flow
-from compress.distributed import alone, broadcast, part_ways, together
-from compress.memory import memory_told
-from compress.progress import SILENT, Progress
-from compress.stop import Stop
+from slimsight.compress.data import Flow
+from slimsight.compress.distributed import alone, broadcast, part_ways, together
+from slimsight.compress.memory import memory_told
+from slimsight.compress.progress import SILENT, Progress
+from slimsight.compress.stop import Stop
 
 from .assemble import assemble_report, draw_pictures
 from .checkpointing import open_checkpoints

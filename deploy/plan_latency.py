@@ -15,16 +15,16 @@ from typing import Self
 import numpy as np
 from torch import Tensor, nn
 
-from compress.amounts import Amount
-from compress.errors import PruningError
-from compress.gates import CostModel, Selection, select
-from compress.gates.latency import LatencyModel, grid_points, liked_multiple, probes
-from compress.gates.widths import Align
-from compress.progress import SILENT, Progress
-from compress.surgery import PrunePlan
-from export.layer_times import METHOD, cached_times
-from export.runners import OnnxRunner
-from export.to_onnx import export_onnx
+from slimsight.compress.amounts import Amount
+from slimsight.compress.errors import PruningError
+from slimsight.compress.gates import CostModel, Selection, select
+from slimsight.compress.gates.latency import LatencyModel, grid_points, liked_multiple, probes
+from slimsight.compress.gates.widths import Align
+from slimsight.compress.progress import SILENT, Progress
+from slimsight.compress.surgery import PrunePlan
+from slimsight.export.layer_times import METHOD, cached_times
+from slimsight.export.runners import OnnxRunner
+from slimsight.export.to_onnx import export_onnx
 
 from .latency import LatencyRow, measure_latency
 from .latency_config import LatencyConfig

@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from compress.errors import ConfigError, Interrupted
+from slimsight.compress.errors import ConfigError, Interrupted
 
 if TYPE_CHECKING:
     from .recipe import Recipe
@@ -93,7 +93,7 @@ def launch(arguments: Sequence[str], devices: int) -> int:
             logs_specs=DefaultLogsSpecs(log_dir=logs),
         )
         try:
-            elastic_launch(config, sys.executable)("-m", "deploy.cli", *arguments)
+            elastic_launch(config, sys.executable)("-m", "slimsight", *arguments)
         except ChildFailedError as error:
             return _exit_code({rank: failure.exitcode for rank, failure in error.failures.items()}, devices)
         except SignalException:

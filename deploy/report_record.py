@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from compress.disk import sync_file, sync_folder
+from slimsight.compress.disk import sync_file, sync_folder
 
 from .report.forms import form_files
 from .report.html import write_run

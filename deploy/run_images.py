@@ -12,10 +12,10 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
 
-from compress.data import Batches, Flow, ImageSet, Splits, open_splits, to_batches
-from compress.data.sample import sample_of
-from compress.progress import Progress
-from compress.training import make_fabric
+from slimsight.compress.data import Batches, Flow, ImageSet, Splits, open_splits, to_batches
+from slimsight.compress.data.sample import sample_of
+from slimsight.compress.progress import Progress
+from slimsight.compress.training import make_fabric
 
 from .data_parts import data_key
 from .processes import started

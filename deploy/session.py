@@ -13,10 +13,10 @@ from typing import Any
 
 from torch import Tensor
 
-from compress.distributed import rank
-from compress.dynamic import DynamicClassifier, find_routes
-from compress.errors import PruningError
-from compress.explain import (
+from slimsight.compress.distributed import rank
+from slimsight.compress.dynamic import DynamicClassifier, find_routes
+from slimsight.compress.errors import PruningError
+from slimsight.compress.explain import (
     STEERING,
     ExplainedClassifier,
     Predictor,
@@ -27,13 +27,13 @@ from compress.explain import (
     new_predictor,
     to_targets,
 )
-from compress.files import read_tensors, write_tensors
-from compress.gates import CostModel, counted_limits
-from compress.models import Classifier, build_classifier, check_classifier, restore_
-from compress.progress import Progress
-from compress.surgery import ChannelGraph, PrunePlan, View, prove_groups, slim_, trace_groups
-from compress.training import Checkpoints
-from export.metadata import About
+from slimsight.compress.files import read_tensors, write_tensors
+from slimsight.compress.gates import CostModel, counted_limits
+from slimsight.compress.models import Classifier, build_classifier, check_classifier, restore_
+from slimsight.compress.progress import Progress
+from slimsight.compress.surgery import ChannelGraph, PrunePlan, View, prove_groups, slim_, trace_groups
+from slimsight.compress.training import Checkpoints
+from slimsight.export.metadata import About
 
 from .cache_place import default_cache as default_cache
 from .plan_latency import PlanTimer

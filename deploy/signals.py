@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from compress.stop import Stop
+from slimsight.compress.stop import Stop
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from export.metadata import METADATA
+from slimsight.export.metadata import METADATA
 
 from .data_parts import augmentation, judged
 from .recipe import Recipe

@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 
-from compress.disk import remove
-from compress.errors import RunError
-from compress.files import atomic_path, write_text
-from compress.progress import Progress
+from slimsight.compress.disk import remove
+from slimsight.compress.errors import RunError
+from slimsight.compress.files import atomic_path, write_text
+from slimsight.compress.progress import Progress
 
 from .recipe import Recipe, dump_recipe
 from .report.forms import remove_forms

@@ -10,9 +10,9 @@ import typer
 from rich.console import Console
 from rich.segment import Segment
 
-from compress.errors import BudgetExceeded
-from compress.stop import Stop
-from compress.untrusted import visible
+from slimsight.compress.errors import BudgetExceeded
+from slimsight.compress.stop import Stop
+from slimsight.compress.untrusted import visible
 
 from .console import ConsoleProgress
 from .logs import LibraryMessages

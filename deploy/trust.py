@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compress.data import ImageSet
-from compress.data.boxes import BoxedImages
-from compress.explain import Explainer, Saliency
-from compress.explain.fidelity import (
+from slimsight.compress.data import ImageSet
+from slimsight.compress.data.boxes import BoxedImages
+from slimsight.compress.explain import Explainer, Saliency
+from slimsight.compress.explain.fidelity import (
     SIDES,
     STEPS,
     Curve,
@@ -30,9 +30,9 @@ from compress.explain.fidelity import (
     sanity_check,
     tile_degradation,
 )
-from compress.explain.fidelity.roar import SHARES, Learn
-from compress.models import Classifier
-from compress.progress import SILENT, Progress
+from slimsight.compress.explain.fidelity.roar import SHARES, Learn
+from slimsight.compress.models import Classifier
+from slimsight.compress.progress import SILENT, Progress
 
 Fewer = Mapping[str | tuple[str, str], int]
 """How many images a test uses, by its name, or by its name and an explainer's."""

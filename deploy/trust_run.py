@@ -11,15 +11,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compress.data import ImageSet
-from compress.data.boxes import BoxedImages, load_boxes
-from compress.errors import ConfigError, Damaged, DataError
-from compress.explain import MEMBERS, STEERING, AmortizedExplainer, ExplainedClassifier, make_explainer, needs_weights
-from compress.explain.fidelity import STEPS
-from compress.finetune import train_classifier
-from compress.models import Classifier, build_classifier
-from compress.registry import nearest
-from compress.sealed import read_sealed, write_sealed
+from slimsight.compress.data import ImageSet
+from slimsight.compress.data.boxes import BoxedImages, load_boxes
+from slimsight.compress.errors import ConfigError, Damaged, DataError
+from slimsight.compress.explain import (
+    MEMBERS,
+    STEERING,
+    AmortizedExplainer,
+    ExplainedClassifier,
+    make_explainer,
+    needs_weights,
+)
+from slimsight.compress.explain.fidelity import STEPS
+from slimsight.compress.finetune import train_classifier
+from slimsight.compress.models import Classifier, build_classifier
+from slimsight.compress.registry import nearest
+from slimsight.compress.sealed import read_sealed, write_sealed
 
 from .fingerprint import fingerprint
 from .machine import device_name, versions

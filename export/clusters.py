@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from compress.dynamic import Route
-from compress.surgery import Slot
+from slimsight.compress.dynamic import Route
+from slimsight.compress.surgery import Slot
 
 _ON_THE_WAY = {"Relu", "Clip", "MaxPool", "AveragePool", "Add", "Sigmoid", "HardSwish", "HardSigmoid", "Identity"}
 """Operators that a branch takes in behind its layer, where nobody else reads the layer."""

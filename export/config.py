@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from compress.config import Positive, Section
+from slimsight.compress.config import Positive, Section
 
 Format = Literal["onnx", "pt2"]
 

@@ -49,7 +49,7 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class ModelCost:
-    """MACs of one image (convolutions and linear layers, as ``compress.macs``), parameters, and the layers.
+    """MACs of one image (convolutions and linear layers, as ``slimsight.compress.macs``), parameters, and the layers.
 
     ``image``: (C, H, W) that MACs were counted for.
     """

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.export import ExportedProgram
 
-from compress.dynamic import DynamicClassifier
+from slimsight.compress.dynamic import DynamicClassifier
 
 from .layer_values import Values, node_names, onnx_values, program_layers, program_values
 from .onnx_graph import read_onnx

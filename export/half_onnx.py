@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from compress.files import atomic_path
+from slimsight.compress.files import atomic_path
 
 from .engines.graph import Graph, Prepared, prepare
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from compress.errors import ExportError
+from slimsight.compress.errors import ExportError
 
 from .onnx_contents import check_image
 from .onnx_graph import import_onnx, read_onnx

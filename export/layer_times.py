@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from compress.disk import make_folder
-from compress.errors import Damaged, ExportError
-from compress.gates.latency import TimedLayer
-from compress.locks import locked
-from compress.progress import SILENT, Progress
-from compress.sealed import read_sealed, write_sealed
+from slimsight.compress.disk import make_folder
+from slimsight.compress.errors import Damaged, ExportError
+from slimsight.compress.gates.latency import TimedLayer
+from slimsight.compress.locks import locked
+from slimsight.compress.progress import SILENT, Progress
+from slimsight.compress.sealed import read_sealed, write_sealed
 
 from .runners import open_session
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from compress.errors import ExportError
-from compress.macs import count_macs
-from compress.models.normalize import Normalize
-from compress.untrusted import printable
+from slimsight.compress.errors import ExportError
+from slimsight.compress.macs import count_macs
+from slimsight.compress.models.normalize import Normalize
+from slimsight.compress.untrusted import printable
 
 from .onnx_graph import read_onnx
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from compress.errors import ExportError
-from compress.untrusted import printable, within
+from slimsight.compress.errors import ExportError
+from slimsight.compress.untrusted import printable, within
 
 _MOST_NODES: Final = 1_000_000
 _MOST_ELEMENTS: Final = 2**36

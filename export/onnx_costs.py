@@ -1,6 +1,6 @@
 """MACs, parameters and bytes of an ONNX file, read from its graph alone: neither torch nor a runtime is needed.
 
-The same layers count as in ``compress.macs``: convolutions and linear layers (Gemm, and MatMul with a stored
+The same layers count as in ``slimsight.compress.macs``: convolutions and linear layers (Gemm, and MatMul with a stored
 operand), one fused multiply-add each; products of two activations (attention) do not. Integer forms count alike.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from compress.errors import ExportError
+from slimsight.compress.errors import ExportError
 
 from .costs import LayerCost, ModelCost, Shape
 from .onnx_graph import read_onnx

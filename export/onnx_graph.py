@@ -8,8 +8,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from compress.errors import ExportError
-from compress.untrusted import read_bytes
+from slimsight.compress.errors import ExportError
+from slimsight.compress.untrusted import read_bytes
 
 from .onnx_contents import check_contents
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from compress.errors import ExportError
+from slimsight.compress.errors import ExportError
 
 from .costs import Shape
 from .onnx_contents import check_image

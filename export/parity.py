@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.errors import ExportError
-from compress.progress import SILENT, Progress
+from slimsight.compress.errors import ExportError
+from slimsight.compress.progress import SILENT, Progress
 
 from .first_difference import LayerDifference
 from .runners import Runner, refuse_not_finite, to_input

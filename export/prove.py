@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from compress.errors import RuntimeMissing
-from compress.progress import SILENT, Progress
+from slimsight.compress.errors import RuntimeMissing
+from slimsight.compress.progress import SILENT, Progress
 
 from .first_difference import LayerDifference, first_in_onnx, first_in_pt2
 from .parity import ParityResult, check_parity

@@ -18,8 +18,8 @@ from typing import Any, Final
 
 import torch
 
-from compress.errors import ExportError
-from compress.untrusted import MEBIBYTE, open_limited, parse_json, printable
+from slimsight.compress.errors import ExportError
+from slimsight.compress.untrusted import MEBIBYTE, open_limited, parse_json, printable
 
 _MOST: Final = 16 * 1024 * MEBIBYTE
 _MOST_GRAPH: Final = 256 * MEBIBYTE

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from compress.dynamic import DynamicClassifier
-from compress.errors import ExportError
+from slimsight.compress.dynamic import DynamicClassifier
+from slimsight.compress.errors import ExportError
 
 from .branches import Array, Choice, Slicer, Tree, leaf
 from .clusters import (

@@ -14,9 +14,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from compress.dynamic import DynamicClassifier, macs_per_image, routed_cost
-from compress.files import atomic_path
-from compress.gates import CostModel
+from slimsight.compress.dynamic import DynamicClassifier, macs_per_image, routed_cost
+from slimsight.compress.files import atomic_path
+from slimsight.compress.gates import CostModel
 
 from .metadata import NOTHING, About
 from .onnx_graph import import_onnx

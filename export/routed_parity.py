@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from compress.dynamic import DynamicClassifier
-from compress.errors import ExportError
+from slimsight.compress.dynamic import DynamicClassifier
+from slimsight.compress.errors import ExportError
 
 from .route_writer import LOGITS, ROUTES
 from .runners import import_onnxruntime, to_input

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.errors import ExportError
+from slimsight.compress.errors import ExportError
 
 from .clusters import names_read
 from .onnx_graph import import_onnx

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from compress.errors import ExportError
-from compress.files import atomic_path
+from slimsight.compress.errors import ExportError
+from slimsight.compress.files import atomic_path
 
 from .metadata import NOTHING, About, describe, write_metadata_
 from .onnx_graph import import_onnx, name_layers_, read_onnx, tidy_, training_nodes, with_constant_shapes_

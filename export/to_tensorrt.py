@@ -11,8 +11,8 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.errors import ExportError, RuntimeMissing
-from compress.files import atomic_path
+from slimsight.compress.errors import ExportError, RuntimeMissing
+from slimsight.compress.files import atomic_path
 
 from .engines.build import Built, build
 from .engines.flavour import NAMES, Flavour, Machine, import_runtime, this_machine

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from compress.errors import ExportError
-from compress.files import atomic_path
+from slimsight.compress.errors import ExportError
+from slimsight.compress.files import atomic_path
 
 from .pt2_contents import harmless_archive
 

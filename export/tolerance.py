@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from compress.errors import ExportError
+from slimsight.compress.errors import ExportError
 
 
 @dataclass(frozen=True)

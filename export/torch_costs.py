@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from compress.errors import ExportError
-from compress.macs import count_macs, count_params
+from slimsight.compress.errors import ExportError
+from slimsight.compress.macs import count_macs, count_params
 
 from .costs import LayerCost, ModelCost, Shape
 from .to_torch_export import load_program
@@ -22,7 +22,7 @@ _LINEAR = frozenset({"linear", "addmm"})
 
 
 def module_cost(model: nn.Module, image: Shape) -> ModelCost:
-    """What ``model`` costs for one image of (C, H, W), as ``compress.macs`` counts; its mode is left as it was.
+    """What ``model`` costs for one image of (C, H, W), as `count_macs` counts; its mode is left as it was.
 
     Layers that the model calls through ``torch.nn.functional`` are in the total only.
     """

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Iterator
 from typing import Any
 
-from compress.errors import ExportError
+from slimsight.compress.errors import ExportError
 
 from .onnx_graph import import_onnx
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from compress.dynamic import DynamicClassifier, find_routes
-from compress.surgery import trace_groups
+from slimsight.compress.dynamic import DynamicClassifier, find_routes
+from slimsight.compress.surgery import trace_groups
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

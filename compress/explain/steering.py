@@ -20,16 +20,7 @@ from .predictor import DrawMasks, Predictor, rbf_masks
 from .quality import Sample, SelectorQuality, judge_selector, refuse_collapsed
 from .realx import pixel_masks, realx_objective, realx_sample
 from .selector import ExplainedClassifier
-from .varsal import (
-    MapQuality,
-    SelectorMaps,
-    SoftTVPrior,
-    VarSalHead,
-    check_side,
-    judge_maps,
-    refuse_flat,
-    train_maps,
-)
+from .varsal import MapQuality, SelectorMaps, SoftTVPrior, VarSalHead, check_side, judge_maps, refuse_flat, train_maps
 
 
 class Quality(Protocol):

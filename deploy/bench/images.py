@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.data import open_splits
-from compress.data.decode import SUFFIXES, Encoded, decode, is_image
-from compress.data.image_file import why
-from compress.errors import DataError
-from compress.progress import SILENT, Progress
-from compress.untrusted import open_limited
+from slimsight.compress.data import open_splits
+from slimsight.compress.data.decode import SUFFIXES, Encoded, decode, is_image
+from slimsight.compress.data.image_file import why
+from slimsight.compress.errors import DataError
+from slimsight.compress.progress import SILENT, Progress
+from slimsight.compress.untrusted import open_limited
 
 _NO_ARRAY = (
     ValueError,

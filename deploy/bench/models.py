@@ -9,13 +9,13 @@ from typing import Any
 
 from torch import nn
 
-from compress.errors import ConfigError, RunError
-from compress.files import read_json
-from compress.models import build_classifier, restore_
-from compress.registry import nearest
-from export.inputs import read_input
-from export.metadata import stated_macs
-from export.runners.choose import TAKES
+from slimsight.compress.errors import ConfigError, RunError
+from slimsight.compress.files import read_json
+from slimsight.compress.models import build_classifier, restore_
+from slimsight.compress.registry import nearest
+from slimsight.export.inputs import read_input
+from slimsight.export.metadata import stated_macs
+from slimsight.export.runners.choose import TAKES
 
 from ..exported import check_exports
 from ..own_code import foreign_code, was_built_here
@@ -64,7 +64,7 @@ class Subject:
         return self.files.get(takes)
 
     def open(self, runtime: str) -> Path | nn.Module:
-        """What ``export.runners.choose.open_runner`` takes.
+        """What ``slimsight.export.runners.choose.open_runner`` takes.
 
         Raises:
             SlimError: the module cannot be built.
@@ -88,7 +88,7 @@ def find_subjects(given: Sequence[str | Path], *, allow_code: bool = False) -> l
     """The models that ``given`` names, in order; of a run directory its original, slim and dynamic model.
 
     Args:
-        allow_code: of runs, also what would start code that was not run or built here (see ``deploy.own_code``).
+        allow_code: of runs, also what would start code that was not run or built here (see ``allowed_code``).
 
     Raises:
         ConfigError: nothing was given, or something that is neither a run nor such a file.

@@ -107,7 +107,7 @@ def attempt(trial: Trial) -> Tried:
     import numpy as np
     import torch
 
-    from export.runners.choose import open_runner
+    from slimsight.export.runners.choose import open_runner
 
     from .models import Subject
 
@@ -223,9 +223,14 @@ def _main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     # Imported, never used here: threads that a runtime starts would not be there in a fork.
-    from export.runners import choose, import_onnxruntime
+    from slimsight.export.runners import choose, import_onnxruntime
 
-    for name in ("deploy.bench.models", "deploy.recipe", "deploy.report", "deploy.slim_folder"):
+    for name in (
+        "slimsight.deploy.bench.models",
+        "slimsight.deploy.recipe",
+        "slimsight.deploy.report",
+        "slimsight.deploy.slim_folder",
+    ):
         importlib.import_module(name)
     if choose.runtimes()["onnxruntime-cpu"] is None:
         import_onnxruntime()

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.errors import ConfigError
-from compress.progress import SILENT, Progress
-from export.runners import Runner, to_input
+from slimsight.compress.errors import ConfigError
+from slimsight.compress.progress import SILENT, Progress
+from slimsight.export.runners import Runner, to_input
 
 Clock = Callable[[], int]  # nanoseconds, monotonic
 Times = dict[str, NDArray[np.float64]]  # runner -> ms of each round

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from compress.progress import SILENT, Progress
+from slimsight.compress.progress import SILENT, Progress
 
 from .images import open_images
 from .models import find_baseline, find_subjects, image_size
@@ -28,10 +28,10 @@ def run_bench(
 
     Args:
         models: run directories, ``.onnx``, ``.engine`` and ``.pt2`` files, in any mix.
-        runtimes: of ``export.runners.choose.TAKES``; empty: all that have a file to open, except torch-compile.
+        runtimes: of ``slimsight.export.runners.choose.TAKES``; empty: all that have a file to open, except torch-compile.
         images: a folder or a ``.npy`` file; None: a run's validation images, without a run drawn ones.
         baseline: name of the model that speed-ups refer to, or what was given for it; None: the first.
-        allow_code: start what came with a run and was not run or built here (see ``deploy.own_code``).
+        allow_code: start what came with a run and was not run or built here (see ``slimsight.deploy.own_code``).
 
     Raises:
         SlimError: what was given cannot be used, or nothing of it can run here.

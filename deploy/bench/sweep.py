@@ -10,10 +10,10 @@ from pathlib import Path
 
 from torch import nn
 
-from compress.errors import ConfigError
-from compress.progress import SILENT, Progress
-from export.runners import Runner
-from export.runners.choose import check_runtime, open_runner, runtimes
+from slimsight.compress.errors import ConfigError
+from slimsight.compress.progress import SILENT, Progress
+from slimsight.export.runners import Runner
+from slimsight.export.runners.choose import check_runtime, open_runner, runtimes
 
 from ..machine import describe, state, stolen, versions
 from .images import Images

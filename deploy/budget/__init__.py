@@ -1,6 +1,6 @@
 """Budget files: what a model is held to, and the verdict on it."""
 
-from compress.amounts import Amount
+from slimsight.compress.amounts import Amount
 
 from .figures import Costs, Figures, Timed
 from .judge import Against, check_report, judge

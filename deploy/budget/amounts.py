@@ -6,7 +6,7 @@ import math
 from functools import partial
 from typing import Any, Final, Literal
 
-from compress.amounts import (
+from slimsight.compress.amounts import (
     BYTE_UNITS,
     MACS_UNITS,
     PARAM_UNITS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from export.costs import LayerCost
+from slimsight.export.costs import LayerCost
 
 from ..report.schema import Report
 from ..report.units import latency_label

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, Literal
 
-from compress.amounts import Amount
+from slimsight.compress.amounts import Amount
 
 from ..report.checks import NO_LATENCY, NO_PARITY, NOT_FINITE, all_parity
 from ..report.schema import Report, Unit

@@ -7,9 +7,9 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Final
 
-from compress.amounts import Amount
-from compress.errors import ConfigError
-from export.costs import LayerCost
+from slimsight.compress.amounts import Amount
+from slimsight.compress.errors import ConfigError
+from slimsight.export.costs import LayerCost
 
 from ..report.schema import Unit
 from .changes import LayerChange

@@ -9,8 +9,8 @@ from typing import Any, Final, Generic, Literal, TypeVar
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import core_schema
 
-from compress.amounts import Amount
-from compress.registry import nearest
+from slimsight.compress.amounts import Amount
+from slimsight.compress.registry import nearest
 
 T = TypeVar("T")
 Bound = Literal["max", "min"]

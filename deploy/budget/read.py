@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from compress.errors import ConfigError
-from compress.untrusted import read_text
+from slimsight.compress.errors import ConfigError
+from slimsight.compress.untrusted import read_text
 
 from ..reading.allowed import Allowed, shown, without_null
 from ..reading.problems import Problems

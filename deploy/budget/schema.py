@@ -6,8 +6,8 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
-from compress.amounts import Amount
-from compress.config import Section
+from slimsight.compress.amounts import Amount
+from slimsight.compress.config import Section
 
 from ..latency_config import LatencyConfig
 from . import amounts as read

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from compress.progress import SILENT, Progress
-from export.costs import Shape
+from slimsight.compress.progress import SILENT, Progress
+from slimsight.export.costs import Shape
 
 from ..budget import Against, Budget, Figures, judge, load_budget
 from ..budget.changes import LayerChange, find_changes

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from compress.errors import ConfigError
-from compress.progress import Progress
+from slimsight.compress.errors import ConfigError
+from slimsight.compress.progress import Progress
 
 from ..budget import Timed
 from ..latency_config import LatencyConfig
@@ -31,7 +31,7 @@ def measure(target: Target, baseline: Target | None, config: LatencyConfig, prog
     if "torch" not in sys.modules:
         # Threads of one model that spin after their work would take the core from the model timed next.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from export.runners.choose import open_runner
+    from slimsight.export.runners.choose import open_runner
 
     from ..bench.rounds import time_sessions
     from ..bench.statistics import noise_of, to_interval, to_quantiles, to_speedup, unsteadiness_of

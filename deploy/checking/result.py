@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from compress.errors import ConfigError
-from compress.files import read_json
-from export.costs import LayerCost, Shape
+from slimsight.compress.errors import ConfigError
+from slimsight.compress.files import read_json
+from slimsight.export.costs import LayerCost, Shape
 
 from ..budget import Costs, Figures, Judged, Judgement
 from ..budget.changes import LayerChange

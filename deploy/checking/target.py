@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from compress.errors import ConfigError
-from export.costs import ModelCost, Shape
-from export.onnx_costs import onnx_bytes, onnx_cost
+from slimsight.compress.errors import ConfigError
+from slimsight.export.costs import ModelCost, Shape
+from slimsight.export.onnx_costs import onnx_bytes, onnx_cost
 
 from ..budget import Costs, Figures
 from ..report import read_report
@@ -57,7 +57,7 @@ def read_target(name: str, image: Shape | None = None, classes: int = 1000) -> T
     if path.suffix == ".onnx":
         return _of_file(name, "onnx", onnx_cost(path, image), onnx_bytes(path))
     if path.suffix == ".pt2":
-        from export.torch_costs import pt2_cost
+        from slimsight.export.torch_costs import pt2_cost
 
         return _of_file(name, "pt2", pt2_cost(path), path.stat().st_size)
     if "/" in name and ":" not in name:  # nothing that could be built: a run or a file that is not there
@@ -95,9 +95,9 @@ def _of_file(name: str, kind: Kind, cost: ModelCost, size: int) -> Target:
 def _of_model(name: str, image: Shape | None, classes: int) -> Target:
     if image is None:
         raise ConfigError(f"{name} is built from code, which says no size: give one image's, e.g. --input 3x224x224")
-    from compress.macs import size_bytes
-    from compress.models import check_logits
-    from export.torch_costs import module_cost
+    from slimsight.compress.macs import size_bytes
+    from slimsight.compress.models import check_logits
+    from slimsight.export.torch_costs import module_cost
 
     from ..inspection import load_model
 

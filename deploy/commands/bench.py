@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from compress.errors import ConfigError
+from slimsight.compress.errors import ConfigError
 
 from ..terminal import AllowCode, Terminal, console
 
@@ -47,7 +47,7 @@ def bench(
     if "torch" not in sys.modules:
         # Threads of one model that spin after their work would take the core from the model timed next.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from compress.files import write_json
+    from slimsight.compress.files import write_json
 
     from ..bench import Settings, run_bench
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from compress.errors import BudgetExceeded, ConfigError
+from slimsight.compress.errors import BudgetExceeded, ConfigError
 
 from ..terminal import Terminal, console
 
@@ -63,7 +63,7 @@ def _show(found: CheckResult, json: Path | None) -> None:
 
 
 def _write(found: CheckResult, json: Path | None, junit: Path | None, summary: Path | None) -> None:
-    from compress.files import write_json, write_text
+    from slimsight.compress.files import write_json, write_text
 
     from ..checking.outputs import to_junit, to_markdown
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from compress.errors import BudgetExceeded
+from slimsight.compress.errors import BudgetExceeded
 
 from ..terminal import Terminal, console
 
@@ -27,7 +27,7 @@ def doctor(
 
     Heavy libraries are imported in processes of their own: one that crashes or hangs is a finding.
     """
-    from compress.files import write_json
+    from slimsight.compress.files import write_json
 
     from ..doctor import AREAS, diagnose
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from compress.errors import BudgetExceeded
+from slimsight.compress.errors import BudgetExceeded
 
 from ..terminal import AllowCode, Terminal, console
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from compress.errors import ConfigError
+from slimsight.compress.errors import ConfigError
 
 from ..terminal import Terminal, console
 
@@ -49,7 +49,7 @@ def init(
         )
     terminal: Terminal = context.obj
     terminal.progress.note("looking at the images and the model")  # first: torch takes seconds to import
-    from compress.files import write_text
+    from slimsight.compress.files import write_text
 
     from ..budget import load_budget
     from ..cache_place import default_cache

@@ -33,7 +33,7 @@ def inspect(
     allow_code: AllowCode = False,
 ) -> None:
     """What can shrink in a model, what cannot and why, what costs most, and how small it can get. Learns nothing."""
-    from compress.files import write_json
+    from slimsight.compress.files import write_json
 
     from ..inspection import inspect_model, load_model, read_limits, read_shape
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from compress.errors import ConfigError
+from slimsight.compress.errors import ConfigError
 
 from ..terminal import console
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from compress.errors import ConfigError
+from slimsight.compress.errors import ConfigError
 
 from ..processes import as_arguments, check_batches, check_devices, end_with_agent, launch, leads, started
 from ..terminal import Terminal, console, leave, print_checks
@@ -128,7 +128,7 @@ def _print_summary(report: Report) -> None:
 
 
 def _print_dry_run(found: DryRun) -> None:
-    from compress.gates import as_amount
+    from slimsight.compress.gates import as_amount
 
     from ..report.units import as_bytes, as_duration, as_macs, as_ms, as_percent
 

@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from compress.errors import ConfigError
+from slimsight.compress.errors import ConfigError
 
 
 def schema(
     kind: Annotated[str, typer.Argument(metavar="recipe|budget", help="of which file")],
 ) -> None:
     """Print the JSON Schema of recipes or budget files; editors complete and check them by it."""
-    from compress.registry import nearest
+    from slimsight.compress.registry import nearest
 
     from ..schemas import NAMES, schema_file
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from compress.errors import ConfigError
+from slimsight.compress.errors import ConfigError
 
 from ..terminal import AllowCode, Terminal, console
 

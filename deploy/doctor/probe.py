@@ -1,4 +1,4 @@
-"""Heavy probes, each run in a process of its own: ``python -m deploy.doctor.probe NAME``.
+"""Heavy probes, each run in a process of its own: ``python -m slimsight.deploy.doctor.probe NAME``.
 
 One line of JSON on standard output for every finding, written as soon as it is known: a library that takes the
 process down with it leaves the lines before.

@@ -31,7 +31,13 @@ def probe(names: Sequence[str], seconds: float) -> dict[str, Probed]:
         started = {}
         for name in names:
             with (Path(folder) / f"{name}.out").open("wb") as out, (Path(folder) / f"{name}.err").open("wb") as err:
-                command = [sys.executable, "-P", "-m", "deploy.doctor.probe", name]  # -P: not from the current folder
+                command = [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "slimsight.deploy.doctor.probe",
+                    name,
+                ]  # -P: not from the current folder
                 started[name] = subprocess.Popen(
                     command, stdout=out, stderr=err, env=_environment(), start_new_session=True
                 )

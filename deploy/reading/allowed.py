@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from pydantic_core import ErrorDetails
 
-from compress.registry import nearest
+from slimsight.compress.registry import nearest
 
 from .yaml_text import Place
 

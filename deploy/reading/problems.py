@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 
-from compress.untrusted import printable
+from slimsight.compress.untrusted import printable
 
 from .yaml_text import Place, line_of
 

@@ -9,8 +9,8 @@ from typing import Any, Final, TypeAlias
 
 import yaml
 
-from compress.errors import ConfigError
-from compress.untrusted import MEBIBYTE, printable
+from slimsight.compress.errors import ConfigError
+from slimsight.compress.untrusted import MEBIBYTE, printable
 
 MOST_YAML: Final = MEBIBYTE // 4
 """Bytes of a YAML file that are read: PyYAML takes seconds for that many, and a long recipe has a fortieth."""

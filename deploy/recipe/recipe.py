@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from compress.config import (
+from slimsight.compress.config import (
     BudgetConfig,
     Count,
     DataConfig,
@@ -22,10 +22,10 @@ from compress.config import (
     ModelConfig,
     Section,
 )
-from compress.errors import ConfigError
-from compress.registry import nearest
-from compress.untrusted import read_text
-from export.config import ExportConfig
+from slimsight.compress.errors import ConfigError
+from slimsight.compress.registry import nearest
+from slimsight.compress.untrusted import read_text
+from slimsight.export.config import ExportConfig
 
 from ..latency_config import LatencyConfig
 from ..reading.allowed import Allowed, Schema, choices, shown

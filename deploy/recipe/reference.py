@@ -1,6 +1,6 @@
 """The reference of every setting of a recipe, as Markdown, from the models that validate recipes.
 
-``python -m deploy.recipe.reference > docs/recipes.md`` writes the page.
+``python -m slimsight.deploy.recipe.reference > docs/recipes.md`` writes the page.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .recipe import Recipe
 
 _HEAD = """# Every setting of a recipe
 
-<!-- Made by `python -m deploy.recipe.reference`; what it says comes from the code that reads recipes. -->
+<!-- Made by `python -m slimsight.deploy.recipe.reference`; what it says comes from the code that reads recipes. -->
 
 A recipe is a YAML file. Every setting has a default; an unknown key, a wrong value and a key given twice are errors,
 all reported together. `--set gates.steps=500` overrides one setting on the command line. Relative paths count from the

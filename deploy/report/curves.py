@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from compress.files import atomic_path
+from slimsight.compress.files import atomic_path
 
 _DPI: Final = 100
 _PANEL: Final = (6.4, 4.6)  # inches

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from compress.config import NonNegative
+from slimsight.compress.config import NonNegative
 
 from .part import Part, Share, Whole
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import jinja2
 
-from compress.files import write_text
+from slimsight.compress.files import write_text
 
 from . import rows, rows_drift, rows_ranking, rows_routed
 from .schema import Report

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compress.config import NonNegative
+from slimsight.compress.config import NonNegative
 
 from .part import Part, Share
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compress.config import Count, NonNegative, Positive
+from slimsight.compress.config import Count, NonNegative, Positive
 
 from .part import Part, Share, Whole
 

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AwareDatetime, Field, model_validator
 
-from compress.config import Count, NonNegative, Positive
+from slimsight.compress.config import Count, NonNegative, Positive
 
 from .map_drift import MapDriftFigures
 from .part import Measured, Part, Share, Whole

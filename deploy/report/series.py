@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from compress.config import Count, NonNegative, Positive
+from slimsight.compress.config import Count, NonNegative, Positive
 
 from .part import Part
 

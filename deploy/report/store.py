@@ -7,9 +7,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from compress.errors import ConfigError, RunError
-from compress.files import write_json
-from compress.untrusted import MOST_JSON, parse_json, printable, read_text
+from slimsight.compress.errors import ConfigError, RunError
+from slimsight.compress.files import write_json
+from slimsight.compress.untrusted import MOST_JSON, parse_json, printable, read_text
 
 from .schema import SCHEMA, Report
 

@@ -8,9 +8,9 @@ from typing import Final, Literal
 
 from pydantic import ValidationError
 
-from compress.errors import RunError
-from compress.files import atomic_path, read_json, write_json
-from compress.untrusted import MEBIBYTE, read_bytes
+from slimsight.compress.errors import RunError
+from slimsight.compress.files import atomic_path, read_json, write_json
+from slimsight.compress.untrusted import MEBIBYTE, read_bytes
 
 from .part import Part
 

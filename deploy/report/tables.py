@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from compress.untrusted import visible
+from slimsight.compress.untrusted import visible
 
 
 class Code(str):

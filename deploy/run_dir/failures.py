@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from compress.errors import RunError
-from compress.files import NO_ROOM, no_room
+from slimsight.compress.errors import RunError
+from slimsight.compress.files import NO_ROOM, no_room
 
 
 @contextmanager

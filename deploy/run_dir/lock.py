@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from compress.disk import sync_folder
-from compress.errors import RunError
-from compress.locks import NoLocks, try_lock, unlock
+from slimsight.compress.disk import sync_folder
+from slimsight.compress.errors import RunError
+from slimsight.compress.locks import NoLocks, try_lock, unlock
 
 from .failures import translated
 from .places import MARKER

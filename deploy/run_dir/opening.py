@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from compress.disk import make_folder
-from compress.errors import RunError
-from compress.untrusted import printable, strays
+from slimsight.compress.disk import make_folder
+from slimsight.compress.errors import RunError
+from slimsight.compress.untrusted import printable, strays
 
 from .failures import translated
 from .lock import held

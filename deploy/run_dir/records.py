@@ -11,10 +11,10 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
-from compress.config import NonNegative, Section
-from compress.errors import Damaged, PruningError
-from compress.sealed import find_damage, read_sealed, write_sealed
-from compress.untrusted import within
+from slimsight.compress.config import NonNegative, Section
+from slimsight.compress.errors import Damaged, PruningError
+from slimsight.compress.sealed import find_damage, read_sealed, write_sealed
+from slimsight.compress.untrusted import within
 
 from .places import is_stage
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from compress.disk import make_folder, remove, sync_folder
-from compress.errors import Damaged
-from compress.sealed import read_sealed, sha256_of_file
+from slimsight.compress.disk import make_folder, remove, sync_folder
+from slimsight.compress.errors import Damaged
+from slimsight.compress.sealed import read_sealed, sha256_of_file
 
 from .failures import translated
 from .lock import holder

@@ -1,6 +1,6 @@
 """JSON Schema of recipes and budget files, for editors: shipped as files, generated from the code.
 
-``python -m deploy.schemas.generate`` writes them anew.
+``python -m slimsight.deploy.schemas.generate`` writes them anew.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from compress.files import write_text
+from slimsight.compress.files import write_text
 
 from ..budget import BudgetFile
 from ..reading.allowed import without_null

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from compress.data import Batches
-from compress.distributed import by_leader
-from compress.dynamic import learn_routing, routed_cost, verify_routes
-from compress.dynamic.bottleneck import IMAGES_A_BATCH
-from export.prove import Artifact, prove
-from export.routed_onnx import export_masked, export_routed
-from export.routed_parity import route_agreement
+from slimsight.compress.data import Batches
+from slimsight.compress.distributed import by_leader
+from slimsight.compress.dynamic import learn_routing, routed_cost, verify_routes
+from slimsight.compress.dynamic.bottleneck import IMAGES_A_BATCH
+from slimsight.export.prove import Artifact, prove
+from slimsight.export.routed_onnx import export_masked, export_routed
+from slimsight.export.routed_parity import route_agreement
 
 from ..report.units import as_macs, as_percent
 from ..session import Session

@@ -9,16 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compress.distributed import by_leader
-from compress.explain import (
-    explanations,
-    new_predictor,
-    train_predictor,
-)
-from compress.finetune import train_classifier
-from compress.gates import learn_gates, magnitude, select, uniform
-from compress.gates.widths import Align
-from compress.training import evaluate
+from slimsight.compress.distributed import by_leader
+from slimsight.compress.explain import explanations, new_predictor, train_predictor
+from slimsight.compress.finetune import train_classifier
+from slimsight.compress.gates import learn_gates, magnitude, select, uniform
+from slimsight.compress.gates.widths import Align
+from slimsight.compress.training import evaluate
 
 from ..report.units import as_percent
 from ..session import Session

@@ -6,12 +6,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from compress.config import BudgetConfig
-from compress.explain import find_scales
-from compress.gates import CostModel, as_amount, check_budget, counted_limits, smallest_macs
-from compress.models import Classifier
-from compress.surgery import ChannelGraph
-from export.to_torch_export import trace
+from slimsight.compress.config import BudgetConfig
+from slimsight.compress.explain import find_scales
+from slimsight.compress.gates import CostModel, as_amount, check_budget, counted_limits, smallest_macs
+from slimsight.compress.models import Classifier
+from slimsight.compress.surgery import ChannelGraph
+from slimsight.export.to_torch_export import trace
 
 from ..report.units import as_macs, as_ms, as_percent
 from ..session import Session

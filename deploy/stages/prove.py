@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from compress.distributed import by_leader
-from compress.dynamic import routed_cost, use
-from compress.explain import drift_of, explanations
-from compress.explain.fidelity import drift_of_numbers
-from compress.explain.rbf import area
-from compress.training import evaluate
-from export.prove import Artifact, Evidence, prove
-from export.runners import OnnxRunner
-from export.to_onnx import export_onnx, verify_shapes
-from export.to_torch_export import export_pt2
+from slimsight.compress.distributed import by_leader
+from slimsight.compress.dynamic import routed_cost, use
+from slimsight.compress.explain import drift_of, explanations
+from slimsight.compress.explain.fidelity import drift_of_numbers
+from slimsight.compress.explain.rbf import area
+from slimsight.compress.training import evaluate
+from slimsight.export.prove import Artifact, Evidence, prove
+from slimsight.export.runners import OnnxRunner
+from slimsight.export.to_onnx import export_onnx, verify_shapes
+from slimsight.export.to_torch_export import export_pt2
 
 from ..latency import measure_latency
 from ..report.units import as_macs, as_percent

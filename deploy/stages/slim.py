@@ -8,16 +8,16 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from compress.distributed import rank
-from compress.errors import PruningError
-from compress.explain import ExplainedClassifier
-from compress.files import atomic_path, read_tensors
-from compress.finetune import Steering, recalibrate_bn, train_classifier
-from compress.gates import Selection, select
-from compress.macs import count_macs, count_params, size_bytes
-from compress.models import Classifier
-from compress.surgery import PrunePlan, gated_vs_slim
-from compress.training import evaluate
+from slimsight.compress.distributed import rank
+from slimsight.compress.errors import PruningError
+from slimsight.compress.explain import ExplainedClassifier
+from slimsight.compress.files import atomic_path, read_tensors
+from slimsight.compress.finetune import Steering, recalibrate_bn, train_classifier
+from slimsight.compress.gates import Selection, select
+from slimsight.compress.macs import count_macs, count_params, size_bytes
+from slimsight.compress.models import Classifier
+from slimsight.compress.surgery import PrunePlan, gated_vs_slim
+from slimsight.compress.training import evaluate
 
 from ..plan_latency import select_timed
 from ..report.units import as_error, as_macs, as_percent, plural

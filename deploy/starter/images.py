@@ -13,16 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from compress.config import DataConfig
-from compress.data import open_splits
-from compress.data.decode import SUFFIXES, is_image, to_bytes
-from compress.data.image_file import BROKEN, open_image, why
-from compress.data.partition import hold_out
-from compress.data.sources import FolderSource, PooledSource
-from compress.data.splits import to_source
-from compress.errors import DataError
-from compress.progress import SILENT, Progress
-from compress.untrusted import printable
+from slimsight.compress.config import DataConfig
+from slimsight.compress.data import open_splits
+from slimsight.compress.data.decode import SUFFIXES, is_image, to_bytes
+from slimsight.compress.data.image_file import BROKEN, open_image, why
+from slimsight.compress.data.partition import hold_out
+from slimsight.compress.data.sources import FolderSource, PooledSource
+from slimsight.compress.data.splits import to_source
+from slimsight.compress.errors import DataError
+from slimsight.compress.progress import SILENT, Progress
+from slimsight.compress.untrusted import printable
 
 T = TypeVar("T")
 

@@ -11,11 +11,11 @@ from typing import Literal
 import numpy as np
 import torch
 
-from compress.config import ModelConfig
-from compress.errors import ModelError
-from compress.models import Classifier, build_classifier, check_classifier
-from compress.models.from_file import is_file_name
-from compress.progress import SILENT, Progress
+from slimsight.compress.config import ModelConfig
+from slimsight.compress.errors import ModelError
+from slimsight.compress.models import Classifier, build_classifier, check_classifier
+from slimsight.compress.models.from_file import is_file_name
+from slimsight.compress.progress import SILENT, Progress
 
 from ..inspection import Inspection, inspect_model
 from .images import SIZES, ImagesSeen, statistics

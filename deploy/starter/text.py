@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from compress.config import DataConfig
+from slimsight.compress.config import DataConfig
 
 from ..report.units import as_bytes, as_count, as_macs, as_percent, plural
 from .commented import BESIDE, CommentedYaml

@@ -1,6 +1,6 @@
 """Assertions on what a model costs, for any test:
 
-    from deploy.testing import assert_macs
+    from slimsight.testing import assert_macs
 
     def test_fits_the_phone():
         assert_macs(build(10), "3x224x224", max="60M")

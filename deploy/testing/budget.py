@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from compress.errors import ConfigError
+from slimsight.compress.errors import ConfigError
 
 from ..checking import Asked, run_check
 from ..checking.result import line_of_check

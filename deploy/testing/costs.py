@@ -9,9 +9,9 @@ from functools import partial
 
 from torch import nn
 
-from compress.amounts import BYTE_UNITS, MACS_UNITS, PARAM_UNITS, Amount, to_amount
-from compress.macs import MacsCount, count_macs, count_params, size_bytes
-from compress.models.user_code import UserCode
+from slimsight.compress.amounts import BYTE_UNITS, MACS_UNITS, PARAM_UNITS, Amount, to_amount
+from slimsight.compress.macs import MacsCount, count_macs, count_params, size_bytes
+from slimsight.compress.models.user_code import UserCode
 
 from ..report.units import as_bytes, as_count, as_macs
 from .held import Held, check_module, end, judge, to_limit

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from compress.amounts import Amount
-from compress.errors import ConfigError, SlimError
+from slimsight.compress.amounts import Amount
+from slimsight.compress.errors import ConfigError, SlimError
 
 from ..report.units import as_percent
 

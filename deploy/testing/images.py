@@ -8,7 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from compress.errors import ConfigError
+from slimsight.compress.errors import ConfigError
 
 Images: TypeAlias = Tensor | str | Sequence[int]
 """(N, C, H, W) or (C, H, W), floating point; or a shape of these: ``"3x224x224"``, ``(3, 224, 224)``."""

@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from compress.amounts import TIME_UNITS, to_amount
-from compress.errors import ConfigError
-from compress.models.user_code import UserCode
-from compress.modes import evaluating
-from export.runners import TorchRunner
+from slimsight.compress.amounts import TIME_UNITS, to_amount
+from slimsight.compress.errors import ConfigError
+from slimsight.compress.models.user_code import UserCode
+from slimsight.compress.modes import evaluating
+from slimsight.export.runners import TorchRunner
 
 from ..bench.rounds import time_sessions
 from ..bench.statistics import noise_of, to_interval, to_quantiles, to_speedup, unsteadiness_of

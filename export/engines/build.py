@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compress.errors import ExportError
-from compress.files import atomic_path
+from slimsight.compress.errors import ExportError
+from slimsight.compress.files import atomic_path
 
 from .flavour import NAMES, Flavour, to_logger
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from compress.errors import ExportError, RuntimeMissing
+from slimsight.compress.errors import ExportError, RuntimeMissing
 
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 

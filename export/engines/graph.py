@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.errors import ExportError
+from slimsight.compress.errors import ExportError
 
 from ..onnx_graph import import_onnx, read_onnx
 from ..overflow import run_graph, wide_values

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from compress.errors import Damaged, ExportError
-from compress.sealed import read_sealed, write_sealed
+from slimsight.compress.errors import Damaged, ExportError
+from slimsight.compress.sealed import read_sealed, write_sealed
 
 from .flavour import NAMES, Flavour, Machine
 

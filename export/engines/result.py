@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from compress.errors import ExportError
+from slimsight.compress.errors import ExportError
 
 from .flavour import Flavour
 

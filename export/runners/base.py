@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.errors import ExportError
+from slimsight.compress.errors import ExportError
 
 from ..to_torch_export import first_line
 

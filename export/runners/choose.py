@@ -14,8 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from compress.errors import ConfigError, ExportError
-from compress.registry import nearest
+from slimsight.compress.errors import ConfigError, ExportError
+from slimsight.compress.registry import nearest
 
 from .base import Runner
 from .in_onnxruntime import OnnxRunner, import_onnxruntime

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from compress.errors import ExportError, RuntimeMissing
+from slimsight.compress.errors import ExportError, RuntimeMissing
 
 from ..engines.flavour import NAMES, Flavour, import_runtime, this_machine, to_logger
 from ..engines.key import read_sidecar, refuse_foreign

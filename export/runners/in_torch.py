@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compress.errors import ExportError, RuntimeMissing
+from slimsight.compress.errors import ExportError, RuntimeMissing
 
 from ..to_torch_export import first_line, load_program, quiet
 from .base import BaseRunner, to_input

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from compress.errors import RuntimeMissing
+from slimsight.compress.errors import RuntimeMissing
 
 DEVICE = 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from compress.amounts import (
+from slimsight.compress.amounts import (
     BYTE_UNITS,
     COUNT_UNITS,
     MACS_UNITS,

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from compress.amounts import Amount
-from compress.config import (
+from slimsight.compress.amounts import Amount
+from slimsight.compress.config import (
     BudgetConfig,
     DataConfig,
     ExplainerConfig,

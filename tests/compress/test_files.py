@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from compress.errors import RunError
-from compress.files import atomic_path, read_json, read_tensors, write_json, write_tensors, write_text
+from slimsight.compress.errors import RunError
+from slimsight.compress.files import atomic_path, read_json, read_tensors, write_json, write_tensors, write_text
 
 
 def names(folder: Path) -> list[str]:

@@ -12,10 +12,10 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from compress.config import FinetuneConfig, TrainConfig
-from compress.data import Batches, ImageSet
-from compress.finetune import recalibrate_bn, train_classifier
-from compress.training import evaluate, make_fabric, one_cycle
+from slimsight.compress.config import FinetuneConfig, TrainConfig
+from slimsight.compress.data import Batches, ImageSet
+from slimsight.compress.finetune import recalibrate_bn, train_classifier
+from slimsight.compress.training import evaluate, make_fabric, one_cycle
 
 
 @pytest.fixture(scope="module")

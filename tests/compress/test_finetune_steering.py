@@ -9,13 +9,20 @@ import pytest
 import torch
 from torch import nn
 
-from compress.config import FinetuneConfig
-from compress.data import Batches, ImageSet
-from compress.explain import ExplainedClassifier, RealXHead, Selector, drift_between, explanations, find_scales
-from compress.explain.varsal import VarSalHead
-from compress.finetune import Steering, train_classifier
-from compress.models import Classifier
-from compress.training import make_fabric
+from slimsight.compress.config import FinetuneConfig
+from slimsight.compress.data import Batches, ImageSet
+from slimsight.compress.explain import (
+    ExplainedClassifier,
+    RealXHead,
+    Selector,
+    drift_between,
+    explanations,
+    find_scales,
+)
+from slimsight.compress.explain.varsal import VarSalHead
+from slimsight.compress.finetune import Steering, train_classifier
+from slimsight.compress.models import Classifier
+from slimsight.compress.training import make_fabric
 
 SIDE = 16
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from compress.config import ModelConfig
-from compress.macs import MacsCount, count_macs, count_params, size_bytes
-from compress.models import build_classifier
+from slimsight.compress.config import ModelConfig
+from slimsight.compress.macs import MacsCount, count_macs, count_params, size_bytes
+from slimsight.compress.models import build_classifier
 
 IMAGE = torch.zeros(1, 3, 32, 32)
 

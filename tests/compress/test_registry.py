@@ -1,7 +1,7 @@
 import pytest
 
-from compress.errors import ConfigError
-from compress.registry import Registry, nearest
+from slimsight.compress.errors import ConfigError
+from slimsight.compress.registry import Registry, nearest
 
 
 @pytest.fixture

@@ -11,16 +11,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.config import DynamicConfig, ExplainerConfig, FinetuneConfig, MaskConfig, PredictorConfig
-from compress.data import Batches, ImageSet
-from compress.dynamic import DynamicClassifier, find_routes, learn_routing, routed_cost
-from compress.explain import STEERING, ExplainedClassifier, Selector, find_scales, new_predictor, train_predictor
-from compress.explain.predictor import rbf_masks
-from compress.finetune import Steering, train_classifier
-from compress.models import Classifier
-from compress.surgery import trace_groups
-from compress.training import Checkpoints, make_fabric
-from compress.training.checkpoint import SavedCheckpoint
+from slimsight.compress.config import DynamicConfig, ExplainerConfig, FinetuneConfig, MaskConfig, PredictorConfig
+from slimsight.compress.data import Batches, ImageSet
+from slimsight.compress.dynamic import DynamicClassifier, find_routes, learn_routing, routed_cost
+from slimsight.compress.explain import (
+    STEERING,
+    ExplainedClassifier,
+    Selector,
+    find_scales,
+    new_predictor,
+    train_predictor,
+)
+from slimsight.compress.explain.predictor import rbf_masks
+from slimsight.compress.finetune import Steering, train_classifier
+from slimsight.compress.models import Classifier
+from slimsight.compress.surgery import trace_groups
+from slimsight.compress.training import Checkpoints, make_fabric
+from slimsight.compress.training.checkpoint import SavedCheckpoint
 
 SIDE = 16
 Work = Callable[[Checkpoints | None], dict[str, Tensor]]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from deploy.report import Report
+from slimsight.deploy.report import Report
 
 Rerun = Callable[..., Report]
 STAGES = ["classifier", "predictor", "selector", "targets", "gates"]

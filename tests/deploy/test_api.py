@@ -15,10 +15,10 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from compress.config import ExplainerConfig, GatesConfig
-from compress.errors import ConfigError, DataError, ModelError, PruningError
-from compress.macs import count_macs
-from deploy import api
+from slimsight.compress.config import ExplainerConfig, GatesConfig
+from slimsight.compress.errors import ConfigError, DataError, ModelError, PruningError
+from slimsight.compress.macs import count_macs
+from slimsight.deploy import api
 
 SIDE = 16
 

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from compress.progress import SILENT
-from deploy.assemble import assemble_report, draw_pictures
-from deploy.run_dir import RunDir, read_run
-from deploy.session import Session
+from slimsight.compress.progress import SILENT
+from slimsight.deploy.assemble import assemble_report, draw_pictures
+from slimsight.deploy.run_dir import RunDir, read_run
+from slimsight.deploy.session import Session
 
 
 def test_every_figure_is_the_one_its_stage_measured(finished: Any) -> None:

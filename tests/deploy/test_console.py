@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from compress.errors import RunError
-from compress.progress import Progress
-from deploy.console import ConsoleProgress, _duration, _rate
+from slimsight.compress.errors import RunError
+from slimsight.compress.progress import Progress
+from slimsight.deploy.console import ConsoleProgress, _duration, _rate
 
 
 class Clock:

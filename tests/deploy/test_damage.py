@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import torch
 
-from compress.errors import Damaged
-from compress.files import read_tensors, write_tensors
-from deploy import slim_folder
-from deploy.run_dir import read_run
-from deploy.session import Session
-from deploy.stages import learn, prove, slim
-from deploy.stages.outcome import Outcome
+from slimsight.compress.errors import Damaged
+from slimsight.compress.files import read_tensors, write_tensors
+from slimsight.deploy import slim_folder
+from slimsight.deploy.run_dir import read_run
+from slimsight.deploy.session import Session
+from slimsight.deploy.stages import learn, prove, slim
+from slimsight.deploy.stages.outcome import Outcome
 
 from .conftest import Said
 
@@ -151,8 +151,8 @@ def copied(finished: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     for module, stages in names.items():
         for name in stages.split():
             monkeypatch.setattr(module, name, copying(name))
-    monkeypatch.setattr("deploy.pipeline.draw_pictures", lambda *_args: None)
-    monkeypatch.setattr("deploy.pipeline.draw_worst", lambda *_args: None)
+    monkeypatch.setattr("slimsight.deploy.pipeline.draw_pictures", lambda *_args: None)
+    monkeypatch.setattr("slimsight.deploy.pipeline.draw_worst", lambda *_args: None)
     return other
 
 

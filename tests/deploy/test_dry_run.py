@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from compress.errors import RunError
-from deploy.dry_run import DryRun, dry_run
-from deploy.recipe import load_recipe
+from slimsight.compress.errors import RunError
+from slimsight.deploy.dry_run import DryRun, dry_run
+from slimsight.deploy.recipe import load_recipe
 
 
 @pytest.fixture

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.amounts import Amount
-from compress.config import BudgetConfig
-from compress.errors import ConfigError, ModelError, PruningError
-from compress.gates import CostModel
-from compress.macs import count_macs, count_params
-from compress.surgery import trace_groups
-from deploy.inspection import inspect_model, load_model, read_limits, read_shape
-from deploy.stages.preflight import check_counted
+from slimsight.compress.amounts import Amount
+from slimsight.compress.config import BudgetConfig
+from slimsight.compress.errors import ConfigError, ModelError, PruningError
+from slimsight.compress.gates import CostModel
+from slimsight.compress.macs import count_macs, count_params
+from slimsight.compress.surgery import trace_groups
+from slimsight.deploy.inspection import inspect_model, load_model, read_limits, read_shape
+from slimsight.deploy.stages.preflight import check_counted
 
 SHAPE = (3, 16, 16)
 

@@ -5,11 +5,11 @@ import gc
 import numpy as np
 import pytest
 
-from compress.errors import ConfigError
-from compress.progress import Silent
-from deploy.bench.statistics import PERCENTILES, Quantiles, Speedup
-from deploy.latency import LatencyRow, measure_latency
-from deploy.latency_config import LatencyConfig
+from slimsight.compress.errors import ConfigError
+from slimsight.compress.progress import Silent
+from slimsight.deploy.bench.statistics import PERCENTILES, Quantiles, Speedup
+from slimsight.deploy.latency import LatencyRow, measure_latency
+from slimsight.deploy.latency_config import LatencyConfig
 
 IMAGES = np.arange(5 * 3 * 2 * 2, dtype=np.uint8).reshape(5, 3, 2, 2)
 

@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 
-from compress.gates import magnitude, select
-from compress.gates.widths import allowed_widths
-from compress.progress import SILENT, Silent
-from deploy.bench.statistics import Quantiles, Speedup
-from deploy.fingerprint import fingerprint
-from deploy.latency import LatencyRow
-from deploy.pipeline import run_recipe, to_stages
-from deploy.recipe import load_recipe
-from deploy.report import Report
-from deploy.run_dir import RunDir, read_run
-from deploy.session import Session
-from deploy.stages import learn, prove
+from slimsight.compress.gates import magnitude, select
+from slimsight.compress.gates.widths import allowed_widths
+from slimsight.compress.progress import SILENT, Silent
+from slimsight.deploy.bench.statistics import Quantiles, Speedup
+from slimsight.deploy.fingerprint import fingerprint
+from slimsight.deploy.latency import LatencyRow
+from slimsight.deploy.pipeline import run_recipe, to_stages
+from slimsight.deploy.recipe import load_recipe
+from slimsight.deploy.report import Report
+from slimsight.deploy.run_dir import RunDir, read_run
+from slimsight.deploy.session import Session
+from slimsight.deploy.stages import learn, prove
 
 WIDE = """
 from torch import nn

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from deploy.logs import LibraryMessages
+from slimsight.deploy.logs import LibraryMessages
 
 LIGHTNING = """
 import sys, warnings
 from pathlib import Path
-from deploy.logs import LibraryMessages
+from slimsight.deploy.logs import LibraryMessages
 with LibraryMessages() as messages:
     messages.to(Path(sys.argv[1]))
-    from compress.training import make_fabric
+    from slimsight.compress.training import make_fabric
     make_fabric("bf16-mixed")
     warnings.warn("look out")
 warnings.warn("afterwards")

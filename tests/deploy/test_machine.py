@@ -1,6 +1,6 @@
 import pytest
 
-from deploy.machine import describe, device_name, state, stolen, versions
+from slimsight.deploy.machine import describe, device_name, state, stolen, versions
 
 
 def test_versions_leave_out_what_is_not_installed() -> None:

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from compress.errors import RunError
-from deploy.pipeline import to_stages
-from deploy.recipe import load_recipe
-from deploy.report import read_report
-from deploy.run_dir import RunDir, read_run
-from deploy.session import Session
-from deploy.stages import learn, prove, slim
-from deploy.stages.outcome import Outcome
+from slimsight.compress.errors import RunError
+from slimsight.deploy.pipeline import to_stages
+from slimsight.deploy.recipe import load_recipe
+from slimsight.deploy.report import read_report
+from slimsight.deploy.run_dir import RunDir, read_run
+from slimsight.deploy.session import Session
+from slimsight.deploy.stages import learn, prove, slim
+from slimsight.deploy.stages.outcome import Outcome
 
 from .runs import STAGES, Rerun, comparable, contents, reused
 

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from compress.errors import ConfigError, Interrupted
-from compress.files import read_tensors
-from deploy.pipeline import run_recipe
-from deploy.processes import _exit_code, as_arguments, check_batches, check_devices
-from deploy.recipe import Recipe, load_recipe
+from slimsight.compress.errors import ConfigError, Interrupted
+from slimsight.compress.files import read_tensors
+from slimsight.deploy.pipeline import run_recipe
+from slimsight.deploy.processes import _exit_code, as_arguments, check_batches, check_devices
+from slimsight.deploy.recipe import Recipe, load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = ("finetune.epochs=1", "finetune.batch_size=65", "export.formats=[onnx]")
@@ -47,7 +47,7 @@ def test_two_machines_go_on_with_a_run_of_one_process(
         sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1",
         "--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{free_port()}", "--local-addr", "localhost",
     ]  # fmt: skip
-    command = [*torchrun, "-m", "deploy.cli", *arguments(tiny, shared)]
+    command = [*torchrun, "-m", "slimsight", *arguments(tiny, shared)]
     machines = [
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
@@ -67,7 +67,7 @@ def test_two_machines_go_on_with_a_run_of_one_process(
 
 
 def test_an_error_of_processes_is_told_once(tiny: Path, tmp_path: Path, environment: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "deploy.cli", *as_arguments(tiny, tmp_path / "out", ["budget.macs=1000"], None)]
+    command = [sys.executable, "-m", "slimsight", *as_arguments(tiny, tmp_path / "out", ["budget.macs=1000"], None)]
     ended = subprocess.run([*command, "--devices", "2"], env=environment, capture_output=True, text=True, timeout=240)
     assert ended.returncode == 2
     assert ended.stderr.count("error:") == 1, ended.stderr

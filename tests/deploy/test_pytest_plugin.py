@@ -12,14 +12,14 @@ from xml.etree import ElementTree
 
 import pytest
 
-import deploy.pytest_plugin
-import deploy.testing  # what a session inside this one imports, it forgets when it ends
+import slimsight.deploy.testing  # what a session inside this one imports, it forgets when it ends
+import slimsight.pytest_plugin
 
 pytest_plugins = "pytester"
 
 ROOT = Path(__file__).resolve().parents[2]
 # The entry point, where this version is installed, must not register the plugin a second time.
-PLUGIN = ("-p", "no:slimsight", "-p", "deploy.pytest_plugin", "--strict-markers")
+PLUGIN = ("-p", "no:slimsight", "-p", "slimsight.pytest_plugin", "--strict-markers")
 PLUGIN += ("-W", "ignore::pytest.PytestAssertRewriteWarning")  # this session has imported it already
 PLUGIN += ("-p", "no:unraisableexception")  # it collects garbage five times a session
 MODEL = """
@@ -42,16 +42,16 @@ def test_the_entry_point_is_this_module() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     ((name, value),) = project["entry-points"]["pytest11"].items()
     assert name == "slimsight"
-    assert EntryPoint(name, value, "pytest11").load() is deploy.pytest_plugin
+    assert EntryPoint(name, value, "pytest11").load() is slimsight.pytest_plugin
 
 
 def test_it_costs_nothing_where_it_is_not_used() -> None:
     code = (
-        "import sys, pytest; before = set(sys.modules); import deploy.pytest_plugin;"
+        "import sys, pytest; before = set(sys.modules); import slimsight.pytest_plugin;"
         "print(*sorted(set(sys.modules) - before))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert found.stdout.split() == ["deploy", "deploy.pytest_plugin"]
+    assert found.stdout.split() == ["slimsight", "slimsight.pytest_plugin"]
 
 
 def test_it_changes_nothing_where_it_is_not_used(pytester: pytest.Pytester) -> None:
@@ -96,7 +96,7 @@ def test_a_failure_is_a_few_lines_without_our_code(pytester: pytest.Pytester) ->
             "*test_a_failure_is_a_few_lines_without_our_code.py:*: AssertionError",
         ]
     )
-    assert "deploy/" not in found.stdout.str()
+    assert "slimsight/" not in found.stdout.str()
     assert len(found.outlines) < 30
 
 
@@ -112,11 +112,11 @@ def test_bad_input_is_a_sentence_without_our_code(pytester: pytest.Pytester) -> 
     found.assert_outcomes(failed=2)
     found.stdout.fnmatch_lines(
         [
-            "E       compress.errors.ModelError: the model does not take 1x8x8 images: RuntimeError: *",
-            "E       compress.errors.ConfigError: max: 'many' is no limit on parameters: give *",
+            "E       slimsight.compress.errors.ModelError: the model does not take 1x8x8 images: RuntimeError: *",
+            "E       slimsight.compress.errors.ConfigError: max: 'many' is no limit on parameters: give *",
         ]
     )
-    assert "deploy/" not in found.stdout.str()
+    assert "slimsight/" not in found.stdout.str()
 
 
 def test_the_marker_is_held_by_check(pytester: pytest.Pytester) -> None:
@@ -205,4 +205,4 @@ def test_latency_without_workers(pytester: pytest.Pytester, monkeypatch: pytest.
     found = run(pytester, test)
     found.assert_outcomes(failed=1)
     found.stdout.fnmatch_lines(["E       AssertionError: latency: * ms, at most 0.001 ms allowed: *"])
-    assert "deploy/" not in found.stdout.str()
+    assert "slimsight/" not in found.stdout.str()

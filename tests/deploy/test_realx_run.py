@@ -8,15 +8,15 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from compress.config import GatesConfig
-from compress.explain import RealXExplainer
-from compress.files import read_tensors
-from compress.progress import SILENT
-from deploy.pipeline import Stage, fingerprints, to_stages
-from deploy.recipe import load_recipe
-from deploy.report import Report
-from deploy.run_dir import RunDir, read_run
-from deploy.session import Session
+from slimsight.compress.config import GatesConfig
+from slimsight.compress.explain import RealXExplainer
+from slimsight.compress.files import read_tensors
+from slimsight.compress.progress import SILENT
+from slimsight.deploy.pipeline import Stage, fingerprints, to_stages
+from slimsight.deploy.recipe import load_recipe
+from slimsight.deploy.report import Report
+from slimsight.deploy.run_dir import RunDir, read_run
+from slimsight.deploy.session import Session
 
 QUICK = ("explainer.selector.epochs=6", "explainer.selector.lr=0.01", "export.formats=[onnx]")
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.amounts import Amount
-from compress.config import FinetuneConfig, GatesConfig
-from compress.errors import ConfigError
-from deploy.reading.yaml_text import dump_yaml, parse_yaml
-from deploy.recipe import Recipe, dump_recipe, load_recipe
+from slimsight.compress.amounts import Amount
+from slimsight.compress.config import FinetuneConfig, GatesConfig
+from slimsight.compress.errors import ConfigError
+from slimsight.deploy.reading.yaml_text import dump_yaml, parse_yaml
+from slimsight.deploy.recipe import Recipe, dump_recipe, load_recipe
 
 
 def write(folder: Path, text: str) -> Path:

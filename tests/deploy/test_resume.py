@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from compress.errors import ConfigError
-from compress.progress import Silent
-from compress.stop import Stop
-from compress.training.checkpoint import LEAST_SECONDS, SavedCheckpoint
-from deploy.checkpointing import VARIABLE, checkpoint_seconds
-from deploy.report import Report
-from deploy.signals import stopping
+from slimsight.compress.errors import ConfigError
+from slimsight.compress.progress import Silent
+from slimsight.compress.stop import Stop
+from slimsight.compress.training.checkpoint import LEAST_SECONDS, SavedCheckpoint
+from slimsight.deploy.checkpointing import VARIABLE, checkpoint_seconds
+from slimsight.deploy.report import Report
+from slimsight.deploy.signals import stopping
 
 
 class Killed(BaseException):
@@ -69,7 +69,7 @@ def test_a_run_killed_inside_its_stages_learns_the_same_bits(
     def die(_: object) -> None:
         raise Killed
 
-    monkeypatch.setattr("deploy.stages.prove.export", die)
+    monkeypatch.setattr("slimsight.deploy.stages.prove.export", die)
     with pytest.raises(Killed):
         rerun(root, progress=notes)
     went_on = [note.split(" of ")[0] for note in notes.said if "goes on after" in note]

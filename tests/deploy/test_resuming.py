@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from compress.data import Splits
-from compress.errors import DataError, ModelError, PruningError, RunError
-from compress.progress import Silent
-from deploy.run_dir import open_run, read_run
+from slimsight.compress.data import Splits
+from slimsight.compress.errors import DataError, ModelError, PruningError, RunError
+from slimsight.compress.progress import Silent
+from slimsight.deploy.run_dir import open_run, read_run
 
 from .runs import STAGES, Rerun, comparable, contents, reused
 
@@ -72,7 +72,7 @@ def test_a_crash_while_the_report_is_written_costs_the_report_alone(
         raise Crash
 
     with monkeypatch.context() as patch:
-        patch.setattr("deploy.report.forms.write_report", crash)
+        patch.setattr("slimsight.deploy.report.forms.write_report", crash)
         with pytest.raises(Crash):
             rerun(root)
     report = rerun(root)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from compress.config import GatesConfig
-from compress.errors import Damaged, PruningError, RunError
-from deploy.fingerprint import fingerprint
-from deploy.run_dir import MARKER, open_run, read_run
+from slimsight.compress.config import GatesConfig
+from slimsight.compress.errors import Damaged, PruningError, RunError
+from slimsight.deploy.fingerprint import fingerprint
+from slimsight.deploy.run_dir import MARKER, open_run, read_run
 
 
 def test_a_finished_stage_holds_only_for_its_fingerprint(tmp_path: Path) -> None:

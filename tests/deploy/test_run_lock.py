@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from compress.errors import RunError
-from deploy.run_dir import MARKER, open_run, read_run
-from deploy.run_dir.lock import CLAIM
+from slimsight.compress.errors import RunError
+from slimsight.deploy.run_dir import MARKER, open_run, read_run
+from slimsight.deploy.run_dir.lock import CLAIM
 
 
 def _hold(path: Path, ready: Event) -> None:

@@ -13,12 +13,12 @@ import pydantic
 import pytest
 from packaging.version import Version
 
-from compress.errors import ConfigError
-from deploy.budget import load_budget
-from deploy.reading.yaml_text import parse_yaml
-from deploy.recipe import load_recipe
-from deploy.schemas import NAMES, schema_file
-from deploy.schemas.generate import to_text
+from slimsight.compress.errors import ConfigError
+from slimsight.deploy.budget import load_budget
+from slimsight.deploy.reading.yaml_text import parse_yaml
+from slimsight.deploy.recipe import load_recipe
+from slimsight.deploy.schemas import NAMES, schema_file
+from slimsight.deploy.schemas.generate import to_text
 
 from .conftest import Said
 
@@ -50,7 +50,7 @@ def load(kind: str, path: Path) -> Any:
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_shipped_is_what_the_code_says(name: str) -> None:
     shipped = schema_file(name).read_text(encoding="utf-8")
-    assert shipped == to_text(name), "run: python -m deploy.schemas.generate"
+    assert shipped == to_text(name), "run: python -m slimsight.deploy.schemas.generate"
     jsonschema.Draft202012Validator.check_schema(json.loads(shipped))
 
 

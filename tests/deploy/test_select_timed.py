@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from compress.amounts import Amount
-from compress.errors import PruningError
-from compress.gates import CostModel
-from compress.gates.cost import ClosedForm
-from compress.progress import Silent
-from compress.surgery import PrunePlan, trace_groups
-from deploy.bench.statistics import Quantiles, Speedup
-from deploy.latency import LatencyRow
-from deploy.plan_latency import AIM, CLOSE, CORRECTIONS, Timed, select_timed
+from slimsight.compress.amounts import Amount
+from slimsight.compress.errors import PruningError
+from slimsight.compress.gates import CostModel
+from slimsight.compress.gates.cost import ClosedForm
+from slimsight.compress.progress import Silent
+from slimsight.compress.surgery import PrunePlan, trace_groups
+from slimsight.deploy.bench.statistics import Quantiles, Speedup
+from slimsight.deploy.latency import LatencyRow
+from slimsight.deploy.plan_latency import AIM, CLOSE, CORRECTIONS, Timed, select_timed
 
 ORIGINAL_MS = 4.0
 

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from compress.data import ImageSet
-from compress.errors import PruningError
-from compress.explain import ExplainedClassifier
-from compress.macs import count_macs
-from compress.models import Classifier
-from compress.progress import SILENT
-from compress.surgery import PrunePlan, gated_vs_slim
-from deploy.recipe import load_recipe
-from deploy.run_dir import read_run
-from deploy.session import Session, default_cache
+from slimsight.compress.data import ImageSet
+from slimsight.compress.errors import PruningError
+from slimsight.compress.explain import ExplainedClassifier
+from slimsight.compress.macs import count_macs
+from slimsight.compress.models import Classifier
+from slimsight.compress.progress import SILENT
+from slimsight.compress.surgery import PrunePlan, gated_vs_slim
+from slimsight.deploy.recipe import load_recipe
+from slimsight.deploy.run_dir import read_run
+from slimsight.deploy.session import Session, default_cache
 
 
 @pytest.fixture

@@ -10,15 +10,15 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from compress.errors import ConfigError
-from compress.explain import AmortizedExplainer
-from compress.files import read_tensors
-from compress.progress import SILENT
-from deploy.pipeline import fingerprints, to_stages
-from deploy.recipe import load_recipe
-from deploy.report import Report, read_report
-from deploy.run_dir import RunDir, read_run
-from deploy.session import Session
+from slimsight.compress.errors import ConfigError
+from slimsight.compress.explain import AmortizedExplainer
+from slimsight.compress.files import read_tensors
+from slimsight.compress.progress import SILENT
+from slimsight.deploy.pipeline import fingerprints, to_stages
+from slimsight.deploy.recipe import load_recipe
+from slimsight.deploy.report import Report, read_report
+from slimsight.deploy.run_dir import RunDir, read_run
+from slimsight.deploy.session import Session
 
 QUICK = (
     "gates.steer=varsal",

@@ -18,9 +18,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
 
-from compress.files import read_tensors, write_tensors
-from deploy.pipeline import run_recipe
-from deploy.recipe import load_recipe
+from slimsight.compress.files import read_tensors, write_tensors
+from slimsight.deploy.pipeline import run_recipe
+from slimsight.deploy.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 SIDE = 16
@@ -59,7 +59,7 @@ BUDGETS = {
     "model-budget.yaml": "macs: 20M\nparams: 250k\n",
 }
 TEST = """
-from deploy.testing import assert_macs
+from slimsight.testing import assert_macs
 from my_model import build
 
 

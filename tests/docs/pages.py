@@ -60,14 +60,14 @@ def in_shell(line: str, folder: Path, **environment: str) -> tuple[int, str]:
     """As bash runs it, with our commands first on its path, and with the plugin of this copy."""
     tools = folder / ".tools"
     tools.mkdir(exist_ok=True)
-    for name, code in (("slimsight", '-c "from deploy.cli import main; main()"'), ("python", "")):
+    for name, code in (("slimsight", '-c "from slimsight.deploy.cli import main; main()"'), ("python", "")):
         (tools / name).write_text(f'#!/bin/sh\nexec {sys.executable} {code} "$@"\n', encoding="utf-8")
         (tools / name).chmod(0o755)
     everything = {
         **os.environ,
         "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}",
-        "PYTEST_ADDOPTS": "-p no:slimsight -p deploy.pytest_plugin",
+        "PYTEST_ADDOPTS": "-p no:slimsight -p slimsight.pytest_plugin",
         **environment,
     }
     for name in ("PYTEST_XDIST_WORKER", "PYTEST_CURRENT_TEST"):

@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 import yaml
 
-import deploy.bench
-import deploy.trust_run
-from deploy.bench.probe import Tried
-from deploy.budget import BudgetFile, load_budget
-from deploy.cli import main
-from deploy.doctor import Diagnosis, Finding
-from deploy.recipe import Recipe, load_recipe
+import slimsight.deploy.bench
+import slimsight.deploy.trust_run
+from slimsight.deploy.bench.probe import Tried
+from slimsight.deploy.budget import BudgetFile, load_budget
+from slimsight.deploy.cli import main
+from slimsight.deploy.doctor import Diagnosis, Finding
+from slimsight.deploy.recipe import Recipe, load_recipe
 
 from .pages import PAGES, ROOT, Command, blocks, commands, in_shell, name_of, spans
 
@@ -43,24 +43,24 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     ``bench`` measures once instead of ten times over, and no memory; ``trust`` looks at fewer images; ``doctor``
     imports nothing in processes of its own; a run draws no pictures.
     """
-    whole = deploy.bench.run_bench
+    whole = slimsight.deploy.bench.run_bench
 
-    def one_session(*arguments: Any, settings: deploy.bench.Settings, **options: Any) -> Any:
+    def one_session(*arguments: Any, settings: slimsight.deploy.bench.Settings, **options: Any) -> Any:
         quick = dataclasses.replace(settings, rounds=20, sessions=1, warmup=0.1)
         return whole(*arguments, settings=quick, **options)
 
-    monkeypatch.setattr("deploy.bench.run_bench", one_session)
-    monkeypatch.setattr("deploy.bench.probe.Prober.__call__", lambda self, trial: Tried(host_bytes=1000))
-    thorough = deploy.trust_run.measure_trust
+    monkeypatch.setattr("slimsight.deploy.bench.run_bench", one_session)
+    monkeypatch.setattr("slimsight.deploy.bench.probe.Prober.__call__", lambda self, trial: Tried(host_bytes=1000))
+    thorough = slimsight.deploy.trust_run.measure_trust
 
     def quick_look(*arguments: Any, count: int | None, **options: Any) -> Any:
         return thorough(*arguments, count=min(count or 20, 20), **options)
 
-    monkeypatch.setattr("deploy.trust_run.measure_trust", quick_look)
+    monkeypatch.setattr("slimsight.deploy.trust_run.measure_trust", quick_look)
     healthy = Diagnosis((Finding("machine", "python", "ok", "as it runs these tests"),))
-    monkeypatch.setattr("deploy.doctor.diagnose", lambda: healthy)
+    monkeypatch.setattr("slimsight.deploy.doctor.diagnose", lambda: healthy)
     for draw in ("draw_pictures", "draw_worst"):
-        monkeypatch.setattr(f"deploy.pipeline.{draw}", lambda *_arguments: None)
+        monkeypatch.setattr(f"slimsight.deploy.pipeline.{draw}", lambda *_arguments: None)
 
 
 def reason_not_to_run(command: Command) -> str | None:

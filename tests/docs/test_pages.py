@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 
 from pydantic import BaseModel
 
-from deploy.recipe import Recipe
-from deploy.recipe.reference import render_recipes
+from slimsight.deploy.recipe import Recipe
+from slimsight.deploy.recipe.reference import render_recipes
 
 from .pages import PAGES, ROOT
 
@@ -26,13 +26,17 @@ def settings(model: type[BaseModel], path: str = "") -> list[str]:
 
 def test_the_reference_of_recipes_is_what_the_code_says() -> None:
     page = (ROOT / "docs/recipes.md").read_text(encoding="utf-8")
-    assert page == render_recipes(), "python -m deploy.recipe.reference > docs/recipes.md"
+    assert page == render_recipes(), "python -m slimsight.deploy.recipe.reference > docs/recipes.md"
     assert re.findall(r"^\| `([\w.]+)` \|", page, re.MULTILINE) == settings(Recipe)
 
 
 def test_the_command_that_makes_it_prints_it() -> None:
     made = subprocess.run(
-        [sys.executable, "-m", "deploy.recipe.reference"], capture_output=True, text=True, check=True, cwd=ROOT
+        [sys.executable, "-m", "slimsight.deploy.recipe.reference"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
     )
     assert made.stdout == render_recipes()
 

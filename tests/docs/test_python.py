@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from compress.config import ExplainerConfig, GatesConfig
-from deploy import api
+import slimsight
+from slimsight.compress.config import ExplainerConfig, GatesConfig
 
 from .conftest import SIDE
 from .pages import PAGES, blocks, name_of
@@ -86,8 +86,10 @@ def test_parts_of_programs(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In turn, in one scope that has what the text presumes; what they all learn is learned once, and for less long."""
     quick = GatesConfig(steer="rbf", steps=200, batch_size=64)
     explainer = {"predictor": {"epochs": 3, "lr": 1e-3}, "selector": {"epochs": 4, "batch_size": 64}}
-    monkeypatch.setattr(api, "learn_gates", once(partial(api.learn_gates, config=quick)))
-    monkeypatch.setattr(api, "explain", once(partial(api.explain, config=ExplainerConfig.model_validate(explainer))))
+    monkeypatch.setattr(slimsight, "learn_gates", once(partial(slimsight.learn_gates, config=quick)))
+    monkeypatch.setattr(
+        slimsight, "explain", once(partial(slimsight.explain, config=ExplainerConfig.model_validate(explainer)))
+    )
     scope = presumed(here)
     for page, block in PARTS:
         exec(compile(block, name_of(page), "exec"), scope)

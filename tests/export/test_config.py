@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from export.config import ExportConfig
+from slimsight.export.config import ExportConfig
 
 
 def test_defaults():

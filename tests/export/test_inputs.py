@@ -5,8 +5,8 @@ from pathlib import Path
 import onnx
 import pytest
 
-from compress.errors import ExportError
-from export.inputs import ImageInput, read_input
+from slimsight.compress.errors import ExportError
+from slimsight.export.inputs import ImageInput, read_input
 
 
 @pytest.mark.parametrize("case", ["mixed"], indirect=True)

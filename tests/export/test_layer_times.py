@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from compress.errors import ExportError
-from compress.files import read_json, write_json
-from compress.gates.latency import TimedLayer, timed_layer
-from compress.gates.layers import read_layers
-from compress.progress import Silent
-from export import layer_times
-from export.layer_times import cached_times, time_layers
-from export.runners import open_session
+from slimsight.compress.errors import ExportError
+from slimsight.compress.files import read_json, write_json
+from slimsight.compress.gates.latency import TimedLayer, timed_layer
+from slimsight.compress.gates.layers import read_layers
+from slimsight.compress.progress import Silent
+from slimsight.export import layer_times
+from slimsight.export.layer_times import cached_times, time_layers
+from slimsight.export.runners import open_session
 
 MODULES: dict[str, nn.Module] = {
     "padded": nn.Conv2d(8, 12, 3, padding=1),

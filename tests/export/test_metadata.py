@@ -14,16 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compress.data import TensorBatches
-from compress.dynamic import DynamicClassifier, routed_cost, use
-from compress.errors import ExportError
-from compress.macs import count_macs
-from compress.models import Classifier
-from export.metadata import About, read_metadata
-from export.onnx_graph import training_nodes
-from export.routed_onnx import export_masked, export_routed
-from export.runners import import_onnxruntime
-from export.to_onnx import export_onnx
+from slimsight.compress.data import TensorBatches
+from slimsight.compress.dynamic import DynamicClassifier, routed_cost, use
+from slimsight.compress.errors import ExportError
+from slimsight.compress.macs import count_macs
+from slimsight.compress.models import Classifier
+from slimsight.export.metadata import About, read_metadata
+from slimsight.export.onnx_graph import training_nodes
+from slimsight.export.routed_onnx import export_masked, export_routed
+from slimsight.export.runners import import_onnxruntime
+from slimsight.export.to_onnx import export_onnx
 
 NAMES = (*(f"class {number}" for number in range(9)), "größe")
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)

@@ -12,14 +12,14 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from compress.config import ModelConfig
-from compress.errors import ExportError
-from compress.macs import count_macs, count_params
-from compress.models import build_classifier
-from export.onnx_costs import onnx_bytes, onnx_cost
-from export.to_onnx import export_onnx
-from export.to_torch_export import export_pt2
-from export.torch_costs import module_cost, pt2_cost
+from slimsight.compress.config import ModelConfig
+from slimsight.compress.errors import ExportError
+from slimsight.compress.macs import count_macs, count_params
+from slimsight.compress.models import build_classifier
+from slimsight.export.onnx_costs import onnx_bytes, onnx_cost
+from slimsight.export.to_onnx import export_onnx
+from slimsight.export.to_torch_export import export_pt2
+from slimsight.export.torch_costs import module_cost, pt2_cost
 
 
 class Odd(nn.Module):

@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.onnx_graph import with_constant_shapes_
-from export.runners import import_onnxruntime
+from slimsight.export.onnx_graph import with_constant_shapes_
+from slimsight.export.runners import import_onnxruntime
 
 BATCH = helper.make_node("Shape", ["x"], ["batch"], start=0, end=1)
 ALL = helper.make_node("Shape", ["x"], ["all"])

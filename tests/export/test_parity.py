@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import nn
 
-from compress.errors import ExportError
-from compress.models import Classifier
-from export.parity import ParityResult, check_parity, compare
-from export.prove import Artifact, prove
-from export.runners import CompiledRunner, OnnxRunner, Pt2Runner, TorchRunner
-from export.to_onnx import export_onnx
-from export.tolerance import TOLERANCES, Tolerance, tolerance_of
+from slimsight.compress.errors import ExportError
+from slimsight.compress.models import Classifier
+from slimsight.export.parity import ParityResult, check_parity, compare
+from slimsight.export.prove import Artifact, prove
+from slimsight.export.runners import CompiledRunner, OnnxRunner, Pt2Runner, TorchRunner
+from slimsight.export.to_onnx import export_onnx
+from slimsight.export.tolerance import TOLERANCES, Tolerance, tolerance_of
 
 _ABOUT = {"artifact": "a", "runtime": "r", "precision": "fp32", "batch": 2}
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from compress.errors import ExportError, RuntimeMissing
-from export.runners import (
+from slimsight.compress.errors import ExportError, RuntimeMissing
+from slimsight.export.runners import (
     CPU,
     CUDA,
     TENSORRT,

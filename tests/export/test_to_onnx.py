@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.errors import ExportError
-from export.to_onnx import conv_shapes, export_onnx, verify_shapes
+from slimsight.compress.errors import ExportError
+from slimsight.export.to_onnx import conv_shapes, export_onnx, verify_shapes
 
 
 def test_file_is_whole_named_and_of_any_batch_size(case):

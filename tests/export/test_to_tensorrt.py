@@ -13,10 +13,10 @@ import onnx
 import pytest
 import torch
 
-from compress.errors import ExportError
-from export import to_tensorrt
-from export.engines.flavour import Machine
-from export.to_tensorrt import BatchProfile, EngineResult, export_engine
+from slimsight.compress.errors import ExportError
+from slimsight.export import to_tensorrt
+from slimsight.export.engines.flavour import Machine
+from slimsight.export.to_tensorrt import BatchProfile, EngineResult, export_engine
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX has no wheel for this platform")
 

@@ -17,11 +17,11 @@ import torch
 from onnx import TensorProto, helper
 from safetensors.torch import save_file
 
-from compress.config import DataConfig, ExplainerConfig, GatesConfig, ModelConfig
-from compress.models import build_classifier
-from compress.surgery import PrunePlan, slim_
-from deploy.cli import main
-from deploy.recipe import Recipe, dump_recipe
+from slimsight.compress.config import DataConfig, ExplainerConfig, GatesConfig, ModelConfig
+from slimsight.compress.models import build_classifier
+from slimsight.compress.surgery import PrunePlan, slim_
+from slimsight.deploy.cli import main
+from slimsight.deploy.recipe import Recipe, dump_recipe
 
 SIDE = 16
 PLAN = {"net.layers.0.conv1": (16, tuple(range(8)))}

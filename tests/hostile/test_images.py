@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from compress.data import archive
+from slimsight.compress.data import archive
 
 
 def png(width: int, height: int, *, rows: bytes = b"\0") -> bytes:

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from compress.errors import ExportError
-from export.pt2_contents import harmless_archive
-from export.to_torch_export import load_program
+from slimsight.compress.errors import ExportError
+from slimsight.export.pt2_contents import harmless_archive
+from slimsight.export.to_torch_export import load_program
 
 from .conftest import saved
 

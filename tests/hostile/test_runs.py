@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from compress.config import ModelConfig
-from compress.errors import ConfigError
-from compress.surgery import PrunePlan
-from deploy.bench.models import find_subjects
-from deploy.own_code import foreign_code, load_run_recipe, remember_code, remember_engine
-from deploy.run_dir import open_run, read_run
-from deploy.trust_run import _rows
+from slimsight.compress.config import ModelConfig
+from slimsight.compress.errors import ConfigError
+from slimsight.compress.surgery import PrunePlan
+from slimsight.deploy.bench.models import find_subjects
+from slimsight.deploy.own_code import foreign_code, load_run_recipe, remember_code, remember_engine
+from slimsight.deploy.run_dir import open_run, read_run
+from slimsight.deploy.trust_run import _rows
 
 GROUP = "net.layers.0.0.conv1"
 PLANS: dict[str, tuple[Any, str]] = {
@@ -135,7 +135,7 @@ def test_its_code_is_not_run(command: str, place: Any, refused: Callable[..., st
 def test_commands_that_build_nothing_need_no_leave(
     command: str, place: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
-    from deploy.cli import main
+    from slimsight.deploy.cli import main
 
     monkeypatch.setenv("SLIMSIGHT_CACHE", str(cache))
     run = with_code(place)
@@ -182,7 +182,7 @@ def test_its_engines_are_not_opened(place: Any, tmp_path: Path, monkeypatch: pyt
 
 def test_the_current_folder_is_nothing_to_import_from(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """``bench`` and ``doctor`` start Python: a file called json.py where somebody stands is not theirs."""
-    from deploy.doctor.probing import probe
+    from slimsight.deploy.doctor.probing import probe
 
     for name in ("json.py", "subprocess.py", "tempfile.py", "sysconfig.py"):
         place.write(name, place.code)

@@ -14,8 +14,8 @@ from xml.etree import ElementTree
 import onnx
 import pytest
 
-from compress.untrusted import printable, visible
-from deploy.cli import main
+from slimsight.compress.untrusted import printable, visible
+from slimsight.deploy.cli import main
 
 EVIL = "<img src=x onerror=alert(1)></script><script>alert(1)</script>\x1b[2J\n::error::x [a](http://e) ![b](http://e)`'\"|\u202e"
 
@@ -113,8 +113,8 @@ def test_pages(spiked_run: Path, template: Path, tmp_path: Path, capsys: pytest.
 
 
 def test_markdown(spiked_run: Path) -> None:
-    from deploy.report import read_report
-    from deploy.report.markdown import render_markdown
+    from slimsight.deploy.report import read_report
+    from slimsight.deploy.report.markdown import render_markdown
 
     text = render_markdown(read_report(spiked_run))
     outside_code = re.sub(r"`[^`\n]*`", "", text.replace(r"\`", ""))

@@ -63,7 +63,7 @@ class VarSalObjective:
         self.kept = kept
 
     def __call__(self, images: Tensor, maps: Tensor, reference: Tensor | None = None) -> dict[str, Tensor]:
-        """The loss of one step, with the figures it is made of, as ``compress.training.fit`` takes them.
+        """The loss of one step, with the figures it is made of, as ``slimsight.compress.training.fit`` takes them.
 
         Args:
             images: (N, 3, h, w).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from compress.untrusted import visible
+from slimsight.compress.untrusted import visible
 
 from ...report.tables import code, to_table
 from ...report.units import check_texts, excess_text

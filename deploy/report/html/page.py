@@ -14,7 +14,7 @@ from typing import Any, Final
 import jinja2
 from markupsafe import Markup
 
-from compress.files import write_text
+from slimsight.compress.files import write_text
 
 from .. import rows, rows_drift
 from ..markdown import TABLES

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from compress.data.image_file import BROKEN, open_image, why
-from compress.errors import ConfigError, RunError
-from compress.untrusted import read_text
+from slimsight.compress.data.image_file import BROKEN, open_image, why
+from slimsight.compress.errors import ConfigError, RunError
+from slimsight.compress.untrusted import read_text
 
 from ...reading.yaml_text import MOST_YAML, parse_yaml
 from ..markdown import DRIFT_PICTURE, SALIENCY_PICTURE

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from compress.data.archive import ArchiveSource
-from compress.errors import DataError
+from slimsight.compress.data.archive import ArchiveSource
+from slimsight.compress.errors import DataError
 
 SPLITS = ("train", "test")
 Pack = Callable[..., Path]

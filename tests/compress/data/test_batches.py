@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from compress.data import Batch, Batches, ImageSet
-from compress.data.batches import crop
-from compress.errors import DataError
+from slimsight.compress.data import Batch, Batches, ImageSet
+from slimsight.compress.data.batches import crop
+from slimsight.compress.errors import DataError
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from compress.data.boxes import load_boxes
-from compress.errors import DataError
+from slimsight.compress.data.boxes import load_boxes
+from slimsight.compress.errors import DataError
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compress.data import cache, whole
-from compress.data.cache import fingerprint, load, read
-from compress.data.decode import Decoded
-from compress.errors import DataError, RunError
-from compress.progress import SILENT, Silent
+from slimsight.compress.data import cache, whole
+from slimsight.compress.data.cache import fingerprint, load, read
+from slimsight.compress.data.decode import Decoded
+from slimsight.compress.errors import DataError, RunError
+from slimsight.compress.progress import SILENT, Silent
 
 
 class Notes(Silent):

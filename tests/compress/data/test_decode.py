@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from compress.data.decode import Encoded, decode, is_image, to_bytes
-from compress.errors import DataError
+from slimsight.compress.data.decode import Encoded, decode, is_image, to_bytes
+from slimsight.compress.errors import DataError
 
 
 def encoded(image: Image.Image, name: str, kind: str = "PNG") -> Encoded:

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from compress.config import DataConfig
-from compress.data import Batches, FileBatches, Flow, ImageSet, open_splits, rows_of, to_batches
-from compress.data.augment import chances
-from compress.errors import DataError, RunError
-from compress.training import to_device
+from slimsight.compress.config import DataConfig
+from slimsight.compress.data import Batches, FileBatches, Flow, ImageSet, open_splits, rows_of, to_batches
+from slimsight.compress.data.augment import chances
+from slimsight.compress.errors import DataError, RunError
+from slimsight.compress.training import to_device
 
 AUGMENTED = {"shuffle": True, "seed": 5, "crop_scale": (0.2, 1.0), "flip": True}
 Make = Callable[..., FileBatches]
@@ -155,7 +155,7 @@ def test_workers_are_gone_when_batches_are_left(make: Make) -> None:
 SCRIPT = """
 import multiprocessing, sys, time
 from pathlib import Path
-from compress.config import DataConfig
+from slimsight.compress.config import DataConfig
 from compress.data import open_splits, to_batches
 config = DataConfig(source="image_folder", path=Path(sys.argv[1]), image_size=16, decode="on_the_fly")
 batches = to_batches(open_splits(config, cache_dir=Path(sys.argv[2]), seed=0).train, 4, workers=2).epoch(0)

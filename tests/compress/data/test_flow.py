@@ -1,6 +1,6 @@
 import pytest
 
-from compress.data import Flow
+from slimsight.compress.data import Flow
 
 
 def told(waiting: float, moving: float, computing: float) -> Flow:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from compress.data import ImageSet, Rows
+from slimsight.compress.data import ImageSet, Rows
 
 
 def make_set(images: np.ndarray) -> ImageSet:

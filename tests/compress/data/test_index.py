@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compress.data import index as module
-from compress.data.index import Index, open_index
-from compress.data.listing import Chosen, list_images
-from compress.data.lists import read_labels
-from compress.errors import DataError
+from slimsight.compress.data import index as module
+from slimsight.compress.data.index import Index, open_index
+from slimsight.compress.data.listing import Chosen, list_images
+from slimsight.compress.data.lists import read_labels
+from slimsight.compress.errors import DataError
 
 
 def opened(photos: Path, tmp_path: Path, chosen: Chosen | None = None) -> Index:

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from compress.data.lists import read_classes, read_labels, read_skip
-from compress.errors import DataError
+from slimsight.compress.data.lists import read_classes, read_labels, read_skip
+from slimsight.compress.errors import DataError
 
 Write = Callable[[str], Path]
 FOLDERS = ["n01440764", "n01443537", "n01484850"]

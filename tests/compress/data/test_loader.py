@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from compress.data import LoaderBatches, TensorBatches, take
-from compress.errors import DataError
+from slimsight.compress.data import LoaderBatches, TensorBatches, take
+from slimsight.compress.errors import DataError
 
 IMAGES, LABELS = torch.arange(10 * 3 * 4 * 4).reshape(10, 3, 4, 4).double(), torch.arange(10, dtype=torch.int32)
 

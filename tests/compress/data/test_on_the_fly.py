@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compress.config import DataConfig
-from compress.data import ImageSet, Splits, open_splits
-from compress.errors import DataError
+from slimsight.compress.config import DataConfig
+from slimsight.compress.data import ImageSet, Splits, open_splits
+from slimsight.compress.errors import DataError
 
 from .test_index import flat
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from compress.data.partition import check_classes, check_list, hold_out, read_list, same_classes
-from compress.errors import DataError
+from slimsight.compress.data.partition import check_classes, check_list, hold_out, read_list, same_classes
+from slimsight.compress.errors import DataError
 
 NAMES = [f"{label}/{number}" for label, count in (("cat", 40), ("dog", 20)) for number in range(count)]
 

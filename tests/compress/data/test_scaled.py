@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from compress.data.augment import chances
-from compress.data.scaled import Window, centre, random_window, read_scaled
-from compress.errors import DataError
+from slimsight.compress.data.augment import chances
+from slimsight.compress.data.scaled import Window, centre, random_window, read_scaled
+from slimsight.compress.errors import DataError
 
 from .conftest import photo
 

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from compress.data import Batch, Batches, BatchSource, ImageSet, LoaderBatches, TensorBatches, batches_of, rows_of
+from slimsight.compress.data import (
+    Batch,
+    Batches,
+    BatchSource,
+    ImageSet,
+    LoaderBatches,
+    TensorBatches,
+    batches_of,
+    rows_of,
+)
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10
 
-from compress.data.listing import list_images
-from compress.data.sources import CifarBatches, FolderSource, digits, folder_without_test
-from compress.errors import DataError
+from slimsight.compress.data.listing import list_images
+from slimsight.compress.data.sources import CifarBatches, FolderSource, digits, folder_without_test
+from slimsight.compress.errors import DataError
 
 Tree = Callable[..., Path]
 

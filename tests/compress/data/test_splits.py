@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compress.config import DataConfig
-from compress.data import ImageSet, Splits, cache, open_splits
-from compress.data.partition import read_list
-from compress.errors import DataError
-from compress.progress import Silent
+from slimsight.compress.config import DataConfig
+from slimsight.compress.data import ImageSet, Splits, cache, open_splits
+from slimsight.compress.data.partition import read_list
+from slimsight.compress.errors import DataError
+from slimsight.compress.progress import Silent
 
 Tree = Callable[..., Path]
 SHARED = Path(__file__).parents[4] / "shared" / "data"

@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compress.data import Batches, ImageSet
+from slimsight.compress.data import Batches, ImageSet
 
 
 class Block(nn.Module):

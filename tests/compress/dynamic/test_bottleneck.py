@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
-from compress.data import Batches
-from compress.dynamic import DynamicClassifier, routed_cost, use, verify_routes
-from compress.dynamic.bottleneck import Moments, bits_of, blur, capacity, coverage, read_moments, smallest_set
+from slimsight.compress.data import Batches
+from slimsight.compress.dynamic import DynamicClassifier, routed_cost, use, verify_routes
+from slimsight.compress.dynamic.bottleneck import Moments, bits_of, blur, capacity, coverage, read_moments, smallest_set
 
 
 def test_capacity_is_the_divergence_of_the_noisy_value_in_bits() -> None:

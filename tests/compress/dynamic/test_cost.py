@@ -3,9 +3,9 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from compress.data import Batches
-from compress.dynamic import DynamicClassifier, macs_per_image, routed_cost, use
-from compress.macs import count_macs
+from slimsight.compress.data import Batches
+from slimsight.compress.dynamic import DynamicClassifier, macs_per_image, routed_cost, use
+from slimsight.compress.macs import count_macs
 
 
 def by_hand(gates: list[torch.Tensor], masks: int) -> float:

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from compress.data import Batches
-from compress.dynamic import DynamicClassifier, check_reachable, harden_, routed_cost, use
-from compress.errors import PruningError
+from slimsight.compress.data import Batches
+from slimsight.compress.dynamic import DynamicClassifier, check_reachable, harden_, routed_cost, use
+from slimsight.compress.errors import PruningError
 
 Build = Callable[..., DynamicClassifier]
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from compress.config import DynamicConfig
-from compress.data import Batches
-from compress.dynamic import DynamicClassifier, learn_routing, routed_cost, use
-from compress.dynamic.learn import Alternating, mean_gate, share_for, sparsity
-from compress.training import make_fabric
+from slimsight.compress.config import DynamicConfig
+from slimsight.compress.data import Batches
+from slimsight.compress.dynamic import DynamicClassifier, learn_routing, routed_cost, use
+from slimsight.compress.dynamic.learn import Alternating, mean_gate, share_for, sparsity
+from slimsight.compress.training import make_fabric
 
 Build = Callable[..., DynamicClassifier]
 

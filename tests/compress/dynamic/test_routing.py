@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from compress.dynamic import DynamicClassifier, find_routes
-from compress.errors import PruningError
-from compress.surgery import trace_groups
+from slimsight.compress.dynamic import DynamicClassifier, find_routes
+from slimsight.compress.errors import PruningError
+from slimsight.compress.surgery import trace_groups
 
 Build = Callable[..., DynamicClassifier]
 

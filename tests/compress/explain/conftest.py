@@ -11,12 +11,12 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from compress.config import ModelConfig, TrainConfig
-from compress.data import Batches, ImageSet
-from compress.explain import ExplainedClassifier, Selector, find_scales
-from compress.finetune import train_classifier
-from compress.models import Classifier
-from compress.training import make_fabric
+from slimsight.compress.config import ModelConfig, TrainConfig
+from slimsight.compress.data import Batches, ImageSet
+from slimsight.compress.explain import ExplainedClassifier, Selector, find_scales
+from slimsight.compress.finetune import train_classifier
+from slimsight.compress.models import Classifier
+from slimsight.compress.training import make_fabric
 
 SIDE, CLASSES = 16, 3
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from compress.config import GatesConfig
-from compress.config.gates import EXPLAINERS
-from compress.errors import DataError
-from compress.explain import (
+from slimsight.compress.config import GatesConfig
+from slimsight.compress.config.gates import EXPLAINERS
+from slimsight.compress.errors import DataError
+from slimsight.compress.explain import (
     STEERING,
     ExplainedClassifier,
     Explainer,

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.errors import DataError, ModelError
-from compress.explain import MEMBERS, check_images, make_explainer, needs_weights, signed_max_abs, to_inputs
-from compress.models import Classifier
+from slimsight.compress.errors import DataError, ModelError
+from slimsight.compress.explain import MEMBERS, check_images, make_explainer, needs_weights, signed_max_abs, to_inputs
+from slimsight.compress.models import Classifier
 
 UNTRAINED = [name for name in MEMBERS if not needs_weights(name)]
 IMAGES = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))

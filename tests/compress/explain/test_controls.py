@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from compress.explain import make_explainer
-from compress.models import Classifier
+from slimsight.compress.explain import make_explainer
+from slimsight.compress.models import Classifier
 
 CONTROLS = ("random", "edges", "centre", "constant")
 

@@ -8,8 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from compress.data import Batches
-from compress.explain import Drift, ExplainedClassifier, RealXHead, Selector, drift_between, drift_of, explanations
+from slimsight.compress.data import Batches
+from slimsight.compress.explain import (
+    Drift,
+    ExplainedClassifier,
+    RealXHead,
+    Selector,
+    drift_between,
+    drift_of,
+    explanations,
+)
 
 
 def naive_iou(first: list[float], second: list[float], side: int) -> float:

@@ -8,11 +8,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.explain import AmortizedExplainer, ExplainedClassifier, Head, RbfHead, RealXHead, Selector, find_scales
-from compress.explain.checked import modules_of
-from compress.explain.fused import can_fuse, fused
-from compress.explain.pyramid import captured
-from compress.models import Classifier
+from slimsight.compress.explain import (
+    AmortizedExplainer,
+    ExplainedClassifier,
+    Head,
+    RbfHead,
+    RealXHead,
+    Selector,
+    find_scales,
+)
+from slimsight.compress.explain.checked import modules_of
+from slimsight.compress.explain.fused import can_fuse, fused
+from slimsight.compress.explain.pyramid import captured
+from slimsight.compress.models import Classifier
 
 CPU = torch.device("cpu")
 

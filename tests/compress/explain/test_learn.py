@@ -13,10 +13,10 @@ from lightning_fabric import Fabric
 from scipy.optimize import brentq
 from torch import Tensor
 
-from compress.config import PredictorConfig, SelectorConfig
-from compress.data import Batches, ImageSet
-from compress.errors import PruningError
-from compress.explain import (
+from slimsight.compress.config import PredictorConfig, SelectorConfig
+from slimsight.compress.data import Batches, ImageSet
+from slimsight.compress.errors import PruningError
+from slimsight.compress.explain import (
     ExplainedClassifier,
     Predictor,
     SelectorQuality,
@@ -28,9 +28,9 @@ from compress.explain import (
     refuse_collapsed,
     train_selector,
 )
-from compress.explain.rbf import area, rbf_map
-from compress.models import Classifier
-from compress.training import History, make_fabric
+from slimsight.compress.explain.rbf import area, rbf_map
+from slimsight.compress.models import Classifier
+from slimsight.compress.training import History, make_fabric
 
 SIDE = 16
 GOOD = SelectorQuality(

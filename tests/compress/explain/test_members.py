@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from compress.errors import ConfigError
-from compress.explain import MEMBERS, Explainer, Member, Saliency, make_explainer, needs_weights
-from compress.models import Classifier
+from slimsight.compress.errors import ConfigError
+from slimsight.compress.explain import MEMBERS, Explainer, Member, Saliency, make_explainer, needs_weights
+from slimsight.compress.models import Classifier
 
 
 def test_an_unknown_name(classifier: Classifier) -> None:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compress.errors import ModelError
-from compress.explain.neurons import Neurons, of_class, pruned_logits
-from compress.models import Classifier
+from slimsight.compress.errors import ModelError
+from slimsight.compress.explain.neurons import Neurons, of_class, pruned_logits
+from slimsight.compress.models import Classifier
 
 LABELS = torch.tensor([2, 0])
 

@@ -8,12 +8,12 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.nn import functional as F
 
-from compress.config import MaskConfig, PredictorConfig
-from compress.data import Batches
-from compress.explain import Predictor, new_predictor, rbf_masks, train_predictor
-from compress.explain.predictor import divergence
-from compress.explain.rbf import random_rbf, rbf_map, relaxed_bernoulli
-from compress.models import Classifier
+from slimsight.compress.config import MaskConfig, PredictorConfig
+from slimsight.compress.data import Batches
+from slimsight.compress.explain import Predictor, new_predictor, rbf_masks, train_predictor
+from slimsight.compress.explain.predictor import divergence
+from slimsight.compress.explain.rbf import random_rbf, rbf_map, relaxed_bernoulli
+from slimsight.compress.models import Classifier
 
 
 @torch.no_grad()

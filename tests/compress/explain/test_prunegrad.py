@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.errors import ConfigError, DataError
-from compress.explain import PruneGrad, PrunePGD, calibrate_percent, signed_max_abs
-from compress.explain.prunegrad import LAST, LIMIT
-from compress.models import Classifier, ResNet
+from slimsight.compress.errors import ConfigError, DataError
+from slimsight.compress.explain import PruneGrad, PrunePGD, calibrate_percent, signed_max_abs
+from slimsight.compress.explain.prunegrad import LAST, LIMIT
+from slimsight.compress.models import Classifier, ResNet
 
 
 def relus(model: nn.Module) -> list[nn.Module]:

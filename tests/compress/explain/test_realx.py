@@ -7,9 +7,9 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from compress.config import PredictorConfig, RealXConfig, SelectorConfig
-from compress.data import Batches
-from compress.explain import (
+from slimsight.compress.config import PredictorConfig, RealXConfig, SelectorConfig
+from slimsight.compress.data import Batches
+from slimsight.compress.explain import (
     ExplainedClassifier,
     Predictor,
     RealXHead,
@@ -25,8 +25,8 @@ from compress.explain import (
     train_predictor,
     train_selector,
 )
-from compress.explain.realx import divergence
-from compress.models import Classifier
+from slimsight.compress.explain.realx import divergence
+from slimsight.compress.models import Classifier
 
 SIDE = 16
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.data import Batches
-from compress.explain import ExplainedClassifier, Scale, Selector, explanations, find_scales
-from compress.explain.pyramid import captured
-from compress.models import Classifier
+from slimsight.compress.data import Batches
+from slimsight.compress.explain import ExplainedClassifier, Scale, Selector, explanations, find_scales
+from slimsight.compress.explain.pyramid import captured
+from slimsight.compress.models import Classifier
 
 
 def to_features(scales: tuple[Scale, ...], count: int) -> list[Tensor]:

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torchvision import models as torchvision_models
 
-from compress.models import VGG16, Classifier, MobileNetV2, ResNet
-from compress.progress import Progress
+from slimsight.compress.models import VGG16, Classifier, MobileNetV2, ResNet
+from slimsight.compress.progress import Progress
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

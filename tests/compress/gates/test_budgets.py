@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torchvision import models as torchvision_models
 
-from compress.errors import PruningError
-from compress.gates import CostModel, magnitude, select, smallest_amounts
-from compress.gates.prices import values_of
-from compress.gates.widths import Widths, allowed_widths
-from compress.macs import count_macs, count_params, size_bytes
-from compress.models import VGG16, MobileNetV2, ResNet
-from compress.surgery import ChannelGraph, ChannelGroup, Slot, slim_, trace_groups
+from slimsight.compress.errors import PruningError
+from slimsight.compress.gates import CostModel, magnitude, select, smallest_amounts
+from slimsight.compress.gates.prices import values_of
+from slimsight.compress.gates.widths import Widths, allowed_widths
+from slimsight.compress.macs import count_macs, count_params, size_bytes
+from slimsight.compress.models import VGG16, MobileNetV2, ResNet
+from slimsight.compress.surgery import ChannelGraph, ChannelGroup, Slot, slim_, trace_groups
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "resnet20": (lambda: ResNet(20, 10, "conv"), 32),
@@ -116,7 +116,7 @@ def test_a_budget_that_does_not_bind_changes_nothing(case: Case) -> None:
 
 def test_the_search_is_worth_more_than_one_threshold(case: Case) -> None:
     """The threshold that holds both limits is the plan to beat."""
-    from compress.gates.threshold import cut_by_threshold, removal_order
+    from slimsight.compress.gates.threshold import cut_by_threshold, removal_order
 
     cost, scores = case[-1], scores_of(case[-1], 5)
     budget = {"macs": 0.6 * cost.totals["macs"], "params": 0.3 * cost.totals["params"]}

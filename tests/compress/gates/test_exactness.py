@@ -13,21 +13,14 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from compress.config import ModelConfig
-from compress.explain import ExplainedClassifier, Head, RealXHead, Selector, find_scales
-from compress.explain.varsal import VarSalHead
-from compress.gates import CostModel
-from compress.macs import count_macs
-from compress.models import Classifier, build_classifier
-from compress.surgery import (
-    ChannelGraph,
-    PrunePlan,
-    gated_vs_slim,
-    prove_groups,
-    slim_,
-    trace_groups,
-)
-from compress.surgery.slim import slim_or_break_
+from slimsight.compress.config import ModelConfig
+from slimsight.compress.explain import ExplainedClassifier, Head, RealXHead, Selector, find_scales
+from slimsight.compress.explain.varsal import VarSalHead
+from slimsight.compress.gates import CostModel
+from slimsight.compress.macs import count_macs
+from slimsight.compress.models import Classifier, build_classifier
+from slimsight.compress.surgery import ChannelGraph, PrunePlan, gated_vs_slim, prove_groups, slim_, trace_groups
+from slimsight.compress.surgery.slim import slim_or_break_
 
 PREFIX = ExplainedClassifier.PREFIX
 

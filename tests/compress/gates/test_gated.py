@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compress.data import Batch
-from compress.errors import PruningError
-from compress.explain import ExplainedClassifier, Head, RbfHead, RealXHead, Selector, find_scales, to_targets
-from compress.explain.varsal import VarSalHead
-from compress.gates import Gates
-from compress.gates.gated import FastNetwork, GatedNetwork, pays_to_compile, proven_pairs
-from compress.models import Classifier
-from compress.models.fold import FoldPair
-from compress.progress import Progress
-from compress.surgery import ChannelGroup, Slot, masked, trace_groups
+from slimsight.compress.data import Batch
+from slimsight.compress.errors import PruningError
+from slimsight.compress.explain import ExplainedClassifier, Head, RbfHead, RealXHead, Selector, find_scales, to_targets
+from slimsight.compress.explain.varsal import VarSalHead
+from slimsight.compress.gates import Gates
+from slimsight.compress.gates.gated import FastNetwork, GatedNetwork, pays_to_compile, proven_pairs
+from slimsight.compress.models import Classifier
+from slimsight.compress.models.fold import FoldPair
+from slimsight.compress.progress import Progress
+from slimsight.compress.surgery import ChannelGroup, Slot, masked, trace_groups
 
 SIDE, CLASSES = 16, 4
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from compress.gates import CostModel
-from compress.gates.latency import LatencyModel, Table, TimedLayer, grid_points, knots, liked_multiple, probes
-from compress.gates.layers import LayerShape, read_layers
-from compress.surgery import PrunePlan, trace_groups
+from slimsight.compress.gates import CostModel
+from slimsight.compress.gates.latency import LatencyModel, Table, TimedLayer, grid_points, knots, liked_multiple, probes
+from slimsight.compress.gates.layers import LayerShape, read_layers
+from slimsight.compress.surgery import PrunePlan, trace_groups
 
 
 def shape_of(layer: nn.Module, side: int = 8) -> LayerShape:

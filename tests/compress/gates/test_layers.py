@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from compress.gates.latency import timed_layer
-from compress.gates.layers import read_layers
+from slimsight.compress.gates.latency import timed_layer
+from slimsight.compress.gates.layers import read_layers
 
 
 @pytest.mark.parametrize(

@@ -5,17 +5,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.config import GatesConfig, TrainConfig
-from compress.data import Batches, ImageSet
-from compress.errors import PruningError
-from compress.explain import ExplainedClassifier, RealXHead, Selector, find_scales, find_targets
-from compress.finetune import train_classifier
-from compress.gates import CostModel, GateResult, Gates, learn_gates, residual_cost
-from compress.gates.gate import GUMBEL_MEDIAN, OFFSET
-from compress.models import Classifier
-from compress.progress import Progress
-from compress.surgery import ChannelGraph, ChannelGroup, trace_groups
-from compress.training import evaluate, make_fabric
+from slimsight.compress.config import GatesConfig, TrainConfig
+from slimsight.compress.data import Batches, ImageSet
+from slimsight.compress.errors import PruningError
+from slimsight.compress.explain import ExplainedClassifier, RealXHead, Selector, find_scales, find_targets
+from slimsight.compress.finetune import train_classifier
+from slimsight.compress.gates import CostModel, GateResult, Gates, learn_gates, residual_cost
+from slimsight.compress.gates.gate import GUMBEL_MEDIAN, OFFSET
+from slimsight.compress.models import Classifier
+from slimsight.compress.progress import Progress
+from slimsight.compress.surgery import ChannelGraph, ChannelGroup, trace_groups
+from slimsight.compress.training import evaluate, make_fabric
 
 SIDE = 16
 
@@ -109,7 +109,9 @@ def test_compiled_and_eager_learn_the_same_gates(
     """Over 60 steps, with a last batch that is smaller: it runs eagerly, nothing is compiled a second time."""
     graph, cost = traced(network)
     kept: list[Tensor] = []
-    monkeypatch.setattr("compress.gates.learn._result", lambda gates, *rest: kept.append(gates.theta.detach().clone()))
+    monkeypatch.setattr(
+        "slimsight.compress.gates.learn._result", lambda gates, *rest: kept.append(gates.theta.detach().clone())
+    )
 
     def learn_for(compiled: bool) -> None:
         torch.manual_seed(7)

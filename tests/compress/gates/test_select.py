@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from compress.errors import PruningError
-from compress.gates import CostModel, magnitude, select, smallest_macs, uniform
-from compress.surgery import ChannelGraph, trace_groups
+from slimsight.compress.errors import PruningError
+from slimsight.compress.gates import CostModel, magnitude, select, smallest_macs, uniform
+from slimsight.compress.surgery import ChannelGraph, trace_groups
 
 WIDTHS = (16, 48, 24, 64)
 

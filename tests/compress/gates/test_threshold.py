@@ -5,8 +5,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from compress.gates.threshold import use_up
-from compress.gates.widths import Widths
+from slimsight.compress.gates.threshold import use_up
+from slimsight.compress.gates.widths import Widths
 
 
 class Plateau(SimpleNamespace):

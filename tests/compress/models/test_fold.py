@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.models.fold import FoldPair, find_fold_pairs, fold_
+from slimsight.compress.models.fold import FoldPair, find_fold_pairs, fold_
 
 
 class Normalised(nn.Module):

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torchvision import models
 
-from compress.errors import ConfigError, ModelError
-from compress.models.from_torchvision import build_from_torchvision, replace_head_
+from slimsight.compress.errors import ConfigError, ModelError
+from slimsight.compress.models.from_torchvision import build_from_torchvision, replace_head_
 
 
 @pytest.fixture

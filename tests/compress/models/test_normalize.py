@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from compress.models import Classifier, Normalize
+from slimsight.compress.models import Classifier, Normalize
 
 MEAN, STD = (0.5, 0.25, 0.0), (0.5, 0.25, 2.0)
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from compress.errors import ConfigError, ModelError
-from compress.models.user_code import UserCode
+from slimsight.compress.errors import ConfigError, ModelError
+from slimsight.compress.models.user_code import UserCode
 
 
 def test_names_what_was_done_and_where() -> None:

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from compress.config import ModelConfig
-from compress.errors import ModelError
-from compress.files import read_tensors
-from compress.models import Classifier, build_classifier, load_weights
+from slimsight.compress.config import ModelConfig
+from slimsight.compress.errors import ModelError
+from slimsight.compress.files import read_tensors
+from slimsight.compress.models import Classifier, build_classifier, load_weights
 
 GIVEN = Path(__file__).parents[4] / "shared" / "weights"
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.config import ModelConfig
-from compress.errors import ConfigError, ModelError
-from compress.models import NETWORKS, Classifier, build_classifier, check_classifier
+from slimsight.compress.config import ModelConfig
+from slimsight.compress.errors import ConfigError, ModelError
+from slimsight.compress.models import NETWORKS, Classifier, build_classifier, check_classifier
 
 NAMES = ["mobilenetv2", "resnet110", "resnet20", "resnet32", "resnet44", "resnet56", "vgg16"]
 

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compress.errors import PruningError
-from compress.surgery import (
+from slimsight.compress.errors import PruningError
+from slimsight.compress.surgery import (
     ChannelGraph,
     PrunePlan,
     gated_vs_slim,

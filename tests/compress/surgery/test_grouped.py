@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.errors import PruningError
-from compress.gates import CostModel
-from compress.macs import count_macs
-from compress.surgery import ChannelGraph, PrunePlan, gated_vs_slim, prove_groups, slim_, trace_groups
+from slimsight.compress.errors import PruningError
+from slimsight.compress.gates import CostModel
+from slimsight.compress.macs import count_macs
+from slimsight.compress.surgery import ChannelGraph, PrunePlan, gated_vs_slim, prove_groups, slim_, trace_groups
 
 IMAGES = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 

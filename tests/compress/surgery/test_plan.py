@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from compress.errors import PruningError
-from compress.surgery import ChannelGraph, ChannelGroup, PrunePlan
+from slimsight.compress.errors import PruningError
+from slimsight.compress.surgery import ChannelGraph, ChannelGroup, PrunePlan
 
 
 def test_a_plan_survives_its_file(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from compress.gates import CostModel
-from compress.macs import count_macs
-from compress.surgery import ChannelGroup, PrunePlan, gated_vs_slim, prove_groups, slim_, trace_groups
+from slimsight.compress.gates import CostModel
+from slimsight.compress.macs import count_macs
+from slimsight.compress.surgery import ChannelGroup, PrunePlan, gated_vs_slim, prove_groups, slim_, trace_groups
 
 CLASSES, SIDE = 3, 6
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.errors import PruningError
-from compress.surgery import (
+from slimsight.compress.errors import PruningError
+from slimsight.compress.surgery import (
     ChannelGraph,
     PrunePlan,
     Slot,

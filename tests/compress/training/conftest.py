@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
-from compress.training import make_fabric
+from slimsight.compress.training import make_fabric
 
 
 @pytest.fixture(scope="module")

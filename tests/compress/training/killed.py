@@ -11,9 +11,9 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from compress.data import Batch, Batches, ImageSet
-from compress.progress import Silent
-from compress.training import Checkpoints, History, fit, one_cycle
+from slimsight.compress.data import Batch, Batches, ImageSet
+from slimsight.compress.progress import Silent
+from slimsight.compress.training import Checkpoints, History, fit, one_cycle
 
 
 def drawn_images() -> ImageSet:

@@ -9,9 +9,9 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from compress.data import ImageSet
-from compress.training import Checkpoints, History
-from compress.training import checkpoint as module
+from slimsight.compress.data import ImageSet
+from slimsight.compress.training import Checkpoints, History
+from slimsight.compress.training import checkpoint as module
 
 from .killed import STEPS, Killed, Notes, Read, drawn_images, same, train
 

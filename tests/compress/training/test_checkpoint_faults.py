@@ -10,10 +10,10 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from compress.data import Batch, Batches, ImageSet
-from compress.errors import PruningError
-from compress.training import Checkpoints, Stop, fit
-from compress.training import checkpoint as module
+from slimsight.compress.data import Batch, Batches, ImageSet
+from slimsight.compress.errors import PruningError
+from slimsight.compress.training import Checkpoints, Stop, fit
+from slimsight.compress.training import checkpoint as module
 
 from .killed import STEPS, Notes, Weight, drawn_images, same, train
 

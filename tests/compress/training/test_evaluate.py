@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.data import Batches, ImageSet
-from compress.training import Score, evaluate, logits_of
+from slimsight.compress.data import Batches, ImageSet
+from slimsight.compress.training import Score, evaluate, logits_of
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from compress.data import Batch, Batches, ImageSet
-from compress.errors import PruningError
-from compress.training import History, evaluate, fit, make_fabric, one_cycle, to_device
+from slimsight.compress.data import Batch, Batches, ImageSet
+from slimsight.compress.errors import PruningError
+from slimsight.compress.training import History, evaluate, fit, make_fabric, one_cycle, to_device
 
 T = TypeVar("T")
 

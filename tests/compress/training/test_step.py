@@ -13,7 +13,7 @@ import torch
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from compress.training import make_fabric
+from slimsight.compress.training import make_fabric
 
 SCRIPT = Path(__file__).with_name("shared_work.py")
 ROUNDING = 1e-5

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from compress.progress import Silent
+from slimsight.compress.progress import Silent
 
 Cost = Callable[[int], float]
 

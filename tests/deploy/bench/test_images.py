@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from compress.errors import DataError
-from deploy.bench.images import MOST, open_images
+from slimsight.compress.errors import DataError
+from slimsight.deploy.bench.images import MOST, open_images
 
 
 def _open(place, size=(8, 8), **options):

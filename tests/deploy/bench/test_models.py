@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from compress.errors import ConfigError, ExportError, RunError
-from deploy.bench.models import find_baseline, find_subjects, image_size
-from export.to_onnx import export_onnx
+from slimsight.compress.errors import ConfigError, ExportError, RunError
+from slimsight.deploy.bench.models import find_baseline, find_subjects, image_size
+from slimsight.export.to_onnx import export_onnx
 
 
 def _onnx(path: Path, side: int) -> Path:
@@ -75,7 +75,7 @@ def test_engines_that_were_exported_belong_to_the_run(finished, tmp_path):
 def test_a_run_s_modules_are_rebuilt_with_their_weights(finished):
     import numpy as np
 
-    from export.runners import OnnxRunner, TorchRunner
+    from slimsight.export.runners import OnnxRunner, TorchRunner
 
     images = np.random.default_rng(0).random((2, 3, 16, 16), dtype=np.float32)
     for subject in find_subjects([finished.root]):

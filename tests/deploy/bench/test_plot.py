@@ -5,9 +5,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from deploy.bench.plot import draw_bench
-from deploy.bench.result import BenchResult, BenchRow, Reference
-from deploy.bench.statistics import Quantiles, Speedup
+from slimsight.deploy.bench.plot import draw_bench
+from slimsight.deploy.bench.result import BenchResult, BenchRow, Reference
+from slimsight.deploy.bench.statistics import Quantiles, Speedup
 
 ROW = BenchRow(
     model="original",

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.bench.probe import _peak_anew, _peak_bytes, forked
+from slimsight.deploy.bench.probe import _peak_anew, _peak_bytes, forked
 
 
 def test_a_fork_answers() -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compress.errors import ConfigError
-from deploy.bench.images import Images
-from deploy.bench.models import Subject
-from deploy.bench.probe import Tried
-from deploy.bench.sweep import Settings, run_sweep
+from slimsight.compress.errors import ConfigError
+from slimsight.deploy.bench.images import Images
+from slimsight.deploy.bench.models import Subject
+from slimsight.deploy.bench.probe import Tried
+from slimsight.deploy.bench.sweep import Settings, run_sweep
 
 IMAGES = Images(np.zeros((4, 3, 2, 2), np.uint8), "a test")
 CPU = {"onnxruntime-cpu": None, "onnxruntime-cuda": "no CUDA device", "pt2": None, "tensorrt": "not installed"}

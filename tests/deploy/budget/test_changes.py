@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from deploy.budget.changes import find_changes
-from export.costs import LayerCost
+from slimsight.deploy.budget.changes import find_changes
+from slimsight.export.costs import LayerCost
 
 
 def conv(name: str, inputs: int, outputs: int, *, groups: int = 1, kernel: int = 9, side: int = 8) -> LayerCost:

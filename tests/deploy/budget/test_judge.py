@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.budget import BudgetFile, Limit, check_report, load_budget
-from deploy.report.checks import run_checks
-from deploy.report.schema import Check, Report
-from deploy.report.units import excess_text
+from slimsight.deploy.budget import BudgetFile, Limit, check_report, load_budget
+from slimsight.deploy.report.checks import run_checks
+from slimsight.deploy.report.schema import Check, Report
+from slimsight.deploy.report.units import excess_text
 
 
 def parity(artifact: str, **change: Any) -> dict[str, Any]:

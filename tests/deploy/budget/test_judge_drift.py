@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from compress.errors import ConfigError
-from deploy.budget import BudgetFile, Limit, check_report, load_budget
-from deploy.budget.schema import DriftLimits
-from deploy.report.map_drift import MapDriftFigures
-from deploy.report.schema import Check, Report, Saliency
-from deploy.report.units import describe_check
+from slimsight.compress.errors import ConfigError
+from slimsight.deploy.budget import BudgetFile, Limit, check_report, load_budget
+from slimsight.deploy.budget.schema import DriftLimits
+from slimsight.deploy.report.map_drift import MapDriftFigures
+from slimsight.deploy.report.schema import Check, Report, Saliency
+from slimsight.deploy.report.units import describe_check
 
 ESTIMATE = {"mean": 0.5, "standard_error": 0.01, "images": 100}
 NONE = {"constant": 0, "zero": 0}

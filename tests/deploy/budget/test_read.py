@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from compress.errors import ConfigError
-from deploy.budget import Amount, BudgetFile, Limit, load_budget
+from slimsight.compress.errors import ConfigError
+from slimsight.deploy.budget import Amount, BudgetFile, Limit, load_budget
 
 
 def write(folder: Path, text: str) -> Path:

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from deploy.doctor import Diagnosis, Finding
-from deploy.doctor.diagnosis import _gpu, _learning, _requirements
-from deploy.doctor.probing import Probed, probe
-from deploy.doctor.runtimes import compiler, onnxruntime, tensorrt
+from slimsight.deploy.doctor import Diagnosis, Finding
+from slimsight.deploy.doctor.diagnosis import _gpu, _learning, _requirements
+from slimsight.deploy.doctor.probing import Probed, probe
+from slimsight.deploy.doctor.runtimes import compiler, onnxruntime, tensorrt
 
 from ..conftest import Said
 
@@ -77,7 +77,7 @@ def test_a_torch_that_dies_is_named() -> None:
 
 def test_a_package_that_is_too_old_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = ["numpy>=99", "nowhere>=1; extra == 'dev'", "no-such-package<2"]
-    monkeypatch.setattr("deploy.doctor.diagnosis.metadata.requires", lambda _name: wanted)
+    monkeypatch.setattr("slimsight.deploy.doctor.diagnosis.metadata.requires", lambda _name: wanted)
     first, second = _requirements()
     assert first.found.endswith("is installed, >=99 is needed")
     assert first.remedy.endswith("-m pip install 'numpy>=99'")

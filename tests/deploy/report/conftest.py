@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from deploy.report.schema import Report
+from slimsight.deploy.report.schema import Report
 
 CONTENT: dict[str, Any] = {
     "schema": 1,

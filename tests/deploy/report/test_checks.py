@@ -2,9 +2,9 @@ from typing import Any
 
 import pytest
 
-from deploy.report.checks import run_checks
-from deploy.report.schema import Report, Verdict
-from deploy.report.units import check_texts
+from slimsight.deploy.report.checks import run_checks
+from slimsight.deploy.report.schema import Report, Verdict
+from slimsight.deploy.report.units import check_texts
 
 
 def verdict_of(content: dict[str, Any]) -> Verdict:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from deploy.report.part import Part
-from deploy.report.schema import Report
+from slimsight.deploy.report.part import Part
+from slimsight.deploy.report.schema import Report
 
 PAGE = Path(__file__).parents[3] / "docs" / "report.md"
 

@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
-from deploy.report.markdown import render_markdown, write_markdown
-from deploy.report.schema import Report
-from deploy.report.tables import to_table
+from slimsight.deploy.report.markdown import render_markdown, write_markdown
+from slimsight.deploy.report.schema import Report
+from slimsight.deploy.report.tables import to_table
 
 PICTURES = ("saliency.png", "channels.png")
 

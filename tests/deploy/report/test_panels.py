@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deploy.report.panels import DriftRow, Look, PanelRow, draw_drift, draw_panel
+from slimsight.deploy.report.panels import DriftRow, Look, PanelRow, draw_drift, draw_panel
 
 
 def pixels(path: Path) -> np.ndarray:

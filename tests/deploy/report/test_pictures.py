@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deploy.report.canvas import to_heat
-from deploy.report.pictures import _shorten, draw_channels, draw_saliency
+from slimsight.deploy.report.canvas import to_heat
+from slimsight.deploy.report.pictures import _shorten, draw_channels, draw_saliency
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -82,7 +82,7 @@ def test_long_names_keep_both_ends() -> None:
 
 
 def test_pyplot_is_never_loaded() -> None:
-    code = "import sys, deploy.report.pictures; print('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, slimsight.deploy.report.pictures; print('matplotlib.pyplot' in sys.modules)"
     root = Path(__file__).parents[3]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from deploy.report.schema import Check, ParityRow, Report, Verdict
+from slimsight.deploy.report.schema import Check, ParityRow, Report, Verdict
 
 DESIGN_NAMES = {
     "": "schema recipe created versions device seed original slim gated budget exactness parity latency "

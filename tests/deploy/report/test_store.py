@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from compress.errors import ConfigError, RunError
-from deploy.report.schema import Report
-from deploy.report.store import read_report, write_report
+from slimsight.compress.errors import ConfigError, RunError
+from slimsight.deploy.report.schema import Report
+from slimsight.deploy.report.store import read_report, write_report
 
 
 def test_round_trip_keeps_every_figure(report: Report, tmp_path: Path) -> None:

@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from deploy.report.schema import Check
-from deploy.report.units import (
+from slimsight.deploy.report.schema import Check
+from slimsight.deploy.report.units import (
     as_bytes,
     as_count,
     as_duration,

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from compress.errors import DataError
-from deploy.starter import ImagesSeen, look_at_images
-from deploy.starter.images import statistics
+from slimsight.compress.errors import DataError
+from slimsight.deploy.starter import ImagesSeen, look_at_images
+from slimsight.deploy.starter.images import statistics
 
 
 def save(path: Path, size: tuple[int, int] = (40, 30), colour: int = 0) -> None:

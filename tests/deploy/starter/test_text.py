@@ -5,11 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
-from compress.errors import ModelError
-from deploy.recipe import load_recipe
-from deploy.schemas import schema_file
-from deploy.starter import ImagesSeen, look_at_images, look_at_model, to_recipe
-from deploy.starter.schedule import Schedule
+from slimsight.compress.errors import ModelError
+from slimsight.deploy.recipe import load_recipe
+from slimsight.deploy.schemas import schema_file
+from slimsight.deploy.starter import ImagesSeen, look_at_images, look_at_model, to_recipe
+from slimsight.deploy.starter.schedule import Schedule
 
 MODELS = """
 from torch import nn
@@ -69,8 +69,8 @@ def test_weights_that_know_nothing_of_these_classes_are_warned_of(images: Images
 
 
 def _states(name: str) -> dict[str, torch.Tensor]:
-    from compress.config import ModelConfig
-    from compress.models import build_net
+    from slimsight.compress.config import ModelConfig
+    from slimsight.compress.models import build_net
 
     return dict(build_net(ModelConfig(name=name), 2).state_dict())
 

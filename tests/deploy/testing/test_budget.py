@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from compress.errors import ConfigError
-from deploy.testing import assert_budget
+from slimsight.compress.errors import ConfigError
+from slimsight.testing import assert_budget
 
 MODEL = """
 from torch import nn

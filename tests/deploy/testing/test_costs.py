@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.errors import ConfigError, ModelError
-from deploy.testing import assert_macs, assert_params, assert_size
+from slimsight.compress.errors import ConfigError, ModelError
+from slimsight.testing import assert_macs, assert_params, assert_size
 
 STEM, BODY, HEAD = 3 * 8 * 9 * 64, 8 * 16 * 9 * 64, 16 * 10
 MACS = STEM + BODY + HEAD

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from compress.errors import ExportError
-from compress.sealed import read_sealed, write_sealed
-from export.engines.flavour import Machine
-from export.engines.key import EngineKey, read_sidecar, refuse_foreign, sha256, sidecar, write_sidecar
+from slimsight.compress.errors import ExportError
+from slimsight.compress.sealed import read_sealed, write_sealed
+from slimsight.export.engines.flavour import Machine
+from slimsight.export.engines.key import EngineKey, read_sidecar, refuse_foreign, sha256, sidecar, write_sidecar
 
 KEY = EngineKey("tensorrt", "10.13.3", "NVIDIA L4", "8.9", "13.0", "ab" * 32, "fp16", (1, 1, 32), "")
 HERE = Machine("NVIDIA L4", "8.9", "13.0")

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from compress.errors import ExportError
-from export.engines.readback import Layer, check_layers, count_types, inspected_layers, logged_layers
+from slimsight.compress.errors import ExportError
+from slimsight.export.engines.readback import Layer, check_layers, count_types, inspected_layers, logged_layers
 
 
 def layer(node: str, *types: str, kind: str = "conv") -> Layer:

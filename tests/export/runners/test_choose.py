@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from torch import nn
 
-from compress.errors import ConfigError, ExportError
-from export.runners import OnnxRunner, Pt2Runner, TorchRunner, choose
-from export.runners.choose import TAKES, open_runner, runtimes
+from slimsight.compress.errors import ConfigError, ExportError
+from slimsight.export.runners import OnnxRunner, Pt2Runner, TorchRunner, choose
+from slimsight.export.runners.choose import TAKES, open_runner, runtimes
 
 
 def test_every_runtime_is_known_and_the_ones_of_the_cpu_run_here() -> None:

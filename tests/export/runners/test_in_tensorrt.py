@@ -15,13 +15,13 @@ import pytest
 import torch
 from torch import nn
 
-from compress.errors import ExportError
-from export.engines.flavour import Machine
-from export.engines.key import EngineKey, sha256, sidecar, write_sidecar
-from export.overflow import run_graph
-from export.runners import TensorRtRunner, in_tensorrt
-from export.to_onnx import export_onnx
-from export.to_tensorrt import BatchProfile, export_engine
+from slimsight.compress.errors import ExportError
+from slimsight.export.engines.flavour import Machine
+from slimsight.export.engines.key import EngineKey, sha256, sidecar, write_sidecar
+from slimsight.export.overflow import run_graph
+from slimsight.export.runners import TensorRtRunner, in_tensorrt
+from slimsight.export.to_onnx import export_onnx
+from slimsight.export.to_tensorrt import BatchProfile, export_engine
 
 trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX has no wheel for this platform")
 

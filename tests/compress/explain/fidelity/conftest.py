@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from compress.data import ImageSet
-from compress.explain import Saliency
-from compress.models import Classifier
+from slimsight.compress.data import ImageSet
+from slimsight.compress.explain import Saliency
+from slimsight.compress.models import Classifier
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from compress.explain.fidelity import box_score
+from slimsight.compress.explain.fidelity import box_score
 
 
 def pasted(count: int, side: int = 24, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -11,9 +11,9 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from compress.data import Batches
-from compress.errors import DataError
-from compress.explain import (
+from slimsight.compress.data import Batches
+from slimsight.compress.errors import DataError
+from slimsight.compress.explain import (
     ExplainedClassifier,
     Explainer,
     RbfExplainer,
@@ -23,8 +23,8 @@ from compress.explain import (
     rbf_map,
     rbf_saliency,
 )
-from compress.explain.fidelity import ImageDrifts, MapDrift, compare, drift_by, drift_of_numbers
-from compress.explain.fidelity.mass import CONSTANT, SAYS, ZERO, region
+from slimsight.compress.explain.fidelity import ImageDrifts, MapDrift, compare, drift_by, drift_of_numbers
+from slimsight.compress.explain.fidelity.mass import CONSTANT, SAYS, ZERO, region
 
 SIDE = 16
 

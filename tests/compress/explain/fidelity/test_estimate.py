@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from compress.explain.fidelity import Curve, Estimate, paired
+from slimsight.compress.explain.fidelity import Curve, Estimate, paired
 
 
 def test_the_error_is_of_the_mean_and_images_without_the_figure_do_not_count() -> None:

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.explain.fidelity.forward import to_fast
-from compress.explain.fidelity.ranking import to_ranks
-from compress.explain.fidelity.removal import answers, keep_only, of_predicted
-from compress.models import Classifier
-from compress.models.fold import FoldedNorm2d
+from slimsight.compress.explain.fidelity.forward import to_fast
+from slimsight.compress.explain.fidelity.ranking import to_ranks
+from slimsight.compress.explain.fidelity.removal import answers, keep_only, of_predicted
+from slimsight.compress.models import Classifier
+from slimsight.compress.models.fold import FoldedNorm2d
 
 
 class Reread(nn.Module):

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from compress.errors import DataError
-from compress.explain import Saliency
-from compress.explain.fidelity import constant, explain_images, predicted, to_ranks
-from compress.models import Classifier
+from slimsight.compress.errors import DataError
+from slimsight.compress.explain import Saliency
+from slimsight.compress.explain.fidelity import constant, explain_images, predicted, to_ranks
+from slimsight.compress.models import Classifier
 
 
 def test_ranks_follow_the_map_from_least_to_most() -> None:

@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from compress.errors import DataError
-from compress.explain import Predictor
-from compress.explain.fidelity import (
+from slimsight.compress.errors import DataError
+from slimsight.compress.explain import Predictor
+from slimsight.compress.explain.fidelity import (
     insertion_deletion,
     pixel_perturbation,
     predicted,
     tile_degradation,
     to_ranks,
 )
-from compress.explain.fidelity.removal import keep_only
-from compress.explain.fidelity.tiles import tile_index
-from compress.models import Classifier
+from slimsight.compress.explain.fidelity.removal import keep_only
+from slimsight.compress.explain.fidelity.tiles import tile_index
+from slimsight.compress.models import Classifier
 
 
 def after(classifier: Classifier, images: Tensor, kept: Tensor) -> Tensor:

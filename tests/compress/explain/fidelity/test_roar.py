@@ -8,12 +8,12 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from compress.config import DataConfig, ModelConfig, TrainConfig
-from compress.data import Batches, ImageSet, open_splits
-from compress.explain.fidelity import roar
-from compress.explain.fidelity.roar import without_top
-from compress.finetune import train_classifier
-from compress.models import Classifier
+from slimsight.compress.config import DataConfig, ModelConfig, TrainConfig
+from slimsight.compress.data import Batches, ImageSet, open_splits
+from slimsight.compress.explain.fidelity import roar
+from slimsight.compress.explain.fidelity.roar import without_top
+from slimsight.compress.finetune import train_classifier
+from slimsight.compress.models import Classifier
 
 
 def learn(model: Classifier, images: ImageSet, *, fabric: Fabric, epochs: int) -> None:

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.config import ModelConfig
-from compress.explain import ExplainedClassifier, Saliency
-from compress.explain.fidelity import sanity_check
-from compress.explain.fidelity.reinitialize import cascade, layers_of
-from compress.models import Classifier, build_classifier
+from slimsight.compress.config import ModelConfig
+from slimsight.compress.explain import ExplainedClassifier, Saliency
+from slimsight.compress.explain.fidelity import sanity_check
+from slimsight.compress.explain.fidelity.reinitialize import cascade, layers_of
+from slimsight.compress.models import Classifier, build_classifier
 
 
 def test_layers_come_as_they_run_with_the_normalisations_that_follow(classifier: Classifier) -> None:

@@ -4,8 +4,8 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from compress.errors import DataError
-from compress.explain.fidelity.similarity import scaled, spearman, ssim
+from slimsight.compress.errors import DataError
+from slimsight.compress.explain.fidelity.similarity import scaled, spearman, ssim
 
 
 def naive_ssim(a: Tensor, b: Tensor) -> float:

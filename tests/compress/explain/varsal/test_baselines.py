@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from compress.explain.varsal.baselines import blur, draw_references, perturb
-from compress.models import Normalize
+from slimsight.compress.explain.varsal.baselines import blur, draw_references, perturb
+from slimsight.compress.models import Normalize
 
 
 @pytest.fixture

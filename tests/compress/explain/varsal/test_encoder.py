@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.explain.varsal import encoder
-from compress.explain.varsal.encoder import Encoder
-from compress.macs import count_macs
+from slimsight.compress.explain.varsal import encoder
+from slimsight.compress.explain.varsal.encoder import Encoder
+from slimsight.compress.macs import count_macs
 
 
 def test_it_is_the_paper_s_network() -> None:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.errors import DataError, ModelError
-from compress.explain import Explainer
-from compress.explain.varsal import Encoder, VarSal
+from slimsight.compress.errors import DataError, ModelError
+from slimsight.compress.explain import Explainer
+from slimsight.compress.explain.varsal import Encoder, VarSal
 
 
 @pytest.fixture

@@ -11,14 +11,14 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from compress.config import ExplainerConfig
-from compress.data import Batches
-from compress.errors import ConfigError, DataError, PruningError
-from compress.explain import STEERING, AmortizedExplainer, ExplainedClassifier, Selector, find_targets
-from compress.explain.heads import RBF_VARIANCE
-from compress.explain.maps import enlarged
-from compress.explain.varsal import SelectorMaps, VarSalHead
-from compress.explain.varsal.head import SHOWN
+from slimsight.compress.config import ExplainerConfig
+from slimsight.compress.data import Batches
+from slimsight.compress.errors import ConfigError, DataError, PruningError
+from slimsight.compress.explain import STEERING, AmortizedExplainer, ExplainedClassifier, Selector, find_targets
+from slimsight.compress.explain.heads import RBF_VARIANCE
+from slimsight.compress.explain.maps import enlarged
+from slimsight.compress.explain.varsal import SelectorMaps, VarSalHead
+from slimsight.compress.explain.varsal.head import SHOWN
 
 QUICK = ExplainerConfig.model_validate({"varsal": {"epochs": 12, "lr": 1e-2, "batch_size": 16, "patience": 12}})
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.errors import ConfigError, DataError
-from compress.explain.varsal import SoftTVPrior, VarSalObjective, objective
-from compress.models import Classifier
+from slimsight.compress.errors import ConfigError, DataError
+from slimsight.compress.explain.varsal import SoftTVPrior, VarSalObjective, objective
+from slimsight.compress.models import Classifier
 
 SIDE = 16
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from compress.errors import ConfigError
-from compress.explain.varsal.prior import SoftTVPrior, alpha_limit
+from slimsight.compress.errors import ConfigError
+from slimsight.compress.explain.varsal.prior import SoftTVPrior, alpha_limit
 
 
 def dense(n: int, alpha: float) -> Tensor:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from compress.errors import ConfigError
-from compress.explain.varsal.topk import soft_top_k
+from slimsight.compress.errors import ConfigError
+from slimsight.compress.explain.varsal.topk import soft_top_k
 
 
 def draw(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.report.html.charts import Bar, Point, Series, bars, in_columns, lines, scatter
-from deploy.report.html.facts import wilson
-from deploy.report.html.svg import WIDTH, Scale, shortened, tag
+from slimsight.deploy.report.html.charts import Bar, Point, Series, bars, in_columns, lines, scatter
+from slimsight.deploy.report.html.facts import wilson
+from slimsight.deploy.report.html.svg import WIDTH, Scale, shortened, tag
 
 
 @given(st.floats(-1e9, 1e9), st.floats(1e-9, 1e9), st.integers(2, 8))

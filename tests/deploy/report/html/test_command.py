@@ -68,5 +68,6 @@ def test_wrong_usage_is_one_sentence(
 
 
 def test_a_page_of_a_finished_run_needs_no_plotting() -> None:
-    code = "import sys, deploy.report.html; print(*sorted(sys.modules.keys() & {'matplotlib', 'scipy', 'sklearn'}))"
+    heavy = "{'matplotlib', 'scipy', 'sklearn'}"
+    code = f"import sys, slimsight.deploy.report.html; print(*sorted(sys.modules.keys() & {heavy}))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from deploy.report.html import RunPage, read_page
-from deploy.report.html.compare import Best, differences, figure_table, letter, recipe_table
+from slimsight.deploy.report.html import RunPage, read_page
+from slimsight.deploy.report.html.compare import Best, differences, figure_table, letter, recipe_table
 
 Folders = Callable[..., Path]
 

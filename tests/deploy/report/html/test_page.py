@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from compress.errors import RunError
-from deploy.report.html import RunPage, read_page, render_comparison, render_run, write_run
+from slimsight.compress.errors import RunError
+from slimsight.deploy.report.html import RunPage, read_page, render_comparison, render_run, write_run
 
 _VOID = {"meta", "link", "img", "br"}
 

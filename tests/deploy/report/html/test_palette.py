@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-import deploy.report.html as html
+import slimsight.deploy.report.html as html
 
 CSS = (Path(html.__file__).parent / "templates" / "page.css").read_text(encoding="utf-8")
 COLOURS = {

@@ -15,14 +15,14 @@ import pytest
 if TYPE_CHECKING:
     from torch import nn
 
-    from .testing.images import Images
+    from .deploy.testing.images import Images
 
 _MARKER = "slimsight"
 _CHECKED = ("macs", "params", "size")
 
 
 class Slimsight:
-    """What the fixture gives: the functions of ``deploy.testing``, whose figures also go into JUnit files."""
+    """What the fixture gives: the functions of ``slimsight.testing``, whose figures also go into JUnit files."""
 
     def __init__(self, item: pytest.Item) -> None:
         self._item = item
@@ -30,35 +30,35 @@ class Slimsight:
         """Whether ``check`` was called."""
 
     def assert_macs(self, model: nn.Module, x: Images, max: str | float, **options: Any) -> int:
-        """As ``deploy.testing.assert_macs``."""
+        """As ``slimsight.testing.assert_macs``."""
         __tracebackhide__ = True
         from . import testing
 
         return int(self._record("macs", partial(testing.assert_macs, model, x, max, **options)))
 
     def assert_params(self, model: nn.Module, max: str | float, **options: Any) -> int:
-        """As ``deploy.testing.assert_params``."""
+        """As ``slimsight.testing.assert_params``."""
         __tracebackhide__ = True
         from . import testing
 
         return int(self._record("params", partial(testing.assert_params, model, max, **options)))
 
     def assert_size(self, model: nn.Module, max: str | float, **options: Any) -> int:
-        """As ``deploy.testing.assert_size``."""
+        """As ``slimsight.testing.assert_size``."""
         __tracebackhide__ = True
         from . import testing
 
         return int(self._record("size_bytes", partial(testing.assert_size, model, max, **options)))
 
     def assert_latency(self, model: nn.Module, x: Images, max: str | float, **options: Any) -> float:
-        """As ``deploy.testing.assert_latency``."""
+        """As ``slimsight.testing.assert_latency``."""
         __tracebackhide__ = True
         from . import testing
 
         return self._record("latency_ms", partial(testing.assert_latency, model, x, max, **options))
 
     def assert_budget(self, target: str | PathLike[str], budget: str | PathLike[str], **options: Any) -> None:
-        """As ``deploy.testing.assert_budget``."""
+        """As ``slimsight.testing.assert_budget``."""
         __tracebackhide__ = True
         from . import testing
 

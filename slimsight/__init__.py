@@ -1,0 +1,72 @@
+"""Make trained vision models small enough for the edge: prune channels for real, prove it, export, and time the result.
+
+The Python API, for a model and data loaders of your own:
+
+    import slimsight
+
+    traced = slimsight.trace(model, example)                      # channel groups, each proven
+    traced = slimsight.explain(traced, train_loader, val_loader)  # optional: gates are then steered by explanations
+    scores = slimsight.learn_gates(traced, train_loader, macs=0.5)
+    slimmed = slimsight.slim(traced, slimsight.select(traced, scores, macs=0.5, align=8))
+    ...                                                           # finetune slimmed.model in your own loop
+    slimsight.save(slimmed, "slim")
+    model = slimsight.load("slim")                                # needs torch only, not the code of the model
+
+``import slimsight`` loads none of it: each name is imported, with PyTorch, when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .compress.config import ExplainerConfig, GatesConfig
+    from .compress.errors import SlimError
+    from .compress.surgery import PrunePlan
+    from .deploy.api import Scores, Slimmed, Traced, explain, learn_gates, load, save, select, slim, trace
+
+    __version__: str
+
+__all__ = [
+    "ExplainerConfig",
+    "GatesConfig",
+    "PrunePlan",
+    "Scores",
+    "SlimError",
+    "Slimmed",
+    "Traced",
+    "__version__",
+    "explain",
+    "learn_gates",
+    "load",
+    "save",
+    "select",
+    "slim",
+    "trace",
+]
+
+_HOME = {
+    "ExplainerConfig": "compress.config",
+    "GatesConfig": "compress.config",
+    "PrunePlan": "compress.surgery",
+    "SlimError": "compress.errors",
+}
+"""Where a name is defined, for those that are not in ``deploy.api``."""
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("slimsight")
+    elif name in __all__:
+        value = getattr(import_module(f"{__name__}.{_HOME.get(name, 'deploy.api')}"), name)
+    else:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,8 @@
+"""The command line: ``slimsight`` and ``python -m slimsight`` start here."""
+
+from __future__ import annotations
+
+from .deploy.cli import main
+
+if __name__ == "__main__":
+    main()
