@@ -26,14 +26,14 @@ from slimsight.compress.data import Batches
 from slimsight.compress.errors import PruningError
 from slimsight.compress.explain import STEERING, ExplainedClassifier, drift_of, explanations, make_explainer
 from slimsight.compress.explain.fidelity import drift_by
-from slimsight.compress.files import read_json, read_tensors, write_json, write_tensors
+from slimsight.compress.files.atomic import read_json, read_tensors, write_json, write_tensors
 from slimsight.compress.finetune import recalibrate_bn, train_classifier
 from slimsight.compress.gates import learn_gates, select
 from slimsight.compress.training import evaluate
-from slimsight.deploy.console import ConsoleProgress
+from slimsight.deploy.cli.progress import ConsoleProgress
 from slimsight.deploy.machine import device_name, versions
-from slimsight.deploy.session import Session
-from slimsight.deploy.stages.learn import seed_stage
+from slimsight.deploy.run.session import Session
+from slimsight.deploy.run.stages.learn import seed_stage
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "ablations.json"

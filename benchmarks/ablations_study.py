@@ -14,13 +14,13 @@ from torch import Tensor
 from slimsight.compress.data import Batches
 from slimsight.compress.errors import RunError
 from slimsight.compress.explain import ExplainedClassifier, Targets, explanations, find_targets
-from slimsight.compress.files import read_tensors
+from slimsight.compress.files.atomic import read_tensors
 from slimsight.compress.surgery import PrunePlan
-from slimsight.deploy.console import ConsoleProgress
-from slimsight.deploy.pipeline import fingerprints, run_recipe, to_stages
-from slimsight.deploy.recipe import Recipe, load_recipe
+from slimsight.deploy.cli.progress import ConsoleProgress
+from slimsight.deploy.run.pipeline import fingerprints, run_recipe, to_stages
+from slimsight.deploy.run.session import Session, default_cache
 from slimsight.deploy.run_dir import read_run
-from slimsight.deploy.session import Session, default_cache
+from slimsight.deploy.settings.recipe import Recipe, load_recipe
 
 RECIPES = Path(__file__).resolve().parents[1] / "configs" / "ablations"
 LEARNED = ("classifier", "predictor", "selector")

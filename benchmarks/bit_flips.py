@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from short_place import Place, said_by
 
-from slimsight.compress.files import write_json
+from slimsight.compress.files.atomic import write_json
 from slimsight.deploy.machine import device_name, versions
 
 RESULTS = Path(__file__).resolve().parent / "results" / "bit_flips.json"

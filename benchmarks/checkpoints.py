@@ -24,7 +24,7 @@ from torchvision.models import resnet50
 
 from slimsight.compress.config import ModelConfig
 from slimsight.compress.data import Batch, Batches, ImageSet
-from slimsight.compress.files import write_json
+from slimsight.compress.files.atomic import write_json
 from slimsight.compress.models import build_classifier
 from slimsight.compress.training import Checkpoints, fit, make_fabric, one_cycle
 from slimsight.compress.training.checkpoint import LEAST_SECONDS, SHARE

@@ -14,13 +14,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from slimsight.compress.files import read_json, write_json
-from slimsight.deploy.console import ConsoleProgress
-from slimsight.deploy.fingerprint import fingerprint
+from slimsight.compress.files.atomic import read_json, write_json
+from slimsight.deploy.cli.progress import ConsoleProgress
 from slimsight.deploy.machine import device_name, versions
-from slimsight.deploy.pipeline import run_recipe
-from slimsight.deploy.recipe import Recipe, load_recipe
 from slimsight.deploy.report import Report
+from slimsight.deploy.run.fingerprints import fingerprint
+from slimsight.deploy.run.pipeline import run_recipe
+from slimsight.deploy.settings.recipe import Recipe, load_recipe
 
 HERE = Path(__file__).resolve().parent
 RECIPE = HERE.parent / "configs" / "cifar10_resnet20.yaml"

@@ -21,14 +21,14 @@ from torch import nn
 from torchvision import models as torchvision_models
 
 from slimsight.compress.amounts import Amount
-from slimsight.compress.files import read_json, write_json
+from slimsight.compress.files.atomic import read_json, write_json
 from slimsight.compress.gates import magnitude
 from slimsight.compress.macs import count_macs
-from slimsight.deploy.console import ConsoleProgress
-from slimsight.deploy.latency_config import LatencyConfig
+from slimsight.deploy.cli.progress import ConsoleProgress
 from slimsight.deploy.machine import device_name, versions
-from slimsight.deploy.plan_latency import PlanTimer, select_timed
-from slimsight.deploy.session import default_cache
+from slimsight.deploy.run.plan_latency import PlanTimer, select_timed
+from slimsight.deploy.run.session import default_cache
+from slimsight.deploy.settings.latency import LatencyConfig
 
 RESULTS = Path(__file__).resolve().parent / "results" / "combined_budgets.json"
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {

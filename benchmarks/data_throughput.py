@@ -38,7 +38,7 @@ from PIL import Image
 from slimsight.compress.config import DataConfig
 from slimsight.compress.data import FileBatches, ImageSet, Splits, open_splits, to_batches
 from slimsight.compress.data.augment import chances, epoch_key
-from slimsight.compress.files import write_json
+from slimsight.compress.files.atomic import write_json
 from slimsight.deploy.machine import device_name, versions
 
 RESULTS = Path(__file__).resolve().parent / "results" / "data_throughput.json"

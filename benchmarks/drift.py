@@ -19,13 +19,13 @@ from steering import VARIANTS, open_session
 
 from slimsight.compress.data import Batches
 from slimsight.compress.explain import ExplainedClassifier, Explainer, RbfExplainer, make_explainer
+from slimsight.compress.explain.attribution.references import IntegratedGradients
 from slimsight.compress.explain.fidelity import Estimate, MapDrift, drift_by
-from slimsight.compress.explain.references import IntegratedGradients
-from slimsight.compress.files import read_json, write_json
+from slimsight.compress.files.atomic import read_json, write_json
 from slimsight.compress.surgery import PrunePlan
-from slimsight.deploy.console import ConsoleProgress
+from slimsight.deploy.cli.progress import ConsoleProgress
 from slimsight.deploy.machine import device_name, versions
-from slimsight.deploy.session import Session
+from slimsight.deploy.run.session import Session
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "drift.json"

@@ -22,15 +22,15 @@ from torch import Tensor, nn
 from slimsight.compress.config import ModelConfig
 from slimsight.compress.dynamic import DynamicClassifier, find_routes, routed_cost
 from slimsight.compress.dynamic.cost import macs_per_image
-from slimsight.compress.files import read_json, write_json
+from slimsight.compress.files.atomic import read_json, write_json
 from slimsight.compress.gates import CostModel
 from slimsight.compress.models import build_classifier
 from slimsight.compress.surgery import trace_groups
-from slimsight.deploy.bench.rounds import time_sessions
-from slimsight.deploy.bench.statistics import to_quantiles, to_speedup
 from slimsight.deploy.machine import device_name, versions
 from slimsight.deploy.report import read_report
-from slimsight.export.routed_onnx import export_masked, export_routed
+from slimsight.deploy.timing.rounds import time_sessions
+from slimsight.deploy.timing.statistics import to_quantiles, to_speedup
+from slimsight.export.routed.export import export_masked, export_routed
 from slimsight.export.runners import OnnxRunner
 from slimsight.export.to_onnx import export_onnx
 

@@ -29,19 +29,19 @@ from torch import Tensor, nn
 from torchvision import models as torchvision_models
 
 from slimsight.compress.errors import PruningError
-from slimsight.compress.files import read_json, write_json
+from slimsight.compress.files.atomic import read_json, write_json
 from slimsight.compress.gates import CostModel, Selection, magnitude, select, uniform
 from slimsight.compress.gates.widths import Align
 from slimsight.compress.macs import count_macs
 from slimsight.compress.models import ResNet
 from slimsight.compress.surgery import PrunePlan, prove_groups, shake_, slim_, trace_groups
-from slimsight.deploy.bench.rounds import time_interleaved
-from slimsight.deploy.bench.statistics import to_quantiles, to_speedup
-from slimsight.deploy.console import ConsoleProgress
-from slimsight.deploy.latency_config import LatencyConfig
+from slimsight.deploy.cli.progress import ConsoleProgress
 from slimsight.deploy.machine import device_name, versions
-from slimsight.deploy.plan_latency import PlanTimer
-from slimsight.deploy.session import default_cache
+from slimsight.deploy.run.plan_latency import PlanTimer
+from slimsight.deploy.run.session import default_cache
+from slimsight.deploy.settings.latency import LatencyConfig
+from slimsight.deploy.timing.rounds import time_interleaved
+from slimsight.deploy.timing.statistics import to_quantiles, to_speedup
 from slimsight.export.runners import OnnxRunner
 from slimsight.export.to_onnx import export_onnx
 

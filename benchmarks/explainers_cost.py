@@ -41,15 +41,15 @@ from slimsight.compress.explain import (
     needs_weights,
 )
 from slimsight.compress.explain.varsal import Encoder, VarSal
-from slimsight.compress.files import read_json, write_json
+from slimsight.compress.files.atomic import read_json, write_json
 from slimsight.compress.macs import count_macs
 from slimsight.compress.models import build_classifier
 from slimsight.compress.models.fold import find_fold_pairs, fold_
-from slimsight.deploy.bench.rounds import time_interleaved
-from slimsight.deploy.bench.statistics import to_quantiles, to_speedup
 from slimsight.deploy.machine import device_name, versions
-from slimsight.deploy.recipe import load_recipe
-from slimsight.deploy.session import default_cache
+from slimsight.deploy.run.session import default_cache
+from slimsight.deploy.settings.recipe import load_recipe
+from slimsight.deploy.timing.rounds import time_interleaved
+from slimsight.deploy.timing.statistics import to_quantiles, to_speedup
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "explainers_cost.json"

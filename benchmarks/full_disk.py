@@ -28,10 +28,10 @@ from typing import Any
 import torch
 from short_run import RECIPE, differences, write_recipe
 
-from slimsight.compress.files import write_json
-from slimsight.deploy import pipeline  # imported once, for all runs
-from slimsight.deploy.cli import main as slimsight
+from slimsight.compress.files.atomic import write_json
+from slimsight.deploy.cli.main import main as slimsight
 from slimsight.deploy.machine import device_name, versions
+from slimsight.deploy.run import pipeline  # imported once, for all runs
 
 RESULTS = Path(__file__).resolve().parent / "results" / "full_disk.json"
 

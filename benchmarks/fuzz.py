@@ -35,15 +35,15 @@ from torch import nn
 
 from slimsight.compress.data.partition import check_list, read_list
 from slimsight.compress.errors import SlimError
-from slimsight.compress.files import write_json
+from slimsight.compress.files.atomic import write_json
 from slimsight.compress.surgery import PrunePlan, slim_
 from slimsight.deploy.budget import Figures, judge, load_budget
 from slimsight.deploy.machine import device_name, versions
-from slimsight.deploy.recipe import dump_recipe, load_recipe
 from slimsight.deploy.report import read_report
 from slimsight.deploy.report.html.page import render_run
 from slimsight.deploy.report.html.source import read_page
 from slimsight.deploy.report.markdown import render_markdown
+from slimsight.deploy.settings.recipe import dump_recipe, load_recipe
 
 RESULTS = Path(__file__).resolve().parent / "results" / "fuzz.json"
 SECONDS = 10.0

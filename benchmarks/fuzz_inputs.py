@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from slimsight.deploy.reading.yaml_text import dump_yaml
+from slimsight.deploy.settings.yaml_text import dump_yaml
 
 RECIPE: dict[str, Any] = {
     "seed": 3,

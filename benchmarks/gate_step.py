@@ -31,16 +31,16 @@ from torchvision import models as torchvision_models
 from slimsight.compress.config import GatesConfig
 from slimsight.compress.data import Batch
 from slimsight.compress.explain import ExplainedClassifier, Selector, find_scales, to_targets
-from slimsight.compress.files import read_json, write_json
+from slimsight.compress.files.atomic import read_json, write_json
 from slimsight.compress.gates import CostModel, Gates, learn_gates
 from slimsight.compress.gates.gated import FastNetwork, GatedNetwork
 from slimsight.compress.gates.learn import GateObjective
 from slimsight.compress.models import Classifier, ResNet
 from slimsight.compress.surgery import ChannelGroup, masked, trace_groups
 from slimsight.compress.training import make_fabric
-from slimsight.deploy.bench.statistics import to_speedup
-from slimsight.deploy.console import ConsoleProgress
+from slimsight.deploy.cli.progress import ConsoleProgress
 from slimsight.deploy.machine import device_name, versions
+from slimsight.deploy.timing.statistics import to_speedup
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "gate_step.json"

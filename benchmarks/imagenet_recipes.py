@@ -23,11 +23,11 @@ from PIL import Image
 from torch import nn
 from torchvision import models
 
-from slimsight.compress.files import write_json
+from slimsight.compress.files.atomic import write_json
 from slimsight.compress.progress import Silent
 from slimsight.deploy.machine import device_name, versions
-from slimsight.deploy.pipeline import run_recipe
-from slimsight.deploy.recipe import Recipe, load_recipe
+from slimsight.deploy.run.pipeline import run_recipe
+from slimsight.deploy.settings.recipe import Recipe, load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs" / "imagenet"

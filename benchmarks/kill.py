@@ -29,7 +29,7 @@ from typing import Any, ClassVar, Self
 
 from short_run import RECIPE, write_recipe
 
-from slimsight.compress.files import read_json, write_json
+from slimsight.compress.files.atomic import read_json, write_json
 from slimsight.deploy.machine import device_name, versions
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,7 +66,7 @@ class Process:
         command = [
             sys.executable,
             "-c",
-            "from slimsight.deploy.cli import main; main()",
+            "from slimsight.deploy.cli.main import main; main()",
             "run",
             recipe,
             "--out",

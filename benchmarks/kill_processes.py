@@ -23,7 +23,7 @@ from typing import ClassVar
 from kill import Process, Study
 from processes import differences
 
-from slimsight.compress.files import read_json, read_tensors
+from slimsight.compress.files.atomic import read_json, read_tensors
 
 RESULTS = Path(__file__).resolve().parent / "results" / "kill_processes.json"
 INTERRUPTED = 130

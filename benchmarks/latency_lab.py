@@ -30,17 +30,17 @@ import torch
 from numpy.typing import NDArray
 
 from slimsight.compress.config import ModelConfig
-from slimsight.compress.files import read_json, write_json
+from slimsight.compress.files.atomic import read_json, write_json
 from slimsight.compress.models import build_classifier
 from slimsight.deploy.bench import Settings, run_bench
-from slimsight.deploy.bench.rounds import time_sessions
-from slimsight.deploy.bench.statistics import noise_of, to_quantiles, to_speedup
 from slimsight.deploy.machine import describe, state, stolen, versions
+from slimsight.deploy.timing.rounds import time_sessions
+from slimsight.deploy.timing.statistics import noise_of, to_quantiles, to_speedup
+from slimsight.export.pt2.export import export_pt2
 from slimsight.export.runners import OnnxRunner
 from slimsight.export.runners.choose import TAKES
+from slimsight.export.tensorrt_build.export import export_engine
 from slimsight.export.to_onnx import export_onnx
-from slimsight.export.to_tensorrt import export_engine
-from slimsight.export.to_torch_export import export_pt2
 
 RESULTS = Path(__file__).resolve().parent / "results" / "latency_lab.json"
 SLOWER = 0.05

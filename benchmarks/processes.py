@@ -31,17 +31,17 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.nn import functional as F
 
 from slimsight.compress.data import Batch
-from slimsight.compress.distributed import gather, rank
-from slimsight.compress.files import read_json, read_tensors, write_json
+from slimsight.compress.files.atomic import read_json, read_tensors, write_json
+from slimsight.compress.parallel.processes import gather, rank
 from slimsight.compress.progress import SILENT
 from slimsight.compress.training import fit, loop, make_fabric, one_cycle
 from slimsight.compress.training.step import Loss, SharedStep
 from slimsight.deploy.machine import device_name, versions
-from slimsight.deploy.pipeline import to_stages
-from slimsight.deploy.recipe import load_recipe
+from slimsight.deploy.run.pipeline import to_stages
+from slimsight.deploy.run.session import Session, default_cache
+from slimsight.deploy.run.stages.learn import seed_stage
 from slimsight.deploy.run_dir import RunDir
-from slimsight.deploy.session import Session, default_cache
-from slimsight.deploy.stages.learn import seed_stage
+from slimsight.deploy.settings.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "processes.json"

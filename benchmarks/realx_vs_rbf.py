@@ -37,18 +37,18 @@ from slimsight.compress.explain import (
     new_predictor,
     train_predictor,
 )
-from slimsight.compress.explain.maps import total_variance
-from slimsight.compress.explain.predictor import divergence
-from slimsight.compress.explain.rbf import area, roughness
-from slimsight.compress.files import atomic_path, read_json, read_tensors, write_json, write_tensors
+from slimsight.compress.explain.amortized.heads import total_variance
+from slimsight.compress.explain.amortized.predictor import divergence
+from slimsight.compress.explain.amortized.rbf import area, roughness
+from slimsight.compress.files.atomic import atomic_path, read_json, read_tensors, write_json, write_tensors
 from slimsight.compress.gates import CostModel, Gates, learn_gates
 from slimsight.compress.models import build_classifier
 from slimsight.compress.surgery import ChannelGroup, masked, trace_groups
 from slimsight.compress.training import make_fabric
-from slimsight.deploy.assemble import device_name, versions
-from slimsight.deploy.console import ConsoleProgress
-from slimsight.deploy.recipe import Recipe, load_recipe
-from slimsight.deploy.session import default_cache
+from slimsight.deploy.cli.progress import ConsoleProgress
+from slimsight.deploy.run.assemble import device_name, versions
+from slimsight.deploy.run.session import default_cache
+from slimsight.deploy.settings.recipe import Recipe, load_recipe
 
 HERE = Path(__file__).resolve().parent
 RECIPE = HERE.parent / "configs" / "cifar10_resnet20.yaml"

@@ -26,14 +26,14 @@ from torch import Tensor
 from slimsight.compress.config import TrainConfig
 from slimsight.compress.data import ImageSet
 from slimsight.compress.explain.fidelity import explain_images, predicted, roar
-from slimsight.compress.files import read_json, write_json
+from slimsight.compress.files.atomic import read_json, write_json
 from slimsight.compress.finetune import train_classifier
 from slimsight.compress.models import Classifier, ResNet
-from slimsight.deploy.console import ConsoleProgress
+from slimsight.deploy.cli.progress import ConsoleProgress
 from slimsight.deploy.machine import device_name, versions
-from slimsight.deploy.session import Session
-from slimsight.deploy.trust import Subject, spread
-from slimsight.deploy.trust_run import find_subjects
+from slimsight.deploy.run.session import Session
+from slimsight.deploy.trust.run import find_subjects
+from slimsight.deploy.trust.study import Subject, spread
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "roar.json"

@@ -25,8 +25,8 @@ from slimsight.compress.config import ExplainerConfig, FinetuneConfig, GatesConf
 from slimsight.compress.data import Batch, Share, TensorBatches, all_rows
 from slimsight.compress.errors import PruningError
 from slimsight.compress.explain import STEERING, ExplainedClassifier, Selector, find_scales, new_predictor, to_targets
-from slimsight.compress.explain.predictor import train_predictor
-from slimsight.compress.files import write_json
+from slimsight.compress.explain.amortized.predictor import train_predictor
+from slimsight.compress.files.atomic import write_json
 from slimsight.compress.finetune import train_classifier
 from slimsight.compress.gates import CostModel, learn_gates
 from slimsight.compress.models import Classifier

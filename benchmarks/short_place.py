@@ -20,11 +20,11 @@ from slimsight.compress.gates.latency import TimedLayer
 from slimsight.compress.models import build_classifier
 from slimsight.compress.progress import Silent
 from slimsight.compress.surgery import PrunePlan
-from slimsight.deploy.cli import main as slimsight
-from slimsight.deploy.recipe import load_recipe
+from slimsight.deploy.cli.main import main as slimsight
 from slimsight.deploy.run_dir import read_run
+from slimsight.deploy.settings.recipe import load_recipe
 from slimsight.deploy.slim_folder import Slimmed, load, save
-from slimsight.export.layer_times import cached_times
+from slimsight.export.costs.times import cached_times
 
 DYNAMIC = ("dynamic.enabled=true", "dynamic.epochs=2", "dynamic.finetune_epochs=1", "dynamic.verify_images=10")
 

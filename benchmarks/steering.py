@@ -21,16 +21,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from slimsight.compress.explain import REFERENCE_SIDE, ExplainedClassifier, drift_between, explanations
-from slimsight.compress.files import read_json, read_tensors, write_json
+from slimsight.compress.files.atomic import read_json, read_tensors, write_json
 from slimsight.compress.finetune import train_classifier
 from slimsight.compress.gates import Gates
 from slimsight.compress.surgery import PrunePlan, masked
 from slimsight.compress.training import evaluate, to_device
-from slimsight.deploy.console import ConsoleProgress
+from slimsight.deploy.cli.progress import ConsoleProgress
 from slimsight.deploy.machine import device_name, versions
-from slimsight.deploy.recipe import load_recipe
+from slimsight.deploy.run.session import Session, default_cache
 from slimsight.deploy.run_dir import read_run
-from slimsight.deploy.session import Session, default_cache
+from slimsight.deploy.settings.recipe import load_recipe
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "steering.json"

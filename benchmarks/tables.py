@@ -24,7 +24,7 @@ from tables_speed import combined, efficiency, gate_step
 from tables_study import keep50, selector, steering
 from tables_trust import roar, trust
 
-from slimsight.compress.files import read_json, write_text
+from slimsight.compress.files.atomic import read_json, write_text
 
 HERE = Path(__file__).resolve().parent
 DOCS, RESULTS = HERE.parent / "docs", HERE / "results"

@@ -8,7 +8,7 @@ from typing import Any
 from tables_study import spread
 from trust_orderings import CONTROLS, FIGURES, RIVALS, areas
 
-from slimsight.deploy.report.trust import figures, notes
+from slimsight.deploy.trust.figures import figures, notes
 
 _WORDS = {"agrees": "agree", "disagrees": "disagree", "undecided": "are undecided"}
 _BEST = {"kl": min, "change": min, "insertion": max, "deletion": min, "8": max, "14": max}

@@ -20,12 +20,12 @@ from trust_orderings import orderings
 
 from slimsight.compress.explain.fidelity import STEPS as DRIB
 from slimsight.compress.explain.fidelity import explain_images, insertion_deletion, paired, predicted
-from slimsight.compress.files import read_json, write_json
-from slimsight.deploy.console import ConsoleProgress
-from slimsight.deploy.report.trust import draw_trust
-from slimsight.deploy.session import Session
-from slimsight.deploy.trust import Fewer
-from slimsight.deploy.trust_run import CONTROL, find_subjects, measure_trust, own_subject, some_of
+from slimsight.compress.files.atomic import read_json, write_json
+from slimsight.deploy.cli.progress import ConsoleProgress
+from slimsight.deploy.run.session import Session
+from slimsight.deploy.trust.figures import draw_trust
+from slimsight.deploy.trust.run import CONTROL, find_subjects, measure_trust, own_subject, some_of
+from slimsight.deploy.trust.study import Fewer
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "trust.json"

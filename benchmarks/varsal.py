@@ -25,14 +25,14 @@ from torch import nn
 from slimsight.compress.config import VarSalConfig
 from slimsight.compress.data import Batches, ImageSet, Splits, open_splits
 from slimsight.compress.explain.varsal import Encoder, SoftTVPrior, VarSal, judge_maps, refuse_flat, train_maps
-from slimsight.compress.explain.varsal.judge import keep_highest
-from slimsight.compress.files import read_json, write_json
+from slimsight.compress.explain.varsal.learn import keep_highest
+from slimsight.compress.files.atomic import read_json, write_json
 from slimsight.compress.models import build_classifier
 from slimsight.compress.training import make_fabric
-from slimsight.deploy.assemble import device_name, versions
-from slimsight.deploy.console import ConsoleProgress
-from slimsight.deploy.recipe import load_recipe
-from slimsight.deploy.session import default_cache
+from slimsight.deploy.cli.progress import ConsoleProgress
+from slimsight.deploy.run.assemble import device_name, versions
+from slimsight.deploy.run.session import default_cache
+from slimsight.deploy.settings.recipe import load_recipe
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "varsal.json"

@@ -18,10 +18,10 @@ import torch
 
 from slimsight.compress.config import ModelConfig
 from slimsight.compress.errors import SlimError
-from slimsight.compress.files import read_json, write_json
+from slimsight.compress.files.atomic import read_json, write_json
 from slimsight.compress.gates import read_budget
 from slimsight.compress.models import build_net
-from slimsight.deploy.console import ConsoleProgress
+from slimsight.deploy.cli.progress import ConsoleProgress
 from slimsight.deploy.inspection import inspect_model
 from slimsight.deploy.machine import device_name, versions
 

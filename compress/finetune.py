@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from .config import FinetuneConfig, TrainConfig
 from .data import Batch, BatchSource, batches_of
-from .distributed import add, rank, world
 from .explain import ExplainedClassifier, RbfHead, squared_distance
+from .parallel.processes import add, rank, world
 from .progress import SILENT, Progress
 from .training import Checkpoints, History, fit, one_cycle, to_device
 

@@ -43,3 +43,12 @@ class Silent:
 
 
 SILENT: Progress = Silent()
+
+
+class Stop:
+    """A training that heeds it ends the step in progress and saves a checkpoint; all else has to stop at once."""
+
+    def __init__(self) -> None:
+        self.wanted = False
+        self.heeded = False
+        """Whether someone looks at ``wanted`` after every step."""

@@ -125,8 +125,8 @@ def load_model(name: str, classes: int, *, allow_code: bool = False) -> nn.Modul
         ConfigError, ModelError, RunError: there is no such model, or it cannot be built.
     """
     if Path(name).is_dir():
-        from .own_code import load_run_recipe
         from .report import read_report
+        from .run_dir.allowed_code import load_run_recipe
 
         run = read_run(Path(name))
         recipe = load_run_recipe(run, allow_code=allow_code)

@@ -8,13 +8,12 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from slimsight.compress.disk import make_folder, remove
 from slimsight.compress.errors import ModelError
 from slimsight.compress.explain import ExplainedClassifier
-from slimsight.compress.files import read_tensors, write_tensors
-from slimsight.compress.sealed import find_damage, read_sealed, sha256_of_file, write_sealed
+from slimsight.compress.files.atomic import make_folder, read_tensors, remove, write_tensors
+from slimsight.compress.files.sealed import find_damage, read_sealed, sha256_of_file, write_sealed
 from slimsight.compress.surgery import PrunePlan, slim_
-from slimsight.export.to_torch_export import export_pt2, load_program, load_pt2
+from slimsight.export.pt2.export import export_pt2, load_program, load_pt2
 
 from .run_dir import is_run, read_run
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from slimsight.compress.errors import ExportError
-from slimsight.compress.files import atomic_path
+from slimsight.compress.files.atomic import atomic_path
 
-from .metadata import NOTHING, About, describe, write_metadata_
-from .onnx_graph import import_onnx, name_layers_, read_onnx, tidy_, training_nodes, with_constant_shapes_
-from .to_torch_export import cpu_copy, first_line, quiet, trace
+from .onnx_files.graph import import_onnx, name_layers_, read_onnx, tidy_, training_nodes, with_constant_shapes_
+from .onnx_files.metadata import NOTHING, About, describe, write_metadata_
+from .pt2.export import cpu_copy, first_line, quiet, trace
 
 Shape = tuple[int, ...]
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .compress.config import ExplainerConfig, GatesConfig
     from .compress.errors import SlimError
     from .compress.surgery import PrunePlan
-    from .deploy.api import Scores, Slimmed, Traced, explain, learn_gates, load, save, select, slim, trace
+    from .deploy.slim import Scores, Slimmed, Traced, explain, learn_gates, load, save, select, slim, trace
 
     __version__: str
 
@@ -47,12 +47,12 @@ __all__ = [
 ]
 
 _HOME = {
-    "ExplainerConfig": "compress.config",
-    "GatesConfig": "compress.config",
-    "PrunePlan": "compress.surgery",
-    "SlimError": "compress.errors",
+    "ExplainerConfig": "slimsight.compress.config",
+    "GatesConfig": "slimsight.compress.config",
+    "PrunePlan": "slimsight.compress.surgery",
+    "SlimError": "slimsight.compress.errors",
 }
-"""Where a name is defined, for those that are not in ``deploy.api``."""
+"""Where a name is defined, for those that are not in ``slimsight.deploy.slim``."""
 
 
 def __getattr__(name: str) -> Any:
@@ -61,7 +61,7 @@ def __getattr__(name: str) -> Any:
 
         value: Any = version("slimsight")
     elif name in __all__:
-        value = getattr(import_module(f"{__name__}.{_HOME.get(name, 'deploy.api')}"), name)
+        value = getattr(import_module(f"{__name__}.{_HOME.get(name, 'slimsight.deploy.slim')}"), name)
     else:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     globals()[name] = value

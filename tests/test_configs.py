@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from slimsight.compress.amounts import Amount
-from slimsight.deploy.recipe import dump_recipe, load_recipe
+from slimsight.deploy.settings.recipe import dump_recipe, load_recipe
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 ABLATIONS = sorted((CONFIGS / "ablations").glob("*.yaml"))

@@ -19,10 +19,10 @@ import torch
 
 from slimsight.compress.config import ModelConfig
 from slimsight.compress.data import open_splits
-from slimsight.compress.files import read_tensors
+from slimsight.compress.files.atomic import read_tensors
 from slimsight.compress.models import build_classifier
 from slimsight.compress.surgery import PrunePlan, slim_
-from slimsight.deploy.recipe import load_recipe
+from slimsight.deploy.settings.recipe import load_recipe
 
 RECIPE = """
 threads: 1
@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(folder: Path) -> Start:
     """``start("run", ...)``: a slimsight process in the user's folder, with a cache of its own."""
     environment = {**os.environ, "SLIMSIGHT_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", "from slimsight.deploy.cli import main; main()"]
+    command = [sys.executable, "-c", "from slimsight.deploy.cli.main import main; main()"]
 
     def interruptible() -> None:
         """What a shell starts in the background ignores interrupts, and so would its children."""

@@ -1,13 +1,11 @@
 """Images: read once from where they are, split the same way every time, augmented on the batch tensor."""
 
-from .batches import Batch, Batches
+from .batches import Batch, Batches, Share, all_rows, batches_of, rows_of
 from .file_batches import FileBatches, to_batches
-from .file_images import FileImages
 from .flow import Flow
 from .images import ImageSet, Rows
-from .loader import BatchSource, LoaderBatches, TensorBatches, take
-from .passes import one_pass
-from .share import Share, all_rows, batches_of, rows_of
+from .loader import BatchSource, LoaderBatches, TensorBatches, one_pass, take
+from .on_the_fly import FileImages
 from .splits import Splits, open_splits
 
 __all__ = [

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import IO, Any, Self, cast
 
 from ..errors import DataError
-from ..untrusted import MEBIBYTE, open_limited, printable
+from ..files.untrusted import MEBIBYTE, open_limited, printable
 from .cache import fingerprint
-from .decode import Decoded, Encoded, decode, is_image
-from .image_file import MOST_BYTES, why
+from .decode import MOST_BYTES, Decoded, Encoded, decode, is_image, why
 from .partition import check_classes, same_classes
 
 _SPLITS = ("train", "test")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .file_images import FileImages
+from .on_the_fly import FileImages
 from .scaled import DRAWS, Pixels, Window, random_window, read_scaled
 
 

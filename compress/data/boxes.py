@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
-from ..untrusted import MOST_LIST, parse_json, printable, read_text, within
-from .decode import Encoded, decode
-from .image_file import BROKEN, open_image, why
+from ..files.untrusted import MOST_LIST, parse_json, printable, read_text, within
+from .decode import BROKEN, Encoded, decode, open_image, why
 
 COLUMNS = ("file", "x0", "y0", "x1", "y1")
 

@@ -1,4 +1,4 @@
-"""Batches of images that stay files: decoded by worker processes, the same whatever their number."""
+"""Memory of batches, given out again once nobody looks at it: new memory costs a page fault for every 4 KiB."""
 
 from __future__ import annotations
 
@@ -20,16 +20,38 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..distributed import Part
 from ..errors import DataError, RunError
+from ..parallel.processes import Part
 from .augment import Augmentation, chances, epoch_key
-from .batches import Batch, Batches, epoch_generator
-from .file_images import FileImages
+from .batches import Batch, Batches, Share, all_rows, epoch_generator, pieces
 from .flow import Flow
 from .images import ImageSet, Rows
-from .recycled import Recycled
+from .on_the_fly import FileImages
 from .scaled import Pixels
-from .share import Share, all_rows, pieces
+
+_UNUSED = 3  # references to an array that is in the list, is looked at, and is being asked for its references
+
+
+class Recycled:
+    """Uint8 tensors of one shape; one's memory serves again when no tensor or array that shares it is left.
+
+    Args:
+        shape: (n, ...) of the largest that is wanted.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+        self._arrays: list[NDArray[np.uint8]] = []
+
+    def take(self, size: int) -> Tensor:
+        """(size, ...) with anything in it, ``size`` at most ``n``; as many as are held at a time take memory."""
+        for array in self._arrays:
+            if sys.getrefcount(array) == _UNUSED:
+                return torch.from_numpy(array[:size])
+        array = np.empty(self.shape, dtype=np.uint8)
+        self._arrays.append(array)
+        return torch.from_numpy(array[:size])
+
 
 CHUNK = 32
 """Images that one worker decodes at a time: all of them work on the next batch, and little waits in shared memory."""

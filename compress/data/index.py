@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError, RunError
-from ..files import atomic_path, read_json, write_json
+from ..files.atomic import atomic_path, read_json, write_json
 from ..progress import SILENT, Progress
 from .cache import fingerprint, remove_abandoned
 from .listing import Chosen, Scanned, class_folders, flat_labels, scan_class, scan_flat

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..errors import DataError
-from ..untrusted import MOST_LIST, read_text
+from ..files.untrusted import MOST_LIST, read_text
 
 
 def read_classes(path: Path, folders: Sequence[str]) -> tuple[str, ...]:

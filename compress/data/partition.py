@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from ..untrusted import MOST_LIST, printable, read_text
+from ..files.untrusted import MOST_LIST, printable, read_text
 
 
 def check_classes(classes: Collection[str], where: str) -> None:

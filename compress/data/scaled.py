@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import DataError
-from ..untrusted import printable
-from .decode import refuse_mode
-from .image_file import BROKEN, open_image, why
+from ..files.untrusted import printable
+from .decode import BROKEN, open_image, refuse_mode, why
 
 Pixels = NDArray[np.uint8]
 _RATIOS = math.log(3 / 4), math.log(4 / 3)

@@ -4,8 +4,7 @@ from .bottleneck import Evidence, RouteEvidence, verify_routes
 from .cost import Usage, macs_per_image, routed_cost, use
 from .harden import check_reachable, harden_
 from .learn import Learned, learn_routing
-from .router import Router
-from .routing import DynamicClassifier, Route, find_routes, head_name
+from .routing import DynamicClassifier, Route, Router, find_routes, head_name
 
 __all__ = [
     "DynamicClassifier",

@@ -14,8 +14,8 @@ from torch.optim import Optimizer
 
 from ..config import DynamicConfig
 from ..data import Batch, BatchSource
-from ..distributed import mean_over_batch, per_image
 from ..gates import CostModel
+from ..parallel.processes import mean_over_batch, per_image
 from ..progress import SILENT, Progress
 from ..training import Checkpoints, History, fit, one_cycle, to_device
 from .cost import Usage, macs_per_image

@@ -1,21 +1,37 @@
 """Explanations: where in an image the classifier's evidence lies; amortized ones in one forward pass."""
 
-from .amortized import AmortizedExplainer, RbfExplainer, RealXExplainer
-from .base import Explainer, Saliency
-from .checked import CheckedExplainer, check_images, check_labels, explaining, signed_max_abs, to_inputs
-from .drift import Drift, drift_between, drift_of, explanations
-from .heads import Head, RbfHead, RealXHead, rbf_saliency
-from .learn import rbf_objective, train_selector
+from .amortized.explainers import AmortizedExplainer, RbfExplainer, RealXExplainer
+from .amortized.heads import Head, RbfHead, RealXHead, rbf_saliency
+from .amortized.learn import rbf_objective, train_selector
+from .amortized.predictor import Predictor, new_predictor, rbf_masks, train_predictor
+from .amortized.pyramid import Capture, Scale, find_scales
+from .amortized.quality import SelectorQuality, judge_selector, refuse_collapsed
+from .amortized.rbf import REFERENCE_SIDE, rbf_map
+from .amortized.realx import pixel_masks, realx_objective, realx_sample
+from .amortized.selector import ExplainedClassifier, Selector
+from .amortized.targets import (
+    Drift,
+    Targets,
+    drift_between,
+    drift_of,
+    explanations,
+    find_targets,
+    squared_distance,
+    to_targets,
+)
+from .attribution.prunegrad import PruneGrad, PrunePGD, Pruning, calibrate_percent
+from .base import (
+    CheckedExplainer,
+    Explainer,
+    Saliency,
+    check_images,
+    check_labels,
+    explaining,
+    signed_max_abs,
+    to_inputs,
+)
 from .members import MEMBERS, Member, make_explainer, needs_weights
-from .predictor import Predictor, new_predictor, rbf_masks, train_predictor
-from .prunegrad import PruneGrad, PrunePGD, Pruning, calibrate_percent
-from .pyramid import Capture, Scale, find_scales
-from .quality import SelectorQuality, judge_selector, refuse_collapsed
-from .rbf import REFERENCE_SIDE, rbf_map
-from .realx import pixel_masks, realx_objective, realx_sample
-from .selector import ExplainedClassifier, Selector
 from .steering import STEERING, Quality, SteeringExplainer
-from .targets import Targets, find_targets, squared_distance, to_targets
 
 __all__ = [
     "MEMBERS",

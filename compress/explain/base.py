@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+
+from ..errors import DataError, ModelError
+from ..models.user_code import UserCode
 
 
 @dataclass(frozen=True)
@@ -56,3 +63,136 @@ class Explainer(Protocol):
             ModelError: the classifier has not what this explainer needs.
             DataError: images or labels do not fit the classifier; the sentence names the first that does not.
         """
+
+
+_SLACK = 1e-3
+"""Rounding may leave [0, 1] by this much."""
+
+
+class CheckedExplainer(ABC):
+    """An explainer of any classifier: checks what it is given, in eval mode, then leaves the work to ``_maps``.
+
+    Args:
+        classifier: raw images (N, 3, H, W) in [0, 1] -> logits (N, classes).
+    """
+
+    name: str
+    signed = False
+
+    def __init__(self, classifier: nn.Module) -> None:
+        self.classifier = classifier
+
+    def explain(self, images: Tensor, labels: Tensor | None = None) -> Saliency:
+        """See ``Explainer.explain``; maps are on the classifier's device."""
+        with explaining(self.classifier):
+            images, labels = to_inputs(self.classifier, images, labels)
+            maps = self._maps(images, labels)
+        return Saliency(maps.detach(), signed=self.signed)
+
+    @abstractmethod
+    def _maps(self, images: Tensor, labels: Tensor) -> Tensor:
+        """(N, H, W) for checked images (a copy of its own) and labels (N,); gradients are enabled."""
+
+
+@contextmanager
+def explaining(classifier: nn.Module) -> Iterator[None]:
+    """Within the block gradients are enabled, whatever the caller does, and ``classifier`` is in eval mode."""
+    training = [module for module in modules_of(classifier) if module.training]
+    if training:
+        classifier.eval()
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        for module in training:  # one by one: layers may be in modes of their own
+            module.training = True
+
+
+def modules_of(network: nn.Module) -> list[nn.Module]:
+    """``network`` and all modules in it: ``network.modules()`` takes as long as a few of its layers.
+
+    A module that is in several places is here as often.
+    """
+    found = [network]
+    for module in found:  # grows on the way
+        if children := module._modules:
+            found += [child for child in children.values() if child is not None]
+    return found
+
+
+def to_inputs(classifier: nn.Module, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Checked copies on the classifier's device: images, and labels (N,) int64 (the predicted ones if None).
+
+    Costs one forward. An explainer that has logits anyway calls ``check_images`` and ``check_labels`` itself.
+
+    Raises:
+        DataError: images or labels that no classifier takes, or labels that this one has not.
+        ModelError: the classifier fails on images of this size, or gives something else than finite logits.
+    """
+    check_images(images)
+    parameter = next(classifier.parameters(), None)
+    device = images.device if parameter is None else parameter.device
+    images = images.detach().to(device, copy=True)
+    size = "x".join(map(str, images.shape[1:]))
+    with torch.no_grad(), UserCode(f"the classifier does not take {size} images"):
+        logits = classifier(images * 1)  # a copy: some models change their input
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images):
+        given = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise ModelError(
+            f"the classifier returns {given} for {len(images)} images; only logits ({len(images)}, classes) can be "
+            "explained"
+        )
+    if not logits.isfinite().all():
+        raise ModelError("the classifier gives NaN or infinite logits for finite images: its weights are broken")
+    if labels is None:
+        return images, logits.argmax(1)
+    check_labels(labels, len(images), logits.shape[1])
+    return images, labels.detach().to(device, torch.int64, copy=True)
+
+
+def check_images(images: Tensor, side: int | None = None) -> None:
+    """Are these images (N, 3, H, W) in [0, 1], of ``side`` x ``side`` pixels where an explainer has a size?
+
+    Raises:
+        DataError: they are not.
+    """
+    shape = tuple(images.shape)
+    if len(shape) != 4 or shape[1] != 3 or 0 in shape:
+        raise DataError(f"images have the shape {shape}; an explainer takes (N, 3, height, width), at least one image")
+    if side is not None and shape[2:] != (side, side):
+        raise DataError(f"images are {shape[2]}x{shape[3]} pixels; this explainer takes {side}x{side}: resize them")
+    if not images.is_floating_point():
+        raise DataError(f"images are {images.dtype}; an explainer takes floats in [0, 1]: divide bytes by 255")
+    low, high = map(float, images.detach().aminmax())  # NaN and infinity show in it too
+    if low >= -_SLACK and high <= 1 + _SLACK:
+        return
+    broken = (~images.isfinite()).flatten(1).any(1).nonzero()
+    if len(broken):
+        raise DataError(f"image {int(broken[0])} of the batch holds NaN or infinity; pixels are in [0, 1]")
+    raise DataError(
+        f"pixels go from {low:.3g} to {high:.3g}; an explainer takes raw images in [0, 1]: divide "
+        "bytes by 255, and leave normalisation to the classifier"
+    )
+
+
+def check_labels(labels: Tensor, count: int, classes: int) -> None:
+    """Are these ``count`` class indices below ``classes``?
+
+    Raises:
+        DataError: they are not.
+    """
+    if labels.shape != (count,):
+        raise DataError(f"labels have the shape {tuple(labels.shape)}; {count} images take labels ({count},)")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise DataError(f"labels are {labels.dtype}; a label is the index of a class, an integer")
+    outside = ((labels < 0) | (labels >= classes)).nonzero()
+    if len(outside):
+        first = int(outside[0])
+        raise DataError(
+            f"label {int(labels[first])} of image {first}: the classifier has {classes} classes, 0 to {classes - 1}"
+        )
+
+
+def signed_max_abs(values: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, H, W): of each pixel's channels the value of the largest magnitude, with its sign."""
+    return values.gather(1, values.abs().argmax(1, keepdim=True)).squeeze(1)

@@ -10,10 +10,17 @@ from torch import nn
 
 from ..errors import ConfigError
 from ..registry import Registry
+from .attribution.controls import CentreMaps, ConstantMaps, Edges, RandomMaps
+from .attribution.prunegrad import PruneGrad, PrunePGD
+from .attribution.references import (
+    GradCam,
+    Gradient,
+    GradientXInput,
+    GuidedBackprop,
+    IntegratedGradients,
+    SmoothGradSquared,
+)
 from .base import Explainer
-from .controls import CentreMaps, ConstantMaps, Edges, RandomMaps
-from .prunegrad import PruneGrad, PrunePGD
-from .references import GradCam, Gradient, GradientXInput, GuidedBackprop, IntegratedGradients, SmoothGradSquared
 from .varsal import VarSal
 
 Untrained = Callable[[nn.Module], Explainer]

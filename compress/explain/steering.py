@@ -14,12 +14,12 @@ from ..data import BatchSource
 from ..progress import SILENT, Progress
 from ..registry import Registry
 from ..training import Checkpoints, History
-from .heads import Head, RbfHead, RealXHead
-from .learn import Objective, rbf_objective, train_selector
-from .predictor import DrawMasks, Predictor, rbf_masks
-from .quality import Sample, SelectorQuality, judge_selector, refuse_collapsed
-from .realx import pixel_masks, realx_objective, realx_sample
-from .selector import ExplainedClassifier
+from .amortized.heads import Head, RbfHead, RealXHead
+from .amortized.learn import Objective, rbf_objective, train_selector
+from .amortized.predictor import DrawMasks, Predictor, rbf_masks
+from .amortized.quality import Sample, SelectorQuality, judge_selector, refuse_collapsed
+from .amortized.realx import pixel_masks, realx_objective, realx_sample
+from .amortized.selector import ExplainedClassifier
 from .varsal import MapQuality, SelectorMaps, SoftTVPrior, VarSalHead, check_side, judge_maps, refuse_flat, train_maps
 
 

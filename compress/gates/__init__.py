@@ -4,9 +4,17 @@ from .cost import CostModel, Resource
 from .gate import Gates
 from .layers import LayerShape, read_layers
 from .learn import GateResult, learn_gates, residual_cost
-from .limits import counted_limits, read_budget
 from .rank import magnitude, uniform
-from .select import Selection, as_amount, check_budget, select, smallest_amounts, smallest_macs
+from .select import (
+    Selection,
+    as_amount,
+    check_budget,
+    counted_limits,
+    read_budget,
+    select,
+    smallest_amounts,
+    smallest_macs,
+)
 
 __all__ = [
     "CostModel",

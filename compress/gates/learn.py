@@ -1,10 +1,12 @@
-"""Learn gates under ISP Eq. 10: (weighted) cross entropy + g1 |C_x - f_sel(x; v)|^2 + g2 R_res."""
+"""How gates learned: what they cost and what they lost, from the first step to the last."""
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -14,16 +16,55 @@ from torch.nn.modules.conv import _ConvNd
 
 from ..config import GatesConfig
 from ..data import Batch, BatchSource
-from ..distributed import even, rank, world
 from ..errors import PruningError
 from ..explain import Targets
+from ..parallel.processes import even, rank, world
 from ..progress import SILENT, Progress
 from ..surgery import ChannelGroup
 from ..training import Checkpoints, fit, to_device
 from .cost import CostModel
 from .gate import Gates
 from .gated import GatedNetwork, pays_to_compile
-from .history import GateHistory
+
+POINTS = 60
+"""So many points of a curve are kept at most; each is a mean over the steps since the one before."""
+
+
+class GateHistory:
+    """Collects the figures of every step into at most ``POINTS`` points.
+
+    ``columns``: ``step`` counts from 1 to the last step of the point; ``macs`` and ``target`` are shares of the whole
+    model's MACs (relaxed gates; what the schedule asked for at that step); ``ce`` in nats, ``residual`` (R_res) and,
+    where gates are steered, ``steer`` as ISP Eq. 10 has them, unweighted.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self._every = math.ceil(steps / POINTS)
+        self._steps = steps
+        self._sums: dict[str, float] = {}
+        self.columns: dict[str, list[float]] = {}
+
+    def add(self, step: int, figures: Mapping[str, float], target: float) -> None:
+        """Take up the figures of ``step`` (from 0)."""
+        for name in ("macs", "ce", "residual", "steer"):
+            if name in figures:
+                self._sums[name] = self._sums.get(name, 0.0) + figures[name]
+        since = step % self._every + 1
+        if since < self._every and step + 1 < self._steps:
+            return
+        point = {"step": step + 1, "target": target, **{name: total / since for name, total in self._sums.items()}}
+        for name, value in point.items():
+            self.columns.setdefault(name, []).append(value if name == "step" else float(f"{value:.5g}"))
+        self._sums = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"sums": self._sums, "columns": self.columns}
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Go on where ``state_dict`` was taken."""
+        self._sums, self.columns = state["sums"], state["columns"]
+
 
 TRAVEL = 16.0
 """Distance that Adam can move a logit over all steps: the default learning rate is this / steps."""

@@ -1,10 +1,8 @@
 """Classifiers: CIFAR networks of our own, torchvision's, and users' own files, with normalisation inside."""
 
 from .check import check_classifier, check_logits
-from .mobilenet import MobileNetV2
+from .cifar import VGG16, MobileNetV2, ResNet
 from .normalize import Classifier, Normalize
-from .resnet import ResNet
-from .vgg import VGG16
 from .weights import load_weights, restore_
 from .zoo import NETWORKS, build_classifier, build_net
 

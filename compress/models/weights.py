@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ModelError
-from ..files import read_tensors
-from ..untrusted import printable
+from ..files.atomic import read_tensors
+from ..files.untrusted import printable
 from .normalize import Classifier
 
 TORCH_SUFFIXES = (".pt", ".pth", ".th", ".bin", ".ckpt", ".tar")

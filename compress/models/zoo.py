@@ -11,13 +11,10 @@ from torch import nn
 from ..config import ModelConfig
 from ..errors import ConfigError
 from ..registry import Registry
-from .from_file import build_from_file, is_file_name
-from .from_timm import build_from_timm
-from .from_torchvision import build_from_torchvision
-from .mobilenet import MobileNetV2
+from .cifar import DEPTHS, VGG16, MobileNetV2, ResNet, Shortcut
+from .libraries import build_from_timm, build_from_torchvision
 from .normalize import Classifier
-from .resnet import DEPTHS, ResNet, Shortcut
-from .vgg import VGG16
+from .user_code import build_from_file, is_file_name
 from .weights import load_weights
 
 TORCHVISION, TIMM = "torchvision:", "timm:"

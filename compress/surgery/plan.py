@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PruningError
-from ..files import read_json, write_json
-from ..untrusted import printable
+from ..files.atomic import read_json, write_json
+from ..files.untrusted import printable
 
 if TYPE_CHECKING:
     from .graph import ChannelGraph

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import PruningError
-from ..untrusted import printable
+from ..files.untrusted import printable
 from .graph import View, dependency_graph, read_group
 from .plan import PrunePlan
 

@@ -1,6 +1,6 @@
 """Learning: the one loop that every stage runs through, its checkpoints, and how classifiers are evaluated."""
 
-from ..stop import Stop
+from ..progress import Stop
 from .checkpoint import Checkpoints, Stateful
 from .course import History
 from .evaluate import Score, evaluate, logits_of, to_device

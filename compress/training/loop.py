@@ -12,8 +12,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from ..data import Batch, BatchSource
-from ..distributed import gather, rank, same_everywhere
 from ..errors import RunError
+from ..parallel.processes import gather, rank, same_everywhere
 from ..progress import SILENT, Progress
 from .checkpoint import Checkpoint, Checkpoints, Stateful
 from .course import Course, History, Watch

@@ -1,4 +1,7 @@
-"""One step of learning, on a batch that several processes share and that may be computed in parts."""
+"""What goes between processes while they learn, counted.
+
+No ``from __future__ import annotations`` here: DDP reads the hook's annotations, which must not be strings.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,34 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.distributed import GradBucket  # type: ignore[attr-defined]  # torch makes it public only where built so
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from ..data import Batch, BatchSource, rows_of
-from ..distributed import add, computing, random_as_leader, rank, world
 from ..errors import DataError
-from ..global_batch import GlobalBatch
+from ..parallel.global_batch import GlobalBatch
+from ..parallel.processes import add, computing, random_as_leader, rank, world
 from .evaluate import to_device
 from .fabric import LearningFabric
-from .traffic import Traffic
+
+
+class Traffic:
+    """Bytes of gradients that this process gives to be averaged with those of the others, since it was last reset."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+    def count(self, model: DistributedDataParallel) -> None:
+        """From now on count what ``model`` sends: all that its backward passes do."""
+        model.register_comm_hook(self, _counted)
+
+
+def _counted(traffic: Traffic, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
+    traffic.bytes += bucket.buffer().nbytes
+    return allreduce_hook(None, bucket)  # type: ignore[arg-type]  # None: the group of all processes
+
 
 Loss = Callable[[nn.Module, Batch], Mapping[str, Tensor]]
 

@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slimsight.compress.data import open_splits
-from slimsight.compress.data.decode import SUFFIXES, Encoded, decode, is_image
-from slimsight.compress.data.image_file import why
+from slimsight.compress.data.decode import SUFFIXES, Encoded, decode, is_image, why
 from slimsight.compress.errors import DataError
+from slimsight.compress.files.untrusted import open_limited
 from slimsight.compress.progress import SILENT, Progress
-from slimsight.compress.untrusted import open_limited
 
 _NO_ARRAY = (
     ValueError,
@@ -126,9 +125,9 @@ def _folder(place: Path, size: tuple[int, int] | None) -> NDArray[np.uint8]:
 
 
 def _of_run(run: Path, progress: Progress) -> NDArray[np.uint8]:
-    from ..recipe import load_recipe
+    from ..run.session import default_cache
     from ..run_dir import read_run
-    from ..session import default_cache
+    from ..settings.recipe import load_recipe
 
     recipe = load_recipe(read_run(run).recipe)
     images = open_splits(recipe.data, cache_dir=default_cache(), seed=recipe.seed, progress=progress).val.images

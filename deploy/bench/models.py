@@ -10,16 +10,16 @@ from typing import Any
 from torch import nn
 
 from slimsight.compress.errors import ConfigError, RunError
-from slimsight.compress.files import read_json
+from slimsight.compress.files.atomic import read_json
 from slimsight.compress.models import build_classifier, restore_
 from slimsight.compress.registry import nearest
-from slimsight.export.inputs import read_input
-from slimsight.export.metadata import stated_macs
+from slimsight.export.onnx_files.metadata import stated_macs
 from slimsight.export.runners.choose import TAKES
+from slimsight.export.runners.inputs import read_input
 
-from ..exported import check_exports
-from ..own_code import foreign_code, was_built_here
 from ..run_dir import RunDir, read_run
+from ..run_dir.allowed_code import foreign_code, was_built_here
+from ..run_dir.exports import check_exports
 
 SUFFIXES = (".onnx", ".engine", ".pt2")
 
@@ -188,7 +188,7 @@ def _of_run(text: str, place: Path, prefix: str, allow_code: bool) -> list[Subje
 
 def _foreign_modules(run: RunDir) -> dict[str, str]:
     """Why the runtimes that need a module do not run this run's; nothing where they may."""
-    from ..recipe import load_recipe
+    from ..settings.recipe import load_recipe
 
     reason = foreign_code(load_recipe(run.recipe).model) if run.recipe.is_file() else None
     return {} if reason is None else {name: reason for name, takes in TAKES.items() if takes == "module"}
@@ -255,8 +255,8 @@ def _named_apart(subjects: list[Subject]) -> list[Subject]:
 
 def _module(run: RunDir, role: str) -> nn.Module:
     """A run's original or slim model as a module, rebuilt from its recipe, its plan and its weights."""
-    from ..recipe import load_recipe
     from ..report import read_report
+    from ..settings.recipe import load_recipe
     from ..slim_folder import load
 
     if not run.report_json.is_file():

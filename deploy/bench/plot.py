@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-from slimsight.compress.files import atomic_path
+from slimsight.compress.files.atomic import atomic_path
 
 from ..report.units import as_ms
 from .result import BenchResult, BenchRow

@@ -227,7 +227,7 @@ def _main() -> None:
 
     for name in (
         "slimsight.deploy.bench.models",
-        "slimsight.deploy.recipe",
+        "slimsight.deploy.settings.recipe",
         "slimsight.deploy.report",
         "slimsight.deploy.slim_folder",
     ):

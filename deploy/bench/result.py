@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from .statistics import DRIFT, UNSTEADY, WIDE, Quantiles, Speedup
+from ..timing.statistics import DRIFT, UNSTEADY, WIDE, Quantiles, Speedup
 
 SCHEMA = 1
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..timing.rounds import Timing
+from ..timing.statistics import Speedup, drift_of, noise_of, to_interval, to_quantiles, to_speedup, unsteadiness_of
 from .models import Subject
 from .probe import Tried
 from .result import BenchRow, Reference, RowVerdict
-from .rounds import Timing
-from .statistics import Speedup, drift_of, noise_of, to_interval, to_quantiles, to_speedup, unsteadiness_of
 
 
 def to_row(

@@ -16,11 +16,11 @@ from slimsight.export.runners import Runner
 from slimsight.export.runners.choose import check_runtime, open_runner, runtimes
 
 from ..machine import describe, state, stolen, versions
-from .images import Images
-from .models import Subject
-from .probe import Trial, Tried
+from ..timing.rounds import Clock, Timing, time_sessions
+from .images import Images, open_images
+from .models import Subject, find_baseline, find_subjects, image_size
+from .probe import Prober, Trial, Tried
 from .result import BenchResult, BenchRow, Reference, Skipped
-from .rounds import Clock, Timing, time_sessions
 from .rows import to_row
 
 _ASKED_FOR = ("torch-compile",)  # not among the runtimes that are tried unasked: compiling takes minutes
@@ -260,3 +260,44 @@ def _file(entry: Entry) -> str:
     path = entry.subject.file(entry.runtime)
     assert path is not None
     return path.name if path.is_file() else f"{path.name} ({entry.subject.role})"
+
+
+def run_bench(
+    models: Sequence[str | Path],
+    *,
+    runtimes: Sequence[str] = (),
+    settings: Settings | None = None,
+    images: Path | None = None,
+    baseline: str | None = None,
+    allow_code: bool = False,
+    progress: Progress = SILENT,
+) -> BenchResult:
+    """Time models against each other.
+
+    Args:
+        models: run directories, ``.onnx``, ``.engine`` and ``.pt2`` files, in any mix.
+        runtimes: of ``slimsight.export.runners.choose.TAKES``; empty: all that have a file to open, except torch-compile.
+        images: a folder or a ``.npy`` file; None: a run's validation images, without a run drawn ones.
+        baseline: name of the model that speed-ups refer to, or what was given for it; None: the first.
+        allow_code: start what came with a run and was not run or built here (see ``slimsight.deploy.run_dir.allowed_code``).
+
+    Raises:
+        SlimError: what was given cannot be used, or nothing of it can run here.
+    """
+    chosen = settings or Settings()
+    subjects = find_subjects(models, allow_code=allow_code)
+    reference = find_baseline(subjects, baseline)
+    size, fixed = image_size(subjects)
+    run = next((subject.run for subject in subjects if subject.run is not None), None)
+    pixels = open_images(images, run, size, seed=chosen.seed, progress=progress)
+    with Prober() as probe:
+        return run_sweep(
+            subjects,
+            reference,
+            pixels,
+            wanted=runtimes,
+            settings=chosen,
+            fixed_batches=fixed,
+            probe=probe,
+            progress=progress,
+        )

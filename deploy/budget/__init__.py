@@ -2,12 +2,10 @@
 
 from slimsight.compress.amounts import Amount
 
-from .figures import Costs, Figures, Timed
 from .judge import Against, check_report, judge
 from .limit import Limit
-from .read import Budget, load_budget
-from .schema import BudgetFile
-from .verdict import Judged, Judgement
+from .schema import Budget, BudgetFile, load_budget
+from .verdict import Costs, Figures, Judged, Judgement, Timed
 
 __all__ = [
     "Against",

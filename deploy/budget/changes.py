@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from slimsight.export.costs import LayerCost
+from slimsight.export.costs.layers import LayerCost
 
 Kind = Literal["added", "removed", "grown", "shrunk", "changed"]
 

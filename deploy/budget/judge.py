@@ -13,13 +13,10 @@ from ..report.checks import NO_LATENCY, NO_PARITY, NOT_FINITE, all_parity
 from ..report.schema import Report, Unit
 from ..report.units import as_macs, as_percent, parity_label
 from .changes import LayerChange
-from .figures import Costs, Figures
-from .judge_drift import drift_judged
-from .judge_layers import NOTHING_AGAINST, layers_judged
+from .judge_layers import NOTHING_AGAINST, drift_judged, layers_judged
 from .limit import Limit
-from .read import Budget
-from .schema import BudgetFile
-from .verdict import Judged, Judgement, at_level, in_line, judged
+from .schema import Budget, BudgetFile
+from .verdict import Costs, Figures, Judged, Judgement, at_level, in_line, judged
 
 _ROUNDING: Final = 1e-9  # accuracies are multiples of 1/images: far above this, and .90 - .89 > .01 in floats
 _LISTED: Final = 3

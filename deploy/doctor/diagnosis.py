@@ -13,10 +13,8 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from ..cache_place import default_cache
-from ..limits import existing, free_disk, usable_cores, usable_memory
-from .finding import Finding, State, installed, pip_install
-from .probing import Facts, Probed, probe
+from ..host import default_cache, existing, free_disk, usable_cores, usable_memory
+from .probing import Facts, Finding, Probed, State, installed, pip_install, probe
 from .runtimes import compiler, onnxruntime, tensorrt
 
 AREAS = {

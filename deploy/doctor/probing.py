@@ -1,4 +1,4 @@
-"""Probes in processes of their own: none of them can take this one down."""
+"""One thing that was looked at, and how what is missing is installed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,37 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+State = Literal["ok", "note", "absent", "broken"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. ``note``: works, with a restriction; ``absent``: optional and not there."""
+
+    area: str
+    name: str
+    state: State
+    found: str
+    remedy: str = ""
+
+
+def pip_install(requirement: str) -> str:
+    """The command that installs it into the Python that runs this."""
+    python = Path(sys.executable)
+    shown = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
+    return f"{shown} -m pip install '{requirement}'"
+
+
+def installed(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
 
 Facts = Mapping[str, Any]
 

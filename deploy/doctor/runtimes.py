@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
-from .finding import Finding, installed, pip_install
-from .probing import Probed
+from .probing import Finding, Probed, installed, pip_install
 
 
 def onnxruntime(found: Probed, learning: Probed) -> Iterator[Finding]:

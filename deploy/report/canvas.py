@@ -19,7 +19,7 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from PIL import Image
 
-from slimsight.compress.files import atomic_path
+from slimsight.compress.files.atomic import atomic_path
 
 WIDTH: Final = 16.0  # inches: 1600 px
 HEAT: Final = "inferno"

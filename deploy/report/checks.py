@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from slimsight.compress.amounts import Amount
 
-from .routed import DynamicFigures
+from .parts import DynamicFigures
 from .schema import BudgetFigures, Check, Exactness, LatencyFigures, ModelFigures, ParityRow, Unit, Verdict
 from .units import latency_label, parity_label
 

@@ -8,11 +8,14 @@ from typing import Final
 
 import jinja2
 
-from slimsight.compress.files import write_text
+from slimsight.compress.files.atomic import write_text
 
-from . import rows, rows_drift, rows_ranking, rows_routed
+from . import rows
+from . import rows_explained as rows_drift
+from . import rows_explained as rows_ranking
+from . import rows_explained as rows_routed
+from .rows import Table, code, plain, to_markdown
 from .schema import Report
-from .tables import Table, code, plain, to_markdown
 from .units import as_count, as_duration, as_error, as_macs, as_percent, plural
 
 MARKDOWN_FILE: Final = "report.md"

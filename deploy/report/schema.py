@@ -9,11 +9,17 @@ from pydantic import AwareDatetime, Field, model_validator
 
 from slimsight.compress.config import Count, NonNegative, Positive
 
-from .map_drift import MapDriftFigures
-from .part import Measured, Part, Share, Whole
-from .ranking import RankingFigures
-from .routed import DynamicFigures
-from .series import GateHistoryFigures, PercentilesMs
+from .parts import (
+    DynamicFigures,
+    GateHistoryFigures,
+    MapDriftFigures,
+    Measured,
+    Part,
+    PercentilesMs,
+    RankingFigures,
+    Share,
+    Whole,
+)
 
 SCHEMA: Final = 1
 

@@ -14,12 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from slimsight.compress.disk import sync_folder
 from slimsight.compress.errors import RunError
-from slimsight.compress.locks import NoLocks, try_lock, unlock
+from slimsight.compress.files.atomic import sync_folder
+from slimsight.compress.files.locks import NoLocks, try_lock, unlock
 
-from .failures import translated
-from .places import MARKER
+from .places import MARKER, translated
 
 CLAIM = ".slimsight.claim"
 """Stands in for the lock: ``<process> <host>`` of whoever writes the run."""

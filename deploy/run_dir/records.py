@@ -13,8 +13,8 @@ from pydantic import Field, ValidationError, field_validator
 
 from slimsight.compress.config import NonNegative, Section
 from slimsight.compress.errors import Damaged, PruningError
-from slimsight.compress.sealed import find_damage, read_sealed, write_sealed
-from slimsight.compress.untrusted import within
+from slimsight.compress.files.sealed import find_damage, read_sealed, write_sealed
+from slimsight.compress.files.untrusted import within
 
 from .places import is_stage
 

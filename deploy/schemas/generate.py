@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from slimsight.compress.files import write_text
+from slimsight.compress.files.atomic import write_text
 
 from ..budget import BudgetFile
-from ..reading.allowed import without_null
-from ..recipe import Recipe
+from ..settings.allowed import without_null
+from ..settings.recipe import Recipe
 from . import NAMES, schema_file
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"

@@ -15,14 +15,13 @@ from PIL import Image
 
 from slimsight.compress.config import DataConfig
 from slimsight.compress.data import open_splits
-from slimsight.compress.data.decode import SUFFIXES, is_image, to_bytes
-from slimsight.compress.data.image_file import BROKEN, open_image, why
+from slimsight.compress.data.decode import BROKEN, SUFFIXES, is_image, open_image, to_bytes, why
 from slimsight.compress.data.partition import hold_out
 from slimsight.compress.data.sources import FolderSource, PooledSource
 from slimsight.compress.data.splits import to_source
 from slimsight.compress.errors import DataError
+from slimsight.compress.files.untrusted import printable
 from slimsight.compress.progress import SILENT, Progress
-from slimsight.compress.untrusted import printable
 
 T = TypeVar("T")
 

@@ -1,20 +1,64 @@
-"""The recipe as text: every key that was decided here, with the reason beside it."""
+"""YAML with the reasons beside it."""
 
 from __future__ import annotations
 
 import math
 import os
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from slimsight.compress.config import DataConfig
 
 from ..report.units import as_bytes, as_count, as_macs, as_percent, plural
-from .commented import BESIDE, CommentedYaml
+from ..settings.yaml_text import dump_yaml
 from .images import ImagesSeen
 from .model import ModelSeen
 from .schedule import FEW, Schedule
+
+BESIDE = 40
+"""The column of comments beside keys."""
+
+_COLUMNS = 100
+
+
+class CommentedYaml:
+    """Lines of YAML with comments. A comment that has no room beside its key stands above it."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.guesses: list[str] = []
+        self._section = ""
+
+    def written(self) -> str:
+        return "\n".join(self.lines).lstrip("\n") + "\n"
+
+    def comment(self, text: str, level: int = 0, *, wrap: bool = True) -> None:
+        start = "  " * level + "# "
+        width = _COLUMNS if wrap else 10_000
+        self.lines += textwrap.wrap(
+            text, width, initial_indent=start, subsequent_indent=start, break_long_words=False, break_on_hyphens=False
+        )
+
+    def section(self, name: str, comment: str = "") -> None:
+        self._section = name
+        self.lines += ["", f"{name}:".ljust(BESIDE) + f"# {comment}" if comment else f"{name}:"]
+
+    def key(self, name: str, value: Any, comment: str = "", level: int = 0, *, guess: bool = False) -> None:
+        line = "  " * level + dump_yaml({name: value}).rstrip("\n")
+        if guess:
+            comment = f"a guess: {comment}"
+            self.guesses.append(f"{self._section}.{name}: {comment.removeprefix('a guess: ')}")
+        beside = f"{line:<{BESIDE - 1}} # {comment}"
+        if comment and len(beside) <= _COLUMNS:
+            self.lines.append(beside)
+            return
+        if comment:
+            self.comment(comment, level)
+        self.lines.append(line)
+
 
 _NAMED = 12
 _UNEVEN = 3.0

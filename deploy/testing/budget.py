@@ -9,8 +9,8 @@ import torch
 
 from slimsight.compress.errors import ConfigError
 
-from ..checking import Asked, run_check
-from ..checking.result import line_of_check
+from ..check import Asked, run_check
+from ..check.result import line_of_check
 from .held import Held, end
 from .images import Images, shape_of
 

@@ -19,9 +19,9 @@ from slimsight.compress.models.user_code import UserCode
 from slimsight.compress.modes import evaluating
 from slimsight.export.runners import TorchRunner
 
-from ..bench.rounds import time_sessions
-from ..bench.statistics import noise_of, to_interval, to_quantiles, to_speedup, unsteadiness_of
 from ..report.units import as_ms, as_times, plural
+from ..timing.rounds import time_sessions
+from ..timing.statistics import noise_of, to_interval, to_quantiles, to_speedup, unsteadiness_of
 from .held import Held, check_module, end, judge, to_limit
 from .images import Images, to_images
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from slimsight.compress.errors import Damaged, ExportError
-from slimsight.compress.sealed import read_sealed, write_sealed
+from slimsight.compress.files.sealed import read_sealed, write_sealed
 
 from .flavour import NAMES, Flavour, Machine
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from slimsight.compress.errors import ExportError
 
-from ..to_torch_export import first_line
+from ..pt2.export import first_line
 
 _NO_MEMORY = re.compile(r"out of memory|bad_?alloc|bad allocation|allocate memory|OutOfMemory", re.IGNORECASE)
 _COLOURS = (1, 3, 4)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from slimsight.compress.errors import ExportError, RuntimeMissing
 
-from ..onnx_graph import runtime_errors
-from ..to_torch_export import first_line
+from ..onnx_files.graph import runtime_errors
+from ..pt2.export import first_line
 from .base import BaseRunner
 from .on_gpu import BoundOnGpu, provider_options
 

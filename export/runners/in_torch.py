@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from slimsight.compress.errors import ExportError, RuntimeMissing
 
-from ..to_torch_export import first_line, load_program, quiet
+from ..pt2.export import first_line, load_program, quiet
 from .base import BaseRunner, to_input
 from .on_gpu import timers
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from slimsight.compress.errors import RunError
-from slimsight.compress.files import atomic_path, read_json, read_tensors, write_json, write_tensors, write_text
+from slimsight.compress.files.atomic import atomic_path, read_json, read_tensors, write_json, write_tensors, write_text
 
 
 def names(folder: Path) -> list[str]:

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from slimsight.compress.errors import RunError
-from slimsight.compress.memory import memory_told
+from slimsight.compress.errors import RunError, memory_told
 
 
 class Dying(IterableDataset):  # type: ignore[type-arg]

@@ -22,7 +22,7 @@ from slimsight.compress.explain import (
     new_predictor,
     train_predictor,
 )
-from slimsight.compress.explain.predictor import rbf_masks
+from slimsight.compress.explain.amortized.predictor import rbf_masks
 from slimsight.compress.finetune import Steering, train_classifier
 from slimsight.compress.models import Classifier
 from slimsight.compress.surgery import trace_groups

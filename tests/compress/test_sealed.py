@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from slimsight.compress.errors import Damaged
-from slimsight.compress.sealed import find_damage, read_sealed, sha256_of_file, write_sealed
+from slimsight.compress.files.sealed import find_damage, read_sealed, sha256_of_file, write_sealed
 
 
 def test_every_byte_of_a_sealed_file_counts(tmp_path: Path) -> None:

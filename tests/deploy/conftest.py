@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from slimsight.deploy.cli import main
-from slimsight.deploy.pipeline import run_recipe
-from slimsight.deploy.recipe import Recipe, load_recipe
+from slimsight.deploy.cli.main import main
 from slimsight.deploy.report import Report
+from slimsight.deploy.run.pipeline import run_recipe
 from slimsight.deploy.run_dir import REPORT, open_run
+from slimsight.deploy.settings.recipe import Recipe, load_recipe
 
 FACTORY = """
 from torch import nn
@@ -100,7 +100,7 @@ def finished(tiny: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) 
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs draw no pictures, which takes longer than all else of a run whose stages are reused."""
     for draw in ("draw_pictures", "draw_worst"):
-        monkeypatch.setattr(f"slimsight.deploy.pipeline.{draw}", lambda *_arguments: None)
+        monkeypatch.setattr(f"slimsight.deploy.run.pipeline.{draw}", lambda *_arguments: None)
 
 
 @pytest.fixture(scope="session")
@@ -136,7 +136,7 @@ class Said:
 
 @pytest.fixture(autouse=True)
 def one_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was run in one test was run here in all of them: see ``slimsight.deploy.own_code``."""
+    """What was run in one test was run here in all of them: see ``slimsight.deploy.run_dir.allowed_code``."""
     monkeypatch.setenv("SLIMSIGHT_CACHE", str(cache))
 
 

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from slimsight.compress.config import ExplainerConfig, GatesConfig
 from slimsight.compress.errors import ConfigError, DataError, ModelError, PruningError
 from slimsight.compress.macs import count_macs
-from slimsight.deploy import api
+from slimsight.deploy import slim as api
 
 SIDE = 16
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from slimsight.deploy.console import ConsoleProgress
+from slimsight.deploy.cli.progress import ConsoleProgress
 
 from .conftest import Said
 
@@ -42,7 +42,7 @@ def test_help_and_version(say: Callable[..., Said]) -> None:
 
 def test_help_answers_at_once() -> None:
     heavy = "{'torch', 'numpy', 'matplotlib', 'pydantic'}"
-    code = f"import sys, slimsight.deploy.cli; print(*sorted(sys.modules.keys() & {heavy}))"
+    code = f"import sys, slimsight.deploy.cli.main; print(*sorted(sys.modules.keys() & {heavy}))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
 
 

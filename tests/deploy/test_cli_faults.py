@@ -82,7 +82,7 @@ def test_ctrl_c_is_exit_130_and_says_how_to_go_on(
     def interrupt(*_args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("slimsight.deploy.pipeline.preflight", interrupt)
+    monkeypatch.setattr("slimsight.deploy.run.pipeline.preflight", interrupt)
     said = say("run", tiny, "--out", tmp_path / "out")
     assert said.code == 130
     assert said.error == "error: interrupted; the same command again goes on where it stopped\n"
@@ -95,6 +95,6 @@ def test_errors_are_in_the_runs_log_too(
     def fail(*_args: object) -> None:
         raise PruningError("this did not work")
 
-    monkeypatch.setattr("slimsight.deploy.pipeline.preflight", fail)
+    monkeypatch.setattr("slimsight.deploy.run.pipeline.preflight", fail)
     assert say("run", tiny, "--out", tmp_path / "out").error == "error: this did not work\n"
     assert (tmp_path / "out" / "run.log").read_text().endswith(" error: this did not work\n")

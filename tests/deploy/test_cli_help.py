@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from slimsight.deploy.cli import app
-from slimsight.deploy.commands import COMMANDS
-from slimsight.deploy.commands.examples import SHOWN
+from slimsight.deploy.cli import COMMANDS
+from slimsight.deploy.cli.help import SHOWN
+from slimsight.deploy.cli.main import app
 
 from .conftest import Said
 
@@ -52,7 +52,7 @@ def test_examples_are_commands_that_exist(name: str, command: str) -> None:
 
 
 def test_help_and_completion_import_nothing_heavy() -> None:
-    code = f"import sys, slimsight.deploy.cli; print(*sorted(sys.modules.keys() & {HEAVY!r}))"
+    code = f"import sys, slimsight.deploy.cli.main; print(*sorted(sys.modules.keys() & {HEAVY!r}))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
 
 
@@ -61,7 +61,9 @@ def on_the_path(tmp_path: Path) -> dict[str, str]:
     """An environment with a ``slimsight`` on its PATH and a home of its own."""
     script = tmp_path / "bin" / "slimsight"
     script.parent.mkdir()
-    script.write_text(f'#!/bin/sh\nexec {sys.executable} -c "from slimsight.deploy.cli import main; main()" "$@"\n')
+    script.write_text(
+        f'#!/bin/sh\nexec {sys.executable} -c "from slimsight.deploy.cli.main import main; main()" "$@"\n'
+    )
     script.chmod(0o755)
     here = str(Path(__file__).parents[2])
     return {**os.environ, "PATH": f"{script.parent}:{os.environ['PATH']}", "HOME": str(tmp_path), "PYTHONPATH": here}

@@ -7,7 +7,7 @@ import pytest
 
 from slimsight.compress.errors import RunError
 from slimsight.compress.progress import Progress
-from slimsight.deploy.console import ConsoleProgress, _duration, _rate
+from slimsight.deploy.cli.progress import ConsoleProgress, _duration, _rate
 
 
 class Clock:

@@ -15,12 +15,11 @@ import pytest
 import torch
 
 from slimsight.compress.errors import Damaged
-from slimsight.compress.files import read_tensors, write_tensors
+from slimsight.compress.files.atomic import read_tensors, write_tensors
 from slimsight.deploy import slim_folder
+from slimsight.deploy.run.session import Outcome, Session
+from slimsight.deploy.run.stages import learn, prove, slim
 from slimsight.deploy.run_dir import read_run
-from slimsight.deploy.session import Session
-from slimsight.deploy.stages import learn, prove, slim
-from slimsight.deploy.stages.outcome import Outcome
 
 from .conftest import Said
 
@@ -151,8 +150,8 @@ def copied(finished: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     for module, stages in names.items():
         for name in stages.split():
             monkeypatch.setattr(module, name, copying(name))
-    monkeypatch.setattr("slimsight.deploy.pipeline.draw_pictures", lambda *_args: None)
-    monkeypatch.setattr("slimsight.deploy.pipeline.draw_worst", lambda *_args: None)
+    monkeypatch.setattr("slimsight.deploy.run.pipeline.draw_pictures", lambda *_args: None)
+    monkeypatch.setattr("slimsight.deploy.run.pipeline.draw_worst", lambda *_args: None)
     return other
 
 

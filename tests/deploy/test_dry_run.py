@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from slimsight.compress.errors import RunError
-from slimsight.deploy.dry_run import DryRun, dry_run
-from slimsight.deploy.recipe import load_recipe
+from slimsight.deploy.run.dry_run import DryRun, dry_run
+from slimsight.deploy.settings.recipe import load_recipe
 
 
 @pytest.fixture

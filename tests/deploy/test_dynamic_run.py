@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from slimsight.compress.errors import ConfigError, ExportError
-from slimsight.deploy.pipeline import to_stages
-from slimsight.deploy.recipe import Recipe, load_recipe
 from slimsight.deploy.report import Report, read_report
-from slimsight.export.metadata import read_metadata
+from slimsight.deploy.run.pipeline import to_stages
+from slimsight.deploy.settings.recipe import Recipe, load_recipe
+from slimsight.export.onnx_files.metadata import read_metadata
 
 from .conftest import Said
 
@@ -49,7 +49,7 @@ def test_original_slim_and_dynamic_side_by_side(
     assert routed.macs_mean <= routed.macs <= masked.macs
     assert masked.recipe == routed.recipe == learned["fingerprint"]
     assert len(routed.classes) == routed.class_count == 10
-    monkeypatch.setattr("slimsight.deploy.export_run.IMAGES", 20)
+    monkeypatch.setattr("slimsight.deploy.run.export.IMAGES", 20)
     said = say("export", root, "--to", "onnx,pt2")
     assert said.code == 0
     for form in ("masked", "routed"):
@@ -59,11 +59,11 @@ def test_original_slim_and_dynamic_side_by_side(
     def unbuildable(source: Path, *_arguments: object, **_options: object) -> None:
         raise ExportError(f"TensorRT for RTX cannot build {source.name}: two conflicting equalities")
 
-    monkeypatch.setattr("slimsight.deploy.export_files.export_engine", unbuildable)
+    monkeypatch.setattr("slimsight.deploy.run.export_files.export_engine", unbuildable)
     with monkeypatch.context() as patch:  # the slim model's engine is what was asked for: it has to be there
         said = say("export", root, "--to", "tensorrt-rtx", "--out", tmp_path / "none")
         assert (said.code, "cannot build model.onnx" in said.error) == (2, True)
-        patch.setattr("slimsight.deploy.export_files.Files._slim", lambda _files: iter(()))
+        patch.setattr("slimsight.deploy.run.export_files.Files._slim", lambda _files: iter(()))
         said = say("export", root, "--to", "tensorrt-rtx", "--out", tmp_path / "some")
     assert said.code == 0, said.err
     assert "not written: routed.tensorrt-rtx.fp32.engine: TensorRT for RTX cannot build routed.onnx" in said.out

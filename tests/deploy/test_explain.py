@@ -16,13 +16,13 @@ from PIL import Image
 from slimsight.compress.errors import ConfigError, DataError
 from slimsight.compress.explain import Saliency
 from slimsight.compress.progress import SILENT
-from slimsight.deploy.explain_inputs import class_index, explainer_names, picture_files, read_images
-from slimsight.deploy.explaining import Compared, Models, in_words, likely
-from slimsight.deploy.looks import looks_of
+from slimsight.deploy.explain.compare import Compared, Models, in_words, likely
+from slimsight.deploy.explain.inputs import class_index, explainer_names, picture_files, read_images
 from slimsight.deploy.report import Report
 from slimsight.deploy.report.markdown import render_markdown
+from slimsight.deploy.run.report_pictures import looks_of
+from slimsight.deploy.run.session import Session
 from slimsight.deploy.run_dir import read_run
-from slimsight.deploy.session import Session
 
 from .conftest import Said
 

@@ -15,10 +15,10 @@ import onnx
 import pytest
 
 from slimsight.compress.errors import ConfigError, Damaged
-from slimsight.deploy.export_run import read_batch, read_choices
-from slimsight.deploy.exported import check_exports
+from slimsight.deploy.run.export import read_batch, read_choices
+from slimsight.deploy.run_dir.exports import check_exports
 from slimsight.export.engines.result import BatchProfile
-from slimsight.export.metadata import read_metadata
+from slimsight.export.onnx_files.metadata import read_metadata
 
 from .conftest import Said
 
@@ -121,7 +121,7 @@ def test_an_artefact_that_differs_is_exit_1_and_its_layer_is_named(
         path.parent.mkdir(parents=True, exist_ok=True)
         onnx.save(proto, path)
 
-    monkeypatch.setattr("slimsight.deploy.export_files.export_onnx", copy_wrongly)
+    monkeypatch.setattr("slimsight.deploy.run.export_files.export_onnx", copy_wrongly)
     root = finished.copy(tmp_path / "run")
     said = say("export", root, "--to", "onnx")
     assert said.code == 1

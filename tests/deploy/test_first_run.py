@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from slimsight.deploy.recipe import Recipe, load_recipe
 from slimsight.deploy.report import read_report
+from slimsight.deploy.settings.recipe import Recipe, load_recipe
 
 from .conftest import Said
 

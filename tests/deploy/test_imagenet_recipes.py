@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from slimsight.compress.errors import PruningError
+from slimsight.compress.files.sealed import read_sealed
 from slimsight.compress.progress import SILENT
-from slimsight.compress.sealed import read_sealed
-from slimsight.deploy.pipeline import run_recipe
-from slimsight.deploy.recipe import Recipe, load_recipe
+from slimsight.deploy.run.pipeline import run_recipe
+from slimsight.deploy.run.session import Session
 from slimsight.deploy.run_dir import RunDir
-from slimsight.deploy.session import Session
+from slimsight.deploy.settings.recipe import Recipe, load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "configs" / "imagenet").glob("*.yaml"))
@@ -92,7 +92,7 @@ def test_a_recipe_learns_from_images_that_are_decoded_on_the_way(
     def enough(_session: Session) -> None:
         raise PruningError("far enough")
 
-    monkeypatch.setattr("slimsight.deploy.stages.prove.export", enough)
+    monkeypatch.setattr("slimsight.deploy.run.stages.prove.export", enough)
     recipe, out = small("mobilenet_v2", *miniatures.SHORT, *FEWER, learned=True), tmp_path / "run"
     with pytest.raises(PruningError, match="far enough"):
         run_recipe(recipe, out, name="mobilenet_v2.yaml", cache=tmp_path / "cache")

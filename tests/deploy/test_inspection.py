@@ -16,7 +16,7 @@ from slimsight.compress.gates import CostModel
 from slimsight.compress.macs import count_macs, count_params
 from slimsight.compress.surgery import trace_groups
 from slimsight.deploy.inspection import inspect_model, load_model, read_limits, read_shape
-from slimsight.deploy.stages.preflight import check_counted
+from slimsight.deploy.run.stages.preflight import check_counted
 
 SHAPE = (3, 16, 16)
 

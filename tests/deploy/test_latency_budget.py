@@ -10,15 +10,15 @@ import pytest
 from slimsight.compress.gates import magnitude, select
 from slimsight.compress.gates.widths import allowed_widths
 from slimsight.compress.progress import SILENT, Silent
-from slimsight.deploy.bench.statistics import Quantiles, Speedup
-from slimsight.deploy.fingerprint import fingerprint
-from slimsight.deploy.latency import LatencyRow
-from slimsight.deploy.pipeline import run_recipe, to_stages
-from slimsight.deploy.recipe import load_recipe
 from slimsight.deploy.report import Report
+from slimsight.deploy.run.fingerprints import fingerprint
+from slimsight.deploy.run.latency import LatencyRow
+from slimsight.deploy.run.pipeline import run_recipe, to_stages
+from slimsight.deploy.run.session import Session
+from slimsight.deploy.run.stages import learn, prove
 from slimsight.deploy.run_dir import RunDir, read_run
-from slimsight.deploy.session import Session
-from slimsight.deploy.stages import learn, prove
+from slimsight.deploy.settings.recipe import load_recipe
+from slimsight.deploy.timing.statistics import Quantiles, Speedup
 
 WIDE = """
 from torch import nn

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from slimsight.deploy.limits import Cores, existing, free_disk, usable_cores, usable_memory
+from slimsight.deploy.host import Cores, existing, free_disk, usable_cores, usable_memory
 
 
 def _files(root: Path, files: dict[str, str]) -> Path:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from slimsight.deploy.logs import LibraryMessages
+from slimsight.deploy.cli.terminal import LibraryMessages
 
 LIGHTNING = """
 import sys, warnings
 from pathlib import Path
-from slimsight.deploy.logs import LibraryMessages
+from slimsight.deploy.cli.terminal import LibraryMessages
 with LibraryMessages() as messages:
     messages.to(Path(sys.argv[1]))
     from slimsight.compress.training import make_fabric

@@ -9,13 +9,12 @@ import pytest
 import torch
 
 from slimsight.compress.errors import RunError
-from slimsight.deploy.pipeline import to_stages
-from slimsight.deploy.recipe import load_recipe
 from slimsight.deploy.report import read_report
+from slimsight.deploy.run.pipeline import to_stages
+from slimsight.deploy.run.session import Outcome, Session
+from slimsight.deploy.run.stages import learn, prove, slim
 from slimsight.deploy.run_dir import RunDir, read_run
-from slimsight.deploy.session import Session
-from slimsight.deploy.stages import learn, prove, slim
-from slimsight.deploy.stages.outcome import Outcome
+from slimsight.deploy.settings.recipe import load_recipe
 
 from .runs import STAGES, Rerun, comparable, contents, reused
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from slimsight.compress.errors import Damaged
-from slimsight.compress.files import write_text
+from slimsight.compress.files.atomic import write_text
 from slimsight.deploy.run_dir import RECIPE, REPORT, RunDir, open_run, read_run
 
 Tree = dict[str, int | dict[str, Any]]
@@ -236,7 +236,7 @@ def test_what_a_stage_finished_outlives_every_later_cut(tmp_path: Path, monkeypa
 @pytest.mark.parametrize("skipped", ["file", "folder"])
 def test_without_a_sync_the_cut_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, skipped: str) -> None:
     """That the replay would notice: the same operations without one of the two syncs lose what was finished."""
-    monkeypatch.setattr(f"slimsight.compress.files.sync_{skipped}", lambda _: None)
+    monkeypatch.setattr(f"slimsight.compress.files.atomic.sync_{skipped}", lambda _: None)
     root = tmp_path / "run"
     with recorded(root, monkeypatch) as disk, open_run(root) as run:
         run.begin("gates")

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from slimsight.compress.errors import ConfigError, Interrupted
-from slimsight.compress.files import read_tensors
-from slimsight.deploy.pipeline import run_recipe
-from slimsight.deploy.processes import _exit_code, as_arguments, check_batches, check_devices
-from slimsight.deploy.recipe import Recipe, load_recipe
+from slimsight.compress.files.atomic import read_tensors
+from slimsight.deploy.run.pipeline import run_recipe
+from slimsight.deploy.run.processes import _exit_code, as_arguments, check_batches, check_devices
+from slimsight.deploy.settings.recipe import Recipe, load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = ("finetune.epochs=1", "finetune.batch_size=65", "export.formats=[onnx]")

@@ -10,13 +10,13 @@ from safetensors import safe_open
 
 from slimsight.compress.config import GatesConfig
 from slimsight.compress.explain import RealXExplainer
-from slimsight.compress.files import read_tensors
+from slimsight.compress.files.atomic import read_tensors
 from slimsight.compress.progress import SILENT
-from slimsight.deploy.pipeline import Stage, fingerprints, to_stages
-from slimsight.deploy.recipe import load_recipe
 from slimsight.deploy.report import Report
+from slimsight.deploy.run.pipeline import Stage, fingerprints, to_stages
+from slimsight.deploy.run.session import Session
 from slimsight.deploy.run_dir import RunDir, read_run
-from slimsight.deploy.session import Session
+from slimsight.deploy.settings.recipe import load_recipe
 
 QUICK = ("explainer.selector.epochs=6", "explainer.selector.lr=0.01", "export.formats=[onnx]")
 

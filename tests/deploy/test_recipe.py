@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from slimsight.compress.amounts import Amount
 from slimsight.compress.config import FinetuneConfig, GatesConfig
 from slimsight.compress.errors import ConfigError
-from slimsight.deploy.reading.yaml_text import dump_yaml, parse_yaml
-from slimsight.deploy.recipe import Recipe, dump_recipe, load_recipe
+from slimsight.deploy.settings.recipe import Recipe, dump_recipe, load_recipe
+from slimsight.deploy.settings.yaml_text import dump_yaml, parse_yaml
 
 
 def write(folder: Path, text: str) -> Path:

@@ -12,12 +12,11 @@ from typing import Any
 import pytest
 
 from slimsight.compress.errors import ConfigError
-from slimsight.compress.progress import Silent
-from slimsight.compress.stop import Stop
+from slimsight.compress.progress import Silent, Stop
 from slimsight.compress.training.checkpoint import LEAST_SECONDS, SavedCheckpoint
-from slimsight.deploy.checkpointing import VARIABLE, checkpoint_seconds
+from slimsight.deploy.cli.main import stopping
 from slimsight.deploy.report import Report
-from slimsight.deploy.signals import stopping
+from slimsight.deploy.run.resume import VARIABLE, checkpoint_seconds
 
 
 class Killed(BaseException):
@@ -69,7 +68,7 @@ def test_a_run_killed_inside_its_stages_learns_the_same_bits(
     def die(_: object) -> None:
         raise Killed
 
-    monkeypatch.setattr("slimsight.deploy.stages.prove.export", die)
+    monkeypatch.setattr("slimsight.deploy.run.stages.prove.export", die)
     with pytest.raises(Killed):
         rerun(root, progress=notes)
     went_on = [note.split(" of ")[0] for note in notes.said if "goes on after" in note]

@@ -72,7 +72,7 @@ def test_a_crash_while_the_report_is_written_costs_the_report_alone(
         raise Crash
 
     with monkeypatch.context() as patch:
-        patch.setattr("slimsight.deploy.report.forms.write_report", crash)
+        patch.setattr("slimsight.deploy.run.resume.write_report", crash)
         with pytest.raises(Crash):
             rerun(root)
     report = rerun(root)

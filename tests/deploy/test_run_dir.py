@@ -6,7 +6,7 @@ import pytest
 
 from slimsight.compress.config import GatesConfig
 from slimsight.compress.errors import Damaged, PruningError, RunError
-from slimsight.deploy.fingerprint import fingerprint
+from slimsight.deploy.run.fingerprints import fingerprint
 from slimsight.deploy.run_dir import MARKER, open_run, read_run
 
 

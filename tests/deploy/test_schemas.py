@@ -15,10 +15,10 @@ from packaging.version import Version
 
 from slimsight.compress.errors import ConfigError
 from slimsight.deploy.budget import load_budget
-from slimsight.deploy.reading.yaml_text import parse_yaml
-from slimsight.deploy.recipe import load_recipe
 from slimsight.deploy.schemas import NAMES, schema_file
 from slimsight.deploy.schemas.generate import to_text
+from slimsight.deploy.settings.recipe import load_recipe
+from slimsight.deploy.settings.yaml_text import parse_yaml
 
 from .conftest import Said
 

@@ -14,12 +14,12 @@ from torch import Tensor
 from slimsight.compress.errors import ConfigError, DataError
 from slimsight.compress.explain import Saliency
 from slimsight.compress.explain.fidelity import Estimate
+from slimsight.compress.files.sealed import read_sealed
 from slimsight.compress.progress import SILENT
-from slimsight.compress.sealed import read_sealed
+from slimsight.deploy.run.session import Session
 from slimsight.deploy.run_dir import read_run
-from slimsight.deploy.session import Session
-from slimsight.deploy.trust import Fewer, Study, Subject, spread
-from slimsight.deploy.trust_run import find_subjects, measure_trust
+from slimsight.deploy.trust.run import find_subjects, measure_trust
+from slimsight.deploy.trust.study import Fewer, Study, Subject, spread
 
 from .conftest import Said
 
@@ -78,7 +78,7 @@ def test_the_object_in_a_box(say: Callable[..., Said], finished: Any, tmp_path: 
 
 
 def test_roar_by_the_runs_own_recipe(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slimsight.deploy.trust.SHARES", (0.1, 0.9))  # a training each
+    monkeypatch.setattr("slimsight.deploy.trust.study.SHARES", (0.1, 0.9))  # a training each
     train = session.splits.train
     session.splits.train = train.subset(np.arange(0, len(train), 4))
     found = measure_trust(session, tmp_path / "t.json", names=["edges"], tests=["roar"], count=4, epochs=4)

@@ -12,13 +12,13 @@ from safetensors import safe_open
 
 from slimsight.compress.errors import ConfigError
 from slimsight.compress.explain import AmortizedExplainer
-from slimsight.compress.files import read_tensors
+from slimsight.compress.files.atomic import read_tensors
 from slimsight.compress.progress import SILENT
-from slimsight.deploy.pipeline import fingerprints, to_stages
-from slimsight.deploy.recipe import load_recipe
 from slimsight.deploy.report import Report, read_report
+from slimsight.deploy.run.pipeline import fingerprints, to_stages
+from slimsight.deploy.run.session import Session
 from slimsight.deploy.run_dir import RunDir, read_run
-from slimsight.deploy.session import Session
+from slimsight.deploy.settings.recipe import load_recipe
 
 QUICK = (
     "gates.steer=varsal",

@@ -18,9 +18,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
 
-from slimsight.compress.files import read_tensors, write_tensors
-from slimsight.deploy.pipeline import run_recipe
-from slimsight.deploy.recipe import load_recipe
+from slimsight.compress.files.atomic import read_tensors, write_tensors
+from slimsight.deploy.run.pipeline import run_recipe
+from slimsight.deploy.settings.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 SIDE = 16

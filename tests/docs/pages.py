@@ -60,7 +60,7 @@ def in_shell(line: str, folder: Path, **environment: str) -> tuple[int, str]:
     """As bash runs it, with our commands first on its path, and with the plugin of this copy."""
     tools = folder / ".tools"
     tools.mkdir(exist_ok=True)
-    for name, code in (("slimsight", '-c "from slimsight.deploy.cli import main; main()"'), ("python", "")):
+    for name, code in (("slimsight", '-c "from slimsight.deploy.cli.main import main; main()"'), ("python", "")):
         (tools / name).write_text(f'#!/bin/sh\nexec {sys.executable} {code} "$@"\n', encoding="utf-8")
         (tools / name).chmod(0o755)
     everything = {

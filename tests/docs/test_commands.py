@@ -17,12 +17,12 @@ import pytest
 import yaml
 
 import slimsight.deploy.bench
-import slimsight.deploy.trust_run
+import slimsight.deploy.trust.run
 from slimsight.deploy.bench.probe import Tried
 from slimsight.deploy.budget import BudgetFile, load_budget
-from slimsight.deploy.cli import main
+from slimsight.deploy.cli.main import main
 from slimsight.deploy.doctor import Diagnosis, Finding
-from slimsight.deploy.recipe import Recipe, load_recipe
+from slimsight.deploy.settings.recipe import Recipe, load_recipe
 
 from .pages import PAGES, ROOT, Command, blocks, commands, in_shell, name_of, spans
 
@@ -51,16 +51,16 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("slimsight.deploy.bench.run_bench", one_session)
     monkeypatch.setattr("slimsight.deploy.bench.probe.Prober.__call__", lambda self, trial: Tried(host_bytes=1000))
-    thorough = slimsight.deploy.trust_run.measure_trust
+    thorough = slimsight.deploy.trust.run.measure_trust
 
     def quick_look(*arguments: Any, count: int | None, **options: Any) -> Any:
         return thorough(*arguments, count=min(count or 20, 20), **options)
 
-    monkeypatch.setattr("slimsight.deploy.trust_run.measure_trust", quick_look)
+    monkeypatch.setattr("slimsight.deploy.trust.run.measure_trust", quick_look)
     healthy = Diagnosis((Finding("machine", "python", "ok", "as it runs these tests"),))
     monkeypatch.setattr("slimsight.deploy.doctor.diagnose", lambda: healthy)
     for draw in ("draw_pictures", "draw_worst"):
-        monkeypatch.setattr(f"slimsight.deploy.pipeline.{draw}", lambda *_arguments: None)
+        monkeypatch.setattr(f"slimsight.deploy.run.pipeline.{draw}", lambda *_arguments: None)
 
 
 def reason_not_to_run(command: Command) -> str | None:

@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 
 from pydantic import BaseModel
 
-from slimsight.deploy.recipe import Recipe
-from slimsight.deploy.recipe.reference import render_recipes
+from slimsight.deploy.settings.recipe import Recipe
+from slimsight.deploy.settings.reference import render_recipes
 
 from .pages import PAGES, ROOT
 
@@ -26,13 +26,13 @@ def settings(model: type[BaseModel], path: str = "") -> list[str]:
 
 def test_the_reference_of_recipes_is_what_the_code_says() -> None:
     page = (ROOT / "docs/recipes.md").read_text(encoding="utf-8")
-    assert page == render_recipes(), "python -m slimsight.deploy.recipe.reference > docs/recipes.md"
+    assert page == render_recipes(), "python -m slimsight.deploy.settings.reference > docs/recipes.md"
     assert re.findall(r"^\| `([\w.]+)` \|", page, re.MULTILINE) == settings(Recipe)
 
 
 def test_the_command_that_makes_it_prints_it() -> None:
     made = subprocess.run(
-        [sys.executable, "-m", "slimsight.deploy.recipe.reference"],
+        [sys.executable, "-m", "slimsight.deploy.settings.reference"],
         capture_output=True,
         text=True,
         check=True,

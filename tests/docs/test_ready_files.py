@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from slimsight.deploy.cli import main
+from slimsight.deploy.cli.main import main
 
 from .pages import ROOT, in_shell
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
+from slimsight.export.pt2.export import export_pt2
 from slimsight.export.to_onnx import export_onnx
-from slimsight.export.to_torch_export import export_pt2
 
 
 class PadShortcut(nn.Module):

@@ -17,9 +17,9 @@ from slimsight.compress.config import ModelConfig
 from slimsight.compress.dynamic import DynamicClassifier, find_routes
 from slimsight.compress.models import build_classifier
 from slimsight.compress.surgery import PrunePlan, slim_, trace_groups
-from slimsight.export.overflow import run_graph
-from slimsight.export.routed_onnx import dense_graph, write_routed
-from slimsight.export.to_tensorrt import BatchProfile, EngineTensor, export_engine
+from slimsight.export.half.overflow import run_graph
+from slimsight.export.routed.export import dense_graph, write_routed
+from slimsight.export.tensorrt_build.export import BatchProfile, EngineTensor, export_engine
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX has no wheel for this platform")
 

@@ -6,7 +6,7 @@ import onnx
 import pytest
 
 from slimsight.compress.errors import ExportError
-from slimsight.export.inputs import ImageInput, read_input
+from slimsight.export.runners.inputs import ImageInput, read_input
 
 
 @pytest.mark.parametrize("case", ["mixed"], indirect=True)

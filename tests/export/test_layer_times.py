@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from slimsight.compress.errors import ExportError
-from slimsight.compress.files import read_json, write_json
+from slimsight.compress.files.atomic import read_json, write_json
 from slimsight.compress.gates.latency import TimedLayer, timed_layer
 from slimsight.compress.gates.layers import read_layers
 from slimsight.compress.progress import Silent
-from slimsight.export import layer_times
-from slimsight.export.layer_times import cached_times, time_layers
+from slimsight.export.costs import times as layer_times
+from slimsight.export.costs.times import cached_times, time_layers
 from slimsight.export.runners import open_session
 
 MODULES: dict[str, nn.Module] = {

@@ -16,10 +16,10 @@ from slimsight.compress.config import ModelConfig
 from slimsight.compress.errors import ExportError
 from slimsight.compress.macs import count_macs, count_params
 from slimsight.compress.models import build_classifier
-from slimsight.export.onnx_costs import onnx_bytes, onnx_cost
+from slimsight.export.costs.of_onnx import onnx_bytes, onnx_cost
+from slimsight.export.costs.of_torch import module_cost, pt2_cost
+from slimsight.export.pt2.export import export_pt2
 from slimsight.export.to_onnx import export_onnx
-from slimsight.export.to_torch_export import export_pt2
-from slimsight.export.torch_costs import module_cost, pt2_cost
 
 
 class Odd(nn.Module):

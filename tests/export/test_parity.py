@@ -14,11 +14,10 @@ from torch import nn
 
 from slimsight.compress.errors import ExportError
 from slimsight.compress.models import Classifier
-from slimsight.export.parity import ParityResult, check_parity, compare
-from slimsight.export.prove import Artifact, prove
+from slimsight.export.parity.compare import TOLERANCES, ParityResult, Tolerance, check_parity, compare, tolerance_of
+from slimsight.export.parity.prove import Artifact, prove
 from slimsight.export.runners import CompiledRunner, OnnxRunner, Pt2Runner, TorchRunner
 from slimsight.export.to_onnx import export_onnx
-from slimsight.export.tolerance import TOLERANCES, Tolerance, tolerance_of
 
 _ABOUT = {"artifact": "a", "runtime": "r", "precision": "fp32", "batch": 2}
 

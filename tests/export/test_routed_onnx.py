@@ -15,8 +15,8 @@ from slimsight.compress.config import ModelConfig
 from slimsight.compress.dynamic import DynamicClassifier
 from slimsight.compress.errors import ExportError
 from slimsight.compress.models import build_classifier
-from slimsight.export.routed_onnx import dense_graph, export_masked, export_routed, write_routed
-from slimsight.export.routed_parity import route_agreement, run_routes
+from slimsight.export.parity.prove import route_agreement, run_routes
+from slimsight.export.routed.export import dense_graph, export_masked, export_routed, write_routed
 
 Build = Callable[..., DynamicClassifier]
 IMAGES = 12
@@ -137,7 +137,7 @@ def test_files_say_what_they_take_and_give(to_dynamic: Build, tmp_path: Path) ->
 def test_branches_beyond_one_file_are_refused_with_the_remedy(
     to_dynamic: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("slimsight.export.route_writer.MOST_BYTES", 5000)
+    monkeypatch.setattr("slimsight.export.routed.writer.MOST_BYTES", 5000)
     with pytest.raises(ExportError, match="take route 'out', or fewer masks"):
         export_routed(two_layers(to_dynamic), torch.rand(1, 3, 8, 8), tmp_path / "routed.onnx")
     assert not (tmp_path / "routed.onnx").exists()

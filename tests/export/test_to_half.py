@@ -13,9 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from slimsight.compress.errors import ExportError
-from slimsight.export.overflow import run_graph, wide_values
-from slimsight.export.to_half import to_half
-from slimsight.export.value_types import FLOAT, HALF, value_types
+from slimsight.export.half.convert import to_half
+from slimsight.export.half.overflow import run_graph, wide_values
+from slimsight.export.onnx_files.value_types import FLOAT, HALF, value_types
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.random((6, 3, 8, 8), dtype=np.float32)

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from slimsight.compress.errors import ExportError
-from slimsight.export import to_tensorrt
 from slimsight.export.engines.flavour import Machine
-from slimsight.export.to_tensorrt import BatchProfile, EngineResult, export_engine
+from slimsight.export.tensorrt_build import export as to_tensorrt
+from slimsight.export.tensorrt_build.export import BatchProfile, EngineResult, export_engine
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX has no wheel for this platform")
 

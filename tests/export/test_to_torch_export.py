@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from slimsight.compress.errors import ExportError
-from slimsight.export.to_torch_export import cpu_copy, export_pt2, load_program, load_pt2, quiet, trace
+from slimsight.export.pt2.export import cpu_copy, export_pt2, load_program, load_pt2, quiet, trace
 
 _ALONE = """
 import sys, torch

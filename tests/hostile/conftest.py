@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 from slimsight.compress.config import DataConfig, ExplainerConfig, GatesConfig, ModelConfig
 from slimsight.compress.models import build_classifier
 from slimsight.compress.surgery import PrunePlan, slim_
-from slimsight.deploy.cli import main
-from slimsight.deploy.recipe import Recipe, dump_recipe
+from slimsight.deploy.cli.main import main
+from slimsight.deploy.settings.recipe import Recipe, dump_recipe
 
 SIDE = 16
 PLAN = {"net.layers.0.conv1": (16, tuple(range(8)))}

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from slimsight.export import onnx_shapes
+from slimsight.export.costs import onnx_shapes
 
 
 def outside(location: str, **more: str) -> Callable[[Any, onnx.ModelProto], None]:

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from slimsight.compress.errors import ExportError
-from slimsight.export.pt2_contents import harmless_archive
-from slimsight.export.to_torch_export import load_program
+from slimsight.export.pt2.contents import harmless_archive
+from slimsight.export.pt2.export import load_program
 
 from .conftest import saved
 

@@ -12,9 +12,9 @@ from slimsight.compress.config import ModelConfig
 from slimsight.compress.errors import ConfigError
 from slimsight.compress.surgery import PrunePlan
 from slimsight.deploy.bench.models import find_subjects
-from slimsight.deploy.own_code import foreign_code, load_run_recipe, remember_code, remember_engine
 from slimsight.deploy.run_dir import open_run, read_run
-from slimsight.deploy.trust_run import _rows
+from slimsight.deploy.run_dir.allowed_code import foreign_code, load_run_recipe, remember_code, remember_engine
+from slimsight.deploy.trust.run import _rows
 
 GROUP = "net.layers.0.0.conv1"
 PLANS: dict[str, tuple[Any, str]] = {
@@ -135,7 +135,7 @@ def test_its_code_is_not_run(command: str, place: Any, refused: Callable[..., st
 def test_commands_that_build_nothing_need_no_leave(
     command: str, place: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
-    from slimsight.deploy.cli import main
+    from slimsight.deploy.cli.main import main
 
     monkeypatch.setenv("SLIMSIGHT_CACHE", str(cache))
     run = with_code(place)

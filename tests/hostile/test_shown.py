@@ -14,8 +14,8 @@ from xml.etree import ElementTree
 import onnx
 import pytest
 
-from slimsight.compress.untrusted import printable, visible
-from slimsight.deploy.cli import main
+from slimsight.compress.files.untrusted import printable, visible
+from slimsight.deploy.cli.main import main
 
 EVIL = "<img src=x onerror=alert(1)></script><script>alert(1)</script>\x1b[2J\n::error::x [a](http://e) ![b](http://e)`'\"|\u202e"
 

@@ -8,12 +8,19 @@ Removed pixels are zero after normalisation (mean grey). Ties are broken by a se
 from .boxes import BoxScore, box_score
 from .drift import ImageDrift, ImageDrifts, MapDrift, compare, drift_by, drift_of_numbers
 from .estimate import Curve, Estimate, paired
-from .insertion_deletion import STEPS, InsertionDeletion, insertion_deletion
-from .perturbation import Perturbation, pixel_perturbation
+from .perturbation import (
+    SIDES,
+    STEPS,
+    InsertionDeletion,
+    Perturbation,
+    TileDegradation,
+    insertion_deletion,
+    pixel_perturbation,
+    tile_degradation,
+)
 from .ranking import constant, explain_images, predicted, to_ranks
 from .roar import Roar, RoarPoint, roar
 from .sanity import LIKENESS, Sanity, SanityStep, sanity_check
-from .tiles import SIDES, TileDegradation, tile_degradation
 
 __all__ = [
     "LIKENESS",

@@ -16,8 +16,7 @@ from ...progress import SILENT, Progress
 from ...training import to_device
 from ..base import Explainer, Saliency
 from .estimate import Estimate
-from .mass import CONSTANT, SAYS, ZERO, centres_of_mass, kinds_of, mass_of, region
-from .similarity import spearman
+from .similarity import CONSTANT, SAYS, ZERO, centres_of_mass, kinds_of, mass_of, region, spearman
 
 REGION: Final = 0.5
 """Share of a map's mass that its region holds: the smallest set of pixels that does."""

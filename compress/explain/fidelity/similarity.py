@@ -1,6 +1,8 @@
-"""How alike two sets of maps are, image by image: rank correlation and structural similarity."""
+"""What maps hold: where their mass lies, and whether they say anything at all."""
 
 from __future__ import annotations
+
+from typing import Final
 
 import numpy as np
 import torch
@@ -8,7 +10,45 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...errors import DataError
+from ..base import Saliency
 from .ranking import constant
+
+SAYS, CONSTANT, ZERO = 0, 1, 2
+"""A map says something; has one value everywhere; has nothing above zero."""
+
+_FLAT: Final = 1e-6  # of the largest value: what rounding leaves of a constant map
+
+
+def region(mass: Tensor, share: float) -> Tensor:
+    """(N, H, W) bool: the smallest set of pixels that holds ``share`` of a map's mass (N, H, W).
+
+    Of equal pixels the first ones.
+    """
+    flat = mass.flatten(1).double()
+    ordered, order = flat.sort(dim=1, descending=True, stable=True)
+    before = ordered.cumsum(1) - ordered
+    inside = before < share * flat.sum(1, keepdim=True)
+    return torch.zeros_like(inside).scatter_(1, order, inside).view(mass.shape)
+
+
+def mass_of(saliency: Saliency) -> Tensor:
+    """(N, H, W) float64 on the CPU: the non-negative part of what ranks pixels."""
+    return saliency.importance.detach().cpu().double().clamp_min(0)
+
+
+def centres_of_mass(mass: Tensor) -> Tensor:
+    """(N, 2) row and column, in pixels, of maps (N, H, W) without negative values; NaN for a map of zeros."""
+    rows, columns = (torch.arange(count, dtype=mass.dtype) for count in mass.shape[1:])
+    total = mass.sum((1, 2))
+    return torch.stack([(mass.sum(2) * rows).sum(1) / total, (mass.sum(1) * columns).sum(1) / total], 1)
+
+
+def kinds_of(mass: Tensor) -> Tensor:
+    """(N,) SAYS, CONSTANT or ZERO, by what is in each map (N, H, W)."""
+    low, high = mass.flatten(1).aminmax(dim=1)
+    flat = torch.where(high - low <= _FLAT * high, CONSTANT, SAYS)
+    return torch.where(high == 0, ZERO, flat)
+
 
 WINDOW, DATA_RANGE = 5, 2.0
 """Of SSIM, for maps in [-1, 1]."""

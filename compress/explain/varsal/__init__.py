@@ -1,10 +1,8 @@
 """VarSal: variational saliency maps, with an uncertainty per pixel, learned under a soft-TV prior."""
 
-from .encoder import Encoder
-from .explainer import VarSal
+from .explainer import Encoder, VarSal
 from .head import SelectorMaps, VarSalHead
-from .judge import MapQuality, judge_maps, refuse_flat
-from .learn import train_maps
+from .learn import MapQuality, judge_maps, refuse_flat, train_maps
 from .objective import VarSalObjective, check_side
 from .prior import SoftTVPrior
 from .topk import soft_top_k

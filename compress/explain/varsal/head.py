@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..amortized.heads import PixelHead, enlarged
+from ..amortized.selector import ExplainedClassifier
 from ..base import Saliency
-from ..heads import PixelHead
-from ..maps import enlarged
-from ..selector import ExplainedClassifier
 from .topk import soft_top_k
 
 SHOWN = 0.25

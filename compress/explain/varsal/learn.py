@@ -1,19 +1,167 @@
-"""Train a network of saliency maps for a frozen classifier."""
+"""What saliency maps are worth: does the prediction survive without the pixels that they rank lowest?"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from statistics import fmean
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from ...config import VarSalConfig
-from ...data import Batch, BatchSource
+from ...data import Batch, BatchSource, one_pass
+from ...errors import PruningError
+from ...models import Classifier
 from ...progress import SILENT, Progress
-from ...training import Checkpoints, History, fit, one_cycle
-from .judge import judge_maps
+from ...training import Checkpoints, History, fit, one_cycle, to_device
+from ..amortized.predictor import divergence
+from ..amortized.rbf import fixed_draws
 from .objective import VarSalObjective
+
+REMOVED = (0.1, 0.3, 0.5, 0.7, 0.9)
+"""Shares of the pixels that are zeroed, lowest first."""
+
+CONSTANT = 1e-3
+"""Standard deviation over a map's pixels (the prior's is 1) below which it is constant."""
+
+
+@dataclass(frozen=True)
+class MapQuality:
+    """KL(original || perturbed) in nats, means over images, per share of ``REMOVED`` with the lowest pixels zeroed.
+
+    Zero means after normalisation: mean grey. ``kl_random`` ranks pixels at random, ``kl_other`` by the map of
+    another image of its batch, ``kl_centre`` by the distance to the image's centre: what a map must beat to explain
+    anything, to explain this image, and to say more than where objects tend to be.
+
+    ``spread``: median over images of a map's standard deviation over its pixels. ``variety``: mean over pixels of the
+    standard deviation over images. ``uncertainty``: mean of sqrt(nu). All in units of the prior's deviation.
+    """
+
+    removed: tuple[float, ...]
+    kl: tuple[float, ...]
+    kl_random: tuple[float, ...]
+    kl_other: tuple[float, ...]
+    kl_centre: tuple[float, ...]
+    spread: float
+    variety: float
+    uncertainty: float
+    images: int
+
+    @property
+    def mean_kl(self) -> float:
+        """Over the shares removed."""
+        return fmean(self.kl)
+
+    @property
+    def mean_kl_random(self) -> float:
+        """Over the shares removed."""
+        return fmean(self.kl_random)
+
+    def in_words(self) -> str:
+        """One line."""
+        return (
+            f"KL {self.mean_kl:.3f} without the pixels that maps rank lowest (by distance from the centre "
+            f"{fmean(self.kl_centre):.3f}, by another image's map {fmean(self.kl_other):.3f}, random "
+            f"{self.mean_kl_random:.3f}), spread {self.spread:.2f}, uncertainty {self.uncertainty:.2f}"
+        )
+
+    def to_dict(self) -> dict[str, object]:
+        """JSON form."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+
+@torch.inference_mode()
+def judge_maps(
+    maps: nn.Module, classifier: nn.Module, val: BatchSource, fabric: Fabric, *, brief: bool = False
+) -> MapQuality:
+    """Measure a network of saliency maps by its means mu on validation images, in float32; leaves both in eval mode.
+
+    Args:
+        maps: images (N, 3, H, W) -> (N, 2, H, W) mu and log nu.
+        brief: leave out the comparisons (they are NaN): for a value during training.
+    """
+    maps.eval()
+    classifier.eval()
+
+    def work(number: int, batch: Batch) -> tuple[Tensor, Tensor, Tensor, float]:
+        batch = to_device(batch, fabric.device)
+        found = maps(batch.images).float()
+        mean = found[:, 0]
+        reference = classifier(batch.images)
+        rankings = [mean]
+        if not brief:
+            with fixed_draws(fabric.device, number):
+                anyhow = torch.rand_like(mean)
+            rankings += [anyhow, mean.roll(1, 0), -_from_centre(mean)]  # rolled: the map of the image before
+        sums = torch.zeros(4, len(REMOVED), dtype=torch.float64)
+        for row, scores in enumerate(rankings):
+            for column, share in enumerate(REMOVED):
+                logits = masked_logits(classifier, batch.images, keep_highest(scores, 1 - share))
+                sums[row, column] = float(divergence(reference, logits).sum())
+        spread = mean.flatten(1).std(1).cpu()
+        moments = torch.stack([mean.double().sum(0), mean.double().square().sum(0)]).cpu()
+        return sums, spread, moments, float(torch.exp(found[:, 1] / 2).mean((1, 2)).sum())
+
+    every, spreads, moments, uncertainties = zip(*one_pass(val, work), strict=True)
+    sums, uncertainty = torch.stack(every).sum(0), sum(uncertainties)
+    count = sum(map(len, spreads))
+    first, second = torch.stack(moments).sum(0) / count
+    if brief:
+        sums[1:] = torch.nan
+    kl, kl_random, kl_other, kl_centre = (tuple(row.tolist()) for row in sums / count)
+    return MapQuality(
+        removed=REMOVED,
+        kl=kl,
+        kl_random=kl_random,
+        kl_other=kl_other,
+        kl_centre=kl_centre,
+        spread=float(torch.cat(spreads).median()),
+        variety=float((second - first.square()).clamp_min(0).sqrt().mean()),
+        uncertainty=uncertainty / count,
+        images=count,
+    )
+
+
+def _from_centre(like: Tensor) -> Tensor:
+    """(N, H, W) squared distance to the image's centre, in pixels."""
+    rows, columns = (torch.arange(side, device=like.device) - (side - 1) / 2 for side in like.shape[1:])
+    return (rows[:, None].square() + columns.square()).to(like).expand_as(like)
+
+
+def keep_highest(scores: Tensor, share: float) -> Tensor:
+    """(N, 1, H, W) mask in {0, 1} of the highest ``share`` of the pixels of scores (N, H, W); ties by position."""
+    flat = scores.flatten(1)
+    kept = flat.argsort(dim=1, descending=True, stable=True)[:, : round(share * flat.shape[1])]
+    return torch.zeros_like(flat).scatter_(1, kept, 1.0).reshape(len(scores), 1, *scores.shape[1:])
+
+
+def masked_logits(classifier: nn.Module, images: Tensor, mask: Tensor) -> Tensor:
+    """Logits of images whose pixels outside the mask are zero after normalisation, where the classifier has it inside.
+
+    A classifier that knows no normalisation takes images that are normalised already: zero is zero.
+    """
+    if isinstance(classifier, Classifier):
+        logits: Tensor = classifier.net(classifier.normalize(images) * mask)
+    else:
+        logits = classifier(images * mask)
+    return logits
+
+
+def refuse_flat(quality: MapQuality) -> None:
+    """Raise PruningError for maps that rank nothing: constant ones, or no better than a random order of the pixels."""
+    if not quality.spread >= CONSTANT:
+        raise PruningError(
+            f"the VarSal maps collapsed to a constant (standard deviation {quality.spread:.2g} over the pixels, "
+            f"{CONSTANT:g} or more is needed): lower explainer.varsal.beta, or train for longer "
+            "(explainer.varsal.epochs, explainer.varsal.lr)"
+        )
+    if not quality.mean_kl < quality.mean_kl_random:
+        raise PruningError(
+            f"the VarSal maps are no better than a random order of the pixels (KL {quality.mean_kl:.3f} against "
+            f"{quality.mean_kl_random:.3f} nats): train them for longer (explainer.varsal.epochs, explainer.varsal.lr)"
+        )
 
 
 def train_maps(

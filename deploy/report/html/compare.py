@@ -8,10 +8,10 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
-from ...reading.yaml_text import dump_yaml
+from ...settings.yaml_text import dump_yaml
 from .. import rows
+from ..rows import Table
 from ..schema import LatencyFigures, Report
-from ..tables import Table
 from ..units import (
     as_bytes,
     as_count,
@@ -24,9 +24,8 @@ from ..units import (
     as_times,
     latency_label,
 )
-from .charts import Point, scatter
+from .charts import Point, gate_charts, scatter
 from .facts import NOT_TAKEN, images_judged, judged
-from .gate_charts import gate_charts
 from .source import RunPage
 from .views import Titled
 

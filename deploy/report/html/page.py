@@ -14,11 +14,12 @@ from typing import Any, Final
 import jinja2
 from markupsafe import Markup
 
-from slimsight.compress.files import write_text
+from slimsight.compress.files.atomic import write_text
 
-from .. import rows, rows_drift
+from .. import rows
+from .. import rows_explained as rows_drift
 from ..markdown import TABLES
-from ..tables import Code, Result
+from ..rows import Code, Result
 from ..units import as_count, as_duration, as_error, as_macs, as_percent, latency_label, plural
 from . import compare, facts, views
 from .source import RunPage, read_page

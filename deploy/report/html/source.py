@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from slimsight.compress.data.image_file import BROKEN, open_image, why
+from slimsight.compress.data.decode import BROKEN, open_image, why
 from slimsight.compress.errors import ConfigError, RunError
-from slimsight.compress.untrusted import read_text
+from slimsight.compress.files.untrusted import read_text
 
-from ...reading.yaml_text import MOST_YAML, parse_yaml
+from ...settings.yaml_text import MOST_YAML, parse_yaml
+from ..files import REPORT_FILE, Kind, Strip, read_report, read_strips
 from ..markdown import DRIFT_PICTURE, SALIENCY_PICTURE
 from ..schema import Report
-from ..store import REPORT_FILE, read_report
-from ..strips import Kind, Strip, read_strips
 
 _WHOLE_WIDTH: Final = 1280  # pixels of an earlier version's picture, all images in one; twice what a column shows
 _QUALITY: Final = 80

@@ -7,9 +7,8 @@ from markupsafe import Markup
 from .. import rows
 from ..schema import LatencyFigures, Report
 from ..units import as_duration, as_error, as_macs, as_ms, as_percent, latency_label
-from .charts import Bar, Point, Series, Span, bars, in_columns, lines, scatter, spans
+from .charts import Bar, Point, Series, Span, bars, gate_charts, in_columns, lines, scatter, spans
 from .facts import images_judged, judged
-from .gate_charts import gate_charts
 
 Titled = tuple[str, Markup]
 """A chart with the words above it."""

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slimsight.compress.data import cache, whole
+from slimsight.compress.data import cache
+from slimsight.compress.data import cache as whole
 from slimsight.compress.data.cache import fingerprint, load, read
 from slimsight.compress.data.decode import Decoded
 from slimsight.compress.errors import DataError, RunError

@@ -1,6 +1,6 @@
 import torch
 
-from slimsight.compress.data.recycled import Recycled
+from slimsight.compress.data.file_batches import Recycled
 
 
 def test_memory_serves_again_when_nobody_holds_it() -> None:

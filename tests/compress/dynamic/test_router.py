@@ -2,7 +2,7 @@ import torch
 from torch.nn import functional as F
 
 from slimsight.compress.dynamic import Router
-from slimsight.compress.dynamic.router import MASK_LEAST
+from slimsight.compress.dynamic.routing import MASK_LEAST
 
 
 def test_training_choices_are_one_hot_and_pass_gradients_to_the_head() -> None:

@@ -17,9 +17,9 @@ from slimsight.compress.explain import (
     Selector,
     find_scales,
 )
-from slimsight.compress.explain.checked import modules_of
-from slimsight.compress.explain.fused import can_fuse, fused
-from slimsight.compress.explain.pyramid import captured
+from slimsight.compress.explain.amortized.pyramid import captured
+from slimsight.compress.explain.amortized.selector import can_fuse, fused
+from slimsight.compress.explain.base import modules_of
 from slimsight.compress.models import Classifier
 
 CPU = torch.device("cpu")

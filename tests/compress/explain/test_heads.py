@@ -10,11 +10,10 @@ from torch import Tensor
 
 from slimsight.compress.errors import PruningError
 from slimsight.compress.explain import ExplainedClassifier, Head, RbfHead, RealXHead, Scale, Selector
-from slimsight.compress.explain.heads import RBF_VARIANCE
-from slimsight.compress.explain.maps import moments_of
-from slimsight.compress.explain.rbf import rbf_map, same_area_centred
+from slimsight.compress.explain.amortized.heads import RBF_VARIANCE, moments_of
+from slimsight.compress.explain.amortized.rbf import rbf_map, same_area_centred
 from slimsight.compress.explain.varsal import VarSalHead
-from slimsight.compress.files import read_tensors, write_tensors
+from slimsight.compress.files.atomic import read_tensors, write_tensors
 
 SCALES = (Scale("c", 8, 2), Scale("b", 6, 4), Scale("a", 4, 8))
 

@@ -22,13 +22,13 @@ from slimsight.compress.explain import (
     SelectorQuality,
     explanations,
     judge_selector,
-    learn,
     new_predictor,
     rbf_objective,
     refuse_collapsed,
     train_selector,
 )
-from slimsight.compress.explain.rbf import area, rbf_map
+from slimsight.compress.explain.amortized import learn
+from slimsight.compress.explain.amortized.rbf import area, rbf_map
 from slimsight.compress.models import Classifier
 from slimsight.compress.training import History, make_fabric
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from slimsight.compress.explain.maps import enlarged, moments_of, moved, to_centre, total_variance
-from slimsight.compress.explain.rbf import rbf_map
+from slimsight.compress.explain.amortized.heads import enlarged, moments_of, moved, to_centre, total_variance
+from slimsight.compress.explain.amortized.rbf import rbf_map
 
 
 def test_the_moments_of_a_radial_map_within_the_image_are_its_parameters() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slimsight.compress.errors import ModelError
-from slimsight.compress.explain.neurons import Neurons, of_class, pruned_logits
+from slimsight.compress.explain.attribution.neurons import Neurons, of_class, pruned_logits
 from slimsight.compress.models import Classifier
 
 LABELS = torch.tensor([2, 0])

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from slimsight.compress.config import MaskConfig, PredictorConfig
 from slimsight.compress.data import Batches
 from slimsight.compress.explain import Predictor, new_predictor, rbf_masks, train_predictor
-from slimsight.compress.explain.predictor import divergence
-from slimsight.compress.explain.rbf import random_rbf, rbf_map, relaxed_bernoulli
+from slimsight.compress.explain.amortized.predictor import divergence
+from slimsight.compress.explain.amortized.rbf import random_rbf, rbf_map, relaxed_bernoulli
 from slimsight.compress.models import Classifier
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from slimsight.compress.errors import ConfigError, DataError
 from slimsight.compress.explain import PruneGrad, PrunePGD, calibrate_percent, signed_max_abs
-from slimsight.compress.explain.prunegrad import LAST, LIMIT
+from slimsight.compress.explain.attribution.prunegrad import LAST, LIMIT
 from slimsight.compress.models import Classifier, ResNet
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from slimsight.compress.config import ModelConfig
 from slimsight.compress.errors import ModelError
 from slimsight.compress.explain import Scale, find_scales
-from slimsight.compress.explain.pyramid import captured
+from slimsight.compress.explain.amortized.pyramid import captured
 from slimsight.compress.models import build_classifier
 
 # Channels and sides, coarse to fine. ISP's table of up-blocks says the same of R56, R34, R50 and both MobileNetV2.

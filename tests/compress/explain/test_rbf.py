@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from slimsight.compress.explain.rbf import (
+from slimsight.compress.explain.amortized.rbf import (
     area,
     fixed_draws,
     power_area,

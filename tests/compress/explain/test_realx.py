@@ -25,7 +25,7 @@ from slimsight.compress.explain import (
     train_predictor,
     train_selector,
 )
-from slimsight.compress.explain.realx import divergence
+from slimsight.compress.explain.amortized.realx import divergence
 from slimsight.compress.models import Classifier
 
 SIDE = 16

@@ -9,7 +9,7 @@ import torch
 from scipy.stats import chi2
 from torch import Tensor
 
-from slimsight.compress.explain.rebar import rebar
+from slimsight.compress.explain.amortized.realx import rebar
 
 PIXELS, SAMPLES = 6, 40_000
 LOGITS = torch.tensor([-1.5, -0.5, 0.0, 0.4, 1.0, 2.0], dtype=torch.float64)

@@ -13,7 +13,12 @@ from torch.nn import functional as F
 
 from slimsight.compress.errors import ConfigError, ModelError
 from slimsight.compress.explain import make_explainer, signed_max_abs
-from slimsight.compress.explain.references import GradCam, IntegratedGradients, SmoothGradSquared, last_feature_map
+from slimsight.compress.explain.attribution.references import (
+    GradCam,
+    IntegratedGradients,
+    SmoothGradSquared,
+    last_feature_map,
+)
 from slimsight.compress.models import Classifier, ResNet
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])

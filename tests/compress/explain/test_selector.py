@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from slimsight.compress.data import Batches
 from slimsight.compress.explain import ExplainedClassifier, Scale, Selector, explanations, find_scales
-from slimsight.compress.explain.pyramid import captured
+from slimsight.compress.explain.amortized.pyramid import captured
 from slimsight.compress.models import Classifier
 
 

@@ -7,8 +7,7 @@ import torch
 
 from slimsight.compress.data import Batches
 from slimsight.compress.explain import ExplainedClassifier, RealXHead, Selector, explanations, find_targets, to_targets
-from slimsight.compress.explain.heads import RBF_VARIANCE
-from slimsight.compress.explain.maps import total_variance
+from slimsight.compress.explain.amortized.heads import RBF_VARIANCE, total_variance
 
 
 def test_the_distance_of_radial_masks_is_isps_in_pixels_of_32(network: ExplainedClassifier) -> None:

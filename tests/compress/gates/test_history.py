@@ -1,6 +1,6 @@
 import pytest
 
-from slimsight.compress.gates.history import POINTS, GateHistory
+from slimsight.compress.gates.learn import POINTS, GateHistory
 
 
 def test_a_short_course_is_kept_step_by_step() -> None:

@@ -8,7 +8,7 @@ import pytest
 from torch import nn
 
 from slimsight.compress.errors import ConfigError, ModelError
-from slimsight.compress.models.from_file import build_from_file, is_file_name
+from slimsight.compress.models.user_code import build_from_file, is_file_name
 
 SOURCE = """
 from dataclasses import dataclass

@@ -8,7 +8,7 @@ from torch import nn
 from torchvision import models
 
 from slimsight.compress.errors import ConfigError, ModelError
-from slimsight.compress.models.from_torchvision import build_from_torchvision, replace_head_
+from slimsight.compress.models.libraries import build_from_torchvision, replace_head_
 
 
 @pytest.fixture

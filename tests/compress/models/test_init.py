@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from slimsight.compress.models.init import init_convolutions_
+from slimsight.compress.models.cifar import init_convolutions_
 
 
 def test_spread_follows_the_fan_out() -> None:

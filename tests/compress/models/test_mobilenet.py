@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from slimsight.compress.models.mobilenet import InvertedResidual, MobileNetV2
+from slimsight.compress.models.cifar import InvertedResidual, MobileNetV2
 
 
 def test_expanded_widths_sum_to_the_published_gates() -> None:

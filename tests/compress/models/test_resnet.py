@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from slimsight.compress.models.resnet import DEPTHS, BasicBlock, PadShortcut, ResNet, Shortcut
+from slimsight.compress.models.cifar import DEPTHS, BasicBlock, PadShortcut, ResNet, Shortcut
 
 
 def test_pad_shortcut_is_option_a() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from slimsight.compress.models.vgg import VGG16
+from slimsight.compress.models.cifar import VGG16
 
 
 def test_thirteen_convolutions_with_bn_and_one_linear_layer() -> None:

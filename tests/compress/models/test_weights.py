@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from slimsight.compress.config import ModelConfig
 from slimsight.compress.errors import ModelError
-from slimsight.compress.files import read_tensors
+from slimsight.compress.files.atomic import read_tensors
 from slimsight.compress.models import Classifier, build_classifier, load_weights
 
 GIVEN = Path(__file__).parents[4] / "shared" / "weights"

@@ -14,12 +14,21 @@ from torch.nn import functional as F
 
 from slimsight.compress.config import DynamicConfig, GatesConfig
 from slimsight.compress.data import Batch, Batches, ImageSet
-from slimsight.compress.distributed import alone, by_leader, checksum, mean_over_batch, moments, per_image, rank, world
 from slimsight.compress.dynamic import DynamicClassifier, find_routes, learn_routing, routed_cost
 from slimsight.compress.finetune import recalibrate_bn
 from slimsight.compress.gates import CostModel
 from slimsight.compress.gates import learn as gates_of
 from slimsight.compress.gates.learn import learn_gates
+from slimsight.compress.parallel.processes import (
+    alone,
+    by_leader,
+    checksum,
+    mean_over_batch,
+    moments,
+    per_image,
+    rank,
+    world,
+)
 from slimsight.compress.surgery import prove_groups, trace_groups
 from slimsight.compress.training import LearningFabric, evaluate, fit, logits_of, make_fabric
 

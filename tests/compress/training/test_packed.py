@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from slimsight.compress.errors import Damaged
-from slimsight.compress.training.packed import read_packed, write_packed
+from slimsight.compress.training.checkpoint import read_packed, write_packed
 
 plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 trees = st.recursive(

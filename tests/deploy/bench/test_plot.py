@@ -7,7 +7,7 @@ from PIL import Image
 
 from slimsight.deploy.bench.plot import draw_bench
 from slimsight.deploy.bench.result import BenchResult, BenchRow, Reference
-from slimsight.deploy.bench.statistics import Quantiles, Speedup
+from slimsight.deploy.timing.statistics import Quantiles, Speedup
 
 ROW = BenchRow(
     model="original",

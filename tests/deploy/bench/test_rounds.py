@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from slimsight.compress.errors import ConfigError
-from slimsight.deploy.bench.rounds import time_interleaved, time_sessions
+from slimsight.deploy.timing.rounds import time_interleaved, time_sessions
 
 IMAGES = np.arange(5 * 3 * 2 * 2, dtype=np.uint8).reshape(5, 3, 2, 2)
 WARM = 20  # rounds of a warm-up whose times are steady: two windows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from slimsight.deploy.bench.statistics import (
+from slimsight.deploy.timing.statistics import (
     Quantiles,
     Speedup,
     drift_of,

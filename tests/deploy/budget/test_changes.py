@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from slimsight.deploy.budget.changes import find_changes
-from slimsight.export.costs import LayerCost
+from slimsight.export.costs.layers import LayerCost
 
 
 def conv(name: str, inputs: int, outputs: int, *, groups: int = 1, kernel: int = 9, side: int = 8) -> LayerCost:

@@ -210,8 +210,8 @@ def test_latency_is_measured_against_a_baseline(chain: Chain, budget: Budget, sa
 def test_a_factory_and_its_pt2_cost_the_same(budget: Budget, tmp_path: Path, say: Callable[..., Said]) -> None:
     import torch
 
-    from slimsight.compress.models import from_file
-    from slimsight.export.to_torch_export import export_pt2
+    from slimsight.compress.models import user_code as from_file
+    from slimsight.export.pt2.export import export_pt2
 
     code = tmp_path / "net.py"
     code.write_text(
@@ -233,7 +233,7 @@ def test_a_file_is_checked_without_torch(chain: Chain, budget: Budget, tmp_path:
     """It takes a second to import; the whole check is to take one and a half."""
     kept = tmp_path / "kept.json"
     code = (
-        "import sys\nfrom slimsight.deploy.cli import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n"
+        "import sys\nfrom slimsight.deploy.cli.main import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n"
         "    print(end.code, *sorted({'torch', 'scipy', 'matplotlib', 'onnxruntime', 'onnxscript'} & {*sys.modules}))\n"
     )
     path, limits = chain("a.onnx"), budget(BUDGET)
@@ -244,8 +244,8 @@ def test_a_file_is_checked_without_torch(chain: Chain, budget: Budget, tmp_path:
 
 
 def test_names_are_escaped_where_they_are_written(grown: tuple[Path, Path], budget: Budget, tmp_path: Path) -> None:
-    from slimsight.deploy.checking import Asked, run_check
-    from slimsight.deploy.checking.outputs import to_junit, to_markdown
+    from slimsight.deploy.check import Asked, run_check
+    from slimsight.deploy.check.outputs import to_junit, to_markdown
 
     odd = tmp_path / "a<b>&|_x_\x07.onnx"
     odd.write_bytes(grown[0].read_bytes())

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from slimsight.deploy.report.part import Part
+from slimsight.deploy.report.parts import Part
 from slimsight.deploy.report.schema import Report
 
 PAGE = Path(__file__).parents[3] / "docs" / "report.md"

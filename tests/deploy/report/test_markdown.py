@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 
 from slimsight.deploy.report.markdown import render_markdown, write_markdown
+from slimsight.deploy.report.rows import to_table
 from slimsight.deploy.report.schema import Report
-from slimsight.deploy.report.tables import to_table
 
 PICTURES = ("saliency.png", "channels.png")
 

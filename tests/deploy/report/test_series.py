@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from slimsight.deploy.report.series import GateHistoryFigures, PercentilesMs
+from slimsight.deploy.report.parts import GateHistoryFigures, PercentilesMs
 
 ONES = (1.0, 1.0, 1.0)
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from slimsight.compress.errors import ConfigError, RunError
+from slimsight.deploy.report.files import read_report, write_report
 from slimsight.deploy.report.schema import Report
-from slimsight.deploy.report.store import read_report, write_report
 
 
 def test_round_trip_keeps_every_figure(report: Report, tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from slimsight.deploy.report.curves import Line, Panel, draw_curves
-from slimsight.deploy.report.trust import draw_trust, figures, notes, with_error
+from slimsight.deploy.trust.curves import Line, Panel, draw_curves
+from slimsight.deploy.trust.figures import draw_trust, figures, notes, with_error
 
 
 def value(mean: float | None, error: float | None = 0.01) -> dict[str, Any]:

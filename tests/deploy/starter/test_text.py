@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from slimsight.compress.errors import ModelError
-from slimsight.deploy.recipe import load_recipe
 from slimsight.deploy.schemas import schema_file
+from slimsight.deploy.settings.recipe import load_recipe
 from slimsight.deploy.starter import ImagesSeen, look_at_images, look_at_model, to_recipe
 from slimsight.deploy.starter.schedule import Schedule
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from slimsight.compress.errors import ExportError
-from slimsight.compress.sealed import read_sealed, write_sealed
+from slimsight.compress.files.sealed import read_sealed, write_sealed
 from slimsight.export.engines.flavour import Machine
 from slimsight.export.engines.key import EngineKey, read_sidecar, refuse_foreign, sha256, sidecar, write_sidecar
 

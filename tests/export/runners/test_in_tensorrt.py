@@ -18,10 +18,10 @@ from torch import nn
 from slimsight.compress.errors import ExportError
 from slimsight.export.engines.flavour import Machine
 from slimsight.export.engines.key import EngineKey, sha256, sidecar, write_sidecar
-from slimsight.export.overflow import run_graph
+from slimsight.export.half.overflow import run_graph
 from slimsight.export.runners import TensorRtRunner, in_tensorrt
+from slimsight.export.tensorrt_build.export import BatchProfile, export_engine
 from slimsight.export.to_onnx import export_onnx
-from slimsight.export.to_tensorrt import BatchProfile, export_engine
 
 trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX has no wheel for this platform")
 

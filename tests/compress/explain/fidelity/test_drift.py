@@ -24,7 +24,7 @@ from slimsight.compress.explain import (
     rbf_saliency,
 )
 from slimsight.compress.explain.fidelity import ImageDrifts, MapDrift, compare, drift_by, drift_of_numbers
-from slimsight.compress.explain.fidelity.mass import CONSTANT, SAYS, ZERO, region
+from slimsight.compress.explain.fidelity.similarity import CONSTANT, SAYS, ZERO, region
 
 SIDE = 16
 

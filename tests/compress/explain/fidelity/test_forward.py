@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from slimsight.compress.explain.fidelity.forward import to_fast
 from slimsight.compress.explain.fidelity.ranking import to_ranks
-from slimsight.compress.explain.fidelity.removal import answers, keep_only, of_predicted
+from slimsight.compress.explain.fidelity.removal import answers, keep_only, of_predicted, to_fast
 from slimsight.compress.models import Classifier
 from slimsight.compress.models.fold import FoldedNorm2d
 

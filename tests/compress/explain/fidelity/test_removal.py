@@ -17,8 +17,8 @@ from slimsight.compress.explain.fidelity import (
     tile_degradation,
     to_ranks,
 )
+from slimsight.compress.explain.fidelity.perturbation import tile_index
 from slimsight.compress.explain.fidelity.removal import keep_only
-from slimsight.compress.explain.fidelity.tiles import tile_index
 from slimsight.compress.models import Classifier
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from slimsight.compress.config import ModelConfig
 from slimsight.compress.explain import ExplainedClassifier, Saliency
 from slimsight.compress.explain.fidelity import sanity_check
-from slimsight.compress.explain.fidelity.reinitialize import cascade, layers_of
+from slimsight.compress.explain.fidelity.sanity import cascade, layers_of
 from slimsight.compress.models import Classifier, build_classifier
 
 

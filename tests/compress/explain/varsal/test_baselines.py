@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from slimsight.compress.explain.varsal.baselines import blur, draw_references, perturb
+from slimsight.compress.explain.varsal.objective import blur, draw_references, perturb
 from slimsight.compress.models import Normalize
 
 

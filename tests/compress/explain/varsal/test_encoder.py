@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from slimsight.compress.explain.varsal import encoder
-from slimsight.compress.explain.varsal.encoder import Encoder
+from slimsight.compress.explain.varsal import explainer as encoder
+from slimsight.compress.explain.varsal.explainer import Encoder
 from slimsight.compress.macs import count_macs
 
 

@@ -15,8 +15,7 @@ from slimsight.compress.config import ExplainerConfig
 from slimsight.compress.data import Batches
 from slimsight.compress.errors import ConfigError, DataError, PruningError
 from slimsight.compress.explain import STEERING, AmortizedExplainer, ExplainedClassifier, Selector, find_targets
-from slimsight.compress.explain.heads import RBF_VARIANCE
-from slimsight.compress.explain.maps import enlarged
+from slimsight.compress.explain.amortized.heads import RBF_VARIANCE, enlarged
 from slimsight.compress.explain.varsal import SelectorMaps, VarSalHead
 from slimsight.compress.explain.varsal.head import SHOWN
 

@@ -16,7 +16,7 @@ from slimsight.compress.config import VarSalConfig
 from slimsight.compress.data import Batches
 from slimsight.compress.errors import PruningError
 from slimsight.compress.explain.varsal import Encoder, MapQuality, judge_maps, refuse_flat, train_maps
-from slimsight.compress.explain.varsal.judge import REMOVED, keep_highest
+from slimsight.compress.explain.varsal.learn import REMOVED, keep_highest
 from slimsight.compress.models import Classifier
 
 QUICK = VarSalConfig(epochs=6, lr=1e-2, batch_size=16, patience=6)

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 
 from slimsight.deploy.report import write_report
 from slimsight.deploy.report.canvas import draw_strip, show
+from slimsight.deploy.report.files import Strip, write_strips
 from slimsight.deploy.report.html import RunPage, read_page
 from slimsight.deploy.report.schema import Report
-from slimsight.deploy.report.strips import Strip, write_strips
 
 HOSTILE = "<script>window.hacked=1</script><img src=x onerror=window.hacked=1>\"'&"
 LONG = "a_model_whose_name_goes_on_and_on_without_a_single_blank_" * 3

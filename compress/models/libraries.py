@@ -1,0 +1,108 @@
+"""``timm:NAME``: a network of the timm library (an extra)."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import torch
+from torch import nn
+
+from ..errors import ConfigError
+from ..registry import nearest
+from .user_code import UserCode
+
+
+def build_from_timm(name: str, classes: int) -> nn.Module:
+    """timm's network ``name`` (without the prefix) for ``classes`` classes, with random weights: nothing is downloaded.
+
+    Raises:
+        ConfigError: timm is not installed, or has no network of this name.
+        ModelError: timm cannot build it.
+    """
+    timm = _import_timm(name)
+    choices = timm.list_models()
+    if name.partition(".")[0] not in choices:
+        raise ConfigError(
+            f"timm has no model '{name}'{nearest(name, choices)} (it has {len(choices)}; see timm.list_models())"
+        )
+    with UserCode(f"timm:{name} cannot be built"):
+        net: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes)
+    return net
+
+
+def _import_timm(name: str) -> Any:
+    try:
+        return importlib.import_module("timm")
+    except ImportError as error:
+        raise ConfigError(
+            f"timm:{name} needs timm, an extra: pip install 'slimsight[timm]' (or: pip install timm)"
+        ) from error
+
+
+# In training these two also return the logits of side branches, which have a thousand classes of their own.
+_WITH_SIDE_BRANCHES = ("googlenet", "inception_v3")
+
+
+def build_from_torchvision(name: str, classes: int, *, pretrained: bool) -> nn.Module:
+    """torchvision's classifier ``name`` (without the prefix), with a new last layer if ``classes`` needs one.
+
+    Pretrained weights are taken from torch hub's cache: nothing is downloaded.
+
+    Raises:
+        ConfigError: unknown name, or pretrained weights that are not in the cache.
+        ModelError: cached weights that cannot be read.
+    """
+    from torchvision import models
+
+    choices = models.list_models(module=models)
+    if name not in choices:
+        raise ConfigError(
+            f"torchvision has no classifier '{name}'{nearest(name, choices)} "
+            f"(it has {len(choices)}, e.g. resnet18, mobilenet_v2; see torchvision.models.list_models())"
+        )
+    options: dict[str, Any] = {"aux_logits": False} if name in _WITH_SIDE_BRANCHES else {}
+    if not pretrained:
+        if options:
+            options["init_weights"] = True
+        net: nn.Module = models.get_model(name, weights=None, **options)
+    else:
+        weights = models.get_model_weights(name).DEFAULT
+        cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights.url).path).name
+        if not cached.is_file():
+            raise ConfigError(
+                f"the pretrained weights of torchvision:{name} are not in torch hub's cache ({cached}), and "
+                "nothing is downloaded for you; give `weights` a file, or fetch them once: "
+                f"python -c \"from torchvision.models import get_model as g; g('{name}', weights='DEFAULT')\""
+            )
+        with UserCode(f"cached weights {cached} cannot be used; delete the file and fetch it again"):
+            net = models.get_model(name, weights=weights, **options)
+    replace_head_(net, classes)
+    return net
+
+
+def replace_head_(net: nn.Module, classes: int) -> None:
+    """Give ``net`` ``classes`` outputs by a new last linear layer (1x1 convolution, if it has no linear one).
+
+    "Last" is the order of definition. A layer that has ``classes`` outputs already is left as it is.
+
+    Raises:
+        ConfigError: the network ends in neither.
+    """
+    layers = list(net.named_modules())
+    linear: list[tuple[str, nn.Linear | nn.Conv2d]] = [(k, m) for k, m in layers if isinstance(m, nn.Linear)]
+    pointwise = [(k, m) for k, m in layers if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)]
+    heads = linear or pointwise
+    if not heads:
+        raise ConfigError(
+            f"{type(net).__name__} has no linear layer to replace for {classes} classes; "
+            "use path/to/file.py:factory to build it with the right number of outputs"
+        )
+    name, old = heads[-1]
+    if isinstance(old, nn.Linear):
+        if old.out_features != classes:
+            net.set_submodule(name, nn.Linear(old.in_features, classes, bias=old.bias is not None))
+    elif old.out_channels != classes:
+        net.set_submodule(name, nn.Conv2d(old.in_channels, classes, 1, bias=old.bias is not None))

@@ -1,0 +1,79 @@
+"""Latency of a target on this machine, in turn with a baseline where there is one."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+
+import numpy as np
+
+from slimsight.compress.errors import ConfigError
+from slimsight.compress.progress import Progress
+
+from ..budget import Timed
+from ..report.units import plural
+from ..settings.latency import LatencyConfig
+from .target import Target
+
+_IMAGES = 64
+_SEED = 0
+_RUNTIMES = {"run": "onnxruntime-cpu", "onnx": "onnxruntime-cpu", "pt2": "pt2", "model": "torch"}
+
+
+def measure(target: Target, baseline: Target | None, config: LatencyConfig, progress: Progress) -> Timed:
+    """Time the target (and the baseline) on images drawn at random; models are opened anew in every session.
+
+    Raises:
+        ConfigError: nothing of the target can be timed, or not in the baseline's runtime or on its images.
+        ExportError: a file cannot be opened or run.
+    """
+    if "torch" not in sys.modules:
+        # Threads of one model that spin after their work would take the core from the model timed next.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from slimsight.export.runners.choose import open_runner
+
+    from ..timing.rounds import time_sessions
+    from ..timing.statistics import noise_of, to_interval, to_quantiles, to_speedup, unsteadiness_of
+
+    models = {"target": target} | ({"baseline": baseline} if baseline is not None else {})
+    mine = _RUNTIMES[target.kind]
+    if baseline is not None and (theirs := _RUNTIMES[baseline.kind]) != mine:
+        raise ConfigError(
+            f"the target runs in {mine} and the baseline in {theirs}: name a baseline of the target's form"
+        )
+    sizes = {model.image for model in models.values()}
+    if len(sizes) > 1:
+        raise ConfigError("the target and the baseline take images of different sizes: name a baseline of its size")
+    if target.runs is None or target.image is None:
+        raise ConfigError(f"{target.name} has no slim/model.onnx that could be timed: export it to onnx first")
+    runners = {}
+    for name, model in models.items():
+        assert model.runs is not None
+        runners[name] = open_runner(model.runs(), _RUNTIMES[model.kind], config.threads)
+    images = np.random.default_rng(_SEED).integers(0, 256, (_IMAGES, *target.image), dtype=np.uint8)
+    measured = time_sessions(
+        runners,
+        images,
+        sessions=config.sessions,
+        rounds=config.rounds,
+        warmup=config.warmup_seconds,
+        seed=_SEED,
+        batch=config.batch,
+        progress=progress,
+    )
+    times = measured.timings["target"].host
+    runner = runners["target"]
+    threads = plural(config.threads, "thread")
+    where = f"{runner.runtime} {runner.precision}, {threads}, batch {config.batch}, on this machine"
+    alone = Timed(where, to_quantiles(times).median)
+    if baseline is None:
+        return replace(alone, noise=unsteadiness_of(times, to_interval(times, seed=_SEED)))
+    before = measured.timings["baseline"].host
+    speedup = to_speedup(before, times, seed=_SEED)
+    return replace(
+        alone,
+        reference_ms=to_quantiles(before).median,
+        speedup_low=speedup.low,
+        noise=noise_of(before, times, speedup),
+    )

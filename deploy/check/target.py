@@ -1,0 +1,117 @@
+"""What is checked: a run, an ONNX file, a ``.pt2`` file, or a network that is built from code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from slimsight.compress.errors import ConfigError
+from slimsight.export.costs.layers import ModelCost, Shape
+from slimsight.export.costs.of_onnx import onnx_bytes, onnx_cost
+
+from ..budget import Costs, Figures
+from ..report import read_report
+from ..run_dir import RunDir, read_run
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Kind = Literal["run", "onnx", "pt2", "model"]
+
+_WORDS: dict[Kind, str] = {"run": "a run", "onnx": "an ONNX file", "pt2": "a .pt2 file", "model": "a model"}
+SUFFIXES = {".onnx": "onnx", ".pt2": "pt2"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A target and its figures. ``runs``: makes what a runtime opens (a file or a module); None: nothing does.
+
+    ``image``: (C, H, W) that MACs are of; None of a run without an ONNX file.
+    """
+
+    name: str
+    kind: Kind
+    figures: Figures
+    image: Shape | None
+    runs: Callable[[], Path | nn.Module] | None
+    report: Path | None = None
+
+
+def read_target(name: str, image: Shape | None = None, classes: int = 1000) -> Target:
+    """The target that ``name`` means.
+
+    Args:
+        name: a run directory, a ``.onnx`` or ``.pt2`` file, ``path/to/file.py:factory``, or another model by name as
+            ``slimsight inspect`` takes it.
+        image: (C, H, W); a model needs it, and an ONNX file that takes any size.
+        classes: for a factory that takes their number.
+
+    Raises:
+        SlimError: there is no such thing, it cannot be read or built, or ``image`` is missing.
+    """
+    path = Path(name)
+    if path.is_dir():
+        return _of_run(name, read_run(path))
+    if path.suffix == ".onnx":
+        return _of_file(name, "onnx", onnx_cost(path, image), onnx_bytes(path))
+    if path.suffix == ".pt2":
+        from slimsight.export.costs.of_torch import pt2_cost
+
+        return _of_file(name, "pt2", pt2_cost(path), path.stat().st_size)
+    if "/" in name and ":" not in name:  # nothing that could be built: a run or a file that is not there
+        what = "is none of them" if path.exists() else "does not exist"
+        raise ConfigError(f"{name} {what}: give a run directory, an ONNX or .pt2 file, or path/to/file.py:factory")
+    return _of_model(name, image, classes)
+
+
+def read_baseline(path: Path, image: Shape | None = None) -> Target:
+    """What ratios refer to: a file, or the original of a run.
+
+    Raises:
+        SlimError: it is neither, or cannot be read.
+    """
+    if path.is_dir():
+        path = read_run(path).original_onnx
+    if path.suffix not in SUFFIXES:
+        raise ConfigError(f"the baseline {path} is neither an ONNX nor a .pt2 file nor a run: name one of these")
+    return read_target(str(path), image)
+
+
+def _of_run(name: str, run: RunDir) -> Target:
+    report = read_report(run.report_json)
+    cost = onnx_cost(run.slim_onnx) if run.slim_onnx.is_file() else None
+    figures = Figures.of_report(report, None if cost is None else cost.layers)
+    runs = None if cost is None else lambda: run.slim_onnx
+    return Target(name, "run", figures, None if cost is None else cost.image, runs, run.report_md)
+
+
+def _of_file(name: str, kind: Kind, cost: ModelCost, size: int) -> Target:
+    figures = _figures(kind, cost, size, "size of the file")
+    return Target(name, kind, figures, cost.image, lambda: Path(name))
+
+
+def _of_model(name: str, image: Shape | None, classes: int) -> Target:
+    if image is None:
+        raise ConfigError(f"{name} is built from code, which says no size: give one image's, e.g. --input 3x224x224")
+    from slimsight.compress.macs import size_bytes
+    from slimsight.compress.models import check_logits
+    from slimsight.export.costs.of_torch import module_cost
+
+    from ..inspection import load_model
+
+    net = load_model(name, classes).eval()
+    _check(check_logits, net, image)
+    figures = _figures("model", module_cost(net, image), size_bytes(net), "size of the weights")
+    return Target(name, "model", figures, image, lambda: net)
+
+
+def _check(check: Any, net: nn.Module, image: Shape) -> None:
+    import torch
+
+    check(net, torch.rand(2, *image, generator=torch.Generator().manual_seed(0)))
+
+
+def _figures(kind: Kind, cost: ModelCost, size: int, size_name: str) -> Figures:
+    return Figures(_WORDS[kind], Costs(cost.macs, cost.params, size), size_name, layers=cost.layers)

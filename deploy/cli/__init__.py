@@ -1,0 +1,17 @@
+"""The commands of ``slimsight``, one module each; what is heavy (torch) is imported inside the function."""
+
+from .bench import bench
+from .check import check
+from .doctor import doctor
+from .explain import explain
+from .export import export
+from .init import init, schema
+from .inspect import inspect
+from .report import report, status
+from .run import run
+from .trust import trust
+
+COMMANDS = (init, doctor, run, export, inspect, bench, explain, trust, report, check, status, schema)
+"""In the order that the help lists them."""
+
+__all__ = ["COMMANDS"]

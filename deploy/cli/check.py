@@ -1,0 +1,89 @@
+"""``slimsight check``: a model against a budget file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from slimsight.compress.errors import BudgetExceeded, ConfigError
+
+from .terminal import Terminal, console
+
+if TYPE_CHECKING:
+    from ..check import CheckResult
+
+_STDOUT = Path("-")
+
+
+def check(
+    context: typer.Context,
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="a run, an ONNX or .pt2 file, or path/to/file.py:factory")
+    ],
+    budget: Annotated[Path, typer.Option(help="budget file (YAML), see docs/budgets.md")],
+    against: Annotated[
+        str | None, typer.Option(metavar="OTHER", help="another target, or what --json wrote: show what changed since")
+    ] = None,
+    input_: Annotated[
+        str | None, typer.Option("--input", metavar="CxHxW", help="one image, where the target does not say it")
+    ] = None,
+    classes: Annotated[int, typer.Option(min=2, help="for a factory that takes their number")] = 1000,
+    json: Annotated[Path | None, typer.Option(help="write all of it to this file; -: print it instead")] = None,
+    junit: Annotated[Path | None, typer.Option(help="write JUnit XML to this file")] = None,
+    summary: Annotated[Path | None, typer.Option(help="append Markdown to this file ($GITHUB_STEP_SUMMARY)")] = None,
+) -> None:
+    """Hold a model against a budget file: exit 0 within it, 1 if a check fails, 2 if something cannot be read."""
+    from ..check import Asked, run_check
+
+    terminal: Terminal = context.obj
+    image = None if input_ is None else _shape(input_)
+    found = run_check(Asked(target, budget, against, image, classes), terminal.progress)
+    _show(found, json)
+    _write(found, json, junit, summary)
+    if not found.judgement.passed:
+        names = ", ".join(item.check.name for item in found.judgement.failed[:3])
+        more = ", ..." if len(found.judgement.failed) > 3 else ""
+        where = f"; report: {found.report}" if found.report else ""
+        raise BudgetExceeded(f"{found.judgement.summary()}: {names}{more}{where}")
+    if json != _STDOUT:
+        console().print(f"\n{found.judgement.summary()}")
+
+
+def _show(found: CheckResult, json: Path | None) -> None:
+    from ..check.outputs import print_result, to_annotations
+
+    if json != _STDOUT:
+        print_result(found, console())
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        for line in to_annotations(found):
+            typer.echo(line, err=json == _STDOUT)  # GitHub reads both streams
+
+
+def _write(found: CheckResult, json: Path | None, junit: Path | None, summary: Path | None) -> None:
+    from slimsight.compress.files.atomic import write_json, write_text
+
+    from ..check.outputs import to_junit, to_markdown
+
+    if json == _STDOUT:
+        from json import dumps
+
+        typer.echo(dumps(found.to_dict(), indent=2, allow_nan=False))
+    elif json is not None:
+        write_json(json, found.to_dict())
+    if junit is not None:
+        write_text(junit, to_junit(found))
+    if summary is not None:
+        summary.parent.mkdir(parents=True, exist_ok=True)
+        with summary.open("a", encoding="utf-8") as file:
+            file.write(to_markdown(found))
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    parts = text.lower().split("x")
+    if len(parts) != 3 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise ConfigError(f"--input is '{text}': give channels x height x width, e.g. 3x224x224")
+    channels, height, width = map(int, parts)
+    return channels, height, width

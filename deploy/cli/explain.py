@@ -1,0 +1,55 @@
+"""``slimsight explain``: what a run's original and slim model look at in images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .terminal import AllowCode, Terminal, console
+
+
+def explain(
+    context: typer.Context,
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="run directory")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="image files, of any size")],
+    with_: Annotated[
+        str | None, typer.Option("--with", metavar="NAME,...", help="explainers; default: the one the run trained")
+    ] = None,
+    class_: Annotated[
+        str | None,
+        typer.Option("--class", metavar="NAME|INDEX", help="the images' true class; default: their folder's"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the pictures; default: RUN/explained")] = None,
+    allow_code: AllowCode = False,
+) -> None:
+    """Show what the original and the slim model look at, side by side, one picture per image.
+
+    Both explain the images' true class, or what the original predicts where no folder and no --class says it.
+    """
+    from ..explain.compare import Models, explain_images, in_words, likely
+    from ..explain.inputs import class_index, explainer_names
+    from ..run.session import Session, default_cache
+    from ..run_dir import read_run
+    from ..run_dir.allowed_code import load_run_recipe
+
+    terminal: Terminal = context.obj
+    run = read_run(run_dir)
+    session = Session(load_run_recipe(run, allow_code=allow_code), run, terminal.progress, default_cache())
+    models = Models.of(session)
+    names = explainer_names(with_, models.own)
+    classes = session.splits.classes
+    truth = None if class_ is None else class_index(class_, classes)
+    place = out or run_dir / "explained"
+    screen = console()
+    for found in explain_images(session, models, images, names, truth=truth, out=place):
+        screen.print(
+            f"{found.path}: true class {found.truth or 'not known'}, explained {found.explained}", soft_wrap=True
+        )
+        screen.print(
+            f"  original: {likely(found.original, classes)}; slim: {likely(found.slim, classes)}", soft_wrap=True
+        )
+        for each in found.compared:
+            screen.print(f"  {each.explainer}: {', '.join(in_words(each))}", soft_wrap=True)
+        screen.print(f"  picture: {found.picture}", soft_wrap=True)

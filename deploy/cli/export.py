@@ -1,0 +1,84 @@
+"""``slimsight export``: the models of a finished run for their targets, each proven where it can run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from slimsight.compress.errors import BudgetExceeded
+
+from .terminal import AllowCode, Terminal, console
+
+if TYPE_CHECKING:
+    from ..run.export import Exported
+
+
+def export(
+    context: typer.Context,
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="run directory of a finished run")],
+    to: Annotated[str, typer.Option(metavar="FORMAT,...", help="onnx, pt2, tensorrt, tensorrt-rtx")] = "onnx,pt2",
+    precision: Annotated[str, typer.Option(metavar="P,...", help="of ONNX files and engines: fp32, fp16")] = "fp32",
+    opset: Annotated[int | None, typer.Option(help="ONNX operator set; default: the recipe's")] = None,
+    batch: Annotated[
+        str | None,
+        typer.Option(metavar="MIN:OPT:MAX", help="images per call, e.g. 1:8:32; default: 1 and 64, engines 1:1:32"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the files; default: RUN/export")] = None,
+    allow_code: AllowCode = False,
+) -> None:
+    """Export a run's slim model (and its dynamic one), and compare each file with PyTorch on real images."""
+    from ..run.export import FORMATS, PRECISIONS, export_run, read_batch, read_choices
+
+    terminal: Terminal = context.obj
+    found = export_run(
+        run_dir,
+        formats=read_choices(to, FORMATS, "--to"),
+        opset=opset,
+        precisions=[name for name in PRECISIONS if name in read_choices(precision, PRECISIONS, "--precision")],
+        batch=read_batch(batch),
+        out=out,
+        allow_code=allow_code,
+        progress=terminal.progress,
+    )
+    _print(found)
+    failed = [row for row in found.evidence.rows if not row.passed]
+    if failed:
+        raise BudgetExceeded(
+            f"{len(failed)} of {len(found.evidence.rows)} comparisons failed, see the lines marked FAILED; figures: "
+            f"{found.json}"
+        )
+    console().print(f"figures: {found.json}", soft_wrap=True)
+
+
+def _print(found: Exported) -> None:
+    from ..report.units import as_bytes, as_error, as_percent
+
+    out = console()
+    headers = ("file", "size", "runtime", "precision", "batch", "largest", "0.99", "median", "top-1", "")
+    table = Table(*headers, box=None, pad_edge=False)
+    for artifact in found.artifacts:
+        head = [artifact.path.name, as_bytes(artifact.path.stat().st_size)]
+        rows = [row for row in found.evidence.rows if row.artifact == artifact.name]
+        for row in rows:
+            differences = map(as_error, (row.max_abs, row.p99_abs, row.median_abs))
+            verdict = "ok" if row.passed else "FAILED"
+            top1 = as_percent(row.top1_agreement)
+            table.add_row(*head, row.runtime, row.precision, str(row.batch), *differences, top1, verdict)
+            head = ["", ""]
+        if not rows:
+            table.add_row(*head, "written, not run here")
+    out.print(table)
+    for row in found.evidence.rows:
+        if row.first_difference is not None:
+            where = f"{row.artifact} in {row.runtime}, batch {row.batch}"
+            out.print(f"FAILED {where}: {row.first_difference}", soft_wrap=True)
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for absent in found.evidence.absent:
+        reasons.setdefault((absent.runtime, absent.reason), []).append(absent.artifact)
+    for (runtime, reason), artifacts in reasons.items():
+        out.print(f"not run: {', '.join(artifacts)} in {runtime}: {reason}", soft_wrap=True)
+    for what, reason in found.skipped:
+        out.print(f"not written: {what}: {reason}", soft_wrap=True)

@@ -1,0 +1,82 @@
+"""``slimsight inspect``: what can shrink in a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from .terminal import AllowCode, Terminal, console
+
+if TYPE_CHECKING:
+    from ..inspection import Inspection
+
+_DEAREST = 10
+
+
+def inspect(
+    context: typer.Context,
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="torchvision:NAME, timm:NAME, path/to/file.py:factory, or a run")
+    ],
+    input_: Annotated[str, typer.Option("--input", metavar="CxHxW", help="one image, e.g. 3x224x224")],
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=MOST", help="plan for it, prove the plan: macs=50%, params=1M, size=2MB"),
+    ] = None,
+    align: Annotated[int, typer.Option(min=1, help="widths of the plan in multiples of this")] = 1,
+    classes: Annotated[int, typer.Option(min=2, help="for a factory that takes their number")] = 1000,
+    limit: Annotated[float, typer.Option(min=1, help="seconds for the proof of the groups")] = 300,
+    json: Annotated[Path | None, typer.Option(help="write the findings to this file")] = None,
+    allow_code: AllowCode = False,
+) -> None:
+    """What can shrink in a model, what cannot and why, what costs most, and how small it can get. Learns nothing."""
+    from slimsight.compress.files.atomic import write_json
+
+    from ..inspection import inspect_model, load_model, read_limits, read_shape
+
+    terminal: Terminal = context.obj
+    shape, wanted = read_shape(input_), read_limits(budget) if budget else None
+    net = load_model(model, classes, allow_code=allow_code)
+    found = inspect_model(model, net, shape, budget=wanted, align=align, limit=limit, progress=terminal.progress)
+    if json is not None:
+        write_json(json, found.to_dict())
+    _print_inspection(found)
+
+
+def _print_inspection(found: Inspection) -> None:
+    from ..report.units import as_bytes, as_count, as_error, as_macs, as_percent
+
+    out = console()
+    out.print(f"{found.model} at {'x'.join(map(str, found.input))}")
+    facts = Table("", "", box=None, pad_edge=False, show_header=False)
+    facts.add_row("MACs", as_macs(found.macs))
+    facts.add_row("parameters", as_count(found.params))
+    facts.add_row("size of the weights", as_bytes(found.size_bytes))
+    facts.add_row("channel groups that can shrink", f"{found.groups}, proven in {found.seconds:.0f} s")
+    facts.add_row(
+        "smallest reachable", f"{as_macs(found.smallest_macs)} ({as_percent(found.smallest_macs / found.macs, 1)})"
+    )
+    out.print(facts)
+    out.print("\nlayers that cost most")
+    layers = Table("", "MACs", "share", box=None, pad_edge=False, show_header=False)
+    for layer in found.layers[:_DEAREST]:
+        layers.add_row(layer.name, as_macs(layer.macs), as_percent(layer.macs / found.macs, 1))
+    out.print(layers)
+    out.print(f"\nfrozen groups: {len(found.frozen_groups)}")
+    for group in found.frozen_groups:
+        out.print(f"  {group['name']}: {group['reason']}", soft_wrap=True)
+    if (plan := found.plan) is not None:
+        out.print("\nplan by magnitude")
+        proof = Table("", "", box=None, pad_edge=False, show_header=False)
+        proof.add_row("MACs", f"{as_macs(plan.macs)} ({as_percent(plan.macs_kept)} kept)")
+        proof.add_row("parameters", f"{as_count(plan.params)} ({as_percent(plan.params / found.params, 1)} kept)")
+        same = "the same" if plan.cost_model_macs == plan.fvcore_macs else "NOT the same"
+        proof.add_row("cost model and fvcore", f"{same}: {plan.cost_model_macs:,} and {plan.fvcore_macs:,}")
+        proof.add_row(
+            "slim model against closed gates",
+            f"{as_error(plan.max_rel)} in float64, {as_error(plan.max_rel_float32)} in float32 (relative)",
+        )
+        out.print(proof)

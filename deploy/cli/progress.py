@@ -1,0 +1,246 @@
+"""What a run shows while it works: bars on a terminal, plain lines elsewhere, a log in the run directory."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sized
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TextIO, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn
+from rich.progress import Progress as Bars
+
+from slimsight.compress.errors import RunError
+from slimsight.compress.files.untrusted import visible
+
+T = TypeVar("T")
+
+_REDRAW_SECONDS = 0.1
+_LINE_SECONDS = 10.0  # at the latest so often a plain line
+_SHARE_SECONDS = 1.0  # at each further 10 % too, but not more often than this
+_BRIEF_SECONDS = 1.0  # what runs inside something else and is shorter leaves no line
+
+
+@dataclass(eq=False)
+class _Task:
+    """One ``track`` that runs: how far it is, in units."""
+
+    what: str
+    unit: str
+    total: int | None
+    started: float
+    done: int = 0
+    figures: dict[str, float] = field(default_factory=dict)
+    said_at: float = 0.0
+    said_tenths: int = 0
+    bar: TaskID | None = None
+
+    def position(self, now: float) -> str:
+        """Where it is: ``40 %, 1,408/3,520 img, 285 img/s, 7 s left, loss 0.31``."""
+        seconds = now - self.started
+        parts = []
+        if self.total:
+            parts += [
+                f"{self.done / self.total:.0%}".replace("%", " %"),
+                f"{self.done:,}/{self.total:,} {self.unit}",
+            ]
+        else:
+            parts.append(f"{self.done:,} {self.unit}")
+        if self.done and seconds > 0:
+            parts.append(_rate(self.done / seconds, self.unit))
+            if self.total and self.done < self.total:
+                parts.append(f"{_duration(seconds * (self.total - self.done) / self.done)} left")
+        return ", ".join(parts + _figures(self.figures))
+
+    def result(self, now: float) -> str:
+        """What it came to: ``3,520 img in 12 s, 285 img/s, loss 0.31``."""
+        seconds = now - self.started
+        partly = f" of {self.total:,}" if self.total and self.done < self.total else ""
+        parts = [f"{self.done:,}{partly} {self.unit} in {_duration(seconds)}"]
+        if self.done and seconds > 0:
+            parts.append(_rate(self.done / seconds, self.unit))
+        return ", ".join(parts + _figures(self.figures))
+
+
+class ConsoleProgress:
+    """``slimsight.compress.progress.Progress`` on standard error; leave the block before anything else is printed.
+
+    Bars vanish when they are full: what stays is one line each, with the last figures. Nothing is drawn by a
+    thread, so that measurements between two items are not disturbed.
+    """
+
+    def __init__(self, stream: TextIO | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._clock = clock
+        # rich would take FORCE_COLOR for a terminal and write carriage returns into a CI log.
+        self._console = Console(file=self._stream, force_terminal=self._stream.isatty(), highlight=False)
+        self._draws = self._console.is_terminal and not self._console.is_dumb_terminal
+        self._bars: Bars | None = None
+        self._tasks: list[_Task] = []
+        self._log: TextIO | None = None
+        self._drawn_at = 0.0
+
+    def __enter__(self) -> ConsoleProgress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def log_to(self, path: Path) -> None:
+        """Append every line that stays on the screen to ``path`` too, with its time.
+
+        Raises:
+            RunError: ``path`` cannot be written.
+        """
+        try:
+            self._log = path.open("a", encoding="utf-8", buffering=1)
+        except OSError as error:
+            raise RunError(f"cannot write the log {path}: {error.strerror}; choose another --out") from error
+
+    def close(self) -> None:
+        """Take the bars off the screen and close the log; safe to call twice."""
+        self._tasks.clear()
+        self._stop_bars()
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    def track(
+        self, items: Iterable[T], what: str, *, total: int | None = None, unit: str = "it", scale: int = 1
+    ) -> Iterator[T]:
+        """Yield ``items``, showing rate and time left; ``total`` counts items, each of ``scale`` units."""
+        if total is None and isinstance(items, Sized):
+            total = len(items)
+        now = self._clock()
+        task = _Task(what, unit, None if total is None else total * scale, now, said_at=now)
+        self._begin(task)
+        try:
+            for item in items:
+                yield item
+                task.done += scale
+                self._advance(task)
+        finally:
+            self._end(task)
+
+    def show(self, **figures: float) -> None:
+        """Figures beside the innermost bar; without one, a line of their own."""
+        if self._tasks:
+            self._tasks[-1].figures.update(figures)
+        else:
+            self.note(", ".join(_figures(figures)))
+
+    def note(self, text: str) -> None:
+        """One line that stays on the screen and in the log."""
+        self._say(text)
+
+    def error(self, text: str) -> None:
+        """``error: text`` in one paragraph, after the bars are gone."""
+        self._tasks.clear()
+        self._stop_bars()
+        self._say("error: " + "\n".join(line for line in visible(text).split("\n") if line.strip()), style="red")
+
+    def _begin(self, task: _Task) -> None:
+        self._tasks.append(task)
+        if len(self._tasks) == 1:
+            size = "started" if task.total is None else f"{task.total:,} {task.unit}"
+            self._say(f"{task.what}: {size}", screen=not self._draws)
+        if not self._draws:
+            return
+        if self._bars is None:
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                TextColumn("{task.fields[position]}", markup=False),
+            )
+            # Standard output may be a pipe: only what libraries write to standard error moves above the bars.
+            self._bars = Bars(
+                *columns, console=self._console, transient=True, auto_refresh=False, redirect_stdout=False
+            )
+            self._bars.start()
+        task.bar = self._bars.add_task(task.what, total=task.total, position=task.position(task.started))
+        self._bars.refresh()
+
+    def _advance(self, task: _Task) -> None:
+        if task not in self._tasks:  # closed, or an error was printed: the generator outlives its use
+            return
+        now = self._clock()
+        if self._bars is not None and task.bar is not None:
+            if now - self._drawn_at >= _REDRAW_SECONDS:
+                self._drawn_at = now
+                for each in self._tasks:  # the outer ones too: the innermost is drawn so often that they never are
+                    if each.bar is not None:
+                        self._bars.update(each.bar, completed=each.done, position=each.position(now))
+                self._bars.refresh()
+            return
+        tenths = 10 * task.done // task.total if task.total else 0
+        silence = now - task.said_at
+        if silence >= _LINE_SECONDS or (tenths > task.said_tenths and silence >= _SHARE_SECONDS):
+            if task.done != task.total:  # the last line is the result
+                self._say(f"{task.what}: {task.position(now)}", log=False)
+            task.said_at, task.said_tenths = now, tenths
+
+    def _end(self, task: _Task) -> None:
+        if task not in self._tasks:
+            return
+        outermost = self._tasks[0] is task
+        if outermost:
+            self._tasks.clear()
+            self._stop_bars()
+        else:
+            self._tasks.remove(task)
+            if self._bars is not None and task.bar is not None:
+                self._bars.remove_task(task.bar)
+        now = self._clock()
+        if outermost or now - task.started >= _BRIEF_SECONDS:
+            self._say(f"{task.what}: {task.result(now)}")
+
+    def _stop_bars(self) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+    def _say(self, text: str, *, style: str | None = None, screen: bool = True, log: bool = True) -> None:
+        text = visible(text)
+        if screen and self._draws:
+            self._console.print(text, style=style, markup=False, soft_wrap=True)
+        elif screen:
+            print(text, file=self._stream, flush=True)
+        if log and self._log is not None:
+            try:
+                print(f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}", file=self._log)
+            except OSError:  # a full disk must not end a run for the sake of its log
+                self._log = None
+
+
+def _figures(figures: dict[str, float]) -> list[str]:
+    return [
+        f"{name.replace('_', ' ')} {value:,}" if isinstance(value, int) else f"{name.replace('_', ' ')} {value:.4g}"
+        for name, value in figures.items()
+    ]
+
+
+def _rate(per_second: float, unit: str) -> str:
+    """``285 img/s``, or ``4.8 s/img`` where less than one is done in a second."""
+    if per_second < 1:
+        return f"{1 / per_second:.3g} s/{unit}"
+    return f"{per_second:,.0f} {unit}/s" if per_second >= 100 else f"{per_second:.3g} {unit}/s"
+
+
+def _duration(seconds: float) -> str:
+    """``0.4 s``, ``42 s``, ``3 min 20 s`` or ``1 h 05 min``."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"

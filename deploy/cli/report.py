@@ -1,0 +1,76 @@
+"""``slimsight report``: the page of a finished run, or of several side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from slimsight.compress.errors import ConfigError
+
+from .terminal import console
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="run directories; several are compared")],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="default: report.html in the run, comparison.html here for several"),
+    ] = None,
+) -> None:
+    """Write the report as one HTML file that opens from disk: of a run, or of several side by side."""
+    from ..report.html import COMPARISON_FILE, write_comparison, write_run
+    from ..run.resume import check_report, renew_page
+
+    _check(runs, out)
+    for run in runs:
+        check_report(run)
+    if len(runs) > 1:
+        path = write_comparison(runs, out or Path(COMPARISON_FILE))
+    else:
+        path = renew_page(runs[0]) if out is None else write_run(runs[0], out)
+    console().print(f"report: {path}", soft_wrap=True)
+
+
+def _check(runs: list[Path], out: Path | None) -> None:
+    if out is not None and out.is_dir():
+        raise ConfigError(f"--out {out} is a folder; give the file to write, e.g. {out / 'report.html'}")
+    seen: set[Path] = set()
+    for run in runs:
+        place = run.resolve()
+        if place in seen:
+            raise ConfigError(f"{run} is given twice; give every run that is to be compared once")
+        seen.add(place)
+
+
+def status(run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="run directory")]) -> None:
+    """Which stages of a run are done, and whether a process is at it."""
+    from ..report.html import PAGE_FILE
+    from ..report.units import as_duration
+    from ..run.pipeline import to_stages
+    from ..run_dir import read_run
+    from ..run_dir.exports import check_exports
+    from ..settings.recipe import load_recipe
+
+    opened = read_run(run_dir, whole=False)
+    writer = opened.writer()
+    table = Table("stage", "state", "time", box=None, pad_edge=False)
+    for stage in to_stages(load_recipe(opened.recipe)):
+        record, damage = opened.record(stage.name), opened.damage(stage.name) if writer is None else None
+        state = "damaged" if damage else "done" if record else "-"
+        table.add_row(stage.name, state, as_duration(record.seconds) if record and not damage else "")
+    out = console()
+    out.print(table)
+    if writer is not None:
+        out.print(f"process {writer} is working on it")
+        return
+    opened.check()
+    check_exports(opened.export_json.parent)
+    if opened.report_json.is_file():
+        page = run_dir / PAGE_FILE
+        found = page if page.is_file() else run_dir / opened.report_md.name  # earlier versions wrote no page
+        out.print(f"report: {found}", soft_wrap=True)
+    else:
+        out.print("not finished, and no process is working on it; the same 'slimsight run' again goes on")

@@ -1,0 +1,159 @@
+"""``slimsight run``: a recipe and its images in; slim model, artefacts and report out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from slimsight.compress.errors import ConfigError
+
+from ..run.processes import as_arguments, check_batches, check_devices, end_with_agent, launch, leads, started
+from .terminal import Terminal, console, leave, print_checks
+
+if TYPE_CHECKING:
+    from ..report import Report
+    from ..run.dry_run import DryRun
+
+
+def run(
+    context: typer.Context,
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file, e.g. configs/digits.yaml")],
+    out: Annotated[Path | None, typer.Option(help="run directory; default: runs/<recipe's name>")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="override a setting")] = None,
+    reuse: Annotated[Path | None, typer.Option(help="take finished stages over from this run")] = None,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="show what would be done and for how long; write nothing there")
+    ] = False,
+    devices: Annotated[
+        int | None, typer.Option(metavar="N", help="processes on this machine, one for each GPU; several: torchrun")
+    ] = None,
+) -> None:
+    """Slim the recipe's model within its budget; prove, export, time and report. Run again to resume."""
+    from ..settings.recipe import load_recipe
+
+    terminal: Terminal = context.obj
+    loaded = load_recipe(recipe, set_ or ())  # before torch is imported: a mistake is told at once
+    check_devices(devices)
+    check_batches(loaded, started() or devices or 1)
+    if dry and (devices or started() or 1) > 1:
+        raise ConfigError("--dry-run times one process: leave --devices out")
+    if devices is not None and devices > 1 and not started():
+        raise typer.Exit(launch(as_arguments(recipe, out, set_ or (), reuse), devices))
+    end_with_agent()
+    from ..run.pipeline import run_recipe
+
+    place = out or Path("runs") / recipe.stem
+    if dry:
+        from ..run.dry_run import dry_run
+
+        _print_dry_run(dry_run(loaded, place, reuse=reuse, progress=terminal.progress))
+        return
+    if not leads():
+        from ..run.pipeline import follow
+
+        follow(loaded, place)
+        return
+    report = run_recipe(
+        loaded,
+        place,
+        name=recipe.name,
+        reuse=reuse,
+        progress=terminal.progress,
+        on_open=terminal.log_to,
+        stop=terminal.stop,
+    )
+    _print_summary(report)
+    _print_places(place)
+    leave(report.verdict, place / "report.html")
+
+
+_PLACES = {
+    "report.html": "the report, for a browser",
+    "report.md": "the same as text",
+    "report.json": "the same for programs",
+    "recipe.yaml": "the recipe with all defaults: the same run again",
+    "slim/model.onnx": "the slim model for ONNX Runtime and TensorRT",
+    "slim/model.pt2": "the slim model for torch.export.load",
+    "slim/model.safetensors": "its weights; with slim/plan.json, the channels kept",
+    "slim/explainer.safetensors": "weights of its explainer",
+    "dynamic/routed.onnx": "the dynamic variant that skips channels, image by image",
+    "original.onnx": "the original, as it was timed",
+    "run.log": "everything that was said",
+}
+"""What a run may leave, by its place in the run directory."""
+
+
+def _print_places(root: Path) -> None:
+    out = console()
+    table = Table("", "", box=None, pad_edge=False, show_header=False)
+    for name, what in _PLACES.items():
+        if (root / name).is_file():
+            table.add_row(name, what)
+    out.print()
+    out.print(f"in {root}:", soft_wrap=True)
+    out.print(table)
+    out.print()
+
+
+def _print_summary(report: Report) -> None:
+    from ..report.units import as_bytes, as_count, as_macs, as_ms, as_percent, as_times
+
+    before, after = report.original, report.slim
+    table = Table("", "original", "slim", "", box=None, pad_edge=False)
+    for name, old, new, as_text in (
+        ("MACs", before.macs, after.macs, as_macs),
+        ("parameters", before.params, after.params, as_count),
+        ("size of the weights", before.size_bytes, after.size_bytes, as_bytes),
+    ):
+        table.add_row(name, as_text(old), as_text(new), f"{as_percent(new / old)} kept")
+    for name, was, now in (
+        ("validation accuracy", before.val_accuracy, after.val_accuracy),
+        ("test accuracy", before.test_accuracy, after.test_accuracy),
+    ):
+        if was is not None and now is not None:
+            table.add_row(name, as_percent(was), as_percent(now), f"{100 * (now - was):+.2f} points")
+    for row in report.latency:
+        speed = row.speedup
+        change = f"{as_times(speed.median)} as fast ({as_times(speed.low)} to {as_times(speed.high)})"
+        table.add_row(f"latency, batch {row.batch}", as_ms(row.original_ms.median), as_ms(row.slim_ms.median), change)
+    if (found := report.saliency) is not None:
+        table.add_row("explanations", "", f"moved {found.center_drift_px:.2f} px", f"{as_percent(found.iou)} overlap")
+    out = console()
+    out.print(table)
+    out.print()
+    print_checks(report.verdict)
+
+
+def _print_dry_run(found: DryRun) -> None:
+    from slimsight.compress.gates import as_amount
+
+    from ..report.units import as_bytes, as_duration, as_macs, as_ms, as_percent
+
+    known, out = found.known, console()
+    limits = [
+        f"{as_amount(name, limit)}{f' ({as_percent(limit / known.macs, 1)})' if name == 'macs' else ''}"
+        for name, limit in found.known.limits.items()
+    ]
+    split = ", ".join(f"{count:,} {name}" for name, count in found.images.items())
+    facts = Table("", "", box=None, pad_edge=False, show_header=False)
+    facts.add_row("images", f"{found.classes} classes at {found.size} px: {split}")
+    facts.add_row("original", f"{as_macs(known.macs)} MACs, {known.groups} channel groups that can shrink")
+    facts.add_row("target", f"{' and '.join(limits) or 'latency alone'}; down to {as_macs(known.smallest)} is possible")
+    facts.add_row("folder", f"{found.out}: about {as_bytes(found.disk)}; {as_bytes(found.disk_free)} are free")
+    out.print(facts)
+    out.print()
+    stages = Table("stage", "", "time", "why", box=None, pad_edge=False)
+    for stage in found.stages:
+        about = "" if stage.reused else "about "
+        stages.add_row(stage.name, "reused" if stage.reused else "runs", about + as_duration(stage.seconds), stage.why)
+    out.print(stages)
+    out.print(f"\nexpected: about {as_duration(found.seconds)}", soft_wrap=True)
+    timed = f"{as_ms(1e3 * found.steps.step)} an image with backward, {as_ms(1e3 * found.steps.forward)} without"
+    out.print(
+        f"from batches of {found.steps.batch} timed just now on {found.device}: {timed}; early stopping makes it "
+        "shorter, other work on this machine longer",
+        soft_wrap=True,
+    )

@@ -1,0 +1,120 @@
+"""Where libraries' own messages go: into the run's log, not onto the terminal."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+import typer
+from rich.console import Console
+from rich.segment import Segment
+
+from slimsight.compress.errors import BudgetExceeded
+from slimsight.compress.files.untrusted import visible
+from slimsight.compress.progress import Stop
+
+from .progress import ConsoleProgress
+
+if TYPE_CHECKING:
+    from ..report import Verdict
+    from ..run_dir import RunDir
+
+
+_FORMAT, _TIME = "%(asctime)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S"
+
+
+class _File(logging.FileHandler):
+    """A full disk must not end a run, or fill the terminal, for the sake of its log."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        del record
+
+    def close(self) -> None:
+        with suppress(OSError):  # what could not be written is still in the buffer
+            super().close()
+
+
+class LibraryMessages:
+    """Within the block, what libraries log or warn is kept from the terminal; ``to`` names a file that gets it.
+
+    Enter it before the libraries are imported: Lightning prints by itself unless somebody listens already.
+    """
+
+    def __init__(self) -> None:
+        self._handlers: list[logging.Handler] = [logging.NullHandler()]
+
+    def __enter__(self) -> Self:
+        logging.captureWarnings(True)
+        logging.getLogger().addHandler(self._handlers[0])
+        return self
+
+    def to(self, path: Path) -> None:
+        """Append every message from now on to ``path``."""
+        handler = _File(path, encoding="utf-8", delay=True)
+        handler.setFormatter(logging.Formatter(_FORMAT, _TIME))
+        self._handlers.append(handler)
+        logging.getLogger().addHandler(handler)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for handler in self._handlers:
+            logging.getLogger().removeHandler(handler)
+            handler.close()
+        logging.captureWarnings(False)
+
+
+AllowCode = Annotated[
+    bool, typer.Option("--allow-code", help="run code that came with the run: its model's file, its engines")
+]
+
+_WIDE = 160  # columns where there is no terminal: a log breaks no lines
+
+
+class Terminal:
+    """What a command shows and logs with; ``typer.Context.obj`` of every command."""
+
+    def __init__(self, progress: ConsoleProgress, libraries: LibraryMessages, stop: Stop) -> None:
+        self.progress = progress
+        self.libraries = libraries
+        self.stop = stop
+
+    def log_to(self, run: RunDir) -> None:
+        self.progress.log_to(run.log)
+        self.libraries.to(run.log)
+
+
+def console() -> Console:
+    """Standard output as it is now; unlike a terminal, a file or a pipe has no width to keep to."""
+    out = _Plain(highlight=False, markup=False)
+    return out if out.is_terminal else _Plain(highlight=False, markup=False, width=_WIDE)
+
+
+class _Plain(Console):
+    """Prints names of anyone's so that a terminal, or a CI service that reads along, obeys none of them."""
+
+    def render(self, renderable: Any, options: Any = None) -> Iterator[Segment]:
+        for part in super().render(renderable, options):
+            yield part if part.control else Segment(visible(part.text), part.style)
+
+
+def print_checks(verdict: Verdict) -> None:
+    from ..report.units import check_texts
+
+    out = console()
+    for item in verdict.checks:
+        limit, value = check_texts(item)
+        reason = f": {item.reason}" if item.reason else ""
+        out.print(f"{'ok    ' if item.passed else 'FAILED'} {item.name}: {value} ({limit}){reason}", soft_wrap=True)
+
+
+def leave(verdict: Verdict, report: Path) -> None:
+    """The last line, passed or not: where the report is."""
+    if not verdict.passed:
+        failed, every = len(verdict.failed), len(verdict.checks)
+        raise BudgetExceeded(f"{failed} of {every} checks failed, see the lines marked FAILED; report: {report}")
+    console().print(f"report: {report}", soft_wrap=True)

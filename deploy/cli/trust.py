@@ -1,0 +1,73 @@
+"""``slimsight trust``: can the explanations of a run's model be trusted?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from slimsight.compress.errors import ConfigError
+
+from .terminal import AllowCode, Terminal, console
+
+_TESTS = "sanity,perturbation,insertion_deletion,tiles"
+
+
+def trust(
+    context: typer.Context,
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="run directory")],
+    with_: Annotated[
+        str,
+        typer.Option("--with", metavar="NAME,...", help="explainers; default: the run's own; learned ones: NAME=FILE"),
+    ] = "",
+    tests: Annotated[str, typer.Option(metavar="TEST,...", help="of these, and boxes, roar")] = _TESTS,
+    images: Annotated[int | None, typer.Option(help="images, spread over the classes; default: up to 200")] = None,
+    split: Annotated[str, typer.Option(help="val or test")] = "val",
+    boxes: Annotated[Path | None, typer.Option(help="table for the test boxes: file,x0,y0,x1,y1 (CSV or JSON)")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="of each training of roar; default: the recipe's")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for trust.json and pictures; default: RUN/trust")] = None,
+    allow_code: AllowCode = False,
+) -> None:
+    """Test explanations of the original model, always beside random maps. Run again to resume or to add explainers."""
+    from ..run.session import Session, default_cache
+    from ..run_dir import read_run
+    from ..run_dir.allowed_code import load_run_recipe
+    from ..trust.figures import draw_trust, figures, notes
+    from ..trust.run import CONTROL, ROWS, measure_trust
+
+    terminal: Terminal = context.obj
+    if split not in ("val", "test"):
+        raise ConfigError(f"the split is '{split}': choose val or test")
+    run = read_run(run_dir)
+    session = Session(load_run_recipe(run, allow_code=allow_code), run, terminal.progress, default_cache())
+    place = out or run_dir / "trust"
+    found = measure_trust(
+        session,
+        place / ROWS,
+        names=_words(with_),
+        tests=_words(tests),
+        count=images,
+        split=split,
+        boxes=boxes,
+        epochs=epochs,
+    )
+    pictures = draw_trust(place, found["rows"], control=CONTROL)
+    heads, lines = figures(found["rows"])
+    table = Table("explainer", *heads, box=None, pad_edge=False)
+    for name, cells in lines.items():
+        table.add_row(name, *cells)
+    shown = console()
+    shown.print(table)
+    shown.print(
+        f"\nmean ± standard error over images ({found['images']} of {split}); areas under curves; arrows: better",
+        soft_wrap=True,
+    )
+    for note in notes(found["rows"]):
+        shown.print(note, soft_wrap=True)
+    shown.print(f"figures: {place / ROWS}" + "".join(f", {path.name}" for path in pictures), soft_wrap=True)
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in (part.strip() for part in text.split(",")) if word]

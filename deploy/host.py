@@ -1,0 +1,111 @@
+"""Where decoded images live."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def default_cache() -> Path:
+    """Where decoded images live, shared by all runs: ``$SLIMSIGHT_CACHE``, else the user's cache folder."""
+    if place := os.environ.get("SLIMSIGHT_CACHE"):
+        return Path(place)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "slimsight"
+
+
+_UNLIMITED = 2**60
+"""cgroup v1 writes nearly 2**63 where there is no limit."""
+
+
+@dataclass(frozen=True)
+class Cores:
+    """``usable`` of ``all``: fewer where the affinity or a cgroup's quota (a container's --cpus) says so."""
+
+    usable: int
+    all: int
+    limited_by: str = ""
+
+
+def usable_cores(root: Path = Path("/")) -> Cores:
+    """How many threads can compute at the same time here. ``root``: of the file system."""
+    every = os.cpu_count() or 1
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else every
+    quota = _quota(root)
+    if quota is not None and quota < bound:
+        return Cores(max(1, int(quota)), every, f"a cgroup (a container's --cpus) gives {quota:g} of them")
+    return Cores(bound, every, "the process is bound to these (taskset)" if bound < every else "")
+
+
+def usable_memory(root: Path = Path("/")) -> int | None:
+    """Bytes that this process may still take; None where the system does not tell."""
+    free = _meminfo(root, "MemAvailable")
+    left = [limit - used for limit, used in _memory_limits(root)]
+    known = [value for value in [free, *left] if value is not None]
+    return max(0, min(known)) if known else None
+
+
+def free_disk(place: Path) -> int:
+    """Bytes free where ``place`` is or would be made."""
+    return shutil.disk_usage(existing(place)).free
+
+
+def existing(place: Path) -> Path:
+    """``place``, or the nearest folder above it that exists."""
+    place = place.absolute()
+    return next(folder for folder in (place, *place.parents) if folder.is_dir())
+
+
+def _quota(root: Path) -> float | None:
+    """Cores that the tightest cgroup above this process grants; None: no limit."""
+    found = []
+    for folder in _cgroups(root, "cpu"):
+        words = _words(folder / "cpu.max")  # v2: "200000 100000" or "max 100000"
+        if not words:
+            words = _words(folder / "cpu.cfs_quota_us") + _words(folder / "cpu.cfs_period_us")
+        if len(words) == 2 and words[0].isdecimal() and words[1].isdecimal() and int(words[1]):
+            found.append(int(words[0]) / int(words[1]))
+    return min(found, default=None)
+
+
+def _memory_limits(root: Path) -> Iterator[tuple[int, int]]:
+    """(limit, used) in bytes of every cgroup above this process that has a limit."""
+    for folder in _cgroups(root, "memory"):
+        for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+            numbers = [*_words(folder / limit), *_words(folder / used)]
+            if len(numbers) == 2 and all(map(str.isdecimal, numbers)) and int(numbers[0]) < _UNLIMITED:
+                yield int(numbers[0]), int(numbers[1])
+
+
+def _cgroups(root: Path, controller: str) -> Iterator[Path]:
+    """The folders of this process's cgroup and of those above it, v2 and v1."""
+    mounted = root / "sys/fs/cgroup"
+    for line in _lines(root / "proc/self/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        base = mounted / controller if controllers else mounted
+        place = base / path.lstrip("/")
+        yield from (folder for folder in (place, *place.parents) if folder.is_relative_to(base) and folder.is_dir())
+
+
+def _meminfo(root: Path, key: str) -> int | None:
+    for line in _lines(root / "proc/meminfo"):
+        name, _, value = line.partition(":")
+        if name == key:
+            return int(value.split()[0]) * 1024
+    return None
+
+
+def _words(path: Path) -> list[str]:
+    return [word for line in _lines(path) for word in line.split()]
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError:  # another system, or a container that hides it
+        return []

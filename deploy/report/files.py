@@ -1,0 +1,110 @@
+"""report.json on the disk: written whole, read strictly."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import ValidationError
+
+from slimsight.compress.errors import ConfigError, RunError
+from slimsight.compress.files.atomic import atomic_path, read_json, write_json
+from slimsight.compress.files.untrusted import MEBIBYTE, MOST_JSON, parse_json, printable, read_bytes, read_text
+
+from .parts import Part
+from .schema import SCHEMA, Report
+
+REPORT_FILE = "report.json"
+
+
+def write_report(path: Path, report: Report) -> None:
+    """Write report.json, whole or not at all."""
+    write_json(path, report.model_dump(mode="json", by_alias=True))
+
+
+def read_report(path: Path) -> Report:
+    """The report at ``path``: a report.json, or a run directory that holds one.
+
+    Raises:
+        RunError: no report there, or not one that slimsight wrote.
+        ConfigError: another schema number.
+    """
+    path = path / REPORT_FILE if path.is_dir() else path
+    remedy = "run 'slimsight run' again to write it anew"
+    try:
+        text = read_text(path, MOST_JSON)
+        found = parse_json(text)
+    except FileNotFoundError:
+        raise RunError(f"no report at {path}: the run has not finished; run 'slimsight run' to complete it") from None
+    except OSError as error:
+        raise RunError(f"cannot read the report {path}: {error.strerror}; check the file and its rights") from error
+    except ValueError as error:  # broken JSON and broken UTF-8 alike
+        raise RunError(f"{path} is not JSON ({error}); {remedy}") from error
+    if not isinstance(found, dict) or "schema" not in found:
+        raise RunError(f"{path} is not a slimsight report: it has no 'schema'; give a report.json or its run directory")
+    if found["schema"] != SCHEMA or isinstance(found["schema"], bool):
+        raise ConfigError(
+            f"{path} has report schema {reprlib.repr(found['schema'])}, this slimsight reads schema {SCHEMA}; "
+            "read it with the version that wrote it"
+        )
+    try:
+        return Report.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        problems = [f"{printable('.'.join(map(str, e['loc']))) or 'report'}: {e['msg']}" for e in error.errors()]
+        more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise RunError(f"{path} does not hold a report ({'; '.join(problems[:3])}{more}); {remedy}") from error
+
+
+PANELS_FOLDER: Final = "panels"
+_MOST: Final = 16 * MEBIBYTE  # of one picture
+
+Kind = Literal["explained", "drifted"]
+
+
+class Strip(Part):
+    """A row of pictures of one image in ``file``, from left to right ``columns``.
+
+    ``lines`` say what is known of it; ``wrong``: the slim model's prediction is not the label.
+    """
+
+    file: str
+    title: str
+    lines: tuple[str, ...] = ()
+    wrong: bool
+    columns: tuple[str, ...]
+
+
+class Strips(Part):
+    """The strips of one kind, in their order."""
+
+    strips: tuple[Strip, ...]
+
+
+def write_strips(root: Path, kind: Kind, strips: Sequence[tuple[Strip, bytes]]) -> None:
+    """Write the strips of ``kind`` into the run directory ``root``: the pictures, then the list that names them."""
+    folder = root / PANELS_FOLDER
+    for strip, picture in strips:
+        with atomic_path(folder / strip.file, durable=False) as part:
+            part.write_bytes(picture)
+    content = Strips(strips=tuple(strip for strip, _ in strips))
+    write_json(folder / f"{kind}.json", content.model_dump(mode="json"))
+
+
+def read_strips(root: Path, kind: Kind) -> list[tuple[Strip, bytes]]:
+    """The strips of ``kind`` with their pictures; empty where the run has none.
+
+    Raises:
+        RunError: the list is not one, or a picture is missing.
+    """
+    path = root / PANELS_FOLDER / f"{kind}.json"
+    if not path.is_file():
+        return []
+    try:
+        found = Strips.model_validate(read_json(path))
+        return [(strip, read_bytes(path.parent / Path(strip.file).name, _MOST)) for strip in found.strips]
+    except (OSError, ValueError, ValidationError) as error:
+        raise RunError(
+            f"{path} or a picture that it names is broken ({error}); run 'slimsight run' again to draw them anew"
+        ) from error

@@ -1,0 +1,202 @@
+"""What every part of report.json is made of."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Annotated, Any
+
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+
+from slimsight.compress.config import Count, NonNegative, Positive, Section
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Whole = Annotated[int, Field(ge=0)]
+
+
+def _finite_or_none(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Measured = Annotated[NonNegative | None, BeforeValidator(_finite_or_none)]  # None: NaN or infinite, never a pass
+
+
+class Part(Section):
+    """A part of the report. Figures not taken are left out of the JSON where optional, else null."""
+
+    model_config = ConfigDict(ser_json_inf_nan="constants")  # so that writing refuses them; not a silent null
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_was_not_taken(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = {field.alias or name: field for name, field in type(self).model_fields.items()}
+        values: dict[str, Any] = handler(self)
+        return {key: value for key, value in values.items() if value is not None or fields[key].is_required()}
+
+
+class EstimateFigures(Part):
+    """Mean over ``images`` that define the figure, and its standard error; None where too few do."""
+
+    mean: float | None = None
+    standard_error: NonNegative | None = None
+    images: Whole
+
+
+class DegenerateFigures(Part):
+    """Maps that say nothing, by how: one value everywhere, or nothing above zero."""
+
+    constant: Whole
+    zero: Whole
+
+
+class DegenerateMaps(Part):
+    """Maps that say nothing, by model."""
+
+    original: DegenerateFigures
+    slim: DegenerateFigures
+
+
+class DriftedImage(Part):
+    """One validation image, by its index; figures that its maps do not define are left out."""
+
+    index: Whole
+    center_px: NonNegative | None = None
+    region_iou: Share | None = None
+    spearman: Annotated[float, Field(ge=-1.001, le=1.001)] | None = None
+    kl: NonNegative | None = None
+    moved: bool | None = None
+
+
+class MapDriftFigures(Part):
+    """Original against slim on ``images`` validation images.
+
+    ``center_px``: distance of centres, pixels; ``region_iou``: overlap of the regions with half of the mass;
+    ``spearman``: rank correlation of pixels; ``kl``: of the maps as distributions, nats; ``moved``: share of images
+    whose top region (a tenth of the mass) went elsewhere, or whose centre moved by an eighth of the side or more;
+    ``lost``: share on which exactly one of the models has a map that says something; ``worst`` first.
+    """
+
+    images: Whole
+    center_px: EstimateFigures
+    region_iou: EstimateFigures
+    spearman: EstimateFigures
+    kl: EstimateFigures
+    moved: EstimateFigures
+    lost: Share
+    degenerate: DegenerateMaps
+    worst: tuple[DriftedImage, ...] = ()
+
+
+class RankingFigures(Part):
+    """Whether VarSal's maps say something: KL in nats of the prediction once pixels are gone, lowest first.
+
+    By share of the pixels ``removed``: ranked by the map (``kl``), by the distance from the image's centre, by the map
+    of another image, and at random. ``spread``: median over images of a map's standard deviation over its pixels;
+    ``variety``: of a pixel's over images; ``uncertainty``: mean of sqrt(nu); all in deviations of the prior.
+    """
+
+    removed: tuple[Share, ...]
+    kl: tuple[NonNegative, ...]
+    kl_centre: tuple[NonNegative, ...]
+    kl_other: tuple[NonNegative, ...]
+    kl_random: tuple[NonNegative, ...]
+    spread: NonNegative
+    variety: NonNegative
+    uncertainty: NonNegative
+
+
+class RouteFigures(Part):
+    """A route of the dynamic variant, judged by the information bottleneck (bits of the dense network).
+
+    ``channels``: how many hold 90 % of the bits; ``covered``: share of those that the route opens;
+    ``accepted``: share of the images whose choice opens enough of them.
+    """
+
+    route: str
+    bits_per_pixel: NonNegative
+    bits_per_channel: NonNegative
+    channels: NonNegative
+    open_channels: NonNegative
+    covered: Share
+    accepted: Share
+
+
+class VerificationFigures(Part):
+    """Choices judged offline: what runs when the layers of refused choices run dense instead."""
+
+    images: Count
+    accepted: Share
+    macs: NonNegative
+    macs_with_dense: NonNegative
+    accuracy: Share
+    accuracy_with_dense: Share
+    routes: tuple[RouteFigures, ...]
+
+
+class DynamicFigures(Part):
+    """The dynamic variant: MACs are means over validation images, heads included.
+
+    ``masks``: by route, how many masks still differ. ``route_agreement``: share of the choices that the exported
+    files make like PyTorch. The routed form is what ``latency`` times.
+    """
+
+    macs_max: Positive
+    macs_mean: NonNegative
+    val_accuracy: Share
+    test_accuracy: Share | None
+    masks: tuple[Count, ...]
+    branches: Whole
+    route_agreement: Share
+    verification: VerificationFigures
+
+
+Columns = tuple[NonNegative, ...]
+
+
+class GateHistoryFigures(Part):
+    """Columns of equal length, a point each: means over the steps since the point before, ``step`` being the last.
+
+    ``macs`` (under relaxed gates) and ``target`` are shares of the original's MACs, ``ce`` is in nats; ``residual`` is
+    R_res of ISP Eq. 9 and ``steer`` the distance of explanations, where gates are steered.
+    """
+
+    step: tuple[Count, ...]
+    macs: Columns
+    target: Columns
+    ce: Columns
+    residual: Columns
+    steer: Columns | None = None
+
+    @model_validator(mode="after")
+    def _one_length(self) -> GateHistoryFigures:
+        lengths = {len(c) for c in (self.step, self.macs, self.target, self.ce, self.residual, self.steer or self.step)}
+        if len(lengths) > 1:
+            raise ValueError(f"columns of {sorted(lengths)} points; every column has one value per point")
+        if any(later <= before for before, later in pairwise(self.step)):
+            raise ValueError("steps that do not rise; points stand in their order")
+        return self
+
+
+class PercentilesMs(Part):
+    """Times of single calls at ``percent`` of all calls, ms, in rising order: entry k of each belongs together."""
+
+    percent: tuple[Annotated[float, Field(ge=0, le=100)], ...]
+    original: tuple[Positive, ...]
+    slim: tuple[Positive, ...]
+    dynamic: tuple[Positive, ...] | None = None
+
+    @model_validator(mode="after")
+    def _one_length(self) -> PercentilesMs:
+        lengths = {len(times) for times in (self.original, self.slim, self.dynamic or self.percent)}
+        if lengths != {len(self.percent)}:
+            raise ValueError(f"{len(self.percent)} percentiles with times of {sorted(lengths)}")
+        for name, column in self:
+            if any(later < before for before, later in pairwise(column or ())):
+                raise ValueError(f"'{name}' falls; percentiles stand in rising order")
+        return self

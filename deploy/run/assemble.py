@@ -1,0 +1,237 @@
+"""Put a run's figures together: report.json's parts from the stages' metrics, and the pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+
+from slimsight.compress.config import BudgetConfig
+from slimsight.compress.explain.varsal import VarSalHead
+
+from ..machine import device_name, versions
+from ..report import Report
+from ..report.canvas import draw_strip
+from ..report.checks import run_checks
+from ..report.files import Strip, write_strips
+from ..report.markdown import CHANNELS_PICTURE, SALIENCY_PICTURE
+from ..report.parts import DynamicFigures, GateHistoryFigures, RankingFigures
+from ..report.pictures import draw_channels, draw_row, draw_saliency
+from ..report.schema import (
+    BudgetFigures,
+    ChannelsKept,
+    DataFigures,
+    Exactness,
+    FrozenGroup,
+    GatedFigures,
+    GatesFigures,
+    LatencyFigures,
+    ModelFigures,
+    ModelInfo,
+    ParityRow,
+    Saliency,
+    SelectorFigures,
+    SigmaPx,
+    StageFigures,
+)
+from ..run_dir import StageRecord
+from .session import Session
+
+PICTURED = 12
+
+
+def assemble_report(session: Session, name: str, records: Mapping[str, StageRecord], reused: Sequence[str]) -> Report:
+    """The report of finished stages ``records``; ``name`` is the recipe's file name."""
+    recipe, splits = session.recipe, session.splits
+    metrics: dict[str, Mapping[str, Any]] = {stage: record.metrics for stage, record in records.items()}
+    cut, judged = metrics["surgery"], metrics["judgement"]
+    original = ModelFigures(
+        **cut["original"],
+        val_accuracy=metrics["classifier"]["val_accuracy"],
+        test_accuracy=judged["original_test_accuracy"],
+    )
+    slim = ModelFigures(
+        **cut["slim"],
+        val_accuracy=metrics["finetune"]["val_accuracy"],
+        test_accuracy=judged["slim_test_accuracy"],
+    )
+    exactness = Exactness(
+        gated_vs_slim_max_rel=cut["gated_vs_slim_max_rel"],
+        cost_model_macs=cut["cost_model_macs"],
+        fvcore_macs=cut["fvcore_macs"],
+        groups=len(cut["channels"]),
+        frozen_groups=tuple(FrozenGroup(**group) for group in cut["frozen_groups"]),
+    )
+    dynamic = _dynamic(metrics)
+    written = [metrics[stage]["parity"] for stage in ("export", "dynamic_export") if stage in metrics]
+    parity = tuple(ParityRow(**row) for rows in written for row in rows)
+    latency = tuple(LatencyFigures(**row) for row in metrics["latency"]["latency"])
+    budget = _budget(recipe.budget, cut["limits"], slim)
+    return Report(
+        recipe=name,
+        created=datetime.now(UTC),
+        versions=versions(),
+        device=device_name(),
+        seed=recipe.seed,
+        model=ModelInfo(name=_short(recipe.model.name)),
+        data=DataFigures(
+            source=recipe.data.source,
+            train=len(splits.train),
+            val=len(splits.val),
+            test=judged["test_images"],
+            classes=len(splits.classes),
+            image_size=splits.image_size,
+        ),
+        original=original,
+        slim=slim,
+        gated=GatedFigures(val_accuracy=cut["gated_val_accuracy"]),
+        gates=_gates(metrics["gates"], session.recipe.gates.steps, slim.macs),
+        budget=budget,
+        exactness=exactness,
+        channels=(*(ChannelsKept(**row) for row in cut["channels"]), *_frozen_channels(cut)),
+        dynamic=dynamic,
+        parity=parity,
+        latency=latency,
+        saliency=_saliency(metrics),
+        stages=tuple(
+            StageFigures(name=stage, seconds=record.seconds, reused=stage in reused)
+            for stage, record in records.items()
+        ),
+        verdict=run_checks(
+            slim=slim, budget=budget, exactness=exactness, dynamic=dynamic, parity=parity, latency=latency
+        ),
+    )
+
+
+def _budget(budget: BudgetConfig, limits: Mapping[str, float], slim: ModelFigures) -> BudgetFigures:
+    macs, latency = limits.get("macs"), budget.latency
+    return BudgetFigures(
+        macs_max=macs,
+        macs_used=None if macs is None else slim.macs / macs,
+        params_max=limits.get("params"),
+        size_max=limits.get("size"),
+        latency_ms_max=latency.value if latency is not None and not latency.relative else None,
+        latency_ratio_max=latency.value if latency is not None and latency.relative else None,
+    )
+
+
+def _short(model: str) -> str:
+    """Without the folders of a user's file: ``nets/mine.py:factory`` -> ``mine.py:factory``."""
+    return Path(model).name if ".py:" in model else model
+
+
+def _frozen_channels(cut: Mapping[str, Any]) -> Iterator[ChannelsKept]:
+    for row in cut["frozen_channels"]:
+        yield ChannelsKept(group=row["group"], total=row["total"], kept=row["total"])
+
+
+def _gates(metrics: Mapping[str, Any], steps: int, macs: int) -> GatesFigures:
+    """``macs``: of the plan that was selected."""
+    if "learned" not in metrics:
+        return GatesFigures(steer=metrics["steer"], hard_macs=macs)
+    learned = metrics["learned"]
+    # An earlier version's stage kept no history. The stage refuses gates that did not converge.
+    history = GateHistoryFigures(**learned["history"]) if "history" in learned else None
+    return GatesFigures(
+        steer=metrics["steer"],
+        steps=steps,
+        soft_macs=learned["soft_macs"],
+        hard_macs=macs,
+        converged=True,
+        history=history,
+    )
+
+
+def _dynamic(metrics: Mapping[str, Mapping[str, Any]]) -> DynamicFigures | None:
+    if "dynamic" not in metrics:
+        return None
+    learned, written = metrics["dynamic"], metrics["dynamic_export"]
+    names = ("macs_max", "macs_mean", "val_accuracy", "verification")
+    return DynamicFigures(
+        **{name: learned[name] for name in names},
+        **{name: written[name] for name in ("masks", "branches", "route_agreement")},
+        test_accuracy=metrics["judgement"]["dynamic_test_accuracy"],
+    )
+
+
+def _saliency(metrics: Mapping[str, Mapping[str, Any]]) -> Saliency | None:
+    if "saliency" not in metrics["judgement"]:
+        return None
+    found, quality = metrics["judgement"]["saliency"], metrics["selector"]
+    if found["explainer"] == VarSalHead.kind:
+        names = RankingFigures.model_fields
+        return Saliency(**found, ranking=RankingFigures(**{name: quality[name] for name in names}))
+    selector = SelectorFigures(
+        mean_area=quality["mean_area"],
+        sigma_px=SigmaPx(p10=quality["sigma_p10"], median=quality["sigma_median"], p90=quality["sigma_p90"]),
+        kl=quality["kl"],
+        kl_centred=quality["kl_centred"],
+        kl_centred_same_area=quality["kl_centred_same_area"],
+        kl_random=quality["kl_random"],
+        kl_predicted_label=quality["kl_predicted_label"],
+    )
+    return Saliency(**found, selector=selector)
+
+
+def draw_pictures(session: Session, cut: Mapping[str, Any]) -> None:
+    """channels.png, and where the run has an explainer saliency.png and its strips, into the run directory.
+
+    Args:
+        cut: the surgery stage's metrics.
+    """
+    root = session.run.root
+    reasons = {group["name"]: group["reason"] for group in cut["frozen_groups"]}
+    bars: list[tuple[str, int, int, str | None]] = [
+        (row["group"], row["total"], row["kept"], None) for row in cut["channels"]
+    ]
+    bars += [(row["group"], row["total"], row["total"], reasons[row["group"]]) for row in cut["frozen_channels"]]
+    draw_channels(root / CHANNELS_PICTURE, bars)
+    _, slim = session.slim()
+    if slim is None:
+        return
+    original = session.explained()
+    images, head = session.some_images(PICTURED), slim.selector.head
+    with torch.inference_mode():
+        logits, before = original(images)
+        labels = logits.argmax(1)
+        slim_logits, after = slim(images, labels)
+        maps_before, maps_after = head.to_maps(before), head.to_maps(after)
+        grey = slim.classifier.normalize.mean.view(1, -1, 1, 1)
+        remains = images * maps_after + grey * (1 - maps_after)
+    pictures = (
+        _bytes(images),
+        maps_before[:, 0].numpy(),
+        maps_after[:, 0].numpy(),
+        _bytes(remains),
+    )
+    predicted, truth = slim_logits.argmax(1).tolist(), session.some_labels(PICTURED).tolist()
+    classes = session.splits.classes
+    names, wrong = [classes[label] for label in predicted], [p != t for p, t in zip(predicted, truth, strict=True)]
+    draw_saliency(root / SALIENCY_PICTURE, *pictures, names, wrong=wrong)
+    strips = []
+    for row, name in enumerate(names):
+        lines = [f"true class: {classes[truth[row]]}"] if wrong[row] else []
+        strip = Strip(
+            file=f"explained-{row + 1:02d}.webp",
+            title=f"predicted: {name}",
+            lines=tuple(lines),
+            wrong=wrong[row],
+            columns=("image", "original", "slim", "what remains"),
+        )
+        draw = partial(_draw_cells, [part[row] for part in pictures])
+        strips.append((strip, draw_strip(4, (images.shape[2], images.shape[3]), draw)))
+    write_strips(root, "explained", strips)
+
+
+def _draw_cells(pictures: Sequence[Any], cells: Sequence[Axes]) -> None:
+    draw_row(cells, *pictures)
+
+
+def _bytes(images: torch.Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.asarray((images * 255).round().clamp(0, 255).byte().numpy())

@@ -1,0 +1,173 @@
+"""The models of a finished run in the formats that a target takes, each proven against PyTorch on the run's images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slimsight.compress.errors import ConfigError, RunError
+from slimsight.compress.files.atomic import remove
+from slimsight.compress.files.sealed import sha256_of_file, write_sealed
+from slimsight.compress.progress import SILENT, Progress
+from slimsight.compress.registry import nearest
+from slimsight.export.engines.result import BatchProfile, EngineResult, Precision
+from slimsight.export.onnx_files.metadata import read_metadata
+from slimsight.export.parity.prove import Artifact, Evidence, prove
+
+from ..machine import device_name, versions
+from ..run_dir import read_run
+from ..run_dir.allowed_code import load_run_recipe, remember_engine
+from ..run_dir.exports import EXPORT_FILE
+from .export_files import FORMATS, PRECISIONS, Files
+from .session import Session, default_cache
+
+__all__ = ["FORMATS", "PRECISIONS", "Exported", "export_run", "read_batch", "read_choices"]
+
+IMAGES = 500
+"""Validation images, spread over the classes, that artefacts are compared on."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What ``export_run`` wrote and found.
+
+    ``engines``: what was read back from each, by file name; ``skipped``: what was asked for and is not to be had here,
+    with the reason.
+    """
+
+    folder: Path
+    artifacts: tuple[Artifact, ...]
+    evidence: Evidence
+    engines: Mapping[str, EngineResult]
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def json(self) -> Path:
+        """Where its figures are."""
+        return self.folder / EXPORT_FILE
+
+
+def read_choices(given: str, allowed: Sequence[str], option: str) -> tuple[str, ...]:
+    """``onnx,pt2`` -> its words, each once.
+
+    Raises:
+        ConfigError: there is none, or one that is not allowed.
+    """
+    words = tuple(dict.fromkeys(word.strip() for word in given.split(",") if word.strip()))
+    wrong = next((word for word in words if word not in allowed), None)
+    if wrong is not None or not words:
+        hint = "" if wrong is None else nearest(wrong, list(allowed))
+        raise ConfigError(f"{option} is '{given}'{hint}: choose from {', '.join(allowed)}, separated by commas")
+    return words
+
+
+def read_batch(given: str | None) -> BatchProfile | None:
+    """``1:8:32`` or ``8`` -> the batch sizes.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if given is None:
+        return None
+    parts = given.split(":")
+    numbers = [int(part) for part in parts if part.isascii() and part.isdigit()]
+    if len(numbers) == len(parts) == 1:
+        numbers *= 3
+    if len(numbers) != 3 or len(parts) not in (1, 3) or not 1 <= numbers[0] <= numbers[1] <= numbers[2]:
+        raise ConfigError(
+            f"--batch is '{given}': give MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX, e.g. 1:8:32, or one number"
+        )
+    return BatchProfile(*numbers)
+
+
+def export_run(
+    path: Path,
+    *,
+    formats: Sequence[str],
+    opset: int | None = None,
+    precisions: Sequence[Precision] = ("fp32",),
+    batch: BatchProfile | None = None,
+    out: Path | None = None,
+    cache: Path | None = None,
+    allow_code: bool = False,
+    progress: Progress = SILENT,
+) -> Exported:
+    """Export the slim model of a finished run, and its dynamic variant where it has one; prove what can run here.
+
+    Args:
+        path: the run's folder.
+        formats: of ``FORMATS``.
+        opset: ONNX's operator set; None: the recipe's.
+        precisions: of ONNX files and engines.
+        batch: images per call that engines take, and that artefacts are compared at; None: as each takes them.
+        out: where to; None: ``export`` in the run's folder.
+        cache: folder of decoded images (see ``default_cache``).
+        allow_code: build the run's model from its file although that was not run here (see ``allowed_code``).
+
+    Raises:
+        ConfigError: its model is code that was not run here, and is not allowed.
+        RunError: there is no run, it is being written, or it is not finished.
+        Damaged: a file of the run is not what it wrote.
+        ExportError: the model has no such form.
+    """
+    run = read_run(path)
+    if (writer := run.writer()) is not None:
+        raise RunError(f"process {writer} is working on {path}: wait until it ends, then export")
+    recipe = load_run_recipe(run, allow_code=allow_code, cache=cache)
+    stages = ("finetune", "dynamic") if recipe.dynamic.enabled else ("finetune",)
+    unfinished = next((stage for stage in stages if run.record(stage) is None), None)
+    if unfinished is not None:
+        raise RunError(
+            f"{path} is not finished (stage '{unfinished}' is not done): complete it with 'slimsight run', then export"
+        )
+    folder = out or run.export_json.parent
+    # Figures of other files must not stand beside these, whatever happens on the way.
+    remove(folder / EXPORT_FILE)
+    session = Session(recipe, run, progress, cache or default_cache())
+    files = Files(session, folder, opset or recipe.export.opset, formats, precisions, batch)
+    artifacts = files.write()
+    for name in files.engines:
+        remember_engine(folder / name, session.cache)
+    images = np.asarray(session.some_images(IMAGES))
+    evidence = prove(artifacts, images, fp32=recipe.export.tolerance, progress=progress)
+    found = Exported(folder, tuple(artifacts), evidence, files.engines, tuple(files.skipped))
+    write_sealed(found.json, _to_dict(found, len(images)))
+    return found
+
+
+def _to_dict(found: Exported, images: int) -> dict[str, Any]:
+    """export.json: every file with its checksum, what it was compared in, and what it could not be."""
+    files = []
+    for artifact in found.artifacts:
+        rows = [row.to_dict() for row in found.evidence.rows if row.artifact == artifact.name]
+        absent = [item for item in found.evidence.absent if item.artifact == artifact.name]
+        built = found.engines.get(artifact.path.name)
+        metadata = dict(read_metadata(artifact.path).all) if artifact.path.suffix == ".onnx" else None
+        files.append(
+            {
+                "file": artifact.path.name,
+                "kind": artifact.kind,
+                "precision": artifact.precision,
+                "size_bytes": artifact.path.stat().st_size,
+                "sha256": sha256_of_file(artifact.path),
+                "metadata": metadata,
+                "engine": built.to_dict() | {"path": artifact.path.name} if built is not None else None,
+                "parity": rows,
+                "not_run": [{"runtime": item.runtime, "reason": item.reason} for item in absent],
+            }
+        )
+    return {
+        "schema": 1,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "device": device_name(),
+        "images": images,
+        "passed": found.evidence.passed,
+        "files": files,
+        "skipped": [{"what": what, "reason": reason} for what, reason in found.skipped],
+    }

@@ -1,0 +1,138 @@
+"""The files of one export: ONNX, its FP16 form and the engines built from it, and ``.pt2``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from torch import nn
+
+from slimsight.compress.errors import ExportError, RuntimeMissing
+from slimsight.export.engines.result import BatchProfile, EngineResult, Precision
+from slimsight.export.half.prepare import export_half
+from slimsight.export.parity.prove import BATCHES, Artifact
+from slimsight.export.pt2.export import export_pt2
+from slimsight.export.routed.export import export_masked, export_routed
+from slimsight.export.tensorrt_build.export import Flavour, export_engine
+from slimsight.export.to_onnx import export_onnx, verify_shapes
+
+from ..run_dir.allowed_code import was_built_here
+from .session import Session
+
+Format = Literal["onnx", "pt2", "tensorrt", "tensorrt-rtx"]
+FORMATS = get_args(Format)
+PRECISIONS = get_args(Precision)
+
+_EXAMPLES = 2
+_SAMPLES = 32
+"""Images that show what FP16 cannot hold."""
+
+
+@dataclass
+class Files:
+    """Writes the files of one run; ``engines`` by file name, and ``skipped``: (what, why) it could not write here.
+
+    Args:
+        formats: engines are built from ONNX files, which are then written too.
+        precisions: of ONNX files and engines; ``.pt2`` is as the model is.
+        profile: images per call that engines take and that artefacts are compared at; None: as each takes them.
+    """
+
+    session: Session
+    folder: Path
+    opset: int
+    formats: Sequence[str]
+    precisions: Sequence[Precision]
+    profile: BatchProfile | None
+    engines: dict[str, EngineResult] = field(default_factory=dict)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.example = self.session.some_images(_EXAMPLES)
+        self.samples = np.asarray(self.session.some_images(_SAMPLES))
+        self.batches = self.profile.sizes if self.profile is not None else BATCHES
+        self.flavours: list[Flavour] = [name for name in get_args(Flavour) if name in self.formats]
+
+    def write(self) -> list[Artifact]:
+        """The slim model's files, then those of the dynamic one where the run has it."""
+        artifacts = list(self._slim())
+        if self.session.recipe.dynamic.enabled:
+            artifacts += self._dynamic()
+        return artifacts
+
+    def _slim(self) -> Iterator[Artifact]:
+        model, _ = self.session.slim()
+        if self._needs_onnx():
+            path = self.folder / "model.onnx"
+            export_onnx(model, self.example, path, opset=self.opset, about=self.session.about("finetune"))
+            verify_shapes(path, model)
+            yield from self._of_onnx(Artifact(path, path.name, model, batches=self.batches), self.profile)
+        if "pt2" in self.formats:
+            path = self.folder / "model.pt2"
+            export_pt2(model, self.example, path)
+            yield Artifact(path, path.name, model, "pt2", batches=self.batches)
+
+    def _dynamic(self) -> Iterator[Artifact]:
+        if "pt2" in self.formats:
+            why = "a traced graph computes every channel; ONNX has the routed form"
+            self.skipped.append(("dynamic model as pt2", why))
+        if not self._needs_onnx():
+            return
+        learned = self.session.run.record("dynamic")
+        assert learned is not None, "export_run has looked"
+        model = self.session.dynamic()
+        about = self.session.about("dynamic", macs_mean=learned.metrics["macs_mean"])
+        masked, routed = self.folder / "masked.onnx", self.folder / "routed.onnx"
+        export_masked(model, self.example, masked, opset=self.opset, about=about)
+        yield Artifact(masked, masked.name, model, batches=self.batches)
+        route = self.session.recipe.dynamic.route
+        export_routed(model, self.example, routed, route=route, opset=self.opset, about=about)
+        yield from self._of_onnx(Artifact(routed, routed.name, model, "routed", batches=(1,)), None)
+
+    def _needs_onnx(self) -> bool:
+        return "onnx" in self.formats or bool(self.flavours)
+
+    def _of_onnx(self, artifact: Artifact, profile: BatchProfile | None) -> Iterator[Artifact]:
+        """The file, its FP16 form, and its engines."""
+        source, model = artifact.path, artifact.model
+        if "fp32" in self.precisions or self.flavours:
+            yield artifact
+        if "fp16" in self.precisions and "onnx" in self.formats:
+            half = source.with_suffix(".fp16.onnx")
+            export_half(source, half, self.samples)
+            yield Artifact(half, half.name, model, artifact.kind, "fp16", artifact.batches)
+        for flavour in self.flavours:
+            for precision in self.precisions:
+                path = source.with_suffix(f".{flavour}.{precision}.engine")
+                built = self._engine(artifact, path, flavour, precision, profile)
+                if built is not None:
+                    yield _of_engine(built, model)
+
+    def _engine(
+        self, source: Artifact, path: Path, flavour: Flavour, precision: Precision, profile: BatchProfile | None
+    ) -> EngineResult | None:
+        """An engine, or None and the reason in ``skipped`` where this machine, or this builder, cannot build it."""
+        if path.is_file() and not was_built_here(path, self.session.cache):
+            path.unlink()  # one of somebody else's would be opened to be used again
+        try:
+            built = export_engine(
+                source.path, path, flavour=flavour, precision=precision, profile=profile, samples=self.samples
+            )
+        except RuntimeMissing as missing:
+            self.skipped.append((path.name, str(missing)))
+            return None
+        except ExportError as error:
+            if source.kind != "routed":
+                raise
+            # TensorRT wants one number of channels behind both branches of an If where a route follows on a route.
+            self.skipped.append((path.name, f"{error}; run {source.path.name} in ONNX Runtime"))
+            return None
+        self.engines[path.name] = built
+        return built
+
+
+def _of_engine(built: EngineResult, model: nn.Module) -> Artifact:
+    return Artifact(built.path, built.path.name, model, built.flavour, built.precision, built.profile.sizes)

@@ -1,0 +1,135 @@
+"""What of the images, and of how they are read, decides what a stage computes: parts of fingerprints."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+from torch import Tensor
+
+from slimsight.compress.config import DataConfig
+from slimsight.compress.data import Batches, FileImages, Flow, ImageSet, Rows, Splits, open_splits, to_batches
+from slimsight.compress.data.images import sample_of
+from slimsight.compress.progress import Progress
+from slimsight.compress.training import make_fabric
+
+from ..settings.recipe import Recipe
+from .processes import started
+
+_SAMPLED = 64
+_LATER = ("subset", "classes", "skip", "test_labels", "decode", "resize", "crop_scale")
+"""Settings that came after the first runs: where they are not used, what was judged before still holds."""
+
+
+def data_key(*sets: ImageSet) -> str:
+    """Changes with images: their labels, a sample of their pixels; where they stay files, names and sizes of all."""
+    digest = hashlib.sha256()
+    for images in sets:
+        digest.update(repr((images.classes, images.images.shape)).encode())
+        digest.update(np.ascontiguousarray(images.labels).tobytes())
+        if isinstance(images.images, Rows) and isinstance(images.images.pool, FileImages):
+            digest.update(images.images.pool.digest.encode() + images.images.order.tobytes())
+        step = max(1, len(images) // _SAMPLED)
+        digest.update(np.ascontiguousarray(images.images[np.arange(0, len(images), step)]).tobytes())
+    return digest.hexdigest()
+
+
+def augmentation(data: DataConfig) -> list[Any]:
+    """What happens to images while weights learn."""
+    return [data.crop_padding if data.crop_scale is None else list(data.crop_scale), data.flip]
+
+
+def judged(data: DataConfig) -> dict[str, Any]:
+    """The settings that decide which images are judged, and what is seen of them; not how many processes decode."""
+    settings = data.model_dump(mode="json", exclude={"workers"})
+    unused = {name for name in _LATER if settings[name] == DataConfig.model_fields[name].default}
+    return {name: value for name, value in settings.items() if name not in unused}
+
+
+EVALUATION_BATCH = 256
+_PARITY_BYTES = 300_000_000
+
+
+class RunImages:
+    """What a recipe says about images, carried out on the device of its run."""
+
+    def __init__(self, recipe: Recipe, progress: Progress, cache: Path) -> None:
+        self.recipe = recipe
+        self.progress = progress
+        self.cache = cache
+        self.flow = Flow()
+        """How the stage that runs reads its images, where they stay files."""
+
+    @cached_property
+    def fabric(self) -> Fabric:
+        """Of all processes that were started for the run, which meet when it is first asked for."""
+        return make_fabric(self.recipe.precision, accumulate=self.recipe.accumulate, together=started() > 1)
+
+    @cached_property
+    def splits(self) -> Splits:
+        return open_splits(self.recipe.data, cache_dir=self.cache, seed=self.recipe.seed, progress=self.progress)
+
+    @cached_property
+    def data_key(self) -> str:
+        """Changes with the training and validation images: their labels, and a sample of their pixels."""
+        return data_key(self.splits.train, self.splits.val)
+
+    @property
+    def example(self) -> Tensor:
+        """(1, 3, H, W) one validation image in [0, 1]."""
+        return self.some_images(1)
+
+    def some_images(self, count: int) -> Tensor:
+        """(count, 3, H, W) validation images in [0, 1], spread over the classes."""
+        return torch.from_numpy(np.asarray(self.splits.val.images[self._spread(count)])).float() / 255
+
+    def parity_images(self) -> NDArray[np.uint8]:
+        """(N, 3, H, W) all validation images, or as many, spread over the classes, as little memory holds."""
+        images = self.splits.val.images
+        each = int(np.prod(images.shape[1:]))
+        return np.asarray(images[self._spread(max(1, _PARITY_BYTES // each))])
+
+    def some_labels(self, count: int) -> Tensor:
+        """(count,) the labels of ``some_images``."""
+        return torch.from_numpy(self.splits.val.labels[self._spread(count)])
+
+    def _spread(self, count: int) -> NDArray[np.int64]:
+        total = len(self.splits.val)
+        return np.linspace(0, total - 1, min(count, total)).round().astype(np.int64)
+
+    def plain(self, images: ImageSet) -> Batches:
+        """All images in order, not augmented."""
+        return self._batches(images, EVALUATION_BATCH)
+
+    def shuffled(self, images: ImageSet, batch_size: int, *, crop: bool = False, flip: bool = False) -> Batches:
+        """Full batches in an order that the recipe's seed and the epoch decide, augmented as the recipe says."""
+        data = self.recipe.data
+        return self._batches(
+            images,
+            batch_size,
+            shuffle=True,
+            seed=self.recipe.seed,
+            crop_padding=data.crop_padding if crop else 0,
+            crop_scale=data.crop_scale if crop else None,
+            flip=data.flip and flip,
+            drop_last=True,
+        )
+
+    def _batches(self, images: ImageSet, batch_size: int, **options: Any) -> Batches:
+        """Of at most ``batch_size``; images that stay files are decoded by the recipe's workers."""
+        reading = {"workers": self.recipe.data.workers, "device": self.fabric.device, "flow": self.flow}
+        return to_batches(images, min(batch_size, len(images)), **options, **reading)
+
+    def gate_images(self) -> ImageSet:
+        """The training images that gates see: all, as many as the recipe says, or its share of every class."""
+        return sample_of(self.splits.train, self.recipe.gates.images, seed=self.recipe.seed)
+
+    def explainer_images(self) -> ImageSet:
+        """The training images that the explainer learns on; of the same share they are those of the gates."""
+        return sample_of(self.splits.train, self.recipe.explainer.images, seed=self.recipe.seed)

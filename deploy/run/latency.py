@@ -1,0 +1,93 @@
+"""The latency stage of a run: original, slim and dynamic model against each other in one runtime."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from slimsight.compress.errors import ConfigError
+from slimsight.compress.progress import SILENT, Progress
+from slimsight.export.runners import Runner
+
+from ..timing.rounds import Clock, time_sessions
+from ..timing.statistics import PERCENTILES, Quantiles, Speedup, noise_of, to_percentiles, to_quantiles, to_speedup
+
+
+@dataclass(frozen=True)
+class LatencyRow:
+    """One measurement: same runtime, precision, threads, batch and images for every model."""
+
+    runtime: str
+    precision: str
+    threads: int
+    batch: int
+    original_ms: Quantiles
+    slim_ms: Quantiles
+    speedup: Speedup
+    dynamic_ms: Quantiles | None = None
+    percentiles_ms: dict[str, list[float]] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """A row of ``latency`` in report.json; what was not measured is left out."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def measure_latency(
+    original: Runner,
+    slim: Runner,
+    images: NDArray[Any],
+    *,
+    threads: int,
+    batch: int = 1,
+    rounds: int = 200,
+    sessions: int = 10,
+    warmup: float = 5.0,
+    seed: int = 0,
+    dynamic: Runner | None = None,
+    progress: Progress = SILENT,
+    clock: Clock = time.perf_counter_ns,
+) -> LatencyRow:
+    """Open the runners, time them in turn and sum up; ``threads`` is what the runners were made with.
+
+    Raises:
+        ConfigError: the runners differ in runtime or precision, or there are no images.
+        ExportError: a runner cannot be opened.
+    """
+    runners = {"original": original, "slim": slim} | ({"dynamic": dynamic} if dynamic is not None else {})
+
+    def check_alike() -> None:
+        kinds = {(runner.runtime, runner.precision) for runner in runners.values()}
+        if len(kinds) > 1:
+            listed = " and ".join(sorted(f"{runtime} {precision}" for runtime, precision in kinds))
+            raise ConfigError(f"cannot compare {listed}: time models in the same runtime and precision")
+
+    measured = time_sessions(
+        runners,
+        images,
+        sessions=sessions,
+        rounds=rounds,
+        warmup=warmup,
+        seed=seed,
+        batch=batch,
+        on_open=check_alike,
+        progress=progress,
+        clock=clock,
+    )
+    times = {name: timing.host for name, timing in measured.timings.items()}
+    speedup = to_speedup(times["original"], times["slim"], seed=seed)
+    if reasons := noise_of(times["original"], times["slim"], speedup):
+        progress.note(f"noisy machine: {'; '.join(reasons)}; close other programs and measure again")
+    return LatencyRow(
+        runtime=slim.runtime,
+        precision=slim.precision,
+        threads=threads,
+        batch=batch,
+        original_ms=to_quantiles(times["original"]),
+        slim_ms=to_quantiles(times["slim"]),
+        speedup=speedup,
+        dynamic_ms=to_quantiles(times["dynamic"]) if dynamic is not None else None,
+        percentiles_ms={"percent": list(PERCENTILES), **{name: to_percentiles(ms) for name, ms in times.items()}},
+    )

@@ -1,0 +1,237 @@
+"""Plans under a latency budget: chosen by a table of layer times, then timed for real and corrected until it holds."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from torch import Tensor, nn
+
+from slimsight.compress.amounts import Amount
+from slimsight.compress.errors import PruningError
+from slimsight.compress.gates import CostModel, Selection, select
+from slimsight.compress.gates.latency import LatencyModel, grid_points, liked_multiple, probes
+from slimsight.compress.gates.widths import Align
+from slimsight.compress.progress import SILENT, Progress
+from slimsight.compress.surgery import PrunePlan
+from slimsight.export.costs.times import METHOD, cached_times
+from slimsight.export.runners import OnnxRunner
+from slimsight.export.to_onnx import export_onnx
+
+from ..report.units import as_ms, plural
+from ..settings.latency import LatencyConfig
+from .latency import LatencyRow, measure_latency
+
+CORRECTIONS = 4
+"""Plans that are exported and timed at most."""
+
+AIM = 0.985
+"""Share of the limit that a plan is chosen for: times of the same model scatter by about a percent."""
+
+CLOSE = 0.97
+"""A plan that holds the limit and uses this share of it needs no better one."""
+
+TIMED_ROUNDS = 60
+
+TIMED_SESSIONS = 3
+"""Openings that these rounds are shared out to: a plan is judged by its median, not by an interval."""
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A selection and what its model measured, interleaved with the original (median ms)."""
+
+    selection: Selection
+    original_ms: float
+    slim_ms: float
+
+    def share_of(self, latency: Amount) -> float:
+        """Share of a limit that the model takes, above 1 when it is too slow; a ratio is one to the original's time."""
+        return self.slim_ms / latency.of(self.original_ms)
+
+    def holds(self, latency: Amount) -> bool:
+        """Whether the model is within a limit."""
+        return self.share_of(latency) <= 1
+
+
+def machine_key(threads: int, batch: int) -> str:
+    """Names what layer times depend on besides the layers: processor, runtime, threads, batch, how they are taken."""
+    package = next(
+        (f"{name} {metadata.version(name)}" for name in ("onnxruntime-gpu", "onnxruntime") if _installed(name)), "none"
+    )
+    parts = (_processor(), package, "CPUExecutionProvider", "fp32", str(threads), str(batch), f"method {METHOD}")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _installed(package: str) -> bool:
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _processor() -> str:
+    """The processor's model and flags where the system tells them."""
+    info = Path("/proc/cpuinfo")
+    if not info.is_file():
+        return f"{platform.machine()} {platform.processor()}"
+    lines = info.read_text(encoding="utf-8").splitlines()
+    return "\n".join(next((line for line in lines if line.startswith(key)), "") for key in ("model name", "flags"))
+
+
+class PlanTimer:
+    """Times models that plans make against the original, in ONNX Runtime on the CPU. Open it to use it.
+
+    Args:
+        original: the classifier.
+        to_slim: the classifier that a plan leaves of it.
+        images: (N, 3, H, W) in [0, 1].
+        cache: folder of layer times, shared by all runs.
+    """
+
+    def __init__(
+        self,
+        original: nn.Module,
+        to_slim: Callable[[PrunePlan], nn.Module],
+        images: Tensor,
+        config: LatencyConfig,
+        cache: Path,
+        *,
+        opset: int = 18,
+        seed: int = 0,
+        progress: Progress = SILENT,
+    ) -> None:
+        self.original, self.to_slim, self.images, self.config = original, to_slim, images, config
+        self.cache, self.opset, self.seed, self.progress = cache, opset, seed, progress
+        self._folder: TemporaryDirectory[str] | None = None
+
+    def __enter__(self) -> Self:
+        self._folder = TemporaryDirectory()
+        export_onnx(self.original, self.images[:2], self._file("original"), opset=self.opset)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._folder is not None
+        self._folder.cleanup()
+
+    def _file(self, name: str) -> Path:
+        assert self._folder is not None
+        return Path(self._folder.name) / f"{name}.onnx"
+
+    def _measure(self, name: str) -> LatencyRow:
+        config = self.config
+        return measure_latency(
+            OnnxRunner(self._file("original"), config.threads),
+            OnnxRunner(self._file(name), config.threads),
+            np.asarray(self.images),
+            threads=config.threads,
+            batch=config.batch,
+            rounds=min(config.rounds, TIMED_ROUNDS),
+            sessions=min(config.sessions, TIMED_SESSIONS),
+            warmup=config.warmup_seconds,
+            seed=self.seed,
+            progress=self.progress,
+        )
+
+    def of_plan(self, plan: PrunePlan) -> LatencyRow:
+        """Export the model that ``plan`` leaves and time it, interleaved with the original."""
+        export_onnx(self.to_slim(plan), self.images[:2], self._file("slim"), opset=self.opset)
+        return self._measure("slim")
+
+    def timed_cost(self, cost: CostModel) -> tuple[CostModel, dict[str, int]]:
+        """``cost`` with latency among its resources, and the multiple of channels that each group's layers like.
+
+        Times the layers that no run on this machine has timed yet, and the original as a whole.
+        """
+        layers = [layer for layer in cost.layers if layer.unit]
+        spatial = [layer for layer in layers if layer.size != (1, 1) and (layer.groups == 1 or layer.depthwise)]
+        wanted = {point for layer in layers for point in grid_points(layer)[2].values()}
+        wanted |= {point for layer in spatial for point in probes(layer)}
+        file = self.cache / "layer_times" / f"{machine_key(self.config.threads, self.config.batch)}.json"
+        table = cached_times(
+            sorted(wanted), file, threads=self.config.threads, batch=self.config.batch, progress=self.progress
+        )
+        liked = {layer.name: liked_multiple([table[point] for point in probes(layer)]) for layer in spatial}
+        total = self._measure("original").slim_ms.median
+        latency = LatencyModel(cost.layers, table, total, liked)
+        self.progress.note(
+            f"latency of the original: {as_ms(total)}, of which single layers explain {latency.explained:.0%}"
+        )
+        by_group = {}
+        for name, touched in zip(cost.names, cost.touched, strict=True):
+            by_group[name] = max((liked.get(cost.layers[row].name, 1) for row in touched.rows.tolist()), default=1)
+        return cost.timed(latency), by_group
+
+
+def select_timed(
+    cost: CostModel,
+    scores: Mapping[str, Tensor],
+    limits: Mapping[str, float],
+    latency: Amount,
+    timer: PlanTimer,
+    *,
+    align: Align = 1,
+    rank_weight: float = 1.0,
+    progress: Progress = SILENT,
+) -> Timed:
+    """A plan under ``limits`` whose model, exported and timed, holds ``latency`` too.
+
+    The table proposes; what the model really took corrects the table's limit, and ``CORRECTIONS`` plans are timed at
+    most. Of those that held the limit the one with most MACs is returned; where none did, the fastest, with a note: the
+    verdict then fails, with its figure.
+
+    Args:
+        cost: with latency among its resources (``PlanTimer.timed_cost``).
+        limits: of the other resources.
+        latency: a ratio to the original, or ms.
+
+    Raises:
+        PruningError: a limit is out of reach even by the table.
+    """
+    total = cost.totals["latency"]
+    factor = 1.0  # measured over predicted
+    tried: list[Timed] = []
+    for turn in range(CORRECTIONS):
+        original = tried[-1].original_ms if tried else total
+        share = latency.value if latency.relative else latency.value / original
+        target = min(AIM * share / factor, AIM) * total  # something has to shrink
+        try:
+            selection = select(cost, scores, budget={**limits, "latency": target}, align=align, rank_weight=rank_weight)
+        except PruningError:
+            if not tried:
+                raise
+            progress.note("the layers' times say that no smaller plan is faster")
+            break
+        if any(selection.plan == other.selection.plan for other in tried):
+            break  # after a plan that held: one that did not puts the target below its own time
+        row = timer.of_plan(selection.plan)
+        tried.append(Timed(selection, row.original_ms.median, row.slim_ms.median))
+        found = tried[-1]
+        used = found.share_of(latency)
+        progress.note(
+            f"plan {turn + 1}: {as_ms(found.slim_ms)} measured, {used:.1%} of the latency limit; "
+            f"{selection.used['macs'] / cost.total:.1%} of the MACs"
+        )
+        others = max((selection.used[name] / limit for name, limit in limits.items()), default=0.0)
+        if used <= 1 and max(used, others) >= CLOSE:
+            break
+        factor = (found.slim_ms / found.original_ms) / (selection.used["latency"] / total)
+    if held := [found for found in tried if found.holds(latency)]:
+        return max(held, key=lambda found: (found.selection.used["macs"], -found.share_of(latency)))
+    fastest = min(tried, key=lambda found: found.share_of(latency))
+    progress.note(
+        f"none of {plural(len(tried), 'timed plan')} holds the latency limit: the fastest takes "
+        f"{as_ms(fastest.slim_ms)}, {as_ms(latency.of(fastest.original_ms))} allowed; raise budget.latency"
+    )
+    return fastest

@@ -1,0 +1,234 @@
+"""Several processes at one run: starting them, who speaks for them, and how they end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from slimsight.compress.errors import ConfigError, Interrupted
+
+if TYPE_CHECKING:
+    from ..settings.recipe import Recipe
+
+AGAIN = "the same command again goes on where it stopped"
+STOPPED = f"interrupted; {AGAIN}"
+LOST = f"another process of this run has ended; {AGAIN}"
+
+_OURS = "SLIMSIGHT_LAUNCHED"
+"""Set in processes that ``launch`` has started: it says what became of them, so that they need not."""
+
+_LOOK_SECONDS = 0.5
+_STORE_SECONDS = 5
+_LEADER_SECONDS = 1
+
+
+def started() -> int:
+    """How many processes torchrun (or ``launch``) has started for this run, on all machines; 0: none has."""
+    return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 0
+
+
+def leads() -> bool:
+    """Whether this process leads the run: it alone writes and speaks."""
+    return not started() or os.environ["RANK"] == "0"
+
+
+def check_devices(wanted: int | None) -> None:
+    """Refuse a number of processes that cannot be.
+
+    Raises:
+        ConfigError: it is less than 1, more than there are GPUs, or torchrun has started others already.
+    """
+    if wanted is None:
+        return
+    if wanted < 1:
+        raise ConfigError(f"--devices {wanted}: 1 or more is needed, e.g. --devices 2 for two GPUs")
+    if (there := started()) and wanted != there:
+        raise ConfigError(
+            f"--devices {wanted} inside torchrun, which says how many processes there are ({there}): leave --devices "
+            "out"
+        )
+    if wanted == 1 or there:
+        return
+    import torch
+
+    if torch.cuda.is_available() and wanted > (gpus := torch.cuda.device_count()):
+        raise ConfigError(
+            f"--devices {wanted}: this machine has {gpus} {'GPU' if gpus == 1 else 'GPUs'}; give at most {gpus} "
+            "(CUDA_VISIBLE_DEVICES= runs on the CPU), or start it on several machines with torchrun"
+        )
+
+
+def launch(arguments: Sequence[str], devices: int) -> int:
+    """Run ``slimsight`` with these arguments in ``devices`` processes of this machine; their exit code.
+
+    What they print appears as they print it; a process that dies takes the others down.
+
+    Raises:
+        Interrupted: a signal ended them, or one of them: that is for others to tell.
+    """
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    with TemporaryDirectory(prefix="slimsight") as logs, _environment(devices), _quiet():
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=devices,
+            run_id=f"slimsight-{os.getpid()}",
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            local_addr="localhost",
+            max_restarts=0,
+            logs_specs=DefaultLogsSpecs(log_dir=logs),
+        )
+        try:
+            elastic_launch(config, sys.executable)("-m", "slimsight", *arguments)
+        except ChildFailedError as error:
+            return _exit_code({rank: failure.exitcode for rank, failure in error.failures.items()}, devices)
+        except SignalException:
+            raise Interrupted(STOPPED) from None
+    return 0
+
+
+def _exit_code(codes: Mapping[int, int], devices: int) -> int:
+    """That of the process that failed by itself; the others failed because it was gone."""
+    killed = {rank: -code for rank, code in codes.items() if code < 0 and -code != signal.SIGTERM}
+    if killed:
+        number, by = next(iter(killed.items()))
+        often = " (often: out of memory)" if by == signal.SIGKILL else ""
+        raise Interrupted(f"process {number + 1} of {devices} was ended by {signal.Signals(by).name}{often}; {AGAIN}")
+    said = [code for code in codes.values() if code > 0 and code != Interrupted.exit_code]
+    if not said:
+        raise Interrupted(STOPPED)
+    return said[0]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What torch's launcher logs of processes that end, they or we say ourselves."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
+def _environment(devices: int) -> Iterator[None]:
+    """What the processes are to see: ours, and cores shared among them where nothing else was said."""
+    added = {_OURS: str(devices)}
+    if "OMP_NUM_THREADS" not in os.environ:
+        added["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // devices))
+    if "TORCH_CPP_LOG_LEVEL" not in os.environ:  # where all that is learned is used, the reducer advises to say so
+        added["TORCH_CPP_LOG_LEVEL"] = "ERROR"
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
+
+
+def end_with_agent() -> None:
+    """Called first in every process that was started: one whose agent was killed would go on, and hold the run."""
+    if started():
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def leave_signals_to_leader() -> None:
+    """Called once processes know each other: those that follow end with the leader, which finishes its step first."""
+    if not leads():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_LOOK_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def lost(error: BaseException) -> bool:
+    """Whether it is what a process sees when another one of its run is gone."""
+    if not started():
+        return False
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
+def speaks(error: BaseException) -> bool:
+    """Whether this process is the one to tell the user of an ``error``: the first of all that asks."""
+    if not started():
+        return True
+    if _OURS in os.environ and (lost(error) or isinstance(error, KeyboardInterrupt)):
+        return False  # ``launch`` knows why
+    if not leads():
+        time.sleep(_LEADER_SECONDS)  # it has the log, and most likely the same error
+    from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]  # torch makes it public only where built so
+
+    name = f"slimsight/{os.environ['TORCHELASTIC_RUN_ID']}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/said"
+    try:
+        store = TCPStore(
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            is_master=False,
+            timeout=timedelta(seconds=_STORE_SECONDS),
+        )
+        return bool(store.add(name, 1) == 1)
+    except (DistError, RuntimeError):  # the agent is gone, too
+        return leads()
+
+
+def check_batches(recipe: Recipe, processes: int) -> None:
+    """Refuse batches that have too few images to be shared.
+
+    Raises:
+        ConfigError: the recipe's key is named.
+    """
+    least = processes * recipe.accumulate
+    for key, size in batch_sizes(recipe).items():
+        if size < least:
+            parts = f" in {recipe.accumulate} parts each (accumulate)" if recipe.accumulate > 1 else ""
+            shared = f"{processes} processes{parts}" if processes > 1 else f"{recipe.accumulate} parts (accumulate)"
+            raise ConfigError(
+                f"{key} is {size}: a batch of {size} images cannot be shared by {shared}; set it to {least} or more, "
+                "or take fewer"
+            )
+
+
+def batch_sizes(recipe: Recipe) -> dict[str, int]:
+    """Images per step of every stage of the run that learns, by the recipe's key."""
+    sizes = {"finetune.batch_size": recipe.finetune.batch_size}
+    if recipe.model.weights is None:
+        sizes["model.train.batch_size"] = recipe.model.train.batch_size
+    if recipe.explainer.enabled:
+        explainer = recipe.explainer
+        if recipe.gates.explainer == "varsal":
+            sizes["explainer.varsal.batch_size"] = explainer.varsal.batch_size
+        else:
+            sizes["explainer.predictor.batch_size"] = explainer.predictor.batch_size
+            sizes["explainer.selector.batch_size"] = explainer.selector.batch_size
+    if recipe.gates.steer not in ("magnitude", "uniform"):
+        sizes["gates.batch_size"] = recipe.gates.batch_size
+    if recipe.dynamic.enabled:
+        sizes["dynamic.batch_size"] = recipe.dynamic.batch_size
+    return sizes
+
+
+def as_arguments(recipe: Path, out: Path | None, overrides: Sequence[str], reuse: Path | None) -> list[str]:
+    """``slimsight run`` with these options, as a command line."""
+    options = [("--out", out), ("--reuse", reuse), *(("--set", item) for item in overrides)]
+    return ["run", str(recipe), *(text for name, value in options if value is not None for text in (name, str(value)))]

@@ -1,0 +1,230 @@
+"""What a stage gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from slimsight.compress.dynamic import DynamicClassifier, find_routes
+from slimsight.compress.errors import PruningError
+from slimsight.compress.explain import (
+    STEERING,
+    ExplainedClassifier,
+    Predictor,
+    Selector,
+    SteeringExplainer,
+    Targets,
+    find_scales,
+    new_predictor,
+    to_targets,
+)
+from slimsight.compress.files.atomic import read_tensors, write_tensors
+from slimsight.compress.gates import CostModel, counted_limits
+from slimsight.compress.models import Classifier, build_classifier, check_classifier, restore_
+from slimsight.compress.parallel.processes import rank
+from slimsight.compress.progress import Progress
+from slimsight.compress.surgery import ChannelGraph, PrunePlan, View, prove_groups, slim_, trace_groups
+from slimsight.compress.training import Checkpoints
+from slimsight.export.onnx_files.metadata import About
+
+from ..host import default_cache as default_cache
+from ..run_dir import RunDir
+from ..settings.recipe import Recipe
+from .images import RunImages
+from .plan_latency import PlanTimer
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Figures for the report (JSON values) and the files that later stages read."""
+
+    metrics: dict[str, Any]
+    files: Sequence[Path]
+
+
+PREFIX = ExplainedClassifier.PREFIX
+_PROOF_IMAGES = 4
+_TIMED_IMAGES = 16
+_NAMED = 3
+
+
+def explainer_of(recipe: Recipe) -> SteeringExplainer[Any]:
+    """The amortized explainer of a run: the one that steers; where none does ISP's, to measure drift with."""
+    assert recipe.explainer.enabled, "the recipe has no explainer"
+    return STEERING.get(recipe.gates.explainer or "rbf")
+
+
+class Session(RunImages):
+    """One run at work. Models come in eval mode, on the CPU until a stage moves them."""
+
+    def __init__(self, recipe: Recipe, run: RunDir, progress: Progress, cache: Path) -> None:
+        super().__init__(recipe, progress, cache)
+        self.run = run
+        self.checkpoints: dict[str, Checkpoints] = {}  # of stages that were begun
+
+    def about(self, stage: str, *, macs_mean: float | None = None) -> About:
+        """What the metadata of an ONNX file say beside what its model shows.
+
+        Args:
+            stage: the finished stage that made the model; its fingerprint stands for all of the recipe and the images
+                that decided it, and for nothing else: not for where files lie, nor for how it is exported or timed.
+            macs_mean: of a routed file.
+        """
+        made = self.run.record(stage)
+        assert made is not None, f"stage '{stage}' makes the model"
+        return About(recipe=made.fingerprint, classes=self.splits.classes, macs_mean=macs_mean)
+
+    def new_classifier(self) -> Classifier:
+        """The architecture (and its given weights, if any), checked with two images."""
+        model = build_classifier(self.recipe.model, len(self.splits.classes))
+        check_classifier(model, self.splits.image_size, len(self.splits.classes))
+        return model
+
+    def write(self, path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+        """Write a stage's tensors, whole or not at all; only the leader does."""
+        if rank() == 0:
+            write_tensors(path, tensors, metadata)
+
+    def stage_file(self, stage: str, name: str) -> Path:
+        return self.run.stage_dir(stage) / name
+
+    def classifier(self) -> Classifier:
+        """The original."""
+        model = build_classifier(self.recipe.model.model_copy(update={"weights": None}), len(self.splits.classes))
+        restore_(model, self.stage_file("classifier", "model.safetensors"))
+        return model.eval()
+
+    @property
+    def explainer(self) -> SteeringExplainer[Any]:
+        """The run's amortized explainer."""
+        return explainer_of(self.recipe)
+
+    def predictor(self) -> Predictor | None:
+        """q_pred; None where the explainer learns without."""
+        if self.explainer.masks is None:
+            return None
+        predictor = new_predictor(self.classifier(), self.recipe.explainer.predictor)
+        restore_(predictor, self.stage_file("predictor", "predictor.safetensors"))
+        return predictor.eval()
+
+    def new_explained(self) -> ExplainedClassifier:
+        """The original with a selector that has learned nothing."""
+        classifier = self.classifier()
+        scales = find_scales(classifier, self.example)
+        selector = Selector(scales, len(self.splits.classes), self.splits.image_size, self.explainer.head)
+        return ExplainedClassifier(classifier, selector).eval()
+
+    def explained(self) -> ExplainedClassifier:
+        """The original with its selector."""
+        network = self.new_explained()
+        restore_(network.selector, self.stage_file("selector", "selector.safetensors"))
+        return network.eval()
+
+    def targets(self) -> Targets | None:
+        """C_x as the targets stage left it; None where no explainer steers."""
+        if self.recipe.gates.explainer is None:
+            return None
+        head = self.new_explained().selector.head
+        return to_targets(head, read_tensors(self.stage_file("targets", "targets.safetensors"))[head.kind])
+
+    def network(self) -> ExplainedClassifier | Classifier:
+        """What is traced, gated and slimmed: the classifier, with its explainer if the recipe has one."""
+        return self.explained() if self.recipe.explainer.enabled else self.classifier()
+
+    @cached_property
+    def graph(self) -> ChannelGraph:
+        """The channel groups of the original (see ``find_groups``)."""
+        return self.find_groups(self.network())
+
+    def find_groups(self, network: ExplainedClassifier | Classifier) -> ChannelGraph:
+        """The channel groups of a network, each proven by a dry run.
+
+        Raises:
+            PruningError: not one group can shrink.
+        """
+        prefix, view = _seen(network)
+        graph = trace_groups(network, self.example, prefix=prefix, view=view)
+        images = self.some_images(_PROOF_IMAGES)
+        graph = prove_groups(network, graph, images, prefix=prefix, view=view, seed=0, progress=self.progress)
+        if not graph.groups:
+            named = [f"{group.name}: {group.reason}" for group in graph.frozen]
+            more = f"; and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+            reasons = "; ".join(named[:_NAMED]) + more if named else "it has no convolution and no linear layer"
+            raise PruningError(
+                f"model '{self.recipe.model.name}' has nothing to prune ({reasons}); choose a model with channels "
+                "between two layers that nothing else ties"
+            )
+        return graph
+
+    @cached_property
+    def cost(self) -> CostModel:
+        """MACs of the classifier as a function of gates."""
+        prefix = PREFIX if self.recipe.explainer.enabled else ""
+        return CostModel.of(self.classifier(), self.example, self.graph.groups, prefix=prefix)
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The recipe's budgets that can be counted: all but latency, which has to be measured."""
+        return counted_limits(self.recipe.budget, self.cost)
+
+    @contextmanager
+    def timer(self) -> Iterator[PlanTimer]:
+        """Times the models of plans against the original, while open."""
+        images = self.some_images(_TIMED_IMAGES)
+
+        def to_slim(plan: PrunePlan) -> Classifier:
+            network = self.slimmed(plan)
+            return network.classifier if isinstance(network, ExplainedClassifier) else network
+
+        recipe = self.recipe
+        timer = PlanTimer(
+            self.classifier(),
+            to_slim,
+            images,
+            recipe.latency,
+            self.cache,
+            opset=recipe.export.opset,
+            seed=recipe.seed,
+            progress=self.progress,
+        )
+        with timer:
+            yield timer
+
+    def slimmed(self, plan: PrunePlan) -> ExplainedClassifier | Classifier:
+        """The original (and its explainer) after surgery."""
+        network = self.network()
+        prefix, view = _seen(network)
+        slim_(network, plan, self.example, prefix=prefix, view=view)
+        return network.eval()
+
+    def new_dynamic(self) -> DynamicClassifier:
+        """The original with routes that have learned nothing; explainers do not come into it."""
+        classifier = self.classifier()
+        graph = self.find_groups(classifier) if self.recipe.explainer.enabled else self.graph
+        routes = find_routes(classifier, graph, self.example)
+        return DynamicClassifier(classifier, routes, self.recipe.dynamic.masks).eval()
+
+    def dynamic(self) -> DynamicClassifier:
+        """The dynamic variant as learned."""
+        model = self.new_dynamic()
+        restore_(model, self.stage_file("dynamic", "model.safetensors"))
+        return model.eval()
+
+    def slim(self) -> tuple[Classifier, ExplainedClassifier | None]:
+        """The finetuned slim classifier, alone and with its explainer."""
+        network = self.slimmed(PrunePlan.load(self.run.plan))
+        explained = network if isinstance(network, ExplainedClassifier) else None
+        classifier = network.classifier if isinstance(network, ExplainedClassifier) else network
+        restore_(classifier, self.run.slim_model)
+        return classifier, explained
+
+
+def _seen(network: ExplainedClassifier | Classifier) -> tuple[str, View | None]:
+    """Where the classifier sits in a network, and what of the network a dependency graph looks at."""
+    return (PREFIX, network.view) if isinstance(network, ExplainedClassifier) else ("", None)

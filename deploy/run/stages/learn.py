@@ -1,0 +1,161 @@
+"""Stages that learn: classifier, predictor, selector, targets, gates."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from slimsight.compress.explain import explanations, new_predictor, train_predictor
+from slimsight.compress.finetune import train_classifier
+from slimsight.compress.gates import learn_gates, magnitude, select, uniform
+from slimsight.compress.gates.widths import Align
+from slimsight.compress.parallel.processes import by_leader
+from slimsight.compress.training import evaluate
+
+from ...report.units import as_percent
+from ..session import Outcome, Session
+from .preflight import check_counted, fixed_align
+
+
+def classifier(session: Session) -> Outcome:
+    """The original: given weights, or trained here."""
+    recipe, splits = session.recipe, session.splits
+    model = session.new_classifier().to(session.fabric.device)
+    if recipe.model.weights is None:
+        train = recipe.model.train
+        batches = session.shuffled(splits.train, train.batch_size, crop=True, flip=True)
+        train_classifier(
+            model,
+            batches,
+            session.fabric,
+            config=train,
+            checkpoints=session.checkpoints.get("classifier"),
+            progress=session.progress,
+        )
+    score = evaluate(model, session.plain(splits.val), device=session.fabric.device)
+    session.progress.note(f"original: validation accuracy {as_percent(score.accuracy)}")
+    path = session.stage_file("classifier", "model.safetensors")
+    session.write(path, model.state_dict())
+    return Outcome({"val_accuracy": score.accuracy, "val_loss": score.loss}, [path])
+
+
+def predictor(session: Session) -> Outcome:
+    """q_pred on randomly masked images."""
+    config, splits, masks = session.recipe.explainer, session.splits, session.explainer.masks
+    assert masks is not None, "there is no such stage otherwise"
+    original = session.classifier().to(session.fabric.device)
+    model = new_predictor(original, config.predictor)
+    history = train_predictor(
+        model,
+        original,
+        session.shuffled(session.explainer_images(), config.predictor.batch_size, flip=True),
+        session.plain(splits.val),
+        session.fabric,
+        config=config.predictor,
+        draw=masks(config),
+        checkpoints=session.checkpoints.get("predictor"),
+        progress=session.progress,
+    )
+    path = session.stage_file("predictor", "predictor.safetensors")
+    session.write(path, model.state_dict())
+    return Outcome({"val_kl": history.best, "epochs": len(history.epochs)}, [path])
+
+
+def selector(session: Session) -> Outcome:
+    """f_sel at the target area, judged against masks that anyone could draw; refused if it collapsed."""
+    config, splits, explainer = session.recipe.explainer, session.splits, session.explainer
+    network, predictor = session.new_explained().to(session.fabric.device), session.predictor()
+    if predictor is not None:
+        predictor.to(session.fabric.device)
+    history = explainer.train(
+        network,
+        predictor,
+        session.shuffled(session.explainer_images(), explainer.batch_size(config), flip=True),
+        session.plain(splits.val),
+        session.fabric,
+        config=config,
+        checkpoints=session.checkpoints.get("selector"),
+        progress=session.progress,
+    )
+    quality = explainer.judge(network, predictor, session.plain(splits.val), session.fabric, config=config)
+    session.progress.note(f"selector: {quality.in_words()}")
+    explainer.refuse(quality, config)
+    path = session.stage_file("selector", "selector.safetensors")
+    session.write(path, network.selector.state_dict(), {"explainer": explainer.head.kind})
+    return Outcome({**quality.to_dict(), "epochs": len(history.epochs)}, [path])
+
+
+def targets(session: Session) -> Outcome:
+    """C_x of every image the gates see, from the unpruned network, computed once."""
+    path = session.stage_file("targets", "targets.safetensors")
+    network = session.explained().to(session.fabric.device)
+    batches = session.plain(session.gate_images())
+    found = explanations(network, batches, stored=True, progress=session.progress)
+    session.write(path, {session.explainer.head.kind: found})
+    return Outcome({"images": batches.count}, [path])
+
+
+def gates(session: Session) -> Outcome:
+    """A score per channel: learned gates, or a ranking by weights."""
+    config = session.recipe.gates
+    cost = session.cost
+    check_counted(session.recipe.budget, cost, session.graph)  # the explainer may have frozen groups
+    path = session.stage_file("gates", "scores.safetensors")
+    network = session.network()
+    if config.steer in ("magnitude", "uniform"):
+        rank = magnitude if config.steer == "magnitude" else uniform
+        session.write(path, rank(network, session.graph.groups))
+        return Outcome({"steer": config.steer}, [path])
+    result = learn_gates(
+        network.to(session.fabric.device),
+        session.graph.groups,
+        cost,
+        session.shuffled(session.gate_images(), config.batch_size),
+        session.fabric,
+        config=config,
+        budget=_macs_to_aim_for(session),
+        targets=session.targets(),
+        checkpoints=session.checkpoints.get("gates"),
+        progress=session.progress,
+    )
+    session.write(path, result.scores)
+    learned = {**result.to_dict(), "history": result.history}
+    return Outcome({"steer": config.steer, "learned": learned}, [path])
+
+
+def _macs_to_aim_for(session: Session) -> float:
+    """The budget of MACs; where the recipe has none, the MACs of a magnitude plan that holds the others."""
+    budget, limits = session.recipe.budget, session.limits
+    if "macs" in limits:
+        return limits["macs"]
+    scores = magnitude(session.network(), session.graph.groups)
+    if budget.latency is None:
+        align = fixed_align(budget)
+        return float(select(session.cost, scores, budget=limits, align=align, rank_weight=budget.rank_weight).macs)
+    return by_leader(lambda: _macs_in_time(session, scores))
+
+
+def _macs_in_time(session: Session, scores: dict[str, Tensor]) -> float:
+    """The MACs of a plan that holds the latency, too, as timed here and now."""
+    budget = session.recipe.budget
+    assert budget.latency is not None
+    with session.timer() as timer:
+        cost, liked = timer.timed_cost(session.cost)
+        every = {**session.limits, "latency": budget.latency.of(cost.totals["latency"])}
+        align: Align = liked if budget.align == "auto" else fixed_align(budget)
+        return float(select(cost, scores, budget=every, align=align, rank_weight=budget.rank_weight).macs)
+
+
+def seed_stage(seed: int, stage: str) -> None:
+    """Random numbers that depend on the recipe's seed and the stage, not on what ran before in this process.
+
+    No stage draws from numpy's and Python's own generators, but a user's model may.
+    """
+    digest = hashlib.sha256(f"{seed} {stage}".encode()).digest()
+    torch.manual_seed(int.from_bytes(digest[:8], "big"))
+    np.random.seed(int.from_bytes(digest[8:12], "big"))  # noqa: NPY002
+    random.seed(digest)

@@ -1,0 +1,83 @@
+"""What can be known before anything is learned, so that hours do not end in a refusal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from slimsight.compress.config import BudgetConfig
+from slimsight.compress.explain import find_scales
+from slimsight.compress.gates import CostModel, as_amount, check_budget, counted_limits, smallest_macs
+from slimsight.compress.models import Classifier
+from slimsight.compress.surgery import ChannelGraph
+from slimsight.export.pt2.export import trace
+
+from ...report.units import as_macs, as_ms, as_percent
+from ..session import Session
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What is known before anything is learned. ``limits``: the budget, by resource; ``classifier``: not trained."""
+
+    macs: int
+    smallest: int
+    groups: int
+    limits: Mapping[str, float]
+    classifier: Classifier
+    proof_seconds: float
+
+
+def preflight(session: Session) -> Preflight:
+    """Build the classifier and ask of it what later stages will: groups, budget, feature maps, an exportable graph.
+
+    None of that depends on what the weights have learned.
+
+    Raises:
+        ModelError: the model or its weights do not fit, or it has no feature maps for an explainer.
+        ConfigError, DataError: the explainer's settings do not fit the images.
+        PruningError: nothing can shrink, or the budget is out of reach.
+        ExportError: the model cannot be traced.
+    """
+    recipe = session.recipe
+    classifier = session.new_classifier().eval()
+    started = time.monotonic()
+    graph = session.find_groups(classifier)
+    proof_seconds = time.monotonic() - started
+    cost = CostModel.of(classifier, session.example, graph.groups)
+    limits, align = counted_limits(recipe.budget, cost), fixed_align(recipe.budget)
+    check_counted(recipe.budget, cost, graph)
+    if recipe.explainer.enabled:
+        find_scales(classifier, session.example)
+        session.explainer.check(recipe.explainer, session.splits.image_size)
+    trace(classifier, session.example)
+    smallest = smallest_macs(cost, align)
+    shares = [
+        f"{as_amount(name, limit)} ({as_percent(limit / cost.totals[name], 1)})" for name, limit in limits.items()
+    ]
+    if (latency := recipe.budget.latency) is not None:
+        shares.append(f"{as_percent(latency.value, 1)} of the latency" if latency.relative else as_ms(latency.value))
+    session.progress.note(
+        f"model: {as_macs(cost.total)} MACs, {len(graph.groups)} channel groups that can shrink, down to "
+        f"{as_macs(smallest)}; the budget is {' and '.join(shares)}"
+    )
+    return Preflight(cost.total, smallest, len(graph.groups), limits, classifier, proof_seconds)
+
+
+def fixed_align(budget: BudgetConfig) -> int:
+    """The recipe's multiple; 1 where it is yet to be timed: any width may turn out to be allowed."""
+    return 1 if budget.align == "auto" else budget.align
+
+
+def check_counted(budget: BudgetConfig, cost: CostModel, graph: ChannelGraph) -> None:
+    """Refuse limits that can be counted and that no plan meets; whether one on latency can be met is measured later.
+
+    Raises:
+        PruningError: nothing can shrink or would, or a limit is out of reach.
+    """
+    limits = counted_limits(budget, cost)
+    if budget.latency is not None:  # the others need not bind
+        limits = {name: limit for name, limit in limits.items() if limit < cost.totals[name]}
+    if limits:
+        check_budget(cost, limits, fixed_align(budget), frozen=graph.frozen)

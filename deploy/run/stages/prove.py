@@ -1,0 +1,121 @@
+"""Stages that prove and measure: export with parity, latency, and the one look at the test set."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from slimsight.compress.dynamic import routed_cost, use
+from slimsight.compress.explain import drift_of, explanations
+from slimsight.compress.explain.amortized.rbf import area
+from slimsight.compress.explain.fidelity import drift_of_numbers
+from slimsight.compress.parallel.processes import by_leader
+from slimsight.compress.training import evaluate
+from slimsight.export.parity.prove import Artifact, Evidence, prove
+from slimsight.export.pt2.export import export_pt2
+from slimsight.export.runners import OnnxRunner
+from slimsight.export.to_onnx import export_onnx, verify_shapes
+
+from ...report.units import as_macs, as_percent
+from ..images import EVALUATION_BATCH
+from ..latency import measure_latency
+from ..session import Outcome, Session
+
+_EXAMPLES = 2
+
+
+def export(session: Session) -> Outcome:
+    """Original and slim model as ONNX, the slim one as pt2; shapes read back, logits compared on real images."""
+    run, config = session.run, session.recipe.export
+    original, (slim, _) = session.classifier(), session.slim()
+    example, about = session.some_images(_EXAMPLES), session.about("finetune")
+    export_onnx(original, example, run.original_onnx, opset=config.opset, about=session.about("classifier"))
+    verify_shapes(run.original_onnx, original)
+    written = [Artifact(run.original_onnx, "original.onnx", original)]
+    if "onnx" in config.formats:
+        export_onnx(slim, example, run.slim_onnx, opset=config.opset, about=about)
+        verify_shapes(run.slim_onnx, slim)
+        written.append(Artifact(run.slim_onnx, "slim/model.onnx", slim))
+    if "pt2" in config.formats:
+        export_pt2(slim, example, run.slim_pt2)
+        written.append(Artifact(run.slim_pt2, "slim/model.pt2", slim, "pt2"))
+    found = prove(written, session.parity_images(), fp32=config.tolerance, progress=session.progress)
+    worst = max(row.max_abs for row in found.rows)
+    session.progress.note(
+        f"export: logits differ by {worst:.1e} at most in {len(found.rows)} comparisons with PyTorch{not_here(found)}"
+    )
+    return Outcome({"parity": [row.to_dict() for row in found.rows]}, [artifact.path for artifact in written])
+
+
+def not_here(found: Evidence) -> str:
+    """``; not compared: onnxruntime-cuda``, or "" where every runtime is here."""
+    runtimes = sorted({absent.runtime for absent in found.absent})
+    return f"; not on this machine: {', '.join(runtimes)}" if runtimes else ""
+
+
+def latency(session: Session) -> Outcome:
+    """Original against slim (and the dynamic variant) in ONNX Runtime on the CPU, interleaved."""
+    run, config = session.run, session.recipe.latency
+    if "onnx" not in session.recipe.export.formats:
+        return Outcome({"latency": []}, [])
+    routed = None
+    if session.recipe.dynamic.enabled:
+        if config.batch == 1:
+            routed = OnnxRunner(run.routed_onnx, config.threads)
+        else:
+            session.progress.note(f"latency: the routed form takes one image at a time, not {config.batch}: not timed")
+    row = measure_latency(
+        OnnxRunner(run.original_onnx, config.threads),
+        OnnxRunner(run.slim_onnx, config.threads),
+        np.asarray(session.splits.val.images[np.arange(min(512, len(session.splits.val)))]),
+        threads=config.threads,
+        batch=config.batch,
+        rounds=config.rounds,
+        sessions=config.sessions,
+        warmup=config.warmup_seconds,
+        seed=session.recipe.seed,
+        dynamic=routed,
+        progress=session.progress,
+    )
+    if row.speedup.high < 1:
+        session.progress.note(
+            f"the slim model is slower than the original ({row.speedup.median:.2f} times as fast): MACs fell, time did "
+            "not; try budget.align auto"
+        )
+    return Outcome({"latency": [row.to_dict()]}, [])
+
+
+def judgement(session: Session) -> Outcome:
+    """Accuracy on the test set, read here for the first and only time, and saliency drift on validation images."""
+    device = session.fabric.device
+    original, (slim, slim_explained) = session.classifier(), session.slim()
+    by_leader(lambda: len(session.splits.test()))  # decodes them, if nobody has yet
+    test = session.plain(session.splits.test())
+    before, after = (evaluate(model.to(device), test).accuracy for model in (original, slim))
+    session.progress.note(f"test accuracy: {as_percent(before)} -> {as_percent(after)}")
+    metrics = {"test_images": test.count, "original_test_accuracy": before, "slim_test_accuracy": after}
+    if session.recipe.dynamic.enabled:
+        routed = session.dynamic().to(device)
+        found = use(routed, routed_cost(routed, session.example), test)
+        session.progress.note(f"dynamic: test accuracy {as_percent(found.accuracy)}, {as_macs(found.macs_mean)} MACs")
+        metrics |= {"dynamic_test_accuracy": found.accuracy, "dynamic_test_macs": found.macs_mean}
+    if slim_explained is None:
+        return Outcome(metrics, [])
+    val = session.plain(session.splits.val)
+    networks = (session.explained(), slim_explained)
+    reasons, kept = (
+        explanations(network.to(device), val, progress=session.progress)
+        for network in session.progress.track(networks, "saliency drift", unit="models")
+    )
+    head = slim_explained.selector.head
+    drift = drift_of(head, reasons, kept)
+    maps = drift_of_numbers(head.kind, reasons, kept, head.to_saliency).to_dict()
+    del maps["explainer"]  # said once
+    session.progress.note(
+        f"explanations: centres moved {drift.center_drift_px:.2f} px, overlap {as_percent(drift.iou)}"
+    )
+    moved = {"explainer": head.kind, **drift.to_dict(), "maps": maps}
+    if head.sized:
+        areas = torch.cat([area(head.to_maps(part)) for part in torch.split(kept, EVALUATION_BATCH)])
+        moved["area"] = float(areas.mean())
+    return Outcome({**metrics, "saliency": moved}, [])

@@ -1,0 +1,154 @@
+"""Stages that make the slim model: selection and surgery with its proof, then finetuning."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from slimsight.compress.errors import PruningError
+from slimsight.compress.explain import ExplainedClassifier
+from slimsight.compress.files.atomic import atomic_path, read_tensors
+from slimsight.compress.finetune import Steering, recalibrate_bn, train_classifier
+from slimsight.compress.gates import Selection, select
+from slimsight.compress.macs import count_macs, count_params, size_bytes
+from slimsight.compress.models import Classifier
+from slimsight.compress.parallel.processes import rank
+from slimsight.compress.surgery import PrunePlan, gated_vs_slim
+from slimsight.compress.training import evaluate
+
+from ...report.units import as_error, as_macs, as_percent, plural
+from ..plan_latency import select_timed
+from ..session import Outcome, Session
+
+EXACTNESS_IMAGES = 64
+
+
+def surgery(session: Session) -> Outcome:
+    """Scores + budget -> plan -> channels gone, proven: hard gates = slim model, cost model = fvcore."""
+    scores = read_tensors(session.stage_file("gates", "scores.safetensors"))
+    selection = _select(session, scores)
+    plan = selection.plan
+    if selection.gap > 0.01:
+        session.progress.note(
+            f"the plan is {as_percent(selection.gap, 1)} below its budget: whole channels in the multiples allowed "
+            "come no nearer"
+        )
+    original, network = session.network(), session.slimmed(plan)
+    images = session.some_images(EXACTNESS_IMAGES)
+    difference = gated_vs_slim(original, network, session.graph.groups, plan, images)
+    dense_model, slim = classifier_of(original), classifier_of(network)
+    dense, counted = (count_macs(model, session.example).total for model in (dense_model, slim))
+    if dense != session.cost.total or counted != session.cost.of_plan(plan):
+        raise PruningError(
+            f"the cost model ({session.cost.total} -> {session.cost.of_plan(plan)} MACs) disagrees with fvcore "
+            f"({dense} -> {counted}): the model computes layers the cost model cannot see; please report it"
+        )
+    score = evaluate(slim.to(session.fabric.device), session.plain(session.splits.val))
+    session.progress.note(
+        f"MACs: {as_macs(dense)} -> {as_macs(counted)} ({as_percent(counted / dense)} kept); logits differ from closed "
+        f"gates by {as_error(difference)}; validation accuracy before finetuning {as_percent(score.accuracy)}"
+    )
+    plan_path = session.stage_file("surgery", "plan.json")
+    plan.save(plan_path)
+    kept = [{"group": name, "total": plan.widths[name], "kept": len(channels)} for name, channels in plan.kept.items()]
+    return Outcome(
+        {
+            "original": {"macs": dense, "params": count_params(dense_model), "size_bytes": size_bytes(dense_model)},
+            "slim": {"macs": counted, "params": count_params(slim), "size_bytes": size_bytes(slim)},
+            "limits": session.limits,
+            "gated_val_accuracy": score.accuracy,
+            "gated_vs_slim_max_rel": difference,
+            "cost_model_macs": session.cost.of_plan(plan),
+            "fvcore_macs": counted,
+            "channels": kept,
+            "frozen_groups": [{"name": g.name, "reason": g.reason} for g in session.graph.frozen],
+            "frozen_channels": [{"group": g.name, "total": g.channels} for g in session.graph.frozen],
+        },
+        [plan_path],
+    )
+
+
+def _select(session: Session, scores: dict[str, Tensor]) -> Selection:
+    """The plan, timed for real where latency is limited."""
+    budget, limits = session.recipe.budget, session.limits
+    if budget.latency is None and budget.align != "auto":
+        return select(session.cost, scores, budget=limits, align=budget.align, rank_weight=budget.rank_weight)
+    with session.timer() as timer:
+        cost, liked = timer.timed_cost(session.cost)
+        if budget.align == "auto":
+            session.progress.note(f"align: {_in_words(liked)}")
+        align = liked if budget.align == "auto" else budget.align
+        if budget.latency is None:
+            return select(session.cost, scores, budget=limits, align=align, rank_weight=budget.rank_weight)
+        timed = select_timed(
+            cost,
+            scores,
+            limits,
+            budget.latency,
+            timer,
+            align=align,
+            rank_weight=budget.rank_weight,
+            progress=session.progress,
+        )
+    return timed.selection
+
+
+def _in_words(align: Mapping[str, int]) -> str:
+    """``multiples of 16 in 12 groups, of 8 in 1 group``."""
+    counts = Counter(align.values())
+    listed = [f"of {multiple} in {plural(count, 'group')}" for multiple, count in sorted(counts.items(), reverse=True)]
+    return f"multiples {', '.join(listed)}"
+
+
+def finetune(session: Session) -> Outcome:
+    """Statistics, then weights; what comes out is the slim model."""
+    config, splits = session.recipe.finetune, session.splits
+    plan_path = session.stage_file("surgery", "plan.json")
+    network = session.slimmed(PrunePlan.load(plan_path)).to(session.fabric.device)
+    slim = classifier_of(network)
+    batches = session.shuffled(splits.train, config.batch_size, crop=True, flip=True)
+    recalibrate_bn(slim, batches, config.recalibrate_batches)
+    recalibrated = evaluate(slim, session.plain(splits.val))
+    if config.epochs:
+        teacher = session.classifier().to(session.fabric.device) if config.distill else None
+        train_classifier(
+            slim,
+            batches,
+            session.fabric,
+            config=config,
+            teacher=teacher,
+            steering=_steering(session, network),
+            what="finetune",
+            checkpoints=session.checkpoints.get("finetune"),
+            progress=session.progress,
+        )
+    score = evaluate(slim, session.plain(splits.val))
+    session.progress.note(f"slim model: validation accuracy {as_percent(score.accuracy)}")
+    run = session.run
+    session.write(run.slim_model, slim.state_dict())
+    if rank() == 0:
+        with atomic_path(run.plan) as part:
+            shutil.copyfile(plan_path, part)
+    files = [run.slim_model, run.plan]
+    if isinstance(network, ExplainedClassifier):
+        session.write(run.slim_explainer, network.selector.state_dict(), {"explainer": network.selector.head.kind})
+        files.append(run.slim_explainer)
+    return Outcome({"val_accuracy": score.accuracy, "recalibrated_val_accuracy": recalibrated.accuracy}, files)
+
+
+def _steering(session: Session, network: ExplainedClassifier | Classifier) -> Steering | None:
+    weight = session.recipe.finetune.steer_weight
+    if not weight:
+        return None
+    assert isinstance(network, ExplainedClassifier), "the recipe was refused otherwise"
+    targets = session.targets()
+    original = session.explained().to(session.fabric.device)
+    return Steering(original, network, weight, None if targets is None else targets.unit)
+
+
+def classifier_of(network: ExplainedClassifier | Classifier) -> Classifier:
+    """The classifier of a network that may carry an explainer."""
+    return network.classifier if isinstance(network, ExplainedClassifier) else network

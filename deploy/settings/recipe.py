@@ -1,0 +1,213 @@
+"""A recipe: the whole YAML of one run, composed of each package's sections."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from slimsight.compress.config import (
+    BudgetConfig,
+    Count,
+    DataConfig,
+    DynamicConfig,
+    ExplainerConfig,
+    FinetuneConfig,
+    GatesConfig,
+    ModelConfig,
+    Section,
+)
+from slimsight.compress.errors import ConfigError
+from slimsight.compress.files.untrusted import read_text
+from slimsight.compress.registry import nearest
+from slimsight.export.config import ExportConfig
+
+from .allowed import Allowed, Problems, Schema, choices, shown
+from .latency import LatencyConfig
+from .yaml_text import MOST_YAML, Place, dump_yaml, parse_yaml, read_yaml
+
+_FACTORY = re.compile(r"(?P<file>.+\.py)(?P<factory>:[^:/\\]+)")
+
+
+class Recipe(Section):
+    """Everything one run is made of: the same recipe and the same images give the same slim model."""
+
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = Field(
+        default=0, description="the same recipe, seed and images give the same slim model"
+    )
+    precision: Literal["32-true", "bf16-mixed"] = Field(default="32-true", description="of every stage that learns")
+    accumulate: Count = Field(
+        default=1,
+        description="parts that every batch is learned from in turn, to need less memory; batch normalisation then "
+        "sees a part at a time",
+    )
+    threads: Count | None = Field(default=None, description="CPU threads of every stage that learns; null: all cores")
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    explainer: ExplainerConfig = ExplainerConfig()
+    gates: GatesConfig = GatesConfig()
+    budget: BudgetConfig = BudgetConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+    dynamic: DynamicConfig = DynamicConfig()
+    export: ExportConfig = ExportConfig()
+    latency: LatencyConfig = LatencyConfig()
+
+    @model_validator(mode="after")
+    def _steered_by_an_explainer(self) -> Recipe:
+        if self.gates.explainer is not None and not self.explainer.enabled:
+            raise ValueError(
+                f"gates.steer is {self.gates.steer} and explainer.enabled is false: only an explainer can steer the "
+                "gates; enable it, or choose gates.steer none, magnitude or uniform"
+            )
+        if self.finetune.steer_weight and not self.explainer.enabled:
+            raise ValueError(
+                f"finetune.steer_weight is {self.finetune.steer_weight:g} and explainer.enabled is false: only an "
+                "explainer can say where the model looks; enable it, or set finetune.steer_weight to 0"
+            )
+        return self
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in ``path`` after ``overrides``: ``a.b=c``, c in YAML; the later of two for one key wins.
+
+    Relative paths count from the recipe's folder in the file, and from the current folder in ``overrides``.
+
+    Raises:
+        ConfigError: all that is wrong with the file and the overrides, one line each.
+    """
+    problems = Problems()
+    tree = _read_tree(path, problems)
+    merged = {} if tree is None else tree
+    for override in overrides:
+        _apply(override, merged, problems)
+    recipe = None if tree is None else _validate(merged, problems)
+    if recipe is None or problems:
+        raise ConfigError(f"the recipe {path} cannot be used:{problems.listed()}")
+    return recipe
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """``recipe`` as YAML with every default written out; ``load_recipe`` reads it back equal."""
+    return dump_yaml(recipe.model_dump(mode="json"))
+
+
+def _read_tree(path: Path, problems: Problems) -> dict[str, Any] | None:
+    """The file's settings with absolute paths, or None (and a problem) when they cannot be read at all."""
+    try:
+        found = read_yaml(read_text(path, MOST_YAML))
+    except OSError as error:
+        raise ConfigError(_unreadable(path, error)) from error
+    except UnicodeDecodeError as error:
+        problems.add(f"it is not a text file in UTF-8 (byte {error.start} is {error.object[error.start]:#04x})")
+        return None
+    except ConfigError as error:
+        problems.add(f"it is not valid YAML: {error}")
+        return None
+    problems.at(found.lines)
+    for place, twice in found.repeated:
+        problems.add(twice, place)
+    if not isinstance(found.value, dict | None):
+        allowed = _allowed()
+        problems.add(f"it holds {shown(found.value)}; allowed: {allowed.words(allowed.schema)}")
+        return None
+    prepared: dict[str, Any] = _prepare(found.value, _allowed().schema, path.parent, (), problems)
+    return prepared
+
+
+def _unreadable(path: Path, error: OSError) -> str:
+    if path.is_dir():
+        reason, folder = f"{path} is a folder, not a recipe", path
+    elif not path.exists():
+        reason, folder = f"there is no recipe {path}", path.parent
+    else:
+        return f"the recipe {path} cannot be read: {error.strerror}"
+    found = sorted(p.name for p in folder.glob("*.y*ml")) if folder.is_dir() else []
+    if not found:
+        return f"{reason}; give a YAML file (no recipes are in {folder} either)"
+    return f"{reason}{nearest(path.name, found)} (recipes in {folder}: {', '.join(found)})"
+
+
+def _apply(override: str, tree: dict[str, Any], problems: Problems) -> None:
+    """Write one ``a.b=c`` into ``tree``. What the keys and the value are worth is for validation to say."""
+    dotted, equals, text = override.partition("=")
+    keys = dotted.strip().split(".")
+    if not equals or not all(keys):
+        problems.add(f"--set {override}: allowed: KEY.KEY=VALUE, e.g. --set budget.macs=0.5")
+        return
+    try:
+        value, repeated = parse_yaml(text)
+    except ConfigError as error:
+        problems.add(f"--set {override}: the value is not valid YAML: {error}")
+        return
+    for twice in repeated:
+        problems.add(f"--set {override}: {twice}")
+    problems.replaced(tuple(keys), f"--set {override}")
+    nested = value
+    for key in reversed(keys):
+        nested = {key: nested}
+    # From the current folder, as for every path that is typed on a command line.
+    nested = _prepare(nested, _allowed().schema, Path.cwd(), (), problems)
+    for key in keys[:-1]:
+        if not isinstance(tree.get(key), dict):
+            tree[key] = {}
+        tree, nested = tree[key], nested[key]
+    tree[keys[-1]] = nested[keys[-1]]
+
+
+def _prepare(value: Any, schema: Schema, base: Path, where: Place, problems: Problems) -> Any:
+    """A copy of ``value`` with absolute paths; collects what pydantic would let pass (true as a number)."""
+    allowed = _allowed()
+    schema = allowed.deref(schema)
+    if "properties" in schema:
+        if value is None:  # `gates:` with all its keys commented out
+            return {}
+        if not isinstance(value, dict):
+            return value
+        known: Schema = schema["properties"]
+        return {
+            str(key): _prepare(item, known.get(str(key), {}), base, (*where, str(key)), problems)
+            for key, item in value.items()
+        }
+    branches = schema.get("anyOf", [schema])
+    types = {branch.get("type") for branch in branches}
+    items = value if isinstance(value, list) else [value]
+    if any(isinstance(item, bool) for item in items) and types & {"integer", "number", "array"}:
+        problems.add(allowed.refusal(where, value, schema), where)
+    elif isinstance(value, str) and any(branch.get("format") == "path" for branch in branches):
+        if value not in choices(schema):
+            return _absolute(value, base, where, schema, problems)
+    elif where == ("model", "name") and isinstance(value, str) and (factory := _FACTORY.fullmatch(value)):
+        return _absolute(factory["file"], base, where, schema, problems) + factory["factory"]
+    return value
+
+
+def _absolute(value: str, base: Path, where: Place, schema: Schema, problems: Problems) -> str:
+    expanded = os.path.expanduser(value)  # noqa: PTH111 - Path's own raises where this one leaves the ~
+    if not value or "\0" in value:
+        problems.add(_allowed().refusal(where, value, schema), where)
+    elif expanded.startswith("~"):
+        nowhere = f"{shown(value)} was given, but there is no such home folder; write it in full"
+        problems.add(f"{'.'.join(where)}: {nowhere}", where)
+    else:
+        return os.path.realpath(base / expanded)
+    return value
+
+
+def _validate(tree: dict[str, Any], problems: Problems) -> Recipe | None:
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            place, text = _allowed().explain(detail)
+            problems.add(text, place)
+        return None
+
+
+@cache
+def _allowed() -> Allowed:
+    return Allowed(Recipe.model_json_schema(), "recipe")

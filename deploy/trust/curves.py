@@ -1,0 +1,105 @@
+"""Pictures of what tests say of explanations: a line per explainer, with its standard error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from slimsight.compress.files.atomic import atomic_path
+
+_DPI: Final = 100
+_PANEL: Final = (6.4, 4.6)  # inches
+_LEGEND: Final = 2.4
+_COLOURS: Final = colormaps["tab10"]
+_CONTROL_COLOUR: Final = "#6b7278"
+_STYLES: Final = ("solid", "dashed", "dotted")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One explainer: heights with standard errors over ``at``; None leaves a gap."""
+
+    name: str
+    at: Sequence[float]
+    heights: Sequence[float | None]
+    errors: Sequence[float | None]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One figure: what its axes show, and in what unit. ``ticks`` name the places of ``at``; ``limits`` of height."""
+
+    title: str
+    across: str
+    up: str
+    lines: Sequence[Line]
+    ticks: Sequence[str] = ()
+    limits: tuple[float, float] | None = None
+
+
+def draw_curves(path: Path, panels: Sequence[Panel], *, control: str, names: Sequence[str] = ()) -> None:
+    """Draw ``panels`` in rows of up to three with one legend; the control is a thick grey line.
+
+    ``names``: of lines in this and in other pictures, so that each looks the same in all of them.
+    """
+    assert panels
+    columns = len(panels) if len(panels) <= 3 else 2
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(_PANEL[0] * columns + _LEGEND, _PANEL[1] * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    names = list(dict.fromkeys([*names, *(line.name for panel in panels for line in panel.lines)]))
+    styles = _to_styles([name for name in names if name != control]) | {
+        control: {"color": _CONTROL_COLOUR, "linestyle": "dashdot", "linewidth": 3}
+    }
+    handles: dict[str, Any] = {}
+    grid = figure.subplots(rows, columns, squeeze=False).flatten()
+    for spare in grid[len(panels) :]:
+        spare.set_axis_off()
+    for axes, panel in zip(grid, panels, strict=False):
+        for line in panel.lines:
+            handles[line.name] = _draw(axes, line, styles[line.name])
+        axes.set_title(panel.title, fontsize=12)
+        axes.set_xlabel(panel.across, fontsize=11)
+        axes.set_ylabel(panel.up, fontsize=11)
+        if panel.ticks:
+            axes.set_xticks(range(len(panel.ticks)), panel.ticks, rotation=60, ha="right", fontsize=7)
+        if panel.limits is not None:
+            axes.set_ylim(*panel.limits)
+        axes.grid(alpha=0.25)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    listed = [name for name in names if name in handles]
+    figure.legend(
+        [handles[name] for name in listed],
+        listed,
+        loc="outside right upper",
+        fontsize=10,
+        frameon=False,
+        handlelength=3,
+    )
+    with atomic_path(path, durable=False) as part:
+        figure.savefig(part, dpi=_DPI, format="png", facecolor="white")
+
+
+def _to_styles(names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    """A colour each, and another dash where colours repeat."""
+    return {
+        name: {"color": _COLOURS(index % 10), "linestyle": _STYLES[index // 10 % 3], "linewidth": 1.8}
+        for index, name in enumerate(names)
+    }
+
+
+def _draw(axes: Axes, line: Line, style: Mapping[str, Any]) -> Any:
+    heights = [float("nan") if value is None else value for value in line.heights]
+    errors = [0.0 if value is None else value for value in line.errors]
+    low = [height - error for height, error in zip(heights, errors, strict=True)]
+    high = [height + error for height, error in zip(heights, errors, strict=True)]
+    axes.fill_between(line.at, low, high, color=style["color"], alpha=0.18, linewidth=0)
+    return axes.plot(line.at, heights, marker="o" if len(line.at) < 30 else None, markersize=3, **style)[0]

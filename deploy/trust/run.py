@@ -1,0 +1,253 @@
+"""``slimsight trust`` on a finished run: its explainers by name, its images, and a file of rows that is resumed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slimsight.compress.data import ImageSet
+from slimsight.compress.data.boxes import BoxedImages, load_boxes
+from slimsight.compress.errors import ConfigError, Damaged, DataError
+from slimsight.compress.explain import (
+    MEMBERS,
+    STEERING,
+    AmortizedExplainer,
+    ExplainedClassifier,
+    make_explainer,
+    needs_weights,
+)
+from slimsight.compress.explain.fidelity import STEPS
+from slimsight.compress.files.sealed import read_sealed, write_sealed
+from slimsight.compress.finetune import train_classifier
+from slimsight.compress.models import Classifier, build_classifier
+from slimsight.compress.registry import nearest
+
+from ..machine import device_name, versions
+from ..run.fingerprints import fingerprint
+from ..run.session import Session
+from .figures import figures
+from .study import TESTS, Fewer, Study, Subject, Training, spread
+
+CONTROL = "random"
+"""Tested beside every explainer."""
+
+ROWS = "trust.json"
+SOME = 200
+
+_KEYS = {"schema", "classifier", "split", "images", "seed", "control", "device", "versions", "rows"}
+
+
+def find_subjects(session: Session, names: Sequence[str]) -> list[Subject]:
+    """The control, then the explainers called ``names``: of the registry, or the run's own.
+
+    A learned explainer of the registry is given with its weights, ``NAME=FILE``.
+
+    Raises:
+        ConfigError: an unknown name, or weights that are missing.
+    """
+    found = []
+    own = _own_name(session)
+    for name in dict.fromkeys((CONTROL, *(names or (own or "gradient",)))):
+        plain, given, file = name.partition("=")
+        if plain in STEERING and not given:
+            found.append(own_subject(session, plain))
+        elif plain not in MEMBERS:
+            choices = sorted({*MEMBERS, *STEERING})
+            raise ConfigError(
+                f"unknown explainer '{plain}'{nearest(plain, choices)} (choose from: {', '.join(choices)})"
+            )
+        elif needs_weights(plain):
+            weights = Path(file)
+            if not given or not weights.is_file():
+                what = f"there is no file {file}" if given else "it is learned"
+                raise ConfigError(f"explainer '{plain}': {what}; give its weights with --with {plain}=FILE")
+            learned = hashlib.sha256(weights.read_bytes()).hexdigest()
+            found.append(Subject(plain, partial(make_explainer, plain, weights=weights), learned))
+        elif given:
+            raise ConfigError(f"explainer '{plain}' learns nothing and takes no weights: leave '={file}' out")
+        else:
+            found.append(Subject(plain, partial(make_explainer, plain)))
+    return found
+
+
+def _own_name(session: Session) -> str | None:
+    """The explainer that the run has trained."""
+    return session.explainer.head.kind if session.run.record("selector") is not None else None
+
+
+def own_subject(session: Session, name: str) -> Subject:
+    """The run's explainer. Its decoder stays as it is; it reads the features of the classifier that it is given.
+
+    Raises:
+        ConfigError: the run has trained no explainer of that ``name``.
+    """
+    record = session.run.record("selector")
+    if record is None or _own_name(session) != name:
+        raise ConfigError(
+            f"this run has no explainer '{name}' ({session.run.root} holds {_what_it_holds(session)}): take others, or "
+            f"let 'slimsight run' finish with explainer.enabled=true and gates.steer={name}"
+        )
+    selector = session.explained().selector.to(session.fabric.device)
+    return Subject(name, lambda model: AmortizedExplainer(ExplainedClassifier(model, selector)), record.fingerprint)
+
+
+def _what_it_holds(session: Session) -> str:
+    own = _own_name(session)
+    return f"that of '{own}'" if own else "no finished selector"
+
+
+def check_tests(names: Sequence[str], boxes: Path | None) -> tuple[str, ...]:
+    """``names`` of tests, each once.
+
+    Raises:
+        ConfigError: an unknown test, or boxes without the test, or the test without boxes.
+    """
+    for name in names:
+        if name not in TESTS:
+            raise ConfigError(f"unknown test '{name}'{nearest(name, list(TESTS))} (choose from: {', '.join(TESTS)})")
+    if ("boxes" in names) != (boxes is not None):
+        raise ConfigError("the test 'boxes' and a table of boxes belong together: give --tests boxes with --boxes FILE")
+    return tuple(dict.fromkeys(names))
+
+
+def some_of(images: ImageSet, count: int, split: str) -> Tensor:
+    """(count, 3, H, W) images in [0, 1], spread over the classes.
+
+    Raises:
+        DataError: there are not as many.
+    """
+    if not 1 <= count <= len(images):
+        raise DataError(
+            f"{count} images were asked for; the {split} set has {len(images)}: give --images from 1 to that"
+        )
+    return torch.from_numpy(images.images[spread(len(images), count).numpy()]).float() / 255
+
+
+def to_training(session: Session, judged: ImageSet, epochs: int | None) -> Training:
+    """ROAR by the run's own recipe: its network from scratch, trained as ``model.train`` says, tested on ``judged``."""
+    recipe = session.recipe
+    config = recipe.model.train if epochs is None else recipe.model.train.model_copy(update={"epochs": epochs})
+
+    def learn(model: Classifier, images: ImageSet) -> None:
+        batches = session.shuffled(images, config.batch_size, crop=True, flip=True)
+        train_classifier(model, batches, session.fabric, config=config, what="roar", progress=session.progress)
+
+    plain = recipe.model.model_copy(update={"weights": None})
+    build = partial(build_classifier, plain, len(session.splits.classes))
+    return Training(build, learn, session.splits.train, judged, config.epochs)
+
+
+def measure_trust(
+    session: Session,
+    out: Path,
+    *,
+    names: Sequence[str],
+    tests: Sequence[str],
+    count: int | None = None,
+    split: str = "val",
+    boxes: Path | None = None,
+    epochs: int | None = None,
+    others: Sequence[Subject] = (),
+    fewer: Fewer | None = None,
+    steps: int = STEPS,
+    skip: Collection[tuple[str, str]] = (),
+) -> dict[str, Any]:
+    """Run ``tests`` on explainers of the run's original; rows go to ``out`` as they come, and are resumed from it.
+
+    Args:
+        names: of explainers; none: the run's own, or the gradient.
+        count: images, by default up to 200; ``fewer`` for single tests (see ``Study``).
+        others: explainers that are not the run's and that no registry makes, tested last.
+        steps: of insertion and of deletion.
+        skip: pairs of test and explainer to leave out.
+        boxes: the table for the test ``boxes``; epochs: of each of ROAR's trainings, by default the recipe's.
+
+    Raises:
+        ConfigError: explainers or tests that cannot be run.
+        DataError: more images than there are, images too small for a test, or a map that is not finite.
+        RunError: ``out`` cannot be written.
+    """
+    tests = check_tests(tests, boxes)
+    subjects = [*find_subjects(session, names), *others]
+    study, common = _open(session, subjects[0], tests, count, split, fewer or {}, steps, boxes, epochs)
+    head = {"schema": 1, **common, "control": CONTROL, "device": device_name(), "versions": versions()}
+    kept = _rows(out, common)
+    special: dict[str, Any] = {"boxes": _digest(study.boxes), "roar": study.training and study.training.epochs}
+    if steps != STEPS:
+        special["insertion_deletion"] = steps
+    wanted: dict[str, tuple[str, Subject]] = {}
+    for subject in subjects:
+        for test in (test for test in tests if (test, subject.name) not in skip):
+            parts = {**common, "test": test, "used": study.count(test, subject.name), "on": special.get(test)}
+            wanted[fingerprint({**parts, "explainer": subject.name, "learned": subject.learned})] = (test, subject)
+    asked = {(test, subject.name) for test, subject in wanted.values()}
+    kept = {key: row for key, row in kept.items() if key in wanted or (row["test"], row["explainer"]) not in asked}
+    for key, (test, subject) in wanted.items():
+        if key in kept:
+            session.progress.note(f"{test} of {subject.name}: taken from {out}")
+            continue
+        kept[key] = {"key": key, **study.row(test, subject)}
+        write_sealed(out, {**head, "rows": list(kept.values())})
+        session.progress.note(f"{test} of {subject.name}: {kept[key]['seconds']:.0f} s")
+    return {**head, "rows": list(kept.values())}
+
+
+def _open(
+    session: Session,
+    control: Subject,
+    tests: Sequence[str],
+    count: int | None,
+    split: str,
+    fewer: Fewer,
+    steps: int,
+    boxes: Path | None,
+    epochs: int | None,
+) -> tuple[Study, dict[str, Any]]:
+    """The study, and what all its rows have in common."""
+    record = session.run.record("classifier")
+    if record is None:
+        raise ConfigError(f"{session.run.root} holds no finished classifier: let 'slimsight run' go on first")
+    judged = session.splits.val if split == "val" else session.splits.test()
+    count = min(SOME, len(judged)) if count is None else count
+    study = Study(
+        session.classifier().to(session.fabric.device),
+        some_of(judged, count, split),
+        control,
+        seed=session.recipe.seed,
+        fewer=fewer,
+        steps=steps,
+        boxes=None if boxes is None else load_boxes(boxes, session.splits.image_size),
+        training=to_training(session, judged, epochs) if "roar" in tests else None,
+        progress=session.progress,
+    )
+    return study, {"classifier": record.fingerprint, "split": split, "images": count, "seed": study.seed}
+
+
+def _digest(boxes: BoxedImages | None) -> str | None:
+    """Changes with the boxes and the images that they are in."""
+    if boxes is None:
+        return None
+    return hashlib.sha256(boxes.boxes.numpy().tobytes() + boxes.images.numpy().tobytes()).hexdigest()
+
+
+def _rows(out: Path, common: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Rows of an earlier run on the same model and images, by key."""
+    try:
+        found = read_sealed(out, older=True)
+        if not found.keys() <= _KEYS:
+            raise Damaged(out, "was changed since it was written")
+        rows = {str(row["key"]): row for row in found["rows"]}
+        figures(found["rows"])  # what cannot be shown was written by somebody else
+    except FileNotFoundError:
+        return {}
+    except Damaged as damage:
+        raise damage.remedied("remove it to measure its rows again, or choose another --out") from damage
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, OSError) as error:
+        raise ConfigError(f"{out} is there and holds no rows of this command; choose another --out") from error
+    return rows if all(found.get(name) == value for name, value in common.items()) else {}

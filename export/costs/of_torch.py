@@ -1,0 +1,140 @@
+"""What modules and ``.pt2`` files cost, layer by layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from slimsight.compress.errors import ExportError
+from slimsight.compress.macs import count_macs, count_params
+
+from ..pt2.export import load_program
+from .layers import LayerCost, ModelCost, Shape
+
+_CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d"})
+_LINEAR = frozenset({"linear", "addmm"})
+
+
+def module_cost(model: nn.Module, image: Shape) -> ModelCost:
+    """What ``model`` costs for one image of (C, H, W), as `count_macs` counts; its mode is left as it was.
+
+    Layers that the model calls through ``torch.nn.functional`` are in the total only.
+    """
+    example = torch.zeros(1, *image)
+    counted = count_macs(model, example)
+    modules = dict(model.named_modules())
+    calls: dict[str, list[tuple[torch.Size, torch.Size]]] = {}
+    hooks = [
+        modules[name].register_forward_hook(
+            lambda _module, given, out, name=name: calls.setdefault(name, []).append((given[0].shape, out.shape))
+        )
+        for name in counted.layers
+    ]
+    modes = {name: module.training for name, module in modules.items()}
+    try:
+        with torch.inference_mode():
+            model.eval()(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for name, module in modules.items():
+            module.training = modes[name]
+    layers = tuple(
+        _module_layer(name, modules[name], macs, calls.get(name, ())) for name, macs in counted.layers.items() if macs
+    )
+    return ModelCost(counted.total, count_params(model), layers, image)
+
+
+def _module_layer(name: str, module: nn.Module, macs: int, calls: Any) -> LayerCost:
+    own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+    if isinstance(module, _ConvNd):
+        applied = [read if isinstance(module, _ConvTransposeNd) else written for read, written in calls]
+        return LayerCost(
+            name,
+            macs,
+            own,
+            inputs=module.in_channels,
+            outputs=module.out_channels,
+            groups=module.groups,
+            kernel=math.prod(module.kernel_size),
+            positions=sum(math.prod(shape[2:]) for shape in applied),
+            reads=sum(math.prod(read[2:]) for read, _ in calls) or 1,
+        )
+    assert isinstance(module, nn.Linear)
+    positions = sum(math.prod(written[:-1]) for _, written in calls) or 1
+    return LayerCost(
+        name, macs, own, inputs=module.in_features, outputs=module.out_features, positions=positions, reads=positions
+    )
+
+
+def pt2_cost(path: Path) -> ModelCost:
+    """What the program in a ``.pt2`` file costs for one image, counted from its graph.
+
+    Raises:
+        ExportError: the file is missing or no ``.pt2``, or it takes no single batch of images.
+    """
+    program = load_program(path)
+    signature = program.graph_signature
+    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    users = [node for node in program.graph.nodes if node.name in signature.user_inputs]
+    shape = _dims(users[0].meta["val"]) if len(users) == 1 and isinstance(users[0].meta.get("val"), Tensor) else ()
+    if len(shape) != 4:
+        raise ExportError(f"{path} takes no single batch of images (batch, C, H, W): MACs are counted per image")
+    found: dict[str, LayerCost] = {}
+    for layer in _program_layers(program.graph, names):
+        known = found.get(layer.name)
+        found[layer.name] = layer if known is None else layer.joined(known)
+    layers = tuple(layer.per_image(shape[0]) for layer in found.values())
+    params = sum(parameter.numel() for parameter in program.parameters())
+    return ModelCost(sum(layer.macs for layer in layers), params, layers, (shape[1], shape[2], shape[3]))
+
+
+def _program_layers(graph: torch.fx.Graph, names: dict[str, str]) -> Iterator[LayerCost]:
+    for node in graph.nodes:
+        kind = getattr(node.target, "_opname", "")
+        if node.op != "call_function" or kind not in _CONVOLUTIONS | _LINEAR:
+            continue
+        data, weight = (node.args[1], node.args[2]) if kind == "addmm" else (node.args[0], node.args[1])
+        bias = node.args[0] if kind == "addmm" else node.args[2] if len(node.args) > 2 else None
+        shape, read, written = _dims(weight.meta["val"]), _dims(data.meta["val"]), _dims(node.meta["val"])
+        name = names.get(weight.name, node.name).removesuffix(".weight")
+        params = math.prod(shape) + (0 if bias is None else math.prod(_dims(bias.meta["val"])))
+        if kind in _LINEAR:
+            inputs, positions = read[-1], math.prod(written[:-1])
+            yield LayerCost(
+                name, math.prod(written) * inputs, params, inputs, written[-1], positions=positions, reads=positions
+            )
+            continue
+        transposed = "transpose" in kind or (kind == "convolution" and bool(node.args[6]))
+        inputs, outputs = read[1], written[1]
+        applied = read if transposed else written
+        positions = applied[0] * math.prod(applied[2:])
+        yield LayerCost(
+            name,
+            math.prod(shape) * positions,
+            params,
+            inputs=inputs,
+            outputs=outputs,
+            groups=outputs // shape[1] if transposed else inputs // shape[1],
+            kernel=math.prod(shape[2:]),
+            positions=positions,
+            reads=read[0] * math.prod(read[2:]),
+        )
+
+
+def _dims(value: Tensor) -> tuple[int, ...]:
+    """Sizes; one image where the batch is free."""
+    return tuple(_size(size) for size in value.shape)
+
+
+def _size(size: int | torch.SymInt) -> int:
+    if isinstance(size, int):
+        return size
+    expression = size.node.expr
+    return int(expression.subs(dict.fromkeys(expression.free_symbols, 1)))

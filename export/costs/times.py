@@ -1,0 +1,150 @@
+"""How long single layers take in ONNX Runtime: many of them in one graph, each node's own time from the profile."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from slimsight.compress.errors import Damaged, ExportError
+from slimsight.compress.files.atomic import make_folder
+from slimsight.compress.files.locks import locked
+from slimsight.compress.files.sealed import read_sealed, write_sealed
+from slimsight.compress.gates.latency import TimedLayer
+from slimsight.compress.progress import SILENT, Progress
+
+from ..runners import open_session
+
+ROUNDS = 24
+"""Runs of every graph. The mean of the middle half of a node's times counts: profiles are in whole microseconds."""
+
+TOGETHER = 120
+"""Layers in one graph: each comes to the processor's caches as it would in a network, after many others."""
+
+METHOD = 2
+"""Raised whenever the same layer would be timed in another way: times taken before count no more."""
+
+_NODE = re.compile(r"(?:layer|out)(\d+)(?!\d)")
+_OPSET = 18
+
+
+def time_layers(
+    wanted: Sequence[TimedLayer], *, threads: int = 1, batch: int = 1, progress: Progress = SILENT
+) -> dict[TimedLayer, float]:
+    """ms of each layer with its bias and ReLU, without the reordering of maps around it.
+
+    Raises:
+        ExportError: ONNX Runtime cannot open their graph, or its profile lacks one of them.
+    """
+    order = np.random.default_rng(0).permutation(len(wanted)).tolist()
+    chunks = [[wanted[k] for k in order[start : start + TOGETHER]] for start in range(0, len(order), TOGETHER)]
+    times: dict[TimedLayer, float] = {}
+    for chunk in progress.track(chunks, "timing layers", unit="graphs"):
+        with TemporaryDirectory() as folder:
+            times |= _time_chunk(chunk, Path(folder), threads, batch)
+    return times
+
+
+def _time_chunk(chunk: Sequence[TimedLayer], folder: Path, threads: int, batch: int) -> dict[TimedLayer, float]:
+    feeds = _write_graph(chunk, folder / "layers.onnx", batch)
+    session = open_session(folder / "layers.onnx", threads, profile=folder / "profile")
+    for _ in range(ROUNDS):
+        session.run(None, feeds)
+    events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    spent: dict[int, list[float]] = defaultdict(list)
+    for event in events:
+        found = _NODE.search(event["name"]) if event["name"].endswith("_kernel_time") else None
+        if found and not event["args"]["op_name"].startswith("Reorder"):
+            spent[int(found[1])].append(event["dur"] / 1e3)
+    result = {}
+    for number, layer in enumerate(chunk):
+        durations = np.array(spent[number])
+        if len(durations) == 0 or len(durations) % ROUNDS:
+            raise ExportError(
+                f"ONNX Runtime's profile has {len(durations)} entries for {layer.key}, not {ROUNDS} for each node"
+            )
+        sorted_times = np.sort(durations.reshape(ROUNDS, -1).sum(1))
+        result[layer] = float(sorted_times[ROUNDS // 4 : -ROUNDS // 4].mean())
+    return result
+
+
+def _write_graph(chunk: Sequence[TimedLayer], path: Path, batch: int) -> dict[str, Any]:
+    """One node (and its ReLU) per layer; returns what to feed."""
+    onnx = importlib.import_module("onnx")
+    helper, numpy_helper, kind = onnx.helper, onnx.numpy_helper, onnx.TensorProto.FLOAT
+    draw = np.random.default_rng(0)
+    feeds: dict[str, Any] = {}
+    inputs, nodes, weights, outputs = [], [], [], []
+
+    def constant(name: str, shape: tuple[int, ...]) -> str:
+        weights.append(numpy_helper.from_array(draw.standard_normal(shape, dtype=np.float32), name))
+        return name
+
+    for number, layer in enumerate(chunk):
+        channels = layer.inputs * layer.groups
+        shape = (channels, *layer.size)
+        fed = "maps" + "x".join(map(str, shape))
+        if fed not in feeds:
+            feeds[fed] = draw.standard_normal((batch, *shape), dtype=np.float32)
+            inputs.append(helper.make_tensor_value_info(fed, kind, ["batch", *shape]))
+        filters = (channels, layer.outputs // layer.groups) if layer.transposed else (layer.outputs, layer.inputs)
+        weight = constant(f"weight_{number}", (*filters, *layer.kernel))
+        bias = constant(f"bias_{number}", (layer.outputs,))
+        if layer.kernel:
+            options: dict[str, Any] = {
+                "kernel_shape": list(layer.kernel),
+                "strides": list(layer.stride),
+                "pads": list(layer.padding),
+                "dilations": list(layer.dilation),
+                "group": layer.groups,
+            }
+            kind_of = "ConvTranspose" if layer.transposed else "Conv"
+            node = helper.make_node(kind_of, [fed, weight, bias], [f"sum{number}"], name=f"layer{number}", **options)
+            nodes += [node, helper.make_node("Relu", [f"sum{number}"], [f"out{number}"], name=f"layer{number}_relu")]
+        else:
+            nodes.append(
+                helper.make_node("Gemm", [fed, weight, bias], [f"out{number}"], name=f"layer{number}", transB=1)
+            )
+        outputs.append(helper.make_tensor_value_info(f"out{number}", kind, None))
+    graph = helper.make_graph(nodes, "layers", inputs, outputs, weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=10)
+    onnx.save(model, str(path))
+    return feeds
+
+
+def cached_times(
+    wanted: Sequence[TimedLayer], file: Path, *, threads: int, batch: int, progress: Progress = SILENT
+) -> Mapping[TimedLayer, float]:
+    """The times of ``wanted`` from ``file``; what it lacks is measured and added, and a damaged one is named."""
+    known = _read_times(file, progress)
+    missing = sorted({layer for layer in wanted if layer.key not in known})
+    if missing:
+        progress.note(f"timing {len(missing)} layers, once on this machine: {file}")
+        found = time_layers(missing, threads=threads, batch=batch, progress=progress)
+        make_folder(file.parent)
+        with locked(file.parent):  # another run may have added its own meanwhile
+            known = _read_times(file, SILENT) | {layer.key: ms for layer, ms in found.items()} | known
+            write_sealed(file, {"times": known})
+    return {layer: known[layer.key] for layer in wanted}
+
+
+def _read_times(file: Path, progress: Progress) -> dict[str, float]:
+    """Milliseconds by the keys of layers; an earlier version kept nothing else in the file."""
+    try:
+        found = read_sealed(file, older=True)
+        times: dict[str, float] = found.get("times", found)
+        if not all(isinstance(ms, float) for ms in times.values()):
+            raise Damaged(file, "was changed since it was written")
+    except FileNotFoundError:
+        return {}
+    except Damaged as damage:
+        progress.note(f"{damage}: layers are timed again")
+        return {}
+    return times
