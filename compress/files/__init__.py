@@ -1,1 +1,1 @@
-"""TODO."""
+"""Files: written atomically, sealed with checksums, locked, and read from strangers within limits."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""``slimsight run``: the pipeline, its stages, and what they share."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Timing: interleaved rounds of calls, and their quantiles, intervals and noise."""

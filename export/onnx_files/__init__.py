@@ -1,1 +1,1 @@
-"""TODO."""
+"""ONNX files: opened safely, tidied, described by metadata, and typed."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Dynamic (DRIB) models as ONNX: branches that compute only what an image's route needs."""

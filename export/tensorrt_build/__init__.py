@@ -1,1 +1,1 @@
-"""TODO."""
+"""TensorRT engines built from ONNX, for TensorRT and TensorRT for RTX."""

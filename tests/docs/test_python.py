@@ -51,7 +51,7 @@ def presumed(project: Path) -> dict[str, Any]:
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(images), labels).backward()
             optimizer.step()
-    names = {"train_loader": loaders[0], "val_loader": loaders[1], "api": api, "YourModel": lambda: my_model.build(10)}
+    names = {"train_loader": loaders[0], "val_loader": loaders[1], "YourModel": lambda: my_model.build(10)}
     return {"model": model.eval(), "example": splits["val"][0][:4], **names}
 
 

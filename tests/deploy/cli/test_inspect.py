@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Said
+from ..conftest import Said
 
 
 def test_everything_before_a_run_on_one_screen(say: Callable[..., Said], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from .conftest import Said
+from ..conftest import Said
 
 QUICK = ("--rounds", "40", "--sessions", "5", "--seconds", "2")
 

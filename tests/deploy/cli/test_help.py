@@ -15,7 +15,7 @@ from slimsight.deploy.cli import COMMANDS
 from slimsight.deploy.cli.help import SHOWN
 from slimsight.deploy.cli.main import app
 
-from .conftest import Said
+from ..conftest import Said
 
 NAMES = [command.__name__ for command in COMMANDS]
 HEAVY = {"torch", "numpy", "matplotlib", "pydantic", "onnx", "onnxruntime", "PIL", "yaml"}
@@ -65,7 +65,7 @@ def on_the_path(tmp_path: Path) -> dict[str, str]:
         f'#!/bin/sh\nexec {sys.executable} -c "from slimsight.deploy.cli.main import main; main()" "$@"\n'
     )
     script.chmod(0o755)
-    here = str(Path(__file__).parents[2])
+    here = str(Path(__file__).parents[3])
     return {**os.environ, "PATH": f"{script.parent}:{os.environ['PATH']}", "HOME": str(tmp_path), "PYTHONPATH": here}
 
 

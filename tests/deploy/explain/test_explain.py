@@ -24,7 +24,7 @@ from slimsight.deploy.run.report_pictures import looks_of
 from slimsight.deploy.run.session import Session
 from slimsight.deploy.run_dir import read_run
 
-from .conftest import Said
+from ..conftest import Said
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from PIL import Image
 
 from slimsight.deploy.cli.progress import ConsoleProgress
 
-from .conftest import Said
+from ..conftest import Said
 
 
 @pytest.mark.parametrize(

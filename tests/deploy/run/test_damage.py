@@ -21,7 +21,7 @@ from slimsight.deploy.run.session import Outcome, Session
 from slimsight.deploy.run.stages import learn, prove, slim
 from slimsight.deploy.run_dir import read_run
 
-from .conftest import Said
+from ..conftest import Said
 
 NO_ARTEFACTS = {".slimsight", "run.log"}
 

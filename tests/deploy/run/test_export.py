@@ -20,7 +20,7 @@ from slimsight.deploy.run_dir.exports import check_exports
 from slimsight.export.engines.result import BatchProfile
 from slimsight.export.onnx_files.metadata import read_metadata
 
-from .conftest import Said
+from ..conftest import Said
 
 CPU_ONE = ("onnxruntime-cpu", 1)
 

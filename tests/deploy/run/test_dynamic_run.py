@@ -12,7 +12,7 @@ from slimsight.deploy.run.pipeline import to_stages
 from slimsight.deploy.settings.recipe import Recipe, load_recipe
 from slimsight.export.onnx_files.metadata import read_metadata
 
-from .conftest import Said
+from ..conftest import Said
 
 QUICK = ("dynamic.enabled=true", "dynamic.epochs=2", "dynamic.finetune_epochs=1", "dynamic.verify_images=10")
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from slimsight.deploy.report import read_report
 from slimsight.deploy.settings.recipe import Recipe, load_recipe
 
-from .conftest import Said
+from ..conftest import Said
 
 MODEL = """
 import torch
@@ -156,7 +156,7 @@ def test_three_commands_in_an_empty_folder(say: Callable[..., Said], folder: Pat
 
 
 def test_the_page_says_the_commands_that_are_tried_here() -> None:
-    page = Path(__file__).parents[2] / "docs/first-run.md"
+    page = Path(__file__).parents[3] / "docs/first-run.md"
     said = re.findall(r"^\$ (slimsight .*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     assert said == [
         "slimsight init my_model.py:build my_images",

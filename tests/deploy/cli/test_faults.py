@@ -12,7 +12,7 @@ import pytest
 
 from slimsight.compress.errors import PruningError
 
-from .conftest import Said
+from ..conftest import Said
 
 
 @contextmanager

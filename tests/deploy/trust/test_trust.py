@@ -21,7 +21,7 @@ from slimsight.deploy.run_dir import read_run
 from slimsight.deploy.trust.run import find_subjects, measure_trust
 from slimsight.deploy.trust.study import Fewer, Study, Subject, spread
 
-from .conftest import Said
+from ..conftest import Said
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from slimsight.deploy.run.session import Session
 from slimsight.deploy.run_dir import RunDir
 from slimsight.deploy.settings.recipe import Recipe, load_recipe
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 RECIPES = sorted((ROOT / "configs" / "imagenet").glob("*.yaml"))
 KEPT = {"resnet34": 0.56, "resnet50": 0.434, "resnet101": 0.432, "mobilenet_v2": 0.71}
 CLASSES = 3

@@ -19,7 +19,7 @@ from slimsight.deploy.run.pipeline import run_recipe
 from slimsight.deploy.run.processes import _exit_code, as_arguments, check_batches, check_devices
 from slimsight.deploy.settings.recipe import Recipe, load_recipe
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SETTINGS = ("finetune.epochs=1", "finetune.batch_size=65", "export.formats=[onnx]")
 """Of a finished run: what surgery left stays. 65 images are 32 and 33 for two processes."""
 
