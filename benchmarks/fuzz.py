@@ -37,7 +37,7 @@ from slimsight.compress.data.partition import check_list, read_list
 from slimsight.compress.errors import SlimError
 from slimsight.compress.files.atomic import write_json
 from slimsight.compress.surgery import PrunePlan, slim_
-from slimsight.deploy.budget import Figures, judge, load_budget
+from slimsight.deploy.budget import TargetFigures, judge, load_budget
 from slimsight.deploy.machine import device_name, versions
 from slimsight.deploy.report import read_report
 from slimsight.deploy.report.html.page import render_run
@@ -63,7 +63,7 @@ def use_budget(path: Path) -> None:
     budget = load_budget(path)
     report = path.with_name("report.json")
     report.write_text(json.dumps(REPORT), encoding="utf-8")
-    judge(Figures.of_report(read_report(report), None), budget, None)
+    judge(TargetFigures.of_report(read_report(report), None), budget, None)
 
 
 def use_plan(path: Path) -> None:

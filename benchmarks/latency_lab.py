@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 from slimsight.compress.config import ModelConfig
 from slimsight.compress.files.atomic import read_json, write_json
 from slimsight.compress.models import build_classifier
-from slimsight.deploy.bench import Settings, run_bench
-from slimsight.deploy.machine import describe, state, stolen, versions
+from slimsight.deploy.bench import BenchSettings, run_bench
+from slimsight.deploy.machine import describe_machine, machine_state, steal_share, versions
 from slimsight.deploy.timing.rounds import time_sessions
 from slimsight.deploy.timing.statistics import noise_of, to_quantiles, to_speedup
 from slimsight.export.pt2.export import export_pt2
@@ -74,7 +74,7 @@ class Slowed(OnnxRunner):
 
 def calibrated(path: Path, images: NDArray[np.uint8]) -> int:
     """Units of work that take ``SLOWER`` of the model's time."""
-    units, settings = 70, Settings()
+    units, settings = 70, BenchSettings()
     runners = {"model": OnnxRunner(path), "slowed": Slowed(path, units)}
     found = time_sessions(
         runners, images, sessions=4 * settings.sessions, rounds=4 * settings.rounds, warmup=settings.warmup, seed=0
@@ -86,9 +86,9 @@ def calibrated(path: Path, images: NDArray[np.uint8]) -> int:
 
 def measure(study: str, repeat: int, path: Path, images: NDArray[np.uint8], units: int) -> Row:
     """One measurement."""
-    settings = Settings()
+    settings = BenchSettings()
     other = Slowed(path, units) if study == "slowed" else OnnxRunner(path)
-    before = state()
+    before = machine_state()
     measured = time_sessions(
         {"model": OnnxRunner(path), "other": other},
         images,
@@ -100,7 +100,7 @@ def measure(study: str, repeat: int, path: Path, images: NDArray[np.uint8], unit
     )
     times, again = (measured.timings[name].host for name in ("model", "other"))
     found = to_speedup(times, again, seed=repeat)
-    after = state()
+    after = machine_state()
     return {
         "study": study,
         "repeat": repeat,
@@ -114,7 +114,7 @@ def measure(study: str, repeat: int, path: Path, images: NDArray[np.uint8], unit
         "warm": measured.warm,
         "slowed_by": _extra(other, times),
         "load_average": before["load_average"][0],
-        "stolen": stolen(before, after),
+        "stolen": steal_share(before, after),
     }
 
 
@@ -146,14 +146,22 @@ def main() -> None:
 
         def write(bench: Row | None) -> None:
             ordered = [rows[key] for key in sorted(rows, key=lambda key: (list(STUDIES).index(key[0]), key[1]))]
-            found = {"schema": 1, "machine": describe(), "versions": versions(), "units": units, "rows": ordered}
+            found = {
+                "schema": 1,
+                "machine": describe_machine(),
+                "versions": versions(),
+                "units": units,
+                "rows": ordered,
+            }
             write_json(RESULTS, found | ({"bench": bench} if bench is not None else {}))
 
         bench = kept.get("bench")
         if bench is None:
             engine = Path(folder) / "resnet20.engine"
             export_engine(path, engine, flavour="tensorrt-rtx")
-            bench = run_bench([path, pt2, engine], runtimes=tuple(TAKES), settings=Settings(batches=(1, 8))).to_dict()
+            bench = run_bench(
+                [path, pt2, engine], runtimes=tuple(TAKES), settings=BenchSettings(batches=(1, 8))
+            ).to_dict()
             write(bench)
         for repeat in range(max(STUDIES.values())):
             for study, repeats in STUDIES.items():

@@ -32,8 +32,8 @@ from slimsight.compress.models import Classifier, ResNet
 from slimsight.deploy.cli.progress import ConsoleProgress
 from slimsight.deploy.machine import device_name, versions
 from slimsight.deploy.run.session import Session
-from slimsight.deploy.trust.run import find_subjects
-from slimsight.deploy.trust.study import Subject, spread
+from slimsight.deploy.trust.run import find_explainers_to_test
+from slimsight.deploy.trust.study import TrustSubject, spread
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "roar.json"
@@ -50,7 +50,7 @@ def part_of(images: ImageSet, count: int, seed: int) -> ImageSet:
     return images.subset(np.sort(order))
 
 
-def maps_of(subject: Subject, classifier: Classifier, images: ImageSet, progress: ConsoleProgress) -> Tensor:
+def maps_of(subject: TrustSubject, classifier: Classifier, images: ImageSet, progress: ConsoleProgress) -> Tensor:
     """(N, H, W) importance for the predicted classes."""
     pixels = torch.from_numpy(np.asarray(images.images[:])).float() / 255
     labels = predicted(classifier, pixels)
@@ -100,7 +100,7 @@ def main() -> None:
                 maps = torch.zeros(len(learned), side, side), torch.zeros(len(judged), side, side)
             else:
                 if name not in found:
-                    subject = find_subjects(session, [name])[-1]
+                    subject = find_explainers_to_test(session, [name])[-1]
                     found[name] = tuple(maps_of(subject, classifier, part, progress) for part in (learned, judged))
                 maps = found[name]
             start = time.monotonic()

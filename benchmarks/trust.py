@@ -24,7 +24,7 @@ from slimsight.compress.files.atomic import read_json, write_json
 from slimsight.deploy.cli.progress import ConsoleProgress
 from slimsight.deploy.run.session import Session
 from slimsight.deploy.trust.figures import draw_trust
-from slimsight.deploy.trust.run import CONTROL, find_subjects, measure_trust, own_subject, some_of
+from slimsight.deploy.trust.run import CONTROL, find_explainers_to_test, measure_trust, own_subject, some_of
 from slimsight.deploy.trust.study import Fewer
 
 HERE = Path(__file__).resolve().parent
@@ -85,7 +85,7 @@ def coarseness(session: Session) -> dict[str, Any]:
     """How much the areas of insertion and deletion change with DRIB's steps in place of ``STEPS``, image by image."""
     classifier, images = session.classifier(), some_of(session.splits.test(), COARSE_IMAGES, "test")
     labels, rows = predicted(classifier, images), []
-    for subject in find_subjects(session, COARSE):
+    for subject in find_explainers_to_test(session, COARSE):
         maps = explain_images(subject.factory(classifier), images, labels).importance
         fine, coarse = (insertion_deletion(classifier, images, maps, steps=steps) for steps in (DRIB, STEPS))
         changes = {side: paired(getattr(coarse, side), getattr(fine, side)) for side in ("insertion", "deletion")}

@@ -95,7 +95,7 @@ def out_of_memory(error: BaseException) -> str | None:
 
 
 @contextmanager
-def memory_told(what: str) -> Iterator[None]:
+def report_out_of_memory(what: str) -> Iterator[None]:
     """Say in one sentence that ``what`` ran out of memory; other errors pass.
 
     Raises:

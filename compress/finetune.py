@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from .config import FinetuneConfig, TrainConfig
 from .data import Batch, BatchSource, batches_of
 from .explain import ExplainedClassifier, RbfHead, squared_distance
-from .parallel.processes import add, rank, world
+from .parallel.processes import all_reduce_sum, rank, world_size
 from .progress import SILENT, Progress
 from .training import Checkpoints, History, fit, one_cycle, to_device
 
@@ -35,7 +35,7 @@ def recalibrate_bn(model: nn.Module, batches: BatchSource, count: int) -> None:
         norm.momentum = None  # a cumulative average
         norm.train()
     device = next(model.parameters()).device
-    processes = world()
+    processes = world_size()
     own = batches.epoch(0, share=batches_of(rank(), processes))
     # Every statistic is that of a whole batch, which one process sees: only the averages are of all.
     for batch in itertools.islice(own, len(range(rank(), count, processes))):
@@ -54,9 +54,9 @@ def _average_(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
     assert norm.running_var is not None
     assert norm.num_batches_tracked is not None
     count = norm.num_batches_tracked.double()
-    total = add(count.clone())
+    total = all_reduce_sum(count.clone())
     for running in (norm.running_mean, norm.running_var):
-        running.copy_(add(running.double() * count) / total)
+        running.copy_(all_reduce_sum(running.double() * count) / total)
     norm.num_batches_tracked.copy_(total)
 
 

@@ -39,7 +39,7 @@ _SEED = 0
 
 
 @dataclass(frozen=True)
-class LayerCost:
+class InspectedLayer:
     """A layer and its MACs for one image."""
 
     name: str
@@ -76,7 +76,7 @@ class Inspection:
     groups: int
     frozen_groups: tuple[dict[str, str], ...]
     smallest_macs: int
-    layers: tuple[LayerCost, ...]
+    layers: tuple[InspectedLayer, ...]
     seconds: float
     plan: PlanProof | None = None
 
@@ -183,7 +183,7 @@ def inspect_model(
         groups=len(graph.groups),
         frozen_groups=tuple({"name": group.name, "reason": group.reason} for group in graph.frozen),
         smallest_macs=smallest_macs(cost, align) if graph.groups else counted.total,
-        layers=tuple(LayerCost(layer, macs) for layer, macs in dearest),
+        layers=tuple(InspectedLayer(layer, macs) for layer, macs in dearest),
         seconds=time.monotonic() - started,
     )
     if budget is None:

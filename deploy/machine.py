@@ -49,7 +49,7 @@ def device_name() -> str:
     return f"CPU ({platform.machine()}, {plural(torch.get_num_threads(), 'thread')})"
 
 
-def describe() -> dict[str, Any]:
+def describe_machine() -> dict[str, Any]:
     """What does not change while something is measured: processor, cores, system, device, settings of threads."""
     settings = {name: os.environ[name] for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY") if name in os.environ}
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -70,7 +70,7 @@ def processor() -> str:
     return named[0] if named else platform.processor() or platform.machine()
 
 
-def state() -> dict[str, Any]:
+def machine_state() -> dict[str, Any]:
     """What may change: load averages, clocks and governors of the cores, CPU ticks by use, and the GPU's clocks.
 
     ``ticks_stolen`` of ``ticks``: what another guest of the same host took; null where the system does not tell.
@@ -86,7 +86,7 @@ def state() -> dict[str, Any]:
     }
 
 
-def stolen(before: dict[str, Any], after: dict[str, Any]) -> float | None:
+def steal_share(before: dict[str, Any], after: dict[str, Any]) -> float | None:
     """Share (0..1) of all CPU time between two states that other guests of the host took; None where not known."""
     if before["ticks_stolen"] is None or after["ticks_stolen"] is None or after["ticks"] <= before["ticks"]:
         return None

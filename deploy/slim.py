@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from slimsight.compress.config import ExplainerConfig, GatesConfig
-from slimsight.compress.data import LoaderBatches, TensorBatches, take
+from slimsight.compress.data import LoaderBatches, TensorBatches, first_images
 from slimsight.compress.errors import ConfigError, ModelError, PruningError
 from slimsight.compress.explain import (
     STEERING,
@@ -169,7 +169,7 @@ def learn_gates(
         )
     fabric = make_fabric()
     network = _joint(traced).to(fabric.device)
-    pixels, labels = take(loader, images)
+    pixels, labels = first_images(loader, images)
     targets = None
     if config.explainer is not None:
         assert isinstance(network, ExplainedClassifier)

@@ -159,7 +159,7 @@ class _Layer(NamedTuple):
     shape: Shape
 
 
-class _Recorder(TorchFunctionMode):
+class _LayerRecorder(TorchFunctionMode):
     """Notes the weight of each convolution and linear layer that runs inside the block, modules or not."""
 
     def __init__(self, names: Mapping[int, str]) -> None:
@@ -188,7 +188,7 @@ def _model_layers(model: nn.Module, image_shape: Shape) -> list[_Layer]:
     """The layers with weights that ``model`` runs for one image of ``image_shape``, in order of execution."""
     twin = cpu_copy(model)
     named = (*twin.named_parameters(), *twin.named_buffers())
-    recorder = _Recorder({id(tensor): name for name, tensor in named})
+    recorder = _LayerRecorder({id(tensor): name for name, tensor in named})
     with torch.inference_mode(), recorder:
         twin(torch.zeros(1, *image_shape))
     return recorder.layers

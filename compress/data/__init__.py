@@ -4,7 +4,7 @@ from .batches import Batch, Batches, Share, all_rows, batches_of, rows_of
 from .file_batches import FileBatches, to_batches
 from .flow import Flow
 from .images import ImageSet, Rows
-from .loader import BatchSource, LoaderBatches, TensorBatches, one_pass, take
+from .loader import BatchSource, LoaderBatches, TensorBatches, first_images, one_pass
 from .on_the_fly import FileImages
 from .splits import Splits, open_splits
 
@@ -23,9 +23,9 @@ __all__ = [
     "TensorBatches",
     "all_rows",
     "batches_of",
+    "first_images",
     "one_pass",
     "open_splits",
     "rows_of",
-    "take",
     "to_batches",
 ]

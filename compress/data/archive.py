@@ -16,7 +16,7 @@ from typing import IO, Any, Self, cast
 from ..errors import DataError
 from ..files.untrusted import MEBIBYTE, open_limited, printable
 from .cache import fingerprint
-from .decode import MOST_BYTES, Decoded, Encoded, decode, is_image, why
+from .decode import MOST_BYTES, Decoded, Encoded, decode, error_text, is_image
 from .partition import check_classes, same_classes
 
 _SPLITS = ("train", "test")
@@ -153,7 +153,8 @@ def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
         RecursionError,
     ) as error:
         raise DataError(
-            f"{path} cannot be read as a .tar, .tar.gz, .tar.bz2 or .tar.xz ({why(error)}); download or make it again"
+            f"{path} cannot be read as a .tar, .tar.gz, .tar.bz2 or .tar.xz ({error_text(error)}); "
+            "download or make it again"
         ) from error
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
-from ..parallel.processes import Part, even
+from ..parallel.processes import ShardSlice, even_slice
 from .images import ImageSet
 
 Share = Callable[[int, int], Sequence[slice]]
@@ -32,8 +32,8 @@ def rows_of(rank: int, world: int, accumulate: int = 1) -> Share:
 
     def share(number: int, size: int) -> Sequence[slice]:
         del number
-        parts = (even(size, k, accumulate) for k in range(accumulate))
-        mine = ((part.start, even(part.stop - part.start, rank, world)) for part in parts)
+        parts = (even_slice(size, k, accumulate) for k in range(accumulate))
+        mine = ((part.start, even_slice(part.stop - part.start, rank, world)) for part in parts)
         return [slice(start + rows.start, start + rows.stop) for start, rows in mine]
 
     return share
@@ -44,11 +44,11 @@ def batches_of(rank: int, world: int) -> Share:
     return lambda number, size: [slice(0, size)] if number % world == rank else []
 
 
-def pieces(number: int, size: int, share: Share) -> Iterator[Part]:
+def pieces(number: int, size: int, share: Share) -> Iterator[ShardSlice]:
     """The parts of batch ``number`` that ``share`` gives."""
     for rows in share(number, size):
         assert rows.start < rows.stop <= size, "recipes allow no batch with fewer images than processes"
-        yield Part(rows.start, rows.stop, size)
+        yield ShardSlice(rows.start, rows.stop, size)
 
 
 class Batch(NamedTuple):
@@ -61,7 +61,7 @@ class Batch(NamedTuple):
     images: Tensor
     labels: Tensor
     indices: Tensor
-    part: Part | None = None
+    part: ShardSlice | None = None
 
 
 class Batches:

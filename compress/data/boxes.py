@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
-from ..files.untrusted import MOST_LIST, parse_json, printable, read_text, within
-from .decode import BROKEN, Encoded, decode, open_image, why
+from ..files.untrusted import MOST_LIST, parse_json, path_inside, printable, read_text
+from .decode import DECODE_ERRORS, Encoded, decode, error_text, open_image
 
 COLUMNS = ("file", "x0", "y0", "x1", "y1")
 
@@ -46,7 +46,7 @@ def load_boxes(path: Path, side: int) -> BoxedImages:
         name, box = _parse(row, where)
         if name in names:
             raise DataError(f"{where}: {printable(name)} has a box already; give one box per file")
-        file = within(path.parent, name)
+        file = path_inside(path.parent, name)
         if file is None:
             raise DataError(f"{where}: {printable(name)} does not lie below the table's folder; put the images there")
         names.append(name)
@@ -87,8 +87,8 @@ def _size(file: Path, where: str) -> tuple[int, int]:
     try:
         with open_image(file) as image:
             return image.size
-    except BROKEN as error:
-        raise DataError(f"{where}: image {printable(str(file), 500)} cannot be read ({why(error)})") from error
+    except DECODE_ERRORS as error:
+        raise DataError(f"{where}: image {printable(str(file), 500)} cannot be read ({error_text(error)})") from error
 
 
 def _scale(box: tuple[int, int, int, int], size: tuple[int, int], side: int, where: str) -> tuple[int, int, int, int]:

@@ -19,7 +19,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from ..errors import Damaged, RunError
-from ..files.atomic import atomic_path, make_folder, sync_folder, writing
+from ..files.atomic import atomic_path, make_folder, sync_folder, write_errors
 from ..files.locks import NoLocks, locked, try_lock
 from ..files.sealed import find_damage, read_sealed, sha256_of_file, write_sealed
 from ..progress import SILENT, Progress
@@ -79,7 +79,7 @@ LAYOUT = 1  # part of every fingerprint: a change of what is stored or how it is
 _META, _LOCK = "meta.json", "lock"
 
 
-class Pool(NamedTuple):
+class CachedImages(NamedTuple):
     """The images of one split, sorted by name, and their names ``<class>/<file>``."""
 
     images: ImageSet
@@ -118,7 +118,7 @@ def fingerprint(split: str, **facts: Any) -> str:
     return f"{split}-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
 
 
-def load(source: Source, split: str, cache_dir: Path, progress: Progress) -> Pool:
+def load(source: Source, split: str, cache_dir: Path, progress: Progress) -> CachedImages:
     """The images of a split, from the cache or decoded into it.
 
     Raises:
@@ -141,7 +141,7 @@ def load(source: Source, split: str, cache_dir: Path, progress: Progress) -> Poo
     return found
 
 
-def read(place: Path, progress: Progress = SILENT) -> Pool | None:
+def read(place: Path, progress: Progress = SILENT) -> CachedImages | None:
     """What a cache folder holds; None when it is absent or damaged, which is said (it is then decoded again)."""
     try:
         meta = read_sealed(place / _META)
@@ -162,12 +162,12 @@ def read(place: Path, progress: Progress = SILENT) -> Pool | None:
     return _sorted(ImageSet(images, labels, classes), names)
 
 
-def _sorted(images: ImageSet, names: tuple[str, ...]) -> Pool:
+def _sorted(images: ImageSet, names: tuple[str, ...]) -> CachedImages:
     """By class and file: an archive and the folder it was made from then split alike, whatever its order."""
     order = sorted(range(len(names)), key=lambda i: names[i].split("/"))
     if order == list(range(len(names))):
-        return Pool(images, names)
-    return Pool(images.subset(order), tuple(names[i] for i in order))
+        return CachedImages(images, names)
+    return CachedImages(images.subset(order), tuple(names[i] for i in order))
 
 
 def _fill(places: Mapping[str, Path], decoded: Iterable[Decoded]) -> None:
@@ -252,7 +252,7 @@ def _private(folder: Path) -> Iterator[None]:
     """
     lock = folder.with_suffix(".lock")
     try:
-        with writing(folder):
+        with write_errors(folder):
             make_folder(folder)
             file = lock.open("xb", buffering=0)
         with file:

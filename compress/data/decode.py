@@ -26,7 +26,7 @@ MOST_BYTES: Final = 256 * MEBIBYTE
 MOST_PIXELS: Final = 2**26  # decoded as RGB: 192 MiB in each of the threads that decode
 
 # What PIL raises on broken files, by format: SyntaxError is its PNG reader, struct.error its TIFF reader.
-BROKEN: Final = (
+DECODE_ERRORS: Final = (
     OSError,
     SyntaxError,
     ValueError,
@@ -59,7 +59,7 @@ def open_image(source: Path | bytes) -> Iterator[Image.Image]:
         yield image
 
 
-def why(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """What was wrong, on one line."""
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(said.split()) or type(error).__name__
@@ -177,6 +177,6 @@ def _decode_one(item: Encoded, resize: int | None) -> NDArray[np.uint8]:
     except UnidentifiedImageError as error:
         where = printable(item.where, 500)
         raise DataError(f"{where} is not an image that can be read; replace or remove it") from error
-    except BROKEN as error:
+    except DECODE_ERRORS as error:
         where = printable(item.where, 500)
-        raise DataError(f"{where} cannot be decoded ({why(error)}); replace or remove it") from error
+        raise DataError(f"{where} cannot be decoded ({error_text(error)}); replace or remove it") from error

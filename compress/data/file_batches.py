@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import DataError, RunError
-from ..parallel.processes import Part
+from ..parallel.processes import ShardSlice
 from .augment import Augmentation, chances, epoch_key
 from .batches import Batch, Batches, Share, all_rows, epoch_generator, pieces
 from .flow import Flow
@@ -32,7 +32,7 @@ from .scaled import Pixels
 _UNUSED = 3  # references to an array that is in the list, is looked at, and is being asked for its references
 
 
-class Recycled:
+class BufferPool:
     """Uint8 tensors of one shape; one's memory serves again when no tensor or array that shares it is left.
 
     Args:
@@ -156,7 +156,7 @@ class FileBatches(Batches):
         self.flow.lap("computing")
         parts = list(self._parts(start, share))
         bounds = [(begin, end) for begin, end, _ in parts]
-        memory = Recycled((self.batch_size, self.files.side, self.files.side, 3))
+        memory = BufferPool((self.batch_size, self.files.side, self.files.side, 3))
         with self._decoded(order.numpy(), epoch_key(self.seed, k), bounds) as decoded:
             for begin, end, part in parts:
                 indices = order[begin:end]
@@ -166,14 +166,14 @@ class FileBatches(Batches):
                 yield Batch(images, labels, indices, None if part.whole else part)
                 self.flow.lap("computing")
 
-    def _parts(self, start: int, share: Share) -> Iterator[tuple[int, int, Part]]:
+    def _parts(self, start: int, share: Share) -> Iterator[tuple[int, int, ShardSlice]]:
         """What ``share`` gives of every batch from ``start`` on, with its first and last position (excluded)."""
         for number in range(start, len(self)):
             first = number * self.batch_size
             for part in pieces(number, min(self.batch_size, self.count - first), share):
                 yield first + part.start, first + part.stop, part
 
-    def _gather(self, decoded: Iterator[Tensor], size: int, memory: Recycled) -> Tensor:
+    def _gather(self, decoded: Iterator[Tensor], size: int, memory: BufferPool) -> Tensor:
         """The next ``size`` images ``(size, 3, side, side)`` as bytes on the device, channels last."""
         on_cpu = self.device.type == "cpu"
         shape = size, *memory.shape[1:]

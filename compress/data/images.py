@@ -14,7 +14,7 @@ from .partition import of_each_class
 Index = SupportsIndex | slice | NDArray[Any]
 
 
-class Pool(Protocol):
+class ImageArray(Protocol):
     """What rows are read from: an array, or files that are decoded when they are asked for."""
 
     @property
@@ -36,7 +36,7 @@ class Pool(Protocol):
 class Rows:
     """Some rows of an array (or of files) in some order, read when they are asked for; indexed like an array."""
 
-    pool: NDArray[np.uint8] | Pool
+    pool: NDArray[np.uint8] | ImageArray
     order: NDArray[np.int64]
 
     @property

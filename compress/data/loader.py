@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
-from ..parallel.processes import alone, gather, rank, world
+from ..parallel.processes import gather, rank, single_process, world_size
 from ..progress import SILENT, Progress
 from .batches import Batch, Share, all_rows, batches_of, epoch_generator, pieces
 
@@ -104,7 +104,7 @@ def _parts(batch: Batch, number: int, share: Share) -> Iterator[Batch]:
         yield Batch(batch.images[rows], batch.labels[rows], batch.indices[rows], None if part.whole else part)
 
 
-def take(loader: Iterable[Any], count: int) -> tuple[Tensor, Tensor]:
+def first_images(loader: Iterable[Any], count: int) -> tuple[Tensor, Tensor]:
     """The first ``count`` images (N, 3, H, W) of a loader and their labels (N,), in memory; fewer if it has fewer.
 
     Raises:
@@ -168,12 +168,12 @@ def one_pass(
     Args:
         what: to show progress under.
     """
-    processes, first = world(), rank()
+    processes, first = world_size(), rank()
     own = batches.epoch(0, share=batches_of(first, processes))
     if what is not None:
         total = -(-len(batches) // processes)
         own = progress.track(own, what, total=total, unit="img", scale=processes * batches.batch_size)
-    with alone():
+    with single_process():
         found = [work(first + processes * k, batch) for k, batch in enumerate(own)]
     every = gather(found)
     return [every[number % processes][number // processes] for number in range(sum(map(len, every)))]

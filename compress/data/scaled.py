@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ..errors import DataError
 from ..files.untrusted import printable
-from .decode import BROKEN, open_image, refuse_mode, why
+from .decode import DECODE_ERRORS, error_text, open_image, refuse_mode
 
 Pixels = NDArray[np.uint8]
 _RATIOS = math.log(3 / 4), math.log(4 / 3)
@@ -85,8 +85,8 @@ def read_scaled(path: Path | str, side: int, place: Callable[[int, int], Window]
         raise DataError(f"{_named(path)} is gone; put it back, or run again: the folder is then listed anew") from error
     except UnidentifiedImageError as error:
         raise DataError(f"{_named(path)} is not an image that can be read; {_REMEDY}") from error
-    except BROKEN as error:
-        raise DataError(f"{_named(path)} cannot be decoded ({why(error)}); {_REMEDY}") from error
+    except DECODE_ERRORS as error:
+        raise DataError(f"{_named(path)} cannot be decoded ({error_text(error)}); {_REMEDY}") from error
 
 
 _REMEDY = "replace it, or name it in a file for data.skip to leave it out"

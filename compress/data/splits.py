@@ -11,7 +11,7 @@ from ..config import DataConfig
 from ..errors import DataError
 from ..progress import SILENT, Progress
 from .archive import ArchiveSource
-from .cache import Pool, Source, load
+from .cache import CachedImages, Source, load
 from .images import ImageSet
 from .layout import find_layout, refuse_archive, refuse_val_list
 from .on_the_fly import open_on_the_fly
@@ -89,7 +89,7 @@ def _open_splits(config: DataConfig, *, cache_dir: Path, seed: int, progress: Pr
     return *_divide(pool, held), open_test
 
 
-def _divide(pool: Pool, held: set[str]) -> tuple[ImageSet, ImageSet]:
+def _divide(pool: CachedImages, held: set[str]) -> tuple[ImageSet, ImageSet]:
     """The images whose names are not held, and those whose are."""
     mask = np.fromiter((name in held for name in pool.names), dtype=bool, count=len(pool.names))
     return pool.images.subset(np.flatnonzero(~mask)), pool.images.subset(np.flatnonzero(mask))

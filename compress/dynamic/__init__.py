@@ -1,26 +1,26 @@
 """Dynamic reasoning (DRIB): every image computes the channels it needs."""
 
-from .bottleneck import Evidence, RouteEvidence, verify_routes
-from .cost import Usage, macs_per_image, routed_cost, use
+from .bottleneck import RouteEvidence, VerificationEvidence, verify_routes
+from .cost import Usage, macs_per_image, measure_usage, routed_cost
 from .harden import check_reachable, harden_
 from .learn import Learned, learn_routing
 from .routing import DynamicClassifier, Route, Router, find_routes, head_name
 
 __all__ = [
     "DynamicClassifier",
-    "Evidence",
     "Learned",
     "Route",
     "RouteEvidence",
     "Router",
     "Usage",
+    "VerificationEvidence",
     "check_reachable",
     "find_routes",
     "harden_",
     "head_name",
     "learn_routing",
     "macs_per_image",
+    "measure_usage",
     "routed_cost",
-    "use",
     "verify_routes",
 ]

@@ -61,7 +61,7 @@ class RouteEvidence:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class VerificationEvidence:
     """What the verification of a dynamic classifier found.
 
     ``macs_with_dense``: mean MACs when every layer whose choice was not accepted runs dense.
@@ -86,14 +86,14 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Moments:
+class FeatureMoments:
     """Mean and variance of every value (C, H, W) behind a layer."""
 
     mean: Tensor
     variance: Tensor
 
 
-def capacity(values: Tensor, passed: Tensor, moments: Moments) -> Tensor:
+def capacity(values: Tensor, passed: Tensor, moments: FeatureMoments) -> Tensor:
     """Bits (N, C, H, W) that z = l r + (1 - l) eps tells of r: KL(N(l r + (1-l) m, (1-l)^2 v) || N(m, v)).
 
     Args:
@@ -151,7 +151,7 @@ def _behind(network: nn.Module, layer: str, change: Hook) -> Iterator[None]:
 
 
 @torch.no_grad()
-def read_moments(network: nn.Module, layers: Sequence[str], batches: BatchSource) -> dict[str, Moments]:
+def read_moments(network: nn.Module, layers: Sequence[str], batches: BatchSource) -> dict[str, FeatureMoments]:
     """Mean and variance behind each layer over one pass of ``network`` in eval mode."""
     device = next(network.parameters()).device
     sums: dict[str, tuple[Tensor, Tensor]] = {}
@@ -174,14 +174,14 @@ def read_moments(network: nn.Module, layers: Sequence[str], batches: BatchSource
         for handle in handles:
             handle.remove()
     return {
-        name: Moments(
+        name: FeatureMoments(
             (first / count).float(), (second / count - (first / count) ** 2).clamp_min(_LEAST_VARIANCE).float()
         )
         for name, (first, second) in sums.items()
     }
 
 
-def bits_of(network: nn.Module, layer: str, moments: Moments, images: Tensor, labels: Tensor) -> Tensor:
+def bits_of(network: nn.Module, layer: str, moments: FeatureMoments, images: Tensor, labels: Tensor) -> Tensor:
     """(N, C, H, W) bits that the labels need of each value behind ``layer``: ten steps of alpha per image.
 
     Loss: cross entropy + 10 x mean capacity, each image by itself.
@@ -218,7 +218,7 @@ def verify_routes(
     sample: BatchSource,
     *,
     progress: Progress = SILENT,
-) -> Evidence:
+) -> VerificationEvidence:
     """Compare the channels that each image opens with those that hold its label's bits. Offline; both models in eval.
 
     Args:
@@ -261,4 +261,4 @@ def verify_routes(
         RouteEvidence(route.name, *torch.cat(rows).mean(0).tolist())
         for route, rows in zip(model.routes, found, strict=True)
     ]
-    return Evidence(len(torch.cat(figures)), tuple(routes), means[0], means[2], means[1], means[3])
+    return VerificationEvidence(len(torch.cat(figures)), tuple(routes), means[0], means[2], means[1], means[3])

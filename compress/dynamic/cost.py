@@ -51,7 +51,7 @@ def macs_per_image(cost: CostModel, gates: Sequence[Tensor]) -> Tensor:
 
 
 @torch.inference_mode()
-def use(model: DynamicClassifier, cost: CostModel, batches: BatchSource) -> Usage:
+def measure_usage(model: DynamicClassifier, cost: CostModel, batches: BatchSource) -> Usage:
     """Accuracy, MACs and routes over one pass, in eval mode; the model's mode is restored."""
     device = next(model.parameters()).device
     cost = cost.to(device)

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..data import BatchSource
 from ..errors import PruningError
 from ..gates import CostModel
-from .cost import Usage, use
+from .cost import Usage, measure_usage
 from .routing import DynamicClassifier
 
 HALVINGS = 14
@@ -47,7 +47,7 @@ def harden_(model: DynamicClassifier, cost: CostModel, batches: BatchSource, *, 
     def close(count: int) -> Usage:
         threshold = float(values[count - 1]) if count else 0.0
         _close_(model, start, threshold, align)
-        return use(model, cost, batches)
+        return measure_usage(model, cost, batches)
 
     best = close(0)
     if best.macs_mean <= budget:

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from ..config import DynamicConfig
 from ..data import Batch, BatchSource
 from ..gates import CostModel
-from ..parallel.processes import mean_over_batch, per_image
+from ..parallel.processes import mean_over_batch, random_per_image
 from ..progress import SILENT, Progress
 from ..training import Checkpoints, History, fit, one_cycle, to_device
 from .cost import Usage, macs_per_image
@@ -129,7 +129,9 @@ class _PartlyDense(nn.Module):
         self.model, self.share = model, share
 
     def forward(self, images: Tensor) -> Tensor:
-        dense = [per_image(images.new_empty(len(images)), Tensor.uniform_) < self.share for _ in self.model.routes]
+        dense = [
+            random_per_image(images.new_empty(len(images)), Tensor.uniform_) < self.share for _ in self.model.routes
+        ]
         return self.model.routed(images, dense=dense).logits
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import PruningError
-from ..parallel.processes import moments, per_image
+from ..parallel.processes import mean_and_std, random_per_image
 from ..surgery import ChannelGraph, ChannelGroup, Slot
 
 MASK_MOST = 5.0
@@ -84,9 +84,9 @@ class Router(nn.Module):
         """
         if temperature is None:
             return F.one_hot(scores.argmax(1), scores.shape[1]).to(self.masks.dtype)
-        spread = moments(scores.detach().float(), (0,))[1].mean().clamp_min(1e-6)
+        spread = mean_and_std(scores.detach().float(), (0,))[1].mean().clamp_min(1e-6)
         scaled = scores.float() / (temperature * spread)
-        noise = -per_image(scaled.detach(), Tensor.exponential_).log()
+        noise = -random_per_image(scaled.detach(), Tensor.exponential_).log()
         soft = (scaled + noise).softmax(1)
         hard = F.one_hot(soft.argmax(1), scores.shape[1]).to(soft.dtype)
         return (hard - soft.detach() + soft).to(self.masks.dtype)
@@ -105,7 +105,7 @@ class Router(nn.Module):
     @torch.no_grad()
     def follow_(self, features: Tensor) -> None:
         """Let the mean follow the features (N, inputs) of a training batch."""
-        self.mean.lerp_(moments(features, (0,))[0].to(self.mean.dtype), FOLLOW)
+        self.mean.lerp_(mean_and_std(features, (0,))[0].to(self.mean.dtype), FOLLOW)
 
 
 @dataclass(frozen=True)

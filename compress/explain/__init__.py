@@ -4,7 +4,7 @@ from .amortized.explainers import AmortizedExplainer, RbfExplainer, RealXExplain
 from .amortized.heads import Head, RbfHead, RealXHead, rbf_saliency
 from .amortized.learn import rbf_objective, train_selector
 from .amortized.predictor import Predictor, new_predictor, rbf_masks, train_predictor
-from .amortized.pyramid import Capture, Scale, find_scales
+from .amortized.pyramid import Capture, FeatureScale, find_scales
 from .amortized.quality import SelectorQuality, judge_selector, refuse_collapsed
 from .amortized.rbf import REFERENCE_SIDE, rbf_map
 from .amortized.realx import pixel_masks, realx_objective, realx_sample
@@ -43,6 +43,7 @@ __all__ = [
     "Drift",
     "ExplainedClassifier",
     "Explainer",
+    "FeatureScale",
     "Head",
     "Member",
     "Predictor",
@@ -55,7 +56,6 @@ __all__ = [
     "RealXExplainer",
     "RealXHead",
     "Saliency",
-    "Scale",
     "Selector",
     "SelectorQuality",
     "SteeringExplainer",

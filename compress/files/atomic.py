@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """What the operating system says when a disk, a quota or a limit on the size of files is used up."""
 
 
@@ -34,7 +34,7 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with writing(path):
+        with write_errors(path):
             make_folder(path.parent)
             yield part
             if durable:
@@ -47,7 +47,7 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def write_errors(path: Path) -> Iterator[None]:
     """Turn what the operating system says about writing ``path`` into one sentence.
 
     Raises:
@@ -56,9 +56,9 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in NO_ROOM:
+        if error.errno in DISK_FULL:
             raise RunError(
-                f"{no_room(error)}: {path} could not be written; free some space (or choose another --out) "
+                f"{disk_full_reason(error)}: {path} could not be written; free some space (or choose another --out) "
                 "and run again: what was finished is kept"
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -66,8 +66,8 @@ def writing(path: Path) -> Iterator[None]:
         raise
 
 
-def no_room(error: OSError) -> str:
-    """Which of ``NO_ROOM`` it was, in words."""
+def disk_full_reason(error: OSError) -> str:
+    """Which of ``DISK_FULL`` it was, in words."""
     return "the file is larger than this account or disk allows" if error.errno == errno.EFBIG else "the disk is full"
 
 

@@ -121,7 +121,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def visible(text: str) -> str:
+def escape_controls(text: str) -> str:
     """``text`` with what a terminal would obey made visible; its lines stay.
 
     A line that a CI service would take for a command of its own (``::error::``) is broken up.
@@ -143,7 +143,7 @@ def _escaped(character: str) -> str:
     )
 
 
-def within(root: Path, name: str) -> Path | None:
+def path_inside(root: Path, name: str) -> Path | None:
     """The place ``name`` (with slashes) below ``root``; None where it, or a link on the way to it, leads elsewhere."""
     parts = PurePosixPath(name)
     if not name or "\0" in name or "\\" in name or parts.is_absolute() or ".." in parts.parts:
@@ -155,7 +155,7 @@ def within(root: Path, name: str) -> Path | None:
         return None
 
 
-def strays(root: Path) -> Iterator[tuple[Path, str]]:
+def special_files(root: Path) -> Iterator[tuple[Path, str]]:
     """What below ``root`` is neither folder nor file nor a link to one below it, and what it is, in words."""
     real = root.resolve()
     for folder, folders, files in os.walk(root):

@@ -18,7 +18,7 @@ from ..config import GatesConfig
 from ..data import Batch, BatchSource
 from ..errors import PruningError
 from ..explain import Targets
-from ..parallel.processes import even, rank, world
+from ..parallel.processes import even_slice, rank, world_size
 from ..progress import SILENT, Progress
 from ..surgery import ChannelGroup
 from ..training import Checkpoints, fit, to_device
@@ -258,7 +258,7 @@ def _to_gated(
         batch = to_device(next(train.epoch(0)), fabric.device)
     gated = GatedNetwork(network, gates, groups, batch, steered=steered)
     gated.to(fabric.device).to(memory_format=torch.channels_last).eval()
-    mine = even(len(batch.images), rank(), world())
+    mine = even_slice(len(batch.images), rank(), world_size())
     batch = Batch(batch.images[mine], batch.labels[mine], batch.indices[mine])
     wanted = config.compile
     if wanted == "auto":

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from .processes import current_part, per_image, world
+from .processes import current_shard, random_per_image, world_size
 
 
 class GlobalBatch(TorchFunctionMode):
@@ -45,7 +45,7 @@ def _batch_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """``F.batch_norm`` over all processes' rows."""
-    if not training or world() == 1:
+    if not training or world_size() == 1:
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
     normalised, mean, variance, count = _Normalise.apply(input, weight, bias, eps)
     if running_mean is not None and running_var is not None:
@@ -130,7 +130,7 @@ def _dropout(axes: int | None) -> Callable[..., Tensor]:
         if not training or p == 0:
             return input
         like = input if axes is None else _first(input, axes)
-        kept = per_image(like.detach(), lambda empty: empty.bernoulli_(1 - p))
+        kept = random_per_image(like.detach(), lambda empty: empty.bernoulli_(1 - p))
         kept = kept.div_(1 - p) if p < 1 else kept
         return input.mul_(kept) if inplace else input * kept
 
@@ -139,10 +139,10 @@ def _dropout(axes: int | None) -> Callable[..., Tensor]:
 
 def _bernoulli_(input: Tensor, p: Any = 0.5, *, generator: torch.Generator | None = None) -> Tensor:
     """Stochastic depth draws so: a number per image, where ``input`` has one for each."""
-    part = current_part()
+    part = current_shard()
     if generator is not None or isinstance(p, Tensor) or part is None or len(input) != part.stop - part.start:
         return input.bernoulli_(p, generator=generator)
-    return input.copy_(per_image(input, lambda empty: empty.bernoulli_(p)))
+    return input.copy_(random_per_image(input, lambda empty: empty.bernoulli_(p)))
 
 
 _CHANGED: dict[Any, Callable[..., Any]] = {

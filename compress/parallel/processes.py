@@ -1,6 +1,6 @@
 """Several processes at one batch: who computes what of it, and how what each finds becomes the same for all.
 
-Everything here is that of a single process unless a process group is there (``make_fabric``), and inside ``alone``.
+Without a process group (see ``make_fabric``), and inside ``single_process``, there is one process: this one.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ T = TypeVar("T")
 _PIECE = 2**28
 """Bytes that are broadcast at once: more would pass what the backends count in 32 bits."""
 
-_ALONE: ContextVar[bool] = ContextVar("alone", default=False)
+_SINGLE_PROCESS: ContextVar[bool] = ContextVar("alone", default=False)
 
 
-class Part(NamedTuple):
+class ShardSlice(NamedTuple):
     """Rows ``start`` to ``stop`` of a batch of ``total``: what a process has of it at a time."""
 
     start: int
@@ -46,64 +46,64 @@ class Part(NamedTuple):
         return (self.stop - self.start) / self.total
 
 
-_PART: ContextVar[Part | None] = ContextVar("part", default=None)
+_SHARD: ContextVar[ShardSlice | None] = ContextVar("part", default=None)
 
 
-def world() -> int:
+def world_size() -> int:
     """How many processes work together here and now."""
-    return dist.get_world_size() if _together() else 1
+    return dist.get_world_size() if _is_distributed() else 1
 
 
 def rank() -> int:
     """Which of them this one is; 0 leads."""
-    return dist.get_rank() if _together() else 0
+    return dist.get_rank() if _is_distributed() else 0
 
 
-def _together() -> bool:
-    return dist.is_available() and dist.is_initialized() and not _ALONE.get()
+def _is_distributed() -> bool:
+    return dist.is_available() and dist.is_initialized() and not _SINGLE_PROCESS.get()
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def single_process() -> Iterator[None]:
     """Within the block this process works as if there were no other."""
-    token = _ALONE.set(True)
+    token = _SINGLE_PROCESS.set(True)
     try:
         yield
     finally:
-        _ALONE.reset(token)
+        _SINGLE_PROCESS.reset(token)
 
 
 @contextmanager
-def together() -> Iterator[None]:
-    """Undoes ``alone`` within the block."""
-    token = _ALONE.set(False)
+def distributed() -> Iterator[None]:
+    """Undoes ``single_process`` within the block."""
+    token = _SINGLE_PROCESS.set(False)
     try:
         yield
     finally:
-        _ALONE.reset(token)
+        _SINGLE_PROCESS.reset(token)
 
 
-def even(count: int, number: int, of: int) -> slice:
+def even_slice(count: int, number: int, of: int) -> slice:
     """The ``number``-th of ``of`` contiguous shares of ``count`` things; shares differ by one at most."""
     return slice(count * number // of, count * (number + 1) // of)
 
 
 @contextmanager
-def computing(part: Part | None) -> Iterator[None]:
-    """Within the block networks and losses see ``part`` of a batch: see ``per_image`` and ``moments``."""
-    token = _PART.set(part)
+def computing_shard(part: ShardSlice | None) -> Iterator[None]:
+    """Within the block networks and losses see ``part`` of a batch: see ``random_per_image`` and ``mean_and_std``."""
+    token = _SHARD.set(part)
     try:
         yield
     finally:
-        _PART.reset(token)
+        _SHARD.reset(token)
 
 
-def current_part() -> Part | None:
+def current_shard() -> ShardSlice | None:
     """What of a batch is being computed; None outside a training step."""
-    return _PART.get()
+    return _SHARD.get()
 
 
-def per_image(like: Tensor, fill: Callable[[Tensor], Tensor]) -> Tensor:
+def random_per_image(like: Tensor, fill: Callable[[Tensor], Tensor]) -> Tensor:
     """Random numbers for images: as ``like`` (N, ...), drawn for the whole batch, of which this part's are returned.
 
     All processes draw the same and keep their rows, so that what happens to an image does not depend on how many
@@ -112,7 +112,7 @@ def per_image(like: Tensor, fill: Callable[[Tensor], Tensor]) -> Tensor:
     Args:
         fill: draws an empty tensor full, on its device, e.g. ``Tensor.normal_``.
     """
-    part = _PART.get()
+    part = _SHARD.get()
     if part is None or part.whole:
         return fill(torch.empty_like(like))
     assert len(like) == part.stop - part.start, f"{len(like)} rows are not those of {part}"
@@ -126,34 +126,34 @@ def per_image(like: Tensor, fill: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def moments(
+def mean_and_std(
     values: Tensor, dims: tuple[int, ...], *, correction: int = 0, keepdim: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of ``values`` over ``dims``, whose rows (dimension 0) are those of all processes."""
     assert 0 in dims
-    if world() == 1:
+    if world_size() == 1:
         return values.mean(dims, keepdim=keepdim), values.std(dims, correction=correction, keepdim=keepdim)
     wide = values.double()
-    count = add(wide.new_tensor(math.prod(values.shape[dim] for dim in dims)))
-    mean = add(wide.sum(dims, keepdim=True)) / count
-    deviation = (add((wide - mean).square().sum(dims, keepdim=True)) / (count - correction)).sqrt()
+    count = all_reduce_sum(wide.new_tensor(math.prod(values.shape[dim] for dim in dims)))
+    mean = all_reduce_sum(wide.sum(dims, keepdim=True)) / count
+    deviation = (all_reduce_sum((wide - mean).square().sum(dims, keepdim=True)) / (count - correction)).sqrt()
     found = [each if keepdim else each.squeeze(dims) for each in (mean, deviation)]
     return found[0].to(values.dtype), found[1].to(values.dtype)
 
 
-def add(values: Tensor) -> Tensor:
+def all_reduce_sum(values: Tensor) -> Tensor:
     """The sum of what every process has; ``values`` itself where there is one. In place."""
-    if world() > 1:
+    if world_size() > 1:
         dist.all_reduce(values)
     return values
 
 
-class _Add(torch.autograd.Function):
-    """``add``, whose gradient is the sum of all processes' gradients."""
+class _AllReduceSum(torch.autograd.Function):
+    """``all_reduce_sum``, whose gradient is the sum of all processes' gradients."""
 
     @staticmethod
     def forward(_: Any, values: Tensor) -> Tensor:
-        return add(values.clone())
+        return all_reduce_sum(values.clone())
 
     @staticmethod
     def backward(_: Any, gradient: Tensor) -> Tensor:
@@ -168,34 +168,34 @@ def mean_over_batch(mean: Tensor) -> Tensor:
     For losses that are not means over images themselves, such as the square of one. Gradients accumulated over parts
     of a batch are then those of the parts' own means.
     """
-    part = _PART.get()
-    if world() == 1 or part is None:
+    part = _SHARD.get()
+    if world_size() == 1 or part is None:
         return mean
     here = torch.tensor(float(part.stop - part.start), dtype=torch.float64, device=mean.device)
-    share = here / add(here.clone())
-    total: Tensor = _Add.apply(mean * share.to(mean.dtype))
+    share = here / all_reduce_sum(here.clone())
+    total: Tensor = _AllReduceSum.apply(mean * share.to(mean.dtype))
     return total
 
 
-def mean_figures(figures: Mapping[str, float], weight: float) -> dict[str, float]:
+def all_reduce_means(figures: Mapping[str, float], weight: float) -> dict[str, float]:
     """Figures averaged over processes; the ``weight`` of this one's, all of which sum to 1."""
-    if world() == 1:
+    if world_size() == 1:
         return dict(figures)
     values = torch.tensor(list(figures.values()), dtype=torch.float64) * weight
-    return dict(zip(figures, add(values).tolist(), strict=True))
+    return dict(zip(figures, all_reduce_sum(values).tolist(), strict=True))
 
 
 def broadcast(value: T) -> T:
     """What the leader has, on all processes; it must pickle."""
-    return _from(value, 0) if world() > 1 else value
+    return _broadcast_from(value, 0) if world_size() > 1 else value
 
 
 def gather(value: T) -> list[T]:
     """What every process has, by rank, on all of them."""
-    return [_from(value, source) for source in range(world())] if world() > 1 else [value]
+    return [_broadcast_from(value, source) for source in range(world_size())] if world_size() > 1 else [value]
 
 
-def _from(value: T, source: int) -> T:
+def _broadcast_from(value: T, source: int) -> T:
     """``value`` of process ``source``; tensors arrive on the device that they left, which should be the CPU."""
     mine = dist.get_rank() == source
     buffer = io.BytesIO()
@@ -213,28 +213,28 @@ def _from(value: T, source: int) -> T:
     return found
 
 
-def by_leader(work: Callable[[], T]) -> T:
+def on_leader(work: Callable[[], T]) -> T:
     """What ``work`` gives the leader, which does it alone while the others wait; random numbers go on as its own."""
-    if world() == 1:
+    if world_size() == 1:
         return work()
     found: list[T] = []
     if rank() == 0:
-        with alone():
+        with single_process():
             found.append(work())
     (value,) = broadcast(found)
-    random_as_leader()
+    sync_random_state()
     return value
 
 
-def part_ways() -> None:
+def shutdown() -> None:
     """The end of working together: nothing is said to other processes any more."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
 
-def random_as_leader() -> None:
+def sync_random_state() -> None:
     """Let all processes draw the numbers that the leader would draw next."""
-    if world() == 1:
+    if world_size() == 1:
         return
     here: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     state, of_gpu = broadcast((torch.get_rng_state(), torch.cuda.get_rng_state() if here else None))
@@ -243,13 +243,13 @@ def random_as_leader() -> None:
         torch.cuda.set_rng_state(of_gpu)
 
 
-def same_everywhere(what: str, state: Mapping[str, Tensor]) -> None:
+def check_same_on_all_ranks(what: str, state: Mapping[str, Tensor]) -> None:
     """Refuse tensors that are not the same, to the bit, in all processes.
 
     Raises:
         RunError: they differ; ``what`` they are of is named.
     """
-    if world() == 1:
+    if world_size() == 1:
         return
     found = gather(checksum(state))
     if len(set(found)) > 1:

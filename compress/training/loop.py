@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from ..data import Batch, BatchSource
 from ..errors import RunError
-from ..parallel.processes import gather, rank, same_everywhere
+from ..parallel.processes import check_same_on_all_ranks, gather, rank
 from ..progress import SILENT, Progress
 from .checkpoint import Checkpoint, Checkpoints, Stateful
 from .course import Course, History, Watch
@@ -102,7 +102,7 @@ def fit(
             if course.stalled:
                 break
     course.restore_()
-    same_everywhere(what, model.state_dict())
+    check_same_on_all_ranks(what, model.state_dict())
     course.history.reduced_bytes = shared.traffic.bytes
     return course.history
 

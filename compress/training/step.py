@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from ..data import Batch, BatchSource, rows_of
 from ..errors import DataError
 from ..parallel.global_batch import GlobalBatch
-from ..parallel.processes import add, computing, random_as_leader, rank, world
+from ..parallel.processes import all_reduce_sum, computing_shard, rank, sync_random_state, world_size
 from .evaluate import to_device
 from .fabric import LearningFabric
 
@@ -52,7 +52,7 @@ class SharedStep:
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, fabric: Fabric) -> None:
-        self.processes = world()
+        self.processes = world_size()
         self.accumulate = fabric.accumulate if isinstance(fabric, LearningFabric) else 1
         self.traffic = Traffic()
         """Of the last step."""
@@ -63,7 +63,7 @@ class SharedStep:
             inner = self._wrapped._forward_module
             assert isinstance(inner, DistributedDataParallel), "make_fabric was told of the other processes"
             self.traffic.count(inner)
-        random_as_leader()
+        sync_random_state()
 
     def batches(self, source: BatchSource, epoch: int, start: int = 0) -> Iterator[list[Batch]]:
         """For every batch of an epoch, without the first ``start``, the parts that this process computes.
@@ -102,14 +102,14 @@ class SharedStep:
             if number:  # what is drawn once for a batch must be the same in all its parts
                 _restore(start, device)
             share = 1.0 if batch.part is None else batch.part.share
-            with computing(batch.part), self._joined(), self._unsent(number + 1 < len(parts)):
+            with computing_shard(batch.part), self._joined(), self._unsent(number + 1 < len(parts)):
                 with self._fabric.autocast():
                     figures = loss(self._wrapped, to_device(batch, device))
                 self._fabric.backward(figures["loss"] * (share * self.processes))  # they are averaged
             for name, value in figures.items():
                 value = value.detach().double() * share
                 totals[name] = totals[name] + value if name in totals else value
-        every = add(torch.stack([value.to(device) for value in totals.values()]))
+        every = all_reduce_sum(torch.stack([value.to(device) for value in totals.values()]))
         return dict(zip(totals, every.unbind(), strict=True))
 
     def _joined(self) -> AbstractContextManager[object]:

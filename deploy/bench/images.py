@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slimsight.compress.data import open_splits
-from slimsight.compress.data.decode import SUFFIXES, Encoded, decode, is_image, why
+from slimsight.compress.data.decode import SUFFIXES, Encoded, decode, error_text, is_image
 from slimsight.compress.errors import DataError
 from slimsight.compress.files.untrusted import open_limited
 from slimsight.compress.progress import SILENT, Progress
@@ -101,7 +101,7 @@ def _array(place: Path) -> NDArray[Any]:
         raise DataError(f"there is no {place}: give a folder of images or a .npy file") from None
     except _NO_ARRAY as error:
         raise DataError(
-            f"{place} is no array that numpy reads ({why(error)}): save it again with numpy.save"
+            f"{place} is no array that numpy reads ({error_text(error)}): save it again with numpy.save"
         ) from error
     if not isinstance(found, np.ndarray):
         raise DataError(f"{place} holds several arrays: give one, saved with numpy.save")

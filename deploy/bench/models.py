@@ -33,7 +33,7 @@ _RUN_ENGINES = {
 
 
 @dataclass(frozen=True)
-class Subject:
+class BenchModel:
     """A model under one name in all its forms: files by suffix, and the run that its module can be built from.
 
     ``role`` is what it is to its run (``original``, ``slim``, ``dynamic``); empty for a file given by itself.
@@ -84,7 +84,7 @@ class Subject:
         return f"there is no {what} of it" + (": export one" if self.run else "")
 
 
-def find_subjects(given: Sequence[str | Path], *, allow_code: bool = False) -> list[Subject]:
+def find_models(given: Sequence[str | Path], *, allow_code: bool = False) -> list[BenchModel]:
     """The models that ``given`` names, in order; of a run directory its original, slim and dynamic model.
 
     Args:
@@ -100,7 +100,7 @@ def find_subjects(given: Sequence[str | Path], *, allow_code: bool = False) -> l
         raise ConfigError(f"no model was given: give run directories or files ({', '.join(SUFFIXES)})")
     places = [Path(text) for text in given]
     runs = sum(place.is_dir() for place in places)
-    found: list[Subject] = []
+    found: list[BenchModel] = []
     for text, place in zip(map(str, given), places, strict=True):
         if place.is_dir():
             found += _of_run(text, place, f"{place.absolute().name}: " if runs > 1 else "", allow_code)
@@ -109,7 +109,7 @@ def find_subjects(given: Sequence[str | Path], *, allow_code: bool = False) -> l
     return _named_apart(found)
 
 
-def find_baseline(subjects: Sequence[Subject], wanted: str | None) -> Subject:
+def find_baseline(subjects: Sequence[BenchModel], wanted: str | None) -> BenchModel:
     """The first subject, or the one that ``wanted`` names (its name in the table, or what was given for it).
 
     Raises:
@@ -126,7 +126,7 @@ def find_baseline(subjects: Sequence[Subject], wanted: str | None) -> Subject:
     )
 
 
-def image_size(subjects: Sequence[Subject]) -> tuple[tuple[int, int] | None, dict[str, int]]:
+def image_size(subjects: Sequence[BenchModel]) -> tuple[tuple[int, int] | None, dict[str, int]]:
     """(H, W) of the images that every subject takes, and the images per call of those that fix them.
 
     None where every subject takes any size. Reads the files: what is broken is found here.
@@ -150,19 +150,19 @@ def image_size(subjects: Sequence[Subject]) -> tuple[tuple[int, int] | None, dic
     return next(iter(sizes.values()), None), batches
 
 
-def _of_file(text: str, place: Path) -> Subject:
+def _of_file(text: str, place: Path) -> BenchModel:
     if place.suffix not in SUFFIXES:
         what = "does not exist" if not place.exists() else "is none of them"
         raise ConfigError(f"{text} {what}: give run directories or files ({', '.join(SUFFIXES)})")
     if not place.is_file():
         raise ConfigError(f"there is no {text}: give run directories or files ({', '.join(SUFFIXES)})")
     if place.suffix == ".engine":
-        return Subject(place.name, text, engines=_engines([place]))
+        return BenchModel(place.name, text, engines=_engines([place]))
     macs = stated_macs(place) if place.suffix == ".onnx" else None
-    return Subject(place.name, text, files={place.suffix: place}, macs=macs)
+    return BenchModel(place.name, text, files={place.suffix: place}, macs=macs)
 
 
-def _of_run(text: str, place: Path, prefix: str, allow_code: bool) -> list[Subject]:
+def _of_run(text: str, place: Path, prefix: str, allow_code: bool) -> list[BenchModel]:
     run = read_run(place)
     forms = {
         "original": {".onnx": run.original_onnx},
@@ -180,7 +180,7 @@ def _of_run(text: str, place: Path, prefix: str, allow_code: bool) -> list[Subje
         there = {suffix: path for suffix, path in files.items() if path.is_file()}
         if there or engines:
             macs, accuracy = figures.get(role, (None, None))
-            found.append(Subject(f"{prefix}{role}", text, there, engines, run.root, role, withheld, macs, accuracy))
+            found.append(BenchModel(f"{prefix}{role}", text, there, engines, run.root, role, withheld, macs, accuracy))
     if not found:
         raise ConfigError(f"the run {text} has no exported model yet: finish it with 'slimsight run'")
     return found
@@ -234,10 +234,10 @@ def _flavour(path: Path) -> str:
     return "tensorrt-rtx" if "rtx" in path.name else "tensorrt"
 
 
-def _named_apart(subjects: list[Subject]) -> list[Subject]:
+def _named_apart(subjects: list[BenchModel]) -> list[BenchModel]:
     """Names that say which is which: of files of one name their folders too, of one file given twice a number."""
 
-    def is_shared(subject: Subject) -> bool:
+    def is_shared(subject: BenchModel) -> bool:
         return any(other.name == subject.name and other.given != subject.given for other in subjects)
 
     names = [

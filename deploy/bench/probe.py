@@ -30,7 +30,7 @@ _KILOBYTE = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
 
 @dataclass(frozen=True)
 class Trial:
-    """What is tried: see ``Subject``. ``size`` (H, W) of the images, pixels."""
+    """What is tried: see ``BenchModel``. ``size`` (H, W) of the images, pixels."""
 
     name: str
     given: str
@@ -109,9 +109,9 @@ def attempt(trial: Trial) -> Tried:
 
     from slimsight.export.runners.choose import open_runner
 
-    from .models import Subject
+    from .models import BenchModel
 
-    subject = Subject(
+    subject = BenchModel(
         trial.name,
         trial.given,
         {suffix: Path(path) for suffix, path in trial.files.items()},

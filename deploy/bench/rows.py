@@ -6,7 +6,7 @@ import numpy as np
 
 from ..timing.rounds import Timing
 from ..timing.statistics import Speedup, drift_of, noise_of, to_interval, to_quantiles, to_speedup, unsteadiness_of
-from .models import Subject
+from .models import BenchModel
 from .probe import Tried
 from .result import BenchRow, Reference, RowVerdict
 
@@ -16,7 +16,7 @@ def to_row(
     against: Timing | None,
     tried: Tried,
     *,
-    subject: Subject,
+    subject: BenchModel,
     file: str,
     runtime: str,
     precision: str,

@@ -15,10 +15,10 @@ from slimsight.compress.progress import SILENT, Progress
 from slimsight.export.runners import Runner
 from slimsight.export.runners.choose import check_runtime, open_runner, runtimes
 
-from ..machine import describe, state, stolen, versions
+from ..machine import describe_machine, machine_state, steal_share, versions
 from ..timing.rounds import Clock, Timing, time_sessions
 from .images import Images, open_images
-from .models import Subject, find_baseline, find_subjects, image_size
+from .models import BenchModel, find_baseline, find_models, image_size
 from .probe import Prober, Trial, Tried
 from .result import BenchResult, BenchRow, Reference, Skipped
 from .rows import to_row
@@ -27,7 +27,7 @@ _ASKED_FOR = ("torch-compile",)  # not among the runtimes that are tried unasked
 
 
 @dataclass(frozen=True)
-class Settings:
+class BenchSettings:
     """Of a sweep. ``rounds`` of each row, shared out among ``sessions``; ``seconds`` bounds one sweep point.
 
     Raises:
@@ -57,10 +57,10 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Entry:
+class SweepEntry:
     """A subject in a runtime."""
 
-    subject: Subject
+    subject: BenchModel
     runtime: str
 
     @property
@@ -73,12 +73,12 @@ Opener = Callable[[Path | nn.Module, str, int], Runner]
 
 
 def run_sweep(
-    subjects: Sequence[Subject],
-    baseline: Subject,
+    subjects: Sequence[BenchModel],
+    baseline: BenchModel,
     images: Images,
     *,
     wanted: Sequence[str] = (),
-    settings: Settings,
+    settings: BenchSettings,
     fixed_batches: Mapping[str, int],
     probe: Probe,
     opener: Opener = open_runner,
@@ -102,10 +102,10 @@ def run_sweep(
     reasons = runtimes() if available is None else dict(available)
     entries, skipped = _entries(subjects, wanted, reasons, settings.device)
     rows: list[BenchRow] = []
-    facts, before = describe(), state()
+    facts, before = describe_machine(), machine_state()
     points = [(threads, batch) for threads in settings.threads for batch in settings.batches]
     for threads, batch in progress.track(points, "bench", unit="points"):
-        running: list[tuple[Entry, Tried]] = []
+        running: list[tuple[SweepEntry, Tried]] = []
         for entry in entries:
             tried = _try(entry, threads, batch, images, settings, fixed_batches, probe)
             if tried.error is None:
@@ -113,7 +113,7 @@ def run_sweep(
             else:
                 skipped.append(Skipped(entry.subject.name, entry.runtime, tried.error, batch, threads))
         rows += _time_point(running, baseline, images, threads, batch, settings, opener, progress, clock)
-    after = state()
+    after = machine_state()
     if not rows:
         first = skipped[0]
         more = f" (and {len(skipped) - 1} more)" if len(skipped) > 1 else ""
@@ -130,7 +130,7 @@ def run_sweep(
         images={"source": images.source, "count": len(images.pixels), "size": list(images.pixels.shape[2:])},
         settings=asdict(settings),
         versions=versions(),
-        machine={**facts, "before": before, "after": after, "stolen": stolen(before, after)},
+        machine={**facts, "before": before, "after": after, "stolen": steal_share(before, after)},
         runtimes=reasons,
         rows=tuple(rows),
         skipped=tuple(skipped),
@@ -138,8 +138,8 @@ def run_sweep(
 
 
 def _entries(
-    subjects: Sequence[Subject], wanted: Sequence[str], reasons: Mapping[str, str | None], device: str
-) -> tuple[list[Entry], list[Skipped]]:
+    subjects: Sequence[BenchModel], wanted: Sequence[str], reasons: Mapping[str, str | None], device: str
+) -> tuple[list[SweepEntry], list[Skipped]]:
     """What to try, and what is known beforehand to be impossible."""
     entries, skipped = [], []
     for name in dict.fromkeys(wanted) or [name for name in reasons if name not in _ASKED_FOR]:
@@ -153,16 +153,16 @@ def _entries(
             elif device == "cuda" and name.startswith("torch") and (missing := reasons["onnxruntime-cuda"]) is not None:
                 skipped.append(Skipped(subject.name, name, missing))
             else:
-                entries.append(Entry(subject, name))
+                entries.append(SweepEntry(subject, name))
     return entries, skipped
 
 
 def _try(
-    entry: Entry,
+    entry: SweepEntry,
     threads: int,
     batch: int,
     images: Images,
-    settings: Settings,
+    settings: BenchSettings,
     fixed_batches: Mapping[str, int],
     probe: Probe,
 ) -> Tried:
@@ -189,12 +189,12 @@ def _try(
 
 
 def _time_point(
-    running: Sequence[tuple[Entry, Tried]],
-    baseline: Subject,
+    running: Sequence[tuple[SweepEntry, Tried]],
+    baseline: BenchModel,
     images: Images,
     threads: int,
     batch: int,
-    settings: Settings,
+    settings: BenchSettings,
     opener: Opener,
     progress: Progress,
     clock: Clock,
@@ -251,12 +251,12 @@ def _time_point(
     return rows
 
 
-def _runner(entry: Entry, threads: int, device: str, opener: Opener) -> Runner:
+def _runner(entry: SweepEntry, threads: int, device: str, opener: Opener) -> Runner:
     found = entry.subject.open(entry.runtime)
     return opener(found.to(device) if isinstance(found, nn.Module) else found, entry.runtime, threads)
 
 
-def _file(entry: Entry) -> str:
+def _file(entry: SweepEntry) -> str:
     path = entry.subject.file(entry.runtime)
     assert path is not None
     return path.name if path.is_file() else f"{path.name} ({entry.subject.role})"
@@ -266,7 +266,7 @@ def run_bench(
     models: Sequence[str | Path],
     *,
     runtimes: Sequence[str] = (),
-    settings: Settings | None = None,
+    settings: BenchSettings | None = None,
     images: Path | None = None,
     baseline: str | None = None,
     allow_code: bool = False,
@@ -276,16 +276,16 @@ def run_bench(
 
     Args:
         models: run directories, ``.onnx``, ``.engine`` and ``.pt2`` files, in any mix.
-        runtimes: of ``slimsight.export.runners.choose.TAKES``; empty: all that have a file to open, except torch-compile.
+        runtimes: of ``runners.choose.TAKES``; empty: all that have a file to open, except torch-compile.
         images: a folder or a ``.npy`` file; None: a run's validation images, without a run drawn ones.
         baseline: name of the model that speed-ups refer to, or what was given for it; None: the first.
-        allow_code: start what came with a run and was not run or built here (see ``slimsight.deploy.run_dir.allowed_code``).
+        allow_code: start what came with a run and was not run or built here (see ``run_dir.allowed_code``).
 
     Raises:
         SlimError: what was given cannot be used, or nothing of it can run here.
     """
-    chosen = settings or Settings()
-    subjects = find_subjects(models, allow_code=allow_code)
+    chosen = settings or BenchSettings()
+    subjects = find_models(models, allow_code=allow_code)
     reference = find_baseline(subjects, baseline)
     size, fixed = image_size(subjects)
     run = next((subject.run for subject in subjects if subject.run is not None), None)

@@ -2,22 +2,22 @@
 
 from slimsight.compress.amounts import Amount
 
-from .judge import Against, check_report, judge
+from .judge import Comparison, check_report, judge
 from .limit import Limit
 from .schema import Budget, BudgetFile, load_budget
-from .verdict import Costs, Figures, Judged, Judgement, Timed
+from .verdict import Judged, Judgement, TargetCosts, TargetFigures, TimedFigures
 
 __all__ = [
-    "Against",
     "Amount",
     "Budget",
     "BudgetFile",
-    "Costs",
-    "Figures",
+    "Comparison",
     "Judged",
     "Judgement",
     "Limit",
-    "Timed",
+    "TargetCosts",
+    "TargetFigures",
+    "TimedFigures",
     "check_report",
     "judge",
     "load_budget",

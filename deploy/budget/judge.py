@@ -16,14 +16,14 @@ from .changes import LayerChange
 from .judge_layers import NOTHING_AGAINST, drift_judged, layers_judged
 from .limit import Limit
 from .schema import Budget, BudgetFile
-from .verdict import Costs, Figures, Judged, Judgement, at_level, in_line, judged
+from .verdict import Judged, Judgement, TargetCosts, TargetFigures, at_level, in_line, judged
 
 _ROUNDING: Final = 1e-9  # accuracies are multiples of 1/images: far above this, and .90 - .89 > .01 in floats
 _LISTED: Final = 3
 
 
 @dataclass(frozen=True)
-class Against:
+class Comparison:
     """What a target is compared with: its MACs then, and what changed since. ``name``: how messages call it."""
 
     name: str
@@ -42,10 +42,10 @@ class Against:
 
 def check_report(report: Report, limits: BudgetFile) -> Judgement:
     """Every limit against a run's report alone. A figure that is missing fails its check."""
-    return Judgement(tuple(_all(Figures.of_report(report), limits, None)))
+    return Judgement(tuple(_all(TargetFigures.of_report(report), limits, None)))
 
 
-def judge(figures: Figures, budget: Budget, against: Against | None = None) -> Judgement:
+def judge(figures: TargetFigures, budget: Budget, against: Comparison | None = None) -> Judgement:
     """Every limit of ``budget`` against ``figures``. A figure that is missing fails its check.
 
     Raises:
@@ -57,7 +57,7 @@ def judge(figures: Figures, budget: Budget, against: Against | None = None) -> J
 
 
 def _all(
-    figures: Figures, limits: BudgetFile, against: Against | None, source: Budget | None = None
+    figures: TargetFigures, limits: BudgetFile, against: Comparison | None, source: Budget | None = None
 ) -> Iterator[Judged]:
     yield from _costs(figures, limits, against)
     yield from _accuracies(figures, limits)
@@ -74,9 +74,9 @@ def _all(
         yield from layers_judged(figures, limits.layers, None if against is None else against.changes, source)
 
 
-def _costs(figures: Figures, limits: BudgetFile, against: Against | None) -> Iterator[Judged]:
+def _costs(figures: TargetFigures, limits: BudgetFile, against: Comparison | None) -> Iterator[Judged]:
     costs, reference = figures.costs, figures.reference
-    rows: tuple[tuple[str, str, Limit[Amount] | None, int, Unit, Callable[[Costs], int]], ...] = (
+    rows: tuple[tuple[str, str, Limit[Amount] | None, int, Unit, Callable[[TargetCosts], int]], ...] = (
         ("macs", "MACs", limits.macs, costs.macs, "MACs", lambda of: of.macs),
         ("params", "parameters", limits.params, costs.params, "parameters", lambda of: of.params),
         ("size", figures.size_name, limits.size, costs.size_bytes, "bytes", lambda of: of.size_bytes),
@@ -94,7 +94,7 @@ def _costs(figures: Figures, limits: BudgetFile, against: Against | None) -> Ite
         yield item if item.check.passed else _explained(item, _blamed(key, figures, against))
 
 
-def _blamed(key: str, figures: Figures, against: Against | None) -> str | None:
+def _blamed(key: str, figures: TargetFigures, against: Comparison | None) -> str | None:
     """Where a cost that is too high comes from: what grew, or else what costs most."""
     if against is not None and (grown := against.culprits()):
         return grown
@@ -107,7 +107,7 @@ def _blamed(key: str, figures: Figures, against: Against | None) -> str | None:
     return f"most {'MACs' if key == 'macs' else 'parameters'}: {listed}"
 
 
-def _accuracies(figures: Figures, limits: BudgetFile) -> Iterator[Judged]:
+def _accuracies(figures: TargetFigures, limits: BudgetFile) -> Iterator[Judged]:
     report = figures.report
     silent = f"{figures.kind} says nothing of its accuracy: check the run that made it, or remove the line"
     if limits.accuracy is not None:
@@ -132,7 +132,7 @@ def _accuracies(figures: Figures, limits: BudgetFile) -> Iterator[Judged]:
         yield judged(key, name, limit, drop, "points", bound="max", slack=_ROUNDING, reason=reason)
 
 
-def _parity(figures: Figures, limit: Limit[Literal[True] | float]) -> Iterator[Judged]:
+def _parity(figures: TargetFigures, limit: Limit[Literal[True] | float]) -> Iterator[Judged]:
     rows = () if figures.report is None else figures.report.parity
     missing = NO_PARITY
     if figures.report is None:
@@ -151,7 +151,7 @@ def _parity(figures: Figures, limit: Limit[Literal[True] | float]) -> Iterator[J
         yield judged(("parity",), name, numbers, row.max_abs, "error", bound="max", reason=reason)
 
 
-def _times(figures: Figures, limits: BudgetFile) -> Iterator[Judged]:
+def _times(figures: TargetFigures, limits: BudgetFile) -> Iterator[Judged]:
     missing = NO_LATENCY if figures.report is not None else _no_original(figures)
     if (limit := limits.latency) is not None:
         relative = any(amount is not None and amount.relative for amount in (limit.fail, limit.warn))
@@ -186,7 +186,7 @@ def _noisy(reasons: tuple[str, ...]) -> str | None:
     return f"noisy: {'; '.join(reasons)}" if reasons else None
 
 
-def _no_original(figures: Figures) -> str:
+def _no_original(figures: TargetFigures) -> str:
     return f"{figures.kind} has no original that this could refer to: give an amount, or name a baseline in the file"
 
 

@@ -16,7 +16,7 @@ from ..report.schema import Unit
 from .changes import LayerChange
 from .limit import Limit
 from .schema import Budget, DriftLimits, LayerLimits
-from .verdict import Figures, Judged, judged
+from .verdict import Judged, TargetFigures, judged
 
 NOTHING_AGAINST: Final = "there is nothing to compare with: name it with --against"
 _NO_LAYERS: Final = "the run has no slim/model.onnx that its layers could be read from; export it to onnx"
@@ -25,7 +25,7 @@ _UNITS: Final[Mapping[str, Unit]] = {"macs": "MACs", "params": "parameters", "gr
 
 
 def layers_judged(
-    figures: Figures,
+    figures: TargetFigures,
     limits: Mapping[str, LayerLimits],
     changes: Sequence[LayerChange] | None,
     source: Budget | None,
@@ -132,7 +132,7 @@ _OLD: Final = "the report has no such figure; run 'slimsight run' again to measu
 _UNDEFINED: Final = "no image defines it: maps of one of the models say nothing"
 
 
-def drift_judged(figures: Figures, limits: DriftLimits) -> Iterator[Judged]:
+def drift_judged(figures: TargetFigures, limits: DriftLimits) -> Iterator[Judged]:
     """A check per limit, of the mean over images.
 
     Lost explanations are always checked: means are over the images that still have one.

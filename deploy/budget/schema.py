@@ -25,7 +25,7 @@ from slimsight.compress.config import Section
 from slimsight.compress.errors import ConfigError
 from slimsight.compress.files.untrusted import read_text
 
-from ..settings.allowed import Allowed, Problems, shown, without_null
+from ..settings.allowed import Allowed, Problems, shown_value, without_null
 from ..settings.latency import LatencyConfig
 from ..settings.yaml_text import MOST_YAML, Place, line_of, read_yaml
 from . import schema as read
@@ -274,7 +274,9 @@ def load_budget(path: Path) -> Budget:
         raise ConfigError(f"{path} is not YAML ({error}); write lines such as 'macs: 50%'") from error
     content = {} if found.value is None else found.value
     if not isinstance(content, dict):
-        raise ConfigError(f"{path} is not a budget file: it holds {shown(content)}, not lines such as 'macs: 50%'")
+        raise ConfigError(
+            f"{path} is not a budget file: it holds {shown_value(content)}, not lines such as 'macs: 50%'"
+        )
     problems = Problems()
     problems.at(found.lines)
     for place, twice in found.repeated:

@@ -13,7 +13,7 @@ from .limit import Bound, Limit
 
 
 @dataclass(frozen=True)
-class Costs:
+class TargetCosts:
     """MACs of one image, parameters, bytes."""
 
     macs: int
@@ -22,7 +22,7 @@ class Costs:
 
 
 @dataclass(frozen=True)
-class Timed:
+class TimedFigures:
     """A latency: its median, and where there is a reference, that one's and the low end of the speed-up's interval."""
 
     where: str
@@ -33,33 +33,33 @@ class Timed:
 
 
 @dataclass(frozen=True)
-class Figures:
+class TargetFigures:
     """A target's figures. What is None or empty is not known; ``kind`` then says of what: ``an ONNX file``.
 
     ``reference``: what ratios refer to; ``size_name``: what ``costs.size_bytes`` is the size of.
     """
 
     kind: str
-    costs: Costs
+    costs: TargetCosts
     size_name: str
-    reference: Costs | None = None
+    reference: TargetCosts | None = None
     layers: tuple[LayerCost, ...] | None = None
     report: Report | None = None
-    timed: tuple[Timed, ...] = ()
+    timed: tuple[TimedFigures, ...] = ()
 
     @classmethod
-    def of_report(cls, report: Report, layers: tuple[LayerCost, ...] | None = None) -> Figures:
+    def of_report(cls, report: Report, layers: tuple[LayerCost, ...] | None = None) -> TargetFigures:
         """A run's: its slim model against its original."""
         old, new = report.original, report.slim
         return cls(
             kind="a run",
-            costs=Costs(new.macs, new.params, new.size_bytes),
+            costs=TargetCosts(new.macs, new.params, new.size_bytes),
             size_name="size of the weights",
-            reference=Costs(old.macs, old.params, old.size_bytes),
+            reference=TargetCosts(old.macs, old.params, old.size_bytes),
             layers=layers,
             report=report,
             timed=tuple(
-                Timed(latency_label(row), row.slim_ms.median, row.original_ms.median, row.speedup.low)
+                TimedFigures(latency_label(row), row.slim_ms.median, row.original_ms.median, row.speedup.low)
                 for row in report.latency
             ),
         )

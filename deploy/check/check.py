@@ -11,7 +11,7 @@ from pathlib import Path
 from slimsight.compress.progress import SILENT, Progress
 from slimsight.export.costs.layers import Shape
 
-from ..budget import Against, Budget, Figures, judge, load_budget
+from ..budget import Budget, Comparison, TargetFigures, judge, load_budget
 from ..budget.changes import LayerChange, find_changes
 from .result import CheckResult, Other, read_other
 from .target import Target, read_baseline, read_target
@@ -35,7 +35,7 @@ def head_commit(folder: Path) -> str | None:
 
 
 @dataclass(frozen=True)
-class Asked:
+class CheckRequest:
     """What is held against what. ``image`` and ``classes``: for a target that does not say them."""
 
     target: str
@@ -45,7 +45,7 @@ class Asked:
     classes: int = 1000
 
 
-def run_check(asked: Asked, progress: Progress = SILENT) -> CheckResult:
+def run_check(asked: CheckRequest, progress: Progress = SILENT) -> CheckResult:
     """Read the target, measure what the budget asks for and a run does not bring, and judge.
 
     Raises:
@@ -55,12 +55,12 @@ def run_check(asked: Asked, progress: Progress = SILENT) -> CheckResult:
     target = read_target(asked.target, asked.image, asked.classes)
     figures = _measured(target, budget, progress)
     other = None if asked.against is None else _other(asked.against, asked)
-    against: Against | None = None
+    against: Comparison | None = None
     changes: tuple[LayerChange, ...] = ()
     if other is not None:
         if other.layers and figures.layers:
             changes = find_changes(other.layers, figures.layers)
-        against = Against(other.label, other.costs.macs, changes)
+        against = Comparison(other.label, other.costs.macs, changes)
     return CheckResult(
         target=asked.target,
         kind=target.kind,
@@ -76,7 +76,7 @@ def run_check(asked: Asked, progress: Progress = SILENT) -> CheckResult:
     )
 
 
-def _measured(target: Target, budget: Budget, progress: Progress) -> Figures:
+def _measured(target: Target, budget: Budget, progress: Progress) -> TargetFigures:
     """The target's figures, with a latency where one is limited and none is known, or a baseline is named."""
     limits, figures = budget.limits, target.figures
     baseline = None
@@ -91,7 +91,7 @@ def _measured(target: Target, budget: Budget, progress: Progress) -> Figures:
     return replace(figures, timed=(measure(target, baseline, limits.measure, progress),))
 
 
-def _other(name: str, asked: Asked) -> Other:
+def _other(name: str, asked: CheckRequest) -> Other:
     if name.endswith(".json"):
         return read_other(Path(name))
     found = read_target(name, asked.image, asked.classes)

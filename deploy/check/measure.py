@@ -11,7 +11,7 @@ import numpy as np
 from slimsight.compress.errors import ConfigError
 from slimsight.compress.progress import Progress
 
-from ..budget import Timed
+from ..budget import TimedFigures
 from ..report.units import plural
 from ..settings.latency import LatencyConfig
 from .target import Target
@@ -21,7 +21,7 @@ _SEED = 0
 _RUNTIMES = {"run": "onnxruntime-cpu", "onnx": "onnxruntime-cpu", "pt2": "pt2", "model": "torch"}
 
 
-def measure(target: Target, baseline: Target | None, config: LatencyConfig, progress: Progress) -> Timed:
+def measure(target: Target, baseline: Target | None, config: LatencyConfig, progress: Progress) -> TimedFigures:
     """Time the target (and the baseline) on images drawn at random; models are opened anew in every session.
 
     Raises:
@@ -66,7 +66,7 @@ def measure(target: Target, baseline: Target | None, config: LatencyConfig, prog
     runner = runners["target"]
     threads = plural(config.threads, "thread")
     where = f"{runner.runtime} {runner.precision}, {threads}, batch {config.batch}, on this machine"
-    alone = Timed(where, to_quantiles(times).median)
+    alone = TimedFigures(where, to_quantiles(times).median)
     if baseline is None:
         return replace(alone, noise=unsteadiness_of(times, to_interval(times, seed=_SEED)))
     before = measured.timings["baseline"].host

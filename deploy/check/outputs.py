@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from slimsight.compress.files.untrusted import visible
+from slimsight.compress.files.untrusted import escape_controls
 
 from ..budget import Judged
 from ..budget.changes import LayerChange
@@ -177,7 +177,7 @@ def to_markdown(result: CheckResult) -> str:
 
 def _plain(text: str) -> str:
     """``text`` that Markdown shows as it is."""
-    return visible(" ".join(text.split())).translate(_SPECIAL)
+    return escape_controls(" ".join(text.split())).translate(_SPECIAL)
 
 
 _SHOWN: Final = {"failed": ("FAILED", "bold red"), "warned": ("warned", "yellow"), "ok": ("ok", "green")}

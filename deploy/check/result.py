@@ -11,7 +11,7 @@ from slimsight.compress.errors import ConfigError
 from slimsight.compress.files.atomic import read_json
 from slimsight.export.costs.layers import LayerCost, Shape
 
-from ..budget import Costs, Figures, Judged, Judgement
+from ..budget import Judged, Judgement, TargetCosts, TargetFigures
 from ..budget.changes import LayerChange
 from ..report.units import as_growth, check_texts, excess_text
 from .check import SHORT
@@ -24,7 +24,7 @@ class Other:
     """What a target is compared with. ``commit`` and ``created``: of a JSON file that says them."""
 
     name: str
-    costs: Costs
+    costs: TargetCosts
     layers: tuple[LayerCost, ...] | None
     commit: str | None = None
     created: str | None = None
@@ -45,7 +45,7 @@ class CheckResult:
     created: str
     commit: str | None
     budget: Path
-    figures: Figures
+    figures: TargetFigures
     judgement: Judgement
     against: Other | None = None
     changes: tuple[LayerChange, ...] = ()
@@ -135,7 +135,7 @@ def read_other(path: Path) -> Other:
         raise ConfigError(f"{path} is not the JSON of a check (schema {SCHEMA}): {remedy}")
     try:
         layers = None if found["layers"] is None else tuple(_layer(**layer) for layer in found["layers"])
-        costs = Costs(*(_whole(name, found[name]) for name in ("macs", "params", "size_bytes")))
+        costs = TargetCosts(*(_whole(name, found[name]) for name in ("macs", "params", "size_bytes")))
         commit, created = (None if found.get(name) is None else str(found[name]) for name in ("commit", "created"))
         return Other(str(found["target"]), costs, layers, commit, created)
     except (TypeError, KeyError, ValueError) as error:

@@ -11,7 +11,7 @@ from slimsight.compress.errors import ConfigError
 from slimsight.export.costs.layers import ModelCost, Shape
 from slimsight.export.costs.of_onnx import onnx_bytes, onnx_cost
 
-from ..budget import Costs, Figures
+from ..budget import TargetCosts, TargetFigures
 from ..report import read_report
 from ..run_dir import RunDir, read_run
 
@@ -33,7 +33,7 @@ class Target:
 
     name: str
     kind: Kind
-    figures: Figures
+    figures: TargetFigures
     image: Shape | None
     runs: Callable[[], Path | nn.Module] | None
     report: Path | None = None
@@ -82,7 +82,7 @@ def read_baseline(path: Path, image: Shape | None = None) -> Target:
 def _of_run(name: str, run: RunDir) -> Target:
     report = read_report(run.report_json)
     cost = onnx_cost(run.slim_onnx) if run.slim_onnx.is_file() else None
-    figures = Figures.of_report(report, None if cost is None else cost.layers)
+    figures = TargetFigures.of_report(report, None if cost is None else cost.layers)
     runs = None if cost is None else lambda: run.slim_onnx
     return Target(name, "run", figures, None if cost is None else cost.image, runs, run.report_md)
 
@@ -113,5 +113,5 @@ def _check(check: Any, net: nn.Module, image: Shape) -> None:
     check(net, torch.rand(2, *image, generator=torch.Generator().manual_seed(0)))
 
 
-def _figures(kind: Kind, cost: ModelCost, size: int, size_name: str) -> Figures:
-    return Figures(_WORDS[kind], Costs(cost.macs, cost.params, size), size_name, layers=cost.layers)
+def _figures(kind: Kind, cost: ModelCost, size: int, size_name: str) -> TargetFigures:
+    return TargetFigures(_WORDS[kind], TargetCosts(cost.macs, cost.params, size), size_name, layers=cost.layers)

@@ -49,9 +49,9 @@ def bench(
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from slimsight.compress.files.atomic import write_json
 
-    from ..bench import Settings, run_bench
+    from ..bench import BenchSettings, run_bench
 
-    settings = Settings(
+    settings = BenchSettings(
         batches=_numbers("batch", batch),
         threads=_numbers("threads", threads),
         rounds=rounds,

@@ -36,11 +36,11 @@ def check(
     summary: Annotated[Path | None, typer.Option(help="append Markdown to this file ($GITHUB_STEP_SUMMARY)")] = None,
 ) -> None:
     """Hold a model against a budget file: exit 0 within it, 1 if a check fails, 2 if something cannot be read."""
-    from ..check import Asked, run_check
+    from ..check import CheckRequest, run_check
 
     terminal: Terminal = context.obj
     image = None if input_ is None else _shape(input_)
-    found = run_check(Asked(target, budget, against, image, classes), terminal.progress)
+    found = run_check(CheckRequest(target, budget, against, image, classes), terminal.progress)
     _show(found, json)
     _write(found, json, junit, summary)
     if not found.judgement.passed:

@@ -28,7 +28,7 @@ def explain(
 
     Both explain the images' true class, or what the original predicts where no folder and no --class says it.
     """
-    from ..explain.compare import Models, explain_images, in_words, likely
+    from ..explain.compare import ModelPair, comparison_text, explain_images, top_classes
     from ..explain.inputs import class_index, explainer_names
     from ..run.session import Session, default_cache
     from ..run_dir import read_run
@@ -37,7 +37,7 @@ def explain(
     terminal: Terminal = context.obj
     run = read_run(run_dir)
     session = Session(load_run_recipe(run, allow_code=allow_code), run, terminal.progress, default_cache())
-    models = Models.of(session)
+    models = ModelPair.of(session)
     names = explainer_names(with_, models.own)
     classes = session.splits.classes
     truth = None if class_ is None else class_index(class_, classes)
@@ -48,8 +48,9 @@ def explain(
             f"{found.path}: true class {found.truth or 'not known'}, explained {found.explained}", soft_wrap=True
         )
         screen.print(
-            f"  original: {likely(found.original, classes)}; slim: {likely(found.slim, classes)}", soft_wrap=True
+            f"  original: {top_classes(found.original, classes)}; slim: {top_classes(found.slim, classes)}",
+            soft_wrap=True,
         )
         for each in found.compared:
-            screen.print(f"  {each.explainer}: {', '.join(in_words(each))}", soft_wrap=True)
+            screen.print(f"  {each.explainer}: {', '.join(comparison_text(each))}", soft_wrap=True)
         screen.print(f"  picture: {found.picture}", soft_wrap=True)

@@ -21,7 +21,7 @@ from typer.core import TyperGroup
 from slimsight.compress.errors import Interrupted, SlimError, out_of_memory
 from slimsight.compress.progress import Stop
 
-from ..run.processes import LOST, STOPPED, lost, speaks
+from ..run.processes import INTERRUPTED_MESSAGE, PEER_LOST_MESSAGE, is_lost_peer, prints_errors
 from . import COMMANDS
 from .help import SHOWN
 from .progress import ConsoleProgress
@@ -38,18 +38,18 @@ class _Commands(TyperGroup):
             try:
                 return super().invoke(ctx)
             except SlimError as error:
-                if speaks(error):
+                if prints_errors(error):
                     progress.error(str(error))
                 code = error.exit_code
             except KeyboardInterrupt as error:
-                if speaks(error):
-                    progress.error(STOPPED)
+                if prints_errors(error):
+                    progress.error(INTERRUPTED_MESSAGE)
                 code = Interrupted.exit_code
             except RuntimeError as error:
-                if not lost(error):
+                if not is_lost_peer(error):
                     raise
-                if speaks(error):
-                    progress.error(LOST)
+                if prints_errors(error):
+                    progress.error(PEER_LOST_MESSAGE)
                 code = Interrupted.exit_code
             except BrokenPipeError:
                 raise  # `slimsight status RUN | head`: typer leaves quietly

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
 from slimsight.compress.errors import RunError
-from slimsight.compress.files.untrusted import visible
+from slimsight.compress.files.untrusted import escape_controls
 
 T = TypeVar("T")
 
@@ -144,7 +144,9 @@ class ConsoleProgress:
         """``error: text`` in one paragraph, after the bars are gone."""
         self._tasks.clear()
         self._stop_bars()
-        self._say("error: " + "\n".join(line for line in visible(text).split("\n") if line.strip()), style="red")
+        self._say(
+            "error: " + "\n".join(line for line in escape_controls(text).split("\n") if line.strip()), style="red"
+        )
 
     def _begin(self, task: _Task) -> None:
         self._tasks.append(task)
@@ -207,7 +209,7 @@ class ConsoleProgress:
             self._bars = None
 
     def _say(self, text: str, *, style: str | None = None, screen: bool = True, log: bool = True) -> None:
-        text = visible(text)
+        text = escape_controls(text)
         if screen and self._draws:
             self._console.print(text, style=style, markup=False, soft_wrap=True)
         elif screen:

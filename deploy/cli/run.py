@@ -10,7 +10,15 @@ from rich.table import Table
 
 from slimsight.compress.errors import ConfigError
 
-from ..run.processes import as_arguments, check_batches, check_devices, end_with_agent, launch, leads, started
+from ..run.processes import (
+    as_arguments,
+    check_batches,
+    check_devices,
+    end_with_agent,
+    is_leader,
+    launch,
+    launched_processes,
+)
 from .terminal import Terminal, console, leave, print_checks
 
 if TYPE_CHECKING:
@@ -37,10 +45,10 @@ def run(
     terminal: Terminal = context.obj
     loaded = load_recipe(recipe, set_ or ())  # before torch is imported: a mistake is told at once
     check_devices(devices)
-    check_batches(loaded, started() or devices or 1)
-    if dry and (devices or started() or 1) > 1:
+    check_batches(loaded, launched_processes() or devices or 1)
+    if dry and (devices or launched_processes() or 1) > 1:
         raise ConfigError("--dry-run times one process: leave --devices out")
-    if devices is not None and devices > 1 and not started():
+    if devices is not None and devices > 1 and not launched_processes():
         raise typer.Exit(launch(as_arguments(recipe, out, set_ or (), reuse), devices))
     end_with_agent()
     from ..run.pipeline import run_recipe
@@ -51,7 +59,7 @@ def run(
 
         _print_dry_run(dry_run(loaded, place, reuse=reuse, progress=terminal.progress))
         return
-    if not leads():
+    if not is_leader():
         from ..run.pipeline import follow
 
         follow(loaded, place)

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.segment import Segment
 
 from slimsight.compress.errors import BudgetExceeded
-from slimsight.compress.files.untrusted import visible
+from slimsight.compress.files.untrusted import escape_controls
 from slimsight.compress.progress import Stop
 
 from .progress import ConsoleProgress
@@ -99,7 +99,7 @@ class _Plain(Console):
 
     def render(self, renderable: Any, options: Any = None) -> Iterator[Segment]:
         for part in super().render(renderable, options):
-            yield part if part.control else Segment(visible(part.text), part.style)
+            yield part if part.control else Segment(escape_controls(part.text), part.style)
 
 
 def print_checks(verdict: Verdict) -> None:

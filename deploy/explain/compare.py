@@ -22,13 +22,13 @@ from slimsight.compress.explain import (
     make_explainer,
     needs_weights,
 )
-from slimsight.compress.explain.fidelity.drift import ImageDrifts, compare
+from slimsight.compress.explain.fidelity.drift import ImageDrifts, compare_maps
 from slimsight.compress.models import Classifier
 from slimsight.compress.registry import nearest
 
 from ..report.canvas import WRONG_MARK
-from ..report.panels import Look, PanelRow, draw_panel
-from ..run.report_pictures import looks_of
+from ..report.panels import DrawableMaps, PanelRow, draw_panel
+from ..run.report_pictures import to_drawable
 from ..run.session import Session
 from .inputs import class_of_folder, picture_files, read_images
 
@@ -37,7 +37,7 @@ _BATCH: Final = 32
 
 
 @dataclass(frozen=True)
-class Models:
+class ModelPair:
     """A finished run's two classifiers, each with the explainer that it was slimmed with, if it has one."""
 
     original: Classifier
@@ -46,7 +46,7 @@ class Models:
     slim_explained: ExplainedClassifier | None
 
     @classmethod
-    def of(cls, session: Session) -> Models:
+    def of(cls, session: Session) -> ModelPair:
         """From the run's files.
 
         Raises:
@@ -114,7 +114,7 @@ class Explained:
 
 
 def explain_images(
-    session: Session, models: Models, paths: Sequence[Path], names: Sequence[str], *, truth: int | None, out: Path
+    session: Session, models: ModelPair, paths: Sequence[Path], names: Sequence[str], *, truth: int | None, out: Path
 ) -> Iterator[Explained]:
     """A panel per image in ``out``, one after the other.
 
@@ -138,7 +138,7 @@ def explain_images(
 
 
 def _explain(
-    models: Models,
+    models: ModelPair,
     images: Tensor,
     paths: Sequence[Path],
     known: Sequence[int | None],
@@ -151,8 +151,8 @@ def _explain(
     labels = [int(row.argmax()) if label is None else label for row, label in zip(before, known, strict=True)]
     asked = torch.tensor(labels)
     said = [(ours.explain(images, asked), theirs.explain(images, asked)) for ours, theirs in pairs]
-    drifts = [compare(ours, theirs) for ours, theirs in said]
-    looks = [(looks_of(ours), looks_of(theirs)) for ours, theirs in said]
+    drifts = [compare_maps(ours, theirs) for ours, theirs in said]
+    looks = [(to_drawable(ours), to_drawable(theirs)) for ours, theirs in said]
     for row, path in enumerate(paths):
         compared = tuple(_compared(pair[0].name, drift, row) for pair, drift in zip(pairs, drifts, strict=True))
         truth = known[row]
@@ -166,7 +166,9 @@ def _explain(
             picture=files[row],
         )
         rows = [
-            PanelRow(each.explainer, pair[0][row], pair[1][row], in_words(each) + _unsure(pair[0][row], pair[1][row]))
+            PanelRow(
+                each.explainer, pair[0][row], pair[1][row], comparison_text(each) + _unsure(pair[0][row], pair[1][row])
+            )
             for each, pair in zip(compared, looks, strict=True)
         ]
         pixels = (images[row] * 255).round().byte().numpy()
@@ -174,7 +176,7 @@ def _explain(
         yield found
 
 
-def in_words(found: Compared) -> list[str]:
+def comparison_text(found: Compared) -> list[str]:
     """The figures of one explainer, line by line."""
     if found.region_iou is None:
         return ["neither map says anything"]
@@ -188,7 +190,7 @@ def in_words(found: Compared) -> list[str]:
     ]
 
 
-def _unsure(original: Look, slim: Look) -> list[str]:
+def _unsure(original: DrawableMaps, slim: DrawableMaps) -> list[str]:
     if original.uncertainty is None or slim.uncertainty is None:
         return []
     return [f"std up to {original.uncertainty.max():.2g} (original), {slim.uncertainty.max():.2g} (slim)"]
@@ -208,7 +210,7 @@ def _compared(name: str, drift: ImageDrifts, row: int) -> Compared:
     )
 
 
-def likely(probabilities: NDArray[np.float64], classes: Sequence[str], count: int = _LIKELY) -> str:
+def top_classes(probabilities: NDArray[np.float64], classes: Sequence[str], count: int = _LIKELY) -> str:
     """``cat 0.93, dog 0.05``: the most probable classes."""
     best = np.argsort(-probabilities, kind="stable")[:count]
     return ", ".join(f"{classes[index]} {probabilities[index]:.2f}" for index in best)
@@ -218,5 +220,5 @@ def _lines(found: Explained, classes: Sequence[str]) -> list[str]:
     lines = [f"true class: {found.truth or 'not known'}"]
     for name, probabilities in (("original", found.original), ("slim", found.slim)):
         wrong = found.truth is not None and classes[int(probabilities.argmax())] != found.truth
-        lines.append(f"{WRONG_MARK if wrong else ''}{name}: {likely(probabilities, classes)}")
+        lines.append(f"{WRONG_MARK if wrong else ''}{name}: {top_classes(probabilities, classes)}")
     return [*lines, f"explained: {found.explained}"]

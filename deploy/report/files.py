@@ -13,7 +13,7 @@ from slimsight.compress.errors import ConfigError, RunError
 from slimsight.compress.files.atomic import atomic_path, read_json, write_json
 from slimsight.compress.files.untrusted import MEBIBYTE, MOST_JSON, parse_json, printable, read_bytes, read_text
 
-from .parts import Part
+from .parts import ReportPart
 from .schema import SCHEMA, Report
 
 REPORT_FILE = "report.json"
@@ -63,7 +63,7 @@ _MOST: Final = 16 * MEBIBYTE  # of one picture
 Kind = Literal["explained", "drifted"]
 
 
-class Strip(Part):
+class Strip(ReportPart):
     """A row of pictures of one image in ``file``, from left to right ``columns``.
 
     ``lines`` say what is known of it; ``wrong``: the slim model's prediction is not the label.
@@ -76,7 +76,7 @@ class Strip(Part):
     columns: tuple[str, ...]
 
 
-class Strips(Part):
+class Strips(ReportPart):
     """The strips of one kind, in their order."""
 
     strips: tuple[Strip, ...]

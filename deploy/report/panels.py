@@ -45,7 +45,7 @@ _CHARACTER: Final = 0.095  # inches that a character of the text takes at most, 
 
 
 @dataclass(frozen=True)
-class Look:
+class DrawableMaps:
     """One model's explanation of one image.
 
     Args:
@@ -68,8 +68,8 @@ class PanelRow:
     """What one explainer says of an image with both models, and lines of text beside it."""
 
     name: str
-    original: Look
-    slim: Look
+    original: DrawableMaps
+    slim: DrawableMaps
     notes: Sequence[str]
 
 
@@ -80,8 +80,8 @@ class DriftRow:
     title: str
     note: str
     image: Bytes
-    original: Look
-    slim: Look
+    original: DrawableMaps
+    slim: DrawableMaps
     wrong: bool
 
 
@@ -176,7 +176,7 @@ def _short(line: str, inches: float) -> str:
     return line if len(line) <= most else f"{line[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
-def draw_pair(left: Axes, right: Axes, image: Bytes, original: Look, slim: Look) -> None:
+def draw_pair(left: Axes, right: Axes, image: Bytes, original: DrawableMaps, slim: DrawableMaps) -> None:
     """Both models' maps of ``image`` into two cells."""
     for axes, look in ((left, original), (right, slim)):
         show(axes, to_heat(image, _to_shares(look.mass)))
@@ -197,7 +197,7 @@ def draw_pair(left: Axes, right: Axes, image: Bytes, original: Look, slim: Look)
     _trace(right, slim, SLIM_COLOUR, "solid")
 
 
-def _trace(axes: Axes, look: Look, colour: str, style: str) -> None:
+def _trace(axes: Axes, look: DrawableMaps, colour: str, style: str) -> None:
     """The outline of a region, and its map's centre."""
     if look.says is not None:
         return
@@ -210,7 +210,7 @@ def _trace(axes: Axes, look: Look, colour: str, style: str) -> None:
         axes.plot([column], [row], color=colour, markeredgewidth=2.2, **marked)
 
 
-def _draw_unsure(cells: Sequence[Axes], image: Bytes, original: Look, slim: Look) -> None:
+def _draw_unsure(cells: Sequence[Axes], image: Bytes, original: DrawableMaps, slim: DrawableMaps) -> None:
     """Both models on one scale: what one is surer of than the other is to be seen."""
     looks = [look.uncertainty for look in (original, slim)]
     largest = max((float(values.max()) for values in looks if values is not None), default=0.0)

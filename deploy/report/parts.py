@@ -28,7 +28,7 @@ def _finite_or_none(value: Any) -> Any:
 Measured = Annotated[NonNegative | None, BeforeValidator(_finite_or_none)]  # None: NaN or infinite, never a pass
 
 
-class Part(Section):
+class ReportPart(Section):
     """A part of the report. Figures not taken are left out of the JSON where optional, else null."""
 
     model_config = ConfigDict(ser_json_inf_nan="constants")  # so that writing refuses them; not a silent null
@@ -40,7 +40,7 @@ class Part(Section):
         return {key: value for key, value in values.items() if value is not None or fields[key].is_required()}
 
 
-class EstimateFigures(Part):
+class EstimateFigures(ReportPart):
     """Mean over ``images`` that define the figure, and its standard error; None where too few do."""
 
     mean: float | None = None
@@ -48,21 +48,21 @@ class EstimateFigures(Part):
     images: Whole
 
 
-class DegenerateFigures(Part):
+class DegenerateFigures(ReportPart):
     """Maps that say nothing, by how: one value everywhere, or nothing above zero."""
 
     constant: Whole
     zero: Whole
 
 
-class DegenerateMaps(Part):
+class DegenerateMaps(ReportPart):
     """Maps that say nothing, by model."""
 
     original: DegenerateFigures
     slim: DegenerateFigures
 
 
-class DriftedImage(Part):
+class DriftedImage(ReportPart):
     """One validation image, by its index; figures that its maps do not define are left out."""
 
     index: Whole
@@ -73,7 +73,7 @@ class DriftedImage(Part):
     moved: bool | None = None
 
 
-class MapDriftFigures(Part):
+class MapDriftFigures(ReportPart):
     """Original against slim on ``images`` validation images.
 
     ``center_px``: distance of centres, pixels; ``region_iou``: overlap of the regions with half of the mass;
@@ -93,7 +93,7 @@ class MapDriftFigures(Part):
     worst: tuple[DriftedImage, ...] = ()
 
 
-class RankingFigures(Part):
+class RankingFigures(ReportPart):
     """Whether VarSal's maps say something: KL in nats of the prediction once pixels are gone, lowest first.
 
     By share of the pixels ``removed``: ranked by the map (``kl``), by the distance from the image's centre, by the map
@@ -111,7 +111,7 @@ class RankingFigures(Part):
     uncertainty: NonNegative
 
 
-class RouteFigures(Part):
+class RouteFigures(ReportPart):
     """A route of the dynamic variant, judged by the information bottleneck (bits of the dense network).
 
     ``channels``: how many hold 90 % of the bits; ``covered``: share of those that the route opens;
@@ -127,7 +127,7 @@ class RouteFigures(Part):
     accepted: Share
 
 
-class VerificationFigures(Part):
+class VerificationFigures(ReportPart):
     """Choices judged offline: what runs when the layers of refused choices run dense instead."""
 
     images: Count
@@ -139,7 +139,7 @@ class VerificationFigures(Part):
     routes: tuple[RouteFigures, ...]
 
 
-class DynamicFigures(Part):
+class DynamicFigures(ReportPart):
     """The dynamic variant: MACs are means over validation images, heads included.
 
     ``masks``: by route, how many masks still differ. ``route_agreement``: share of the choices that the exported
@@ -159,7 +159,7 @@ class DynamicFigures(Part):
 Columns = tuple[NonNegative, ...]
 
 
-class GateHistoryFigures(Part):
+class GateHistoryFigures(ReportPart):
     """Columns of equal length, a point each: means over the steps since the point before, ``step`` being the last.
 
     ``macs`` (under relaxed gates) and ``target`` are shares of the original's MACs, ``ce`` is in nats; ``residual`` is
@@ -183,7 +183,7 @@ class GateHistoryFigures(Part):
         return self
 
 
-class PercentilesMs(Part):
+class PercentilesMs(ReportPart):
     """Times of single calls at ``percent`` of all calls, ms, in rising order: entry k of each belongs together."""
 
     percent: tuple[Annotated[float, Field(ge=0, le=100)], ...]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from slimsight.compress.files.untrusted import visible
+from slimsight.compress.files.untrusted import escape_controls
 
 from .checks import latency_limit
 from .schema import Interval, LatencyFigures, QuantilesMs, Report
@@ -69,12 +69,12 @@ def _in_markdown(cell: Cell) -> str:
 
 def plain(text: str) -> str:
     """``text`` of anyone's as Markdown shows it: no link, no picture, no HTML, on one line."""
-    return re.sub(r"([<\[`])", r"\\\1", visible(" ".join(text.split())))
+    return re.sub(r"([<\[`])", r"\\\1", escape_controls(" ".join(text.split())))
 
 
 def code(text: str) -> str:
     """``text`` of anyone's in the type of programs."""
-    return f"`{visible(' '.join(text.split())).replace('`', chr(39))}`"
+    return f"`{escape_controls(' '.join(text.split())).replace('`', chr(39))}`"
 
 
 def to_table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:

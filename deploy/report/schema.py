@@ -14,9 +14,9 @@ from .parts import (
     GateHistoryFigures,
     MapDriftFigures,
     Measured,
-    Part,
     PercentilesMs,
     RankingFigures,
+    ReportPart,
     Share,
     Whole,
 )
@@ -41,7 +41,7 @@ Unit = Literal[
 ]
 
 
-class DataFigures(Part):
+class DataFigures(ReportPart):
     """Where the images came from, and how many each split holds."""
 
     source: str
@@ -52,13 +52,13 @@ class DataFigures(Part):
     image_size: Whole | None = None
 
 
-class ModelInfo(Part):
+class ModelInfo(ReportPart):
     """Which classifier was made smaller."""
 
     name: str
 
 
-class ModelFigures(Part):
+class ModelFigures(ReportPart):
     """What a model costs and how often it is right. MACs at batch 1, bytes of the weights."""
 
     macs: Count
@@ -68,13 +68,13 @@ class ModelFigures(Part):
     test_accuracy: Share | None
 
 
-class GatedFigures(Part):
+class GatedFigures(ReportPart):
     """The original with hard gates: the slim model before recalibration and finetuning."""
 
     val_accuracy: Share
 
 
-class BudgetFigures(Part):
+class BudgetFigures(ReportPart):
     """The limits of the recipe, those that it has; ``macs_used`` = slim.macs / macs_max.
 
     Of latency either ms or a ratio to the original's median in the same row.
@@ -88,24 +88,24 @@ class BudgetFigures(Part):
     latency_ratio_max: Positive | None = None
 
 
-class FrozenGroup(Part):
+class FrozenGroupFigures(ReportPart):
     """A channel group that kept all its channels, and why."""
 
     name: str
     reason: str
 
 
-class Exactness(Part):
+class Exactness(ReportPart):
     """Evidence that surgery removed exactly what the gates closed."""
 
     gated_vs_slim_max_rel: Measured
     cost_model_macs: Whole
     fvcore_macs: Whole
     groups: Whole
-    frozen_groups: tuple[FrozenGroup, ...] = ()
+    frozen_groups: tuple[FrozenGroupFigures, ...] = ()
 
 
-class ParityRow(Part):
+class ParityRow(ReportPart):
     """One artefact in one runtime against the slim model in PyTorch: differences of logits."""
 
     artifact: str
@@ -126,7 +126,7 @@ class ParityRow(Part):
         return self
 
 
-class QuantilesMs(Part):
+class QuantilesMs(ReportPart):
     """Milliseconds per batch."""
 
     median: Positive
@@ -134,7 +134,7 @@ class QuantilesMs(Part):
     p99: Positive
 
 
-class Interval(Part):
+class Interval(ReportPart):
     """A ratio of medians with its 95 % bootstrap interval; above 1 the slim model is faster."""
 
     median: Positive
@@ -142,7 +142,7 @@ class Interval(Part):
     high: Positive
 
 
-class LatencyFigures(Part):
+class LatencyFigures(ReportPart):
     """Original and slim, timed in turns in one runtime."""
 
     runtime: str
@@ -156,7 +156,7 @@ class LatencyFigures(Part):
     speedup: Interval
 
 
-class SigmaPx(Part):
+class SigmaPx(ReportPart):
     """Spread of the selector's sigma over images, in pixels."""
 
     p10: NonNegative
@@ -164,7 +164,7 @@ class SigmaPx(Part):
     p90: NonNegative
 
 
-class SelectorFigures(Part):
+class SelectorFigures(ReportPart):
     """Whether the explainer says something: KL in nats of the masked prediction, and of its controls.
 
     ``kl_centred`` and ``kl_random`` put masks of the same sigmas at the image centre and at random;
@@ -181,7 +181,7 @@ class SelectorFigures(Part):
     kl_predicted_label: NonNegative | None = None
 
 
-class Saliency(Part):
+class SaliencyFigures(ReportPart):
     """How far the explanation moved from the original to the slim model: means over ``images``, pixels.
 
     ``iou``: sum of minima / sum of maxima of the two maps; ``area``: mean of the slim model's maps; ``maps``: what
@@ -199,7 +199,7 @@ class Saliency(Part):
     ranking: RankingFigures | None = None
 
 
-class ChannelsKept(Part):
+class ChannelsKept(ReportPart):
     """How many channels of one group the slim model still has."""
 
     group: str
@@ -213,7 +213,7 @@ class ChannelsKept(Part):
         return self
 
 
-class GatesFigures(Part):
+class GatesFigures(ReportPart):
     """How channels were ranked. ``soft_macs``: expected under soft gates; ``hard_macs``: of the plan."""
 
     steer: str
@@ -224,7 +224,7 @@ class GatesFigures(Part):
     history: GateHistoryFigures | None = None
 
 
-class StageFigures(Part):
+class StageFigures(ReportPart):
     """One stage of the run; seconds it took when it ran, which is earlier when ``reused``."""
 
     name: str
@@ -232,7 +232,7 @@ class StageFigures(Part):
     reused: bool
 
 
-class Check(Part):
+class Check(ReportPart):
     """One limit and what was measured. ``value`` is None when the figure is missing: the check then failed.
 
     ``bound`` says whether ``limit`` is the most, the least, or the only value allowed.
@@ -253,7 +253,7 @@ class Check(Part):
         return self
 
 
-class Verdict(Part):
+class Verdict(ReportPart):
     """All checks together; without a single check nothing has passed."""
 
     passed: bool
@@ -277,7 +277,7 @@ class Verdict(Part):
         return tuple(check for check in self.checks if not check.passed)
 
 
-class Report(Part):
+class Report(ReportPart):
     """report.json. ``recipe`` is the recipe's file name; ``created`` carries its time zone."""
 
     schema_: Literal[1] = Field(default=SCHEMA, alias="schema")
@@ -298,6 +298,6 @@ class Report(Part):
     dynamic: DynamicFigures | None = None
     parity: tuple[ParityRow, ...] = ()
     latency: tuple[LatencyFigures, ...] = ()
-    saliency: Saliency | None = None
+    saliency: SaliencyFigures | None = None
     stages: tuple[StageFigures, ...] = ()
     verdict: Verdict

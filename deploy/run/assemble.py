@@ -28,14 +28,14 @@ from ..report.schema import (
     ChannelsKept,
     DataFigures,
     Exactness,
-    FrozenGroup,
+    FrozenGroupFigures,
     GatedFigures,
     GatesFigures,
     LatencyFigures,
     ModelFigures,
     ModelInfo,
     ParityRow,
-    Saliency,
+    SaliencyFigures,
     SelectorFigures,
     SigmaPx,
     StageFigures,
@@ -66,7 +66,7 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
         cost_model_macs=cut["cost_model_macs"],
         fvcore_macs=cut["fvcore_macs"],
         groups=len(cut["channels"]),
-        frozen_groups=tuple(FrozenGroup(**group) for group in cut["frozen_groups"]),
+        frozen_groups=tuple(FrozenGroupFigures(**group) for group in cut["frozen_groups"]),
     )
     dynamic = _dynamic(metrics)
     written = [metrics[stage]["parity"] for stage in ("export", "dynamic_export") if stage in metrics]
@@ -160,13 +160,13 @@ def _dynamic(metrics: Mapping[str, Mapping[str, Any]]) -> DynamicFigures | None:
     )
 
 
-def _saliency(metrics: Mapping[str, Mapping[str, Any]]) -> Saliency | None:
+def _saliency(metrics: Mapping[str, Mapping[str, Any]]) -> SaliencyFigures | None:
     if "saliency" not in metrics["judgement"]:
         return None
     found, quality = metrics["judgement"]["saliency"], metrics["selector"]
     if found["explainer"] == VarSalHead.kind:
         names = RankingFigures.model_fields
-        return Saliency(**found, ranking=RankingFigures(**{name: quality[name] for name in names}))
+        return SaliencyFigures(**found, ranking=RankingFigures(**{name: quality[name] for name in names}))
     selector = SelectorFigures(
         mean_area=quality["mean_area"],
         sigma_px=SigmaPx(p10=quality["sigma_p10"], median=quality["sigma_median"], p90=quality["sigma_p90"]),
@@ -176,7 +176,7 @@ def _saliency(metrics: Mapping[str, Mapping[str, Any]]) -> Saliency | None:
         kl_random=quality["kl_random"],
         kl_predicted_label=quality["kl_predicted_label"],
     )
-    return Saliency(**found, selector=selector)
+    return SaliencyFigures(**found, selector=selector)
 
 
 def draw_pictures(session: Session, cut: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ from slimsight.compress.progress import SILENT, Progress
 from slimsight.compress.registry import nearest
 from slimsight.export.engines.result import BatchProfile, EngineResult, Precision
 from slimsight.export.onnx_files.metadata import read_metadata
-from slimsight.export.parity.prove import Artifact, Evidence, prove
+from slimsight.export.parity.prove import Artifact, ParityEvidence, prove_parity
 
 from ..machine import device_name, versions
 from ..run_dir import read_run
@@ -42,7 +42,7 @@ class Exported:
 
     folder: Path
     artifacts: tuple[Artifact, ...]
-    evidence: Evidence
+    evidence: ParityEvidence
     engines: Mapping[str, EngineResult]
     skipped: tuple[tuple[str, str], ...] = ()
 
@@ -134,7 +134,7 @@ def export_run(
     for name in files.engines:
         remember_engine(folder / name, session.cache)
     images = np.asarray(session.some_images(IMAGES))
-    evidence = prove(artifacts, images, fp32=recipe.export.tolerance, progress=progress)
+    evidence = prove_parity(artifacts, images, fp32=recipe.export.tolerance, progress=progress)
     found = Exported(folder, tuple(artifacts), evidence, files.engines, tuple(files.skipped))
     write_sealed(found.json, _to_dict(found, len(images)))
     return found

@@ -20,7 +20,7 @@ from slimsight.compress.progress import Progress
 from slimsight.compress.training import make_fabric
 
 from ..settings.recipe import Recipe
-from .processes import started
+from .processes import launched_processes
 
 _SAMPLED = 64
 _LATER = ("subset", "classes", "skip", "test_labels", "decode", "resize", "crop_scale")
@@ -69,7 +69,7 @@ class RunImages:
     @cached_property
     def fabric(self) -> Fabric:
         """Of all processes that were started for the run, which meet when it is first asked for."""
-        return make_fabric(self.recipe.precision, accumulate=self.recipe.accumulate, together=started() > 1)
+        return make_fabric(self.recipe.precision, accumulate=self.recipe.accumulate, together=launched_processes() > 1)
 
     @cached_property
     def splits(self) -> Splits:

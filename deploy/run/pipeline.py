@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from slimsight.compress.data import Flow
-from slimsight.compress.errors import memory_told
-from slimsight.compress.parallel.processes import alone, broadcast, part_ways, together
+from slimsight.compress.errors import report_out_of_memory
+from slimsight.compress.parallel.processes import broadcast, distributed, shutdown, single_process
 from slimsight.compress.progress import SILENT, Progress, Stop
 
 from ..report import Report
@@ -34,7 +34,7 @@ from .fingerprints import (
     selector_parts,
     surgery_parts,
 )
-from .processes import leave_signals_to_leader, started
+from .processes import launched_processes, leave_signals_to_leader
 from .report_pictures import draw_worst
 from .resume import find_held, open_checkpoints, record_forms, start_over, take_over, write_forms, write_recipe
 from .session import Outcome, Session, default_cache, explainer_of
@@ -53,14 +53,14 @@ _NOTHING = ("", "")
 class Stage:
     """A piece of work; redone when the recipe parts it ``reads`` or a stage it ``needs`` changed.
 
-    ``together``: by all processes of the run; the leader does the others by itself.
+    ``on_all_ranks``: computed by all processes of the run; other stages by the leader alone.
     """
 
     name: str
     work: Callable[[Session], Outcome]
     needs: tuple[str, ...]
     reads: Callable[[Session], Parts]
-    together: bool = True
+    on_all_ranks: bool = True
 
 
 def to_stages(recipe: Recipe) -> tuple[Stage, ...]:
@@ -75,9 +75,9 @@ def to_stages(recipe: Recipe) -> tuple[Stage, ...]:
     ground = stages[-1].name
     stages += [
         Stage("gates", learn.gates, (ground,), gate_parts),
-        Stage("surgery", slim.surgery, ("gates",), surgery_parts, together=False),
+        Stage("surgery", slim.surgery, ("gates",), surgery_parts, on_all_ranks=False),
         Stage("finetune", slim.finetune, ("surgery",), finetune_parts),
-        Stage("export", prove.export, ("finetune",), export_parts, together=False),
+        Stage("export", prove.export, ("finetune",), export_parts, on_all_ranks=False),
     ]
     learned: tuple[str, ...] = ()
     written: tuple[str, ...] = ()
@@ -85,10 +85,12 @@ def to_stages(recipe: Recipe) -> tuple[Stage, ...]:
         learned, written = ("dynamic",), ("dynamic_export",)
         stages += [
             Stage("dynamic", dynamic.learn, ("classifier",), dynamic_parts),
-            Stage("dynamic_export", dynamic.export, learned, dynamic_export_parts, together=False),
+            Stage("dynamic_export", dynamic.export, learned, dynamic_export_parts, on_all_ranks=False),
         ]
     stages += [
-        Stage("latency", prove.latency, ("export", *written), lambda s: {"latency": s.recipe.latency}, together=False),
+        Stage(
+            "latency", prove.latency, ("export", *written), lambda s: {"latency": s.recipe.latency}, on_all_ranks=False
+        ),
         Stage("judgement", prove.judgement, ("finetune", *learned), judgement_parts),
     ]
     return tuple(stages)
@@ -121,12 +123,12 @@ def run_recipe(
         SlimError: with everything finished so far kept.
     """
     donor = read_run(reuse, whole=False) if reuse is not None else None
-    with open_run(out) as run, _threads(recipe.threads), alone():
+    with open_run(out) as run, _threads(recipe.threads), single_process():
         if on_open is not None:
             on_open(run)
         remember_code(recipe.model, cache or default_cache())
         session = Session(recipe, run, progress, cache or default_cache())
-        _meet(session)
+        wait_for_ranks(session)
         stages = to_stages(recipe)
         keys = fingerprints(stages, session)
         held = find_held({stage.name: stage.needs for stage in stages}, keys, run, progress)
@@ -159,9 +161,9 @@ def run_recipe(
             records[stage.name] = _do(stage, session, keys[stage.name], inputs)
         report = _write_report(session, name, records, reused)
         shutil.rmtree(run.checkpoints, ignore_errors=True)
-        with together():
+        with distributed():
             broadcast(_NOTHING)
-        part_ways()
+        shutdown()
     return report
 
 
@@ -184,20 +186,20 @@ def follow(recipe: Recipe, out: Path, *, cache: Path | None = None) -> None:
     """
     session = Session(recipe, RunDir(out.absolute(), writable=False), SILENT, cache or default_cache())
     with _threads(recipe.threads):
-        _meet(session)
+        wait_for_ranks(session)
         stages = {stage.name: stage for stage in to_stages(recipe)}
         while (order := broadcast(_NOTHING)) != _NOTHING:
             name, key = order
             session.checkpoints[name] = open_checkpoints(session.run, name, key, None, SILENT)
             seed_stage(recipe.seed, name)
             stages[name].work(session)
-    part_ways()
+    shutdown()
 
 
-def _meet(session: Session) -> None:
+def wait_for_ranks(session: Session) -> None:
     """Wait for all processes that were started for the run."""
-    if started() > 1:
-        session.progress.note(f"{started()} processes, on {session.fabric.device.type}")
+    if launched_processes() > 1:
+        session.progress.note(f"{launched_processes()} processes, on {session.fabric.device.type}")
         leave_signals_to_leader()
 
 
@@ -215,7 +217,7 @@ def _do(stage: Stage, session: Session, key: str, inputs: Mapping[str, str]) -> 
     session.run.begin(stage.name)
     session.flow = Flow()
     checkpoints = session.checkpoints[stage.name]
-    with memory_told(f"stage '{stage.name}'"), together() if stage.together else alone():
+    with report_out_of_memory(f"stage '{stage.name}'"), distributed() if stage.on_all_ranks else single_process():
         broadcast((stage.name, checkpoints.key))  # who follows begins, too; alone, nobody hears it
         seed_stage(session.recipe.seed, stage.name)
         outcome = stage.work(session)

@@ -46,7 +46,7 @@ TIMED_SESSIONS = 3
 
 
 @dataclass(frozen=True)
-class Timed:
+class TimedPlan:
     """A selection and what its model measured, interleaved with the original (median ms)."""
 
     selection: Selection
@@ -184,7 +184,7 @@ def select_timed(
     align: Align = 1,
     rank_weight: float = 1.0,
     progress: Progress = SILENT,
-) -> Timed:
+) -> TimedPlan:
     """A plan under ``limits`` whose model, exported and timed, holds ``latency`` too.
 
     The table proposes; what the model really took corrects the table's limit, and ``CORRECTIONS`` plans are timed at
@@ -201,7 +201,7 @@ def select_timed(
     """
     total = cost.totals["latency"]
     factor = 1.0  # measured over predicted
-    tried: list[Timed] = []
+    tried: list[TimedPlan] = []
     for turn in range(CORRECTIONS):
         original = tried[-1].original_ms if tried else total
         share = latency.value if latency.relative else latency.value / original
@@ -216,7 +216,7 @@ def select_timed(
         if any(selection.plan == other.selection.plan for other in tried):
             break  # after a plan that held: one that did not puts the target below its own time
         row = timer.of_plan(selection.plan)
-        tried.append(Timed(selection, row.original_ms.median, row.slim_ms.median))
+        tried.append(TimedPlan(selection, row.original_ms.median, row.slim_ms.median))
         found = tried[-1]
         used = found.share_of(latency)
         progress.note(

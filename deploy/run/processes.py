@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from ..settings.recipe import Recipe
 
 AGAIN = "the same command again goes on where it stopped"
-STOPPED = f"interrupted; {AGAIN}"
-LOST = f"another process of this run has ended; {AGAIN}"
+INTERRUPTED_MESSAGE = f"interrupted; {AGAIN}"
+PEER_LOST_MESSAGE = f"another process of this run has ended; {AGAIN}"
 
 _OURS = "SLIMSIGHT_LAUNCHED"
 """Set in processes that ``launch`` has started: it says what became of them, so that they need not."""
@@ -32,14 +32,14 @@ _STORE_SECONDS = 5
 _LEADER_SECONDS = 1
 
 
-def started() -> int:
+def launched_processes() -> int:
     """How many processes torchrun (or ``launch``) has started for this run, on all machines; 0: none has."""
     return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 0
 
 
-def leads() -> bool:
+def is_leader() -> bool:
     """Whether this process leads the run: it alone writes and speaks."""
-    return not started() or os.environ["RANK"] == "0"
+    return not launched_processes() or os.environ["RANK"] == "0"
 
 
 def check_devices(wanted: int | None) -> None:
@@ -52,7 +52,7 @@ def check_devices(wanted: int | None) -> None:
         return
     if wanted < 1:
         raise ConfigError(f"--devices {wanted}: 1 or more is needed, e.g. --devices 2 for two GPUs")
-    if (there := started()) and wanted != there:
+    if (there := launched_processes()) and wanted != there:
         raise ConfigError(
             f"--devices {wanted} inside torchrun, which says how many processes there are ({there}): leave --devices "
             "out"
@@ -97,7 +97,7 @@ def launch(arguments: Sequence[str], devices: int) -> int:
         except ChildFailedError as error:
             return _exit_code({rank: failure.exitcode for rank, failure in error.failures.items()}, devices)
         except SignalException:
-            raise Interrupted(STOPPED) from None
+            raise Interrupted(INTERRUPTED_MESSAGE) from None
     return 0
 
 
@@ -110,7 +110,7 @@ def _exit_code(codes: Mapping[int, int], devices: int) -> int:
         raise Interrupted(f"process {number + 1} of {devices} was ended by {signal.Signals(by).name}{often}; {AGAIN}")
     said = [code for code in codes.values() if code > 0 and code != Interrupted.exit_code]
     if not said:
-        raise Interrupted(STOPPED)
+        raise Interrupted(INTERRUPTED_MESSAGE)
     return said[0]
 
 
@@ -143,13 +143,13 @@ def _environment(devices: int) -> Iterator[None]:
 
 def end_with_agent() -> None:
     """Called first in every process that was started: one whose agent was killed would go on, and hold the run."""
-    if started():
+    if launched_processes():
         threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
 
 def leave_signals_to_leader() -> None:
     """Called once processes know each other: those that follow end with the leader, which finishes its step first."""
-    if not leads():
+    if not is_leader():
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
 
@@ -160,22 +160,22 @@ def _end_with(parent: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def lost(error: BaseException) -> bool:
+def is_lost_peer(error: BaseException) -> bool:
     """Whether it is what a process sees when another one of its run is gone."""
-    if not started():
+    if not launched_processes():
         return False
     from torch.distributed import DistError
 
     return isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
-def speaks(error: BaseException) -> bool:
+def prints_errors(error: BaseException) -> bool:
     """Whether this process is the one to tell the user of an ``error``: the first of all that asks."""
-    if not started():
+    if not launched_processes():
         return True
-    if _OURS in os.environ and (lost(error) or isinstance(error, KeyboardInterrupt)):
+    if _OURS in os.environ and (is_lost_peer(error) or isinstance(error, KeyboardInterrupt)):
         return False  # ``launch`` knows why
-    if not leads():
+    if not is_leader():
         time.sleep(_LEADER_SECONDS)  # it has the log, and most likely the same error
     from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]  # torch makes it public only where built so
 
@@ -189,7 +189,7 @@ def speaks(error: BaseException) -> bool:
         )
         return bool(store.add(name, 1) == 1)
     except (DistError, RuntimeError):  # the agent is gone, too
-        return leads()
+        return is_leader()
 
 
 def check_batches(recipe: Recipe, processes: int) -> None:

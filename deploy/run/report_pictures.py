@@ -10,30 +10,30 @@ import torch
 from matplotlib.axes import Axes
 
 from slimsight.compress.explain import AmortizedExplainer, Saliency
-from slimsight.compress.explain.fidelity.drift import REGION, compare
-from slimsight.compress.explain.fidelity.similarity import CONSTANT, SAYS, centres_of_mass, mass_of, region
+from slimsight.compress.explain.fidelity.drift import REGION, compare_maps
+from slimsight.compress.explain.fidelity.similarity import CONSTANT, INFORMATIVE, centres_of_mass, mass_of, region
 
 from ..report.canvas import draw_strip, show
 from ..report.files import Strip, write_strips
 from ..report.markdown import DRIFT_PICTURE
-from ..report.panels import DriftRow, Look, draw_drift, draw_pair
+from ..report.panels import DrawableMaps, DriftRow, draw_drift, draw_pair
 from .session import Session
 
 
-def looks_of(saliency: Saliency) -> list[Look]:
+def to_drawable(saliency: Saliency) -> list[DrawableMaps]:
     """What is drawn of each map."""
     mass = mass_of(saliency)
     regions, centres = region(mass, REGION), centres_of_mass(mass)
     if saliency.parameters is not None:
         centres = saliency.parameters[:, :2].double().cpu()
-    kinds = compare(saliency, saliency).original
+    kinds = compare_maps(saliency, saliency).original
     unsure = None if saliency.uncertainty is None else saliency.uncertainty.detach().double().cpu().numpy()
     found = []
     for row, kind in enumerate(kinds.tolist()):
-        says = None if kind == SAYS else "constant map" if kind == CONSTANT else "nothing above zero"
+        says = None if kind == INFORMATIVE else "constant map" if kind == CONSTANT else "nothing above zero"
         centre = (float(centres[row, 0]), float(centres[row, 1])) if says is None else None
         uncertainty = None if unsure is None else unsure[row]
-        found.append(Look(mass[row].numpy(), regions[row].numpy(), centre, says, uncertainty))
+        found.append(DrawableMaps(mass[row].numpy(), regions[row].numpy(), centre, says, uncertainty))
     return found
 
 
@@ -51,7 +51,7 @@ def draw_worst(session: Session, worst: Sequence[Mapping[str, Any]]) -> None:
     images, labels = torch.from_numpy(pixels).float() / 255, torch.from_numpy(val.labels[chosen])
     with torch.inference_mode():
         predicted = [network.classifier(images).argmax(1).tolist() for network in (original, slim)]
-    before, after = (looks_of(AmortizedExplainer(network).explain(images, labels)) for network in (original, slim))
+    before, after = (to_drawable(AmortizedExplainer(network).explain(images, labels)) for network in (original, slim))
     rows = []
     for row, image in enumerate(worst):
         truth, was, now = (classes[int(each)] for each in (labels[row], predicted[0][row], predicted[1][row]))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from slimsight.compress.errors import Damaged
 from slimsight.compress.files.sealed import find_damage, read_sealed
-from slimsight.compress.files.untrusted import within
+from slimsight.compress.files.untrusted import path_inside
 
 EXPORT_FILE = "export.json"
 _KEYS = {"schema", "created", "versions", "device", "images", "passed", "files", "skipped"}
@@ -29,7 +29,7 @@ def check_exports(folder: Path) -> None:
         raise Damaged(folder / EXPORT_FILE, "was changed since it was written", remedy)
     try:
         files = [
-            (within(folder, file["file"]), int(file["size_bytes"]), str(file["sha256"])) for file in found["files"]
+            (path_inside(folder, file["file"]), int(file["size_bytes"]), str(file["sha256"])) for file in found["files"]
         ]
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise Damaged(folder / EXPORT_FILE, "was changed since it was written", remedy) from error

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from slimsight.compress.errors import RunError
-from slimsight.compress.files.atomic import NO_ROOM, no_room
+from slimsight.compress.files.atomic import DISK_FULL, disk_full_reason
 
 MARKER = ".slimsight"
 """Marks a folder as ours; whoever writes the run holds its lock, and it then holds the process number."""
@@ -100,8 +100,8 @@ def translated(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in NO_ROOM:
-            remedy = f"{no_room(error)}; free some space or choose another --out"
+        if error.errno in DISK_FULL:
+            remedy = f"{disk_full_reason(error)}; free some space or choose another --out"
         elif error.errno in (errno.EEXIST, errno.ENOTDIR):
             remedy = "a file stands in its place; choose another --out"
         else:

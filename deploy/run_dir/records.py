@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, field_validator
 from slimsight.compress.config import NonNegative, Section
 from slimsight.compress.errors import Damaged, PruningError
 from slimsight.compress.files.sealed import find_damage, read_sealed, write_sealed
-from slimsight.compress.files.untrusted import within
+from slimsight.compress.files.untrusted import path_inside
 
 from .places import is_stage
 
@@ -46,7 +46,7 @@ class StageRecord(Section):
     @classmethod
     def _inside(cls, named: dict[str, Any]) -> dict[str, Any]:
         """What a record names may be removed: it lies in the run directory."""
-        if any(within(Path("/"), name) is None for name in named):
+        if any(path_inside(Path("/"), name) is None for name in named):
             raise ValueError("a file lies outside of the run directory")
         return named
 

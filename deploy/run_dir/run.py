@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from slimsight.compress.errors import Damaged, RunError
 from slimsight.compress.files.atomic import make_folder, remove, sync_folder
 from slimsight.compress.files.sealed import read_sealed, sha256_of_file
-from slimsight.compress.files.untrusted import printable, strays
+from slimsight.compress.files.untrusted import printable, special_files
 
 from .lock import held, holder
 from .places import MARKER, Places, is_stage, translated
@@ -222,7 +222,7 @@ def read_run(path: Path, *, whole: bool = True) -> RunDir:
 def _refuse_strays(root: Path) -> None:
     """What is written, read or removed by way of a link would lie outside of the run; a pipe would be waited for."""
     with translated(root):
-        stray = next(strays(root), None)
+        stray = next(special_files(root), None)
     if stray is not None:
         place, kind = stray
         raise RunError(

@@ -113,7 +113,7 @@ class Allowed:
         about = f" ({schema['description']})" if "description" in schema and "properties" not in schema else ""
         hint = nearest(value, choices(schema)) if isinstance(value, str) else ""
         key = f"{'.'.join(where)}: " if where else ""
-        return f"{key}{shown(value)} was given; allowed: {self.words(schema)}{about}{hint}"
+        return f"{key}{shown_value(value)} was given; allowed: {self.words(schema)}{about}{hint}"
 
     def words(self, schema: Schema) -> str:
         """What a value may be."""
@@ -160,7 +160,7 @@ def choices(schema: Schema) -> list[str]:
     return [str(word) for b in branches for word in ([b["const"]] if "const" in b else b.get("enum", []))]
 
 
-def shown(value: Any) -> str:
+def shown_value(value: Any) -> str:
     """``value`` as a user would write it, shortened."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]

@@ -27,7 +27,7 @@ from slimsight.compress.files.untrusted import read_text
 from slimsight.compress.registry import nearest
 from slimsight.export.config import ExportConfig
 
-from .allowed import Allowed, Problems, Schema, choices, shown
+from .allowed import Allowed, Problems, Schema, choices, shown_value
 from .latency import LatencyConfig
 from .yaml_text import MOST_YAML, Place, dump_yaml, parse_yaml, read_yaml
 
@@ -113,7 +113,7 @@ def _read_tree(path: Path, problems: Problems) -> dict[str, Any] | None:
         problems.add(twice, place)
     if not isinstance(found.value, dict | None):
         allowed = _allowed()
-        problems.add(f"it holds {shown(found.value)}; allowed: {allowed.words(allowed.schema)}")
+        problems.add(f"it holds {shown_value(found.value)}; allowed: {allowed.words(allowed.schema)}")
         return None
     prepared: dict[str, Any] = _prepare(found.value, _allowed().schema, path.parent, (), problems)
     return prepared
@@ -191,7 +191,7 @@ def _absolute(value: str, base: Path, where: Place, schema: Schema, problems: Pr
     if not value or "\0" in value:
         problems.add(_allowed().refusal(where, value, schema), where)
     elif expanded.startswith("~"):
-        nowhere = f"{shown(value)} was given, but there is no such home folder; write it in full"
+        nowhere = f"{shown_value(value)} was given, but there is no such home folder; write it in full"
         problems.add(f"{'.'.join(where)}: {nowhere}", where)
     else:
         return os.path.realpath(base / expanded)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from slimsight.compress.config import DataConfig
 from slimsight.compress.data import open_splits
-from slimsight.compress.data.decode import BROKEN, SUFFIXES, is_image, open_image, to_bytes, why
+from slimsight.compress.data.decode import DECODE_ERRORS, SUFFIXES, error_text, is_image, open_image, to_bytes
 from slimsight.compress.data.partition import hold_out
 from slimsight.compress.data.sources import FolderSource, PooledSource
 from slimsight.compress.data.splits import to_source
@@ -196,9 +196,11 @@ def _read(path: Path, what: Callable[[Image.Image], T]) -> T:
     try:
         with open_image(path) as image:
             return what(image)
-    except BROKEN as error:
+    except DECODE_ERRORS as error:
         where = printable(str(path), 500)
-        raise DataError(f"{where} is not an image that can be read ({why(error)}); replace or remove it") from error
+        raise DataError(
+            f"{where} is not an image that can be read ({error_text(error)}); replace or remove it"
+        ) from error
 
 
 def _strays(path: Path) -> list[str]:

@@ -9,7 +9,7 @@ import torch
 
 from slimsight.compress.errors import ConfigError
 
-from ..check import Asked, run_check
+from ..check import CheckRequest, run_check
 from ..check.result import line_of_check
 from .held import Held, end
 from .images import Images, shape_of
@@ -41,7 +41,7 @@ def assert_budget(
 
 
 def _budget(target: str, budget: Path, against: str | None, x: Images | None, classes: int) -> Held:
-    found = run_check(Asked(target, budget, against, None if x is None else _one_image(x), classes))
+    found = run_check(CheckRequest(target, budget, against, None if x is None else _one_image(x), classes))
     failed = found.judgement.failed
     if found.judgement.passed:
         return Held(0, None)

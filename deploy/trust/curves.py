@@ -23,7 +23,7 @@ _STYLES: Final = ("solid", "dashed", "dotted")
 
 
 @dataclass(frozen=True)
-class Line:
+class CurveLine:
     """One explainer: heights with standard errors over ``at``; None leaves a gap."""
 
     name: str
@@ -33,18 +33,18 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Panel:
+class CurvePanel:
     """One figure: what its axes show, and in what unit. ``ticks`` name the places of ``at``; ``limits`` of height."""
 
     title: str
     across: str
     up: str
-    lines: Sequence[Line]
+    lines: Sequence[CurveLine]
     ticks: Sequence[str] = ()
     limits: tuple[float, float] | None = None
 
 
-def draw_curves(path: Path, panels: Sequence[Panel], *, control: str, names: Sequence[str] = ()) -> None:
+def draw_curves(path: Path, panels: Sequence[CurvePanel], *, control: str, names: Sequence[str] = ()) -> None:
     """Draw ``panels`` in rows of up to three with one legend; the control is a thick grey line.
 
     ``names``: of lines in this and in other pictures, so that each looks the same in all of them.
@@ -96,7 +96,7 @@ def _to_styles(names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
     }
 
 
-def _draw(axes: Axes, line: Line, style: Mapping[str, Any]) -> Any:
+def _draw(axes: Axes, line: CurveLine, style: Mapping[str, Any]) -> Any:
     heights = [float("nan") if value is None else value for value in line.heights]
     errors = [0.0 if value is None else value for value in line.errors]
     low = [height - error for height, error in zip(heights, errors, strict=True)]

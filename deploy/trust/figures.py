@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from .curves import Line, Panel, draw_curves
+from .curves import CurveLine, CurvePanel, draw_curves
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -99,39 +99,41 @@ def draw_trust(folder: Path, rows: Rows, *, control: str) -> list[Path]:
     return written
 
 
-def _panels(test: str, rows: Rows) -> list[Panel]:
+def _panels(test: str, rows: Rows) -> list[CurvePanel]:
     if test == "sanity":
         return _sanity(rows)
     if test == "perturbation":
         return [
-            Panel("pixel perturbation: KL", _REMOVED, "KL(original || perturbed), nats", _lines(rows, "kl")),
-            Panel(
+            CurvePanel("pixel perturbation: KL", _REMOVED, "KL(original || perturbed), nats", _lines(rows, "kl")),
+            CurvePanel(
                 "pixel perturbation: output", _REMOVED, "|p' - p| / p of the predicted class", _lines(rows, "change")
             ),
         ]
     if test == "insertion_deletion":
         shown, gone = (f"share of pixels {what}, most salient first" for what in ("shown", "removed"))
         return [
-            Panel("insertion", shown, _PROBABILITY, _lines(rows, "insertion"), limits=_WHOLE),
-            Panel("deletion", gone, _PROBABILITY, _lines(rows, "deletion"), limits=_WHOLE),
+            CurvePanel("insertion", shown, _PROBABILITY, _lines(rows, "insertion"), limits=_WHOLE),
+            CurvePanel("deletion", gone, _PROBABILITY, _lines(rows, "deletion"), limits=_WHOLE),
         ]
     if test == "tiles":
         return [
-            Panel(f"tiles of {side} x {side}: {what}", _TILES, _PROBABILITY, _lines(rows, side, order), limits=_WHOLE)
+            CurvePanel(
+                f"tiles of {side} x {side}: {what}", _TILES, _PROBABILITY, _lines(rows, side, order), limits=_WHOLE
+            )
             for side in rows[0]["result"]
             for order, what in (("morf", "most relevant first"), ("lerf", "least relevant first"))
         ]
     if test == "roar":
         lines = [_roar_line(row) for row in rows]
         return [
-            Panel(
+            CurvePanel(
                 "ROAR", "share of pixels removed, most salient first", "accuracy after retraining", lines, limits=_WHOLE
             )
         ]
     return []
 
 
-def _lines(rows: Rows, *keys: str) -> list[Line]:
+def _lines(rows: Rows, *keys: str) -> list[CurveLine]:
     lines = []
     for row in rows:
         curve = row["result"]
@@ -139,18 +141,18 @@ def _lines(rows: Rows, *keys: str) -> list[Line]:
             curve = curve[key]
         values = curve["values"]
         means, errors = [v["mean"] for v in values], [v["standard_error"] for v in values]
-        lines.append(Line(row["explainer"], curve["shares"], means, errors))
+        lines.append(CurveLine(row["explainer"], curve["shares"], means, errors))
     return lines
 
 
-def _roar_line(row: Mapping[str, Any]) -> Line:
+def _roar_line(row: Mapping[str, Any]) -> CurveLine:
     points = row["result"]["points"]
     values = [point["accuracy"] for point in points]
     shares = [point["share"] for point in points]
-    return Line(row["explainer"], shares, [v["mean"] for v in values], [v["standard_error"] for v in values])
+    return CurveLine(row["explainer"], shares, [v["mean"] for v in values], [v["standard_error"] for v in values])
 
 
-def _sanity(rows: Rows) -> list[Panel]:
+def _sanity(rows: Rows) -> list[CurvePanel]:
     layers = [step["layer"].removeprefix("net.") for step in rows[0]["result"]["steps"]]
     ticks = ("none", *layers)
     panels = []
@@ -164,8 +166,10 @@ def _sanity(rows: Rows) -> list[Panel]:
             values = [step[key] for step in row["result"]["steps"]]
             first = 1.0 if values[0]["mean"] is not None else None  # a map is like itself
             means, errors = [first, *(v["mean"] for v in values)], [None, *(v["standard_error"] for v in values)]
-            lines.append(Line(row["explainer"], range(len(ticks)), means, errors))
+            lines.append(CurveLine(row["explainer"], range(len(ticks)), means, errors))
         panels.append(
-            Panel(title, "re-initialised down to this layer", "with the original's map", lines, ticks, (-0.3, 1.05))
+            CurvePanel(
+                title, "re-initialised down to this layer", "with the original's map", lines, ticks, (-0.3, 1.05)
+            )
         )
     return panels

@@ -32,7 +32,7 @@ from ..machine import device_name, versions
 from ..run.fingerprints import fingerprint
 from ..run.session import Session
 from .figures import figures
-from .study import TESTS, Fewer, Study, Subject, Training, spread
+from .study import TESTS, Fewer, Study, Training, TrustSubject, spread
 
 CONTROL = "random"
 """Tested beside every explainer."""
@@ -43,7 +43,7 @@ SOME = 200
 _KEYS = {"schema", "classifier", "split", "images", "seed", "control", "device", "versions", "rows"}
 
 
-def find_subjects(session: Session, names: Sequence[str]) -> list[Subject]:
+def find_explainers_to_test(session: Session, names: Sequence[str]) -> list[TrustSubject]:
     """The control, then the explainers called ``names``: of the registry, or the run's own.
 
     A learned explainer of the registry is given with its weights, ``NAME=FILE``.
@@ -68,11 +68,11 @@ def find_subjects(session: Session, names: Sequence[str]) -> list[Subject]:
                 what = f"there is no file {file}" if given else "it is learned"
                 raise ConfigError(f"explainer '{plain}': {what}; give its weights with --with {plain}=FILE")
             learned = hashlib.sha256(weights.read_bytes()).hexdigest()
-            found.append(Subject(plain, partial(make_explainer, plain, weights=weights), learned))
+            found.append(TrustSubject(plain, partial(make_explainer, plain, weights=weights), learned))
         elif given:
             raise ConfigError(f"explainer '{plain}' learns nothing and takes no weights: leave '={file}' out")
         else:
-            found.append(Subject(plain, partial(make_explainer, plain)))
+            found.append(TrustSubject(plain, partial(make_explainer, plain)))
     return found
 
 
@@ -81,7 +81,7 @@ def _own_name(session: Session) -> str | None:
     return session.explainer.head.kind if session.run.record("selector") is not None else None
 
 
-def own_subject(session: Session, name: str) -> Subject:
+def own_subject(session: Session, name: str) -> TrustSubject:
     """The run's explainer. Its decoder stays as it is; it reads the features of the classifier that it is given.
 
     Raises:
@@ -94,7 +94,9 @@ def own_subject(session: Session, name: str) -> Subject:
             f"let 'slimsight run' finish with explainer.enabled=true and gates.steer={name}"
         )
     selector = session.explained().selector.to(session.fabric.device)
-    return Subject(name, lambda model: AmortizedExplainer(ExplainedClassifier(model, selector)), record.fingerprint)
+    return TrustSubject(
+        name, lambda model: AmortizedExplainer(ExplainedClassifier(model, selector)), record.fingerprint
+    )
 
 
 def _what_it_holds(session: Session) -> str:
@@ -153,7 +155,7 @@ def measure_trust(
     split: str = "val",
     boxes: Path | None = None,
     epochs: int | None = None,
-    others: Sequence[Subject] = (),
+    others: Sequence[TrustSubject] = (),
     fewer: Fewer | None = None,
     steps: int = STEPS,
     skip: Collection[tuple[str, str]] = (),
@@ -174,14 +176,14 @@ def measure_trust(
         RunError: ``out`` cannot be written.
     """
     tests = check_tests(tests, boxes)
-    subjects = [*find_subjects(session, names), *others]
+    subjects = [*find_explainers_to_test(session, names), *others]
     study, common = _open(session, subjects[0], tests, count, split, fewer or {}, steps, boxes, epochs)
     head = {"schema": 1, **common, "control": CONTROL, "device": device_name(), "versions": versions()}
     kept = _rows(out, common)
     special: dict[str, Any] = {"boxes": _digest(study.boxes), "roar": study.training and study.training.epochs}
     if steps != STEPS:
         special["insertion_deletion"] = steps
-    wanted: dict[str, tuple[str, Subject]] = {}
+    wanted: dict[str, tuple[str, TrustSubject]] = {}
     for subject in subjects:
         for test in (test for test in tests if (test, subject.name) not in skip):
             parts = {**common, "test": test, "used": study.count(test, subject.name), "on": special.get(test)}
@@ -200,7 +202,7 @@ def measure_trust(
 
 def _open(
     session: Session,
-    control: Subject,
+    control: TrustSubject,
     tests: Sequence[str],
     count: int | None,
     split: str,

@@ -42,7 +42,7 @@ TESTS = (*DEFAULT_TESTS, "boxes", "roar")
 
 
 @dataclass(frozen=True)
-class Subject:
+class TrustSubject:
     """An explainer to be tested: how it is made of a classifier, and a fingerprint of what it has learned."""
 
     name: str
@@ -87,7 +87,7 @@ class Study:
         self,
         classifier: Classifier,
         images: Tensor,
-        control: Subject,
+        control: TrustSubject,
         *,
         seed: int = 0,
         fewer: Fewer | None = None,
@@ -109,7 +109,7 @@ class Study:
         self._maps: dict[str, Saliency] = {}
         self._controls: dict[str, _Found] = {}
 
-    def row(self, test: str, subject: Subject) -> dict[str, Any]:
+    def row(self, test: str, subject: TrustSubject) -> dict[str, Any]:
         """What ``test`` finds of ``subject``, JSON; with curves, their differences to the control's, image by image."""
         start = time.monotonic()
         found = self._control(test) if subject == self.control else self._run(test, subject)
@@ -140,7 +140,7 @@ class Study:
     def _labels(self) -> Tensor:
         return predicted(self.classifier, self.images)
 
-    def _saliency(self, subject: Subject, which: Tensor) -> Saliency:
+    def _saliency(self, subject: TrustSubject, which: Tensor) -> Saliency:
         """Maps of the images at ``which``; all images are explained at once, the first time."""
         if subject.name not in self._maps:
             explainer = subject.factory(self.classifier)
@@ -152,7 +152,7 @@ class Study:
         device = next(self.classifier.parameters()).device
         return explain_images(explainer, images, labels, device=device, progress=self.progress)
 
-    def _run(self, test: str, subject: Subject) -> _Found:
+    def _run(self, test: str, subject: TrustSubject) -> _Found:
         if test == "boxes":
             return self._boxes(subject)
         if test == "roar":
@@ -180,7 +180,7 @@ class Study:
                 result[str(side)], curves[str(side)] = found.to_dict(), found.difference
         return _Found(result, curves, len(which), int(constant(maps).sum()))
 
-    def _boxes(self, subject: Subject) -> _Found:
+    def _boxes(self, subject: TrustSubject) -> _Found:
         assert self.boxes is not None
         images = self.boxes.images
         explainer = subject.factory(self.classifier)
@@ -188,7 +188,7 @@ class Study:
         found = box_score(maps, self.boxes.boxes, seed=self.seed)
         return _Found(found.to_dict(), {}, len(maps), int(constant(maps).sum()))
 
-    def _roar(self, subject: Subject) -> _Found:
+    def _roar(self, subject: TrustSubject) -> _Found:
         assert self.training is not None
         given, explainer, maps = self.training, subject.factory(self.classifier), []
         for images in (given.train, given.test):

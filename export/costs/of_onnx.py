@@ -53,7 +53,7 @@ def onnx_cost(path: Path, image: Shape | None = None) -> ModelCost:
     """
     try:
         shaped = with_shapes(path, image, needed=_needed)
-        scope = _Scope(path, shaped.dims, {})
+        scope = _CostScope(path, shaped.dims, {})
         layers = tuple(layer.per_image(shaped.batch) for layer in _merged(_layers(shaped.graph, scope)))
     except (LookupError, ArithmeticError, ValueError, TypeError) as error:  # a node without its inputs, sizes of zero
         raise ExportError(f"{path} is not well-formed ({' '.join(str(error).split())}): export it again") from error
@@ -83,7 +83,7 @@ def onnx_bytes(path: Path) -> int:
 
 
 @dataclass
-class _Scope:
+class _CostScope:
     """What is known where a graph stands: dims of values, and of values that never change where they are stored."""
 
     path: Path
@@ -107,9 +107,9 @@ def _needed(node: Any) -> list[str]:
     return [] if place is None else [node.input[0], node.input[place], node.output[0]]
 
 
-def _layers(graph: Any, outer: _Scope) -> Iterator[LayerCost]:
+def _layers(graph: Any, outer: _CostScope) -> Iterator[LayerCost]:
     """Every convolution and linear layer that runs, in the order of the graph; a layer called twice comes twice."""
-    scope = _Scope(outer.path, {**outer.dims, **known_dims(graph)}, dict(outer.stored))
+    scope = _CostScope(outer.path, {**outer.dims, **known_dims(graph)}, dict(outer.stored))
     scope.stored |= {tensor.name: tensor.name for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type in _CONVOLUTIONS and node.domain in ("", "ai.onnx"):
@@ -130,7 +130,7 @@ def _layers(graph: Any, outer: _Scope) -> Iterator[LayerCost]:
             scope.stored |= dict.fromkeys(node.output, scope.stored[given[0]])
 
 
-def _convolution(node: Any, scope: _Scope) -> LayerCost:
+def _convolution(node: Any, scope: _CostScope) -> LayerCost:
     place, bias = _CONVOLUTIONS[node.op_type]
     weight = scope.shape(node.input[place], node)
     read, written = scope.shape(node.input[0], node), scope.shape(node.output[0], node)
@@ -152,7 +152,7 @@ def _convolution(node: Any, scope: _Scope) -> LayerCost:
     )
 
 
-def _product(node: Any, scope: _Scope) -> Iterator[LayerCost]:
+def _product(node: Any, scope: _CostScope) -> Iterator[LayerCost]:
     place, bias = _PRODUCTS[node.op_type]
     left, right = scope.shape(node.input[0], node), scope.shape(node.input[place], node)
     written = scope.shape(node.output[0], node)
@@ -176,13 +176,13 @@ def _product(node: Any, scope: _Scope) -> Iterator[LayerCost]:
     )
 
 
-def _bias(node: Any, place: int | None, scope: _Scope) -> int:
+def _bias(node: Any, place: int | None, scope: _CostScope) -> int:
     if place is None or len(node.input) <= place or node.input[place] not in scope.stored:
         return 0
     return math.prod(scope.shape(node.input[place], node))
 
 
-def _name(node: Any, weight: str, scope: _Scope) -> str:
+def _name(node: Any, weight: str, scope: _CostScope) -> str:
     """A layer's name in the model that was exported: its weight's, else its node's (``/features/0/Conv``)."""
     stored = scope.stored.get(weight, "").removesuffix("_quantized")
     if stored.endswith(".weight"):

@@ -31,7 +31,7 @@ _MULTIPLY = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
 
 
 @dataclass(frozen=True)
-class Layer:
+class EngineLayer:
     """A layer: its kind, the ONNX nodes that it computes, and the types of what it reads and writes (no weights)."""
 
     kind: str
@@ -45,11 +45,11 @@ def dtype_name(dtype: Any) -> str:
     return DTYPES.get(name, name.lower())
 
 
-def network_layers(network: Any) -> list[Layer]:
+def network_layers(network: Any) -> list[EngineLayer]:
     """The layers of a parsed network, with the types of what they give."""
     layers = (network.get_layer(place) for place in range(network.num_layers))
     return [
-        Layer(
+        EngineLayer(
             layer.type.name,
             tuple(_NODE.findall(layer.metadata)),
             frozenset(dtype_name(layer.get_output(place).dtype) for place in range(layer.num_outputs)),
@@ -58,16 +58,16 @@ def network_layers(network: Any) -> list[Layer]:
     ]
 
 
-def multiplications(layers: Sequence[Layer]) -> list[Layer]:
+def multiplications(layers: Sequence[EngineLayer]) -> list[EngineLayer]:
     """A network's convolutions and matrix products."""
     return [layer for layer in layers if layer.kind in _MULTIPLY]
 
 
-def logged_layers(messages: Sequence[str]) -> list[Layer]:
+def logged_layers(messages: Sequence[str]) -> list[EngineLayer]:
     """The layers of an engine as its builder reports them; needs no GPU. Empty where it did not report them."""
     report = next((text for text in reversed(messages) if text.startswith("Layers:\n")), "")
     return [
-        Layer(
+        EngineLayer(
             line.partition("LayerType: ")[2].partition(",")[0],
             tuple(_NODE.findall(line.partition("Metadata: ")[2])),
             _types(re.findall(r"Datatype: (\w+)", _WEIGHTS.sub("", line))),
@@ -77,12 +77,12 @@ def logged_layers(messages: Sequence[str]) -> list[Layer]:
     ]
 
 
-def inspected_layers(trt: Any, engine: Any) -> list[Layer]:
+def inspected_layers(trt: Any, engine: Any) -> list[EngineLayer]:
     """The layers of an open engine, by its own inspector."""
     text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
     layers = json.loads(text)["Layers"]
     return [
-        Layer(
+        EngineLayer(
             str(layer.get("LayerType", "")),
             tuple(_NODE.findall(str(layer.get("Metadata", "")))),
             _types(re.findall(r'Datatype": "([^"]*)"', json.dumps([layer.get("Inputs"), layer.get("Outputs")]))),
@@ -98,14 +98,14 @@ def _types(written: Collection[str]) -> frozenset[str]:
     )
 
 
-def count_types(layers: Sequence[Layer]) -> dict[str, int]:
+def count_types(layers: Sequence[EngineLayer]) -> dict[str, int]:
     """Layers by the floating-point types that they touch, e.g. ``{"float16": 20, "float16+float32": 2}``."""
     kinds = ("+".join(sorted(kind for kind in layer.types if "float" in kind)) for layer in layers)
     return dict(sorted(Counter(kind for kind in kinds if kind).items()))
 
 
 def check_layers(
-    layers: Sequence[Layer],
+    layers: Sequence[EngineLayer],
     *,
     in_half: Collection[str],
     in_single: Collection[str],

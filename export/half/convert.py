@@ -53,7 +53,7 @@ def to_half(proto: Any, wide: Collection[str] = ()) -> Half:
     copy.CopyFrom(proto)
     types = value_types(copy)
     caster = _Caster(onnx, Signatures(copy), types, set(wide))
-    scope = _Scope(onnx, None)
+    scope = _CastScope(onnx, None)
     for value in copy.graph.input:
         scope.stored[value.name] = types[value.name]
     caster.cast_(copy.graph, scope)
@@ -62,10 +62,10 @@ def to_half(proto: Any, wide: Collection[str] = ()) -> Half:
     return Half(copy, tuple(caster.heavy[HALF]), tuple(caster.heavy[FLOAT]), tuple(sorted(caster.wide)))
 
 
-class _Scope:
+class _CastScope:
     """The values that the nodes of a graph see: its own, then those of the graph around it."""
 
-    def __init__(self, onnx: Any, parent: _Scope | None) -> None:
+    def __init__(self, onnx: Any, parent: _CastScope | None) -> None:
         self.onnx, self.parent = onnx, parent
         self.stored: dict[str, int] = {}  # type of each value as it is now
         self.copies: dict[tuple[str, int], str] = {}
@@ -73,7 +73,7 @@ class _Scope:
         self.nodes: list[Any] = []
         self.added: list[Any] = []  # initializers
 
-    def owner(self, name: str) -> _Scope | None:
+    def owner(self, name: str) -> _CastScope | None:
         """The nearest scope that has a value."""
         return self if name in self.stored else (self.parent.owner(name) if self.parent else None)
 
@@ -114,7 +114,7 @@ class _Caster:
         self.onnx, self.signatures, self.types, self.wide = onnx, signatures, types, wide
         self.heavy: dict[int, list[str]] = {HALF: [], FLOAT: []}
 
-    def cast_(self, graph: Any, scope: _Scope) -> None:
+    def cast_(self, graph: Any, scope: _CastScope) -> None:
         """Rewrite one graph; names of its values stay."""
         for tensor in graph.initializer:
             scope.stored[tensor.name] = tensor.data_type
@@ -133,12 +133,12 @@ class _Caster:
         graph.initializer.extend(scope.added)
         del graph.value_info[:]
 
-    def _constant(self, scope: _Scope, name: str, array: NDArray[Any]) -> None:
+    def _constant(self, scope: _CastScope, name: str, array: NDArray[Any]) -> None:
         scope.constants[name] = array
         if np.abs(array).max(initial=0) > LARGEST:
             self.wide.add(name)
 
-    def _node_(self, node: Any, scope: _Scope) -> None:
+    def _node_(self, node: Any, scope: _CastScope) -> None:
         if node.op_type == "Constant" and self.types[node.output[0]] == FLOAT:
             value = next((attribute.t for attribute in node.attribute if attribute.name == "value"), None)
             if value is not None:
@@ -163,21 +163,21 @@ class _Caster:
         for variable, name in zip(given, node.output, strict=True):
             scope.stored[name] = HALF if variable in through else self.types.get(name, 0)
 
-    def _reader_(self, node: Any, floats: list[int], formal: list[str], scope: _Scope) -> None:
+    def _reader_(self, node: Any, floats: list[int], formal: list[str], scope: _CastScope) -> None:
         """A node that gives no float of its inputs' type (shape, comparison, cast): takes them as they come."""
         kinds = {scope.type_of(node.input[place]) for place in floats}
         half = kinds == {HALF} and all(self.signatures.takes_half(node, formal[place]) for place in floats)
         for place in floats:
             node.input[place] = scope.as_type(node.input[place], HALF if half else FLOAT)
 
-    def _if_(self, node: Any, scope: _Scope) -> None:
+    def _if_(self, node: Any, scope: _CastScope) -> None:
         """Both branches give the same types: FP16, but for outputs that are wide."""
         kinds = [
             (FLOAT if name in self.wide else HALF) if self.types[name] == FLOAT else self.types[name]
             for name in node.output
         ]
         for graph in branches(node):
-            inner = _Scope(self.onnx, scope)
+            inner = _CastScope(self.onnx, scope)
             self.cast_(graph, inner)
             count = len(inner.nodes), len(inner.added)
             for value, kind in zip(graph.output, kinds, strict=True):
@@ -190,7 +190,7 @@ class _Caster:
         scope.stored.update(zip(node.output, kinds, strict=True))
 
 
-def _keep_outputs_(onnx: Any, graph: Any, scope: _Scope) -> None:
+def _keep_outputs_(onnx: Any, graph: Any, scope: _CastScope) -> None:
     """Give back every output under its own name and type."""
     for value in graph.output:
         if scope.type_of(value.name) == HALF:

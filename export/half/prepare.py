@@ -15,7 +15,7 @@ from slimsight.compress.files.atomic import atomic_path
 from ..engines.result import BatchProfile, Precision
 from ..onnx_files.graph import import_onnx, read_onnx
 from ..onnx_files.value_types import FLOAT, branches
-from ..parity.compare import compare
+from ..parity.compare import compare_logits
 from ..pt2.export import first_line
 from ..routed.writer import LOGITS, ROUTES
 from .convert import HEAVY, to_half
@@ -25,7 +25,7 @@ MOST = 32
 """Images per call that an engine takes at most where nothing else is said."""
 
 
-class Graph:
+class EngineGraph:
     """An ONNX file of one float image input.
 
     Raises:
@@ -86,7 +86,7 @@ class Prepared:
     route_agreement: float | None = None
 
 
-def prepare(graph: Graph, precision: Precision, samples: NDArray[Any] | None) -> Prepared:
+def prepare(graph: EngineGraph, precision: Precision, samples: NDArray[Any] | None) -> Prepared:
     """The graph in ``precision``; images (N, 3, H, W) show what FP16 cannot hold, and what it costs.
 
     Raises:
@@ -103,7 +103,7 @@ def prepare(graph: Graph, precision: Precision, samples: NDArray[Any] | None) ->
     reference = dict(zip(names, run_graph(graph.proto, samples), strict=True))
     candidate = dict(zip(names, run_graph(half.proto, samples), strict=True))
     logits = LOGITS if LOGITS in names else names[0]
-    found = compare(
+    found = compare_logits(
         reference[logits],
         candidate[logits],
         artifact=graph.path.name,
@@ -140,7 +140,7 @@ def export_half(onnx: Path, path: Path, samples: NDArray[Any]) -> Prepared:
         ExportError: the file is missing or damaged, or has no FP16 form with finite logits.
         RunError: the disk is full or the place is not writable.
     """
-    made = prepare(Graph(onnx), "fp16", samples)
+    made = prepare(EngineGraph(onnx), "fp16", samples)
     with atomic_path(path) as part:
         part.write_bytes(made.data)
     return made

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from slimsight.compress.errors import ExportError
-from slimsight.compress.files.untrusted import printable, within
+from slimsight.compress.files.untrusted import path_inside, printable
 
 _MOST_NODES: Final = 1_000_000
 _MOST_ELEMENTS: Final = 2**36
@@ -109,7 +109,7 @@ def _check_tensor(tensor: Any, path: Path) -> None:
 
 def _check_external(given: dict[str, str], name: str, needed: int, path: Path) -> None:
     location = given.get("location", "")
-    beside = within(path.parent, location)
+    beside = path_inside(path.parent, location)
     if beside is None:
         raise ExportError(
             f"{path} keeps tensor '{name}' in '{printable(location)}', which is not below its own folder: put the "

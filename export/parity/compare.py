@@ -99,7 +99,7 @@ class ParityResult:
         return row
 
 
-def compare(
+def compare_logits(
     reference: NDArray[Any],
     candidate: NDArray[Any],
     *,
@@ -166,7 +166,7 @@ def check_parity(
         images: (N, 3, H, W), uint8 or floating point in [0, 1].
         artifact: what the result calls the candidate, e.g. ``slim/model.onnx``.
         batch: images per call.
-        tolerance: as in ``compare``.
+        tolerance: as in ``compare_logits``.
         locate: asked, when parity fails, where it begins on the image whose logits differ most.
         progress: where the images that went through are shown.
 
@@ -182,7 +182,7 @@ def check_parity(
         chunk = to_input(images[start : start + batch])
         logits.append((reference.run(chunk), candidate.run(chunk)))
     ours, theirs = (np.concatenate(side) for side in zip(*logits, strict=True))
-    result = compare(
+    result = compare_logits(
         ours,
         theirs,
         artifact=artifact,

@@ -26,7 +26,7 @@ Values = Mapping[str, NDArray[Any]]
 """Name of a value -> the value, in order of execution."""
 
 
-class _Recorder(Interpreter):
+class _ValueRecorder(Interpreter):
     """Runs a graph and keeps every tensor of floating point that it computes."""
 
     def __init__(self, module: Any) -> None:
@@ -43,7 +43,7 @@ class _Recorder(Interpreter):
 @torch.inference_mode()
 def program_values(program: ExportedProgram, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
     """The values of a program's graph, under the names that the graph has for them."""
-    recorder = _Recorder(program.module())
+    recorder = _ValueRecorder(program.module())
     recorder.run(torch.from_numpy(images))
     return recorder.values
 

@@ -68,7 +68,7 @@ class Absent:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class ParityEvidence:
     """What was compared, and what could not be."""
 
     rows: tuple[ParityResult, ...]
@@ -88,13 +88,13 @@ class _Way:
     locate: Callable[[NDArray[np.float32], float], LayerDifference | None]
 
 
-def prove(
+def prove_parity(
     artifacts: Sequence[Artifact],
     images: NDArray[Any],
     *,
     fp32: float | None = None,
     progress: Progress = SILENT,
-) -> Evidence:
+) -> ParityEvidence:
     """Compare each artefact with its model on real images, in each runtime that this machine has.
 
     Args:
@@ -115,7 +115,7 @@ def prove(
     for row in rows:
         if row.first_difference is not None:
             progress.note(f"{row.artifact} in {row.runtime} at batch {row.batch} {row.first_difference}")
-    return Evidence(tuple(rows), tuple(absent))
+    return ParityEvidence(tuple(rows), tuple(absent))
 
 
 def _compare(

@@ -17,7 +17,7 @@ from slimsight.compress.files.atomic import atomic_path
 from ..engines.flavour import NAMES, Flavour, Machine, import_runtime, this_machine
 from ..engines.key import EngineKey, read_sidecar, sha256, sidecar, write_sidecar
 from ..engines.readback import (
-    Layer,
+    EngineLayer,
     check_layers,
     count_types,
     dtype_name,
@@ -27,7 +27,7 @@ from ..engines.readback import (
     network_layers,
 )
 from ..engines.result import BatchProfile, EngineResult, EngineTensor, Precision, ReadFrom
-from ..half.prepare import Graph, Prepared, prepare
+from ..half.prepare import EngineGraph, Prepared, prepare
 from .build import Built, build
 
 __all__ = ["BatchProfile", "EngineResult", "EngineTensor", "Flavour", "Precision", "export_engine"]
@@ -71,7 +71,7 @@ def export_engine(
             "TensorRT builds engines on the GPU that runs them, and there is no CUDA device here: "
             "export on the target, or to tensorrt-rtx, which builds anywhere"
         )
-    graph = Graph(onnx)
+    graph = EngineGraph(onnx)
     if precision == "fp32" or samples is None or len(samples) == 0:
         samples = None
     batches = graph.profile(profile)
@@ -139,7 +139,7 @@ def _proven(trt: Any, built: Built, made: Prepared, key: EngineKey, machine: Mac
     )
 
 
-def _engine_layers(trt: Any, built: Built, flavour: Flavour, source: ReadFrom) -> list[Layer]:
+def _engine_layers(trt: Any, built: Built, flavour: Flavour, source: ReadFrom) -> list[EngineLayer]:
     """The built engine's layers, by itself where a GPU can open it, else by its builder."""
     if source == "build log":
         return logged_layers(built.messages)

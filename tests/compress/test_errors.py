@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from slimsight.compress.errors import RunError, memory_told
+from slimsight.compress.errors import RunError, report_out_of_memory
 
 
 class Dying(IterableDataset):  # type: ignore[type-arg]
@@ -40,14 +40,14 @@ def test_memory_that_is_not_there_is_one_sentence(want) -> None:
             match=r"^stage 'gates' ran out of memory; lower its batch_size, or free memory, and run again: what was "
             r"finished is kept$",
         ),
-        memory_told("stage 'gates'"),
+        report_out_of_memory("stage 'gates'"),
     ):
         want()
 
 
 def test_memory_of_a_device_is_told_apart() -> None:
     said = r"^stage 'gates' ran out of GPU memory; lower its batch_size and run again"
-    with pytest.raises(RunError, match=said), memory_told("stage 'gates'"):
+    with pytest.raises(RunError, match=said), report_out_of_memory("stage 'gates'"):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
 
@@ -71,11 +71,11 @@ def test_a_worker_that_was_killed_is_one_sentence(lose) -> None:
         pytest.raises(
             RunError, match=r"^stage 'gates' lost a worker process, which was killed \(mostly by a system that"
         ),
-        memory_told("stage 'gates'"),
+        report_out_of_memory("stage 'gates'"),
     ):
         lose()
 
 
 def test_other_errors_pass() -> None:
-    with pytest.raises(RuntimeError, match="shapes differ"), memory_told("stage 'gates'"):
+    with pytest.raises(RuntimeError, match="shapes differ"), report_out_of_memory("stage 'gates'"):
         raise RuntimeError("shapes differ")

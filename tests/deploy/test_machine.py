@@ -1,6 +1,6 @@
 import pytest
 
-from slimsight.deploy.machine import describe, device_name, state, stolen, versions
+from slimsight.deploy.machine import describe_machine, device_name, machine_state, steal_share, versions
 
 
 def test_versions_leave_out_what_is_not_installed() -> None:
@@ -23,18 +23,18 @@ def test_the_device_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_the_machine_was_busy_with_is_known() -> None:
-    before = state()
+    before = machine_state()
     sum(range(10**6))
-    after = state()
+    after = machine_state()
     assert len(after["load_average"]) == 3
     assert after["ticks"] is None or after["ticks"] >= before["ticks"]
-    facts = describe()
+    facts = describe_machine()
     assert facts["processor"]
     assert 1 <= facts["usable_cores"] <= facts["cores"]
 
 
 def test_stolen_time_is_a_share_of_all_time() -> None:
     before, after = {"ticks": 1000, "ticks_stolen": 10}, {"ticks": 1200, "ticks_stolen": 40}
-    assert stolen(before, after) == 0.15
-    assert stolen({"ticks": None, "ticks_stolen": None}, after) is None
-    assert stolen(after, after) is None
+    assert steal_share(before, after) == 0.15
+    assert steal_share({"ticks": None, "ticks_stolen": None}, after) is None
+    assert steal_share(after, after) is None

@@ -11,7 +11,7 @@ import pytest
 from slimsight.compress.config import ModelConfig
 from slimsight.compress.errors import ConfigError
 from slimsight.compress.surgery import PrunePlan
-from slimsight.deploy.bench.models import find_subjects
+from slimsight.deploy.bench.models import find_models
 from slimsight.deploy.run_dir import open_run, read_run
 from slimsight.deploy.run_dir.allowed_code import foreign_code, load_run_recipe, remember_code, remember_engine
 from slimsight.deploy.trust.run import _rows
@@ -170,13 +170,13 @@ def test_its_engines_are_not_opened(place: Any, tmp_path: Path, monkeypatch: pyt
     run = place.run()
     engine = run / "slim" / "model.tensorrt.fp32.engine"
     engine.write_bytes(b"anything")
-    (slim,) = find_subjects([run])
+    (slim,) = find_models([run])
     assert slim.file("tensorrt") is None
     assert "was not built here" in slim.missing("tensorrt")
-    (allowed,) = find_subjects([run], allow_code=True)
+    (allowed,) = find_models([run], allow_code=True)
     assert allowed.file("tensorrt") == engine
     remember_engine(engine, tmp_path / "cache")
-    (built,) = find_subjects([run])
+    (built,) = find_models([run])
     assert built.file("tensorrt") == engine
 
 

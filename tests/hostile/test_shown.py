@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import onnx
 import pytest
 
-from slimsight.compress.files.untrusted import printable, visible
+from slimsight.compress.files.untrusted import escape_controls, printable
 from slimsight.deploy.cli.main import main
 
 EVIL = "<img src=x onerror=alert(1)></script><script>alert(1)</script>\x1b[2J\n::error::x [a](http://e) ![b](http://e)`'\"|\u202e"
@@ -154,8 +154,8 @@ def test_check_says_it_to_machines_and_terminals(
 def test_names_and_messages() -> None:
     assert printable("a\x1b[2J\nb\udcffc") == r"a\x1b[2J\nb\udcffc"
     assert printable("x" * 999, 20) == "x" * 10 + "..." + "x" * 10
-    assert visible("one\n  ::error::two\x9b\u202e\u2028") == "one\n  : :error::two\\x9b\\u202e\\u2028"
-    assert visible("torch::Tensor ä 図") == "torch::Tensor ä 図"
+    assert escape_controls("one\n  ::error::two\x9b\u202e\u2028") == "one\n  : :error::two\\x9b\\u202e\\u2028"
+    assert escape_controls("torch::Tensor ä 図") == "torch::Tensor ä 図"
 
 
 def test_a_name_that_is_no_text(place: Any, refused: Callable[..., str]) -> None:

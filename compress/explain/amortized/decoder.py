@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .pyramid import Scale
+from .pyramid import FeatureScale
 
 
 class ResidualBlock(nn.Module):
@@ -51,7 +51,7 @@ class UpBlock(nn.Module):
 class Decoder(nn.Module):
     """Feature filter and up-blocks on frozen features (see ``find_scales``); heads read what it gives."""
 
-    def __init__(self, scales: Sequence[Scale], classes: int) -> None:
+    def __init__(self, scales: Sequence[FeatureScale], classes: int) -> None:
         super().__init__()
         self.scales = tuple(scales)
         deepest, *finer = self.scales

@@ -16,7 +16,7 @@ MAX_SCALES = 4
 
 
 @dataclass(frozen=True)
-class Scale:
+class FeatureScale:
     """The last layer whose output has a given size: ``channels`` maps of ``side`` x ``side`` pixels."""
 
     layer: str
@@ -35,7 +35,7 @@ class _Call:
 
 
 @torch.no_grad()
-def find_scales(classifier: nn.Module, example: Tensor) -> tuple[Scale, ...]:
+def find_scales(classifier: nn.Module, example: Tensor) -> tuple[FeatureScale, ...]:
     """The deepest feature map of ``classifier`` and up to three finer ones, coarse to fine.
 
     Args:
@@ -82,22 +82,22 @@ def _side(value: object) -> int:
     return 0
 
 
-def _choose(calls: Sequence[_Call], colours: int) -> tuple[Scale, ...]:
+def _choose(calls: Sequence[_Call], colours: int) -> tuple[FeatureScale, ...]:
     """For each side the last output that the next stage (or the pooling) reads."""
     times = Counter(call.layer for call in calls)
     sides = sorted({call.side for call in calls if call.side})
     below = dict(zip(sides[1:], sides, strict=False))
     # A block that lowers the resolution may widen its input first: what it works on inside is no stage's output.
     lowering = [(f"{call.layer}.", call.before) for call in calls if below.get(call.before, 0) == call.side > 0]
-    last: dict[int, Scale] = {}
-    inner: dict[int, Scale] = {}
+    last: dict[int, FeatureScale] = {}
+    inner: dict[int, FeatureScale] = {}
     for call in calls:
         if not call.side or call.channels == colours:
             continue
         if times[call.layer] > 1 or call.side > min(last.keys() | inner.keys(), default=call.side):
             continue  # a shared layer says its name at several sides; a map that was enlarged holds nothing finer
         inside = any(call.side == before and call.layer.startswith(block) for block, before in lowering)
-        (inner if inside else last)[call.side] = Scale(call.layer, call.channels, call.side)
+        (inner if inside else last)[call.side] = FeatureScale(call.layer, call.channels, call.side)
     found = inner | last
     return tuple(found[side] for side in sorted(found))[:MAX_SCALES]
 
@@ -105,7 +105,7 @@ def _choose(calls: Sequence[_Call], colours: int) -> tuple[Scale, ...]:
 class Capture:
     """Keeps the features of every forward of ``classifier``, from construction to ``remove``."""
 
-    def __init__(self, classifier: nn.Module, scales: Sequence[Scale]) -> None:
+    def __init__(self, classifier: nn.Module, scales: Sequence[FeatureScale]) -> None:
         self._order = [scale.layer for scale in scales]
         self._found: dict[str, Tensor] = {}
         self._handles = [classifier.get_submodule(name).register_forward_hook(self._keep(name)) for name in self._order]
@@ -129,7 +129,7 @@ class Capture:
 
 
 @contextmanager
-def captured(classifier: nn.Module, scales: Sequence[Scale]) -> Iterator[list[Tensor]]:
+def captured(classifier: nn.Module, scales: Sequence[FeatureScale]) -> Iterator[list[Tensor]]:
     """Within the block, a forward of ``classifier`` fills the list with its features, coarse to fine.
 
     Hooks live only that long: a copied or saved model carries none.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...parallel.processes import per_image
+from ...parallel.processes import random_per_image
 
 REFERENCE_SIDE = 32
 """ISP's weights and mask ranges are given for CIFAR-10's side in pixels; others scale with the side."""
@@ -45,7 +45,7 @@ def to_rbf(raw: Tensor, side: int) -> Tensor:
 def relaxed_bernoulli(probability: Tensor, temperature: float) -> Tensor:
     """A differentiable sample in 0..1: sigmoid((logit p + logistic noise) / temperature)."""
     probability = probability.clamp(_TINY, 1 - _TINY)
-    uniform = per_image(probability.detach(), Tensor.uniform_).clamp(_TINY, 1 - _TINY)
+    uniform = random_per_image(probability.detach(), Tensor.uniform_).clamp(_TINY, 1 - _TINY)
     return torch.sigmoid((torch.logit(probability) + torch.logit(uniform)) / temperature)
 
 
@@ -56,7 +56,7 @@ def random_rbf(
     scale = side / REFERENCE_SIDE
     low = torch.tensor([centre[0], centre[0], sigma[0]], device=device) * scale
     high = torch.tensor([centre[1], centre[1], sigma[1]], device=device) * scale
-    return low + (high - low) * per_image(torch.empty(count, 3, device=device), Tensor.uniform_)
+    return low + (high - low) * random_per_image(torch.empty(count, 3, device=device), Tensor.uniform_)
 
 
 @contextmanager

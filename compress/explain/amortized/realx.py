@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ...config import RealXConfig, SelectorConfig
 from ...data import Batch
-from ...parallel.processes import per_image
+from ...parallel.processes import random_per_image
 from .heads import Head
 from .learn import Objective
 from .predictor import DrawMasks, Predictor, divergence
@@ -38,7 +38,7 @@ def rebar(
         (N,) the values f(b); ``backward`` through them gives the estimate.
     """
     noise, again = (
-        per_image(logits.detach(), Tensor.uniform_).clamp(_SMALLEST, 1 - _SMALLEST).logit() for _ in range(2)
+        random_per_image(logits.detach(), Tensor.uniform_).clamp(_SMALLEST, 1 - _SMALLEST).logit() for _ in range(2)
     )
     z = logits + noise
     hard = (z > 0).to(logits.dtype)
@@ -68,7 +68,7 @@ def pixel_masks(config: RealXConfig) -> DrawMasks:
     def draw(images: Tensor) -> Tensor:
         probability = torch.full_like(images[:, :1], config.keep)
         if config.variant == "original":
-            return per_image(probability, lambda empty: torch.bernoulli(empty.fill_(config.keep)))
+            return random_per_image(probability, lambda empty: torch.bernoulli(empty.fill_(config.keep)))
         return relaxed_bernoulli(probability, config.mask_temperature)
 
     return draw

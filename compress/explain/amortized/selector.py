@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ...models import Classifier
 from .decoder import Decoder, UpBlock
 from .heads import Head, RbfHead
-from .pyramid import Scale, captured
+from .pyramid import FeatureScale, captured
 
 
 class Selector(Decoder):
@@ -23,7 +23,7 @@ class Selector(Decoder):
         head: how it explains: ``RbfHead`` (ISP), ``RealXHead``, ``VarSalHead``.
     """
 
-    def __init__(self, scales: Sequence[Scale], classes: int, side: int, head: type[Head] = RbfHead) -> None:
+    def __init__(self, scales: Sequence[FeatureScale], classes: int, side: int, head: type[Head] = RbfHead) -> None:
         super().__init__(scales, classes)
         self.side = side
         self.head = head(self.width, self.scales[-1].side, side)

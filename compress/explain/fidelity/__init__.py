@@ -6,7 +6,7 @@ Removed pixels are zero after normalisation (mean grey). Ties are broken by a se
 """
 
 from .boxes import BoxScore, box_score
-from .drift import ImageDrift, ImageDrifts, MapDrift, compare, drift_by, drift_of_numbers
+from .drift import ImageDrift, ImageDrifts, MapDrift, compare_maps, drift_by, drift_of_numbers
 from .estimate import Curve, Estimate, paired
 from .perturbation import (
     SIDES,
@@ -40,7 +40,7 @@ __all__ = [
     "SanityStep",
     "TileDegradation",
     "box_score",
-    "compare",
+    "compare_maps",
     "constant",
     "drift_by",
     "drift_of_numbers",

@@ -16,7 +16,7 @@ from ...progress import SILENT, Progress
 from ...training import to_device
 from ..base import Explainer, Saliency
 from .estimate import Estimate
-from .similarity import CONSTANT, SAYS, ZERO, centres_of_mass, kinds_of, mass_of, region, spearman
+from .similarity import CONSTANT, INFORMATIVE, ZERO, centres_of_mass, kinds_of, mass_of, region, spearman
 
 REGION: Final = 0.5
 """Share of a map's mass that its region holds: the smallest set of pixels that does."""
@@ -109,7 +109,7 @@ class MapDrift:
     @classmethod
     def of(cls, explainer: str, each: ImageDrifts, *, worst: int = WORST) -> MapDrift:
         """The summary of ``each``; ``worst`` images are named."""
-        says_one = (each.original == SAYS) != (each.slim == SAYS)
+        says_one = (each.original == INFORMATIVE) != (each.slim == INFORMATIVE)
         return cls(
             explainer=explainer,
             images=len(each.indices),
@@ -162,7 +162,7 @@ def drift_by(
     for batch in passes:
         batch = to_device(batch, batch.images.device)
         before, after = (each.explain(batch.images, batch.labels) for each in (original, slim))
-        parts.append(compare(before, after, batch.indices))
+        parts.append(compare_maps(before, after, batch.indices))
     return MapDrift.of(original.name, ImageDrifts.joined(parts), worst=worst)
 
 
@@ -183,13 +183,13 @@ def drift_of_numbers(
     if len(original) > most:
         chosen = torch.linspace(0, len(original) - 1, most, dtype=torch.float64).round().long()
     parts = [
-        compare(to_saliency(original[some]), to_saliency(slim[some]), some) for some in torch.split(chosen, _CHUNK)
+        compare_maps(to_saliency(original[some]), to_saliency(slim[some]), some) for some in torch.split(chosen, _CHUNK)
     ]
     return MapDrift.of(explainer, ImageDrifts.joined(parts), worst=worst)
 
 
 @torch.no_grad()
-def compare(original: Saliency, slim: Saliency, indices: Tensor | None = None) -> ImageDrifts:
+def compare_maps(original: Saliency, slim: Saliency, indices: Tensor | None = None) -> ImageDrifts:
     """Row by row, what two models say of the same images.
 
     Raises:
@@ -234,7 +234,7 @@ def _mass(saliency: Saliency, model: str) -> Tensor:
 
 
 def _either(kinds: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    a, b = (kind == SAYS for kind in kinds)
+    a, b = (kind == INFORMATIVE for kind in kinds)
     return a & b, a != b
 
 

@@ -22,7 +22,7 @@ STD = 0.01
 
 
 @dataclass(frozen=True)
-class Layer:
+class CascadeLayer:
     """A layer with weights and the normalisations that follow it: they are re-initialised together."""
 
     name: str
@@ -30,7 +30,7 @@ class Layer:
 
 
 @torch.no_grad()
-def layers_of(classifier: Classifier, example: Tensor) -> tuple[Layer, ...]:
+def layers_of(classifier: Classifier, example: Tensor) -> tuple[CascadeLayer, ...]:
     """The layers of ``classifier`` that hold weights, as they run on ``example`` (1, 3, H, W), bottom first."""
     ran: dict[str, nn.Module] = {}
     handles = []
@@ -46,12 +46,12 @@ def layers_of(classifier: Classifier, example: Tensor) -> tuple[Layer, ...]:
     finally:
         for handle in handles:
             handle.remove()
-    layers: list[Layer] = []
+    layers: list[CascadeLayer] = []
     for name, module in ran.items():
         if layers and not _has_weights(module):
-            layers[-1] = Layer(layers[-1].name, (*layers[-1].modules, name))
+            layers[-1] = CascadeLayer(layers[-1].name, (*layers[-1].modules, name))
         else:
-            layers.append(Layer(name, (name,)))
+            layers.append(CascadeLayer(name, (name,)))
     return tuple(layers)
 
 

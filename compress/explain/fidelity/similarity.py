@@ -13,7 +13,7 @@ from ...errors import DataError
 from ..base import Saliency
 from .ranking import constant
 
-SAYS, CONSTANT, ZERO = 0, 1, 2
+INFORMATIVE, CONSTANT, ZERO = 0, 1, 2
 """A map says something; has one value everywhere; has nothing above zero."""
 
 _FLAT: Final = 1e-6  # of the largest value: what rounding leaves of a constant map
@@ -46,7 +46,7 @@ def centres_of_mass(mass: Tensor) -> Tensor:
 def kinds_of(mass: Tensor) -> Tensor:
     """(N,) SAYS, CONSTANT or ZERO, by what is in each map (N, H, W)."""
     low, high = mass.flatten(1).aminmax(dim=1)
-    flat = torch.where(high - low <= _FLAT * high, CONSTANT, SAYS)
+    flat = torch.where(high - low <= _FLAT * high, CONSTANT, INFORMATIVE)
     return torch.where(high == 0, ZERO, flat)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ConfigError, DataError
-from ...parallel.processes import moments, per_image
+from ...parallel.processes import mean_and_std, random_per_image
 from ..amortized.predictor import divergence
 from .prior import SoftTVPrior
 from .topk import EPSILON, soft_top_k
@@ -35,12 +35,12 @@ def draw_references(images: Tensor) -> Tensor:
     channel means and standard deviations of the batch. Channel mean: the image's own, with ``MEAN_NOISE``.
     """
     number = torch.empty(len(images), 1, 1, 1, dtype=torch.int64, device=images.device)
-    kind = per_image(number, lambda empty: empty.random_(3))
-    noise = per_image(images, Tensor.normal_)
-    centre, deviation = moments(images, (0, 2, 3), correction=1, keepdim=True)
+    kind = random_per_image(number, lambda empty: empty.random_(3))
+    noise = random_per_image(images, Tensor.normal_)
+    centre, deviation = mean_and_std(images, (0, 2, 3), correction=1, keepdim=True)
     everywhere = centre + noise * deviation
     mean = images.mean((2, 3), keepdim=True) + noise * (MEAN_NOISE * images.std((2, 3), keepdim=True))
-    widths = BLUR[0] + (BLUR[1] - BLUR[0]) * per_image(images.new_empty(len(images)), Tensor.uniform_)
+    widths = BLUR[0] + (BLUR[1] - BLUR[0]) * random_per_image(images.new_empty(len(images)), Tensor.uniform_)
     return torch.where(kind == 0, blur(images, widths), torch.where(kind == 1, everywhere, mean))
 
 
@@ -120,9 +120,9 @@ class VarSalObjective:
         """
         assert maps.shape == (len(images), 2, *images.shape[2:]), f"maps are {tuple(maps.shape)}"
         mean, log_variance = maps[:, 0].float(), maps[:, 1].float()
-        sample = mean + torch.exp(log_variance / 2) * per_image(mean.detach(), Tensor.normal_)
+        sample = mean + torch.exp(log_variance / 2) * random_per_image(mean.detach(), Tensor.normal_)
         low, high = (share * mean[0].numel() for share in self.kept)
-        k = low + (high - low) * per_image(mean.new_empty(len(images)), Tensor.uniform_)
+        k = low + (high - low) * random_per_image(mean.new_empty(len(images)), Tensor.uniform_)
         mask = soft_top_k(sample, k, self.epsilon)[:, None]
         if reference is None:
             with torch.no_grad():

@@ -9,7 +9,7 @@ from typing import Final
 from markupsafe import Markup
 
 from ..parts import GateHistoryFigures
-from .svg import LETTER, WIDTH, Axes, Child, Entry, Scale, frame, legend, padded, path, shortened, tag, text
+from .svg import LETTER, WIDTH, Axes, AxisScale, Child, LegendEntry, frame, legend, padded, path, shortened, tag, text
 
 _LEFT: Final = 56.0  # room for 100.0 % beside the axis
 _RIGHT: Final = WIDTH - 10
@@ -76,8 +76,8 @@ def scatter(
     ends = [value for p in points for value in (p.y, p.low, p.high) if value is not None]
     low, high = padded(ends, share=0.12, least=0.02)
     axes = Axes(
-        Scale(0, 1.1 * max(p.x for p in points), _LEFT, _RIGHT),
-        Scale(low, min(high, max(1.0, max(ends))), height - _BOTTOM_ROOM, 34.0),
+        AxisScale(0, 1.1 * max(p.x for p in points), _LEFT, _RIGHT),
+        AxisScale(low, min(high, max(1.0, max(ends))), height - _BOTTOM_ROOM, 34.0),
     )
     ordered = sorted(points, key=lambda p: -p.y)
     whiskers = [_whisker(axes, point) for point in ordered]  # all of them below all marks
@@ -137,7 +137,7 @@ def lines(
 ) -> Markup:
     """Lines over one axis, with a legend where there are several."""
     keys, top = (
-        legend([Entry(s.name, s.colour, s.dashed) for s in series])
+        legend([LegendEntry(s.name, s.colour, s.dashed) for s in series])
         if any(s.name for s in series)
         else (Markup(""), 14.0)
     )
@@ -146,8 +146,8 @@ def lines(
     x_low, x_high = x_range or (min(xs), max(xs))
     y_low, y_high = y_range or padded(ys)
     axes = Axes(
-        Scale(x_low, x_high, _LEFT, _RIGHT - 6),
-        Scale(y_low, y_high, height - _BOTTOM_ROOM, top + 16),
+        AxisScale(x_low, x_high, _LEFT, _RIGHT - 6),
+        AxisScale(y_low, y_high, height - _BOTTOM_ROOM, top + 16),
     )
     drawn = []
     for each in series:
@@ -211,7 +211,7 @@ def spans(
     else:
         low, high = 0.0, 1.08 * max(values)
     height = len(rows) * _ROW + 50
-    scale = Scale(low, high, 8.0, WIDTH - 12, log=log)
+    scale = AxisScale(low, high, 8.0, WIDTH - 12, log=log)
     bottom = len(rows) * _ROW + 8
     parts: list[Child] = []
     for value in scale.ticks(5):

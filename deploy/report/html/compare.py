@@ -41,7 +41,7 @@ class Best:
 
 
 @dataclass(frozen=True)
-class Line:
+class FigureRow:
     """A figure of every run: its number where it has one, and how it is said."""
 
     name: str
@@ -61,7 +61,7 @@ def colour(number: int) -> str:
     return f"run-{number % _COLOURS + 1}"
 
 
-def figures(reports: Sequence[Report]) -> list[Line]:
+def figures(reports: Sequence[Report]) -> list[FigureRow]:
     """Every figure that at least one run has."""
 
     def of(take: Callable[[Report], float | None]) -> list[float | None]:
@@ -72,42 +72,42 @@ def figures(reports: Sequence[Report]) -> list[Line]:
         return [getattr(found, name).mean if found else None for found in maps]
 
     found = [
-        Line("MACs, slim", of(lambda r: r.slim.macs), as_macs, "low"),
-        Line("share of the original's MACs", of(lambda r: r.slim.macs / r.original.macs), _percent1, "low"),
-        Line("parameters, slim", of(lambda r: r.slim.params), as_count, "low"),
-        Line("size of the weights, slim", of(lambda r: r.slim.size_bytes), as_bytes, "low"),
-        Line("validation accuracy, original", of(lambda r: r.original.val_accuracy), as_percent),
-        Line("validation accuracy, slim", of(lambda r: r.slim.val_accuracy), as_percent, "high"),
-        Line("test accuracy, original", of(lambda r: r.original.test_accuracy), as_percent),
-        Line("test accuracy, slim", of(lambda r: r.slim.test_accuracy), as_percent, "high"),
-        Line("test accuracy, change", of(_change), rows.signed_points, "high"),
-        Line(
+        FigureRow("MACs, slim", of(lambda r: r.slim.macs), as_macs, "low"),
+        FigureRow("share of the original's MACs", of(lambda r: r.slim.macs / r.original.macs), _percent1, "low"),
+        FigureRow("parameters, slim", of(lambda r: r.slim.params), as_count, "low"),
+        FigureRow("size of the weights, slim", of(lambda r: r.slim.size_bytes), as_bytes, "low"),
+        FigureRow("validation accuracy, original", of(lambda r: r.original.val_accuracy), as_percent),
+        FigureRow("validation accuracy, slim", of(lambda r: r.slim.val_accuracy), as_percent, "high"),
+        FigureRow("test accuracy, original", of(lambda r: r.original.test_accuracy), as_percent),
+        FigureRow("test accuracy, slim", of(lambda r: r.slim.test_accuracy), as_percent, "high"),
+        FigureRow("test accuracy, change", of(_change), rows.signed_points, "high"),
+        FigureRow(
             "validation accuracy before finetuning",
             of(lambda r: r.gated.val_accuracy if r.gated else None),
             as_percent,
             "high",
         ),
         *_latencies(reports),
-        Line("MACs, dynamic, mean", of(lambda r: r.dynamic.macs_mean if r.dynamic else None), as_macs, "low"),
-        Line(
+        FigureRow("MACs, dynamic, mean", of(lambda r: r.dynamic.macs_mean if r.dynamic else None), as_macs, "low"),
+        FigureRow(
             "test accuracy, dynamic", of(lambda r: r.dynamic.test_accuracy if r.dynamic else None), as_percent, "high"
         ),
-        Line(
+        FigureRow(
             "centre of the explanation moved by",
             of(lambda r: r.saliency.center_drift_px if r.saliency else None),
             as_px,
             "low",
         ),
-        Line("overlap of the two maps", of(lambda r: r.saliency.iou if r.saliency else None), _percent1, "high"),
-        Line("overlap of the regions with half of the mass", mean("region_iou"), _percent1, "high"),
-        Line("images whose top region moved", mean("moved"), _percent1, "low"),
-        Line("exactness, largest relative difference", of(lambda r: r.exactness.gated_vs_slim_max_rel), as_error),
-        Line(
+        FigureRow("overlap of the two maps", of(lambda r: r.saliency.iou if r.saliency else None), _percent1, "high"),
+        FigureRow("overlap of the regions with half of the mass", mean("region_iou"), _percent1, "high"),
+        FigureRow("images whose top region moved", mean("moved"), _percent1, "low"),
+        FigureRow("exactness, largest relative difference", of(lambda r: r.exactness.gated_vs_slim_max_rel), as_error),
+        FigureRow(
             "parity, largest difference of logits",
             of(lambda r: max((row.max_abs for row in r.parity if row.max_abs is not None), default=None)),
             as_error,
         ),
-        Line("time of all stages", of(lambda r: sum(s.seconds for s in r.stages) or None), as_duration),
+        FigureRow("time of all stages", of(lambda r: sum(s.seconds for s in r.stages) or None), as_duration),
     ]
     return [line for line in found if any(value is not None for value in line.values)]
 
@@ -121,15 +121,17 @@ def _change(report: Report) -> float | None:
     return None if old is None or new is None else new - old
 
 
-def _latencies(reports: Sequence[Report]) -> list[Line]:
+def _latencies(reports: Sequence[Report]) -> list[FigureRow]:
     labels = dict.fromkeys(latency_label(row) for report in reports for row in report.latency)
     found = []
     for label in labels:
         every = [next((row for row in r.latency if latency_label(row) == label), None) for r in reports]
         medians = [None if row is None else row.slim_ms.median for row in every]
-        found.append(Line(f"median latency, slim, {label}", medians, as_ms))
+        found.append(FigureRow(f"median latency, slim, {label}", medians, as_ms))
         found.append(
-            Line(f"speed-up, {label}", [None if row is None else row.speedup.median for row in every], as_times, "high")
+            FigureRow(
+                f"speed-up, {label}", [None if row is None else row.speedup.median for row in every], as_times, "high"
+            )
         )
     return found
 
@@ -156,7 +158,7 @@ def _row_of(report: Report, name: str) -> LatencyFigures:
     return next(row for row in report.latency if name == f"speed-up, {latency_label(row)}")
 
 
-def _best(line: Line) -> set[int]:
+def _best(line: FigureRow) -> set[int]:
     """The runs with the best value, as it is said; none where all say the same."""
     known = {number: value for number, value in enumerate(line.values) if value is not None}
     if line.better is None or len(known) < 2:
@@ -167,7 +169,7 @@ def _best(line: Line) -> set[int]:
     return set() if len(best) == len(known) else best
 
 
-def _unclear(line: Line, reports: Sequence[Report], best: set[int]) -> set[int]:
+def _unclear(line: FigureRow, reports: Sequence[Report], best: set[int]) -> set[int]:
     """Of speed-ups, every run whose interval reaches that of the best: none of those is clearly behind."""
     if not line.name.startswith("speed-up") or not best:
         return best

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from slimsight.compress.data.decode import BROKEN, open_image, why
+from slimsight.compress.data.decode import DECODE_ERRORS, error_text, open_image
 from slimsight.compress.errors import ConfigError, RunError
 from slimsight.compress.files.untrusted import read_text
 
@@ -128,7 +128,7 @@ def _to_picture(data: bytes, alt: str, folder: Path, strip: Strip | None = None)
     try:
         with open_image(data) as image:
             width, height = image.size
-    except BROKEN as error:
+    except DECODE_ERRORS as error:
         named = strip.file if strip else "its picture"
         raise RunError(f"{named} of {folder} is not an image; run 'slimsight run' again to draw it anew") from error
     return Picture(f"data:image/webp;base64,{base64.b64encode(data).decode('ascii')}", width, height, alt, strip)
@@ -139,8 +139,10 @@ def _smaller(path: Path) -> bytes:
     try:
         with open_image(path) as image:
             shown = image.convert("RGB")
-    except BROKEN as error:
-        raise RunError(f"{path} is not an image ({why(error)}); run 'slimsight run' again to draw it anew") from error
+    except DECODE_ERRORS as error:
+        raise RunError(
+            f"{path} is not an image ({error_text(error)}); run 'slimsight run' again to draw it anew"
+        ) from error
     shown.thumbnail((_WHOLE_WIDTH, 16_000))
     file = io.BytesIO()
     shown.save(file, "WEBP", quality=_QUALITY, method=4)

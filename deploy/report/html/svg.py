@@ -67,7 +67,7 @@ def shortened(words: str, width: float) -> str:
 
 
 @dataclass(frozen=True)
-class Scale:
+class AxisScale:
     """From values to units of the drawing."""
 
     low: float
@@ -108,8 +108,8 @@ def padded(values: Sequence[float], *, share: float = 0.08, least: float = 0.0) 
 class Axes:
     """The area that a chart draws in, with both scales."""
 
-    x: Scale
-    y: Scale
+    x: AxisScale
+    y: AxisScale
 
     def draw(
         self,
@@ -138,7 +138,7 @@ class Axes:
 
 
 @dataclass(frozen=True)
-class Entry:
+class LegendEntry:
     """A line of a legend: its name, its class, and whether it is dashed."""
 
     name: str
@@ -146,7 +146,7 @@ class Entry:
     dashed: bool = False
 
 
-def legend(entries: Sequence[Entry], top: float = 14.0) -> tuple[Markup, float]:
+def legend(entries: Sequence[LegendEntry], top: float = 14.0) -> tuple[Markup, float]:
     """Swatches with names in as many lines as they need, and where the next thing may stand; nothing for no entry."""
     if not entries:
         return Markup(""), top

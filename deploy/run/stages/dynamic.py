@@ -7,8 +7,8 @@ import numpy as np
 from slimsight.compress.data import Batches
 from slimsight.compress.dynamic import learn_routing, routed_cost, verify_routes
 from slimsight.compress.dynamic.bottleneck import IMAGES_A_BATCH
-from slimsight.compress.parallel.processes import by_leader
-from slimsight.export.parity.prove import Artifact, prove, route_agreement
+from slimsight.compress.parallel.processes import on_leader
+from slimsight.export.parity.prove import Artifact, prove_parity, route_agreement
 from slimsight.export.routed.export import export_masked, export_routed
 
 from ...report.units import as_macs, as_percent
@@ -45,7 +45,7 @@ def learn(session: Session) -> Outcome:
     )
     spread = np.linspace(0, len(splits.val) - 1, min(config.verify_images, len(splits.val))).round().astype(np.int64)
     sample = np.linspace(0, len(splits.train) - 1, min(NOISE_IMAGES, len(splits.train))).round().astype(np.int64)
-    evidence = by_leader(
+    evidence = on_leader(
         lambda: verify_routes(
             model,
             session.classifier().to(device),
@@ -84,7 +84,7 @@ def export(session: Session) -> Outcome:
         Artifact(run.masked_onnx, "dynamic/masked.onnx", model),
         Artifact(run.routed_onnx, "dynamic/routed.onnx", model, "routed", batches=(1,)),
     ]
-    found = prove(written, images, fp32=config.tolerance, progress=session.progress)
+    found = prove_parity(written, images, fp32=config.tolerance, progress=session.progress)
     same = [route_agreement(model, artifact.path, images, batch=1) for artifact in written]
     worst = max(row.max_abs for row in found.rows)
     session.progress.note(

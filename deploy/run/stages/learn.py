@@ -13,7 +13,7 @@ from slimsight.compress.explain import explanations, new_predictor, train_predic
 from slimsight.compress.finetune import train_classifier
 from slimsight.compress.gates import learn_gates, magnitude, select, uniform
 from slimsight.compress.gates.widths import Align
-from slimsight.compress.parallel.processes import by_leader
+from slimsight.compress.parallel.processes import on_leader
 from slimsight.compress.training import evaluate
 
 from ...report.units import as_percent
@@ -136,7 +136,7 @@ def _macs_to_aim_for(session: Session) -> float:
     if budget.latency is None:
         align = fixed_align(budget)
         return float(select(session.cost, scores, budget=limits, align=align, rank_weight=budget.rank_weight).macs)
-    return by_leader(lambda: _macs_in_time(session, scores))
+    return on_leader(lambda: _macs_in_time(session, scores))
 
 
 def _macs_in_time(session: Session, scores: dict[str, Tensor]) -> float:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from slimsight.compress.dynamic import routed_cost, use
+from slimsight.compress.dynamic import measure_usage, routed_cost
 from slimsight.compress.explain import drift_of, explanations
 from slimsight.compress.explain.amortized.rbf import area
 from slimsight.compress.explain.fidelity import drift_of_numbers
-from slimsight.compress.parallel.processes import by_leader
+from slimsight.compress.parallel.processes import on_leader
 from slimsight.compress.training import evaluate
-from slimsight.export.parity.prove import Artifact, Evidence, prove
+from slimsight.export.parity.prove import Artifact, ParityEvidence, prove_parity
 from slimsight.export.pt2.export import export_pt2
 from slimsight.export.runners import OnnxRunner
 from slimsight.export.to_onnx import export_onnx, verify_shapes
@@ -39,7 +39,7 @@ def export(session: Session) -> Outcome:
     if "pt2" in config.formats:
         export_pt2(slim, example, run.slim_pt2)
         written.append(Artifact(run.slim_pt2, "slim/model.pt2", slim, "pt2"))
-    found = prove(written, session.parity_images(), fp32=config.tolerance, progress=session.progress)
+    found = prove_parity(written, session.parity_images(), fp32=config.tolerance, progress=session.progress)
     worst = max(row.max_abs for row in found.rows)
     session.progress.note(
         f"export: logits differ by {worst:.1e} at most in {len(found.rows)} comparisons with PyTorch{not_here(found)}"
@@ -47,7 +47,7 @@ def export(session: Session) -> Outcome:
     return Outcome({"parity": [row.to_dict() for row in found.rows]}, [artifact.path for artifact in written])
 
 
-def not_here(found: Evidence) -> str:
+def not_here(found: ParityEvidence) -> str:
     """``; not compared: onnxruntime-cuda``, or "" where every runtime is here."""
     runtimes = sorted({absent.runtime for absent in found.absent})
     return f"; not on this machine: {', '.join(runtimes)}" if runtimes else ""
@@ -89,14 +89,14 @@ def judgement(session: Session) -> Outcome:
     """Accuracy on the test set, read here for the first and only time, and saliency drift on validation images."""
     device = session.fabric.device
     original, (slim, slim_explained) = session.classifier(), session.slim()
-    by_leader(lambda: len(session.splits.test()))  # decodes them, if nobody has yet
+    on_leader(lambda: len(session.splits.test()))  # decodes them, if nobody has yet
     test = session.plain(session.splits.test())
     before, after = (evaluate(model.to(device), test).accuracy for model in (original, slim))
     session.progress.note(f"test accuracy: {as_percent(before)} -> {as_percent(after)}")
     metrics = {"test_images": test.count, "original_test_accuracy": before, "slim_test_accuracy": after}
     if session.recipe.dynamic.enabled:
         routed = session.dynamic().to(device)
-        found = use(routed, routed_cost(routed, session.example), test)
+        found = measure_usage(routed, routed_cost(routed, session.example), test)
         session.progress.note(f"dynamic: test accuracy {as_percent(found.accuracy)}, {as_macs(found.macs_mean)} MACs")
         metrics |= {"dynamic_test_accuracy": found.accuracy, "dynamic_test_macs": found.macs_mean}
     if slim_explained is None:

@@ -79,7 +79,7 @@ def _select(session: Session, scores: dict[str, Tensor]) -> Selection:
     with session.timer() as timer:
         cost, liked = timer.timed_cost(session.cost)
         if budget.align == "auto":
-            session.progress.note(f"align: {_in_words(liked)}")
+            session.progress.note(f"align: {_plan_text(liked)}")
         align = liked if budget.align == "auto" else budget.align
         if budget.latency is None:
             return select(session.cost, scores, budget=limits, align=align, rank_weight=budget.rank_weight)
@@ -96,7 +96,7 @@ def _select(session: Session, scores: dict[str, Tensor]) -> Selection:
     return timed.selection
 
 
-def _in_words(align: Mapping[str, int]) -> str:
+def _plan_text(align: Mapping[str, int]) -> str:
     """``multiples of 16 in 12 groups, of 8 in 1 group``."""
     counts = Counter(align.values())
     listed = [f"of {multiple} in {plural(count, 'group')}" for multiple, count in sorted(counts.items(), reverse=True)]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from slimsight.compress.data import LoaderBatches, TensorBatches, take
+from slimsight.compress.data import LoaderBatches, TensorBatches, first_images
 from slimsight.compress.errors import DataError
 
 IMAGES, LABELS = torch.arange(10 * 3 * 4 * 4).reshape(10, 3, 4, 4).double(), torch.arange(10, dtype=torch.int32)
@@ -52,7 +52,7 @@ def test_tensors_are_reshuffled_by_seed_and_epoch() -> None:
 
 @pytest.mark.parametrize(("count", "found"), [(3, 3), (4, 4), (9, 9), (99, 10)])
 def test_the_first_images(count: int, found: int) -> None:
-    images, labels = take(pairs(), count)
+    images, labels = first_images(pairs(), count)
     assert torch.equal(images, IMAGES[:found].float())
     assert torch.equal(labels, LABELS[:found].long())
 
@@ -73,14 +73,14 @@ def test_what_is_no_batch_is_refused(item: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         LoaderBatches([item])
     with pytest.raises(DataError, match=message):
-        take([item], 3)
+        first_images([item], 3)
 
 
 def test_nothing_is_refused() -> None:
     with pytest.raises(DataError, match="no batches"):
         LoaderBatches([])
     with pytest.raises(DataError, match="no batches"):
-        take([], 3)
+        first_images([], 3)
     spent = LoaderBatches(iter(pairs()))
     with pytest.raises(DataError, match="the second time"):
         list(spent.epoch(1))

@@ -1,10 +1,10 @@
 import torch
 
-from slimsight.compress.data.file_batches import Recycled
+from slimsight.compress.data.file_batches import BufferPool
 
 
 def test_memory_serves_again_when_nobody_holds_it() -> None:
-    memory = Recycled((4, 2, 3))
+    memory = BufferPool((4, 2, 3))
     first = memory.take(4)
     assert (first.shape, first.dtype) == ((4, 2, 3), torch.uint8)
     place = first.data_ptr()
@@ -15,7 +15,7 @@ def test_memory_serves_again_when_nobody_holds_it() -> None:
 
 
 def test_memory_that_a_view_shares_is_left_alone() -> None:
-    memory = Recycled((4, 2, 3))
+    memory = BufferPool((4, 2, 3))
     taken = memory.take(4).fill_(7)
     views = {"permuted": taken.permute(1, 0, 2), "numpy": taken.numpy()[1:], "storage": taken.untyped_storage()}
     del taken

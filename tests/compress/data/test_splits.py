@@ -70,7 +70,7 @@ def test_the_test_cache_of_an_archive_is_opened_only_when_asked_for(
 ) -> None:
     opened: list[str] = []
 
-    def spy(place: Path, *given: object, **named: object) -> cache.Pool | None:
+    def spy(place: Path, *given: object, **named: object) -> cache.CachedImages | None:
         opened.append(place.name.split("-")[0])
         return read(place, *given, **named)  # type: ignore[arg-type]
 

@@ -7,14 +7,22 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 from slimsight.compress.data import Batches
-from slimsight.compress.dynamic import DynamicClassifier, routed_cost, use, verify_routes
-from slimsight.compress.dynamic.bottleneck import Moments, bits_of, blur, capacity, coverage, read_moments, smallest_set
+from slimsight.compress.dynamic import DynamicClassifier, measure_usage, routed_cost, verify_routes
+from slimsight.compress.dynamic.bottleneck import (
+    FeatureMoments,
+    bits_of,
+    blur,
+    capacity,
+    coverage,
+    read_moments,
+    smallest_set,
+)
 
 
 def test_capacity_is_the_divergence_of_the_noisy_value_in_bits() -> None:
     torch.manual_seed(0)
     values, passed = torch.randn(4, 2, 3, 3, dtype=torch.float64), torch.rand(4, 2, 3, 3, dtype=torch.float64) * 0.99
-    moments = Moments(torch.randn(2, 3, 3).double(), torch.rand(2, 3, 3).double() + 0.1)
+    moments = FeatureMoments(torch.randn(2, 3, 3).double(), torch.rand(2, 3, 3).double() + 0.1)
     deviation = moments.variance.sqrt()
     noisy = Normal(passed * values + (1 - passed) * moments.mean, (1 - passed) * deviation)
     expected = kl_divergence(noisy, Normal(moments.mean, deviation)) / math.log(2)
@@ -22,7 +30,7 @@ def test_capacity_is_the_divergence_of_the_noisy_value_in_bits() -> None:
 
 
 def test_nothing_passed_is_no_information() -> None:
-    moments = Moments(torch.zeros(1, 1, 1), torch.ones(1, 1, 1))
+    moments = FeatureMoments(torch.zeros(1, 1, 1), torch.ones(1, 1, 1))
     nothing = torch.zeros(1, 1, 1, 1)
     assert capacity(torch.full((1, 1, 1, 1), 7.0), nothing, moments).item() == 0
     half = capacity(torch.full((1, 1, 1, 1), 2.0), nothing + 0.5, moments).item()
@@ -85,7 +93,7 @@ def test_bits_lie_in_the_channel_that_decides() -> None:
     images = torch.randn(40, 2, 4, 4) * 0.1
     images[:, 0] += torch.tensor([1.0, -1.0]).repeat(20)[:, None, None]
     labels = (images[:, 0].mean((1, 2)) < 0).long()
-    moments = Moments(torch.zeros(2, 4, 4), torch.stack([torch.ones(4, 4), torch.full((4, 4), 0.01)]))
+    moments = FeatureMoments(torch.zeros(2, 4, 4), torch.stack([torch.ones(4, 4), torch.full((4, 4), 0.01)]))
     bits = bits_of(network, "0", moments, images, labels).sum((2, 3))
     assert (bits[:, 0] > bits[:, 1]).all()
     assert all(parameter.grad is None for parameter in network.parameters())
@@ -113,7 +121,7 @@ def test_evidence_of_open_and_of_closed_routes(
     assert two.open_channels == 1.0
     assert two.accepted < 0.5
     assert found.accepted == (one.accepted + two.accepted) / 2
-    assert found.macs == use(model, cost, few).macs_mean
+    assert found.macs == measure_usage(model, cost, few).macs_mean
     closed = 15 * 2 * 8 * 9 * 16  # MACs that one image saves in the second route
     assert found.macs_with_dense == pytest.approx(found.macs + (1 - two.accepted) * closed)
     assert one.bits_per_channel == pytest.approx(16 * one.bits_per_pixel)

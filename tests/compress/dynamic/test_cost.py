@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from slimsight.compress.data import Batches
-from slimsight.compress.dynamic import DynamicClassifier, macs_per_image, routed_cost, use
+from slimsight.compress.dynamic import DynamicClassifier, macs_per_image, measure_usage, routed_cost
 from slimsight.compress.macs import count_macs
 
 
@@ -38,7 +38,7 @@ def test_use_counts_over_all_images(
     network: nn.Module, to_dynamic: Callable[..., DynamicClassifier], val: Batches
 ) -> None:
     model = to_dynamic(network, 8).train()
-    found = use(model, routed_cost(model, torch.rand(1, 3, 8, 8)), val)
+    found = measure_usage(model, routed_cost(model, torch.rand(1, 3, 8, 8)), val)
     assert model.training
     model.eval()
     hits = [(model(b.images).argmax(1) == b.labels).float() for b in val]

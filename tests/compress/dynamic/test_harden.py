@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from slimsight.compress.data import Batches
-from slimsight.compress.dynamic import DynamicClassifier, check_reachable, harden_, routed_cost, use
+from slimsight.compress.dynamic import DynamicClassifier, check_reachable, harden_, measure_usage, routed_cost
 from slimsight.compress.errors import PruningError
 
 Build = Callable[..., DynamicClassifier]
@@ -32,7 +32,7 @@ def test_the_budget_is_met_from_below_with_the_largest_values(
     found = harden_(model, cost, val, budget=budget, align=align)
     assert found.macs_mean <= budget
     assert found.macs_mean > 0.9 * budget
-    assert found.macs_mean == use(model, cost, val).macs_mean
+    assert found.macs_mean == measure_usage(model, cost, val).macs_mean
     for router, values in zip(model.router_list, before, strict=True):
         kept = router.masks > 0
         assert torch.equal(kept, router.keep)

@@ -6,7 +6,7 @@ from torch import nn
 
 from slimsight.compress.config import DynamicConfig
 from slimsight.compress.data import Batches
-from slimsight.compress.dynamic import DynamicClassifier, learn_routing, routed_cost, use
+from slimsight.compress.dynamic import DynamicClassifier, learn_routing, measure_usage, routed_cost
 from slimsight.compress.dynamic.learn import Alternating, mean_gate, share_for, sparsity
 from slimsight.compress.training import make_fabric
 
@@ -69,7 +69,7 @@ def test_learning_holds_the_budget_and_tells_images_apart(
     )
     assert not model.training
     assert found.validation.macs_mean <= 0.6 * cost.total
-    assert found.validation.macs_mean == use(model, cost, val).macs_mean
+    assert found.validation.macs_mean == measure_usage(model, cost, val).macs_mean
     assert found.validation.accuracy > 0.7  # of ten classes
     assert all(len(column.unique()) > 1 for column in found.validation.choices.T)
     assert accuracy_with_dense(model, val, 1.0) > found.validation.accuracy - 0.05  # .1 to .4 less if never trained

@@ -20,14 +20,14 @@ from slimsight.compress.gates import CostModel
 from slimsight.compress.gates import learn as gates_of
 from slimsight.compress.gates.learn import learn_gates
 from slimsight.compress.parallel.processes import (
-    alone,
-    by_leader,
     checksum,
+    mean_and_std,
     mean_over_batch,
-    moments,
-    per_image,
+    on_leader,
+    random_per_image,
     rank,
-    world,
+    single_process,
+    world_size,
 )
 from slimsight.compress.surgery import prove_groups, trace_groups
 from slimsight.compress.training import LearningFabric, evaluate, fit, logits_of, make_fabric
@@ -59,7 +59,7 @@ def images(count: int = 30, side: int = 8) -> ImageSet:
 
 def entropy(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """A mean over images with a draw for each, and a square of such a mean."""
-    noise = per_image(batch.images, Tensor.normal_)
+    noise = random_per_image(batch.images, Tensor.normal_)
     logits = model(batch.images + 0.1 * noise)
     ce = F.cross_entropy(logits, batch.labels)
     return {"loss": ce + 0.1 * mean_over_batch(logits.mean()) ** 2, "ce": ce}
@@ -100,7 +100,7 @@ def accumulated(fabric: LearningFabric) -> dict[str, Any]:
     """Without batch statistics, in three parts and in one."""
 
     def plain(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        ce = F.cross_entropy(model(batch.images + 0.1 * per_image(batch.images, Tensor.normal_)), batch.labels)
+        ce = F.cross_entropy(model(batch.images + 0.1 * random_per_image(batch.images, Tensor.normal_)), batch.labels)
         return {"loss": ce, "ce": ce}
 
     found = {}
@@ -160,15 +160,15 @@ def dynamic(fabric: LearningFabric) -> dict[str, Any]:
 def talking(_: LearningFabric) -> dict[str, Any]:
     """What the leader alone does, and random numbers after it."""
     torch.manual_seed(5 + rank())
-    value = by_leader(lambda: (world(), float(torch.rand(()))))
+    value = on_leader(lambda: (world_size(), float(torch.rand(()))))
     values = torch.arange(8.0).view(4, 2)
-    mine = values.chunk(world())[rank()]
-    with alone():
-        inside = world()
+    mine = values.chunk(world_size())[rank()]
+    with single_process():
+        inside = world_size()
     return {
         "value": value,
         "next": float(torch.rand(())),
-        "moments": [x.tolist() for x in moments(mine, (0,))],
+        "moments": [x.tolist() for x in mean_and_std(mine, (0,))],
         "inside": inside,
     }
 

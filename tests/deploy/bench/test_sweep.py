@@ -7,16 +7,16 @@ import pytest
 
 from slimsight.compress.errors import ConfigError
 from slimsight.deploy.bench.images import Images
-from slimsight.deploy.bench.models import Subject
+from slimsight.deploy.bench.models import BenchModel
 from slimsight.deploy.bench.probe import Tried
-from slimsight.deploy.bench.sweep import Settings, run_sweep
+from slimsight.deploy.bench.sweep import BenchSettings, run_sweep
 
 IMAGES = Images(np.zeros((4, 3, 2, 2), np.uint8), "a test")
 CPU = {"onnxruntime-cpu": None, "onnxruntime-cuda": "no CUDA device", "pt2": None, "tensorrt": "not installed"}
 
 
-def _subject(name: str, *suffixes: str) -> Subject:
-    return Subject(name, f"{name}.onnx", {suffix: Path(name + suffix) for suffix in suffixes})
+def _subject(name: str, *suffixes: str) -> BenchModel:
+    return BenchModel(name, f"{name}.onnx", {suffix: Path(name + suffix) for suffix in suffixes})
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def bench(fake, clock):
             cost = costs[path.stem, runtime]
             return fake(f"{path.stem} {runtime}", cost, runtime=runtime, device=device)
 
-        given = {"settings": Settings(rounds=50), "fixed_batches": {}, "available": CPU} | options
+        given = {"settings": BenchSettings(rounds=50), "fixed_batches": {}, "available": CPU} | options
         found = run_sweep(
             subjects, options.pop("baseline", subjects[0]), IMAGES, probe=counted, opener=opener, clock=clock, **given
         )
@@ -46,7 +46,7 @@ def bench(fake, clock):
 def test_rows_say_how_fast_and_against_what(bench):
     subjects = [_subject("original", ".onnx"), _subject("slim", ".onnx")]
     costs = {("original", "onnxruntime-cpu"): 4.0, ("slim", "onnxruntime-cpu"): 2.0}
-    found, _ = bench(subjects, costs, settings=Settings(batches=(1, 2), rounds=50))
+    found, _ = bench(subjects, costs, settings=BenchSettings(batches=(1, 2), rounds=50))
     assert [(row.model, row.batch, row.verdict) for row in found.rows] == [
         ("original", 1, "baseline"),
         ("slim", 1, "faster"),
@@ -74,7 +74,7 @@ def test_what_cannot_run_is_listed_and_the_rest_runs(bench):
         probe=probe,
         fixed_batches={"dynamic": 1},
         wanted=("onnxruntime-cpu", "onnxruntime-cuda", "pt2"),
-        settings=Settings(batches=(1, 8), rounds=50),
+        settings=BenchSettings(batches=(1, 8), rounds=50),
     )
     listed = [(item.model, item.runtime, item.reason, item.batch) for item in found.skipped]
     assert listed[:6] == [
@@ -168,4 +168,4 @@ def test_unknown_runtimes_are_named(bench):
 )
 def test_settings_that_make_no_sense_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
-        Settings(**options)
+        BenchSettings(**options)

@@ -11,7 +11,7 @@ from slimsight.compress.errors import ConfigError
 from slimsight.deploy.budget import BudgetFile, Limit, check_report, load_budget
 from slimsight.deploy.budget.schema import DriftLimits
 from slimsight.deploy.report.parts import MapDriftFigures
-from slimsight.deploy.report.schema import Check, Report, Saliency
+from slimsight.deploy.report.schema import Check, Report, SaliencyFigures
 from slimsight.deploy.report.units import describe_check
 
 ESTIMATE = {"mean": 0.5, "standard_error": 0.01, "images": 100}
@@ -30,7 +30,7 @@ MAPS: dict[str, Any] = {
 
 def report(finished: Any, maps: dict[str, Any] | None) -> Report:
     found = None if maps is None else MapDriftFigures.model_validate(maps)
-    saliency = Saliency(explainer="rbf", center_drift_px=2.5, iou=0.6, maps=found)
+    saliency = SaliencyFigures(explainer="rbf", center_drift_px=2.5, iou=0.6, maps=found)
     return finished.report.model_copy(update={"saliency": saliency})
 
 

@@ -233,7 +233,8 @@ def test_a_file_is_checked_without_torch(chain: Chain, budget: Budget, tmp_path:
     """It takes a second to import; the whole check is to take one and a half."""
     kept = tmp_path / "kept.json"
     code = (
-        "import sys\nfrom slimsight.deploy.cli.main import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n"
+        "import sys\nfrom slimsight.deploy.cli.main import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n"
         "    print(end.code, *sorted({'torch', 'scipy', 'matplotlib', 'onnxruntime', 'onnxscript'} & {*sys.modules}))\n"
     )
     path, limits = chain("a.onnx"), budget(BUDGET)
@@ -244,12 +245,12 @@ def test_a_file_is_checked_without_torch(chain: Chain, budget: Budget, tmp_path:
 
 
 def test_names_are_escaped_where_they_are_written(grown: tuple[Path, Path], budget: Budget, tmp_path: Path) -> None:
-    from slimsight.deploy.check import Asked, run_check
+    from slimsight.deploy.check import CheckRequest, run_check
     from slimsight.deploy.check.outputs import to_junit, to_markdown
 
     odd = tmp_path / "a<b>&|_x_\x07.onnx"
     odd.write_bytes(grown[0].read_bytes())
-    found = run_check(Asked(str(odd), budget(GROWTH), str(grown[1])))
+    found = run_check(CheckRequest(str(odd), budget(GROWTH), str(grown[1])))
     suite: Any = ElementTree.fromstring(to_junit(found).encode())
     properties = {item.get("name"): item.get("value") for item in suite.iter("property")}
     assert properties["target"] == f"{tmp_path}/a<b>&|_x_?.onnx"

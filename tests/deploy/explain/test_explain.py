@@ -16,11 +16,11 @@ from PIL import Image
 from slimsight.compress.errors import ConfigError, DataError
 from slimsight.compress.explain import Saliency
 from slimsight.compress.progress import SILENT
-from slimsight.deploy.explain.compare import Compared, Models, in_words, likely
+from slimsight.deploy.explain.compare import Compared, ModelPair, comparison_text, top_classes
 from slimsight.deploy.explain.inputs import class_index, explainer_names, picture_files, read_images
 from slimsight.deploy.report import Report
 from slimsight.deploy.report.markdown import render_markdown
-from slimsight.deploy.run.report_pictures import looks_of
+from slimsight.deploy.run.report_pictures import to_drawable
 from slimsight.deploy.run.session import Session
 from slimsight.deploy.run_dir import read_run
 
@@ -115,7 +115,7 @@ def test_a_run_without_an_explainer_takes_others() -> None:
         explainer_names(None, None)
     assert explainer_names(None, "rbf") == ["rbf"]
     assert explainer_names("gradient, grad_cam,gradient", None) == ["gradient", "grad_cam"]
-    models = Models(torch.nn.Linear(1, 1), torch.nn.Linear(1, 1), None, None)  # type: ignore[arg-type]
+    models = ModelPair(torch.nn.Linear(1, 1), torch.nn.Linear(1, 1), None, None)  # type: ignore[arg-type]
     with pytest.raises(
         ConfigError, match=r"^explainer 'rbf' is learned, and this run has none \(choose from: centre, const"
     ):
@@ -143,15 +143,15 @@ def test_pictures_never_overwrite_each_other(tmp_path: Path) -> None:
 
 
 def test_words_for_every_case() -> None:
-    assert in_words(Compared("rbf", None, None, None, None)) == ["neither map says anything"]
-    assert in_words(Compared("rbf", None, 0.0, None, True))[-1] == "the explanation is lost"
-    assert in_words(Compared("rbf", 1.26, 0.5, 0.25, False))[0] == "centre moved 1.3 px"
-    assert likely(np.array([0.2, 0.7, 0.1]), ["a", "b", "c"], 2) == "b 0.70, a 0.20"
+    assert comparison_text(Compared("rbf", None, None, None, None)) == ["neither map says anything"]
+    assert comparison_text(Compared("rbf", None, 0.0, None, True))[-1] == "the explanation is lost"
+    assert comparison_text(Compared("rbf", 1.26, 0.5, 0.25, False))[0] == "centre moved 1.3 px"
+    assert top_classes(np.array([0.2, 0.7, 0.1]), ["a", "b", "c"], 2) == "b 0.70, a 0.20"
 
 
 def test_looks_say_what_maps_cannot() -> None:
     maps = torch.stack([torch.ones(4, 4), -torch.ones(4, 4), torch.eye(4)])
-    flat, zero, eye = looks_of(Saliency(maps, uncertainty=torch.full((3, 4, 4), 0.5)))
+    flat, zero, eye = to_drawable(Saliency(maps, uncertainty=torch.full((3, 4, 4), 0.5)))
     assert (flat.says, zero.says, eye.says) == ("constant map", "nothing above zero", None)
     assert flat.centre is None
     assert eye.centre == (1.5, 1.5)

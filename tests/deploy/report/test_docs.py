@@ -6,20 +6,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from slimsight.deploy.report.parts import Part
+from slimsight.deploy.report.parts import ReportPart
 from slimsight.deploy.report.schema import Report
 
 PAGE = Path(__file__).parents[3] / "docs" / "report.md"
 
 
-def parts(annotation: Any) -> Iterator[type[Part]]:
-    if isinstance(annotation, type) and issubclass(annotation, Part):
+def parts(annotation: Any) -> Iterator[type[ReportPart]]:
+    if isinstance(annotation, type) and issubclass(annotation, ReportPart):
         yield annotation
     for inner in typing.get_args(annotation):
         yield from parts(inner)
 
 
-def fields(part: type[Part]) -> Iterator[str]:
+def fields(part: type[ReportPart]) -> Iterator[str]:
     for name, field in part.model_fields.items():
         yield field.alias or name
         for inner in parts(field.annotation):

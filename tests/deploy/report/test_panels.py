@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from slimsight.deploy.report.panels import DriftRow, Look, PanelRow, draw_drift, draw_panel
+from slimsight.deploy.report.panels import DrawableMaps, DriftRow, PanelRow, draw_drift, draw_panel
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -15,12 +15,12 @@ def has_colour(picture: np.ndarray, colour: tuple[int, int, int]) -> bool:
     return bool((np.abs(picture - np.array(colour)).max(-1) <= 3).any())
 
 
-def look(side: int = 16, *, shift: int = 0, uncertainty: bool = False, says: str | None = None) -> Look:
+def look(side: int = 16, *, shift: int = 0, uncertainty: bool = False, says: str | None = None) -> DrawableMaps:
     row, column = np.mgrid[:side, :side]
     mass = np.exp(-((row - side / 2) ** 2 + (column - side / 2 - shift) ** 2) / (2 * (side / 6) ** 2))
     unsure = np.full((side, side), 0.2) if uncertainty else None
     centre = None if says else (side / 2, side / 2 + shift)
-    return Look(np.zeros_like(mass) if says else mass, mass > 0.5, centre, says, unsure)
+    return DrawableMaps(np.zeros_like(mass) if says else mass, mass > 0.5, centre, says, unsure)
 
 
 IMAGE = np.full((3, 16, 16), 90, np.uint8)

@@ -18,7 +18,7 @@ from slimsight.compress.gates.cost import ClosedForm
 from slimsight.compress.progress import Silent
 from slimsight.compress.surgery import PrunePlan, trace_groups
 from slimsight.deploy.run.latency import LatencyRow
-from slimsight.deploy.run.plan_latency import AIM, CLOSE, CORRECTIONS, Timed, select_timed
+from slimsight.deploy.run.plan_latency import AIM, CLOSE, CORRECTIONS, TimedPlan, select_timed
 from slimsight.deploy.timing.statistics import Quantiles, Speedup
 
 ORIGINAL_MS = 4.0
@@ -74,8 +74,8 @@ class Notes(Silent):
         yield from items
 
 
-def find(timer: Clockwork, latency: Amount = HALF, limits: dict[str, float] | None = None, **options: Any) -> Timed:
-    found: Timed = select_timed(COST, SCORES, limits or {}, latency, timer, **options)
+def find(timer: Clockwork, latency: Amount = HALF, limits: dict[str, float] | None = None, **options: Any) -> TimedPlan:
+    found: TimedPlan = select_timed(COST, SCORES, limits or {}, latency, timer, **options)
     return found
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from slimsight.deploy.trust.curves import Line, Panel, draw_curves
+from slimsight.deploy.trust.curves import CurveLine, CurvePanel, draw_curves
 from slimsight.deploy.trust.figures import draw_trust, figures, notes, with_error
 
 
@@ -75,8 +75,8 @@ def test_there_is_a_picture_per_test_that_has_curves(rows: list[dict[str, Any]],
 
 
 def test_four_panels_stand_in_two_rows_and_lines_may_have_gaps(tmp_path: Path) -> None:
-    line = Line("ours", [0, 0.5, 1], [1, None, 0], [0.1, None, None])
-    panel = Panel("a title", "share", "probability", [line], limits=(0, 1))
+    line = CurveLine("ours", [0, 0.5, 1], [1, None, 0], [0.1, None, None])
+    panel = CurvePanel("a title", "share", "probability", [line], limits=(0, 1))
     sizes = []
     for count in (1, 4):
         draw_curves(tmp_path / "a.png", [panel] * count, control="random")

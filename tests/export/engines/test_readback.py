@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from slimsight.compress.errors import ExportError
-from slimsight.export.engines.readback import Layer, check_layers, count_types, inspected_layers, logged_layers
+from slimsight.export.engines.readback import EngineLayer, check_layers, count_types, inspected_layers, logged_layers
 
 
-def layer(node: str, *types: str, kind: str = "conv") -> Layer:
-    return Layer(kind, (node,), frozenset(types))
+def layer(node: str, *types: str, kind: str = "conv") -> EngineLayer:
+    return EngineLayer(kind, (node,), frozenset(types))
 
 
-def inspected(layers: list[Any]) -> list[Layer]:
+def inspected(layers: list[Any]) -> list[EngineLayer]:
     text = json.dumps({"Layers": layers, "Bindings": ["images", "logits"]})
     inspector = SimpleNamespace(get_engine_information=lambda kind: text)
     trt = SimpleNamespace(LayerInformationFormat=SimpleNamespace(JSON=1))
@@ -45,8 +45,8 @@ def test_the_inspectors_words_are_read() -> None:
         ]
     )
     assert found == [
-        Layer("CaskConvolution", ("conv1", "relu"), frozenset({"float16", "float32"})),
-        Layer("gemm", ("Gemm/3",), frozenset({"bfloat16", "int64"})),
+        EngineLayer("CaskConvolution", ("conv1", "relu"), frozenset({"float16", "float32"})),
+        EngineLayer("gemm", ("Gemm/3",), frozenset({"bfloat16", "int64"})),
     ]
     assert count_types(found) == {"bfloat16": 1, "float16+float32": 1}
 
@@ -63,8 +63,8 @@ def test_the_builders_report_is_read_without_the_types_of_weights() -> None:
     )
     found = logged_layers(["something else", report, "Adding 1 engine(s) to plan file."])
     assert found == [
-        Layer("correlation", ("route/1", "Conv/3"), frozenset({"float16"})),
-        Layer("cjmp", (), frozenset({"int64"})),
+        EngineLayer("correlation", ("route/1", "Conv/3"), frozenset({"float16"})),
+        EngineLayer("cjmp", (), frozenset({"int64"})),
     ]
     assert count_types(found) == {"float16": 1}
     assert logged_layers(["something else"]) == []

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from slimsight.compress.data import TensorBatches
-from slimsight.compress.dynamic import DynamicClassifier, routed_cost, use
+from slimsight.compress.dynamic import DynamicClassifier, measure_usage, routed_cost
 from slimsight.compress.errors import ExportError
 from slimsight.compress.macs import count_macs
 from slimsight.compress.models import Classifier
@@ -146,7 +146,7 @@ def test_dynamic_files_say_what_their_routes_cost(to_dynamic: Callable[..., Dyna
         model.router_list[0].keep[0], model.router_list[0].masks[0] = True, 1.0
     images = torch.rand(40, 3, 8, 8)
     cost = routed_cost(model, images[:1])
-    found = use(model, cost, TensorBatches(images, torch.zeros(40, dtype=torch.int64), 40, shuffle=False))
+    found = measure_usage(model, cost, TensorBatches(images, torch.zeros(40, dtype=torch.int64), 40, shuffle=False))
     about = About(classes=NAMES[:5], macs_mean=found.macs_mean)
     export_masked(model, images[:2], tmp_path / "masked.onnx", about=about)
     export_routed(model, images[:2], tmp_path / "routed.onnx", about=about)

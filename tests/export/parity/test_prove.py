@@ -14,8 +14,15 @@ from torch import nn
 
 from slimsight.compress.errors import ExportError
 from slimsight.compress.models import Classifier
-from slimsight.export.parity.compare import TOLERANCES, ParityResult, Tolerance, check_parity, compare, tolerance_of
-from slimsight.export.parity.prove import Artifact, prove
+from slimsight.export.parity.compare import (
+    TOLERANCES,
+    ParityResult,
+    Tolerance,
+    check_parity,
+    compare_logits,
+    tolerance_of,
+)
+from slimsight.export.parity.prove import Artifact, prove_parity
 from slimsight.export.runners import CompiledRunner, OnnxRunner, Pt2Runner, TorchRunner
 from slimsight.export.to_onnx import export_onnx
 
@@ -29,16 +36,16 @@ def test_numbers_of_a_hand_made_case():
     candidate[0, 1] = 1.25  # 3 of 200 logits differ; the 0.99 quantile lies above the third largest
     candidate[1, 0] = 0.5
     candidate[2, 3] = 2.0  # another class wins
-    result = compare(reference, candidate, **_ABOUT, tolerance=Tolerance(3.0))
+    result = compare_logits(reference, candidate, **_ABOUT, tolerance=Tolerance(3.0))
     assert result == ParityResult("a", "r", "fp32", 2, 2.0, 0.5, 0.98, False, median_abs=0.0)
 
 
 def test_passes_up_to_the_tolerance():
     reference = np.array([[0.0, 1.0], [1.0, 0.0]])
     candidate = reference + np.array([[0.0, 0.5], [0.0, 0.0]])
-    assert compare(reference, candidate, **_ABOUT, tolerance=Tolerance(0.5)).passed
-    assert not compare(reference, candidate, **_ABOUT, tolerance=Tolerance(0.499)).passed
-    assert compare(reference, reference, **_ABOUT).passed
+    assert compare_logits(reference, candidate, **_ABOUT, tolerance=Tolerance(0.5)).passed
+    assert not compare_logits(reference, candidate, **_ABOUT, tolerance=Tolerance(0.499)).passed
+    assert compare_logits(reference, reference, **_ABOUT).passed
 
 
 def test_lower_precision_is_judged_by_its_quantile_and_agreement():
@@ -46,18 +53,20 @@ def test_lower_precision_is_judged_by_its_quantile_and_agreement():
     candidate = reference.copy()
     candidate[0] = (2.0, 1.0)  # one outlier of 400 logits, one image of 200
     about = _ABOUT | {"precision": "fp16"}
-    assert not compare(reference, candidate, **about, tolerance=Tolerance(1e-3, quantile=0.99)).passed
-    assert compare(reference, candidate, **about, tolerance=Tolerance(1e-3, quantile=0.99, agreement=0.99)).passed
-    assert compare(reference, candidate, **about).passed, "the table's row"
-    assert not compare(reference, candidate, **_ABOUT, tolerance=Tolerance(1e-3, agreement=0.99)).passed
+    assert not compare_logits(reference, candidate, **about, tolerance=Tolerance(1e-3, quantile=0.99)).passed
+    assert compare_logits(
+        reference, candidate, **about, tolerance=Tolerance(1e-3, quantile=0.99, agreement=0.99)
+    ).passed
+    assert compare_logits(reference, candidate, **about).passed, "the table's row"
+    assert not compare_logits(reference, candidate, **_ABOUT, tolerance=Tolerance(1e-3, agreement=0.99)).passed
 
 
 def test_the_limit_of_lower_precisions_grows_with_the_logits():
     reference = np.tile(np.array([0.0, 50.0]), (4, 1))
     candidate = reference + 0.2
-    assert compare(reference, candidate, **_ABOUT | {"precision": "fp16"}).passed
-    assert not compare(reference / 50, candidate / 50 + 0.2, **_ABOUT | {"precision": "fp16"}).passed
-    assert not compare(reference, candidate, **_ABOUT).passed, "in fp32 it does not"
+    assert compare_logits(reference, candidate, **_ABOUT | {"precision": "fp16"}).passed
+    assert not compare_logits(reference / 50, candidate / 50 + 0.2, **_ABOUT | {"precision": "fp16"}).passed
+    assert not compare_logits(reference, candidate, **_ABOUT).passed, "in fp32 it does not"
 
 
 def test_one_table_and_a_recipe_may_set_fp32_alone():
@@ -77,7 +86,9 @@ def test_what_is_not_finite_never_passes(bad, sides):
         if spoiled:
             side[1, 2] = bad
     for precision in ("fp32", "fp16"):
-        result = compare(*pair, **_ABOUT | {"precision": precision}, tolerance=Tolerance(math.inf, agreement=0.0))
+        result = compare_logits(
+            *pair, **_ABOUT | {"precision": precision}, tolerance=Tolerance(math.inf, agreement=0.0)
+        )
         assert (result.max_abs, result.p99_abs, result.top1_agreement) == (math.inf, math.inf, 0.75)
         assert not result.passed
         row = json.loads(json.dumps(result.to_dict(), allow_nan=False))
@@ -85,7 +96,7 @@ def test_what_is_not_finite_never_passes(bad, sides):
 
 
 def test_row_has_the_names_of_the_report():
-    row = compare(np.eye(2), np.eye(2), **_ABOUT).to_dict()
+    row = compare_logits(np.eye(2), np.eye(2), **_ABOUT).to_dict()
     assert row == {
         "artifact": "a",
         "runtime": "r",
@@ -101,9 +112,9 @@ def test_row_has_the_names_of_the_report():
 
 def test_shapes_must_fit():
     with pytest.raises(ExportError, match=r"a gave logits of shape \(2, 4\), the reference \(2, 3\): parity"):
-        compare(np.zeros((2, 3)), np.zeros((2, 4)), **_ABOUT)
+        compare_logits(np.zeros((2, 3)), np.zeros((2, 4)), **_ABOUT)
     with pytest.raises(ExportError, match="at least one image"):
-        compare(np.zeros((0, 3)), np.zeros((0, 3)), **_ABOUT)
+        compare_logits(np.zeros((0, 3)), np.zeros((0, 3)), **_ABOUT)
 
 
 @pytest.mark.parametrize("batch", [1, 4])
@@ -206,7 +217,7 @@ def whole(tmp_path_factory, to_mixed) -> Whole:
 
 
 def test_a_tampered_weight_is_found_in_its_layer(whole):
-    found = prove([whole.scaled("net.block.conv2.weight", 1.02)], whole.images)
+    found = prove_parity([whole.scaled("net.block.conv2.weight", 1.02)], whole.images)
     assert not found.passed
     for row in found.rows:
         assert row.first_difference.startswith("first differs in net.block.conv2/Conv: by ")
@@ -218,7 +229,7 @@ def test_a_tampered_weight_is_found_in_its_layer(whole):
 
 @pytest.mark.parametrize(("constant", "operator"), [("normalize.mean", "Sub"), ("normalize.std", "Div")])
 def test_a_wrong_normalisation_is_found_where_it_is(whole, constant, operator):
-    found = prove([whole.scaled(constant, 1.01)], whole.images)
+    found = prove_parity([whole.scaled(constant, 1.01)], whole.images)
     assert {row.passed for row in found.rows} == {False}
     assert all(row.first_difference.startswith(f"first differs in normalize/{operator}: by") for row in found.rows)
 
@@ -228,13 +239,13 @@ def test_a_layer_that_is_gone_is_found(whole):
         relu = next(node for node in proto.graph.node if node.op_type == "Relu")
         relu.op_type = "Neg"
 
-    (first, _) = prove([whole.changed(change)], whole.images).rows
+    (first, _) = prove_parity([whole.changed(change)], whole.images).rows
     assert first.first_difference.startswith("first differs in net/Relu: by")
 
 
 def test_runtimes_that_are_not_here_are_listed_with_their_reason(whole, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    found = prove([Artifact(whole.path, "model.onnx", whole.model)], whole.images)
+    found = prove_parity([Artifact(whole.path, "model.onnx", whole.model)], whole.images)
     assert found.passed
     assert [(row.runtime, row.batch) for row in found.rows] == [("onnxruntime-cpu", 1), ("onnxruntime-cpu", 64)]
     assert [item.runtime for item in found.absent] == ["onnxruntime-cuda", "onnxruntime-tensorrt"]
@@ -248,7 +259,7 @@ def test_a_pt2_of_another_model_is_found_in_its_layer(case, to_mixed):
     other = to_mixed(10)
     with torch.no_grad():
         other.block.conv1.weight[3] += 0.5
-    found = prove([Artifact(case.pt2, "model.pt2", other, "pt2", batches=(2,))], case.images(5))
+    found = prove_parity([Artifact(case.pt2, "model.pt2", other, "pt2", batches=(2,))], case.images(5))
     assert [row.passed for row in found.rows] == [False]
     assert found.rows[0].first_difference.startswith("first differs in block.conv1: by")
 
@@ -265,7 +276,7 @@ def test_a_compiled_model_equals_itself(to_mixed):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_every_provider_of_a_gpu_agrees_with_the_cpu(whole):
-    found = prove([Artifact(whole.path, "model.onnx", whole.model)], whole.images)
+    found = prove_parity([Artifact(whole.path, "model.onnx", whole.model)], whole.images)
     assert {row.runtime for row in found.rows} | {item.runtime for item in found.absent} == {
         "onnxruntime-cpu",
         "onnxruntime-cuda",

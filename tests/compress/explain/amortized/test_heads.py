@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from slimsight.compress.errors import PruningError
-from slimsight.compress.explain import ExplainedClassifier, Head, RbfHead, RealXHead, Scale, Selector
+from slimsight.compress.explain import ExplainedClassifier, FeatureScale, Head, RbfHead, RealXHead, Selector
 from slimsight.compress.explain.amortized.heads import RBF_VARIANCE, moments_of
 from slimsight.compress.explain.amortized.rbf import rbf_map, same_area_centred
 from slimsight.compress.explain.varsal import VarSalHead
 from slimsight.compress.files.atomic import read_tensors, write_tensors
 
-SCALES = (Scale("c", 8, 2), Scale("b", 6, 4), Scale("a", 4, 8))
+SCALES = (FeatureScale("c", 8, 2), FeatureScale("b", 6, 4), FeatureScale("a", 4, 8))
 
 
 def said(head: type[Head], side: int, count: int = 3) -> tuple[Selector, Tensor]:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from slimsight.compress.config import ModelConfig
 from slimsight.compress.errors import ModelError
-from slimsight.compress.explain import Scale, find_scales
+from slimsight.compress.explain import FeatureScale, find_scales
 from slimsight.compress.explain.amortized.pyramid import captured
 from slimsight.compress.models import build_classifier
 
@@ -90,7 +90,7 @@ def test_the_layers_are_those_that_end_a_stage() -> None:
 def test_a_layer_that_runs_at_several_sides_is_no_scale() -> None:
     model = Shared()
     scales = find_scales(model, torch.zeros(1, 3, 8, 8))
-    assert scales == (Scale("conv3", 6, 2), Scale("conv2", 5, 4), Scale("conv1", 4, 8))
+    assert scales == (FeatureScale("conv3", 6, 2), FeatureScale("conv2", 5, 4), FeatureScale("conv1", 4, 8))
     with captured(model, scales) as features:
         model(torch.rand(2, 3, 8, 8))
     assert [tuple(f.shape) for f in features] == [(2, 6, 2, 2), (2, 5, 4, 4), (2, 4, 8, 8)]
@@ -99,13 +99,13 @@ def test_a_layer_that_runs_at_several_sides_is_no_scale() -> None:
 def test_what_a_block_widens_before_it_lowers_the_resolution_is_no_scale() -> None:
     model = nn.Sequential(conv(3, 4), nn.Sequential(Expanding(4, 8), conv(8, 8)), Expanding(8, 16))
     scales = find_scales(model, torch.zeros(1, 3, 8, 8))
-    assert scales == (Scale("2", 16, 2), Scale("1", 8, 4), Scale("0", 4, 8))
+    assert scales == (FeatureScale("2", 16, 2), FeatureScale("1", 8, 4), FeatureScale("0", 4, 8))
 
 
 def test_a_side_that_exists_only_within_such_a_block_counts() -> None:
     body = nn.Sequential(conv(3, 4), nn.ReLU(), conv(4, 8, 2), nn.ReLU())
     model = nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    assert find_scales(model, torch.zeros(1, 3, 8, 8)) == (Scale("0", 8, 4), Scale("0.1", 4, 8))
+    assert find_scales(model, torch.zeros(1, 3, 8, 8)) == (FeatureScale("0", 8, 4), FeatureScale("0.1", 4, 8))
 
 
 def test_an_enlarged_map_is_no_scale() -> None:

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from slimsight.compress.data import Batches
-from slimsight.compress.explain import ExplainedClassifier, Scale, Selector, explanations, find_scales
+from slimsight.compress.explain import ExplainedClassifier, FeatureScale, Selector, explanations, find_scales
 from slimsight.compress.explain.amortized.pyramid import captured
 from slimsight.compress.models import Classifier
 
 
-def to_features(scales: tuple[Scale, ...], count: int) -> list[Tensor]:
+def to_features(scales: tuple[FeatureScale, ...], count: int) -> list[Tensor]:
     return [torch.randn(count, scale.channels, scale.side, scale.side) for scale in scales]
 
 
@@ -46,14 +46,17 @@ def layers_with_weights(selector: Selector) -> dict[str, nn.Module]:
 @pytest.mark.parametrize(
     ("scales", "side"),
     [
-        ((Scale("b", 6, 4), Scale("a", 3, 8)), 8),
-        ((Scale("c", 8, 2), Scale("b", 6, 4), Scale("a", 4, 8)), 32),
-        ((Scale("d", 5, 3), Scale("c", 8, 5), Scale("b", 6, 10), Scale("a", 4, 20)), 20),  # sides rounded up
+        ((FeatureScale("b", 6, 4), FeatureScale("a", 3, 8)), 8),
+        ((FeatureScale("c", 8, 2), FeatureScale("b", 6, 4), FeatureScale("a", 4, 8)), 32),
+        (
+            (FeatureScale("d", 5, 3), FeatureScale("c", 8, 5), FeatureScale("b", 6, 10), FeatureScale("a", 4, 20)),
+            20,
+        ),  # sides rounded up
     ],
     ids=["two scales", "finest below the images", "odd sides"],
 )
 @pytest.mark.parametrize("count", [1, 3])
-def test_three_numbers_per_image_whatever_the_scales(scales: tuple[Scale, ...], side: int, count: int) -> None:
+def test_three_numbers_per_image_whatever_the_scales(scales: tuple[FeatureScale, ...], side: int, count: int) -> None:
     torch.manual_seed(0)
     selector = Selector(scales, classes=4, side=side).eval()
     params = selector(to_features(scales, count), torch.arange(count))
@@ -74,7 +77,7 @@ def test_parts_are_as_wide_as_the_scales(network: ExplainedClassifier) -> None:
 
 def test_an_untrained_selector_points_near_the_centre_with_a_third_of_the_side() -> None:
     torch.manual_seed(0)
-    scales = (Scale("c", 64, 8), Scale("b", 32, 16), Scale("a", 16, 32))
+    scales = (FeatureScale("c", 64, 8), FeatureScale("b", 32, 16), FeatureScale("a", 16, 32))
     params = Selector(scales, 10, 32).eval()([f.relu() for f in to_features(scales, 4)], torch.arange(4))
     expected = torch.tensor([16.0, 16.0, 32 / 3]).expand(4, 3)
     torch.testing.assert_close(params, expected, rtol=0, atol=1.0)

@@ -23,8 +23,8 @@ from slimsight.compress.explain import (
     rbf_map,
     rbf_saliency,
 )
-from slimsight.compress.explain.fidelity import ImageDrifts, MapDrift, compare, drift_by, drift_of_numbers
-from slimsight.compress.explain.fidelity.similarity import CONSTANT, SAYS, ZERO, region
+from slimsight.compress.explain.fidelity import ImageDrifts, MapDrift, compare_maps, drift_by, drift_of_numbers
+from slimsight.compress.explain.fidelity.similarity import CONSTANT, INFORMATIVE, ZERO, region
 
 SIDE = 16
 
@@ -61,7 +61,7 @@ def test_a_region_is_the_smallest_set_that_holds_half() -> None:
 def test_every_figure_against_its_definition() -> None:
     torch.manual_seed(0)
     ours, theirs = torch.randn(4, 8, 8), torch.randn(4, 8, 8)
-    found = compare(Saliency(ours), Saliency(theirs))
+    found = compare_maps(Saliency(ours), Saliency(theirs))
     for row in range(4):
         mass = [np.maximum(maps[row].double().numpy(), 0) for maps in (ours, theirs)]
         centres = [
@@ -80,15 +80,15 @@ def test_every_figure_against_its_definition() -> None:
 def test_signed_maps_are_compared_by_magnitude() -> None:
     torch.manual_seed(0)
     maps = torch.randn(3, 8, 8)
-    same = compare(Saliency(maps, signed=True), Saliency(-maps, signed=True))
+    same = compare_maps(Saliency(maps, signed=True), Saliency(-maps, signed=True))
     assert same.center_px.abs().max() == 0
     assert same.region_iou.tolist() == [1, 1, 1]
-    assert float(compare(Saliency(maps), Saliency(-maps)).region_iou.max()) == 0
+    assert float(compare_maps(Saliency(maps), Saliency(-maps)).region_iou.max()) == 0
 
 
 @pytest.mark.parametrize(("shift", "moved"), [(0, 0), (1, 1), (3, 1)])
 def test_a_top_region_that_shares_no_pixel_has_moved(shift: int, moved: int) -> None:
-    assert compare(Saliency(dot(4, 4)), Saliency(dot(4, 4 + shift))).moved.tolist() == [moved]
+    assert compare_maps(Saliency(dot(4, 4)), Saliency(dot(4, 4 + shift))).moved.tolist() == [moved]
 
 
 def test_a_centre_that_went_an_eighth_of_the_side_has_moved() -> None:
@@ -96,7 +96,7 @@ def test_a_centre_that_went_an_eighth_of_the_side_has_moved() -> None:
         return Saliency(dot(8, 2) + weight * dot(8, column))
 
     # Centres at 2 + weight / (1 + weight) * distance; the top pixel stays where it is.
-    near, far = compare(with_mass(4, 0.5), with_mass(6, 0.5)), compare(with_mass(4, 0.5), with_mass(12, 0.5))
+    near, far = compare_maps(with_mass(4, 0.5), with_mass(6, 0.5)), compare_maps(with_mass(4, 0.5), with_mass(12, 0.5))
     assert float(near.center_px) == pytest.approx(2 / 3)
     assert near.moved.tolist() == [0]
     assert float(far.center_px) == pytest.approx(8 / 3)
@@ -106,9 +106,9 @@ def test_a_centre_that_went_an_eighth_of_the_side_has_moved() -> None:
 def test_rbf_keeps_its_own_centres() -> None:
     """Near an edge the mass that is left has another centre."""
     before, after = torch.tensor([[1.0, 1.0, 5.0]]), torch.tensor([[4.0, 5.0, 5.0]])
-    found = compare(rbf_saliency(before, SIDE), rbf_saliency(after, SIDE))
+    found = compare_maps(rbf_saliency(before, SIDE), rbf_saliency(after, SIDE))
     assert float(found.center_px) == pytest.approx(5)
-    by_mass = compare(Saliency(rbf_map(before, SIDE)[:, 0]), Saliency(rbf_map(after, SIDE)[:, 0]))
+    by_mass = compare_maps(Saliency(rbf_map(before, SIDE)[:, 0]), Saliency(rbf_map(after, SIDE)[:, 0]))
     assert float(by_mass.center_px) < 4
 
 
@@ -116,8 +116,8 @@ def test_maps_that_say_nothing_are_counted_and_never_averaged() -> None:
     says, flat, zero = dot(3, 3), torch.full((1, SIDE, SIDE), 0.4), -torch.ones(1, SIDE, SIDE)
     original = torch.cat([says, says, says, flat, zero])
     slim = torch.cat([says, flat, zero, says, flat])
-    each = compare(Saliency(original), Saliency(slim))
-    assert each.original.tolist() == [SAYS, SAYS, SAYS, CONSTANT, ZERO]
+    each = compare_maps(Saliency(original), Saliency(slim))
+    assert each.original.tolist() == [INFORMATIVE, INFORMATIVE, INFORMATIVE, CONSTANT, ZERO]
     found = MapDrift.of("any", each)
     assert found.degenerate == {"original": {"constant": 1, "zero": 1}, "slim": {"constant": 2, "zero": 1}}
     assert found.images == 5
@@ -133,30 +133,30 @@ def test_maps_that_say_nothing_are_counted_and_never_averaged() -> None:
 
 def test_nothing_to_compare_is_no_figure() -> None:
     flat = Saliency(torch.ones(2, 4, 4))
-    found = MapDrift.of("any", compare(flat, flat))
+    found = MapDrift.of("any", compare_maps(flat, flat))
     assert (found.center_px.mean, found.region_iou.mean, found.lost, found.worst) == (None, None, 0.0, ())
 
 
 def test_rounding_leaves_a_constant_map_constant() -> None:
     torch.manual_seed(0)
     noisy = 0.3 + 1e-8 * torch.rand(1, 8, 8)
-    assert compare(Saliency(noisy), Saliency(noisy)).original.tolist() == [CONSTANT]
+    assert compare_maps(Saliency(noisy), Saliency(noisy)).original.tolist() == [CONSTANT]
 
 
 def test_maps_that_cannot_be_compared_are_refused() -> None:
     maps = torch.rand(2, 4, 4)
     with pytest.raises(DataError, match="do not compare: explain the same images"):
-        compare(Saliency(maps), Saliency(maps[:1]))
+        compare_maps(Saliency(maps), Saliency(maps[:1]))
     broken = maps.clone()
     broken[1, 2, 3] = torch.nan
     with pytest.raises(DataError, match="a map of the slim model holds NaN or infinity"):
-        compare(Saliency(maps), Saliency(broken))
+        compare_maps(Saliency(maps), Saliency(broken))
 
 
 def test_the_worst_overlap_least_then_moved_furthest() -> None:
     before = torch.cat([dot(8, 8)] * 4)
     after = torch.cat([dot(8, 9), dot(8, 8), dot(8, 15), dot(9, 9)])
-    found = MapDrift.of("any", compare(Saliency(before), Saliency(after), torch.tensor([40, 10, 30, 20])), worst=3)
+    found = MapDrift.of("any", compare_maps(Saliency(before), Saliency(after), torch.tensor([40, 10, 30, 20])), worst=3)
     assert [image.index for image in found.worst] == [30, 20, 40]
     assert found.worst[0].center_px == 7
     assert found.to_dict()["worst"][0]["region_iou"] == 0
@@ -234,5 +234,5 @@ def test_numbers_say_what_their_maps_do(network: ExplainedClassifier, val: Batch
 
 
 def test_rows_are_joined_in_order() -> None:
-    parts = [compare(Saliency(dot(1, 1)), Saliency(dot(1, column)), torch.tensor([column])) for column in (1, 5)]
+    parts = [compare_maps(Saliency(dot(1, 1)), Saliency(dot(1, column)), torch.tensor([column])) for column in (1, 5)]
     assert ImageDrifts.joined(parts).center_px.tolist() == [0, 4]

@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 
 from slimsight.deploy.report.html.charts import Bar, Point, Series, bars, in_columns, lines, scatter
 from slimsight.deploy.report.html.facts import wilson
-from slimsight.deploy.report.html.svg import WIDTH, Scale, shortened, tag
+from slimsight.deploy.report.html.svg import WIDTH, AxisScale, shortened, tag
 
 
 @given(st.floats(-1e9, 1e9), st.floats(1e-9, 1e9), st.integers(2, 8))
 def test_ticks_are_few_round_and_within(low: float, width: float, most: int) -> None:
     high = low + width
-    ticks = Scale(low, high, 0, 1).ticks(most)
+    ticks = AxisScale(low, high, 0, 1).ticks(most)
     room = 1e-6 * max(abs(low), abs(high))
     assert len(ticks) <= most + 1
     assert all(low - room <= tick <= high + room for tick in ticks)
@@ -29,17 +29,17 @@ def test_ticks_are_few_round_and_within(low: float, width: float, most: int) -> 
     ],
 )
 def test_ticks_of_known_axes(low: float, high: float, log: bool, ticks: list[float]) -> None:
-    assert Scale(low, high, 0, 1, log).ticks(5) == pytest.approx(ticks)
+    assert AxisScale(low, high, 0, 1, log).ticks(5) == pytest.approx(ticks)
 
 
 def test_an_axis_as_narrow_as_rounding_has_no_tick_twice() -> None:
     low = 360287971.0
-    ticks = Scale(low, low + 6e-8, 0, 1).ticks(3)
+    ticks = AxisScale(low, low + 6e-8, 0, 1).ticks(3)
     assert len(ticks) == len(set(ticks)) <= 3
 
 
 def test_scales_stay_within_their_ends() -> None:
-    scale = Scale(1e-6, 1e-2, 10, 50, log=True)
+    scale = AxisScale(1e-6, 1e-2, 10, 50, log=True)
     assert [scale(value) for value in (1e-9, 1e-6, 1e-4, 1e-2, 1)] == pytest.approx([10, 10, 30, 50, 50])
 
 
