@@ -29,7 +29,7 @@ from slimsight.compress.explain.fidelity import drift_by
 from slimsight.compress.files.atomic import read_json, read_tensors, write_json, write_tensors
 from slimsight.compress.finetune import recalibrate_bn, train_classifier
 from slimsight.compress.gates import learn_gates, select
-from slimsight.compress.training import evaluate
+from slimsight.compress.training import Learning, evaluate
 from slimsight.deploy.cli.progress import ConsoleProgress
 from slimsight.deploy.machine import device_name, versions
 from slimsight.deploy.run.session import Session
@@ -70,11 +70,10 @@ def learned(study: Study, point: Point) -> Row:
             graph.groups,
             cost,
             batches,
-            session.fabric,
+            Learning(session.fabric, progress=study.progress),
             config=gates,
             budget=session.limits["macs"],
             targets=targets,
-            progress=study.progress,
         )
     except PruningError as error:
         return {**row, "error": str(error)}
@@ -107,7 +106,9 @@ def finetuned(study: Study, point: Point, row: Row) -> Row:
     seed_stage(point.seed, "finetune")
     train = _train(session)
     recalibrate_bn(model, train, recipe.finetune.recalibrate_batches)
-    train_classifier(model, train, session.fabric, config=recipe.finetune, what="finetune", progress=study.progress)
+    train_classifier(
+        model, train, Learning(session.fabric, progress=study.progress), config=recipe.finetune, what="finetune"
+    )
     accuracy = evaluate(model, session.plain(session.splits.val)).accuracy
     write_tensors(study.folder(point) / "model.safetensors", model.state_dict())
     accuracies = {**row["val_accuracy"], "finetuned": accuracy}

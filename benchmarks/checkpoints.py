@@ -26,7 +26,7 @@ from slimsight.compress.config import ModelConfig
 from slimsight.compress.data import Batch, Batches, ImageSet
 from slimsight.compress.files.atomic import write_json
 from slimsight.compress.models import build_classifier
-from slimsight.compress.training import Checkpoints, fit, make_fabric, one_cycle
+from slimsight.compress.training import Checkpoints, Learning, fit, make_fabric, one_cycle
 from slimsight.compress.training.checkpoint import LEAST_SECONDS, SHARE
 from slimsight.deploy.machine import device_name, versions
 
@@ -56,8 +56,8 @@ def measure(name: str, seconds: float) -> dict[str, Any]:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
         started = time.perf_counter()
         fit(
-            model, batches, loss, optimizer, fabric, what="training", steps=steps, schedule=one_cycle,
-            checkpoints=checkpoints,
+            model, batches, loss, optimizer, Learning(fabric, checkpoints=checkpoints), what="training",
+            steps=steps, schedule=one_cycle,
         )  # fmt: skip
         return time.perf_counter() - started
 

@@ -37,7 +37,7 @@ from slimsight.compress.gates.gated import FastNetwork, GatedNetwork
 from slimsight.compress.gates.learn import GateObjective
 from slimsight.compress.models import Classifier, ResNet
 from slimsight.compress.surgery import ChannelGroup, masked, trace_groups
-from slimsight.compress.training import make_fabric
+from slimsight.compress.training import Learning, make_fabric
 from slimsight.deploy.cli.progress import ConsoleProgress
 from slimsight.deploy.machine import device_name, versions
 from slimsight.deploy.timing.statistics import to_speedup
@@ -210,11 +210,10 @@ def measure(name: str, size: int, seconds: float, *, eager: bool) -> list[dict[s
             setting.groups,
             setting.cost,
             batches,
-            make_fabric(accelerator="cpu"),
+            Learning(make_fabric(accelerator="cpu"), progress=progress),
             config=setting.config.model_copy(update={"compile": not eager}),
             budget=0.5 * setting.cost.total,
             targets=setting.targets,
-            progress=progress,
         )
     assert batches.started is not None
     times = {form: np.array(found) for form, found in batches.times.items()}

@@ -34,7 +34,7 @@ from slimsight.compress.data import Batch
 from slimsight.compress.files.atomic import read_json, read_tensors, write_json
 from slimsight.compress.parallel.processes import gather, rank
 from slimsight.compress.progress import SILENT
-from slimsight.compress.training import fit, loop, make_fabric, one_cycle
+from slimsight.compress.training import Learning, fit, loop, make_fabric, one_cycle
 from slimsight.compress.training.step import Loss, SharedStep
 from slimsight.deploy.machine import device_name, versions
 from slimsight.deploy.run.pipeline import to_stages
@@ -125,7 +125,17 @@ def followed(folder: Path, kind: str) -> None:
             kept.update({f"{step + 1} {name}": value.clone() for name, value in model.state_dict().items()})
 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
-    fit(model, batches, loss, optimizer, fabric, what=kind, steps=max(STEPS), schedule=one_cycle, after_step=keep)
+    fit(
+        model,
+        batches,
+        loss,
+        optimizer,
+        Learning(fabric),
+        what=kind,
+        steps=max(STEPS),
+        schedule=one_cycle,
+        after_step=keep,
+    )
     if rank() == 0:
         torch.save(kept, folder / f"{kind}.pt")
 

@@ -44,7 +44,7 @@ from slimsight.compress.files.atomic import atomic_path, read_json, read_tensors
 from slimsight.compress.gates import CostModel, Gates, learn_gates
 from slimsight.compress.models import build_classifier
 from slimsight.compress.surgery import ChannelGroup, masked, trace_groups
-from slimsight.compress.training import make_fabric
+from slimsight.compress.training import Learning, make_fabric
 from slimsight.deploy.cli.progress import ConsoleProgress
 from slimsight.deploy.run.assemble import device_name, versions
 from slimsight.deploy.run.session import default_cache
@@ -115,10 +115,9 @@ def learned(
                 study.classifier,
                 study.shuffled(config.predictor.batch_size),
                 quick,
-                fabric,
+                Learning(fabric, progress=progress),
                 config=config.predictor,
                 draw=explainer.masks(config),
-                progress=progress,
             )
             write_tensors(file, predictor.state_dict())
         predictor.load_state_dict(read_tensors(file))
@@ -126,7 +125,7 @@ def learned(
     file = out / f"{name}-selector.safetensors"
     if not file.exists():
         selector_train = study.shuffled(explainer.batch_size(config))
-        explainer.train(network, predictor, selector_train, quick, fabric, config=config, progress=progress)
+        explainer.train(network, predictor, selector_train, quick, Learning(fabric, progress=progress), config=config)
         write_tensors(file, network.selector.state_dict(), {"explainer": kind})
     network.selector.load_state_dict(read_tensors(file))
     return network.eval().requires_grad_(False), predictor, config
@@ -177,11 +176,10 @@ def half_way(study: Study, network: ExplainedClassifier, out: Path, progress: Co
             groups,
             cost,
             train,
-            make_fabric(),
+            Learning(make_fabric(), progress=progress),
             config=GATES,
             budget=0.5 * cost.total,
             targets=None,
-            progress=progress,
         )
         write_tensors(file, result.scores)
     return read_tensors(file)

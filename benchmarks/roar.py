@@ -29,6 +29,7 @@ from slimsight.compress.explain.fidelity import explain_images, predicted, roar
 from slimsight.compress.files.atomic import read_json, write_json
 from slimsight.compress.finetune import train_classifier
 from slimsight.compress.models import Classifier, ResNet
+from slimsight.compress.training import Learning
 from slimsight.deploy.cli.progress import ConsoleProgress
 from slimsight.deploy.machine import device_name, versions
 from slimsight.deploy.run.session import Session
@@ -62,7 +63,7 @@ def train(session: Session, config: TrainConfig, seed: int, model: Classifier, i
     batches = session.shuffled(images, config.batch_size, crop=True, flip=True)
     batches.seed = seed
     torch.manual_seed(seed)
-    train_classifier(model, batches, session.fabric, config=config, what="roar", progress=session.progress)
+    train_classifier(model, batches, Learning(session.fabric, progress=session.progress), config=config, what="roar")
 
 
 def main() -> None:

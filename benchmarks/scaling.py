@@ -31,7 +31,7 @@ from slimsight.compress.finetune import train_classifier
 from slimsight.compress.gates import CostModel, learn_gates
 from slimsight.compress.models import Classifier
 from slimsight.compress.surgery import trace_groups
-from slimsight.compress.training import logits_of, make_fabric
+from slimsight.compress.training import Learning, logits_of, make_fabric
 from slimsight.deploy.machine import device_name, versions
 
 RESULTS = Path(__file__).resolve().parent / "results" / "scaling.json"
@@ -81,7 +81,7 @@ def measure(batch: int, rounds: int) -> dict[str, Any]:
 
     train = Timed(images, labels, batch)
     plain = FinetuneConfig.model_validate({"epochs": 1, "distill": 0})
-    train_classifier(classifier, train, fabric, config=plain)
+    train_classifier(classifier, train, Learning(fabric), config=plain)
     add("classifier", train, learned_bytes(classifier), norms)
 
     predictor = new_predictor(classifier, config.predictor)
@@ -89,14 +89,16 @@ def measure(batch: int, rounds: int) -> dict[str, Any]:
     assert explainer.masks is not None
     train = Timed(images, labels, batch)
     sent = learned_bytes(predictor)
-    train_predictor(predictor, classifier, train, few, fabric, config=config.predictor, draw=explainer.masks(config))
+    train_predictor(
+        predictor, classifier, train, few, Learning(fabric), config=config.predictor, draw=explainer.masks(config)
+    )
     add("predictor", train, sent, norms)
 
     selector = Selector(find_scales(classifier, images[:1]), CLASSES, SIDE, explainer.head)
     network, train = ExplainedClassifier(classifier, selector), Timed(images, labels, batch)
     sent = learned_bytes(selector)
     synchronised = sum(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in selector.modules())
-    explainer.train(network, predictor, train, few, fabric, config=config)
+    explainer.train(network, predictor, train, few, Learning(fabric), config=config)
     add("selector", train, sent, synchronised)
 
     network.to(memory_format=torch.contiguous_format)
@@ -108,7 +110,8 @@ def measure(batch: int, rounds: int) -> dict[str, Any]:
     train = Timed(images, labels, batch)
     with suppress(PruningError):  # so few steps do not converge
         learn_gates(
-            network, graph.groups, cost, Until(train, rounds + 1), fabric, config=gates, budget=cost.total / 2,
+            network, graph.groups, cost, Until(train, rounds + 1), Learning(fabric),
+            config=gates, budget=cost.total / 2,
             targets=to_targets(selector.head, numbers),
         )  # fmt: skip
     add("gates", train, 4 * sum(group.channels for group in graph.groups), 0)

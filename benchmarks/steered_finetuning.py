@@ -28,7 +28,7 @@ from slimsight.compress.explain.fidelity import Estimate, MapDrift, drift_by
 from slimsight.compress.files.atomic import read_json, read_tensors, write_json, write_tensors
 from slimsight.compress.finetune import Steering, recalibrate_bn, train_classifier
 from slimsight.compress.surgery import PrunePlan
-from slimsight.compress.training import evaluate
+from slimsight.compress.training import Learning, evaluate
 from slimsight.deploy.cli.progress import ConsoleProgress
 from slimsight.deploy.machine import device_name, versions
 from slimsight.deploy.run.session import Session
@@ -64,12 +64,11 @@ def finetuned(session: Session, loss: str, epochs: int, keep: Path, progress: Co
         train_classifier(
             slim.classifier,
             batches,
-            session.fabric,
+            Learning(session.fabric, progress=progress),
             config=config,
             teacher=original.classifier if config.distill else None,
             steering=Steering(original, slim, config.steer_weight) if config.steer_weight else None,
             what=kept.stem,
-            progress=progress,
         )
         write_tensors(kept, slim.state_dict())
     slim.load_state_dict(read_tensors(kept))

@@ -25,7 +25,7 @@ from slimsight.compress.files.atomic import read_json, read_tensors, write_json
 from slimsight.compress.finetune import train_classifier
 from slimsight.compress.gates import Gates
 from slimsight.compress.surgery import PrunePlan, masked
-from slimsight.compress.training import evaluate, to_device
+from slimsight.compress.training import Learning, evaluate, to_device
 from slimsight.deploy.cli.progress import ConsoleProgress
 from slimsight.deploy.machine import device_name, versions
 from slimsight.deploy.run.session import Session, default_cache
@@ -68,7 +68,9 @@ def control(session: Session, before: Tensor, progress: ConsoleProgress) -> dict
     """The original, nothing removed, after the finetuning that slim models get."""
     config, network = session.recipe.finetune, session.explained()
     batches = session.shuffled(session.splits.train, config.batch_size, crop=True, flip=True)
-    train_classifier(network.classifier, batches, session.fabric, config=config, what="control", progress=progress)
+    train_classifier(
+        network.classifier, batches, Learning(session.fabric, progress=progress), config=config, what="control"
+    )
     return moved(session, network.eval(), before)
 
 

@@ -28,7 +28,7 @@ from slimsight.compress.explain.varsal import Encoder, SoftTVPrior, VarSal, judg
 from slimsight.compress.explain.varsal.learn import keep_highest
 from slimsight.compress.files.atomic import read_json, write_json
 from slimsight.compress.models import build_classifier
-from slimsight.compress.training import make_fabric
+from slimsight.compress.training import Learning, make_fabric
 from slimsight.deploy.cli.progress import ConsoleProgress
 from slimsight.deploy.run.assemble import device_name, versions
 from slimsight.deploy.run.session import default_cache
@@ -63,7 +63,7 @@ def measure_maps(given: argparse.Namespace, progress: ConsoleProgress) -> dict[s
     torch.manual_seed(given.seed)
     maps = Encoder()
     start = time.perf_counter()
-    history = train_maps(maps, classifier, train, val, fabric, config=config, progress=progress)
+    history = train_maps(maps, classifier, train, val, Learning(fabric, progress=progress), config=config)
     seconds = time.perf_counter() - start
     quality = judge_maps(maps, classifier, test, fabric)
     refuse_flat(quality)

@@ -6,7 +6,6 @@ import itertools
 from dataclasses import dataclass
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,8 +13,7 @@ from .config import FinetuneConfig, TrainConfig
 from .data import Batch, BatchSource, batches_of
 from .explain import ExplainedClassifier, RbfHead, squared_distance
 from .parallel.processes import all_reduce_sum, rank, world_size
-from .progress import SILENT, Progress
-from .training import Checkpoints, History, fit, one_cycle, to_device
+from .training import History, Learning, fit, one_cycle, to_device
 
 
 @torch.no_grad()
@@ -100,14 +98,12 @@ class Steering:
 def train_classifier(
     model: nn.Module,
     train: BatchSource,
-    fabric: Fabric,
+    learning: Learning,
     *,
     config: TrainConfig,
     teacher: nn.Module | None = None,
     steering: Steering | None = None,
     what: str = "classifier",
-    checkpoints: Checkpoints | None = None,
-    progress: Progress = SILENT,
 ) -> History:
     """SGD with Nesterov momentum under a one-cycle rate; the last epoch's weights stay.
 
@@ -152,12 +148,10 @@ def train_classifier(
         train,
         loss,
         optimizer,
-        fabric,
+        learning,
         what=what,
         epochs=config.epochs,
         schedule=one_cycle,
-        checkpoints=checkpoints,
-        progress=progress,
     )
     model.eval()
     return history

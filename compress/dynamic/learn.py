@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, overload
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
@@ -16,8 +15,7 @@ from ..config import DynamicConfig
 from ..data import Batch, BatchSource
 from ..gates import CostModel
 from ..parallel.processes import mean_over_batch, random_per_image
-from ..progress import SILENT, Progress
-from ..training import Checkpoints, History, fit, one_cycle, to_device
+from ..training import History, Learning, fit, one_cycle, to_device
 from .cost import Usage, macs_per_image
 from .harden import check_reachable, harden_
 from .routing import DynamicClassifier
@@ -160,12 +158,10 @@ def learn_routing(
     cost: CostModel,
     train: BatchSource,
     val: BatchSource,
-    fabric: Fabric,
+    learning: Learning,
     *,
     config: DynamicConfig,
     budget: float,
-    checkpoints: Checkpoints | None = None,
-    progress: Progress = SILENT,
 ) -> Learned:
     """Train ``model`` in place: masks and heads against the sparsity loss, then exact masks, then finetuning.
 
@@ -177,11 +173,11 @@ def learn_routing(
         PruningError: the budget is out of reach.
     """
     check_reachable(cost, AIM * budget, config.align)
-    cost = cost.to(fabric.device)
-    _explore(model, cost, train, fabric, config=config, budget=budget, checkpoints=checkpoints, progress=progress)
+    cost = cost.to(learning.device)
+    _explore(model, cost, train, learning, config=config, budget=budget)
     hardened = harden_(model, cost, val, budget=AIM * budget, align=config.align)
     if config.finetune_epochs:
-        _finetune(model, train, fabric, config=config, checkpoints=checkpoints, progress=progress)
+        _finetune(model, train, learning, config=config)
     found = harden_(model, cost, val, budget=budget, align=config.align)
     model.eval()
     return Learned(hardened, found, budget)
@@ -191,17 +187,15 @@ def _explore(
     model: DynamicClassifier,
     cost: CostModel,
     train: BatchSource,
-    fabric: Fabric,
+    learning: Learning,
     *,
     config: DynamicConfig,
     budget: float,
-    checkpoints: Checkpoints | None,
-    progress: Progress,
 ) -> History:
     """CE + w (mean |g| - s)^2, heads and masks in turn with weights; w grows while too much is computed."""
     steps = config.epochs * len(train)
     share = share_for(cost, budget)
-    model.spread_(to_device(next(iter(train.epoch(0))), fabric.device).images)
+    model.spread_(to_device(next(iter(train.epoch(0))), learning.device).images)
     course = _Exploration(model, config, share, steps)
     model.train().requires_grad_(True)
 
@@ -233,25 +227,21 @@ def _explore(
         train,
         loss,
         optimizer,
-        fabric,
+        learning,
         what="routing",
         steps=steps,
         schedule=one_cycle,
         after_step=course.advance,
         keeps={"exploration": course},
-        checkpoints=checkpoints,
-        progress=progress,
     )
 
 
 def _finetune(
     model: DynamicClassifier,
     train: BatchSource,
-    fabric: Fabric,
+    learning: Learning,
     *,
     config: DynamicConfig,
-    checkpoints: Checkpoints | None,
-    progress: Progress,
 ) -> History:
     """Weights and mask values under the routes that will be deployed: no noise, heads frozen, zeros stay zero."""
     model.train().requires_grad_(True)
@@ -270,11 +260,9 @@ def _finetune(
         train,
         loss,
         optimizer,
-        fabric,
+        learning,
         what="dynamic finetune",
         epochs=config.finetune_epochs,
         schedule=one_cycle,
         after_step=lambda *_: model.project_(),
-        checkpoints=checkpoints,
-        progress=progress,
     )

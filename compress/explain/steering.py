@@ -11,9 +11,8 @@ from lightning_fabric import Fabric
 
 from ..config import ExplainerConfig
 from ..data import BatchSource
-from ..progress import SILENT, Progress
 from ..registry import Registry
-from ..training import Checkpoints, History
+from ..training import History, Learning
 from .amortized.heads import Head, RbfHead, RealXHead
 from .amortized.learn import Objective, rbf_objective, train_selector
 from .amortized.predictor import DrawMasks, Predictor, rbf_masks
@@ -61,11 +60,9 @@ class SteeringExplainer(ABC, Generic[Q]):
         predictor: Predictor | None,
         train: BatchSource,
         val: BatchSource,
-        fabric: Fabric,
+        learning: Learning,
         *,
         config: ExplainerConfig,
-        checkpoints: Checkpoints | None = None,
-        progress: Progress = SILENT,
     ) -> History:
         """Train the selector of ``network``, against a trained ``predictor`` if it has one; both end frozen."""
 
@@ -108,11 +105,9 @@ class MaskExplainer(SteeringExplainer[SelectorQuality]):
         predictor: Predictor | None,
         train: BatchSource,
         val: BatchSource,
-        fabric: Fabric,
+        learning: Learning,
         *,
         config: ExplainerConfig,
-        checkpoints: Checkpoints | None = None,
-        progress: Progress = SILENT,
     ) -> History:
         assert predictor is not None
         return train_selector(
@@ -120,13 +115,11 @@ class MaskExplainer(SteeringExplainer[SelectorQuality]):
             predictor,
             train,
             val,
-            fabric,
+            learning,
             objective=self.objective(network.selector.head, predictor, config),
             config=config.selector,
             target_area=config.target_area,
             sample=self.sample(config),
-            checkpoints=checkpoints,
-            progress=progress,
         )
 
     def judge(
@@ -164,11 +157,9 @@ class MapExplainer(SteeringExplainer[MapQuality]):
         predictor: Predictor | None,
         train: BatchSource,
         val: BatchSource,
-        fabric: Fabric,
+        learning: Learning,
         *,
         config: ExplainerConfig,
-        checkpoints: Checkpoints | None = None,
-        progress: Progress = SILENT,
     ) -> History:
         assert predictor is None
         maps = SelectorMaps(network)
@@ -177,10 +168,8 @@ class MapExplainer(SteeringExplainer[MapQuality]):
             network.classifier,
             train,
             val,
-            fabric,
+            learning,
             config=config.varsal,
-            checkpoints=checkpoints,
-            progress=progress,
         )
 
     def judge(

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
@@ -19,9 +18,8 @@ from ..data import Batch, BatchSource
 from ..errors import PruningError
 from ..explain import Targets
 from ..parallel.processes import even_slice, rank, world_size
-from ..progress import SILENT, Progress
 from ..surgery import ChannelGroup
-from ..training import Checkpoints, fit, to_device
+from ..training import Learning, fit, to_device
 from .cost import CostModel
 from .gate import Gates
 from .gated import GatedNetwork, pays_to_compile
@@ -188,13 +186,11 @@ def learn_gates(
     groups: Sequence[ChannelGroup],
     cost: CostModel,
     train: BatchSource,
-    fabric: Fabric,
+    learning: Learning,
     *,
     config: GatesConfig,
     budget: float,
     targets: Targets | None,
-    checkpoints: Checkpoints | None = None,
-    progress: Progress = SILENT,
 ) -> GateResult:
     """Rank the channels of ``groups`` by learning which may close.
 
@@ -211,12 +207,10 @@ def learn_gates(
     Raises:
         PruningError: the gates did not converge; the message says what to change.
     """
-    network.eval().requires_grad_(False).to(fabric.device)
-    cost = copy.deepcopy(cost).to(fabric.device)
+    network.eval().requires_grad_(False).to(learning.device)
+    cost = copy.deepcopy(cost).to(learning.device)
     gates = Gates(groups)
-    gated = _to_gated(
-        network, gates, groups, cost, train, fabric, config=config, steered=targets is not None, progress=progress
-    )
+    gated = _to_gated(network, gates, groups, cost, train, learning, config=config, steered=targets is not None)
     objective = GateObjective(cost, config, budget, targets)
     lr = config.lr if config.lr is not None else TRAVEL / config.steps
     curve = GateHistory(config.steps)
@@ -230,13 +224,11 @@ def learn_gates(
         train,
         objective,
         torch.optim.Adam([gates.theta], lr=lr),
-        fabric,
+        learning,
         what=f"gates ({config.steer})",
         steps=config.steps,
         after_step=after_step,
         keeps={"objective": objective, "curve": curve},
-        checkpoints=checkpoints,
-        progress=progress,
     )
     return _result(gates, cost, budget, history.epochs[-1], config, objective.temperature, curve)
 
@@ -247,26 +239,25 @@ def _to_gated(
     groups: Sequence[ChannelGroup],
     cost: CostModel,
     train: BatchSource,
-    fabric: Fabric,
+    learning: Learning,
     *,
     config: GatesConfig,
     steered: bool,
-    progress: Progress,
 ) -> GatedNetwork:
     """The gated network, compiled if the recipe asks for it or if that pays."""
     with torch.random.fork_rng():  # a loader of the user's may draw its order here
-        batch = to_device(next(train.epoch(0)), fabric.device)
+        batch = to_device(next(train.epoch(0)), learning.device)
     gated = GatedNetwork(network, gates, groups, batch, steered=steered)
-    gated.to(fabric.device).to(memory_format=torch.channels_last).eval()
+    gated.to(learning.device).to(memory_format=torch.channels_last).eval()
     mine = even_slice(len(batch.images), rank(), world_size())
     batch = Batch(batch.images[mine], batch.labels[mine], batch.indices[mine])
     wanted = config.compile
     if wanted == "auto":
         layers = sum(isinstance(module, _ConvNd | nn.Linear) for module in gated.modules())
-        wanted = fabric.device.type == "cpu" and pays_to_compile(config.steps, len(batch.images), cost.total, layers)
+        wanted = learning.device.type == "cpu" and pays_to_compile(config.steps, len(batch.images), cost.total, layers)
     if wanted:
-        with fabric.autocast():
-            gated.compile_(batch, progress)
+        with learning.fabric.autocast():
+            gated.compile_(batch, learning.progress)
     return gated
 
 

@@ -5,12 +5,14 @@ from .checkpoint import Checkpoints, Stateful
 from .course import History
 from .evaluate import Score, evaluate, logits_of, to_device
 from .fabric import LearningFabric, Precision, make_fabric
+from .learning import Learning
 from .loop import fit, one_cycle
 from .step import Loss, SharedStep
 
 __all__ = [
     "Checkpoints",
     "History",
+    "Learning",
     "LearningFabric",
     "Loss",
     "Precision",

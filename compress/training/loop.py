@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
@@ -14,9 +13,9 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from ..data import Batch, BatchSource
 from ..errors import RunError
 from ..parallel.processes import check_same_on_all_ranks, gather, rank
-from ..progress import SILENT, Progress
-from .checkpoint import Checkpoint, Checkpoints, Stateful
+from .checkpoint import Checkpoint, Stateful
 from .course import Course, History, Watch
+from .learning import Learning
 from .states import ModelState, RandomState, check_finite
 from .step import Loss, SharedStep
 
@@ -33,7 +32,7 @@ def fit(
     batches: BatchSource,
     loss: Loss,
     optimizer: Optimizer,
-    fabric: Fabric,
+    learning: Learning,
     *,
     what: str,
     epochs: int | None = None,
@@ -44,20 +43,17 @@ def fit(
     patience: int | None = None,
     after_step: Callable[[int, Mapping[str, float]], None] | None = None,
     keeps: Mapping[str, Stateful] | None = None,
-    checkpoints: Checkpoints | None = None,
-    progress: Progress = SILENT,
 ) -> History:
     """Minimise ``loss(model, batch)["loss"]``; the model's own train/eval flags are the caller's choice.
 
     Args:
-        loss: called under the fabric's autocast with the wrapped model; returns "loss" and figures to show.
+        loss: called under autocast with the wrapped model; returns "loss" and figures to show.
         what: its name, for people and for its checkpoint.
         epochs, steps: how long; one of the two. A last epoch that ``steps`` cuts short counts as one.
         validate: called after every epoch, lower is better; the best state is what ``model`` holds at the end.
         patience: epochs without a better validation after which the loop stops.
         after_step: called with the step's number and figures (a controller, an annealed temperature).
         keeps: by name, what ``loss``, ``validate`` and ``after_step`` change besides the model: a checkpoint keeps it.
-        checkpoints: where it goes on from, and saves to; the result is the same to the bit. None: neither.
 
     Raises:
         PruningError: the loss, or at a save a weight, is not finite.
@@ -66,19 +62,19 @@ def fit(
     assert (epochs is None) != (steps is None)
     steps = steps if steps is not None else (epochs or 0) * len(batches)
     model.to(memory_format=torch.channels_last)
-    shared = SharedStep(model, optimizer, fabric)
+    shared = SharedStep(model, optimizer, learning.fabric)
     scheduler = schedule(optimizer, steps) if schedule else None
-    course, watch = Course(model, validate, patience, progress), Watch(what, steps, optimizer)
+    course, watch = Course(model, validate, patience, learning.progress), Watch(what, steps, optimizer)
     parts: dict[str, Stateful] = {"model": ModelState(model), "optimizer": optimizer, "course": course, **(keeps or {})}
     if scheduler is not None:
         parts["schedule"] = scheduler
-    parts["random"] = RandomState(fabric.device)
-    checkpoint = checkpoints.of(what, parts) if checkpoints is not None else Checkpoint()
+    parts["random"] = RandomState(learning.device)
+    checkpoint = learning.checkpoints.of(what, parts) if learning.checkpoints is not None else Checkpoint()
     done = _same(checkpoint.load_(), what)
     if done:
-        progress.note(f"{what}: goes on after step {done:,} of {steps:,}")
+        learning.progress.note(f"{what}: goes on after step {done:,} of {steps:,}")
     left = itertools.islice(_endless(shared, batches, done), 0 if course.stalled else steps - done)
-    ticks = progress.track(left, what, total=steps - done, unit="img", scale=batches.batch_size)
+    ticks = learning.progress.track(left, what, total=steps - done, unit="img", scale=batches.batch_size)
     with checkpoint.heeding_stop():
         for step, parts_of_batch in enumerate(ticks, done):
             shared.optimizer.zero_grad()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from slimsight.compress.config import FinetuneConfig, TrainConfig
 from slimsight.compress.data import Batches, ImageSet
 from slimsight.compress.finetune import recalibrate_bn, train_classifier
-from slimsight.compress.training import evaluate, make_fabric, one_cycle
+from slimsight.compress.training import Learning, evaluate, make_fabric, one_cycle
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,9 @@ def to_model(seed: int = 0) -> nn.Module:
 def train(model: nn.Module, images: ImageSet, fabric: Fabric, teacher: nn.Module | None = None, **config: Any) -> Any:
     options = {"epochs": 1, "batch_size": 8} | config
     batches = Batches(images, options["batch_size"], shuffle=True)
-    return train_classifier(model, batches, fabric, config=FinetuneConfig.model_validate(options), teacher=teacher)
+    return train_classifier(
+        model, batches, Learning(fabric), config=FinetuneConfig.model_validate(options), teacher=teacher
+    )
 
 
 def distance(first: nn.Module, second: nn.Module) -> float:
@@ -116,7 +118,7 @@ def test_training_lowers_the_loss(images: ImageSet, fabric: Fabric) -> None:
     model = to_model().eval().requires_grad_(False)
     before = evaluate(model, Batches(images, 24))
     batches = Batches(images, 8, shuffle=True)
-    history = train_classifier(model, batches, fabric, config=TrainConfig(epochs=15, lr=0.1))
+    history = train_classifier(model, batches, Learning(fabric), config=TrainConfig(epochs=15, lr=0.1))
     after = evaluate(model, Batches(images, 24))
     assert after.loss < 0.5 * before.loss
     assert after.accuracy > max(0.9, before.accuracy)

@@ -22,7 +22,7 @@ from slimsight.compress.explain import (
 from slimsight.compress.explain.varsal import VarSalHead
 from slimsight.compress.finetune import Steering, train_classifier
 from slimsight.compress.models import Classifier
-from slimsight.compress.training import make_fabric
+from slimsight.compress.training import Learning, make_fabric
 
 SIDE = 16
 
@@ -66,7 +66,7 @@ def finetuned(network: ExplainedClassifier, images: ImageSet, weight: float) -> 
     history = train_classifier(
         slim.classifier,
         Batches(images, 16, shuffle=True),
-        make_fabric(accelerator="cpu"),
+        Learning(make_fabric(accelerator="cpu")),
         config=FinetuneConfig(epochs=6, lr=0.05),
         steering=steering,
     )
@@ -133,7 +133,7 @@ def test_another_model_than_the_slim_networks_classifier_is_a_mistake(
         train_classifier(
             other,
             Batches(images, 16),
-            make_fabric(accelerator="cpu"),
+            Learning(make_fabric(accelerator="cpu")),
             config=FinetuneConfig(epochs=1),
             steering=Steering(network, copy.deepcopy(network), 0.1),
         )

@@ -26,7 +26,7 @@ from slimsight.compress.explain.amortized.predictor import rbf_masks
 from slimsight.compress.finetune import Steering, train_classifier
 from slimsight.compress.models import Classifier
 from slimsight.compress.surgery import trace_groups
-from slimsight.compress.training import Checkpoints, make_fabric
+from slimsight.compress.training import Checkpoints, Learning, make_fabric
 from slimsight.compress.training.checkpoint import SavedCheckpoint
 
 SIDE = 16
@@ -114,7 +114,7 @@ def test_explainers(kind: str, variant: str, train: Batches, images: ImageSet, s
         if explainer.masks is not None:
             predictor = new_predictor(network.classifier, PredictorConfig())
         fabric, val = make_fabric(accelerator="cpu"), Batches(images, 24)
-        explainer.train(network, predictor, train, val, fabric, config=config, checkpoints=checkpoints)
+        explainer.train(network, predictor, train, val, Learning(fabric, checkpoints=checkpoints), config=config)
         return network.state_dict()
 
     survives(work, **{"varsal" if kind == "varsal" else "selector": 6})
@@ -129,10 +129,9 @@ def test_a_predictor(train: Batches, images: ImageSet, survives: Callable[..., N
             classifier,
             train,
             Batches(images, 24),
-            make_fabric(accelerator="cpu"),
+            Learning(make_fabric(accelerator="cpu"), checkpoints=checkpoints),
             config=PredictorConfig(epochs=3, patience=1),
             draw=rbf_masks(MaskConfig()),
-            checkpoints=checkpoints,
         )
         return predictor.state_dict()
 
@@ -145,12 +144,11 @@ def test_finetuning_that_is_taught_and_steered(train: Batches, survives: Callabl
         train_classifier(
             slim.classifier,
             train,
-            make_fabric(accelerator="cpu"),
+            Learning(make_fabric(accelerator="cpu"), checkpoints=checkpoints),
             config=FinetuneConfig(epochs=3, distill=0.5),
             teacher=to_classifier(),
             steering=Steering(original, slim, 0.1),
             what="finetune",
-            checkpoints=checkpoints,
         )
         return slim.state_dict()
 
@@ -166,7 +164,9 @@ def test_routes_in_both_of_their_trainings(train: Batches, images: ImageSet, sur
         cost = routed_cost(model, example)
         config = DynamicConfig(masks=3, macs=0.7, epochs=2, finetune_epochs=2, batch_size=12)
         val, fabric = Batches(images, 24), make_fabric(accelerator="cpu")
-        learn_routing(model, cost, train, val, fabric, config=config, budget=0.7 * cost.total, checkpoints=checkpoints)
+        learn_routing(
+            model, cost, train, val, Learning(fabric, checkpoints=checkpoints), config=config, budget=0.7 * cost.total
+        )
         return model.state_dict()
 
     survives(work, routing=5, dynamic_finetune=3)

@@ -6,13 +6,11 @@ import math
 from collections.abc import Callable, Mapping
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from ...config import SelectorConfig
 from ...data import Batch, BatchSource
-from ...progress import SILENT, Progress
-from ...training import Checkpoints, History, fit, one_cycle
+from ...training import History, Learning, fit, one_cycle
 from .predictor import Predictor, divergence
 from .quality import Sample, judge_selector
 from .rbf import area, power_area, rbf_map, relaxed_bernoulli, roughness
@@ -53,14 +51,12 @@ def train_selector(
     predictor: Predictor,
     train: BatchSource,
     val: BatchSource,
-    fabric: Fabric,
+    learning: Learning,
     *,
     objective: Objective,
     config: SelectorConfig,
     target_area: float,
     sample: Sample | None = None,
-    checkpoints: Checkpoints | None = None,
-    progress: Progress = SILENT,
 ) -> History:
     """Minimise ``objective`` while its area weight follows ``target_area``; classifier and predictor stay frozen.
 
@@ -81,7 +77,7 @@ def train_selector(
         return {**figures, "area_weight": torch.tensor(weight.value)}
 
     def validate() -> float:
-        quality = judge_selector(network, predictor, val, fabric, brief=True, sample=sample)
+        quality = judge_selector(network, predictor, val, learning.fabric, brief=True, sample=sample)
         network.selector.train()
         off = abs(quality.mean_area / target_area - 1)
         return quality.kl if off <= AREA_BAND else 1e3 * (1 + off)
@@ -93,7 +89,7 @@ def train_selector(
         train,
         loss,
         optimizer,
-        fabric,
+        learning,
         what="selector",
         epochs=config.epochs,
         schedule=one_cycle,
@@ -102,8 +98,6 @@ def train_selector(
         patience=config.patience,
         after_step=weight.follow,
         keeps={"area weight": weight},
-        checkpoints=checkpoints,
-        progress=progress,
     )
     network.eval().requires_grad_(False)
     return history

@@ -6,14 +6,12 @@ import copy
 from collections.abc import Callable
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from ...config import MaskConfig, PredictorConfig
 from ...data import Batch, BatchSource, one_pass
 from ...models import Classifier
-from ...progress import SILENT, Progress
-from ...training import Checkpoints, History, fit, one_cycle, to_device
+from ...training import History, Learning, fit, one_cycle, to_device
 from .rbf import fixed_draws, random_rbf, rbf_map, relaxed_bernoulli
 
 DrawMasks = Callable[[Tensor], Tensor]
@@ -66,16 +64,14 @@ def train_predictor(
     classifier: Classifier,
     train: BatchSource,
     val: BatchSource,
-    fabric: Fabric,
+    learning: Learning,
     *,
     config: PredictorConfig,
     draw: DrawMasks,
-    checkpoints: Checkpoints | None = None,
-    progress: Progress = SILENT,
 ) -> History:
     """min E_x,m KL(Q_class(x) || q_pred(m * x)) over the masks m that ``draw`` gives; the best epoch stays."""
     classifier.eval().requires_grad_(False)
-    device = fabric.device
+    device = learning.device
 
     def loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         with torch.no_grad():
@@ -89,7 +85,7 @@ def train_predictor(
         def work(number: int, batch: Batch) -> tuple[Tensor, int]:
             batch = to_device(batch, device)
             # The same masks every time: epochs are compared on equal terms.
-            with fixed_draws(device, number), fabric.autocast():
+            with fixed_draws(device, number), learning.fabric.autocast():
                 kl = divergence(classifier(batch.images), predictor(batch.images, draw(batch.images)))
             return kl.sum().cpu(), len(kl)
 
@@ -104,14 +100,12 @@ def train_predictor(
         train,
         loss,
         optimizer,
-        fabric,
+        learning,
         what="predictor",
         epochs=config.epochs,
         schedule=one_cycle,
         validate=validate,
         patience=config.patience,
-        checkpoints=checkpoints,
-        progress=progress,
     )
     predictor.eval().requires_grad_(False)
     return history

@@ -14,8 +14,7 @@ from ...config import VarSalConfig
 from ...data import Batch, BatchSource, one_pass
 from ...errors import PruningError
 from ...models import Classifier
-from ...progress import SILENT, Progress
-from ...training import Checkpoints, History, fit, one_cycle, to_device
+from ...training import History, Learning, fit, one_cycle, to_device
 from ..amortized.predictor import divergence
 from ..amortized.rbf import fixed_draws
 from .objective import VarSalObjective
@@ -169,11 +168,9 @@ def train_maps(
     classifier: nn.Module,
     train: BatchSource,
     val: BatchSource,
-    fabric: Fabric,
+    learning: Learning,
     *,
     config: VarSalConfig,
-    checkpoints: Checkpoints | None = None,
-    progress: Progress = SILENT,
 ) -> History:
     """Minimise ``VarSalObjective``; the epoch whose maps keep the prediction best (``MapQuality.mean_kl``) stays.
 
@@ -207,7 +204,7 @@ def train_maps(
         return objective(batch.images, model(batch.images))
 
     def validate() -> float:
-        quality = judge_maps(maps, classifier, val, fabric, brief=True)
+        quality = judge_maps(maps, classifier, val, learning.fabric, brief=True)
         maps.train()
         classifier.eval()
         return quality.mean_kl
@@ -219,14 +216,12 @@ def train_maps(
         train,
         loss,
         optimizer,
-        fabric,
+        learning,
         what="varsal",
         epochs=config.epochs,
         schedule=one_cycle,
         validate=validate,
         patience=config.patience,
-        checkpoints=checkpoints,
-        progress=progress,
     )
     maps.eval().requires_grad_(False)
     return history

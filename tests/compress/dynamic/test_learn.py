@@ -8,7 +8,7 @@ from slimsight.compress.config import DynamicConfig
 from slimsight.compress.data import Batches
 from slimsight.compress.dynamic import DynamicClassifier, learn_routing, measure_usage, routed_cost
 from slimsight.compress.dynamic.learn import Alternating, mean_gate, share_for, sparsity
-from slimsight.compress.training import make_fabric
+from slimsight.compress.training import Learning, make_fabric
 
 Build = Callable[..., DynamicClassifier]
 
@@ -65,7 +65,7 @@ def test_learning_holds_the_budget_and_tells_images_apart(
     cost = routed_cost(model, example)
     config = DynamicConfig(masks=3, macs=0.6, epochs=3, finetune_epochs=4, batch_size=64)
     found = learn_routing(
-        model, cost, train, val, make_fabric("32-true", "cpu"), config=config, budget=0.6 * cost.total
+        model, cost, train, val, Learning(make_fabric("32-true", "cpu")), config=config, budget=0.6 * cost.total
     )
     assert not model.training
     assert found.validation.macs_mean <= 0.6 * cost.total

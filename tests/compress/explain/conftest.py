@@ -16,7 +16,7 @@ from slimsight.compress.data import Batches, ImageSet
 from slimsight.compress.explain import ExplainedClassifier, Selector, find_scales
 from slimsight.compress.finetune import train_classifier
 from slimsight.compress.models import Classifier
-from slimsight.compress.training import make_fabric
+from slimsight.compress.training import Learning, make_fabric
 
 SIDE, CLASSES = 16, 3
 
@@ -79,7 +79,7 @@ def trained(fabric: Fabric, train_images: ImageSet) -> Classifier:
     torch.manual_seed(0)
     model = to_tiny()
     batches = Batches(train_images, 16, shuffle=True)
-    train_classifier(model, batches, fabric, config=TrainConfig(epochs=15, lr=0.1))
+    train_classifier(model, batches, Learning(fabric), config=TrainConfig(epochs=15, lr=0.1))
     return model
 
 

@@ -15,7 +15,7 @@ from slimsight.compress.gates.gate import GUMBEL_MEDIAN, OFFSET
 from slimsight.compress.models import Classifier
 from slimsight.compress.progress import Progress
 from slimsight.compress.surgery import ChannelGraph, ChannelGroup, trace_groups
-from slimsight.compress.training import evaluate, make_fabric
+from slimsight.compress.training import Learning, evaluate, make_fabric
 
 SIDE = 16
 
@@ -49,7 +49,7 @@ def network(images: ImageSet) -> ExplainedClassifier:
     torch.manual_seed(0)
     classifier = Classifier(Small(), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     batches = Batches(images, 16, shuffle=True, drop_last=True)
-    train_classifier(classifier, batches, make_fabric(), config=TrainConfig(epochs=30, lr=0.1))
+    train_classifier(classifier, batches, Learning(make_fabric()), config=TrainConfig(epochs=30, lr=0.1))
     assert evaluate(classifier, Batches(images, 64)).accuracy == 1
     selector = Selector(find_scales(classifier, torch.zeros(1, 3, SIDE, SIDE)), 2, SIDE)
     nn.init.normal_(selector.head.weight, std=0.2)  # explanations that move by pixels when channels close
@@ -70,7 +70,7 @@ def learn(network: ExplainedClassifier, images: ImageSet, *, steered: bool, **se
         graph.groups,
         cost,
         Batches(images, 16, shuffle=True, drop_last=True),
-        make_fabric(),
+        Learning(make_fabric()),
         config=GatesConfig.model_validate({"steps": 300, **settings}),
         budget=0.5 * cost.total,
         targets=find_targets(network, Batches(images, 64)) if steered else None,
@@ -121,11 +121,10 @@ def test_compiled_and_eager_learn_the_same_gates(
             graph.groups,
             cost,
             Batches(images, 24, shuffle=True),
-            make_fabric(),
+            Learning(make_fabric(), progress=progress),
             config=config,
             budget=0.5 * cost.total,
             targets=find_targets(network, Batches(images, 64)),
-            progress=progress,
         )
 
     progress, notes = noting

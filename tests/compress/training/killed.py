@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from slimsight.compress.data import Batch, Batches, ImageSet
 from slimsight.compress.progress import Silent
-from slimsight.compress.training import Checkpoints, History, fit, one_cycle
+from slimsight.compress.training import Checkpoints, History, Learning, fit, one_cycle
 
 
 def drawn_images() -> ImageSet:
@@ -113,7 +113,7 @@ def train(
         batches,
         loss,
         optimizer,
-        fabric,
+        Learning(fabric, checkpoints=checkpoints),
         what="test",
         steps=STEPS,
         schedule=one_cycle,
@@ -122,7 +122,6 @@ def train(
         patience=patience,
         after_step=weight.follow,
         keeps={"weight": weight},
-        checkpoints=checkpoints,
         **options,
     )
     return model.state_dict(), history, weight.value, batches

@@ -30,7 +30,7 @@ from slimsight.compress.parallel.processes import (
     world_size,
 )
 from slimsight.compress.surgery import prove_groups, trace_groups
-from slimsight.compress.training import LearningFabric, evaluate, fit, logits_of, make_fabric
+from slimsight.compress.training import Learning, LearningFabric, evaluate, fit, logits_of, make_fabric
 
 
 class Net(nn.Module):
@@ -71,7 +71,8 @@ def trained(fabric: LearningFabric, model: nn.Module, size: int, loss: Any = ent
     seen: list[float] = []
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     history = fit(
-        model.train(), batches, loss, optimizer, fabric, what="test", after_step=lambda _, f: seen.append(f["ce"]),
+        model.train(), batches, loss, optimizer, Learning(fabric),
+        what="test", after_step=lambda _, f: seen.append(f["ce"]),
         **options,
     )  # fmt: skip
     return {
@@ -132,7 +133,7 @@ def gates(fabric: LearningFabric) -> dict[str, Any]:
     gates_of.fit = counted
     torch.manual_seed(1)
     result = learn_gates(
-        net, graph.groups, cost, Batches(images(), 10, shuffle=True), fabric,
+        net, graph.groups, cost, Batches(images(), 10, shuffle=True), Learning(fabric),
         config=GatesConfig(steer="none", steps=60, batch_size=10), budget=0.5 * cost.total, targets=None,
     )  # fmt: skip
     gates_of.fit = before
@@ -151,7 +152,7 @@ def dynamic(fabric: LearningFabric) -> dict[str, Any]:
     cost = routed_cost(model, example[:1])
     torch.manual_seed(1)
     found = learn_routing(
-        model, cost, Batches(images(), 10, shuffle=True), Batches(images(), 8), fabric,
+        model, cost, Batches(images(), 10, shuffle=True), Batches(images(), 8), Learning(fabric),
         config=DynamicConfig(enabled=True, epochs=1, finetune_epochs=1, batch_size=10), budget=0.8 * cost.total,
     )  # fmt: skip
     return {"weights": dict(model.state_dict()), "macs": found.validation.macs_mean}

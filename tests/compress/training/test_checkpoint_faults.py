@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from slimsight.compress.data import Batch, Batches, ImageSet
 from slimsight.compress.errors import PruningError
-from slimsight.compress.training import Checkpoints, Stop, fit
+from slimsight.compress.training import Checkpoints, Learning, Stop, fit
 from slimsight.compress.training import checkpoint as module
 
 from .killed import STEPS, Notes, Weight, drawn_images, same, train
@@ -82,11 +82,10 @@ def test_what_cannot_be_saved_is_said_once_and_costs_only_a_restart(
         Batches(images, 10),
         lambda m, batch: {"loss": nn.functional.cross_entropy(m(batch.images), batch.labels)},
         torch.optim.SGD(model.parameters(), lr=0.1),
-        fabric,
+        Learning(fabric, checkpoints=Checkpoints(tmp_path, "key", seconds=0, progress=notes)),
         what="test",
         epochs=2,
         keeps={"odd": Odd()},
-        checkpoints=Checkpoints(tmp_path, "key", seconds=0, progress=notes),
     )
     assert len(history.epochs) == 2
     assert notes.said == ["test: would start over if it were interrupted; not to be saved: parts/odd/value is a set"]
@@ -111,11 +110,10 @@ def test_a_loss_that_is_no_number_stops_at_its_step_before_it_is_learned_from(
             Batches(images, 10),
             loss,
             torch.optim.SGD(model.parameters(), lr=0.1),
-            fabric,
+            Learning(fabric, checkpoints=Checkpoints(tmp_path, "key", seconds=0)),
             what="test",
             epochs=5,
             after_step=lambda step, _: done.append(step),
-            checkpoints=Checkpoints(tmp_path, "key", seconds=0),
         )
     assert done == [0, 1, 2, 3, 4, 5]
     assert all(bool(parameter.isfinite().all()) for parameter in model.parameters())
@@ -135,11 +133,10 @@ def test_weights_that_are_no_numbers_are_never_saved(images: ImageSet, fabric: F
             Batches(images, 10),
             lambda m, batch: {"loss": nn.functional.cross_entropy(m(batch.images), batch.labels)},
             torch.optim.SGD(model.parameters(), lr=0.1),
-            fabric,
+            Learning(fabric, checkpoints=Checkpoints(tmp_path, "key", seconds=0)),
             what="test",
             epochs=5,
             after_step=spoil,
-            checkpoints=Checkpoints(tmp_path, "key", seconds=0),
         )
     (path,) = tmp_path.iterdir()
     assert module.read_packed(path)["step"] == 3

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from slimsight.compress.data import Batch, Batches, ImageSet
 from slimsight.compress.errors import PruningError
-from slimsight.compress.training import History, evaluate, fit, make_fabric, one_cycle, to_device
+from slimsight.compress.training import History, Learning, evaluate, fit, make_fabric, one_cycle, to_device
 
 T = TypeVar("T")
 
@@ -84,7 +84,7 @@ def run(model: nn.Module, batches: Batches, fabric: Fabric, *, lr: float = 0.1, 
         options.setdefault("epochs", 1)
     loss = options.pop("loss", entropy)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-    return fit(model, batches, loss, optimizer, fabric, what="test", **options)
+    return fit(model, batches, loss, optimizer, Learning(fabric), what="test", **options)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_it_runs_as_long_as_it_was_told(
 def test_epochs_or_steps_but_one_of_them(length: dict[str, int], batches: Batches, fabric: Fabric) -> None:
     model = to_model()
     with pytest.raises(AssertionError):
-        fit(model, batches, entropy, torch.optim.SGD(model.parameters()), fabric, what="test", **length)
+        fit(model, batches, entropy, torch.optim.SGD(model.parameters()), Learning(fabric), what="test", **length)
 
 
 def test_a_plain_step_is_gradient_descent(images: ImageSet, fabric: Fabric) -> None:
@@ -246,7 +246,7 @@ def test_progress_hears_of_every_step_and_epoch(batches: Batches, fabric: Fabric
 def test_one_cycle_rises_to_its_peak_and_falls_to_almost_nothing(images: ImageSet, fabric: Fabric) -> None:
     rates, model = Rates(), to_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
-    fit(model, Batches(images, 20), entropy, optimizer, fabric, what="test", steps=99, schedule=rates)
+    fit(model, Batches(images, 20), entropy, optimizer, Learning(fabric), what="test", steps=99, schedule=rates)
     assert len(rates.used) == 99
     assert rates.used[0] == pytest.approx(0.3 / 25)
     assert max(rates.used) == rates.used[19] == pytest.approx(0.3)  # 20 % of the steps

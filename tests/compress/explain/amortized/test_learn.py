@@ -30,7 +30,7 @@ from slimsight.compress.explain import (
 from slimsight.compress.explain.amortized import learn
 from slimsight.compress.explain.amortized.rbf import area, rbf_map
 from slimsight.compress.models import Classifier
-from slimsight.compress.training import History, make_fabric
+from slimsight.compress.training import History, Learning, make_fabric
 
 SIDE = 16
 GOOD = SelectorQuality(
@@ -61,7 +61,9 @@ def learned(
     config: SelectorConfig,
 ) -> History:
     objective = rbf_objective(predictor, SIDE, config)
-    return train_selector(network, predictor, train, val, fabric, objective=objective, config=config, target_area=0.25)
+    return train_selector(
+        network, predictor, train, val, Learning(fabric), objective=objective, config=config, target_area=0.25
+    )
 
 
 def naive_map(row: float, column: float, sigma: float) -> list[list[float]]:

@@ -14,6 +14,7 @@ from slimsight.compress.explain import Predictor, new_predictor, rbf_masks, trai
 from slimsight.compress.explain.amortized.predictor import divergence
 from slimsight.compress.explain.amortized.rbf import random_rbf, rbf_map, relaxed_bernoulli
 from slimsight.compress.models import Classifier
+from slimsight.compress.training import Learning
 
 
 @torch.no_grad()
@@ -103,7 +104,9 @@ def test_training_lowers_the_divergence_on_masked_images(
     predictor = new_predictor(classifier, config)
     weights = {name: value.clone() for name, value in classifier.state_dict().items()}
     before = masked_kl(predictor.eval(), classifier, val)
-    history = train_predictor(predictor, classifier, train, val, fabric, config=config, draw=rbf_masks(MaskConfig()))
+    history = train_predictor(
+        predictor, classifier, train, val, Learning(fabric), config=config, draw=rbf_masks(MaskConfig())
+    )
     assert history.best < 0.75 * before
     assert history.best == min(history.validations)
     assert not predictor.training
@@ -126,7 +129,7 @@ def test_validation_takes_no_random_numbers_from_training(
             classifier,
             train,
             images,
-            fabric,
+            Learning(fabric),
             config=config,
             draw=rbf_masks(MaskConfig()),
         )

@@ -27,6 +27,7 @@ from slimsight.compress.explain import (
 )
 from slimsight.compress.explain.amortized.realx import divergence
 from slimsight.compress.models import Classifier
+from slimsight.compress.training import Learning
 
 SIDE = 16
 
@@ -43,7 +44,7 @@ def to_predictor(classifier: Classifier, train: Batches, val: Batches, fabric: F
     torch.manual_seed(0)
     config = PredictorConfig(epochs=8, lr=5e-3, patience=8)
     predictor = new_predictor(classifier, config)
-    train_predictor(predictor, classifier, train, val, fabric, config=config, draw=pixel_masks(realx))
+    train_predictor(predictor, classifier, train, val, Learning(fabric), config=config, draw=pixel_masks(realx))
     return predictor
 
 
@@ -78,7 +79,7 @@ def test_training_finds_the_pixels_that_matter(
         predictor,
         train,
         val,
-        fabric,
+        Learning(fabric),
         objective=realx_objective(predictor, pixelwise.selector.head, realx, config),
         config=config,
         target_area=0.1,

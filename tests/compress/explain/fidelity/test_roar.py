@@ -14,11 +14,12 @@ from slimsight.compress.explain.fidelity import roar
 from slimsight.compress.explain.fidelity.roar import without_top
 from slimsight.compress.finetune import train_classifier
 from slimsight.compress.models import Classifier
+from slimsight.compress.training import Learning
 
 
 def learn(model: Classifier, images: ImageSet, *, fabric: Fabric, epochs: int) -> None:
     batches = Batches(images, 32, shuffle=True, drop_last=True)
-    train_classifier(model, batches, fabric, config=TrainConfig(epochs=epochs, lr=0.1))
+    train_classifier(model, batches, Learning(fabric), config=TrainConfig(epochs=epochs, lr=0.1))
 
 
 def small(classes: int) -> Classifier:

@@ -18,6 +18,7 @@ from slimsight.compress.explain import STEERING, AmortizedExplainer, ExplainedCl
 from slimsight.compress.explain.amortized.heads import RBF_VARIANCE, enlarged
 from slimsight.compress.explain.varsal import SelectorMaps, VarSalHead
 from slimsight.compress.explain.varsal.head import SHOWN
+from slimsight.compress.training import Learning
 
 QUICK = ExplainerConfig.model_validate({"varsal": {"epochs": 12, "lr": 1e-2, "batch_size": 16, "patience": 12}})
 
@@ -96,7 +97,7 @@ def test_it_learns_from_the_classifier_alone_where_the_evidence_is(
     assert explainer.batch_size(QUICK) == 16
     before = copy.deepcopy(varsal.classifier.state_dict())
     torch.manual_seed(0)
-    history = explainer.train(varsal, None, train, val, fabric, config=QUICK)
+    history = explainer.train(varsal, None, train, val, Learning(fabric), config=QUICK)
     quality = explainer.judge(varsal, None, val, fabric, config=QUICK)
     explainer.refuse(quality, QUICK)
     assert quality.mean_kl == pytest.approx(history.best, rel=1e-4)

@@ -18,6 +18,7 @@ from slimsight.compress.errors import PruningError
 from slimsight.compress.explain.varsal import Encoder, MapQuality, judge_maps, refuse_flat, train_maps
 from slimsight.compress.explain.varsal.learn import REMOVED, keep_highest
 from slimsight.compress.models import Classifier
+from slimsight.compress.training import Learning
 
 QUICK = VarSalConfig(epochs=6, lr=1e-2, batch_size=16, patience=6)
 GOOD = MapQuality(
@@ -52,7 +53,7 @@ def test_it_learns_where_the_evidence_is(classifier: Classifier, train: Batches,
     torch.manual_seed(0)
     before = copy.deepcopy(classifier.state_dict())
     maps = Encoder((16, 16))
-    history = train_maps(maps, classifier, train, val, fabric, config=QUICK)
+    history = train_maps(maps, classifier, train, val, Learning(fabric), config=QUICK)
     quality = judge_maps(maps, classifier, val, fabric)
     refuse_flat(quality)
     assert len(history.epochs) == 6
@@ -73,7 +74,7 @@ def test_a_head_on_the_classifier_leaves_it_as_it_is(
     before = copy.deepcopy(classifier.state_dict())
     head = Head(classifier)
     weights = head.head.weight.detach().clone()
-    train_maps(head, classifier, train, val, fabric, config=QUICK.model_copy(update={"epochs": 1}))
+    train_maps(head, classifier, train, val, Learning(fabric), config=QUICK.model_copy(update={"epochs": 1}))
     assert not torch.equal(head.head.weight, weights)
     assert all(torch.equal(value, before[name]) for name, value in classifier.state_dict().items())
 
