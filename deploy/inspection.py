@@ -14,22 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from slimsight.compress.config import BudgetConfig, ModelConfig
-from slimsight.compress.errors import ConfigError, PruningError
+from slimsight.compress.errors import ConfigError
 from slimsight.compress.gates import (
     CostModel,
-    check_budget,
     counted_limits,
-    magnitude,
     read_budget,
-    select,
     smallest_macs,
 )
 from slimsight.compress.macs import count_macs, count_params, size_bytes
 from slimsight.compress.models import build_net, check_logits
 from slimsight.compress.progress import SILENT, Progress
-from slimsight.compress.surgery import ChannelGraph, PrunePlan, gated_vs_slim, prove_groups, shake_, slim_, trace_groups
+from slimsight.compress.surgery import ChannelGraph, gated_vs_slim, shake_
 
 from .run_dir import read_run
+from .steps import choose_plan, find_groups, prove_slim, rank_by_weights, slim_copy, to_cost_model
 
 Shape = tuple[int, int, int]
 
@@ -163,16 +161,9 @@ def inspect_model(
     generator = torch.Generator().manual_seed(_SEED)
     images = torch.rand(_IMAGES, *shape, generator=generator)
     check_logits(net, images)
-    graph = trace_groups(net, images[:1])
-    progress.note(f"{len(graph.groups)} channel groups found; each is proven on a copy")
-    graph = prove_groups(net, graph, images, limit=limit, progress=progress)
-    cost = CostModel.of(net, images[:1], graph.groups)
+    graph = find_groups(net, images, limit=limit, progress=progress)
+    cost = to_cost_model(net, images, graph)
     counted = count_macs(net, images[:1])
-    if cost.total != counted.total:
-        raise PruningError(
-            f"the cost model ({cost.total} MACs) disagrees with fvcore ({counted.total}): the model computes layers "
-            "that are no modules (torch.nn.functional with weights of its own); make them modules"
-        )
     dearest = sorted(counted.layers.items(), key=lambda item: -item[1])
     found = Inspection(
         model=name,
@@ -197,25 +188,20 @@ def _prove_plan(
     """The plan that keeps the channels of greatest magnitude, carried out on a copy and compared."""
     started = time.monotonic()
     limits = counted_limits(budget, cost)
-    check_budget(cost, limits, align, frozen=graph.frozen)
-    plan = select(cost, magnitude(net, graph.groups), budget=limits, align=align).plan
+    scores = rank_by_weights(net, graph, "magnitude")
+    plan = choose_plan(cost, scores, limits, align=align, frozen=graph.frozen).plan
     shaken = shake_(copy.deepcopy(net), images.double(), torch.Generator().manual_seed(_SEED)).requires_grad_(False)
-    exact = _difference(shaken, graph, plan, images.double())
-    slim = copy.deepcopy(net)
-    slim_(slim, plan, images[:1])
+    wide = images.double()
+    exact = gated_vs_slim(shaken, slim_copy(shaken, plan, wide), graph.groups, plan, wide)
+    shaken = shaken.float()
+    proof = prove_slim(shaken, slim_copy(shaken, plan, images), graph, cost, plan, images)
     return PlanProof(
         macs=cost.of_plan(plan),
         macs_kept=cost.of_plan(plan) / cost.total,
-        params=count_params(slim),
+        params=proof.slim.params,
         max_rel=exact,
-        max_rel_float32=_difference(shaken.float(), graph, plan, images),
+        max_rel_float32=proof.max_rel,
         cost_model_macs=cost.of_plan(plan),
-        fvcore_macs=count_macs(slim, images[:1]).total,
+        fvcore_macs=proof.slim.macs,
         seconds=time.monotonic() - started,
     )
-
-
-def _difference(net: nn.Module, graph: ChannelGraph, plan: PrunePlan, images: Tensor) -> float:
-    slim = copy.deepcopy(net)
-    slim_(slim, plan, images[:1])
-    return gated_vs_slim(net, slim, graph.groups, plan, images)

@@ -1,14 +1,14 @@
-"""slimsight on a model and a loader of your own, in Python:
+"""The Python API: slim a model of your own with loaders of your own.
 
-    from deploy import api
+    import slimsight
 
-    traced = api.trace(model, example)                      # channel groups, each proven
-    traced = api.explain(traced, train_loader, val_loader)  # optional: gates are then steered by explanations
-    scores = api.learn_gates(traced, train_loader, macs=0.5)
-    slimmed = api.slim(traced, api.select(traced, scores, macs=0.5, align=8))
-    ...                                                     # finetune slimmed.model in your own loop
-    api.save(slimmed, "slim")
-    model = api.load("slim")                                # needs torch only, not the code of the model
+    traced = slimsight.trace(model, example)                      # channel groups, each proven
+    traced = slimsight.explain(traced, train_loader, val_loader)  # optional: gates are then steered by explanations
+    scores = slimsight.learn_gates(traced, train_loader, macs=0.5)
+    slimmed = slimsight.slim(traced, slimsight.select(traced, scores, macs=0.5, align=8))
+    ...                                                           # finetune slimmed.model in your own loop
+    slimsight.save(slimmed, "slim")
+    model = slimsight.load("slim")                                # needs torch only, not the code of the model
 
 The model is never changed: every step works on copies. Loaders yield (images, labels), the images as the model takes
 them (normalised, if it was trained so).
@@ -27,34 +27,38 @@ from torch import Tensor, nn
 from slimsight.compress.config import ExplainerConfig, GatesConfig
 from slimsight.compress.data import LoaderBatches, TensorBatches, first_images
 from slimsight.compress.errors import ConfigError, ModelError, PruningError
-from slimsight.compress.explain import (
-    STEERING,
-    ExplainedClassifier,
-    Selector,
-    find_scales,
-    find_targets,
-    new_predictor,
-    train_predictor,
-)
-from slimsight.compress.gates import CostModel, check_budget, counted_limits, magnitude, read_budget, uniform
-from slimsight.compress.gates import learn_gates as learn
-from slimsight.compress.gates import select as choose
+from slimsight.compress.explain import STEERING, ExplainedClassifier, find_targets
+from slimsight.compress.gates import CostModel, check_budget, counted_limits, read_budget
 from slimsight.compress.models import Classifier, check_logits
 from slimsight.compress.progress import SILENT, Progress
-from slimsight.compress.surgery import ChannelGraph, PrunePlan, gated_vs_slim, prove_groups, slim_, trace_groups
-from slimsight.compress.training import make_fabric
+from slimsight.compress.surgery import ChannelGraph, PrunePlan
+from slimsight.compress.training import Learning, make_fabric
 
 from .slim_folder import Slimmed, load, save
+from .steps import (
+    JOINED,
+    PROOF_IMAGES,
+    choose_plan,
+    find_groups,
+    join_explainer,
+    learn_predictor,
+    learn_selector,
+    needs_gates,
+    prove_slim,
+    rank_by_weights,
+    score_channels,
+    slim_copy,
+    to_cost_model,
+)
 
 __all__ = ["Scores", "Slimmed", "Traced", "explain", "learn_gates", "load", "save", "select", "slim", "trace"]
 
 Scores = Mapping[str, Tensor]
 """What each channel is worth: (channels,) for every group, comparable across groups."""
 
-EXPLAINED = ExplainedClassifier.PREFIX + "net."
-"""Where the model sits in the network that also explains it."""
+_JOINED_NET = JOINED + "net."
+"""Prefix of the model's layers in the network that also explains it."""
 
-_PROOF_IMAGES = 4
 _EXACT = 1e-4
 
 
@@ -86,10 +90,10 @@ def trace(model: nn.Module, example: Tensor, *, progress: Progress = SILENT) -> 
             "(N, 3, H, W), floating point"
         )
     model = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
-    example = example[:_PROOF_IMAGES].detach().cpu().float()
+    example = example[:PROOF_IMAGES].detach().cpu().float()
     check_logits(model, example)
-    graph = prove_groups(model, trace_groups(model, example[:1]), example, progress=progress)
-    return Traced(model, example, graph, _cost(model, example, graph))
+    graph = find_groups(model, example, progress=progress)
+    return Traced(model, example, graph, to_cost_model(model, example, graph))
 
 
 def explain(
@@ -115,24 +119,16 @@ def explain(
     """
     explainer, config = STEERING.get(kind), config or ExplainerConfig()
     classifier = Classifier(copy.deepcopy(traced.model), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)).eval()
-    classes = check_logits(classifier, traced.example)
-    fabric = make_fabric()
-    batches, judged = LoaderBatches(train), LoaderBatches(val)
-    selector = Selector(find_scales(classifier, traced.example[:1]), classes, traced.example.shape[-1], explainer.head)
-    network = ExplainedClassifier(classifier, selector)
-    network.to(fabric.device)
-    predictor = None
-    if explainer.masks is not None:
-        predictor, draw = new_predictor(classifier, config.predictor), explainer.masks(config)
-        train_predictor(
-            predictor, classifier, batches, judged, fabric, config=config.predictor, draw=draw, progress=progress
-        )
-    explainer.train(network, predictor, batches, judged, fabric, config=config, progress=progress)
-    explainer.refuse(explainer.judge(network, predictor, judged, fabric, config=config), config)
+    network = join_explainer(classifier, traced.example, check_logits(classifier, traced.example), explainer.head)
+    learning = Learning(make_fabric(), progress=progress)
+    network.to(learning.device)
+    batches, validation = LoaderBatches(train), LoaderBatches(val)
+    trained = learn_predictor(explainer, classifier, batches, validation, learning, config)
+    predictor = None if trained is None else trained[0]
+    learn_selector(explainer, network, predictor, batches, validation, learning, config)
     network.cpu().to(memory_format=torch.contiguous_format)
-    graph = trace_groups(network, traced.example[:1], prefix=EXPLAINED, view=network.view)
-    graph = prove_groups(network, graph, traced.example, prefix=EXPLAINED, view=network.view, progress=progress)
-    cost = _cost(traced.model, traced.example, graph, EXPLAINED)
+    graph = find_groups(network, traced.example, prefix=_JOINED_NET, progress=progress)
+    cost = to_cost_model(traced.model, traced.example, graph, prefix=_JOINED_NET)
     return replace(traced, graph=graph, cost=cost, explained=network)
 
 
@@ -159,16 +155,16 @@ def learn_gates(
     budget = counted_limits(read_budget(macs=macs), traced.cost)["macs"]
     check_budget(traced.cost, budget, frozen=traced.graph.frozen)
     config = config or GatesConfig.model_validate({"steer": _kind(traced) or "none"})
-    if config.steer in ("magnitude", "uniform"):
-        return (magnitude if config.steer == "magnitude" else uniform)(_joint(traced), traced.graph.groups)
+    if not needs_gates(config):
+        return rank_by_weights(_joint(traced), traced.graph, config.steer)
     if config.explainer is not None and config.explainer != _kind(traced):
         there = f"the explainer is {_kind(traced)}" if traced.explained is not None else "there is no explainer"
         raise ConfigError(
             f"gates.steer is {config.steer} and {there}: call explain(kind='{config.steer}') first, "
             "or take steer='none'"
         )
-    fabric = make_fabric()
-    network = _joint(traced).to(fabric.device)
+    learning = Learning(make_fabric(), progress=progress)
+    network = _joint(traced).to(learning.device)
     pixels, labels = first_images(loader, images)
     targets = None
     if config.explainer is not None:
@@ -177,17 +173,9 @@ def learn_gates(
         targets = find_targets(network, ordered, progress=progress)
     torch.manual_seed(seed)
     train = TensorBatches(pixels, labels, config.batch_size, seed=seed)
-    return learn(
-        network,
-        traced.graph.groups,
-        traced.cost,
-        train,
-        fabric,
-        config=config,
-        budget=budget,
-        targets=targets,
-        progress=progress,
-    ).scores
+    return score_channels(
+        network, traced.graph, traced.cost, train, learning, config=config, budget=budget, targets=targets
+    ).of
 
 
 def select(
@@ -209,8 +197,7 @@ def select(
         PruningError: nothing can shrink, or a budget is out of reach (the message names the smallest).
     """
     limits = counted_limits(read_budget(macs=macs, params=params, size=size), traced.cost)
-    check_budget(traced.cost, limits, align, frozen=traced.graph.frozen)
-    return choose(traced.cost, scores, budget=limits, align=align).plan
+    return choose_plan(traced.cost, scores, limits, align=align, frozen=traced.graph.frozen).plan
 
 
 def slim(traced: Traced, plan: PrunePlan) -> Slimmed:
@@ -222,20 +209,18 @@ def slim(traced: Traced, plan: PrunePlan) -> Slimmed:
         PruningError: the plan does not fit the model, or the slim model does not compute what closed gates do.
     """
     network = _joint(traced)
-    twin = copy.deepcopy(network)
-    prefix, view = (EXPLAINED, twin.view) if isinstance(twin, ExplainedClassifier) else ("", None)
-    slim_(twin, plan, traced.example[:1], prefix=prefix, view=view)
-    twin.eval()
-    difference = gated_vs_slim(network, twin, traced.graph.groups, plan, traced.example)
-    if not difference <= _EXACT:
+    prefix = "" if traced.explained is None else _JOINED_NET
+    twin = slim_copy(network, plan, traced.example, prefix=prefix)
+    proof = prove_slim(network, twin, traced.graph, traced.cost, plan, traced.example)
+    if not proof.max_rel <= _EXACT:
         raise PruningError(
-            f"the slim model's outputs differ by {difference:.1e} (relative) from the original's with closed gates, "
+            f"the slim model's outputs differ by {proof.max_rel:.1e} (relative) from the original's with closed gates, "
             f"{_EXACT:.0e} is allowed: please report this model"
         )
     explained = twin if isinstance(twin, ExplainedClassifier) else None
     model = twin.classifier.net if isinstance(twin, ExplainedClassifier) else twin
     model.requires_grad_(True)  # it was traced frozen
-    return Slimmed(model, plan, traced.example[:1], traced.cost.of_plan(plan), difference, explained)
+    return Slimmed(model, plan, traced.example[:1], proof.slim.macs, proof.max_rel, explained)
 
 
 def _kind(traced: Traced) -> str | None:
@@ -246,7 +231,3 @@ def _kind(traced: Traced) -> str | None:
 def _joint(traced: Traced) -> nn.Module:
     """A private copy of what is traced together."""
     return copy.deepcopy(traced.explained if traced.explained is not None else traced.model).eval()
-
-
-def _cost(model: nn.Module, example: Tensor, graph: ChannelGraph, prefix: str = "") -> CostModel:
-    return CostModel.of(model, example[:1], graph.groups, prefix=prefix)

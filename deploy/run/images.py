@@ -63,8 +63,6 @@ class RunImages:
         self.recipe = recipe
         self.progress = progress
         self.cache = cache
-        self.flow = Flow()
-        """How the stage that runs reads its images, where they stay files."""
 
     @cached_property
     def fabric(self) -> Fabric:
@@ -103,16 +101,19 @@ class RunImages:
         total = len(self.splits.val)
         return np.linspace(0, total - 1, min(count, total)).round().astype(np.int64)
 
-    def plain(self, images: ImageSet) -> Batches:
-        """All images in order, not augmented."""
-        return self._batches(images, EVALUATION_BATCH)
+    def plain(self, images: ImageSet, flow: Flow | None = None) -> Batches:
+        """All images in order, not augmented; ``flow`` counts the time of reading those that stay files."""
+        return self._batches(images, EVALUATION_BATCH, flow)
 
-    def shuffled(self, images: ImageSet, batch_size: int, *, crop: bool = False, flip: bool = False) -> Batches:
+    def shuffled(
+        self, images: ImageSet, batch_size: int, flow: Flow | None = None, *, crop: bool = False, flip: bool = False
+    ) -> Batches:
         """Full batches in an order that the recipe's seed and the epoch decide, augmented as the recipe says."""
         data = self.recipe.data
         return self._batches(
             images,
             batch_size,
+            flow,
             shuffle=True,
             seed=self.recipe.seed,
             crop_padding=data.crop_padding if crop else 0,
@@ -121,9 +122,9 @@ class RunImages:
             drop_last=True,
         )
 
-    def _batches(self, images: ImageSet, batch_size: int, **options: Any) -> Batches:
+    def _batches(self, images: ImageSet, batch_size: int, flow: Flow | None, **options: Any) -> Batches:
         """Of at most ``batch_size``; images that stay files are decoded by the recipe's workers."""
-        reading = {"workers": self.recipe.data.workers, "device": self.fabric.device, "flow": self.flow}
+        reading = {"workers": self.recipe.data.workers, "device": self.fabric.device, "flow": flow}
         return to_batches(images, min(batch_size, len(images)), **options, **reading)
 
     def gate_images(self) -> ImageSet:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-from slimsight.compress.data import Flow
 from slimsight.compress.errors import report_out_of_memory
 from slimsight.compress.parallel.processes import broadcast, distributed, shutdown, single_process
 from slimsight.compress.progress import SILENT, Progress, Stop
+from slimsight.compress.training import Learning
 
 from ..report import Report
 from ..run_dir import RECIPE, REPORT, RunDir, StageRecord, open_run, read_run
@@ -57,7 +57,7 @@ class Stage:
     """
 
     name: str
-    work: Callable[[Session], Outcome]
+    work: Callable[[Session, Learning], Outcome]
     needs: tuple[str, ...]
     reads: Callable[[Session], Parts]
     on_all_ranks: bool = True
@@ -157,8 +157,9 @@ def run_recipe(
                 continue
             progress.note(f"stage {number} of {len(stages)}: {stage.name}")
             made_from = fingerprint({"stage": keys[stage.name], "inputs": inputs})  # no other's checkpoint goes on
-            session.checkpoints[stage.name] = open_checkpoints(run, stage.name, made_from, stop, progress)
-            records[stage.name] = _do(stage, session, keys[stage.name], inputs)
+            checkpoints = open_checkpoints(run, stage.name, made_from, stop, progress)
+            learning = Learning(session.fabric, checkpoints, progress)
+            records[stage.name] = _do(stage, session, learning, keys[stage.name], inputs)
         report = _write_report(session, name, records, reused)
         shutil.rmtree(run.checkpoints, ignore_errors=True)
         with distributed():
@@ -190,9 +191,9 @@ def follow(recipe: Recipe, out: Path, *, cache: Path | None = None) -> None:
         stages = {stage.name: stage for stage in to_stages(recipe)}
         while (order := broadcast(_NOTHING)) != _NOTHING:
             name, key = order
-            session.checkpoints[name] = open_checkpoints(session.run, name, key, None, SILENT)
+            checkpoints = open_checkpoints(session.run, name, key, None, SILENT)
             seed_stage(recipe.seed, name)
-            stages[name].work(session)
+            stages[name].work(session, Learning(session.fabric, checkpoints))
     shutdown()
 
 
@@ -213,17 +214,20 @@ def fingerprints(stages: Sequence[Stage], session: Session) -> dict[str, str]:
     return keys
 
 
-def _do(stage: Stage, session: Session, key: str, inputs: Mapping[str, str]) -> StageRecord:
+def _do(stage: Stage, session: Session, learning: Learning, key: str, inputs: Mapping[str, str]) -> StageRecord:
     session.run.begin(stage.name)
-    session.flow = Flow()
-    checkpoints = session.checkpoints[stage.name]
-    with report_out_of_memory(f"stage '{stage.name}'"), distributed() if stage.on_all_ranks else single_process():
-        broadcast((stage.name, checkpoints.key))  # who follows begins, too; alone, nobody hears it
+    checkpoints, flow = learning.checkpoints, learning.flow
+    assert checkpoints is not None
+    with (
+        report_out_of_memory(f"stage '{stage.name}'"),
+        distributed() if stage.on_all_ranks else single_process(),
+    ):
+        broadcast((stage.name, checkpoints.key))  # following ranks begin the stage, too
         seed_stage(session.recipe.seed, stage.name)
-        outcome = stage.work(session)
-    if session.flow.images:
-        session.progress.note(f"{stage.name}: {session.flow.in_words()}")
-    metrics = outcome.metrics | session.flow.to_metrics()
+        outcome = stage.work(session, learning)
+    if flow.images:
+        session.progress.note(f"{stage.name}: {flow.in_words()}")
+    metrics = outcome.metrics | flow.to_metrics()
     record = session.run.finish(stage.name, key, checkpoints.elapsed, metrics, outcome.files, inputs)
     checkpoints.remove()
     return record

@@ -1,4 +1,7 @@
-"""What a stage gives back."""
+"""What the stages of one run share: recipe, images, device, and models rebuilt from finished stages' files.
+
+A stage reads its inputs from files only, so that a resumed run computes what an uninterrupted one does.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,8 @@ from slimsight.compress.explain import (
     STEERING,
     ExplainedClassifier,
     Predictor,
-    Selector,
     SteeringExplainer,
     Targets,
-    find_scales,
     new_predictor,
     to_targets,
 )
@@ -29,29 +30,26 @@ from slimsight.compress.gates import CostModel, counted_limits
 from slimsight.compress.models import Classifier, build_classifier, check_classifier, restore_
 from slimsight.compress.parallel.processes import rank
 from slimsight.compress.progress import Progress
-from slimsight.compress.surgery import ChannelGraph, PrunePlan, View, prove_groups, slim_, trace_groups
-from slimsight.compress.training import Checkpoints
+from slimsight.compress.surgery import ChannelGraph, PrunePlan
 from slimsight.export.onnx_files.metadata import About
 
 from ..host import default_cache as default_cache
 from ..run_dir import RunDir
 from ..settings.recipe import Recipe
+from ..steps import JOINED, PROOF_IMAGES, classifier_of, find_groups, join_explainer, slim_copy, to_cost_model
 from .images import RunImages
 from .plan_latency import PlanTimer
+
+_TIMED_IMAGES = 16
+_NAMED = 3
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Figures for the report (JSON values) and the files that later stages read."""
+    """A stage's result: figures for the report (JSON values) and the files that later stages read."""
 
     metrics: dict[str, Any]
     files: Sequence[Path]
-
-
-PREFIX = ExplainedClassifier.PREFIX
-_PROOF_IMAGES = 4
-_TIMED_IMAGES = 16
-_NAMED = 3
 
 
 def explainer_of(recipe: Recipe) -> SteeringExplainer[Any]:
@@ -66,7 +64,6 @@ class Session(RunImages):
     def __init__(self, recipe: Recipe, run: RunDir, progress: Progress, cache: Path) -> None:
         super().__init__(recipe, progress, cache)
         self.run = run
-        self.checkpoints: dict[str, Checkpoints] = {}  # of stages that were begun
 
     def about(self, stage: str, *, macs_mean: float | None = None) -> About:
         """What the metadata of an ONNX file say beside what its model shows.
@@ -115,10 +112,7 @@ class Session(RunImages):
 
     def new_explained(self) -> ExplainedClassifier:
         """The original with a selector that has learned nothing."""
-        classifier = self.classifier()
-        scales = find_scales(classifier, self.example)
-        selector = Selector(scales, len(self.splits.classes), self.splits.image_size, self.explainer.head)
-        return ExplainedClassifier(classifier, selector).eval()
+        return join_explainer(self.classifier(), self.example, len(self.splits.classes), self.explainer.head)
 
     def explained(self) -> ExplainedClassifier:
         """The original with its selector."""
@@ -148,10 +142,7 @@ class Session(RunImages):
         Raises:
             PruningError: not one group can shrink.
         """
-        prefix, view = _seen(network)
-        graph = trace_groups(network, self.example, prefix=prefix, view=view)
-        images = self.some_images(_PROOF_IMAGES)
-        graph = prove_groups(network, graph, images, prefix=prefix, view=view, seed=0, progress=self.progress)
+        graph = find_groups(network, self.some_images(PROOF_IMAGES), progress=self.progress)
         if not graph.groups:
             named = [f"{group.name}: {group.reason}" for group in graph.frozen]
             more = f"; and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
@@ -165,8 +156,8 @@ class Session(RunImages):
     @cached_property
     def cost(self) -> CostModel:
         """MACs of the classifier as a function of gates."""
-        prefix = PREFIX if self.recipe.explainer.enabled else ""
-        return CostModel.of(self.classifier(), self.example, self.graph.groups, prefix=prefix)
+        prefix = JOINED if self.recipe.explainer.enabled else ""
+        return to_cost_model(self.classifier(), self.example, self.graph, prefix=prefix)
 
     @property
     def limits(self) -> dict[str, float]:
@@ -178,14 +169,10 @@ class Session(RunImages):
         """Times the models of plans against the original, while open."""
         images = self.some_images(_TIMED_IMAGES)
 
-        def to_slim(plan: PrunePlan) -> Classifier:
-            network = self.slimmed(plan)
-            return network.classifier if isinstance(network, ExplainedClassifier) else network
-
         recipe = self.recipe
         timer = PlanTimer(
             self.classifier(),
-            to_slim,
+            lambda plan: classifier_of(self.slimmed(plan)),
             images,
             recipe.latency,
             self.cache,
@@ -198,10 +185,7 @@ class Session(RunImages):
 
     def slimmed(self, plan: PrunePlan) -> ExplainedClassifier | Classifier:
         """The original (and its explainer) after surgery."""
-        network = self.network()
-        prefix, view = _seen(network)
-        slim_(network, plan, self.example, prefix=prefix, view=view)
-        return network.eval()
+        return slim_copy(self.network(), plan, self.example)
 
     def new_dynamic(self) -> DynamicClassifier:
         """The original with routes that have learned nothing; explainers do not come into it."""
@@ -220,11 +204,6 @@ class Session(RunImages):
         """The finetuned slim classifier, alone and with its explainer."""
         network = self.slimmed(PrunePlan.load(self.run.plan))
         explained = network if isinstance(network, ExplainedClassifier) else None
-        classifier = network.classifier if isinstance(network, ExplainedClassifier) else network
+        classifier = classifier_of(network)
         restore_(classifier, self.run.slim_model)
         return classifier, explained
-
-
-def _seen(network: ExplainedClassifier | Classifier) -> tuple[str, View | None]:
-    """Where the classifier sits in a network, and what of the network a dependency graph looks at."""
-    return (PREFIX, network.view) if isinstance(network, ExplainedClassifier) else ("", None)

@@ -27,6 +27,7 @@ from slimsight.compress.files.sealed import read_sealed, write_sealed
 from slimsight.compress.finetune import train_classifier
 from slimsight.compress.models import Classifier, build_classifier
 from slimsight.compress.registry import nearest
+from slimsight.compress.training import Learning
 
 from ..machine import device_name, versions
 from ..run.fingerprints import fingerprint
@@ -138,7 +139,9 @@ def to_training(session: Session, judged: ImageSet, epochs: int | None) -> Train
 
     def learn(model: Classifier, images: ImageSet) -> None:
         batches = session.shuffled(images, config.batch_size, crop=True, flip=True)
-        train_classifier(model, batches, session.fabric, config=config, what="roar", progress=session.progress)
+        train_classifier(
+            model, batches, Learning(session.fabric, progress=session.progress), config=config, what="roar"
+        )
 
     plain = recipe.model.model_copy(update={"weights": None})
     build = partial(build_classifier, plain, len(session.splits.classes))

@@ -8,6 +8,7 @@ from slimsight.compress.data import Batches
 from slimsight.compress.dynamic import learn_routing, routed_cost, verify_routes
 from slimsight.compress.dynamic.bottleneck import IMAGES_A_BATCH
 from slimsight.compress.parallel.processes import on_leader
+from slimsight.compress.training import Learning
 from slimsight.export.parity.prove import Artifact, prove_parity, route_agreement
 from slimsight.export.routed.export import export_masked, export_routed
 
@@ -20,26 +21,24 @@ NOISE_IMAGES = 10_000
 """Training images that the bottleneck's noise is estimated on."""
 
 
-def learn(session: Session) -> Outcome:
+def learn(session: Session, learning: Learning) -> Outcome:
     """Masks, heads and weights within the budget; then which choices hold what their labels need."""
-    config, splits, device = session.recipe.dynamic, session.splits, session.fabric.device
+    config, splits, device = session.recipe.dynamic, session.splits, learning.device
     model = session.new_dynamic()
     cost = routed_cost(model, session.example)
     budget = config.macs * cost.total
     found = learn_routing(
         model.to(device),
         cost,
-        session.shuffled(splits.train, config.batch_size, crop=True, flip=True),
-        session.plain(splits.val),
-        session.fabric,
+        session.shuffled(splits.train, config.batch_size, learning.flow, crop=True, flip=True),
+        session.plain(splits.val, learning.flow),
+        learning,
         config=config,
         budget=budget,
-        checkpoints=session.checkpoints.get("dynamic"),
-        progress=session.progress,
     )
     path = session.stage_file("dynamic", "model.safetensors")
     session.write(path, model.state_dict())
-    session.progress.note(
+    learning.progress.note(
         f"dynamic: {as_macs(found.validation.macs_mean)} MACs per image of {as_macs(cost.total)}, "
         f"validation accuracy {as_percent(found.validation.accuracy)}"
     )
@@ -51,11 +50,11 @@ def learn(session: Session) -> Outcome:
             session.classifier().to(device),
             cost,
             Batches(splits.val.subset(np.unique(spread)), IMAGES_A_BATCH),
-            session.plain(splits.train.subset(np.unique(sample))),
-            progress=session.progress,
+            session.plain(splits.train.subset(np.unique(sample)), learning.flow),
+            progress=learning.progress,
         )
     )
-    session.progress.note(f"information bottleneck: {as_percent(evidence.accepted, 1)} of the choices accepted")
+    learning.progress.note(f"information bottleneck: {as_percent(evidence.accepted, 1)} of the choices accepted")
     figures = {
         "macs_max": budget,
         "macs_dense": cost.total,
@@ -67,7 +66,7 @@ def learn(session: Session) -> Outcome:
     return Outcome(figures, [path])
 
 
-def export(session: Session) -> Outcome:
+def export(session: Session, learning: Learning) -> Outcome:
     """Masked and routed ONNX, compared with PyTorch on real images: logits and routes."""
     run, config = session.run, session.recipe.export
     model, example = session.dynamic(), session.some_images(2)
@@ -84,10 +83,10 @@ def export(session: Session) -> Outcome:
         Artifact(run.masked_onnx, "dynamic/masked.onnx", model),
         Artifact(run.routed_onnx, "dynamic/routed.onnx", model, "routed", batches=(1,)),
     ]
-    found = prove_parity(written, images, fp32=config.tolerance, progress=session.progress)
+    found = prove_parity(written, images, fp32=config.tolerance, progress=learning.progress)
     same = [route_agreement(model, artifact.path, images, batch=1) for artifact in written]
     worst = max(row.max_abs for row in found.rows)
-    session.progress.note(
+    learning.progress.note(
         f"dynamic: logits differ by {worst:.1e} at most, {as_percent(min(same))} of the routes are the same; "
         f"{routed.branches} branches{not_here(found)}"
     )

@@ -9,121 +9,93 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from slimsight.compress.explain import explanations, new_predictor, train_predictor
+from slimsight.compress.explain import explanations
 from slimsight.compress.finetune import train_classifier
-from slimsight.compress.gates import learn_gates, magnitude, select, uniform
+from slimsight.compress.gates import select
 from slimsight.compress.gates.widths import Align
 from slimsight.compress.parallel.processes import on_leader
-from slimsight.compress.training import evaluate
+from slimsight.compress.training import Learning, evaluate
 
 from ...report.units import as_percent
+from ...steps import learn_predictor, learn_selector, needs_gates, rank_by_weights, score_channels
 from ..session import Outcome, Session
 from .preflight import check_counted, fixed_align
 
 
-def classifier(session: Session) -> Outcome:
+def classifier(session: Session, learning: Learning) -> Outcome:
     """The original: given weights, or trained here."""
     recipe, splits = session.recipe, session.splits
-    model = session.new_classifier().to(session.fabric.device)
+    model = session.new_classifier().to(learning.device)
     if recipe.model.weights is None:
         train = recipe.model.train
-        batches = session.shuffled(splits.train, train.batch_size, crop=True, flip=True)
-        train_classifier(
-            model,
-            batches,
-            session.fabric,
-            config=train,
-            checkpoints=session.checkpoints.get("classifier"),
-            progress=session.progress,
-        )
-    score = evaluate(model, session.plain(splits.val), device=session.fabric.device)
+        batches = session.shuffled(splits.train, train.batch_size, learning.flow, crop=True, flip=True)
+        train_classifier(model, batches, learning, config=train)
+    score = evaluate(model, session.plain(splits.val, learning.flow), device=learning.device)
     session.progress.note(f"original: validation accuracy {as_percent(score.accuracy)}")
     path = session.stage_file("classifier", "model.safetensors")
     session.write(path, model.state_dict())
     return Outcome({"val_accuracy": score.accuracy, "val_loss": score.loss}, [path])
 
 
-def predictor(session: Session) -> Outcome:
+def predictor(session: Session, learning: Learning) -> Outcome:
     """q_pred on randomly masked images."""
-    config, splits, masks = session.recipe.explainer, session.splits, session.explainer.masks
-    assert masks is not None, "there is no such stage otherwise"
-    original = session.classifier().to(session.fabric.device)
-    model = new_predictor(original, config.predictor)
-    history = train_predictor(
-        model,
-        original,
-        session.shuffled(session.explainer_images(), config.predictor.batch_size, flip=True),
-        session.plain(splits.val),
-        session.fabric,
-        config=config.predictor,
-        draw=masks(config),
-        checkpoints=session.checkpoints.get("predictor"),
-        progress=session.progress,
-    )
+    config, splits = session.recipe.explainer, session.splits
+    original = session.classifier().to(learning.device)
+    train = session.shuffled(session.explainer_images(), config.predictor.batch_size, learning.flow, flip=True)
+    val = session.plain(splits.val, learning.flow)
+    trained = learn_predictor(session.explainer, original, train, val, learning, config)
+    assert trained is not None, "there is no such stage otherwise"
+    model, history = trained
     path = session.stage_file("predictor", "predictor.safetensors")
     session.write(path, model.state_dict())
     return Outcome({"val_kl": history.best, "epochs": len(history.epochs)}, [path])
 
 
-def selector(session: Session) -> Outcome:
+def selector(session: Session, learning: Learning) -> Outcome:
     """f_sel at the target area, judged against masks that anyone could draw; refused if it collapsed."""
     config, splits, explainer = session.recipe.explainer, session.splits, session.explainer
-    network, predictor = session.new_explained().to(session.fabric.device), session.predictor()
+    network, predictor = session.new_explained().to(learning.device), session.predictor()
     if predictor is not None:
-        predictor.to(session.fabric.device)
-    history = explainer.train(
-        network,
-        predictor,
-        session.shuffled(session.explainer_images(), explainer.batch_size(config), flip=True),
-        session.plain(splits.val),
-        session.fabric,
-        config=config,
-        checkpoints=session.checkpoints.get("selector"),
-        progress=session.progress,
-    )
-    quality = explainer.judge(network, predictor, session.plain(splits.val), session.fabric, config=config)
-    session.progress.note(f"selector: {quality.in_words()}")
-    explainer.refuse(quality, config)
+        predictor.to(learning.device)
+    train = session.shuffled(session.explainer_images(), explainer.batch_size(config), learning.flow, flip=True)
+    val = session.plain(splits.val, learning.flow)
+    quality, history = learn_selector(explainer, network, predictor, train, val, learning, config)
     path = session.stage_file("selector", "selector.safetensors")
     session.write(path, network.selector.state_dict(), {"explainer": explainer.head.kind})
     return Outcome({**quality.to_dict(), "epochs": len(history.epochs)}, [path])
 
 
-def targets(session: Session) -> Outcome:
+def targets(session: Session, learning: Learning) -> Outcome:
     """C_x of every image the gates see, from the unpruned network, computed once."""
     path = session.stage_file("targets", "targets.safetensors")
-    network = session.explained().to(session.fabric.device)
-    batches = session.plain(session.gate_images())
-    found = explanations(network, batches, stored=True, progress=session.progress)
+    network = session.explained().to(learning.device)
+    batches = session.plain(session.gate_images(), learning.flow)
+    found = explanations(network, batches, stored=True, progress=learning.progress)
     session.write(path, {session.explainer.head.kind: found})
     return Outcome({"images": batches.count}, [path])
 
 
-def gates(session: Session) -> Outcome:
+def gates(session: Session, learning: Learning) -> Outcome:
     """A score per channel: learned gates, or a ranking by weights."""
     config = session.recipe.gates
     cost = session.cost
     check_counted(session.recipe.budget, cost, session.graph)  # the explainer may have frozen groups
     path = session.stage_file("gates", "scores.safetensors")
-    network = session.network()
-    if config.steer in ("magnitude", "uniform"):
-        rank = magnitude if config.steer == "magnitude" else uniform
-        session.write(path, rank(network, session.graph.groups))
-        return Outcome({"steer": config.steer}, [path])
-    result = learn_gates(
-        network.to(session.fabric.device),
-        session.graph.groups,
+    learns = needs_gates(config)
+    scores = score_channels(
+        session.network().to(learning.device) if learns else session.network(),
+        session.graph,
         cost,
-        session.shuffled(session.gate_images(), config.batch_size),
-        session.fabric,
+        session.shuffled(session.gate_images(), config.batch_size, learning.flow),
+        learning,
         config=config,
-        budget=_macs_to_aim_for(session),
+        budget=_macs_to_aim_for(session) if learns else cost.total,
         targets=session.targets(),
-        checkpoints=session.checkpoints.get("gates"),
-        progress=session.progress,
     )
-    session.write(path, result.scores)
-    learned = {**result.to_dict(), "history": result.history}
+    session.write(path, scores.of)
+    if scores.learned is None:
+        return Outcome({"steer": config.steer}, [path])
+    learned = {**scores.learned.to_dict(), "history": scores.learned.history}
     return Outcome({"steer": config.steer, "learned": learned}, [path])
 
 
@@ -132,7 +104,7 @@ def _macs_to_aim_for(session: Session) -> float:
     budget, limits = session.recipe.budget, session.limits
     if "macs" in limits:
         return limits["macs"]
-    scores = magnitude(session.network(), session.graph.groups)
+    scores = rank_by_weights(session.network(), session.graph, "magnitude")
     if budget.latency is None:
         align = fixed_align(budget)
         return float(select(session.cost, scores, budget=limits, align=align, rank_weight=budget.rank_weight).macs)

@@ -14,6 +14,7 @@ from slimsight.compress.surgery import ChannelGraph
 from slimsight.export.pt2.export import trace
 
 from ...report.units import as_macs, as_ms, as_percent
+from ...steps import to_cost_model
 from ..session import Session
 
 
@@ -45,7 +46,7 @@ def preflight(session: Session) -> Preflight:
     started = time.monotonic()
     graph = session.find_groups(classifier)
     proof_seconds = time.monotonic() - started
-    cost = CostModel.of(classifier, session.example, graph.groups)
+    cost = to_cost_model(classifier, session.example, graph)
     limits, align = counted_limits(recipe.budget, cost), fixed_align(recipe.budget)
     check_counted(recipe.budget, cost, graph)
     if recipe.explainer.enabled:

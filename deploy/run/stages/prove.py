@@ -10,7 +10,7 @@ from slimsight.compress.explain import drift_of, explanations
 from slimsight.compress.explain.amortized.rbf import area
 from slimsight.compress.explain.fidelity import drift_of_numbers
 from slimsight.compress.parallel.processes import on_leader
-from slimsight.compress.training import evaluate
+from slimsight.compress.training import Learning, evaluate
 from slimsight.export.parity.prove import Artifact, ParityEvidence, prove_parity
 from slimsight.export.pt2.export import export_pt2
 from slimsight.export.runners import OnnxRunner
@@ -24,7 +24,7 @@ from ..session import Outcome, Session
 _EXAMPLES = 2
 
 
-def export(session: Session) -> Outcome:
+def export(session: Session, learning: Learning) -> Outcome:
     """Original and slim model as ONNX, the slim one as pt2; shapes read back, logits compared on real images."""
     run, config = session.run, session.recipe.export
     original, (slim, _) = session.classifier(), session.slim()
@@ -39,9 +39,9 @@ def export(session: Session) -> Outcome:
     if "pt2" in config.formats:
         export_pt2(slim, example, run.slim_pt2)
         written.append(Artifact(run.slim_pt2, "slim/model.pt2", slim, "pt2"))
-    found = prove_parity(written, session.parity_images(), fp32=config.tolerance, progress=session.progress)
+    found = prove_parity(written, session.parity_images(), fp32=config.tolerance, progress=learning.progress)
     worst = max(row.max_abs for row in found.rows)
-    session.progress.note(
+    learning.progress.note(
         f"export: logits differ by {worst:.1e} at most in {len(found.rows)} comparisons with PyTorch{not_here(found)}"
     )
     return Outcome({"parity": [row.to_dict() for row in found.rows]}, [artifact.path for artifact in written])
@@ -53,7 +53,7 @@ def not_here(found: ParityEvidence) -> str:
     return f"; not on this machine: {', '.join(runtimes)}" if runtimes else ""
 
 
-def latency(session: Session) -> Outcome:
+def latency(session: Session, learning: Learning) -> Outcome:
     """Original against slim (and the dynamic variant) in ONNX Runtime on the CPU, interleaved."""
     run, config = session.run, session.recipe.latency
     if "onnx" not in session.recipe.export.formats:
@@ -63,7 +63,7 @@ def latency(session: Session) -> Outcome:
         if config.batch == 1:
             routed = OnnxRunner(run.routed_onnx, config.threads)
         else:
-            session.progress.note(f"latency: the routed form takes one image at a time, not {config.batch}: not timed")
+            learning.progress.note(f"latency: the routed form takes one image at a time, not {config.batch}: not timed")
     row = measure_latency(
         OnnxRunner(run.original_onnx, config.threads),
         OnnxRunner(run.slim_onnx, config.threads),
@@ -75,43 +75,43 @@ def latency(session: Session) -> Outcome:
         warmup=config.warmup_seconds,
         seed=session.recipe.seed,
         dynamic=routed,
-        progress=session.progress,
+        progress=learning.progress,
     )
     if row.speedup.high < 1:
-        session.progress.note(
+        learning.progress.note(
             f"the slim model is slower than the original ({row.speedup.median:.2f} times as fast): MACs fell, time did "
             "not; try budget.align auto"
         )
     return Outcome({"latency": [row.to_dict()]}, [])
 
 
-def judgement(session: Session) -> Outcome:
+def judgement(session: Session, learning: Learning) -> Outcome:
     """Accuracy on the test set, read here for the first and only time, and saliency drift on validation images."""
-    device = session.fabric.device
+    device = learning.device
     original, (slim, slim_explained) = session.classifier(), session.slim()
     on_leader(lambda: len(session.splits.test()))  # decodes them, if nobody has yet
-    test = session.plain(session.splits.test())
+    test = session.plain(session.splits.test(), learning.flow)
     before, after = (evaluate(model.to(device), test).accuracy for model in (original, slim))
-    session.progress.note(f"test accuracy: {as_percent(before)} -> {as_percent(after)}")
+    learning.progress.note(f"test accuracy: {as_percent(before)} -> {as_percent(after)}")
     metrics = {"test_images": test.count, "original_test_accuracy": before, "slim_test_accuracy": after}
     if session.recipe.dynamic.enabled:
         routed = session.dynamic().to(device)
         found = measure_usage(routed, routed_cost(routed, session.example), test)
-        session.progress.note(f"dynamic: test accuracy {as_percent(found.accuracy)}, {as_macs(found.macs_mean)} MACs")
+        learning.progress.note(f"dynamic: test accuracy {as_percent(found.accuracy)}, {as_macs(found.macs_mean)} MACs")
         metrics |= {"dynamic_test_accuracy": found.accuracy, "dynamic_test_macs": found.macs_mean}
     if slim_explained is None:
         return Outcome(metrics, [])
-    val = session.plain(session.splits.val)
+    val = session.plain(session.splits.val, learning.flow)
     networks = (session.explained(), slim_explained)
     reasons, kept = (
-        explanations(network.to(device), val, progress=session.progress)
-        for network in session.progress.track(networks, "saliency drift", unit="models")
+        explanations(network.to(device), val, progress=learning.progress)
+        for network in learning.progress.track(networks, "saliency drift", unit="models")
     )
     head = slim_explained.selector.head
     drift = drift_of(head, reasons, kept)
     maps = drift_of_numbers(head.kind, reasons, kept, head.to_saliency).to_dict()
     del maps["explainer"]  # said once
-    session.progress.note(
+    learning.progress.note(
         f"explanations: centres moved {drift.center_drift_px:.2f} px, overlap {as_percent(drift.iou)}"
     )
     moved = {"explainer": head.kind, **drift.to_dict(), "maps": maps}

@@ -5,28 +5,28 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 
 from torch import Tensor
 
-from slimsight.compress.errors import PruningError
 from slimsight.compress.explain import ExplainedClassifier
 from slimsight.compress.files.atomic import atomic_path, read_tensors
 from slimsight.compress.finetune import Steering, recalibrate_bn, train_classifier
-from slimsight.compress.gates import Selection, select
-from slimsight.compress.macs import count_macs, count_params, size_bytes
+from slimsight.compress.gates import Selection
 from slimsight.compress.models import Classifier
 from slimsight.compress.parallel.processes import rank
-from slimsight.compress.surgery import PrunePlan, gated_vs_slim
-from slimsight.compress.training import evaluate
+from slimsight.compress.surgery import PrunePlan
+from slimsight.compress.training import Learning, evaluate
 
 from ...report.units import as_error, as_macs, as_percent, plural
+from ...steps import choose_plan, classifier_of, prove_slim
 from ..plan_latency import select_timed
 from ..session import Outcome, Session
 
 EXACTNESS_IMAGES = 64
 
 
-def surgery(session: Session) -> Outcome:
+def surgery(session: Session, learning: Learning) -> Outcome:
     """Scores + budget -> plan -> channels gone, proven: hard gates = slim model, cost model = fvcore."""
     scores = read_tensors(session.stage_file("gates", "scores.safetensors"))
     selection = _select(session, scores)
@@ -38,31 +38,25 @@ def surgery(session: Session) -> Outcome:
         )
     original, network = session.network(), session.slimmed(plan)
     images = session.some_images(EXACTNESS_IMAGES)
-    difference = gated_vs_slim(original, network, session.graph.groups, plan, images)
-    dense_model, slim = classifier_of(original), classifier_of(network)
-    dense, counted = (count_macs(model, session.example).total for model in (dense_model, slim))
-    if dense != session.cost.total or counted != session.cost.of_plan(plan):
-        raise PruningError(
-            f"the cost model ({session.cost.total} -> {session.cost.of_plan(plan)} MACs) disagrees with fvcore "
-            f"({dense} -> {counted}): the model computes layers the cost model cannot see; please report it"
-        )
-    score = evaluate(slim.to(session.fabric.device), session.plain(session.splits.val))
-    session.progress.note(
-        f"MACs: {as_macs(dense)} -> {as_macs(counted)} ({as_percent(counted / dense)} kept); logits differ from closed "
-        f"gates by {as_error(difference)}; validation accuracy before finetuning {as_percent(score.accuracy)}"
+    proof = prove_slim(original, network, session.graph, session.cost, plan, images)
+    dense, slim = proof.original.macs, proof.slim.macs
+    score = evaluate(classifier_of(network).to(learning.device), session.plain(session.splits.val, learning.flow))
+    learning.progress.note(
+        f"MACs: {as_macs(dense)} -> {as_macs(slim)} ({as_percent(slim / dense)} kept); logits differ from closed gates "
+        f"by {as_error(proof.max_rel)}; validation accuracy before finetuning {as_percent(score.accuracy)}"
     )
     plan_path = session.stage_file("surgery", "plan.json")
     plan.save(plan_path)
     kept = [{"group": name, "total": plan.widths[name], "kept": len(channels)} for name, channels in plan.kept.items()]
     return Outcome(
         {
-            "original": {"macs": dense, "params": count_params(dense_model), "size_bytes": size_bytes(dense_model)},
-            "slim": {"macs": counted, "params": count_params(slim), "size_bytes": size_bytes(slim)},
+            "original": asdict(proof.original),
+            "slim": asdict(proof.slim),
             "limits": session.limits,
             "gated_val_accuracy": score.accuracy,
-            "gated_vs_slim_max_rel": difference,
+            "gated_vs_slim_max_rel": proof.max_rel,
             "cost_model_macs": session.cost.of_plan(plan),
-            "fvcore_macs": counted,
+            "fvcore_macs": slim,
             "channels": kept,
             "frozen_groups": [{"name": g.name, "reason": g.reason} for g in session.graph.frozen],
             "frozen_channels": [{"group": g.name, "total": g.channels} for g in session.graph.frozen],
@@ -75,14 +69,14 @@ def _select(session: Session, scores: dict[str, Tensor]) -> Selection:
     """The plan, timed for real where latency is limited."""
     budget, limits = session.recipe.budget, session.limits
     if budget.latency is None and budget.align != "auto":
-        return select(session.cost, scores, budget=limits, align=budget.align, rank_weight=budget.rank_weight)
+        return choose_plan(session.cost, scores, limits, align=budget.align, rank_weight=budget.rank_weight)
     with session.timer() as timer:
         cost, liked = timer.timed_cost(session.cost)
         if budget.align == "auto":
             session.progress.note(f"align: {_plan_text(liked)}")
         align = liked if budget.align == "auto" else budget.align
         if budget.latency is None:
-            return select(session.cost, scores, budget=limits, align=align, rank_weight=budget.rank_weight)
+            return choose_plan(session.cost, scores, limits, align=align, rank_weight=budget.rank_weight)
         timed = select_timed(
             cost,
             scores,
@@ -103,30 +97,21 @@ def _plan_text(align: Mapping[str, int]) -> str:
     return f"multiples {', '.join(listed)}"
 
 
-def finetune(session: Session) -> Outcome:
+def finetune(session: Session, learning: Learning) -> Outcome:
     """Statistics, then weights; what comes out is the slim model."""
     config, splits = session.recipe.finetune, session.splits
     plan_path = session.stage_file("surgery", "plan.json")
-    network = session.slimmed(PrunePlan.load(plan_path)).to(session.fabric.device)
+    network = session.slimmed(PrunePlan.load(plan_path)).to(learning.device)
     slim = classifier_of(network)
-    batches = session.shuffled(splits.train, config.batch_size, crop=True, flip=True)
+    batches = session.shuffled(splits.train, config.batch_size, learning.flow, crop=True, flip=True)
     recalibrate_bn(slim, batches, config.recalibrate_batches)
-    recalibrated = evaluate(slim, session.plain(splits.val))
+    recalibrated = evaluate(slim, session.plain(splits.val, learning.flow))
     if config.epochs:
-        teacher = session.classifier().to(session.fabric.device) if config.distill else None
-        train_classifier(
-            slim,
-            batches,
-            session.fabric,
-            config=config,
-            teacher=teacher,
-            steering=_steering(session, network),
-            what="finetune",
-            checkpoints=session.checkpoints.get("finetune"),
-            progress=session.progress,
-        )
-    score = evaluate(slim, session.plain(splits.val))
-    session.progress.note(f"slim model: validation accuracy {as_percent(score.accuracy)}")
+        teacher = session.classifier().to(learning.device) if config.distill else None
+        steering = _steering(session, network)
+        train_classifier(slim, batches, learning, config=config, teacher=teacher, steering=steering, what="finetune")
+    score = evaluate(slim, session.plain(splits.val, learning.flow))
+    learning.progress.note(f"slim model: validation accuracy {as_percent(score.accuracy)}")
     run = session.run
     session.write(run.slim_model, slim.state_dict())
     if rank() == 0:
@@ -147,8 +132,3 @@ def _steering(session: Session, network: ExplainedClassifier | Classifier) -> St
     targets = session.targets()
     original = session.explained().to(session.fabric.device)
     return Steering(original, network, weight, None if targets is None else targets.unit)
-
-
-def classifier_of(network: ExplainedClassifier | Classifier) -> Classifier:
-    """The classifier of a network that may carry an explainer."""
-    return network.classifier if isinstance(network, ExplainedClassifier) else network

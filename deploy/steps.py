@@ -1,0 +1,293 @@
+"""The steps that slim a network, each with its checks: called by the Python API, by a run's stages and by ``inspect``.
+
+A network is a classifier, alone or joined with its explainer (``ExplainedClassifier``), so that one surgery slims both.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, overload
+
+from torch import Tensor, nn
+
+from slimsight.compress.config import ExplainerConfig, GatesConfig
+from slimsight.compress.data import BatchSource
+from slimsight.compress.errors import PruningError
+from slimsight.compress.explain import (
+    ExplainedClassifier,
+    Predictor,
+    Quality,
+    Selector,
+    SteeringExplainer,
+    Targets,
+    find_scales,
+    new_predictor,
+    train_predictor,
+)
+from slimsight.compress.explain.amortized.heads import Head
+from slimsight.compress.gates import (
+    CostModel,
+    GateResult,
+    Selection,
+    check_budget,
+    learn_gates,
+    magnitude,
+    select,
+    uniform,
+)
+from slimsight.compress.gates.widths import Align
+from slimsight.compress.macs import count_macs, count_params, size_bytes
+from slimsight.compress.models import Classifier
+from slimsight.compress.progress import SILENT, Progress
+from slimsight.compress.surgery import (
+    ChannelGraph,
+    FrozenGroup,
+    PrunePlan,
+    View,
+    gated_vs_slim,
+    prove_groups,
+    slim_,
+    trace_groups,
+)
+from slimsight.compress.training import History, Learning
+
+N = TypeVar("N", bound=nn.Module)
+
+PROOF_IMAGES = 4
+"""Images that channel groups are proven on."""
+
+JOINED = ExplainedClassifier.PREFIX
+"""Prefix of the classifier's layers in a network that also explains it."""
+
+_RANKINGS = {"magnitude": magnitude, "uniform": uniform}
+
+
+def find_groups(
+    network: nn.Module, images: Tensor, *, prefix: str | None = None, progress: Progress = SILENT, **options: Any
+) -> ChannelGraph:
+    """The channel groups of ``network``, each proven by a dry run on a copy; what fails is frozen, with its reason.
+
+    Args:
+        images: (N, C, H, W), as the network takes them.
+        prefix: of the layers that may shrink; by default all of a classifier, and the classifier of a joined network.
+        options: see ``prove_groups``.
+
+    Raises:
+        PruningError: the network's channels cannot be followed.
+    """
+    inner, view = _scope(network)
+    prefix = inner if prefix is None else prefix
+    graph = trace_groups(network, images[:1], prefix=prefix, view=view)
+    return prove_groups(network, graph, images, prefix=prefix, view=view, progress=progress, **options)
+
+
+def to_cost_model(model: nn.Module, example: Tensor, graph: ChannelGraph, *, prefix: str = "") -> CostModel:
+    """What ``model`` costs as a function of open channels; its MACs are those that fvcore counts.
+
+    Args:
+        prefix: of the model's layers in the network that ``graph`` was traced in.
+
+    Raises:
+        PruningError: fvcore counts something else.
+    """
+    cost = CostModel.of(model, example[:1], graph.groups, prefix=prefix)
+    _check_macs(cost.total, count_macs(model, example[:1]).total)
+    return cost
+
+
+def join_explainer(classifier: Classifier, example: Tensor, classes: int, head: type[Head]) -> ExplainedClassifier:
+    """``classifier`` joined with an untrained selector on its feature pyramid.
+
+    Args:
+        example: (N, C, S, S) square images.
+
+    Raises:
+        ModelError: the classifier has no feature maps to explain with.
+    """
+    selector = Selector(find_scales(classifier, example[:1]), classes, example.shape[-1], head)
+    return ExplainedClassifier(classifier, selector).eval()
+
+
+def learn_predictor(
+    explainer: SteeringExplainer[Any],
+    classifier: Classifier,
+    train: BatchSource,
+    val: BatchSource,
+    learning: Learning,
+    config: ExplainerConfig,
+) -> tuple[Predictor, History] | None:
+    """q_pred, trained on masked images; None for an explainer that learns without one."""
+    if explainer.masks is None:
+        return None
+    predictor = new_predictor(classifier, config.predictor)
+    draw = explainer.masks(config)
+    history = train_predictor(predictor, classifier, train, val, learning, config=config.predictor, draw=draw)
+    return predictor, history
+
+
+def learn_selector(
+    explainer: SteeringExplainer[Any],
+    network: ExplainedClassifier,
+    predictor: Predictor | None,
+    train: BatchSource,
+    val: BatchSource,
+    learning: Learning,
+    config: ExplainerConfig,
+) -> tuple[Quality, History]:
+    """Train the selector of ``network`` and judge it on ``val``.
+
+    Raises:
+        PruningError: it collapsed, or is no better than random masks.
+    """
+    history = explainer.train(network, predictor, train, val, learning, config=config)
+    quality = explainer.judge(network, predictor, val, learning.fabric, config=config)
+    learning.progress.note(f"selector: {quality.in_words()}")
+    explainer.refuse(quality, config)
+    return quality, history
+
+
+@dataclass(frozen=True)
+class ChannelScores:
+    """What each channel is worth: ``of`` is group -> (channels,); ``learned`` is None for a ranking by weights."""
+
+    of: Mapping[str, Tensor]
+    learned: GateResult | None = None
+
+
+def needs_gates(config: GatesConfig) -> bool:
+    """Whether channels are ranked by learning gates, and not by the weights alone."""
+    return config.steer not in _RANKINGS
+
+
+def rank_by_weights(network: nn.Module, graph: ChannelGraph, ranking: str) -> dict[str, Tensor]:
+    """Scores of a ranking that learns nothing: ``magnitude`` or ``uniform``."""
+    return _RANKINGS[ranking](network, graph.groups)
+
+
+def score_channels(
+    network: nn.Module,
+    graph: ChannelGraph,
+    cost: CostModel,
+    train: BatchSource,
+    learning: Learning,
+    *,
+    config: GatesConfig,
+    budget: float,
+    targets: Targets | None,
+) -> ChannelScores:
+    """Rank the channels as ``config.steer`` says: by learned gates (ISP Eq. 10), or by the weights.
+
+    Args:
+        train: images without augmentation, which ``targets`` belong to.
+        budget: MACs that the gates aim for.
+        targets: C_x of the unpruned network; None: the gates are not steered.
+
+    Raises:
+        PruningError: the gates did not converge.
+    """
+    if not needs_gates(config):
+        return ChannelScores(rank_by_weights(network, graph, config.steer))
+    result = learn_gates(network, graph.groups, cost, train, learning, config=config, budget=budget, targets=targets)
+    return ChannelScores(result.scores, result)
+
+
+def choose_plan(
+    cost: CostModel,
+    scores: Mapping[str, Tensor],
+    limits: Mapping[str, float],
+    *,
+    align: Align = 1,
+    rank_weight: float = 1.0,
+    frozen: Sequence[FrozenGroup] = (),
+) -> Selection:
+    """The channels that all ``limits`` allow, best scores first (``select``).
+
+    Raises:
+        PruningError: nothing can shrink, or a limit is out of reach; the message names the smallest amount.
+    """
+    check_budget(cost, limits, align if isinstance(align, int) else 1, frozen=frozen)
+    return select(cost, scores, budget=limits, align=align, rank_weight=rank_weight)
+
+
+def slim_copy(network: N, plan: PrunePlan, example: Tensor, *, prefix: str | None = None) -> N:
+    """A copy of ``network`` without the channels that ``plan`` does not keep, in eval mode.
+
+    Raises:
+        PruningError: the plan does not fit the network.
+    """
+    twin = copy.deepcopy(network)
+    inner, view = _scope(twin)
+    slim_(twin, plan, example[:1], prefix=inner if prefix is None else prefix, view=view)
+    return twin.eval()
+
+
+@dataclass(frozen=True)
+class CountedCosts:
+    """What a model is made of: MACs for one image (by fvcore), parameters, bytes of its tensors."""
+
+    macs: int
+    params: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class SlimProof:
+    """Evidence that surgery removed what the plan says and nothing else.
+
+    Attributes:
+        max_rel: largest difference between closed gates and the slim network, relative to the largest output.
+        original, slim: of the two classifiers, without explainers.
+    """
+
+    max_rel: float
+    original: CountedCosts
+    slim: CountedCosts
+
+
+def prove_slim(
+    original: nn.Module, slim: nn.Module, graph: ChannelGraph, cost: CostModel, plan: PrunePlan, images: Tensor
+) -> SlimProof:
+    """Compare a slim network with the original whose gates are closed, and its MACs with the cost model's and fvcore's.
+
+    Raises:
+        PruningError: cost model and fvcore disagree about the MACs of either.
+    """
+    difference = gated_vs_slim(original, slim, graph.groups, plan, images)
+    example = images[:1]
+    dense, small = (costs_of(classifier_of(network), example) for network in (original, slim))
+    _check_macs(cost.total, dense.macs)
+    _check_macs(cost.of_plan(plan), small.macs)
+    return SlimProof(difference, dense, small)
+
+
+def costs_of(model: nn.Module, example: Tensor) -> CountedCosts:
+    """MACs, parameters and bytes, all counted on the model itself."""
+    return CountedCosts(count_macs(model, example).total, count_params(model), size_bytes(model))
+
+
+@overload
+def classifier_of(network: ExplainedClassifier | Classifier) -> Classifier: ...
+
+
+@overload
+def classifier_of(network: nn.Module) -> nn.Module: ...
+
+
+def classifier_of(network: nn.Module) -> nn.Module:
+    """The classifier of a network that may be joined with an explainer."""
+    return network.classifier if isinstance(network, ExplainedClassifier) else network
+
+
+def _scope(network: nn.Module) -> tuple[str, View | None]:
+    """Prefix of the layers that may shrink, and the part of the network that a dependency graph is traced from."""
+    return (JOINED, network.view) if isinstance(network, ExplainedClassifier) else ("", None)
+
+
+def _check_macs(claimed: int, counted: int) -> None:
+    if claimed != counted:
+        raise PruningError(
+            f"the cost model ({claimed} MACs) disagrees with fvcore ({counted}): the model computes layers that are no "
+            "modules (torch.nn.functional with weights of its own); make them modules"
+        )
