@@ -17,7 +17,7 @@ from slimsight.compress.explain import ExplainedClassifier, Targets, explanation
 from slimsight.compress.files.atomic import read_tensors
 from slimsight.compress.surgery import PrunePlan
 from slimsight.deploy.cli.progress import ConsoleProgress
-from slimsight.deploy.run.pipeline import fingerprints, run_recipe, to_stages
+from slimsight.deploy.run.pipeline import stage_fingerprints, run_recipe, to_stages
 from slimsight.deploy.run.session import Session, default_cache
 from slimsight.deploy.run_dir import read_run
 from slimsight.deploy.settings.recipe import Recipe, load_recipe
@@ -97,7 +97,7 @@ class Study:
         if not place.is_dir():
             run_recipe(recipe, place, name=f"interpretation_{kind}.yaml", progress=self.progress)
         session = Session(recipe, read_run(place), self.progress, default_cache())
-        keys = fingerprints(to_stages(recipe), session)
+        keys = stage_fingerprints(to_stages(recipe), session)
         for stage in LEARNED:
             if session.run.done(stage, keys[stage]) is None:
                 raise RunError(

@@ -1,5 +1,5 @@
-"""What can be known of a model before anything is learned: its channel groups, what is frozen and why, what it costs,
-how small it can get; and, for a budget, a plan with its proof."""
+"""``slimsight inspect``: a model's channel groups, what is frozen and why, its costs, its smallest size; for a budget, a
+plan by magnitude with its proof. Nothing is trained."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class InspectedLayer:
 
 @dataclass(frozen=True)
 class PlanProof:
-    """A plan by magnitude and the evidence that it can be carried out. MACs per image, seconds of surgery and proof.
+    """A plan by magnitude and the proof that it can be applied. MACs per image, seconds of surgery and proof.
 
     ``max_rel`` (float64) and ``max_rel_float32``: largest difference between closed gates and the slim model, relative
     to the largest logit, with random statistics in every batch normalisation.
@@ -64,7 +64,7 @@ class PlanProof:
 
 @dataclass(frozen=True)
 class Inspection:
-    """See ``inspect_model``. ``seconds``: for tracing and proving the groups; ``layers``: the dearest first."""
+    """See ``inspect_model``. ``seconds``: for tracing and proving the groups; ``layers``: largest MACs first."""
 
     model: str
     input: Shape
@@ -113,7 +113,7 @@ def read_limits(texts: Sequence[str]) -> BudgetConfig:
 
 
 def load_model(name: str, classes: int, *, allow_code: bool = False) -> nn.Module:
-    """The network that ``name`` means, with random weights; of a run directory, the original with its weights' shapes.
+    """Build the network called ``name`` with random weights; for a run directory, its original.
 
     Args:
         name: ``torchvision:NAME``, ``timm:NAME``, ``path/to/file.py:factory``, one of ours, or a run directory.
@@ -143,7 +143,7 @@ def inspect_model(
     limit: float = 300.0,
     progress: Progress = SILENT,
 ) -> Inspection:
-    """Trace, prove and price ``net``; with a budget, plan by magnitude, cut a copy and prove that too.
+    """Trace ``net``, prove its groups and count its costs; with a budget, apply a plan by magnitude to a copy and prove it.
 
     Nothing of it depends on what the weights have learned. ``net`` is not changed.
 
@@ -185,7 +185,7 @@ def inspect_model(
 def _prove_plan(
     net: nn.Module, graph: ChannelGraph, cost: CostModel, images: Tensor, budget: BudgetConfig, align: int
 ) -> PlanProof:
-    """The plan that keeps the channels of greatest magnitude, carried out on a copy and compared."""
+    """Apply a plan by magnitude to a copy and compare it with closed gates."""
     started = time.monotonic()
     limits = counted_limits(budget, cost)
     scores = rank_by_weights(net, graph, "magnitude")

@@ -1,4 +1,4 @@
-"""A folder that holds a slim model: written for those who slimmed it, read by those who only use it."""
+"""Save and load a slim model: weights, plan, a self-contained .pt2 program, checksums."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from .run_dir import is_run, read_run
 
 WEIGHTS, PLAN, PROGRAM, EXPLAINER = "model.safetensors", "plan.json", "model.pt2", "explainer.safetensors"
 SUMS = "checksums.json"
-"""The sha256 of each; written last. A run's ``slim`` has none: the run's records have them."""
+"""File with the sha256 of each file; written last. A run's ``slim`` folder has none: its stage records hold them."""
 
 
 @dataclass(frozen=True)
 class Slimmed:
-    """What surgery gives: the slim model (its class is the original's), its plan, its explainer if it has one.
+    """A slim model (of the original's class), its plan, and its explainer if it has one.
 
     ``max_rel``: largest difference of its outputs from the original's with closed gates, relative.
     """
@@ -59,7 +59,7 @@ def save(slimmed: Slimmed, folder: str | Path) -> None:
 
 
 def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
-    """The slim model of a folder that ``save`` wrote, in eval mode; without ``model``, of a run's ``slim`` too.
+    """Load a slim model, in eval mode, from a folder that ``save`` wrote; without ``model``, also from a run's ``slim``.
 
     Args:
         model: the original architecture, for a slim model that can be trained on; a copy is slimmed and gets the
@@ -90,7 +90,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
 
 
 def _check(place: Path) -> None:
-    """Refuse damaged files: by their own checksums, or by the records of the run around them."""
+    """Verify checksums: the folder's own, or those of the run around it."""
     try:
         known = read_sealed(place / SUMS)
     except FileNotFoundError:

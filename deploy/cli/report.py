@@ -22,15 +22,15 @@ def report(
 ) -> None:
     """Write the report as one HTML file that opens from disk: of a run, or of several side by side."""
     from ..report.html import COMPARISON_FILE, write_comparison, write_run
-    from ..run.resume import check_report, renew_page
+    from ..run.resume import check_run_undamaged, rewrite_page
 
     _check(runs, out)
     for run in runs:
-        check_report(run)
+        check_run_undamaged(run)
     if len(runs) > 1:
         path = write_comparison(runs, out or Path(COMPARISON_FILE))
     else:
-        path = renew_page(runs[0]) if out is None else write_run(runs[0], out)
+        path = rewrite_page(runs[0]) if out is None else write_run(runs[0], out)
     console().print(f"report: {path}", soft_wrap=True)
 
 

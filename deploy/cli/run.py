@@ -12,9 +12,9 @@ from slimsight.compress.errors import ConfigError
 
 from ..run.processes import (
     as_arguments,
-    check_batches,
+    check_batch_sizes,
     check_devices,
-    end_with_agent,
+    exit_with_launcher,
     is_leader,
     launch,
     launched_processes,
@@ -45,12 +45,12 @@ def run(
     terminal: Terminal = context.obj
     loaded = load_recipe(recipe, set_ or ())  # before torch is imported: a mistake is told at once
     check_devices(devices)
-    check_batches(loaded, launched_processes() or devices or 1)
+    check_batch_sizes(loaded, launched_processes() or devices or 1)
     if dry and (devices or launched_processes() or 1) > 1:
         raise ConfigError("--dry-run times one process: leave --devices out")
     if devices is not None and devices > 1 and not launched_processes():
         raise typer.Exit(launch(as_arguments(recipe, out, set_ or (), reuse), devices))
-    end_with_agent()
+    exit_with_launcher()
     from ..run.pipeline import run_recipe
 
     place = out or Path("runs") / recipe.stem
@@ -60,9 +60,9 @@ def run(
         _print_dry_run(dry_run(loaded, place, reuse=reuse, progress=terminal.progress))
         return
     if not is_leader():
-        from ..run.pipeline import follow
+        from ..run.pipeline import follow_leader
 
-        follow(loaded, place)
+        follow_leader(loaded, place)
         return
     report = run_recipe(
         loaded,

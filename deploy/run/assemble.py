@@ -1,4 +1,4 @@
-"""Put a run's figures together: report.json's parts from the stages' metrics, and the pictures."""
+"""Assemble report.json from the stages' metrics, and draw the pictures of the report."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ PICTURED = 12
 
 
 def assemble_report(session: Session, name: str, records: Mapping[str, StageRecord], reused: Sequence[str]) -> Report:
-    """The report of finished stages ``records``; ``name`` is the recipe's file name."""
+    """Build the report from the ``records`` of finished stages; ``name`` is the recipe's file name."""
     recipe, splits = session.recipe, session.splits
     metrics: dict[str, Mapping[str, Any]] = {stage: record.metrics for stage, record in records.items()}
     cut, judged = metrics["surgery"], metrics["judgement"]
@@ -122,7 +122,7 @@ def _budget(budget: BudgetConfig, limits: Mapping[str, float], slim: ModelFigure
 
 
 def _short(model: str) -> str:
-    """Without the folders of a user's file: ``nets/mine.py:factory`` -> ``mine.py:factory``."""
+    """Strip folders from a model's name: ``nets/mine.py:factory`` -> ``mine.py:factory``."""
     return Path(model).name if ".py:" in model else model
 
 

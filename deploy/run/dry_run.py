@@ -1,4 +1,4 @@
-"""How long each stage will take: a few batches are timed, and counted up by the recipe's schedules."""
+"""``slimsight run --dry-run``: all checks of a run, and how long each stage will take, by timing a few batches."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from slimsight.compress.training import to_device
 from ..host import default_cache, free_disk
 from ..run_dir import RunDir, read_run
 from ..settings.recipe import Recipe
-from .pipeline import Stage, fingerprints, to_stages
+from .pipeline import Stage, stage_fingerprints, to_stages
 from .session import Session
 from .stages.preflight import Preflight, preflight
 
@@ -53,7 +53,7 @@ class Steps:
 
 
 def time_steps(session: Session, classifier: Classifier) -> Steps:
-    """Time a few batches of the recipe's training images, where they will be learned from."""
+    """Time a few training batches on the device of the run."""
     recipe, device = session.recipe, session.fabric.device
     batches = session.shuffled(session.splits.train, recipe.finetune.batch_size)
     batch = to_device(next(iter(batches.epoch(0))), device)
@@ -73,7 +73,7 @@ def time_steps(session: Session, classifier: Classifier) -> Steps:
 
 
 def _reading(session: Session) -> float:
-    """Seconds per image that workers take to decode, where images stay files; 0 where they are in a cache."""
+    """Seconds per image for decoding images that stay files; 0 for cached images."""
     images = session.splits.train.images
     if not (isinstance(images, Rows) and isinstance(images.pool, FileImages)):
         return 0.0
@@ -102,7 +102,7 @@ def _seconds(work: object, device: torch.device, *, grad: bool = True) -> float:
 
 
 def estimate(session: Session, known: Preflight, steps: Steps) -> dict[str, float]:
-    """Seconds of every stage that this recipe may have, by name; for stages that are reused, what they would take.
+    """Estimated seconds of every stage, by name, including those that will be reused.
 
     Early stopping makes stages shorter; what a budget of latency measures, and compiling, is not in it.
     """
@@ -147,7 +147,7 @@ def estimate(session: Session, known: Preflight, steps: Steps) -> dict[str, floa
 
 
 def disk_needed(session: Session, known: Preflight) -> int:
-    """Bytes of a run directory, about: weights in several files, and an explanation per image that gates see."""
+    """Estimated bytes of a run directory: weights in several files, and one explanation per gate image."""
     weights = _FILES_OF_WEIGHTS * size_bytes(known.classifier)
     if session.recipe.dynamic.enabled:
         weights *= 2
@@ -169,7 +169,7 @@ class PlannedStage:
 
 @dataclass(frozen=True)
 class DryRun:
-    """What a run would do. ``images`` by split; ``device``: where it learns."""
+    """Result of a dry run. ``images``: number by split; ``device``: where training runs."""
 
     out: Path
     classes: int
@@ -184,14 +184,14 @@ class DryRun:
 
     @property
     def seconds(self) -> float:
-        """Of all stages that would run."""
+        """Sum over all stages that would run."""
         return sum(stage.seconds for stage in self.stages if not stage.reused)
 
 
 def dry_run(
     recipe: Recipe, out: Path, *, reuse: Path | None = None, cache: Path | None = None, progress: Progress = SILENT
 ) -> DryRun:
-    """Check everything that a run checks before it learns, and say what it would do.
+    """Run all checks that precede training, and list what each stage would do.
 
     Images are decoded into the cache, as for a run; ``out`` is only read.
 
@@ -202,7 +202,7 @@ def dry_run(
     run = _look(out)
     session = Session(recipe, run, progress, cache or default_cache())
     stages = to_stages(recipe)
-    keys = fingerprints(stages, session)
+    keys = stage_fingerprints(stages, session)
     known = preflight(session)
     splits = session.splits
     images = {"train": len(splits.train), "val": len(splits.val), "test": len(splits.test())}
@@ -223,7 +223,7 @@ def dry_run(
 
 
 def _look(out: Path) -> RunDir:
-    """The run in ``out``, or one that is yet to be made."""
+    """The run in ``out``, or a new one that is not created."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         try:
             return read_run(out, whole=False)

@@ -1,4 +1,4 @@
-"""The models of a finished run in the formats that a target takes, each proven against PyTorch on the run's images."""
+"""``slimsight export``: a finished run's models in the formats of a target, each compared with PyTorch on real images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .session import Session, default_cache
 __all__ = ["FORMATS", "PRECISIONS", "Exported", "export_run", "read_batch", "read_choices"]
 
 IMAGES = 500
-"""Validation images, spread over the classes, that artefacts are compared on."""
+"""Number of validation images, spread over the classes, for comparing artefacts."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Exported:
 
     @property
     def json(self) -> Path:
-        """Where its figures are."""
+        """Path of export.json."""
         return self.folder / EXPORT_FILE
 
 
@@ -141,7 +141,7 @@ def export_run(
 
 
 def _to_dict(found: Exported, images: int) -> dict[str, Any]:
-    """export.json: every file with its checksum, what it was compared in, and what it could not be."""
+    """export.json: every file with its checksum, the comparisons made, and those that were not possible here."""
     files = []
     for artifact in found.artifacts:
         rows = [row.to_dict() for row in found.evidence.rows if row.artifact == artifact.name]

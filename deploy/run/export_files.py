@@ -1,4 +1,4 @@
-"""The files of one export: ONNX, its FP16 form and the engines built from it, and ``.pt2``."""
+"""Writes the files of one export: ONNX in FP32 and FP16, engines built from it, and ``.pt2``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PRECISIONS = get_args(Precision)
 
 _EXAMPLES = 2
 _SAMPLES = 32
-"""Images that show what FP16 cannot hold."""
+"""Number of images used to find values that overflow FP16."""
 
 
 @dataclass
@@ -96,7 +96,7 @@ class Files:
         return "onnx" in self.formats or bool(self.flavours)
 
     def _of_onnx(self, artifact: Artifact, profile: BatchProfile | None) -> Iterator[Artifact]:
-        """The file, its FP16 form, and its engines."""
+        """Write an ONNX file, its FP16 form, and its engines."""
         source, model = artifact.path, artifact.model
         if "fp32" in self.precisions or self.flavours:
             yield artifact
@@ -114,7 +114,7 @@ class Files:
     def _engine(
         self, source: Artifact, path: Path, flavour: Flavour, precision: Precision, profile: BatchProfile | None
     ) -> EngineResult | None:
-        """An engine, or None and the reason in ``skipped`` where this machine, or this builder, cannot build it."""
+        """Build an engine; None, with the reason in ``skipped``, if it cannot be built here."""
         if path.is_file() and not was_built_here(path, self.session.cache):
             path.unlink()  # one of somebody else's would be opened to be used again
         try:

@@ -1,4 +1,4 @@
-"""What a stage is made of, as one hash."""
+"""Fingerprints of stages: a hash of everything that decides a stage's result. A stage whose hash changed runs again."""
 
 from __future__ import annotations
 
@@ -13,58 +13,58 @@ from pydantic import BaseModel
 from slimsight.export.onnx_files.metadata import METADATA
 
 from ..settings.recipe import Recipe
-from .images import augmentation, judged
+from .images import augmentation, evaluation_settings
 from .session import Session
 
 
 def fingerprint(parts: Mapping[str, Any]) -> str:
     """sha256 of ``parts`` as canonical JSON: equal for equal content, whatever the order of keys."""
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_plain)
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_to_jsonable)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _plain(value: Any) -> Any:
+def _to_jsonable(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     if isinstance(value, Path):
         return str(value)
-    raise TypeError(f"a fingerprint cannot be made of {type(value).__name__}")
+    raise TypeError(f"no fingerprint of a {type(value).__name__}")
 
 
 Parts = Mapping[str, Any]
 
 
-def _learning(recipe: Recipe) -> dict[str, Any]:
-    """How many processes there are is none of it: they compute the same, but for rounding."""
+def _training_parts(recipe: Recipe) -> dict[str, Any]:
+    """The number of processes is left out: it changes results by rounding only."""
     parts: dict[str, Any] = {"seed": recipe.seed, "precision": recipe.precision, "threads": recipe.threads}
     return parts if recipe.accumulate == 1 else {**parts, "accumulate": recipe.accumulate}
 
 
 def classifier_parts(session: Session) -> Parts:
-    """Files count by their content: a moved file changes nothing, an edited one everything."""
+    """Model and weights files are identified by their content, not by their path."""
     model, data = session.recipe.model, session.recipe.data
     file, _, factory = model.name.rpartition(":")
     parts: dict[str, Any] = {
-        "name": f"{_digest(Path(file))}:{factory}" if file.endswith(".py") else model.name,
+        "name": f"{_file_digest(Path(file))}:{factory}" if file.endswith(".py") else model.name,
         "shortcut": model.shortcut,
         "normalisation": [model.mean, model.std],
-        "weights": _digest(model.weights) if isinstance(model.weights, Path) else model.weights,
+        "weights": _file_digest(model.weights) if isinstance(model.weights, Path) else model.weights,
         "data": session.data_key,
     }
     if model.weights is None:
-        parts |= {"train": model.train, "augment": augmentation(data), **_learning(session.recipe)}
+        parts |= {"train": model.train, "augment": augmentation(data), **_training_parts(session.recipe)}
     return parts
 
 
-def _digest(path: Path) -> str | None:
-    """None where there is no such file: building the model will say so."""
+def _file_digest(path: Path) -> str | None:
+    """sha256 of a file; None if there is none (building the model reports that)."""
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def predictor_parts(session: Session) -> Parts:
     recipe, explainer = session.recipe, session.recipe.explainer
     parts = {"predictor": explainer.predictor, "flip": recipe.data.flip}
-    return {**parts, **_explainer_parts(session, {"masks": explainer.masks}), **_learning(recipe)}
+    return {**parts, **_explainer_parts(session, {"masks": explainer.masks}), **_training_parts(recipe)}
 
 
 def selector_parts(session: Session) -> Parts:
@@ -72,11 +72,11 @@ def selector_parts(session: Session) -> Parts:
     parts: dict[str, Any] = {"flip": recipe.data.flip}
     if session.explainer.masks is not None:
         parts |= {"selector": explainer.selector, "area": explainer.target_area}
-    return {**parts, **_explainer_parts(session, {}), **_learning(recipe)}
+    return {**parts, **_explainer_parts(session, {}), **_training_parts(recipe)}
 
 
 def _explainer_parts(session: Session, of_rbf: Parts) -> Parts:
-    """What it learns on, if not everything, and what only one of the explainers reads."""
+    """The share of images it learns on, and settings that only one kind of explainer reads."""
     kind, explainer = session.explainer.head.kind, session.recipe.explainer
     seen = {} if explainer.images is None else {"images": explainer.images}
     if kind == "rbf":
@@ -89,36 +89,38 @@ def gate_parts(session: Session) -> Parts:
     recipe = session.recipe
     if recipe.gates.steer in ("magnitude", "uniform"):
         return {"steer": recipe.gates.steer}
-    gates = recipe.gates.model_dump(mode="json", exclude={"compile"})  # how fast, not what
-    if recipe.gates.class_weight == 1:  # gates that were learned before there was a choice still hold
+    gates = recipe.gates.model_dump(mode="json", exclude={"compile"})  # changes speed, not results
+    if recipe.gates.class_weight == 1:  # as before this key existed
         del gates["class_weight"]
-    parts = {"gates": gates, "budget": _target(recipe), **_learning(recipe)}
-    if recipe.budget.macs is None and recipe.budget.latency is not None:  # the target then comes from layer times
+    parts = {"gates": gates, "budget": _gate_budget(recipe), **_training_parts(recipe)}
+    if (
+        recipe.budget.macs is None and recipe.budget.latency is not None
+    ):  # then the MACs target comes from measured layer times
         parts["latency"] = recipe.latency
     return parts
 
 
 def surgery_parts(session: Session) -> Parts:
-    """How models are timed matters only to a budget that time decides."""
+    """Timing settings count only where the budget or the alignment depends on measured times."""
     budget = session.recipe.budget
     timed = budget.latency is not None or budget.align == "auto"
     return {"budget": budget, "latency": session.recipe.latency if timed else None}
 
 
-def _target(recipe: Recipe) -> Any:
-    """What decides how many MACs the gates aim for."""
+def _gate_budget(recipe: Recipe) -> Any:
+    """The part of the budget that decides the gates' MACs target."""
     return recipe.budget if recipe.budget.macs is None else recipe.budget.model_dump(mode="json")["macs"]
 
 
 def finetune_parts(session: Session) -> Parts:
     recipe = session.recipe
-    return {"finetune": recipe.finetune, "augment": augmentation(recipe.data), **_learning(recipe)}
+    return {"finetune": recipe.finetune, "augment": augmentation(recipe.data), **_training_parts(recipe)}
 
 
 def dynamic_parts(session: Session) -> Parts:
     recipe = session.recipe
     learned = recipe.dynamic.model_dump(mode="json", exclude={"route"})
-    return {"dynamic": learned, "augment": augmentation(recipe.data), **_learning(recipe)}
+    return {"dynamic": learned, "augment": augmentation(recipe.data), **_training_parts(recipe)}
 
 
 def export_parts(session: Session) -> Parts:
@@ -132,5 +134,5 @@ def dynamic_export_parts(session: Session) -> Parts:
 
 
 def judgement_parts(session: Session) -> Parts:
-    """What is measured is part of it: an earlier version's judgement lacks the drift of maps."""
-    return {"data": judged(session.recipe.data), "figures": ["accuracy", "drift", "maps"]}
+    """The list of measured figures is included: earlier versions did not measure the drift of maps."""
+    return {"data": evaluation_settings(session.recipe.data), "figures": ["accuracy", "drift", "maps"]}

@@ -1,4 +1,4 @@
-"""What of the images, and of how they are read, decides what a stage computes: parts of fingerprints."""
+"""The images of a run: splits, samples, batches, and what of them belongs to a stage's fingerprint."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from ..settings.recipe import Recipe
 from .processes import launched_processes
 
 _SAMPLED = 64
-_LATER = ("subset", "classes", "skip", "test_labels", "decode", "resize", "crop_scale")
-"""Settings that came after the first runs: where they are not used, what was judged before still holds."""
+_ADDED_LATER = ("subset", "classes", "skip", "test_labels", "decode", "resize", "crop_scale")
+"""Settings added after the first release; left out at their defaults, so that older fingerprints stay valid."""
 
 
 def data_key(*sets: ImageSet) -> str:
-    """Changes with images: their labels, a sample of their pixels; where they stay files, names and sizes of all."""
+    """Digest of image sets: labels and a sample of pixels; for images that stay files, all names and sizes."""
     digest = hashlib.sha256()
     for images in sets:
         digest.update(repr((images.classes, images.images.shape)).encode())
@@ -41,14 +41,14 @@ def data_key(*sets: ImageSet) -> str:
 
 
 def augmentation(data: DataConfig) -> list[Any]:
-    """What happens to images while weights learn."""
+    """Augmentation settings used while weights are trained."""
     return [data.crop_padding if data.crop_scale is None else list(data.crop_scale), data.flip]
 
 
-def judged(data: DataConfig) -> dict[str, Any]:
-    """The settings that decide which images are judged, and what is seen of them; not how many processes decode."""
+def evaluation_settings(data: DataConfig) -> dict[str, Any]:
+    """Data settings that decide which images are evaluated and how they are preprocessed."""
     settings = data.model_dump(mode="json", exclude={"workers"})
-    unused = {name for name in _LATER if settings[name] == DataConfig.model_fields[name].default}
+    unused = {name for name in _ADDED_LATER if settings[name] == DataConfig.model_fields[name].default}
     return {name: value for name, value in settings.items() if name not in unused}
 
 
@@ -57,7 +57,7 @@ _PARITY_BYTES = 300_000_000
 
 
 class RunImages:
-    """What a recipe says about images, carried out on the device of its run."""
+    """Opens the images that a recipe names and batches them for the run's stages."""
 
     def __init__(self, recipe: Recipe, progress: Progress, cache: Path) -> None:
         self.recipe = recipe
@@ -66,7 +66,7 @@ class RunImages:
 
     @cached_property
     def fabric(self) -> Fabric:
-        """Of all processes that were started for the run, which meet when it is first asked for."""
+        """Fabric of the run; with several processes the first access waits for all ranks."""
         return make_fabric(self.recipe.precision, accumulate=self.recipe.accumulate, together=launched_processes() > 1)
 
     @cached_property

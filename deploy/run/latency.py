@@ -1,4 +1,4 @@
-"""The latency stage of a run: original, slim and dynamic model against each other in one runtime."""
+"""Latency of original, slim and dynamic model in one runtime, measured interleaved."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def measure_latency(
     progress: Progress = SILENT,
     clock: Clock = time.perf_counter_ns,
 ) -> LatencyRow:
-    """Open the runners, time them in turn and sum up; ``threads`` is what the runners were made with.
+    """Time the runners in turn and summarise; ``threads`` is the number that the runners were made with.
 
     Raises:
         ConfigError: the runners differ in runtime or precision, or there are no images.

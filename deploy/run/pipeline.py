@@ -1,4 +1,4 @@
-"""A recipe and its images in; slim model, artefacts and report out. Stages that still hold are not redone."""
+"""The pipeline of ``slimsight run``: stages in order, reused where their fingerprint is unchanged, then the report."""
 
 from __future__ import annotations
 
@@ -34,24 +34,32 @@ from .fingerprints import (
     selector_parts,
     surgery_parts,
 )
-from .processes import launched_processes, leave_signals_to_leader
+from .processes import ignore_signals_unless_leader, launched_processes
 from .report_pictures import draw_worst
-from .resume import find_held, open_checkpoints, record_forms, start_over, take_over, write_forms, write_recipe
+from .resume import (
+    discard_stale,
+    find_reusable,
+    open_checkpoints,
+    record_report_files,
+    reuse_from,
+    write_recipe,
+    write_report_files,
+)
 from .session import Outcome, Session, default_cache, explainer_of
 from .stages import dynamic, learn, prove, slim
 from .stages.learn import seed_stage
 from .stages.preflight import preflight
 
-CODE = 2
-"""Part of every fingerprint: raised when a stage would compute something else from the same recipe."""
+CODE_VERSION = 2
+"""Part of every fingerprint; raised when a stage's code computes something else from the same recipe."""
 
-_NOTHING = ("", "")
-"""In place of a stage and its fingerprint: what those who follow are told when none is left."""
+_NO_STAGE = ("", "")
+"""Broadcast instead of (stage, fingerprint) when no stage is left."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A piece of work; redone when the recipe parts it ``reads`` or a stage it ``needs`` changed.
+    """One stage of a run; it runs again if what it ``reads`` of the recipe or a stage that it ``needs`` changed.
 
     ``on_all_ranks``: computed by all processes of the run; other stages by the leader alone.
     """
@@ -64,7 +72,7 @@ class Stage:
 
 
 def to_stages(recipe: Recipe) -> tuple[Stage, ...]:
-    """The stages that ``recipe`` needs, in order."""
+    """The stages of a run of ``recipe``, in order."""
     stages = [Stage("classifier", learn.classifier, (), classifier_parts)]
     if recipe.explainer.enabled:
         if explainer_of(recipe).masks is not None:
@@ -107,20 +115,20 @@ def run_recipe(
     on_open: Callable[[RunDir], None] | None = None,
     stop: Stop | None = None,
 ) -> Report:
-    """Run every stage that does not hold any more, then write the report.
+    """Run every stage that cannot be reused, then write the report.
 
-    What an earlier recipe left in ``out`` is touched only once this recipe has passed its preflight.
+    Results of an earlier recipe in ``out`` are removed only after this recipe has passed its preflight.
 
     Args:
         out: run directory; made if absent, resumed if it is one.
         name: the recipe's file name, for the report.
-        reuse: another run whose finished stages may be taken over where they are the same.
+        reuse: another run whose finished stages are copied where their fingerprints are the same.
         cache: folder of decoded images (see ``default_cache``).
         on_open: called once the run directory is locked.
-        stop: a wish to stop, heeded by stages that learn.
+        stop: set on Ctrl-C or SIGTERM; trainings poll it, save a checkpoint and end.
 
     Raises:
-        SlimError: with everything finished so far kept.
+        SlimError: finished stages are kept.
     """
     donor = read_run(reuse, whole=False) if reuse is not None else None
     with open_run(out) as run, _threads(recipe.threads), single_process():
@@ -130,66 +138,68 @@ def run_recipe(
         session = Session(recipe, run, progress, cache or default_cache())
         wait_for_ranks(session)
         stages = to_stages(recipe)
-        keys = fingerprints(stages, session)
-        held = find_held({stage.name: stage.needs for stage in stages}, keys, run, progress)
-        if held:
-            progress.note(f"done before: {', '.join(held)}")
-        if len(held) < len(stages):
+        keys = stage_fingerprints(stages, session)
+        reusable = find_reusable({stage.name: stage.needs for stage in stages}, keys, run, progress)
+        if reusable:
+            progress.note(f"done before: {', '.join(reusable)}")
+        if len(reusable) < len(stages):
             preflight(session)
-            start_over(run, recipe, [stage.name for stage in stages if stage.name not in held])
+            discard_stale(run, recipe, [stage.name for stage in stages if stage.name not in reusable])
         elif run.record(RECIPE) is None or run.damage(RECIPE) is not None:
             write_recipe(run, recipe)
         records: dict[str, StageRecord] = {}
         reused = []
         for number, stage in enumerate(stages, 1):
             inputs = {need: records[need].content for need in stage.needs}
-            if stage.name in held and held[stage.name].follows(inputs):
-                records[stage.name] = held[stage.name]
+            if stage.name in reusable and reusable[stage.name].follows(inputs):
+                records[stage.name] = reusable[stage.name]
                 reused.append(stage.name)
                 continue
-            if stage.name in held:
+            if stage.name in reusable:
                 progress.note(f"{stage.name}: what it was made from has changed ({', '.join(stage.needs)})")
                 run.forget(stage.name)
-            if donor is not None and (taken := take_over(stage.name, keys[stage.name], inputs, donor, run)):
+            if donor is not None and (taken := reuse_from(stage.name, keys[stage.name], inputs, donor, run)):
                 progress.note(f"{stage.name}: taken from {donor.root}")
                 records[stage.name] = taken
                 reused.append(stage.name)
                 continue
             progress.note(f"stage {number} of {len(stages)}: {stage.name}")
-            made_from = fingerprint({"stage": keys[stage.name], "inputs": inputs})  # no other's checkpoint goes on
+            made_from = fingerprint(
+                {"stage": keys[stage.name], "inputs": inputs}
+            )  # checkpoints of other inputs are ignored
             checkpoints = open_checkpoints(run, stage.name, made_from, stop, progress)
             learning = Learning(session.fabric, checkpoints, progress)
-            records[stage.name] = _do(stage, session, learning, keys[stage.name], inputs)
+            records[stage.name] = _run_stage(stage, session, learning, keys[stage.name], inputs)
         report = _write_report(session, name, records, reused)
         shutil.rmtree(run.checkpoints, ignore_errors=True)
         with distributed():
-            broadcast(_NOTHING)
+            broadcast(_NO_STAGE)
         shutdown()
     return report
 
 
 def _write_report(session: Session, name: str, records: Mapping[str, StageRecord], reused: Sequence[str]) -> Report:
-    """Pictures and every form of the report, on record once all of them are written."""
+    """Draw the pictures, write report.json, report.md and report.html, and record their checksums."""
     session.run.unrecord(REPORT)
     draw_pictures(session, records["surgery"].metrics)
     draw_worst(session, records["judgement"].metrics.get("saliency", {}).get("maps", {}).get("worst", ()))
     report = assemble_report(session, name, records, reused)
-    write_forms(session.run.root, report)
-    record_forms(session.run, {stage: record.content for stage, record in records.items()})
+    write_report_files(session.run.root, report)
+    record_report_files(session.run, {stage: record.content for stage, record in records.items()})
     return report
 
 
-def follow(recipe: Recipe, out: Path, *, cache: Path | None = None) -> None:
-    """Do the stages that another process, which leads, tells this one to do with it; write and say nothing.
+def follow_leader(recipe: Recipe, out: Path, *, cache: Path | None = None) -> None:
+    """On ranks other than 0: run the stages that rank 0 broadcasts; nothing is written or printed.
 
     Args:
-        out: as the leader's: all processes see the same folder.
+        out: the run directory, the same folder on all ranks.
     """
     session = Session(recipe, RunDir(out.absolute(), writable=False), SILENT, cache or default_cache())
     with _threads(recipe.threads):
         wait_for_ranks(session)
         stages = {stage.name: stage for stage in to_stages(recipe)}
-        while (order := broadcast(_NOTHING)) != _NOTHING:
+        while (order := broadcast(_NO_STAGE)) != _NO_STAGE:
             name, key = order
             checkpoints = open_checkpoints(session.run, name, key, None, SILENT)
             seed_stage(recipe.seed, name)
@@ -198,23 +208,23 @@ def follow(recipe: Recipe, out: Path, *, cache: Path | None = None) -> None:
 
 
 def wait_for_ranks(session: Session) -> None:
-    """Wait for all processes that were started for the run."""
+    """Wait until all ranks of the run have started."""
     if launched_processes() > 1:
         session.progress.note(f"{launched_processes()} processes, on {session.fabric.device.type}")
-        leave_signals_to_leader()
+        ignore_signals_unless_leader()
 
 
-def fingerprints(stages: Sequence[Stage], session: Session) -> dict[str, str]:
-    """Of every stage, by name: its own parts of the recipe and the fingerprints of the stages it needs."""
+def stage_fingerprints(stages: Sequence[Stage], session: Session) -> dict[str, str]:
+    """Fingerprint of every stage, by name: from its parts of the recipe and the fingerprints of the stages it needs."""
     keys: dict[str, str] = {}
     for stage in stages:
         inputs = {need: keys[need] for need in stage.needs}
-        parts = {"code": CODE, "stage": stage.name, "inputs": inputs, "reads": stage.reads(session)}
+        parts = {"code": CODE_VERSION, "stage": stage.name, "inputs": inputs, "reads": stage.reads(session)}
         keys[stage.name] = fingerprint(parts)
     return keys
 
 
-def _do(stage: Stage, session: Session, learning: Learning, key: str, inputs: Mapping[str, str]) -> StageRecord:
+def _run_stage(stage: Stage, session: Session, learning: Learning, key: str, inputs: Mapping[str, str]) -> StageRecord:
     session.run.begin(stage.name)
     checkpoints, flow = learning.checkpoints, learning.flow
     assert checkpoints is not None
@@ -235,7 +245,7 @@ def _do(stage: Stage, session: Session, learning: Learning, key: str, inputs: Ma
 
 @contextmanager
 def _threads(count: int | None) -> Iterator[None]:
-    """Torch's CPU threads inside the block; None leaves them as they are."""
+    """Set torch's number of CPU threads inside the block; None leaves it unchanged."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:

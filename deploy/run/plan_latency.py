@@ -1,4 +1,4 @@
-"""Plans under a latency budget: chosen by a table of layer times, then timed for real and corrected until it holds."""
+"""Plans under a latency budget: chosen by measured layer times, then exported, timed and corrected."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ AIM = 0.985
 """Share of the limit that a plan is chosen for: times of the same model scatter by about a percent."""
 
 CLOSE = 0.97
-"""A plan that holds the limit and uses this share of it needs no better one."""
+"""A plan within the limit that uses this share of it is good enough."""
 
 TIMED_ROUNDS = 60
 
@@ -58,12 +58,12 @@ class TimedPlan:
         return self.slim_ms / latency.of(self.original_ms)
 
     def holds(self, latency: Amount) -> bool:
-        """Whether the model is within a limit."""
+        """Whether the model is within the limit."""
         return self.share_of(latency) <= 1
 
 
 def machine_key(threads: int, batch: int) -> str:
-    """Names what layer times depend on besides the layers: processor, runtime, threads, batch, how they are taken."""
+    """Cache key of layer times: processor, runtime, threads, batch, method."""
     package = next(
         (f"{name} {metadata.version(name)}" for name in ("onnxruntime-gpu", "onnxruntime") if _installed(name)), "none"
     )
@@ -89,7 +89,7 @@ def _processor() -> str:
 
 
 class PlanTimer:
-    """Times models that plans make against the original, in ONNX Runtime on the CPU. Open it to use it.
+    """Context manager: times the models of plans against the original, in ONNX Runtime on the CPU.
 
     Args:
         original: the classifier.

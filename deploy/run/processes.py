@@ -1,4 +1,4 @@
-"""Several processes at one run: starting them, who speaks for them, and how they end."""
+"""Several processes (ranks) for one run: launching them, which rank prints, and how they exit."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from slimsight.compress.errors import ConfigError, Interrupted
 if TYPE_CHECKING:
     from ..settings.recipe import Recipe
 
-AGAIN = "the same command again goes on where it stopped"
-INTERRUPTED_MESSAGE = f"interrupted; {AGAIN}"
-PEER_LOST_MESSAGE = f"another process of this run has ended; {AGAIN}"
+RERUN_TEXT = "the same command again goes on where it stopped"
+INTERRUPTED_MESSAGE = f"interrupted; {RERUN_TEXT}"
+PEER_LOST_MESSAGE = f"another process of this run has ended; {RERUN_TEXT}"
 
-_OURS = "SLIMSIGHT_LAUNCHED"
-"""Set in processes that ``launch`` has started: it says what became of them, so that they need not."""
+_LAUNCHED_VARIABLE = "SLIMSIGHT_LAUNCHED"
+"""Set in ranks that ``launch`` has started: the launcher reports how they ended."""
 
-_LOOK_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 _STORE_SECONDS = 5
 _LEADER_SECONDS = 1
 
 
 def launched_processes() -> int:
-    """How many processes torchrun (or ``launch``) has started for this run, on all machines; 0: none has."""
+    """World size given by torchrun (or ``launch``), over all machines; 0 if neither started this process."""
     return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 0
 
 
 def is_leader() -> bool:
-    """Whether this process leads the run: it alone writes and speaks."""
+    """Whether this is rank 0: the only one that writes files and prints."""
     return not launched_processes() or os.environ["RANK"] == "0"
 
 
 def check_devices(wanted: int | None) -> None:
-    """Refuse a number of processes that cannot be.
+    """Check the number of processes asked for with ``--devices``.
 
     Raises:
         ConfigError: it is less than 1, more than there are GPUs, or torchrun has started others already.
@@ -69,18 +69,18 @@ def check_devices(wanted: int | None) -> None:
 
 
 def launch(arguments: Sequence[str], devices: int) -> int:
-    """Run ``slimsight`` with these arguments in ``devices`` processes of this machine; their exit code.
+    """Run ``slimsight`` with these arguments in ``devices`` processes of this machine; returns their exit code.
 
-    What they print appears as they print it; a process that dies takes the others down.
+    Their output is passed through; if one dies, the others are ended.
 
     Raises:
-        Interrupted: a signal ended them, or one of them: that is for others to tell.
+        Interrupted: a signal ended one or all of them.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    with TemporaryDirectory(prefix="slimsight") as logs, _environment(devices), _quiet():
+    with TemporaryDirectory(prefix="slimsight") as logs, _environment(devices), _muted_launcher_logs():
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -102,21 +102,23 @@ def launch(arguments: Sequence[str], devices: int) -> int:
 
 
 def _exit_code(codes: Mapping[int, int], devices: int) -> int:
-    """That of the process that failed by itself; the others failed because it was gone."""
+    """Exit code of the rank that failed first; the others failed because it was gone."""
     killed = {rank: -code for rank, code in codes.items() if code < 0 and -code != signal.SIGTERM}
     if killed:
         number, by = next(iter(killed.items()))
         often = " (often: out of memory)" if by == signal.SIGKILL else ""
-        raise Interrupted(f"process {number + 1} of {devices} was ended by {signal.Signals(by).name}{often}; {AGAIN}")
-    said = [code for code in codes.values() if code > 0 and code != Interrupted.exit_code]
-    if not said:
+        raise Interrupted(
+            f"process {number + 1} of {devices} was ended by {signal.Signals(by).name}{often}; {RERUN_TEXT}"
+        )
+    failed = [code for code in codes.values() if code > 0 and code != Interrupted.exit_code]
+    if not failed:
         raise Interrupted(INTERRUPTED_MESSAGE)
-    return said[0]
+    return failed[0]
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """What torch's launcher logs of processes that end, they or we say ourselves."""
+def _muted_launcher_logs() -> Iterator[None]:
+    """Silence torch's launcher: ranks and ``launch`` report failures themselves."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -127,11 +129,11 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _environment(devices: int) -> Iterator[None]:
-    """What the processes are to see: ours, and cores shared among them where nothing else was said."""
-    added = {_OURS: str(devices)}
+    """Environment of the ranks: cores are shared among them unless OMP_NUM_THREADS is set."""
+    added = {_LAUNCHED_VARIABLE: str(devices)}
     if "OMP_NUM_THREADS" not in os.environ:
         added["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // devices))
-    if "TORCH_CPP_LOG_LEVEL" not in os.environ:  # where all that is learned is used, the reducer advises to say so
+    if "TORCH_CPP_LOG_LEVEL" not in os.environ:  # the reducer advises against find_unused_parameters
         added["TORCH_CPP_LOG_LEVEL"] = "ERROR"
     os.environ.update(added)
     try:
@@ -141,27 +143,27 @@ def _environment(devices: int) -> Iterator[None]:
             del os.environ[name]
 
 
-def end_with_agent() -> None:
-    """Called first in every process that was started: one whose agent was killed would go on, and hold the run."""
+def exit_with_launcher() -> None:
+    """End this rank when its launcher is killed; otherwise it would go on and keep the run locked."""
     if launched_processes():
-        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=_exit_after, args=(os.getppid(),), daemon=True).start()
 
 
-def leave_signals_to_leader() -> None:
-    """Called once processes know each other: those that follow end with the leader, which finishes its step first."""
+def ignore_signals_unless_leader() -> None:
+    """Ignore Ctrl-C and SIGTERM on ranks other than 0, which finishes its step and then ends the others."""
     if not is_leader():
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
 
 
-def _end_with(parent: int) -> None:
+def _exit_after(parent: int) -> None:
     while os.getppid() == parent:
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def is_lost_peer(error: BaseException) -> bool:
-    """Whether it is what a process sees when another one of its run is gone."""
+    """Whether ``error`` means that another rank of the run is gone."""
     if not launched_processes():
         return False
     from torch.distributed import DistError
@@ -170,13 +172,13 @@ def is_lost_peer(error: BaseException) -> bool:
 
 
 def prints_errors(error: BaseException) -> bool:
-    """Whether this process is the one to tell the user of an ``error``: the first of all that asks."""
+    """Whether this rank prints ``error``: the first rank that asks does."""
     if not launched_processes():
         return True
-    if _OURS in os.environ and (is_lost_peer(error) or isinstance(error, KeyboardInterrupt)):
-        return False  # ``launch`` knows why
+    if _LAUNCHED_VARIABLE in os.environ and (is_lost_peer(error) or isinstance(error, KeyboardInterrupt)):
+        return False  # the launcher reports it
     if not is_leader():
-        time.sleep(_LEADER_SECONDS)  # it has the log, and most likely the same error
+        time.sleep(_LEADER_SECONDS)  # rank 0 writes the log, and most likely has the same error
     from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]  # torch makes it public only where built so
 
     name = f"slimsight/{os.environ['TORCHELASTIC_RUN_ID']}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/said"
@@ -188,12 +190,12 @@ def prints_errors(error: BaseException) -> bool:
             timeout=timedelta(seconds=_STORE_SECONDS),
         )
         return bool(store.add(name, 1) == 1)
-    except (DistError, RuntimeError):  # the agent is gone, too
+    except (DistError, RuntimeError):  # the launcher is gone, too
         return is_leader()
 
 
-def check_batches(recipe: Recipe, processes: int) -> None:
-    """Refuse batches that have too few images to be shared.
+def check_batch_sizes(recipe: Recipe, processes: int) -> None:
+    """Check that every batch has at least one image per process and part.
 
     Raises:
         ConfigError: the recipe's key is named.

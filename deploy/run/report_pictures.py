@@ -1,4 +1,4 @@
-"""What saliency maps look like in pictures, and the picture of the images whose explanations drifted most."""
+"""drift.png: the validation images whose explanations moved most, original beside slim."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .session import Session
 
 
 def to_drawable(saliency: Saliency) -> list[DrawableMaps]:
-    """What is drawn of each map."""
+    """Convert saliency maps to what pictures draw."""
     mass = mass_of(saliency)
     regions, centres = region(mass, REGION), centres_of_mass(mass)
     if saliency.parameters is not None:

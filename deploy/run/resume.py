@@ -1,4 +1,7 @@
-"""Every form of a run's report in its directory: written together, removed together."""
+"""Resuming a run: which stages are reused, checkpoints inside a stage, and the report's files on record.
+
+A stage is reused if its record (done.json) has the fingerprint of today's recipe and its files are undamaged.
+"""
 
 from __future__ import annotations
 
@@ -21,33 +24,33 @@ from ..run_dir import RECIPE, REPORT, RunDir, StageRecord, is_run, open_run, rea
 from ..settings.recipe import Recipe, dump_recipe
 
 
-def write_forms(root: Path, report: Report) -> None:
-    """report.json, and report.md and report.html with the pictures that lie in ``root``."""
+def write_report_files(root: Path, report: Report) -> None:
+    """Write report.json, report.md and report.html; the pictures in ``root`` are linked."""
     write_report(root / REPORT_FILE, report)
     write_markdown(root, report)
     write_run(root)
 
 
-def form_files(root: Path) -> list[Path]:
-    """The report's files that lie in ``root``, pictures included."""
+def report_files(root: Path) -> list[Path]:
+    """The report's files in ``root``, pictures included."""
     named = [root / name for name in (REPORT_FILE, MARKDOWN_FILE, PAGE_FILE, *PICTURES)]
     return [path for path in (*named, *sorted((root / PANELS_FOLDER).glob("*"))) if path.is_file()]
 
 
-def remove_forms(root: Path) -> None:
-    """Nothing of an earlier report stays, pictures included."""
+def remove_report_files(root: Path) -> None:
+    """Remove all files of a report, pictures included."""
     for name in (REPORT_FILE, MARKDOWN_FILE, PAGE_FILE, *PICTURES):
         (root / name).unlink(missing_ok=True)
     shutil.rmtree(root / PANELS_FOLDER, ignore_errors=True)
 
 
-def record_forms(run: RunDir, stages: Mapping[str, str]) -> None:
-    """Record the report's files as they are now, pictures and all, once they are on the disk.
+def record_report_files(run: RunDir, stages: Mapping[str, str]) -> None:
+    """Sync the report's files to the disk and record their checksums.
 
     Args:
-        stages: what each stage that it is of had given (``StageRecord.content``).
+        stages: content digests of the stages that the report describes (``StageRecord.content``).
     """
-    files = form_files(run.root)
+    files = report_files(run.root)
     for file in files:
         sync_file(file)
     for folder in {file.parent for file in files}:
@@ -55,8 +58,8 @@ def record_forms(run: RunDir, stages: Mapping[str, str]) -> None:
     run.finish(REPORT, "", 0, {}, files, stages)
 
 
-def check_report(path: Path) -> None:
-    """Refuse the run in ``path`` where a file of it is damaged; a report.json without its run is read as it is.
+def check_run_undamaged(path: Path) -> None:
+    """Verify the checksums of the run in ``path``; a report.json without its run has none.
 
     Raises:
         Damaged: a file is not what was written.
@@ -65,33 +68,33 @@ def check_report(path: Path) -> None:
         read_run(path)
 
 
-def renew_page(path: Path) -> Path:
-    """Write report.html of the finished run in ``path`` anew; returns its place.
+def rewrite_page(path: Path) -> Path:
+    """Write report.html of the finished run in ``path`` again; returns its path.
 
     Raises:
         RunError: a process is writing the run, there is no finished report, or a file beside it is broken.
     """
     if not is_run(path) or read_run(path, whole=False).record(REPORT) is None:
-        return write_run(path)  # of an earlier version, or a report without its run: nothing is on record
+        return write_run(path)  # an earlier version, or a report without its run: nothing is recorded
     with open_run(path) as run:
         known = run.record(REPORT)
         run.unrecord(REPORT)
         page = write_run(path)
         if known is not None:
-            record_forms(run, known.inputs)
+            record_report_files(run, known.inputs)
     return page
 
 
-VARIABLE = "SLIMSIGHT_CHECKPOINT_SECONDS"
+CHECKPOINT_SECONDS_VARIABLE = "SLIMSIGHT_CHECKPOINT_SECONDS"
 
 
 def checkpoint_seconds() -> float:
-    """Seconds between two checkpoints, at least: ``$SLIMSIGHT_CHECKPOINT_SECONDS``, else ``LEAST_SECONDS``.
+    """Minimum seconds between two checkpoints: ``$SLIMSIGHT_CHECKPOINT_SECONDS``, else ``LEAST_SECONDS``.
 
     Raises:
         ConfigError: the variable is not a number of seconds.
     """
-    text = os.environ.get(VARIABLE)
+    text = os.environ.get(CHECKPOINT_SECONDS_VARIABLE)
     if not text:
         return LEAST_SECONDS
     try:
@@ -99,46 +102,49 @@ def checkpoint_seconds() -> float:
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds < float("inf"):
-        raise ConfigError(f"{VARIABLE} is '{text}'; give seconds, 0 for a checkpoint after every step, or unset it")
+        raise ConfigError(
+            f"{CHECKPOINT_SECONDS_VARIABLE} is '{text}'; give seconds, 0 for a checkpoint after every step, or unset it"
+        )
     return seconds
 
 
 def open_checkpoints(run: RunDir, stage: str, key: str, stop: Stop | None, progress: Progress) -> Checkpoints:
-    """Where the trainings of ``stage``, begun now, save and go on from.
+    """Checkpoints of the trainings in ``stage``: they resume from the last one and save new ones.
 
     Args:
-        key: the stage's fingerprint; what another one left there does not count.
-        stop: a wish to stop, heeded by the stage's trainings.
+        key: the stage's fingerprint; checkpoints of another fingerprint are ignored.
+        stop: set on Ctrl-C or SIGTERM; trainings poll it.
     """
     return Checkpoints(run.checkpoints / stage, key, seconds=checkpoint_seconds(), stop=stop, progress=progress)
 
 
-def find_held(
+def find_reusable(
     stages: Mapping[str, Sequence[str]], keys: Mapping[str, str], run: RunDir, progress: Progress
 ) -> dict[str, StageRecord]:
-    """The records of stages that still hold; every damaged file is named, and its stage does not.
+    """Records of the stages that can be reused; damaged files are reported, and their stages run again.
 
     Args:
-        stages: those that each needs, in their order; ``keys``: their fingerprints.
+        stages: in order, each with the stages that it needs.
+        keys: the stages' fingerprints by today's recipe.
     """
-    held: dict[str, StageRecord] = {}
+    reusable: dict[str, StageRecord] = {}
     for name, needs in stages.items():
         if (damage := run.damage(name)) is not None:
             progress.note(f"{damage}: stage '{name}' is done again")
         elif (record := run.record(name)) is not None and record.fingerprint == keys[name]:
-            inputs = {need: held[need].content for need in needs if need in held}
+            inputs = {need: reusable[need].content for need in needs if need in reusable}
             if len(inputs) < len(needs) or record.follows(inputs):
-                held[name] = record
+                reusable[name] = record
     for form in (RECIPE, REPORT):
         if (damage := run.damage(form)) is not None:
             progress.note(f"{damage}: the {form} is written anew")
-    return held
+    return reusable
 
 
-def start_over(run: RunDir, recipe: Recipe, stages: Sequence[str]) -> None:
-    """From here on the run is this recipe's: no report and no stage of another recipe may pass for its own."""
+def discard_stale(run: RunDir, recipe: Recipe, stages: Sequence[str]) -> None:
+    """Remove the report and the ``stages`` of an earlier recipe, so that none passes for this recipe's."""
     run.forget(REPORT)
-    remove_forms(run.root)  # of an earlier version, too
+    remove_report_files(run.root)  # of an earlier version, too
     remove(run.export_json)
     for stage in stages:
         run.forget(stage)
@@ -146,14 +152,14 @@ def start_over(run: RunDir, recipe: Recipe, stages: Sequence[str]) -> None:
 
 
 def write_recipe(run: RunDir, recipe: Recipe) -> None:
-    """recipe.yaml, on record."""
+    """Write recipe.yaml and record its checksum."""
     run.unrecord(RECIPE)
     write_text(run.recipe, dump_recipe(recipe))
     run.finish(RECIPE, "", 0, {}, [run.recipe])
 
 
-def take_over(name: str, key: str, inputs: Mapping[str, str], donor: RunDir, run: RunDir) -> StageRecord | None:
-    """Copy a finished stage from ``donor``; None when it does not hold there (any more), or was made from others."""
+def reuse_from(name: str, key: str, inputs: Mapping[str, str], donor: RunDir, run: RunDir) -> StageRecord | None:
+    """Copy a finished stage from ``donor``; None if its fingerprint or its inputs differ."""
     record = donor.done(name, key)
     if record is None or not record.follows(inputs):
         return None
@@ -169,5 +175,5 @@ def take_over(name: str, key: str, inputs: Mapping[str, str], donor: RunDir, run
             raise RunError(f"cannot copy {file} from {donor.root}: {error.strerror}; run without --reuse") from error
         paths.append(target)
     if donor.done(name, key) != record:
-        return None  # it was redone while it was copied
+        return None  # the donor ran it again during the copy
     return run.finish(name, record.fingerprint, record.seconds, record.metrics, paths, inputs)

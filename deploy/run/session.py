@@ -53,20 +53,20 @@ class Outcome:
 
 
 def explainer_of(recipe: Recipe) -> SteeringExplainer[Any]:
-    """The amortized explainer of a run: the one that steers; where none does ISP's, to measure drift with."""
+    """The amortized explainer of a run: the one that steers, or ISP's, used to measure drift."""
     assert recipe.explainer.enabled, "the recipe has no explainer"
     return STEERING.get(recipe.gates.explainer or "rbf")
 
 
 class Session(RunImages):
-    """One run at work. Models come in eval mode, on the CPU until a stage moves them."""
+    """Shared state of one run's stages. Models come in eval mode, on the CPU until a stage moves them."""
 
     def __init__(self, recipe: Recipe, run: RunDir, progress: Progress, cache: Path) -> None:
         super().__init__(recipe, progress, cache)
         self.run = run
 
     def about(self, stage: str, *, macs_mean: float | None = None) -> About:
-        """What the metadata of an ONNX file say beside what its model shows.
+        """Metadata of an ONNX file that cannot be read from its model.
 
         Args:
             stage: the finished stage that made the model; its fingerprint stands for all of the recipe and the images
@@ -84,7 +84,7 @@ class Session(RunImages):
         return model
 
     def write(self, path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-        """Write a stage's tensors, whole or not at all; only the leader does."""
+        """Write a stage's tensors atomically; only rank 0 does."""
         if rank() == 0:
             write_tensors(path, tensors, metadata)
 
@@ -92,7 +92,7 @@ class Session(RunImages):
         return self.run.stage_dir(stage) / name
 
     def classifier(self) -> Classifier:
-        """The original."""
+        """The original classifier, from its stage's file."""
         model = build_classifier(self.recipe.model.model_copy(update={"weights": None}), len(self.splits.classes))
         restore_(model, self.stage_file("classifier", "model.safetensors"))
         return model.eval()
@@ -103,7 +103,7 @@ class Session(RunImages):
         return explainer_of(self.recipe)
 
     def predictor(self) -> Predictor | None:
-        """q_pred; None where the explainer learns without."""
+        """The trained q_pred; None for an explainer that learns without one."""
         if self.explainer.masks is None:
             return None
         predictor = new_predictor(self.classifier(), self.recipe.explainer.predictor)
@@ -111,33 +111,33 @@ class Session(RunImages):
         return predictor.eval()
 
     def new_explained(self) -> ExplainedClassifier:
-        """The original with a selector that has learned nothing."""
+        """The original joined with an untrained selector."""
         return join_explainer(self.classifier(), self.example, len(self.splits.classes), self.explainer.head)
 
     def explained(self) -> ExplainedClassifier:
-        """The original with its selector."""
+        """The original joined with its trained selector."""
         network = self.new_explained()
         restore_(network.selector, self.stage_file("selector", "selector.safetensors"))
         return network.eval()
 
     def targets(self) -> Targets | None:
-        """C_x as the targets stage left it; None where no explainer steers."""
+        """C_x from the targets stage; None if no explainer steers."""
         if self.recipe.gates.explainer is None:
             return None
         head = self.new_explained().selector.head
         return to_targets(head, read_tensors(self.stage_file("targets", "targets.safetensors"))[head.kind])
 
     def network(self) -> ExplainedClassifier | Classifier:
-        """What is traced, gated and slimmed: the classifier, with its explainer if the recipe has one."""
+        """The network that is traced, gated and slimmed: the classifier, joined with its explainer if the recipe has one."""
         return self.explained() if self.recipe.explainer.enabled else self.classifier()
 
     @cached_property
     def graph(self) -> ChannelGraph:
-        """The channel groups of the original (see ``find_groups``)."""
+        """Channel groups of the original (``find_groups``)."""
         return self.find_groups(self.network())
 
     def find_groups(self, network: ExplainedClassifier | Classifier) -> ChannelGraph:
-        """The channel groups of a network, each proven by a dry run.
+        """Channel groups of a network, each proven by a dry run.
 
         Raises:
             PruningError: not one group can shrink.
@@ -161,12 +161,12 @@ class Session(RunImages):
 
     @property
     def limits(self) -> dict[str, float]:
-        """The recipe's budgets that can be counted: all but latency, which has to be measured."""
+        """The recipe's countable budgets: all but latency, which has to be measured."""
         return counted_limits(self.recipe.budget, self.cost)
 
     @contextmanager
     def timer(self) -> Iterator[PlanTimer]:
-        """Times the models of plans against the original, while open."""
+        """Context: times the models of plans against the original."""
         images = self.some_images(_TIMED_IMAGES)
 
         recipe = self.recipe
@@ -188,14 +188,14 @@ class Session(RunImages):
         return slim_copy(self.network(), plan, self.example)
 
     def new_dynamic(self) -> DynamicClassifier:
-        """The original with routes that have learned nothing; explainers do not come into it."""
+        """The original with untrained routes, without an explainer."""
         classifier = self.classifier()
         graph = self.find_groups(classifier) if self.recipe.explainer.enabled else self.graph
         routes = find_routes(classifier, graph, self.example)
         return DynamicClassifier(classifier, routes, self.recipe.dynamic.masks).eval()
 
     def dynamic(self) -> DynamicClassifier:
-        """The dynamic variant as learned."""
+        """The trained dynamic variant."""
         model = self.new_dynamic()
         restore_(model, self.stage_file("dynamic", "model.safetensors"))
         return model.eval()

@@ -16,7 +16,7 @@ from slimsight.compress.gates import CostModel
 from slimsight.compress.macs import count_macs, count_params
 from slimsight.compress.surgery import trace_groups
 from slimsight.deploy.inspection import inspect_model, load_model, read_limits, read_shape
-from slimsight.deploy.run.stages.preflight import check_counted
+from slimsight.deploy.run.stages.preflight import check_countable_limits
 
 SHAPE = (3, 16, 16)
 
@@ -208,6 +208,6 @@ def test_models_by_name(finished: Any) -> None:
 def test_a_loose_limit_beside_one_on_latency_is_no_mistake() -> None:
     graph = trace_groups(Small().eval(), torch.rand(1, *SHAPE))
     cost = CostModel.of(Small().eval(), torch.rand(1, *SHAPE), graph.groups)
-    check_counted(BudgetConfig(macs="900M", latency="80%"), cost, graph)
+    check_countable_limits(BudgetConfig(macs="900M", latency="80%"), cost, graph)
     with pytest.raises(PruningError, match="nothing would shrink"):
-        check_counted(BudgetConfig(macs="900M"), cost, graph)
+        check_countable_limits(BudgetConfig(macs="900M"), cost, graph)

@@ -1,1 +1,1 @@
-"""The stages of a run: each reads files of earlier ones, works, and says what it found."""
+"""The stages of a run: each reads files of earlier stages and returns figures and files."""

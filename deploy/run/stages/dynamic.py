@@ -14,15 +14,15 @@ from slimsight.export.routed.export import export_masked, export_routed
 
 from ...report.units import as_macs, as_percent
 from ..session import Outcome, Session
-from .prove import not_here
+from .prove import missing_runtimes_text
 
 PARITY_IMAGES = 500
 NOISE_IMAGES = 10_000
-"""Training images that the bottleneck's noise is estimated on."""
+"""Training images used to estimate the bottleneck's noise."""
 
 
 def learn(session: Session, learning: Learning) -> Outcome:
-    """Masks, heads and weights within the budget; then which choices hold what their labels need."""
+    """Train masks, heads and weights within the budget, then verify the routes by the information bottleneck (DRIB)."""
     config, splits, device = session.recipe.dynamic, session.splits, learning.device
     model = session.new_dynamic()
     cost = routed_cost(model, session.example)
@@ -67,7 +67,7 @@ def learn(session: Session, learning: Learning) -> Outcome:
 
 
 def export(session: Session, learning: Learning) -> Outcome:
-    """Masked and routed ONNX, compared with PyTorch on real images: logits and routes."""
+    """Export masked and routed ONNX; compare logits and routes with PyTorch on real images."""
     run, config = session.run, session.recipe.export
     model, example = session.dynamic(), session.some_images(2)
     run.masked_onnx.parent.mkdir(exist_ok=True)
@@ -88,7 +88,7 @@ def export(session: Session, learning: Learning) -> Outcome:
     worst = max(row.max_abs for row in found.rows)
     learning.progress.note(
         f"dynamic: logits differ by {worst:.1e} at most, {as_percent(min(same))} of the routes are the same; "
-        f"{routed.branches} branches{not_here(found)}"
+        f"{routed.branches} branches{missing_runtimes_text(found)}"
     )
     figures = {
         "parity": [row.to_dict() for row in found.rows],

@@ -19,11 +19,11 @@ from slimsight.compress.training import Learning, evaluate
 from ...report.units import as_percent
 from ...steps import learn_predictor, learn_selector, needs_gates, rank_by_weights, score_channels
 from ..session import Outcome, Session
-from .preflight import check_counted, fixed_align
+from .preflight import check_countable_limits, fixed_align
 
 
 def classifier(session: Session, learning: Learning) -> Outcome:
-    """The original: given weights, or trained here."""
+    """The original classifier, from given weights or trained here."""
     recipe, splits = session.recipe, session.splits
     model = session.new_classifier().to(learning.device)
     if recipe.model.weights is None:
@@ -38,7 +38,7 @@ def classifier(session: Session, learning: Learning) -> Outcome:
 
 
 def predictor(session: Session, learning: Learning) -> Outcome:
-    """q_pred on randomly masked images."""
+    """Train q_pred on randomly masked images (ISP Eq. 7)."""
     config, splits = session.recipe.explainer, session.splits
     original = session.classifier().to(learning.device)
     train = session.shuffled(session.explainer_images(), config.predictor.batch_size, learning.flow, flip=True)
@@ -52,7 +52,7 @@ def predictor(session: Session, learning: Learning) -> Outcome:
 
 
 def selector(session: Session, learning: Learning) -> Outcome:
-    """f_sel at the target area, judged against masks that anyone could draw; refused if it collapsed."""
+    """Train f_sel at the target area (ISP Eq. 8); a collapsed selector is refused."""
     config, splits, explainer = session.recipe.explainer, session.splits, session.explainer
     network, predictor = session.new_explained().to(learning.device), session.predictor()
     if predictor is not None:
@@ -66,7 +66,7 @@ def selector(session: Session, learning: Learning) -> Outcome:
 
 
 def targets(session: Session, learning: Learning) -> Outcome:
-    """C_x of every image the gates see, from the unpruned network, computed once."""
+    """Compute C_x of every image that gates learn on, from the unpruned network."""
     path = session.stage_file("targets", "targets.safetensors")
     network = session.explained().to(learning.device)
     batches = session.plain(session.gate_images(), learning.flow)
@@ -76,10 +76,10 @@ def targets(session: Session, learning: Learning) -> Outcome:
 
 
 def gates(session: Session, learning: Learning) -> Outcome:
-    """A score per channel: learned gates, or a ranking by weights."""
+    """Score every channel, by learned gates or by the weights."""
     config = session.recipe.gates
     cost = session.cost
-    check_counted(session.recipe.budget, cost, session.graph)  # the explainer may have frozen groups
+    check_countable_limits(session.recipe.budget, cost, session.graph)  # joining the explainer may have frozen groups
     path = session.stage_file("gates", "scores.safetensors")
     learns = needs_gates(config)
     scores = score_channels(
@@ -89,7 +89,7 @@ def gates(session: Session, learning: Learning) -> Outcome:
         session.shuffled(session.gate_images(), config.batch_size, learning.flow),
         learning,
         config=config,
-        budget=_macs_to_aim_for(session) if learns else cost.total,
+        budget=_macs_target(session) if learns else cost.total,
         targets=session.targets(),
     )
     session.write(path, scores.of)
@@ -99,8 +99,8 @@ def gates(session: Session, learning: Learning) -> Outcome:
     return Outcome({"steer": config.steer, "learned": learned}, [path])
 
 
-def _macs_to_aim_for(session: Session) -> float:
-    """The budget of MACs; where the recipe has none, the MACs of a magnitude plan that holds the others."""
+def _macs_target(session: Session) -> float:
+    """The MACs budget of the recipe; without one, the MACs of a magnitude plan within its other budgets."""
     budget, limits = session.recipe.budget, session.limits
     if "macs" in limits:
         return limits["macs"]
@@ -108,11 +108,11 @@ def _macs_to_aim_for(session: Session) -> float:
     if budget.latency is None:
         align = fixed_align(budget)
         return float(select(session.cost, scores, budget=limits, align=align, rank_weight=budget.rank_weight).macs)
-    return on_leader(lambda: _macs_in_time(session, scores))
+    return on_leader(lambda: _timed_macs_target(session, scores))
 
 
-def _macs_in_time(session: Session, scores: dict[str, Tensor]) -> float:
-    """The MACs of a plan that holds the latency, too, as timed here and now."""
+def _timed_macs_target(session: Session, scores: dict[str, Tensor]) -> float:
+    """The MACs of a magnitude plan within the latency budget too, by layer times measured here."""
     budget = session.recipe.budget
     assert budget.latency is not None
     with session.timer() as timer:
@@ -123,7 +123,7 @@ def _macs_in_time(session: Session, scores: dict[str, Tensor]) -> float:
 
 
 def seed_stage(seed: int, stage: str) -> None:
-    """Random numbers that depend on the recipe's seed and the stage, not on what ran before in this process.
+    """Seed all random generators from the recipe's seed and the stage's name, whatever ran before in this process.
 
     No stage draws from numpy's and Python's own generators, but a user's model may.
     """

@@ -1,4 +1,4 @@
-"""What can be known before anything is learned, so that hours do not end in a refusal."""
+"""Checks before anything is trained: model, groups, budget, explainer, export. A run fails here, not after hours."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..session import Session
 
 @dataclass(frozen=True)
 class Preflight:
-    """What is known before anything is learned. ``limits``: the budget, by resource; ``classifier``: not trained."""
+    """Result of the preflight. ``limits``: the budget by resource; ``classifier``: untrained."""
 
     macs: int
     smallest: int
@@ -31,9 +31,9 @@ class Preflight:
 
 
 def preflight(session: Session) -> Preflight:
-    """Build the classifier and ask of it what later stages will: groups, budget, feature maps, an exportable graph.
+    """Build the classifier and check what later stages need: groups, budget, feature maps, an exportable graph.
 
-    None of that depends on what the weights have learned.
+    None of it depends on trained weights.
 
     Raises:
         ModelError: the model or its weights do not fit, or it has no feature maps for an explainer.
@@ -48,7 +48,7 @@ def preflight(session: Session) -> Preflight:
     proof_seconds = time.monotonic() - started
     cost = to_cost_model(classifier, session.example, graph)
     limits, align = counted_limits(recipe.budget, cost), fixed_align(recipe.budget)
-    check_counted(recipe.budget, cost, graph)
+    check_countable_limits(recipe.budget, cost, graph)
     if recipe.explainer.enabled:
         find_scales(classifier, session.example)
         session.explainer.check(recipe.explainer, session.splits.image_size)
@@ -67,12 +67,12 @@ def preflight(session: Session) -> Preflight:
 
 
 def fixed_align(budget: BudgetConfig) -> int:
-    """The recipe's multiple; 1 where it is yet to be timed: any width may turn out to be allowed."""
+    """The recipe's channel multiple; 1 for ``auto``, where it is measured later."""
     return 1 if budget.align == "auto" else budget.align
 
 
-def check_counted(budget: BudgetConfig, cost: CostModel, graph: ChannelGraph) -> None:
-    """Refuse limits that can be counted and that no plan meets; whether one on latency can be met is measured later.
+def check_countable_limits(budget: BudgetConfig, cost: CostModel, graph: ChannelGraph) -> None:
+    """Check that the countable limits (all but latency) are within reach.
 
     Raises:
         PruningError: nothing can shrink or would, or a limit is out of reach.

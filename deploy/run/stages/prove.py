@@ -1,4 +1,4 @@
-"""Stages that prove and measure: export with parity, latency, and the one look at the test set."""
+"""Stages that measure the result: export with parity, latency, and accuracy on the test set, which is read once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _EXAMPLES = 2
 
 
 def export(session: Session, learning: Learning) -> Outcome:
-    """Original and slim model as ONNX, the slim one as pt2; shapes read back, logits compared on real images."""
+    """Export original and slim model as ONNX and the slim one as .pt2; read shapes back, compare logits on real images."""
     run, config = session.run, session.recipe.export
     original, (slim, _) = session.classifier(), session.slim()
     example, about = session.some_images(_EXAMPLES), session.about("finetune")
@@ -42,19 +42,20 @@ def export(session: Session, learning: Learning) -> Outcome:
     found = prove_parity(written, session.parity_images(), fp32=config.tolerance, progress=learning.progress)
     worst = max(row.max_abs for row in found.rows)
     learning.progress.note(
-        f"export: logits differ by {worst:.1e} at most in {len(found.rows)} comparisons with PyTorch{not_here(found)}"
+        f"export: logits differ by {worst:.1e} at most in {len(found.rows)} comparisons with PyTorch"
+        f"{missing_runtimes_text(found)}"
     )
     return Outcome({"parity": [row.to_dict() for row in found.rows]}, [artifact.path for artifact in written])
 
 
-def not_here(found: ParityEvidence) -> str:
-    """``; not compared: onnxruntime-cuda``, or "" where every runtime is here."""
+def missing_runtimes_text(found: ParityEvidence) -> str:
+    """``; not on this machine: onnxruntime-cuda``, or "" if every runtime was compared."""
     runtimes = sorted({absent.runtime for absent in found.absent})
     return f"; not on this machine: {', '.join(runtimes)}" if runtimes else ""
 
 
 def latency(session: Session, learning: Learning) -> Outcome:
-    """Original against slim (and the dynamic variant) in ONNX Runtime on the CPU, interleaved."""
+    """Time original, slim and dynamic model in ONNX Runtime on the CPU, interleaved."""
     run, config = session.run, session.recipe.latency
     if "onnx" not in session.recipe.export.formats:
         return Outcome({"latency": []}, [])
@@ -86,10 +87,10 @@ def latency(session: Session, learning: Learning) -> Outcome:
 
 
 def judgement(session: Session, learning: Learning) -> Outcome:
-    """Accuracy on the test set, read here for the first and only time, and saliency drift on validation images."""
+    """Accuracy on the test set, read here and nowhere else, and saliency drift on validation images."""
     device = learning.device
     original, (slim, slim_explained) = session.classifier(), session.slim()
-    on_leader(lambda: len(session.splits.test()))  # decodes them, if nobody has yet
+    on_leader(lambda: len(session.splits.test()))  # decoded once, by rank 0
     test = session.plain(session.splits.test(), learning.flow)
     before, after = (evaluate(model.to(device), test).accuracy for model in (original, slim))
     learning.progress.note(f"test accuracy: {as_percent(before)} -> {as_percent(after)}")
@@ -110,7 +111,7 @@ def judgement(session: Session, learning: Learning) -> Outcome:
     head = slim_explained.selector.head
     drift = drift_of(head, reasons, kept)
     maps = drift_of_numbers(head.kind, reasons, kept, head.to_saliency).to_dict()
-    del maps["explainer"]  # said once
+    del maps["explainer"]  # it stands beside
     learning.progress.note(
         f"explanations: centres moved {drift.center_drift_px:.2f} px, overlap {as_percent(drift.iou)}"
     )

@@ -27,7 +27,7 @@ EXACTNESS_IMAGES = 64
 
 
 def surgery(session: Session, learning: Learning) -> Outcome:
-    """Scores + budget -> plan -> channels gone, proven: hard gates = slim model, cost model = fvcore."""
+    """Choose a plan from scores and budgets, remove the channels, prove the result."""
     scores = read_tensors(session.stage_file("gates", "scores.safetensors"))
     selection = _select(session, scores)
     plan = selection.plan
@@ -66,7 +66,7 @@ def surgery(session: Session, learning: Learning) -> Outcome:
 
 
 def _select(session: Session, scores: dict[str, Tensor]) -> Selection:
-    """The plan, timed for real where latency is limited."""
+    """Choose the plan; under a latency budget its model is exported and timed."""
     budget, limits = session.recipe.budget, session.limits
     if budget.latency is None and budget.align != "auto":
         return choose_plan(session.cost, scores, limits, align=budget.align, rank_weight=budget.rank_weight)
@@ -98,7 +98,7 @@ def _plan_text(align: Mapping[str, int]) -> str:
 
 
 def finetune(session: Session, learning: Learning) -> Outcome:
-    """Statistics, then weights; what comes out is the slim model."""
+    """Recalibrate batch normalisation, then finetune: the result is the slim model."""
     config, splits = session.recipe.finetune, session.splits
     plan_path = session.stage_file("surgery", "plan.json")
     network = session.slimmed(PrunePlan.load(plan_path)).to(learning.device)

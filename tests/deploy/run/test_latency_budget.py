@@ -110,7 +110,7 @@ def test_gates_aim_for_the_macs_of_a_plan_that_holds_the_budget(
     with_budget: Callable[[str], Session], limits: str, resource: str
 ) -> None:
     session = with_budget(f"budget={{{limits}}}")
-    aim, total = learn._macs_to_aim_for(session), session.cost.total
+    aim, total = learn._macs_target(session), session.cost.total
     assert 0.05 * total < aim < 0.9 * total
     if resource == "macs":
         assert aim == int(0.4 * total)

@@ -16,7 +16,7 @@ import torch
 from slimsight.compress.errors import ConfigError, Interrupted
 from slimsight.compress.files.atomic import read_tensors
 from slimsight.deploy.run.pipeline import run_recipe
-from slimsight.deploy.run.processes import _exit_code, as_arguments, check_batches, check_devices
+from slimsight.deploy.run.processes import _exit_code, as_arguments, check_batch_sizes, check_devices
 from slimsight.deploy.settings.recipe import Recipe, load_recipe
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -107,11 +107,11 @@ def test_so_many_processes_can_be(wanted: int | None, gpus: int, monkeypatch: py
 
 def test_a_batch_has_an_image_for_every_process_and_part() -> None:
     recipe = Recipe.model_validate({"gates": {"batch_size": 6}, "accumulate": 2})
-    check_batches(recipe, 3)
+    check_batch_sizes(recipe, 3)
     with pytest.raises(ConfigError, match=r"gates.batch_size is 6: .* by 4 processes in 2 parts each .* to 8 or more"):
-        check_batches(recipe, 4)
+        check_batch_sizes(recipe, 4)
     unlearned = recipe.model_copy(update={"gates": recipe.gates.model_copy(update={"steer": "magnitude"})})
-    check_batches(unlearned, 4)
+    check_batch_sizes(unlearned, 4)
 
 
 @pytest.mark.parametrize(

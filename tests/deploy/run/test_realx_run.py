@@ -13,7 +13,7 @@ from slimsight.compress.explain import RealXExplainer
 from slimsight.compress.files.atomic import read_tensors
 from slimsight.compress.progress import SILENT
 from slimsight.deploy.report import Report
-from slimsight.deploy.run.pipeline import Stage, fingerprints, to_stages
+from slimsight.deploy.run.pipeline import Stage, stage_fingerprints, to_stages
 from slimsight.deploy.run.session import Session
 from slimsight.deploy.run_dir import RunDir, read_run
 from slimsight.deploy.settings.recipe import load_recipe
@@ -55,7 +55,7 @@ def test_another_explainer_is_learned_anew_and_nothing_before_it(tiny: Path, cac
     def keys(*overrides: str) -> dict[str, str]:
         recipe = load_recipe(tiny, overrides)
         session = Session(recipe, RunDir(tiny.parent, writable=False), SILENT, cache)
-        return fingerprints(to_stages(recipe), session)
+        return stage_fingerprints(to_stages(recipe), session)
 
     rbf, pixels = keys(), keys("gates.steer=realx")
     hard = keys("gates.steer=realx", "explainer.realx.variant=original")
@@ -72,7 +72,7 @@ def test_a_weight_on_cross_entropy_is_part_of_what_gates_were_learned_from(tiny:
         recipe = load_recipe(tiny, overrides)
         return to_stages(recipe), Session(recipe, RunDir(tiny.parent, writable=False), SILENT, cache)
 
-    plain, other = (fingerprints(*opened(*overrides)) for overrides in ((), ("gates.class_weight=0.5",)))
+    plain, other = (stage_fingerprints(*opened(*overrides)) for overrides in ((), ("gates.class_weight=0.5",)))
     changed = {name for name in plain if plain[name] != other[name]}
     assert changed == {"gates", "surgery", "finetune", "export", "latency", "judgement"}
     # Runs from before there was such a weight read no other settings than these.

@@ -16,7 +16,7 @@ from slimsight.compress.progress import Silent, Stop
 from slimsight.compress.training.checkpoint import LEAST_SECONDS, SavedCheckpoint
 from slimsight.deploy.cli.main import stopping
 from slimsight.deploy.report import Report
-from slimsight.deploy.run.resume import VARIABLE, checkpoint_seconds
+from slimsight.deploy.run.resume import CHECKPOINT_SECONDS_VARIABLE, checkpoint_seconds
 
 
 class Killed(BaseException):
@@ -34,7 +34,7 @@ class Notes(Silent):
 @pytest.fixture
 def kill(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
     """``kill(what, step)``: from now on die in that training, right behind the save of that step, the only one."""
-    monkeypatch.setenv(VARIABLE, "0")
+    monkeypatch.setenv(CHECKPOINT_SECONDS_VARIABLE, "0")
     save = SavedCheckpoint.save
 
     def at(what: str, last: int) -> None:
@@ -158,15 +158,15 @@ def test_sigterm_ends_a_command_like_ctrl_c(
 
 @pytest.mark.parametrize(("text", "seconds"), [(None, LEAST_SECONDS), ("", LEAST_SECONDS), ("0", 0), ("2.5", 2.5)])
 def test_how_often_is_up_to_the_environment(text: str | None, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv(CHECKPOINT_SECONDS_VARIABLE, raising=False)
     if text is not None:
-        monkeypatch.setenv(VARIABLE, text)
+        monkeypatch.setenv(CHECKPOINT_SECONDS_VARIABLE, text)
     assert checkpoint_seconds() == seconds
 
 
 @pytest.mark.parametrize("text", ["often", "-1", "nan", "inf"])
 def test_what_is_no_number_of_seconds_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, text)
+    monkeypatch.setenv(CHECKPOINT_SECONDS_VARIABLE, text)
     with pytest.raises(ConfigError, match=f"SLIMSIGHT_CHECKPOINT_SECONDS is '{text}'; give seconds, 0 for"):
         checkpoint_seconds()
 

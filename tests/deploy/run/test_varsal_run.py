@@ -15,7 +15,7 @@ from slimsight.compress.explain import AmortizedExplainer
 from slimsight.compress.files.atomic import read_tensors
 from slimsight.compress.progress import SILENT
 from slimsight.deploy.report import Report, read_report
-from slimsight.deploy.run.pipeline import fingerprints, to_stages
+from slimsight.deploy.run.pipeline import stage_fingerprints, to_stages
 from slimsight.deploy.run.session import Session
 from slimsight.deploy.run_dir import RunDir, read_run
 from slimsight.deploy.settings.recipe import load_recipe
@@ -81,7 +81,7 @@ def test_only_what_varsal_reads_matters_to_it(tiny: Path, cache: Path) -> None:
     def keys(*overrides: str) -> dict[str, str]:
         recipe = load_recipe(tiny, overrides)
         session = Session(recipe, RunDir(tiny.parent, writable=False), SILENT, cache)
-        return fingerprints(to_stages(recipe), session)
+        return stage_fingerprints(to_stages(recipe), session)
 
     rbf, varsal = keys(), keys("gates.steer=varsal")
     assert rbf.keys() - varsal.keys() == {"predictor"}
