@@ -1,5 +1,5 @@
-"""``slimsight inspect``: a model's channel groups, what is frozen and why, its costs, its smallest size; for a budget, a
-plan by magnitude with its proof. Nothing is trained."""
+"""``slimsight inspect``: a model's channel groups, what is frozen and why, its costs, its smallest size; for a
+budget, a plan by magnitude with its proof. Nothing is trained."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def inspect_model(
     limit: float = 300.0,
     progress: Progress = SILENT,
 ) -> Inspection:
-    """Trace ``net``, prove its groups and count its costs; with a budget, apply a plan by magnitude to a copy and prove it.
+    """Trace ``net``, prove its groups, count its costs; with a budget, apply a plan by magnitude to a copy and prove it.
 
     Nothing of it depends on what the weights have learned. ``net`` is not changed.
 

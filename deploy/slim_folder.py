@@ -59,7 +59,7 @@ def save(slimmed: Slimmed, folder: str | Path) -> None:
 
 
 def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
-    """Load a slim model, in eval mode, from a folder that ``save`` wrote; without ``model``, also from a run's ``slim``.
+    """Load a slim model in eval mode from a folder that ``save`` wrote; without ``model``, from a run's ``slim`` too.
 
     Args:
         model: the original architecture, for a slim model that can be trained on; a copy is slimmed and gets the

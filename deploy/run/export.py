@@ -1,4 +1,4 @@
-"""``slimsight export``: a finished run's models in the formats of a target, each compared with PyTorch on real images."""
+"""``slimsight export``: a finished run's models in a target's formats, each compared with PyTorch on real images."""
 
 from __future__ import annotations
 

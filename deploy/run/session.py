@@ -128,7 +128,7 @@ class Session(RunImages):
         return to_targets(head, read_tensors(self.stage_file("targets", "targets.safetensors"))[head.kind])
 
     def network(self) -> ExplainedClassifier | Classifier:
-        """The network that is traced, gated and slimmed: the classifier, joined with its explainer if the recipe has one."""
+        """The network that is traced, gated and slimmed: the classifier, joined with its explainer if there is one."""
         return self.explained() if self.recipe.explainer.enabled else self.classifier()
 
     @cached_property

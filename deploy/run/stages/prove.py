@@ -25,7 +25,7 @@ _EXAMPLES = 2
 
 
 def export(session: Session, learning: Learning) -> Outcome:
-    """Export original and slim model as ONNX and the slim one as .pt2; read shapes back, compare logits on real images."""
+    """Export original and slim model as ONNX, the slim one as .pt2; read shapes back, compare logits on real images."""
     run, config = session.run, session.recipe.export
     original, (slim, _) = session.classifier(), session.slim()
     example, about = session.some_images(_EXAMPLES), session.about("finetune")
