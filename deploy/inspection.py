@@ -143,7 +143,7 @@ def inspect_model(
     limit: float = 300.0,
     progress: Progress = SILENT,
 ) -> Inspection:
-    """Trace ``net``, prove its groups, count its costs; with a budget, apply a plan by magnitude to a copy and prove it.
+    """Trace ``net``, prove its groups, count its costs; with a budget, apply a magnitude plan to a copy and prove it.
 
     Nothing of it depends on what the weights have learned. ``net`` is not changed.
 
