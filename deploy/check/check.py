@@ -1,4 +1,4 @@
-"""Which commit a model comes from: best effort, git need not be there."""
+"""Checks a target against a budget file: reads both, times what the budget limits, judges."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from ..budget.changes import LayerChange, find_changes
 from .result import CheckResult, Other, read_other
 from .target import Target, read_baseline, read_target
 
-_SECONDS = 5
-SHORT = 7
+_GIT_SECONDS = 5
 
 
 def head_commit(folder: Path) -> str | None:
@@ -27,7 +26,7 @@ def head_commit(folder: Path) -> str | None:
         return None
     try:
         found = subprocess.run(
-            [git, "rev-parse", "--verify", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=_SECONDS
+            [git, "rev-parse", "--verify", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=_GIT_SECONDS
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
