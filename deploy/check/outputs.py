@@ -16,7 +16,7 @@ from rich.text import Text
 
 from slimsight.compress.files.untrusted import escape_controls
 
-from ..budget import Judged
+from ..budget import BudgetCheck
 from ..budget.changes import LayerChange
 from ..report.rows import code, to_table
 from ..report.units import as_macs, check_texts, excess_text
@@ -55,7 +55,7 @@ def _row(change: LayerChange) -> list[str]:
 def to_annotations(result: CheckResult) -> list[str]:
     """A line for each check that failed or warned."""
     lines = []
-    for item in result.judgement.by_urgency:
+    for item in result.verdict.by_urgency:
         if item.status == "ok":
             continue
         command = "error" if item.status == "failed" else "warning"
@@ -88,8 +88,8 @@ _ABOUT_COST: Final = ("macs", "params", "size", "growth", "layers")
 
 def to_junit(result: CheckResult) -> str:
     """XML with one suite; what failed comes first, a warning is a passed case that says something."""
-    judgement = result.judgement
-    counts = {"tests": str(len(judgement.found)), "failures": str(len(judgement.failed)), "errors": "0", "skipped": "0"}
+    verdict = result.verdict
+    counts = {"tests": str(len(verdict.items)), "failures": str(len(verdict.failed)), "errors": "0", "skipped": "0"}
     suites = ElementTree.Element("testsuites", counts)
     suite = ElementTree.SubElement(suites, "testsuite", {"name": "slimsight check", **counts})
     suite.set("timestamp", result.created.removesuffix("+00:00"))
@@ -104,7 +104,7 @@ def to_junit(result: CheckResult) -> str:
         if value:
             ElementTree.SubElement(properties, "property", {"name": name, "value": _legal(value)})
     changed = _changed(result)
-    for item in judgement.by_urgency:
+    for item in verdict.by_urgency:
         case = ElementTree.SubElement(
             suite, "testcase", {"classname": _legal(f"slimsight.{result.target}"), "name": _legal(item.check.name)}
         )
@@ -141,14 +141,13 @@ _SPECIAL: Final = str.maketrans({character: f"\\{character}" for character in "*
 
 def to_markdown(result: CheckResult) -> str:
     """A section that ends with an empty line: a job's summary is appended to."""
-    judgement = result.judgement
-    verdict = "passed" if judgement.passed else "FAILED"
+    verdict = result.verdict
     parts = [
-        f"### slimsight check: {verdict}",
-        f"{code(result.target)} against {code(str(result.budget))}: {judgement.summary()}.",
+        f"### slimsight check: {'passed' if verdict.passed else 'FAILED'}",
+        f"{code(result.target)} against {code(str(result.budget))}: {verdict.summary()}.",
     ]
     rows = []
-    for item in judgement.by_urgency:
+    for item in verdict.by_urgency:
         limit, value = check_texts(item.check)
         reason = item.check.reason if item.status != "ok" else None
         notes = "; ".join(filter(None, (reason, item.note)))
@@ -191,13 +190,13 @@ def print_result(result: CheckResult, out: Console) -> None:
     if result.image is not None:
         out.print(f"for one image of {'x'.join(map(str, result.image))}")
     out.print()
-    _print_checks(result.judgement.by_urgency, out)
+    _print_checks(result.verdict.by_urgency, out)
     if result.against is not None:
         out.print(f"\n{result.headline}", soft_wrap=True)
         _print_changes(result, out)
 
 
-def _print_checks(found: tuple[Judged, ...], out: Console) -> None:
+def _print_checks(found: tuple[BudgetCheck, ...], out: Console) -> None:
     cells = [(item.check.name, *reversed(check_texts(item.check)), excess_text(item.check)) for item in found]
     widths = [max(cell_len(row[column]) for row in cells) for column in range(4)]
     room = out.width - _INDENT - sum(width + 2 for width in widths[1:] if width)

@@ -11,7 +11,7 @@ from slimsight.compress.errors import ConfigError
 from slimsight.compress.files.atomic import read_json
 from slimsight.export.costs.layers import LayerCost, Shape
 
-from ..budget import Judged, Judgement, TargetCosts, TargetFigures
+from ..budget import BudgetCheck, BudgetVerdict, TargetCosts, TargetFigures
 from ..budget.changes import LayerChange
 from ..report.units import as_growth, check_texts, excess_text
 
@@ -46,7 +46,7 @@ class CheckResult:
     commit: str | None
     budget: Path
     figures: TargetFigures
-    judgement: Judgement
+    verdict: BudgetVerdict
     against: Other | None = None
     changes: tuple[LayerChange, ...] = ()
     report: Path | None = None
@@ -61,10 +61,10 @@ class CheckResult:
             "created": self.created,
             "commit": self.commit,
             "budget": str(self.budget),
-            "passed": self.judgement.passed,
+            "passed": self.verdict.passed,
             "input": None if self.image is None else "x".join(map(str, self.image)),
             **asdict(costs),
-            "checks": [_check(item) for item in self.judgement.by_urgency],
+            "checks": [_check(item) for item in self.verdict.by_urgency],
             "layers": None if self.figures.layers is None else [asdict(layer) for layer in self.figures.layers],
         }
         if self.against is not None:
@@ -100,7 +100,7 @@ class CheckResult:
         return f"MACs {as_macs(before)} -> {as_macs(after)}{grown} since {self.against.label}"
 
 
-def _check(item: Judged) -> dict[str, Any]:
+def _check(item: BudgetCheck) -> dict[str, Any]:
     check = item.check
     return {
         "key": ".".join(item.key),
@@ -152,7 +152,7 @@ def _whole(name: str, value: Any) -> int:
     return value
 
 
-def line_of_check(item: Judged) -> str:
+def line_of_check(item: BudgetCheck) -> str:
     """One line: ``MACs: 61.20 M, at most 60.00 M allowed, 2.0 % above; REASON``."""
     limit, value = check_texts(item.check)
     by = excess_text(item.check)

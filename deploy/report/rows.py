@@ -10,7 +10,6 @@ from typing import Final
 
 from slimsight.compress.files.untrusted import escape_controls
 
-from .checks import latency_limit
 from .schema import Interval, LatencyFigures, QuantilesMs, Report
 from .units import (
     as_bytes,
@@ -165,7 +164,7 @@ def budget(report: Report) -> Table:
     if limits.size_max is not None:
         share = as_percent(slim.size_bytes / limits.size_max, 1)
         rows.append(["size of the weights", as_bytes(limits.size_max), as_bytes(slim.size_bytes), share])
-    if (latency := latency_limit(limits)) is not None:
+    if (latency := limits.latency_max) is not None:
         for row in report.latency:
             most = latency.of(row.original_ms.median)
             share = as_percent(row.slim_ms.median / most, 1)

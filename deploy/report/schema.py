@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AwareDatetime, Field, model_validator
 
+from slimsight.compress.amounts import Amount
 from slimsight.compress.config import Count, NonNegative, Positive
 
 from .parts import (
@@ -86,6 +87,13 @@ class BudgetFigures(ReportPart):
     size_max: Annotated[int | float, Field(gt=0)] | None = None
     latency_ms_max: Positive | None = None
     latency_ratio_max: Positive | None = None
+
+    @property
+    def latency_max(self) -> Amount | None:
+        """The limit on latency, in ms or as a ratio."""
+        if self.latency_ratio_max is not None:
+            return Amount(self.latency_ratio_max, relative=True)
+        return None if self.latency_ms_max is None else Amount(self.latency_ms_max, relative=False)
 
 
 class FrozenGroupFigures(ReportPart):

@@ -105,21 +105,37 @@ _AS_TEXT: Final[dict[Unit, Callable[[float], str]]] = {
 _EXACT: Final[frozenset[Unit]] = frozenset({"MACs", "bytes"})
 
 
+def as_unit(unit: Unit, value: float) -> str:
+    """``value`` with its unit, as tables and messages show it."""
+    return _AS_TEXT[unit](value)
+
+
+def _all_digits(unit: Unit, value: float) -> str:
+    return as_count(value) if unit in _EXACT and float(value).is_integer() else repr(value)
+
+
 def check_texts(check: Check) -> tuple[str, str]:
     """Limit and value of a check as text: ``("at most 20.56 M", "20.53 M")``.
 
     Where rounding would make a failed value look equal to its limit, both are given in full.
     """
-    as_text = _AS_TEXT[check.unit]
-    limit = as_text(check.limit)
-    value = MISSING if check.value is None else as_text(check.value)
+    limit, value = (MISSING if v is None else as_unit(check.unit, v) for v in (check.limit, check.value))
     if (limit == value and not check.passed) or check.bound == "equal":
-        digits = as_count if check.unit in _EXACT else repr
-        limit, value = digits(check.limit), MISSING if check.value is None else digits(check.value)
+        limit, value = (MISSING if v is None else _all_digits(check.unit, v) for v in (check.limit, check.value))
     return f"{ {'max': 'at most', 'min': 'at least', 'equal': 'exactly'}[check.bound] } {limit}", value
 
 
 _DIFFERENCES: Final[frozenset[Unit]] = frozenset({"accuracy", "points", "overlap", "images", "growth"})
+
+
+def excess(check: Check) -> float:
+    """By how much a failed check misses its limit, in its unit; 0 if it passed, or its figure is missing."""
+    return 0.0 if check.passed or check.value is None else abs(check.value - check.limit)
+
+
+def relative_excess(check: Check) -> float | None:
+    """``excess`` as a share of the limit; None for a limit of 0."""
+    return excess(check) / abs(check.limit) if check.limit else None
 
 
 def excess_text(check: Check) -> str:
@@ -130,12 +146,11 @@ def excess_text(check: Check) -> str:
     if check.passed or check.value is None:
         return ""
     side = "above" if check.value > check.limit else "below"
-    difference = abs(check.value - check.limit)
+    difference, relative = excess(check), relative_excess(check)
     if check.unit in _DIFFERENCES:
         return f"{difference * 100:.2g} points {side}" if difference < 0.001 else f"{as_points(difference)} {side}"
-    if check.unit == "rows" or check.limit == 0:
-        return f"{_AS_TEXT[check.unit](difference)} {side}"
-    relative = difference / abs(check.limit)
+    if check.unit == "rows" or relative is None:
+        return f"{as_unit(check.unit, difference)} {side}"
     if relative >= 2 and side == "above":
         return f"{check.value / check.limit:,.1f} times as much"
     return f"{relative * 100:.1f} % {side}" if relative >= 0.0005 else f"{_in_full(check.unit, difference)} {side}"
