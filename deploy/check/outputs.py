@@ -18,7 +18,7 @@ from slimsight.compress.files.untrusted import escape_controls
 
 from ..budget import BudgetCheck
 from ..budget.changes import LayerChange
-from ..report.rows import code, to_table
+from ..report.table import code, markdown_table
 from ..report.units import as_macs, check_texts, excess_text
 from .result import CheckResult, line_of_check
 
@@ -161,14 +161,14 @@ def to_markdown(result: CheckResult) -> str:
                 _plain(notes),
             ]
         )
-    parts.append(to_table(["", "check", "measured", "allowed", "by", "why"], rows, "llrrrl"))
+    parts.append(markdown_table(["", "check", "measured", "allowed", "by", "why"], rows, "llrrrl"))
     if result.against is not None:
         parts.append(f"#### {_plain(result.headline or '')}")
         if (nothing := no_changes(result)) is not None:
             parts.append(f"{nothing}.")
         else:
             changed, more = change_rows(result)
-            parts.append(to_table(list(HEADER), [[_plain(cell) for cell in row] for row in changed], "lrrrl"))
+            parts.append(markdown_table(list(HEADER), [[_plain(cell) for cell in row] for row in changed], "lrrrl"))
             if more:
                 parts.append(f"{more}.")
     return "\n\n".join(parts) + "\n\n"

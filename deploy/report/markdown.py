@@ -14,8 +14,8 @@ from . import rows
 from . import rows_explained as rows_drift
 from . import rows_explained as rows_ranking
 from . import rows_explained as rows_routed
-from .rows import Table, code, plain, to_markdown
 from .schema import Report
+from .table import Table, code, plain, to_markdown
 from .units import as_count, as_duration, as_error, as_macs, as_percent, plural
 
 MARKDOWN_FILE: Final = "report.md"

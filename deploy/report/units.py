@@ -34,6 +34,21 @@ def as_percent(value: float, digits: int = 2) -> str:
     return f"{value * 100:.{digits}f} %"
 
 
+def as_percent_0(value: float) -> str:
+    """A share 0..1 as ``88 %``."""
+    return as_percent(value, 0)
+
+
+def as_percent_1(value: float) -> str:
+    """A share 0..1 as ``88.4 %``."""
+    return as_percent(value, 1)
+
+
+def as_3_decimals(value: float) -> str:
+    """A number without a unit: ``0.740``."""
+    return f"{value:.3f}"
+
+
 def as_points(value: float) -> str:
     """A difference of shares in percentage points: ``0.51 points``."""
     return f"{value * 100 + 0.0:.2f} points"

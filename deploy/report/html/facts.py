@@ -9,8 +9,8 @@ from typing import Final
 
 from .. import rows
 from ..parts import GateHistoryFigures
-from ..rows import Cell, Table
 from ..schema import LatencyFigures, ModelFigures, Report
+from ..table import Cell, Table
 from ..units import as_bytes, as_macs, as_ms, as_percent, as_times, latency_label
 from .source import RunPage
 

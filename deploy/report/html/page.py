@@ -19,7 +19,7 @@ from slimsight.compress.files.atomic import write_text
 from .. import rows
 from .. import rows_explained as rows_drift
 from ..markdown import TABLES
-from ..rows import Code, Result
+from ..table import Code, Result
 from ..units import as_count, as_duration, as_error, as_macs, as_percent, latency_label, plural
 from . import compare, facts, views
 from .source import RunPage, read_page
@@ -85,7 +85,7 @@ def _render(template: str, **values: Any) -> str:
     )
     for to_text in (as_count, as_duration, as_error, as_macs, as_percent):
         environment.filters[to_text.__name__] = to_text
-    environment.filters["together"] = _together
+    environment.filters["keep_units"] = _keep_units
     environment.tests["result"] = lambda cell: isinstance(cell, Result)
     environment.tests["code"] = lambda cell: isinstance(cell, Code)
     environment.tests["best"] = lambda cell: isinstance(cell, compare.Best)
@@ -104,9 +104,9 @@ def _render(template: str, **values: Any) -> str:
     return environment.get_template(template).render(policy=policy, **inside, **values)
 
 
-def _together(words: str) -> str:
-    """A number and its unit are never parted by the end of a line."""
-    return re.sub(r"(?<=\d) (?=[%a-zA-Z])", "\N{NO-BREAK SPACE}", words)
+def _keep_units(text: object) -> str:
+    """``text`` with a no-break space between each number and its unit."""
+    return re.sub(r"(?<=\d) (?=[%a-zA-Z])", "\N{NO-BREAK SPACE}", str(text))
 
 
 def _digest(text: str) -> str:

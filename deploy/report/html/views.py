@@ -53,11 +53,8 @@ def tradeoff(report: Report) -> list[Titled]:
 
 def budget(report: Report) -> Markup:
     """How much of every limit is used."""
-    found = [
-        Bar(str(name), float(str(used).removesuffix(" %")) / 100, f"{used} of {most}")
-        for name, most, _, used in rows.budget(report).rows
-    ]
-    return bars("budget-used", "How much of the budget is used", found) if found else Markup("")
+    used = [Bar(name, share.value, f"{share} of {most}") for name, most, _, share in rows.budget_use(report)]
+    return bars("budget-used", "How much of the budget is used", used) if used else Markup("")
 
 
 def channels(report: Report) -> list[Markup]:
@@ -83,14 +80,13 @@ def gates(report: Report) -> list[Titled]:
 
 def selector(report: Report) -> Markup:
     """What is lost when only the explained area is seen, against controls."""
-    table = rows.selector(report)
-    values = [float(str(value)) for _, value in table.rows]
-    most = max(*values, 1e-9)
-    found = [
-        Bar(str(name), value / most, f"{value:.3f} nats", "slim" if number == 0 else "original")
-        for number, ((name, _), value) in enumerate(zip(table.rows, values, strict=True))
+    divergences = rows.selector_kl(report)
+    largest = max(*(kl.value for _, kl in divergences), 1e-9)
+    shown = [
+        Bar(name, kl.value / largest, f"{kl} nats", "slim" if number == 0 else "original")
+        for number, (name, kl) in enumerate(divergences)
     ]
-    return bars("selector-kl", "KL to the full prediction when only the explained area is seen", found)
+    return bars("selector-kl", "KL to the full prediction when only the explained area is seen", shown)
 
 
 def parity(report: Report) -> Markup:
