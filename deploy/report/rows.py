@@ -33,9 +33,8 @@ _STEER: Final = {
     "realx": "gates learned and steered by REAL-X, pixel by pixel, so that the explanations stay where they were",
     "varsal": "gates learned and steered by VarSal's mean maps, so that the explanations stay what they were",
     "none": "gates learned without the explainer",
-    "magnitude": "ranked by weight magnitude; no gates were learned",
-    "uniform": "the same share from every group; no gates were learned",
 }
+_RANKED: Final = {"magnitude": "ranked by weight magnitude", "uniform": "the same share from every group"}
 
 
 def interval_text(speedup: Interval) -> str:
@@ -247,7 +246,16 @@ def versions(report: Report) -> Table:
 
 def steer(report: Report) -> str:
     """How channels were ranked, in words."""
-    return _STEER.get(report.gates.steer, report.gates.steer) if report.gates else ""
+    if report.gates is None:
+        return ""
+    if (ranked := ranked_by(report)) is not None:
+        return f"{ranked}; no gates were learned"
+    return _STEER.get(report.gates.steer, report.gates.steer)
+
+
+def ranked_by(report: Report) -> str | None:
+    """How channels were ranked where no gates were learned; None where they were."""
+    return _RANKED.get(report.gates.steer) if report.gates else None
 
 
 def verdict(report: Report) -> str:

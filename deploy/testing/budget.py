@@ -10,7 +10,7 @@ import torch
 from slimsight.compress.errors import ConfigError
 
 from ..check import CheckRequest, run_check
-from ..check.result import line_of_check
+from ..check.result import check_line
 from .arguments import Images, to_shape
 from .outcome import Outcome, value_or_raise
 
@@ -47,7 +47,7 @@ def _check_budget(target: str, budget: Path, against: str | None, x: Images | No
     failed = verdict.failed
     if verdict.passed:
         return Outcome(0, None)
-    lines = [f"{target} against {budget}: {verdict.summary()}", *map(line_of_check, failed)]
+    lines = [f"{target} against {budget}: {verdict.summary()}", *map(check_line, failed)]
     return Outcome(len(failed), "\n".join(lines))
 
 
