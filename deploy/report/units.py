@@ -1,8 +1,9 @@
-"""Numbers as people read and write them, for the report, budget files and the command line."""
+"""Formats numbers with their units, for reports, budget files and the command line."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from .schema import Check, LatencyFigures, ParityRow, Unit
@@ -34,19 +35,10 @@ def as_percent(value: float, digits: int = 2) -> str:
     return f"{value * 100:.{digits}f} %"
 
 
-def as_percent_0(value: float) -> str:
-    """A share 0..1 as ``88 %``."""
-    return as_percent(value, 0)
-
-
-def as_percent_1(value: float) -> str:
-    """A share 0..1 as ``88.4 %``."""
-    return as_percent(value, 1)
-
-
-def as_3_decimals(value: float) -> str:
-    """A number without a unit: ``0.740``."""
-    return f"{value:.3f}"
+as_percent_0 = partial(as_percent, digits=0)
+as_percent_1 = partial(as_percent, digits=1)
+as_3_decimals: Final = "{:.3f}".format
+as_4_digits: Final = "{:.4g}".format
 
 
 def as_points(value: float) -> str:
@@ -182,17 +174,25 @@ def describe_check(check: Check) -> str:
     return f"{check.name}: {value}, {limit} allowed{reason}"
 
 
+def shortened(name: str, length: int) -> str:
+    """``name`` with its middle left out beyond ``length`` characters: its start and end tell names apart."""
+    if len(name) <= length:
+        return name
+    head = length // 3
+    return f"{name[:head]}\N{HORIZONTAL ELLIPSIS}{name[len(name) - (length - head - 1) :]}"
+
+
 def plural(count: int, noun: str) -> str:
     """``1 thread``, ``2 threads``."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def parity_label(row: ParityRow) -> str:
-    """What a parity row compared: ``model.onnx in onnxruntime fp32, batch 7``."""
+    """The comparison that a parity row is of: ``model.onnx in onnxruntime fp32, batch 7``."""
     return f"{row.artifact} in {row.runtime} {row.precision}, batch {row.batch}"
 
 
 def latency_label(row: LatencyFigures) -> str:
-    """Where a row was taken: ``onnxruntime fp32, 1 thread, batch 1``; 0 threads: the runtime chose."""
+    """The conditions of a latency row: ``onnxruntime fp32, 1 thread, batch 1``; 0 threads: the runtime chose."""
     threads = f"{plural(row.threads, 'thread')}, " if row.threads else ""
     return f"{row.runtime} {row.precision}, {threads}batch {row.batch}"

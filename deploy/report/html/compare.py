@@ -1,4 +1,4 @@
-"""Several runs on one page: what differs in their recipes, and their figures side by side with the best marked."""
+"""Comparison of runs: their differing settings, and their figures side by side with the best marked."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ..units import (
     latency_label,
 )
 from .charts import Point, gate_charts, scatter
-from .facts import NOT_TAKEN, images_judged, judged
+from .facts import NOT_MEASURED, HeadlineAccuracy, accuracy_points
 from .source import RunPage
 from .views import Titled
 
@@ -58,7 +58,7 @@ class FigureRow:
         """The figure of run ``number`` as printed."""
         value = self.values[number]
         if value is None:
-            return NOT_TAKEN
+            return NOT_MEASURED
         interval = None if self.intervals is None else self.intervals[number]
         return self.to_text(value) if interval is None else interval_text(interval)
 
@@ -86,12 +86,12 @@ def letter(number: int) -> str:
 
 
 def colour(number: int) -> str:
-    """The class of a run's colour; letters tell apart what shares one."""
+    """The CSS class of a run's colour; runs that share one differ by letter."""
     return f"run-{number % _COLOURS + 1}"
 
 
 def figures(reports: Sequence[Report]) -> list[FigureRow]:
-    """Every figure that at least one run has."""
+    """All figures that at least one run has."""
 
     def of(take: Callable[[Report], float | None]) -> list[float | None]:
         return [take(report) for report in reports]
@@ -159,12 +159,12 @@ def figure_table(pages: Sequence[RunPage]) -> tuple[list[str], list[tuple[str, l
 
 def recipe_table(pages: Sequence[RunPage]) -> Table:
     """Settings that are not the same in all runs."""
-    every = [page.settings or {} for page in pages]
-    names = dict.fromkeys(name for settings in every for name in settings)
-    differing = [name for name in names if len({_setting_text(settings, name) for settings in every}) > 1]
+    recipes = [page.settings or {} for page in pages]
+    names = dict.fromkeys(name for settings in recipes for name in settings)
+    differing = [name for name in names if len({_setting_text(settings, name) for settings in recipes}) > 1]
     head = ["setting", *(letter(number) for number in range(len(pages)))]
-    found = [[name, *(_setting_text(settings, name) for settings in every)] for name in differing]
-    return Table(head, found, "l" * len(head))
+    rows = [[name, *(_setting_text(settings, name) for settings in recipes)] for name in differing]
+    return Table(head, rows, "l" * len(head))
 
 
 def _setting_text(settings: Mapping[str, Any], name: str) -> str:
@@ -176,33 +176,34 @@ def _setting_text(settings: Mapping[str, Any], name: str) -> str:
 def differences(pages: Sequence[RunPage]) -> list[str]:
     """What makes figures of these runs hard to compare, in sentences."""
     reports = [page.report for page in pages]
-    found = []
+    sentences = []
     if len({(r.data.source, r.data.train, r.data.val, r.data.test, r.data.classes) for r in reports if r.data}) > 1:
-        found.append("The runs used different images: their accuracies are not of the same test.")
+        sentences.append("The runs used different images: their accuracies are not of the same test.")
     if len({r.original.macs for r in reports}) > 1:
-        found.append("The originals are different models.")
+        sentences.append("The originals are different models.")
     elif len({(r.original.val_accuracy, r.original.test_accuracy) for r in reports}) > 1:
-        found.append("The originals were trained apart and differ in accuracy: compare the changes, too.")
+        sentences.append("The originals were trained apart and differ in accuracy: compare the changes, too.")
     if len({r.device for r in reports}) > 1:
-        found.append("The runs were made on different machines: compare their speed-ups, not their milliseconds.")
+        sentences.append("The runs were made on different machines: compare their speed-ups, not their milliseconds.")
     if len({tuple(r.versions.items()) for r in reports}) > 1:
-        found.append("Versions of packages differ.")
-    return found
+        sentences.append("Versions of packages differ.")
+    return sentences
 
 
 def tradeoff(pages: Sequence[RunPage]) -> Markup:
     """Accuracy against MACs: every original once, every slim and dynamic model by its run's letter."""
-    names = {images_judged(page.report)[0] for page in pages}
+    names = {HeadlineAccuracy.of(page.report).name for page in pages}
     y_name = names.pop() if len(names) == 1 else "accuracy"
     points: list[Point] = []
-    originals = dict.fromkeys(judged(page.report)["original"] for page in pages)
+    originals = dict.fromkeys(accuracy_points(page.report)["original"] for page in pages)
     few = len(originals) <= 3
-    points += [Point("original" if few else "", m, y, "original", low, high) for m, y, low, high in originals]
+    points += [Point("original" if few else "", at.macs, at.accuracy, "original", at.low, at.high) for at in originals]
     for number, page in enumerate(pages):
-        for model, (macs, y, low, high) in judged(page.report).items():
+        for model, at in accuracy_points(page.report).items():
             if model != "original":
                 mark = letter(number) if model == "slim" else f"{letter(number)}*"
-                points.append(Point(f"{mark} {page.name}, {model}", macs, y, colour(number), low, high, mark))
+                name = f"{mark} {page.name}, {model}"
+                points.append(Point(name, at.macs, at.accuracy, colour(number), at.low, at.high, mark))
     return scatter(
         "tradeoff-runs",
         f"{y_name.capitalize()} against MACs, all runs",
@@ -217,19 +218,19 @@ def tradeoff(pages: Sequence[RunPage]) -> Markup:
 
 def gates(pages: Sequence[RunPage]) -> list[Titled]:
     """Gate curves of all runs that kept theirs."""
-    found = [
+    histories = [
         (f"{letter(number)} {page.name}", colour(number), page.report.gates.history)
         for number, page in enumerate(pages)
         if page.report.gates is not None and page.report.gates.history is not None
     ]
-    return gate_charts(found) if found else []
+    return gate_charts(histories) if histories else []
 
 
 def channel_table(pages: Sequence[RunPage]) -> Table:
     """Channels kept of every group in every run."""
-    every = [{row.group: f"{row.kept:,} of {row.total:,}" for row in page.report.channels} for page in pages]
-    names = dict.fromkeys(name for kept in every for name in kept)
+    kept = [{row.group: f"{row.kept:,} of {row.total:,}" for row in page.report.channels} for page in pages]
+    names = dict.fromkeys(name for groups in kept for name in groups)
     head = ["group", *(letter(number) for number in range(len(pages)))]
     return Table(
-        head, [[name, *(kept.get(name, NOT_TAKEN) for kept in every)] for name in names], "l" + "r" * len(pages)
+        head, [[name, *(groups.get(name, NOT_MEASURED) for groups in kept)] for name in names], "l" + "r" * len(pages)
     )

@@ -1,4 +1,4 @@
-"""The charts of a run's page, section by section, made from its report."""
+"""Charts of a run's HTML page, by section."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from .. import rows
 from ..schema import LatencyFigures, Report
 from ..units import as_duration, as_error, as_macs, as_ms, as_percent, latency_label
 from .charts import Bar, Point, Series, Span, bars, gate_charts, in_columns, lines, scatter, spans
-from .facts import images_judged, judged
+from .facts import HeadlineAccuracy, accuracy_points
 
 Titled = tuple[str, Markup]
-"""A chart with the words above it."""
+"""A chart and its caption."""
 
 
 def tradeoff(report: Report) -> list[Titled]:
     """Accuracy against MACs, and against latency in every row that was timed."""
-    name, _ = images_judged(report)
-    found = judged(report)
-    points = [Point(model, macs, y, model, low, high) for model, (macs, y, low, high) in found.items()]
+    name, accuracies = HeadlineAccuracy.of(report).name, accuracy_points(report)
+    points = [Point(model, at.macs, at.accuracy, model, at.low, at.high) for model, at in accuracies.items()]
     title = f"{name.capitalize()} against MACs"
     chart = scatter(
         "tradeoff-macs",
@@ -33,9 +32,9 @@ def tradeoff(report: Report) -> list[Titled]:
     for number, row in enumerate(report.latency):
         times = {"original": row.original_ms, "slim": row.slim_ms, "dynamic": row.dynamic_ms}
         points = [
-            Point(model, ms.median, found[model][1], model, *found[model][2:])
+            Point(model, ms.median, at.accuracy, model, at.low, at.high)
             for model, ms in times.items()
-            if ms is not None and model in found
+            if ms is not None and (at := accuracies.get(model)) is not None
         ]
         title = f"{name.capitalize()} against latency, {latency_label(row)}"
         chart = scatter(
@@ -60,7 +59,7 @@ def budget(report: Report) -> Markup:
 def channels(report: Report) -> list[Markup]:
     """The share of channels that every group keeps."""
     frozen = {group.name for group in report.exactness.frozen_groups}
-    found = [
+    groups = [
         Bar(
             row.group,
             row.kept / row.total,
@@ -69,13 +68,13 @@ def channels(report: Report) -> list[Markup]:
         )
         for row in report.channels
     ]
-    return in_columns("channels", "Channels kept", found)
+    return in_columns("channels", "Channels kept", groups)
 
 
 def gates(report: Report) -> list[Titled]:
-    """How the gates learned; empty where they did not, or where that was not kept."""
+    """Gate curves; empty where no gates were learned, or no history was kept."""
     history = report.gates.history if report.gates else None
-    return gate_charts([("gates", "slim", history)], alone=True) if history else []
+    return gate_charts([("gates", "slim", history)], single=True) if history else []
 
 
 def selector(report: Report) -> Markup:
@@ -91,29 +90,29 @@ def selector(report: Report) -> Markup:
 
 def parity(report: Report) -> Markup:
     """Median, 99 % and largest difference of every comparison."""
-    found = []
+    rows_shown = []
     for row in report.parity:
-        said = f"{row.runtime} {row.precision}" + (", equal" if row.max_abs == 0 else "")
-        # 0 has no place on a logarithmic axis, nor has what is not a number.
+        label = f"{row.runtime} {row.precision}" + (", equal" if row.max_abs == 0 else "")
+        # A logarithmic axis has no 0, and None was not a finite number.
         marks = [value for value in (row.median_abs, row.p99_abs, row.max_abs) if value]
         name = f"{row.artifact}, batch {row.batch}"
-        found.append(Span(name, said, marks, "slim" if row.passed else "bad"))
-    if not any(span.marks for span in found):
+        rows_shown.append(Span(name, label, marks, "slim" if row.passed else "bad"))
+    if not any(span.marks for span in rows_shown):
         return Markup("")
     title = "Differences of logits from PyTorch's"
-    return spans("parity-quantiles", title, found, x_name="difference of logits", x_text=as_error, log=True)
+    return spans("parity-quantiles", title, rows_shown, x_name="difference of logits", x_text=as_error, log=True)
 
 
 def latency(report: Report) -> list[Titled]:
     """The distribution of every row that kept one, else its quantiles."""
     return [
-        (title, _distribution(f"latency-{number}", title, row))
+        (title, _latency_chart(f"latency-{number}", title, row))
         for number, row in enumerate(report.latency)
         for title in (f"Time of a call, {latency_label(row)}",)
     ]
 
 
-def _distribution(name: str, title: str, row: LatencyFigures) -> Markup:
+def _latency_chart(name: str, title: str, row: LatencyFigures) -> Markup:
     times = {"original": row.original_ms, "slim": row.slim_ms, "dynamic": row.dynamic_ms}
     kept = row.percentiles_ms
 
@@ -121,16 +120,16 @@ def _distribution(name: str, title: str, row: LatencyFigures) -> Markup:
         return f"{value:.3g} ms"
 
     if kept is None:
-        found = [
+        quantiles = [
             Span(model, f"median {as_ms(ms.median)}, p99 {as_ms(ms.p99)}", (ms.median, ms.p90, ms.p99), model)
             for model, ms in times.items()
             if ms is not None
         ]
-        return spans(name, title, found, x_name="time of a call", x_text=short)
-    every = {"original": kept.original, "slim": kept.slim, "dynamic": kept.dynamic}
+        return spans(name, title, quantiles, x_name="time of a call", x_text=short)
+    percentiles = {"original": kept.original, "slim": kept.slim, "dynamic": kept.dynamic}
     series = [
         Series(model, model, ms, [percent / 100 for percent in kept.percent])
-        for model, ms in every.items()
+        for model, ms in percentiles.items()
         if ms is not None
     ]
     least = min(s.xs[0] for s in series)
@@ -159,7 +158,7 @@ def _distribution(name: str, title: str, row: LatencyFigures) -> Markup:
 def stages(report: Report) -> list[Markup]:
     """How long every stage took."""
     most = max(stage.seconds for stage in report.stages) or 1.0
-    found = [
+    shown = [
         Bar(
             stage.name,
             stage.seconds / most,
@@ -168,4 +167,4 @@ def stages(report: Report) -> list[Markup]:
         )
         for stage in report.stages
     ]
-    return in_columns("stages", "Time of the stages", found)
+    return in_columns("stages", "Time of the stages", shown)
