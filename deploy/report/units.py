@@ -17,6 +17,11 @@ def as_macs(value: float) -> str:
     return f"{millions:,.0f} M" if millions >= 1000 else f"{millions:.2f} M"
 
 
+def as_macs_tick(value: float) -> str:
+    """Millions of MACs, short for an axis: ``20 M``."""
+    return as_macs(value).replace(".00", "")
+
+
 def as_count(value: float) -> str:
     """A whole number with thousands separated: ``272,474``."""
     return f"{value:,.0f}"

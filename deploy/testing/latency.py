@@ -68,7 +68,7 @@ def assert_latency(
     if not under_xdist and (worker := os.environ.get("PYTEST_XDIST_WORKER")):
         import pytest
 
-        # Not a failure of the model, and no figure either: what is measured there says nothing.
+        # Not a failure of the model: a latency measured beside busy workers means nothing.
         pytest.skip(
             f"latency is not measured in {worker} of pytest-xdist: the other workers take its cores; run this test "
             "without -n, or say assert_latency(..., under_xdist=True)"
@@ -129,7 +129,7 @@ def _time(
     models: dict[str, nn.Module], images: NDArray[np.float32], threads: int, rounds: int, seconds: float
 ) -> dict[str, tuple[NDArray[Any], ...]]:
     runners = {name: TorchRunner(module, threads, name=name) for name, module in models.items()}
-    found = time_sessions(
+    measured = time_sessions(
         runners,
         images,
         sessions=_SESSIONS,
@@ -139,11 +139,11 @@ def _time(
         batch=len(images),
         seconds=seconds,
     )
-    return {name: timing.host for name, timing in found.timings.items()}
+    return {name: timing.host for name, timing in measured.timings.items()}
 
 
 def _layer_times(model: nn.Module, images: torch.Tensor, threads: int) -> dict[str, float]:
-    """ms of the modules without children, median of a few calls; on a GPU, of asking for them, not of computing."""
+    """Median ms of each module without children over a few calls; on a GPU, of launching it, not of computing."""
     calls: list[dict[str, float]] = []
     began: dict[str, float] = {}
     handles = []

@@ -9,6 +9,7 @@ from typing import Final
 from markupsafe import Markup
 
 from ..parts import GateHistoryFigures
+from ..units import as_count, as_percent_0
 from .svg import LETTER, WIDTH, Axes, AxisScale, Child, LegendEntry, fitted, frame, legend, padded, path, tag, text
 
 _LEFT: Final = 56.0  # room for 100.0 % beside the axis
@@ -245,65 +246,45 @@ def spans(
 def gate_charts(
     runs: Sequence[tuple[str, str, GateHistoryFigures]], *, single: bool = False
 ) -> list[tuple[str, Markup]]:
-    """How gates learned, of runs (name, colour, history): cost against its target, cross entropy, steering.
+    """Titles and charts of gate learning, of runs (name, colour, history): MACs, cross entropy, steering.
 
     ``single``: the page shows one run, whose name is left out.
     """
-
-    def percent(value: float) -> str:
-        return f"{100 * value:.0f} %"
-
-    def plain(value: float) -> str:
-        return f"{value:.3g}"
-
-    def count(value: float) -> str:
-        return f"{value:,.0f}"
-
-    cost = [Series("relaxed gates" if single else name, colour, h.step, h.macs) for name, colour, h in runs]
+    macs = [Series("relaxed gates" if single else name, colour, h.step, h.macs) for name, colour, h in runs]
     targets = [Series("target", "target", h.step, h.target, dashed=True) for _, _, h in runs]
-    costs = "; ".join(f"{name}: from {percent(h.macs[0])} to {percent(h.macs[-1])}" for name, _, h in runs)
+    summary = "; ".join(f"{name}: from {as_percent_0(h.macs[0])} to {as_percent_0(h.macs[-1])}" for name, _, h in runs)
     title = "MACs under the gates, and their target"
-    charts = [
-        (
-            title,
-            lines(
-                "gates-macs",
-                title,
-                f"Share of the original's MACs over the steps. {costs}.",
-                [*cost, *(targets if single else targets[:1])],
-                x_name="step",
-                y_name="share of the original's MACs",
-                x_text=count,
-                y_text=percent,
-                y_range=(0.0, 1.02 * max(max(*h.macs, *h.target) for _, _, h in runs)),
-            ),
-        )
-    ]
-    curves = [("gates-ce", "Cross entropy while gates learn", "cross entropy, nats", "ce")]
-    curves.append(
-        ("gates-steer", "Distance of the explanations while gates learn", "distance of explanations", "steer")
+    chart = lines(
+        "gates-macs",
+        title,
+        f"Share of the original's MACs over the steps. {summary}.",
+        [*macs, *(targets if single else targets[:1])],
+        x_name="step",
+        y_name="share of the original's MACs",
+        x_text=as_count,
+        y_text=as_percent_0,
+        y_range=(0.0, 1.02 * max(max(*h.macs, *h.target) for _, _, h in runs)),
     )
-    for key, title, y_name, column in curves:
-        known = [(name, colour, h.step, ys) for name, colour, h in runs if (ys := getattr(h, column)) is not None]
+    charts = [(title, chart)]
+    for key, title, y_name in (
+        ("ce", "Cross entropy while gates learn", "cross entropy, nats"),
+        ("steer", "Distance of the explanations while gates learn", "distance of explanations"),
+    ):
+        known = [(name, colour, h.step, ys) for name, colour, h in runs if (ys := getattr(h, key)) is not None]
         if not known:
             continue
-        summary = "; ".join(f"{name}: from {plain(ys[0])} to {plain(ys[-1])}" for name, _, _, ys in known)
-        series = [Series("" if single else name, colour, steps, ys) for name, colour, steps, ys in known]
+        summary = "; ".join(f"{name}: from {ys[0]:.3g} to {ys[-1]:.3g}" for name, _, _, ys in known)
         top = max(max(ys) for _, _, _, ys in known)
-        charts.append(
-            (
-                title,
-                lines(
-                    key,
-                    title,
-                    f"{y_name} over the steps. {summary}.",
-                    series,
-                    x_name="step",
-                    y_name=y_name,
-                    x_text=count,
-                    y_text=plain,
-                    y_range=(0.0, 1.05 * top if top > 0 else 1.0),
-                ),
-            )
+        chart = lines(
+            f"gates-{key}",
+            title,
+            f"{y_name} over the steps. {summary}.",
+            [Series("" if single else name, colour, steps, ys) for name, colour, steps, ys in known],
+            x_name="step",
+            y_name=y_name,
+            x_text=as_count,
+            y_text="{:.3g}".format,
+            y_range=(0.0, 1.05 * top if top > 0 else 1.0),
         )
+        charts.append((title, chart))
     return charts

@@ -18,6 +18,7 @@ from ..units import (
     as_duration,
     as_error,
     as_macs,
+    as_macs_tick,
     as_ms,
     as_percent,
     as_percent_1,
@@ -28,7 +29,7 @@ from ..units import (
 from .charts import Point, gate_charts, scatter
 from .facts import NOT_MEASURED, HeadlineAccuracy, accuracy_points
 from .source import RunPage
-from .views import Titled
+from .views import TitledChart
 
 _COLOURS: Final = 8
 _LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -210,13 +211,13 @@ def tradeoff(pages: Sequence[RunPage]) -> Markup:
         points,
         x_name="MACs per image",
         y_name=y_name,
-        x_text=lambda value: as_macs(value).replace(".00", ""),
+        x_text=as_macs_tick,
         y_text=as_percent_1,
         height=290.0,
     )
 
 
-def gates(pages: Sequence[RunPage]) -> list[Titled]:
+def gates(pages: Sequence[RunPage]) -> list[TitledChart]:
     """Gate curves of all runs that kept theirs."""
     histories = [
         (f"{letter(number)} {page.name}", colour(number), page.report.gates.history)

@@ -1,4 +1,4 @@
-"""Render pages: templates with autoescape, style and script inside, and a policy that lets nothing else in."""
+"""Renders HTML pages: templates with autoescape, inline style and script, and a policy that forbids all else."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from markupsafe import Markup
 
 from slimsight.compress.files.atomic import write_text
 
-from .. import rows
-from .. import rows_explained as rows_drift
+from .. import rows, rows_explained
 from ..markdown import TABLES
 from ..table import Code, Result
 from ..units import as_count, as_duration, as_error, as_macs, as_percent, latency_label, plural
@@ -60,7 +59,7 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
     """
     pages = [read_page(folder) for folder in folders]
     names = Counter(page.name for page in pages)
-    # a/run and b/run are told apart by the folders that hold them
+    # a/run and b/run have one name: the parent folder is added
     named = [replace(page, name=page.path_name) if names[page.name] > 1 else page for page in pages]
     write_text(out, render_comparison(named))
     return out
@@ -80,7 +79,7 @@ def _render(template: str, **values: Any) -> str:
         steer=rows.steer,
         ranked_by=rows.ranked_by,
         slower=rows.slower,
-        degenerate=rows_drift.degenerate,
+        degenerate=rows_explained.degenerate,
         plural=plural,
         latency_label=latency_label,
     )
@@ -95,8 +94,8 @@ def _render(template: str, **values: Any) -> str:
         [
             "default-src 'none'",
             "img-src data:",
-            f"style-src '{_digest(style)}'",
-            f"script-src '{_digest(script)}'",
+            f"style-src '{_csp_hash(style)}'",
+            f"script-src '{_csp_hash(script)}'",
             "base-uri 'none'",
             "form-action 'none'",
         ]
@@ -110,6 +109,6 @@ def _keep_units(text: object) -> str:
     return re.sub(r"(?<=\d) (?=[%a-zA-Z])", "\N{NO-BREAK SPACE}", str(text))
 
 
-def _digest(text: str) -> str:
-    """As a content security policy names it: only this text is let in."""
+def _csp_hash(text: str) -> str:
+    """``text`` as a source of a content security policy, which then allows this text only."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}"

@@ -2,52 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from markupsafe import Markup
 
 from .. import rows
-from ..schema import LatencyFigures, Report
-from ..units import as_duration, as_error, as_macs, as_ms, as_percent, latency_label
+from ..schema import LatencyFigures, QuantilesMs, Report
+from ..units import as_duration, as_error, as_macs_tick, as_ms, as_percent_1, latency_label
 from .charts import Bar, Point, Series, Span, bars, gate_charts, in_columns, lines, scatter, spans
 from .facts import HeadlineAccuracy, accuracy_points
 
-Titled = tuple[str, Markup]
+TitledChart = tuple[str, Markup]
 """A chart and its caption."""
 
 
-def tradeoff(report: Report) -> list[Titled]:
-    """Accuracy against MACs, and against latency in every row that was timed."""
-    name, accuracies = HeadlineAccuracy.of(report).name, accuracy_points(report)
-    points = [Point(model, at.macs, at.accuracy, model, at.low, at.high) for model, at in accuracies.items()]
-    title = f"{name.capitalize()} against MACs"
-    chart = scatter(
-        "tradeoff-macs",
-        title,
-        points,
-        x_name="MACs per image",
-        y_name=name,
-        x_text=lambda value: as_macs(value).replace(".00", ""),
-        y_text=lambda value: as_percent(value, 1),
-    )
-    charts = [(title, chart)]
-    for number, row in enumerate(report.latency):
-        times = {"original": row.original_ms, "slim": row.slim_ms, "dynamic": row.dynamic_ms}
+def tradeoff(report: Report) -> list[TitledChart]:
+    """Accuracy against MACs, and against latency in each row that was timed."""
+    y_name, accuracies = HeadlineAccuracy.of(report).name, accuracy_points(report)
+
+    def chart(key: str, x: str, costs: Mapping[str, float], x_name: str, x_text: Callable[[float], str]) -> TitledChart:
+        title = f"{y_name.capitalize()} against {x}"
         points = [
-            Point(model, ms.median, at.accuracy, model, at.low, at.high)
-            for model, ms in times.items()
-            if ms is not None and (at := accuracies.get(model)) is not None
+            Point(model, cost, at.accuracy, model, at.low, at.high)
+            for model, cost in costs.items()
+            if (at := accuracies.get(model)) is not None
         ]
-        title = f"{name.capitalize()} against latency, {latency_label(row)}"
-        chart = scatter(
-            f"tradeoff-latency-{number}",
-            title,
-            points,
-            x_name="median time of a call",
-            y_name=name,
-            x_text=lambda value: f"{value:.3g} ms",
-            y_text=lambda value: as_percent(value, 1),
-        )
-        charts.append((title, chart))
+        drawn = scatter(key, title, points, x_name=x_name, y_name=y_name, x_text=x_text, y_text=as_percent_1)
+        return title, drawn
+
+    macs = {model: at.macs for model, at in accuracies.items()}
+    charts = [chart("tradeoff-macs", "MACs", macs, "MACs per image", as_macs_tick)]
+    for number, row in enumerate(report.latency):
+        medians = {model: ms.median for model, ms in _quantiles(row).items()}
+        key, x = f"tradeoff-latency-{number}", f"latency, {latency_label(row)}"
+        charts.append(chart(key, x, medians, "median time of a call", _ms_tick))
     return charts
+
+
+def _quantiles(row: LatencyFigures) -> dict[str, QuantilesMs]:
+    """By model, of those that were timed."""
+    times = {"original": row.original_ms, "slim": row.slim_ms, "dynamic": row.dynamic_ms}
+    return {model: ms for model, ms in times.items() if ms is not None}
+
+
+def _ms_tick(value: float) -> str:
+    return f"{value:.3g} ms"
 
 
 def budget(report: Report) -> Markup:
@@ -71,7 +70,7 @@ def channels(report: Report) -> list[Markup]:
     return in_columns("channels", "Channels kept", groups)
 
 
-def gates(report: Report) -> list[Titled]:
+def gates(report: Report) -> list[TitledChart]:
     """Gate curves; empty where no gates were learned, or no history was kept."""
     history = report.gates.history if report.gates else None
     return gate_charts([("gates", "slim", history)], single=True) if history else []
@@ -103,7 +102,7 @@ def parity(report: Report) -> Markup:
     return spans("parity-quantiles", title, rows_shown, x_name="difference of logits", x_text=as_error, log=True)
 
 
-def latency(report: Report) -> list[Titled]:
+def latency(report: Report) -> list[TitledChart]:
     """The distribution of every row that kept one, else its quantiles."""
     return [
         (title, _latency_chart(f"latency-{number}", title, row))
@@ -113,19 +112,13 @@ def latency(report: Report) -> list[Titled]:
 
 
 def _latency_chart(name: str, title: str, row: LatencyFigures) -> Markup:
-    times = {"original": row.original_ms, "slim": row.slim_ms, "dynamic": row.dynamic_ms}
-    kept = row.percentiles_ms
-
-    def short(value: float) -> str:
-        return f"{value:.3g} ms"
-
+    times, kept = _quantiles(row), row.percentiles_ms
     if kept is None:
         quantiles = [
             Span(model, f"median {as_ms(ms.median)}, p99 {as_ms(ms.p99)}", (ms.median, ms.p90, ms.p99), model)
             for model, ms in times.items()
-            if ms is not None
         ]
-        return spans(name, title, quantiles, x_name="time of a call", x_text=short)
+        return spans(name, title, quantiles, x_name="time of a call", x_text=_ms_tick)
     percentiles = {"original": kept.original, "slim": kept.slim, "dynamic": kept.dynamic}
     series = [
         Series(model, model, ms, [percent / 100 for percent in kept.percent])
@@ -133,18 +126,15 @@ def _latency_chart(name: str, title: str, row: LatencyFigures) -> Markup:
         if ms is not None
     ]
     least = min(s.xs[0] for s in series)
-    known = [ms for ms in times.values() if ms is not None]
-    # The slowest calls would squeeze the rest: a busy machine makes single ones ten times as long.
-    most = min(max(ms.p99 for ms in known), 2 * max(ms.median for ms in known))
-    words = "; ".join(
-        f"{model}: median {as_ms(ms.median)}, p90 {as_ms(ms.p90)}, p99 {as_ms(ms.p99)}"
-        for model, ms in times.items()
-        if ms is not None
+    # The axis leaves out the slowest calls: on a busy machine single ones take ten times as long.
+    most = min(max(ms.p99 for ms in times.values()), 2 * max(ms.median for ms in times.values()))
+    summary = "; ".join(
+        f"{model}: median {as_ms(ms.median)}, p90 {as_ms(ms.p90)}, p99 {as_ms(ms.p99)}" for model, ms in times.items()
     )
     return lines(
         name,
         title,
-        f"Share of the calls that took at most so long. {words}.",
+        f"Share of the calls that took at most so long. {summary}.",
         series,
         x_name="ms",
         y_name="calls that took at most so long",
