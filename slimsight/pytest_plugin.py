@@ -15,7 +15,7 @@ import pytest
 if TYPE_CHECKING:
     from torch import nn
 
-    from .deploy.testing.images import Images
+    from .deploy.testing.arguments import Images
 
 _MARKER = "slimsight"
 _CHECKED = ("macs", "params", "size")
@@ -26,8 +26,8 @@ class Slimsight:
 
     def __init__(self, item: pytest.Item) -> None:
         self._item = item
-        self.held = False
-        """Whether ``check`` was called."""
+        self.checked = False
+        """Whether the test called ``check``."""
 
     def assert_macs(self, model: nn.Module, x: Images, max: str | float, **options: Any) -> int:
         """As ``slimsight.testing.assert_macs``."""
@@ -65,7 +65,7 @@ class Slimsight:
         testing.assert_budget(target, budget, **options)
 
     def check(self, model: nn.Module, x: Images, *, against: nn.Module | None = None) -> None:
-        """Hold ``model`` to every limit of the marker ``slimsight``: of the test, its class, its file, in this order.
+        """Check ``model`` against the limits of the marker ``slimsight``: of the test, its class, its file, in order.
 
         Args:
             x: images, or their shape, as for ``assert_macs``.
@@ -76,7 +76,7 @@ class Slimsight:
             pytest.UsageError: there is no marker, or it has a key that is no limit.
         """
         __tracebackhide__ = True
-        self.held = True
+        self.checked = True
         limits = _limits(self._item)
         if "macs" in limits:
             self.assert_macs(model, x, limits["macs"], **_reference(limits["macs"], against))
@@ -87,9 +87,9 @@ class Slimsight:
 
     def _record(self, name: str, measure: Callable[[], float]) -> float:
         __tracebackhide__ = True
-        found = measure()
-        self._item.user_properties.append((f"slimsight.{name}", found))
-        return found
+        value = measure()
+        self._item.user_properties.append((f"slimsight.{name}", value))
+        return value
 
 
 @pytest.fixture
@@ -107,11 +107,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-    """A limit that nothing is held to would pass in silence."""
+    """A marker whose limits no test checks would pass in silence."""
     result = yield
     if pyfuncitem.get_closest_marker(_MARKER) is not None:
         fixture = pyfuncitem.funcargs.get("slimsight")
-        if not (isinstance(fixture, Slimsight) and fixture.held):
+        if not (isinstance(fixture, Slimsight) and fixture.checked):
             pytest.fail(
                 f"the marker {_MARKER} names limits, and the test held no model to them: "
                 "take the fixture slimsight and call slimsight.check(model, x)",

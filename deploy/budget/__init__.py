@@ -1,24 +1,29 @@
-"""Budget files: what a model is held to, and the verdict on it."""
+"""Limits and verdicts: the rule by which a figure passes, a run's own checks, and budget files."""
 
 from slimsight.compress.amounts import Amount
 
+from .figures import TargetCosts, TargetFigures, TimedFigures
 from .judge import Comparison, check_report, judge
 from .limit import Limit
+from .own_checks import run_checks
 from .schema import Budget, BudgetFile, load_budget
-from .verdict import Judged, Judgement, TargetCosts, TargetFigures, TimedFigures
+from .verdict import BudgetCheck, BudgetVerdict, allowed_amount, check_figure
 
 __all__ = [
     "Amount",
     "Budget",
+    "BudgetCheck",
     "BudgetFile",
+    "BudgetVerdict",
     "Comparison",
-    "Judged",
-    "Judgement",
     "Limit",
     "TargetCosts",
     "TargetFigures",
     "TimedFigures",
+    "allowed_amount",
+    "check_figure",
     "check_report",
     "judge",
     "load_budget",
+    "run_checks",
 ]

@@ -1,4 +1,4 @@
-"""What changed between two models, layer by layer, and in which layers it was changed."""
+"""Layers that changed between two models, and which of them were changed themselves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Kind = Literal["added", "removed", "grown", "shrunk", "changed"]
 
 @dataclass(frozen=True)
 class LayerChange:
-    """A layer that is not what it was. ``growth`` in MACs; ``own``: the part that its own settings caused.
+    """A layer that differs between two models. ``growth`` in MACs; ``own``: the part that its own settings caused.
 
     The rest follows from what it reads: of two convolutions in a row, the first of which became wider, both grow, and
     ``own`` of the second is 0.
@@ -36,7 +36,7 @@ class LayerChange:
 
     @property
     def why(self) -> str:
-        """What of it changed: ``16 -> 18 output channels``."""
+        """The settings that changed: ``16 -> 18 output channels``."""
         old, new = self.before, self.after
         if old is None or new is None:
             return "new" if old is None else "gone"
@@ -58,38 +58,38 @@ class LayerChange:
 
 
 def find_changes(before: Sequence[LayerCost], after: Sequence[LayerCost]) -> tuple[LayerChange, ...]:
-    """Every layer that changed, matched by name (see ``_aligned``).
+    """Every layer that changed, matched by name (see ``_renamed``).
 
     Those that grew by themselves come first, the largest growth of all at the top; then those that grew with what
     they read; then those that shrank.
     """
     new = {layer.name: layer for layer in after}
-    old = {layer.name: layer for layer in _aligned(before, new)}
-    found = [
-        LayerChange(name, old.get(name), new.get(name), _own(old.get(name), new.get(name)))
+    old = {layer.name: layer for layer in _renamed(before, new)}
+    changes = [
+        LayerChange(name, old.get(name), new.get(name), _own_growth(old.get(name), new.get(name)))
         for name in dict.fromkeys([*new, *old])
         if old.get(name) != new.get(name)
     ]
-    return tuple(sorted(found, key=lambda change: (-max(change.own, 0), -change.growth)))
+    return tuple(sorted(changes, key=lambda change: (-max(change.own, 0), -change.growth)))
 
 
-def _aligned(before: Sequence[LayerCost], new: Collection[str]) -> Sequence[LayerCost]:
-    """Layers under the names that the other model knows, where only the module around one of the two differs.
+def _renamed(before: Sequence[LayerCost], new: Collection[str]) -> Sequence[LayerCost]:
+    """Layers of the first model under the second's names, where only an outer module of one of them differs.
 
     A run keeps a classifier in a wrapper that normalises (``net.conv1``); what a factory returns has none (``conv1``).
     """
     old = [layer.name for layer in before]
     if any(name in new for name in old):
         return before
-    if (outer := _wrapper(old)) and any(name.removeprefix(outer) in new for name in old):
+    if (outer := _outer_module(old)) and any(name.removeprefix(outer) in new for name in old):
         return [replace(layer, name=layer.name.removeprefix(outer)) for layer in before]
-    if (outer := _wrapper(new)) and any(outer + name in new for name in old):
+    if (outer := _outer_module(new)) and any(outer + name in new for name in old):
         return [replace(layer, name=outer + layer.name) for layer in before]
     return before
 
 
-def _wrapper(names: Collection[str]) -> str:
-    """The module that all layers lie in, with its dot; empty where there is no one such module."""
+def _outer_module(names: Collection[str]) -> str:
+    """The module that contains all layers, with its dot; empty where there is none."""
     outer = {name.partition(".")[0] for name in names if "." in name}
     return f"{outer.pop()}." if len(outer) == 1 and all("." in name for name in names) else ""
 
@@ -98,7 +98,7 @@ def _macs(layer: LayerCost | None) -> int:
     return 0 if layer is None else layer.macs
 
 
-def _own(old: LayerCost | None, new: LayerCost | None) -> int:
+def _own_growth(old: LayerCost | None, new: LayerCost | None) -> int:
     """MACs that a layer would have gained had its input stayed as it was."""
     if old is None or new is None:
         return _macs(new) - _macs(old)

@@ -1,30 +1,36 @@
-"""Every limit of a budget file against a target's figures."""
+"""Judge a target: every limit of a budget file against the target's figures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from slimsight.compress.amounts import Amount
 
-from ..report.checks import NO_LATENCY, NO_PARITY, NOT_FINITE, all_parity
-from ..report.schema import Report, Unit
+from ..report.schema import Check, ParityRow, Report, Unit
 from ..report.units import as_macs, as_percent, parity_label
 from .changes import LayerChange
-from .judge_layers import NOTHING_AGAINST, drift_judged, layers_judged
-from .limit import Limit
-from .schema import Budget, BudgetFile
-from .verdict import Judged, Judgement, TargetCosts, TargetFigures, at_level, in_line, judged
+from .figures import TargetFigures, TimedFigures
+from .judge_layers import NO_COMPARISON, layer_checks
+from .limit import Bound, Limit
+from .schema import Budget, BudgetFile, DriftLimits
+from .verdict import BudgetCheck, BudgetVerdict, allowed_amount, check_figure, check_levels
 
-_ROUNDING: Final = 1e-9  # accuracies are multiples of 1/images: far above this, and .90 - .89 > .01 in floats
+NO_LATENCY: Final = "the report has no latency rows; time the models and run again"
+NOT_FINITE: Final = "the logits are not finite numbers"
+_NO_PARITY: Final = "the report has no parity rows; export the model and run again"
+_NO_EXPLAINER: Final = (
+    "the run has no explainer, so nothing is known of its saliency; set explainer.enabled and run again"
+)
+_NOT_MEASURED: Final = "the report has no such figure; run 'slimsight run' again to measure it"
+_UNDEFINED: Final = "no image defines it: maps of one of the models say nothing"
 _LISTED: Final = 3
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a target is compared with: its MACs then, and what changed since. ``name``: how messages call it."""
+    """Another target to compare with: its MACs, and the layers that changed since. ``name``: for messages."""
 
     name: str
     macs: int
@@ -40,159 +46,194 @@ class Comparison:
         return f"grown since {self.name}: {'; '.join(named)}{more}"
 
 
-def check_report(report: Report, limits: BudgetFile) -> Judgement:
-    """Every limit against a run's report alone. A figure that is missing fails its check."""
-    return Judgement(tuple(_all(TargetFigures.of_report(report), limits, None)))
+def check_report(report: Report, limits: BudgetFile) -> BudgetVerdict:
+    """Every limit against a run's report. A figure that is missing fails its check."""
+    return BudgetVerdict(tuple(_checks(TargetFigures.of_report(report), limits, None)))
 
 
-def judge(figures: TargetFigures, budget: Budget, against: Comparison | None = None) -> Judgement:
+def judge(figures: TargetFigures, budget: Budget, against: Comparison | None = None) -> BudgetVerdict:
     """Every limit of ``budget`` against ``figures``. A figure that is missing fails its check.
 
     Raises:
-        ConfigError: a pattern of ``layers`` that is the name of no layer.
+        ConfigError: a pattern of ``layers`` matches no layer.
     """
-    return Judgement(
-        tuple(in_line(item, budget.line(*item.key)) for item in _all(figures, budget.limits, against, budget))
-    )
+    checks = _checks(figures, budget.limits, against, budget)
+    return BudgetVerdict(tuple(replace(item, line=budget.line(*item.key)) for item in checks))
 
 
-def _all(
+def _checks(
     figures: TargetFigures, limits: BudgetFile, against: Comparison | None, source: Budget | None = None
-) -> Iterator[Judged]:
-    yield from _costs(figures, limits, against)
-    yield from _accuracies(figures, limits)
+) -> Iterator[BudgetCheck]:
+    yield from _cost_checks(figures, limits, against)
+    yield from _accuracy_checks(figures, limits)
     if limits.parity is not None:
-        yield from _parity(figures, limits.parity)
-    yield from _times(figures, limits)
+        yield from _parity_checks(figures, limits.parity)
+    missing = NO_LATENCY if figures.report is not None else _no_original(figures)
+    if limits.latency is not None:
+        yield from latency_checks(figures.timed, limits.latency, missing)
+    if limits.speedup is not None:
+        yield from _speedup_checks(figures.timed, limits.speedup, missing)
     if limits.saliency_drift is not None:
-        yield from drift_judged(figures, limits.saliency_drift)
+        yield from _drift_checks(figures, limits.saliency_drift)
     if limits.growth is not None:
         growth = None if against is None else figures.costs.macs / against.macs - 1
-        reason = NOTHING_AGAINST if against is None else against.culprits()
-        yield judged(("growth",), "growth of MACs", limits.growth, growth, "growth", bound="max", reason=reason)
+        reason = NO_COMPARISON if against is None else against.culprits()
+        yield check_levels(("growth",), "growth of MACs", limits.growth, growth, "growth", bound="max", reason=reason)
     if limits.layers is not None:
-        yield from layers_judged(figures, limits.layers, None if against is None else against.changes, source)
+        yield from layer_checks(figures, limits.layers, None if against is None else against.changes, source)
 
 
-def _costs(figures: TargetFigures, limits: BudgetFile, against: Comparison | None) -> Iterator[Judged]:
-    costs, reference = figures.costs, figures.reference
-    rows: tuple[tuple[str, str, Limit[Amount] | None, int, Unit, Callable[[TargetCosts], int]], ...] = (
-        ("macs", "MACs", limits.macs, costs.macs, "MACs", lambda of: of.macs),
-        ("params", "parameters", limits.params, costs.params, "parameters", lambda of: of.params),
-        ("size", figures.size_name, limits.size, costs.size_bytes, "bytes", lambda of: of.size_bytes),
+def _cost_checks(figures: TargetFigures, limits: BudgetFile, against: Comparison | None) -> Iterator[BudgetCheck]:
+    rows: tuple[tuple[str, str, str, Limit[Amount] | None, Unit], ...] = (
+        ("macs", "macs", "MACs", limits.macs, "MACs"),
+        ("params", "params", "parameters", limits.params, "parameters"),
+        ("size", "size_bytes", figures.size_name, limits.size, "bytes"),
     )
-    for key, name, limit, value, unit, part in rows:
+    for key, field, name, limit, unit in rows:
         if limit is None:
             continue
-        amounts = {amount for amount in (limit.fail, limit.warn) if amount is not None}
-        if reference is None and any(amount.relative for amount in amounts):
-            numbers = _map(limit, lambda amount: amount.value)
-            yield judged((key,), name, numbers, None, "share", bound="max", reason=_no_original(figures))
+        value, original = getattr(figures.costs, field), getattr(figures.reference, field, None)
+        if original is None and any(amount.relative for amount in limit.levels()):
+            ratios = limit.map(lambda amount: amount.value)
+            yield check_levels((key,), name, ratios, None, "share", bound="max", reason=_no_original(figures))
             continue
-        base = 0 if reference is None else part(reference)
-        item = judged((key,), name, _map(limit, partial(_whole, of=base)), value, unit, bound="max")
-        yield item if item.check.passed else _explained(item, _blamed(key, figures, against))
+        allowed = _allowed(limit, original or 0, unit)
+        item = check_levels((key,), name, allowed, value, unit, bound="max")
+        if not item.check.passed:
+            item = replace(item, check=item.check.model_copy(update={"reason": _costliest(key, figures, against)}))
+        yield item
 
 
-def _blamed(key: str, figures: TargetFigures, against: Comparison | None) -> str | None:
-    """Where a cost that is too high comes from: what grew, or else what costs most."""
+def _allowed(limit: Limit[Amount], original: float, unit: Unit) -> Limit[float]:
+    return limit.map(lambda amount: allowed_amount(amount, original, unit))
+
+
+def _costliest(key: str, figures: TargetFigures, against: Comparison | None) -> str | None:
+    """Where a cost that is too high comes from: the layers that grew, or else those that cost most."""
     if against is not None and (grown := against.culprits()):
         return grown
     if not figures.layers or figures.report is not None:
         return None
     costs = {layer.name: layer.macs if key == "macs" else layer.params for layer in figures.layers}
-    whole = max(1, figures.costs.macs if key == "macs" else figures.costs.params)
-    dearest = sorted(costs, key=lambda name: -costs[name])[:_LISTED]
-    listed = ", ".join(f"{name} ({as_percent(costs[name] / whole, 0)})" for name in dearest)
+    total = max(1, figures.costs.macs if key == "macs" else figures.costs.params)
+    names = sorted(costs, key=lambda name: -costs[name])[:_LISTED]
+    listed = ", ".join(f"{name} ({as_percent(costs[name] / total, 0)})" for name in names)
     return f"most {'MACs' if key == 'macs' else 'parameters'}: {listed}"
 
 
-def _accuracies(figures: TargetFigures, limits: BudgetFile) -> Iterator[Judged]:
+def _accuracy_checks(figures: TargetFigures, limits: BudgetFile) -> Iterator[BudgetCheck]:
     report = figures.report
-    silent = f"{figures.kind} says nothing of its accuracy: check the run that made it, or remove the line"
+    accuracy: float | None = None
+    drop: float | None = None
+    images, reason = "", None
+    if report is None:
+        reason = f"{figures.kind} says nothing of its accuracy: check the run that made it, or remove the line"
+    else:
+        old, new = report.original, report.slim
+        images, accuracy = "validation ", new.val_accuracy
+        if new.test_accuracy is not None:
+            images, accuracy = "test ", new.test_accuracy
     if limits.accuracy is not None:
-        name, value = "accuracy", None
-        if report is not None:
-            tested = report.slim.test_accuracy is not None
-            name = "test accuracy" if tested else "validation accuracy"
-            value = report.slim.test_accuracy if tested else report.slim.val_accuracy
-        reason = None if report is not None else silent
-        yield judged(
-            ("accuracy",), name, limits.accuracy, value, "accuracy", bound="min", slack=_ROUNDING, reason=reason
-        )
+        name = f"{images}accuracy"
+        yield check_levels(("accuracy",), name, limits.accuracy, accuracy, "accuracy", bound="min", reason=reason)
     if limits.accuracy_drop is not None:
-        name, drop = "accuracy drop", None
         if report is not None:
-            old, new = report.original, report.slim
-            name, drop = "validation accuracy drop", round(old.val_accuracy - new.val_accuracy, 10)
+            images, drop = "validation ", round(old.val_accuracy - new.val_accuracy, 10)
             if new.test_accuracy is not None and old.test_accuracy is not None:
-                name, drop = "test accuracy drop", round(old.test_accuracy - new.test_accuracy, 10)
-        reason = None if report is not None else silent
-        key, limit = ("accuracy_drop",), limits.accuracy_drop
-        yield judged(key, name, limit, drop, "points", bound="max", slack=_ROUNDING, reason=reason)
+                images, drop = "test ", round(old.test_accuracy - new.test_accuracy, 10)
+        name = f"{images}accuracy drop"
+        yield check_levels(("accuracy_drop",), name, limits.accuracy_drop, drop, "points", bound="max", reason=reason)
 
 
-def _parity(figures: TargetFigures, limit: Limit[Literal[True] | float]) -> Iterator[Judged]:
+def parity_passed(rows: Sequence[ParityRow], missing: str = _NO_PARITY) -> Check:
+    """Every row passed its own tolerance; without a row it failed, for the reason ``missing``."""
+    name = "parity, rows passed"
+    if not rows:
+        return check_figure(name, 1, None, "rows", bound="min", reason=missing)
+    failed = [
+        f"{parity_label(row)} ({row.first_difference})" if row.first_difference else parity_label(row)
+        for row in rows
+        if not row.passed
+    ]
+    reason = f"failed: {'; '.join(failed)}" if failed else None
+    return check_figure(name, len(rows), len(rows) - len(failed), "rows", bound="min", reason=reason)
+
+
+def _parity_checks(figures: TargetFigures, limit: Limit[Literal[True] | float]) -> Iterator[BudgetCheck]:
     rows = () if figures.report is None else figures.report.parity
-    missing = NO_PARITY
+    missing = _NO_PARITY
     if figures.report is None:
         missing = f"{figures.kind} was compared with nothing: check the run that made it, or remove the line"
     if limit.fail is True or limit.warn is True:
-        check = all_parity(rows)
-        check = check if rows else check.model_copy(update={"reason": missing})
-        yield at_level(("parity",), check, "fail" if limit.fail is True else "warn")
-    numbers = _map(limit, lambda level: None if level is True else level)
-    if numbers.fail is None and numbers.warn is None:
+        yield BudgetCheck(("parity",), parity_passed(rows, missing), "fail" if limit.fail is True else "warn")
+    largest: Limit[float] = limit.map(lambda level: None if level is True else level)
+    if not largest.levels():
         return
     if not rows:
-        yield judged(("parity",), "parity", numbers, None, "error", bound="max", reason=missing)
+        yield check_levels(("parity",), "parity", largest, None, "error", bound="max", reason=missing)
     for row in rows:
         name, reason = f"parity of {parity_label(row)}", NOT_FINITE if row.max_abs is None else None
-        yield judged(("parity",), name, numbers, row.max_abs, "error", bound="max", reason=reason)
+        yield check_levels(("parity",), name, largest, row.max_abs, "error", bound="max", reason=reason)
 
 
-def _times(figures: TargetFigures, limits: BudgetFile) -> Iterator[Judged]:
-    missing = NO_LATENCY if figures.report is not None else _no_original(figures)
-    if (limit := limits.latency) is not None:
-        relative = any(amount is not None and amount.relative for amount in (limit.fail, limit.warn))
-        timed = [row for row in figures.timed if row.reference_ms is not None or not relative]
-        if not timed:
-            plain = _map(limit, lambda amount: amount.value)
-            unit: Unit = "share" if relative else "ms"
-            yield judged(("latency",), "latency", plain, None, unit, bound="max", reason=missing)
-        for row in timed:
-            allowed = _map(limit, partial(_part, of=row.reference_ms or 0.0))
-            name = f"median latency, {row.where}"
-            yield judged(("latency",), name, allowed, row.median_ms, "ms", bound="max", note=_noisy(row.noise))
-    if limits.speedup is not None:
-        compared = [row for row in figures.timed if row.speedup_low is not None]
-        if not compared:
-            yield judged(("speedup",), "speed-up", limits.speedup, None, "times", bound="min", reason=missing)
-        for row in compared:
-            name = f"speed-up, low end, {row.where}"
-            note = _noisy(row.noise)
-            yield judged(("speedup",), name, limits.speedup, row.speedup_low, "times", bound="min", note=note)
+def latency_checks(timed: Sequence[TimedFigures], limit: Limit[Amount], missing: str) -> Iterator[BudgetCheck]:
+    """A check per median; a ratio refers to the reference of the same row. ``missing``: why there is none."""
+    relative = any(amount.relative for amount in limit.levels())
+    rows = [row for row in timed if row.reference_ms is not None or not relative]
+    if not rows:
+        unit: Unit = "share" if relative else "ms"
+        values = limit.map(lambda amount: amount.value)
+        yield check_levels(("latency",), "latency", values, None, unit, bound="max", reason=missing)
+    for row in rows:
+        name, allowed = f"median latency, {row.where}", _allowed(limit, row.reference_ms or 0.0, "ms")
+        yield check_levels(("latency",), name, allowed, row.median_ms, "ms", bound="max", note=_noise_note(row))
 
 
-def _whole(amount: Amount, *, of: int) -> float:
-    return float(amount.limit(of))
+def _speedup_checks(timed: Sequence[TimedFigures], limit: Limit[float], missing: str) -> Iterator[BudgetCheck]:
+    rows = [row for row in timed if row.speedup_low is not None]
+    if not rows:
+        yield check_levels(("speedup",), "speed-up", limit, None, "times", bound="min", reason=missing)
+    for row in rows:
+        name, note = f"speed-up, low end, {row.where}", _noise_note(row)
+        yield check_levels(("speedup",), name, limit, row.speedup_low, "times", bound="min", note=note)
 
 
-def _part(amount: Amount, *, of: float) -> float:
-    return amount.of(of)
-
-
-def _noisy(reasons: tuple[str, ...]) -> str | None:
-    return f"noisy: {'; '.join(reasons)}" if reasons else None
+def _noise_note(row: TimedFigures) -> str | None:
+    return f"noisy: {'; '.join(row.noise)}" if row.noise else None
 
 
 def _no_original(figures: TargetFigures) -> str:
     return f"{figures.kind} has no original that this could refer to: give an amount, or name a baseline in the file"
 
 
-def _map(limit: Limit[Any], read: Callable[[Any], float | None]) -> Limit[float]:
-    return Limit(*(None if level is None else read(level) for level in (limit.fail, limit.warn)))
+def _drift_checks(figures: TargetFigures, limits: DriftLimits) -> Iterator[BudgetCheck]:
+    """A check per limit, of the mean over images.
 
+    Lost explanations are always checked: means are over the images that still have one.
+    """
+    saliency = None if figures.report is None else figures.report.saliency
+    maps = None if saliency is None else saliency.maps
+    missing = _NO_EXPLAINER if saliency is None else _NOT_MEASURED
+    if figures.report is None:
+        missing = f"{figures.kind} has no explanations to compare: check the run that made it, or remove the line"
 
-def _explained(item: Judged, reason: str | None) -> Judged:
-    return replace(item, check=item.check.model_copy(update={"reason": reason}))
+    undefined = missing if maps is None else _UNDEFINED
+    rows: tuple[tuple[str, str, Unit, Bound, float | None, str], ...] = (
+        ("center_px", "centre", "px", "max", None if saliency is None else saliency.center_drift_px, missing),
+        ("iou", "overlap of maps", "overlap", "min", None if saliency is None else saliency.iou, missing),
+        (
+            "region_iou",
+            "overlap of regions",
+            "overlap",
+            "min",
+            None if maps is None else maps.region_iou.mean,
+            undefined,
+        ),
+        ("moved", "top region moved", "images", "max", None if maps is None else maps.moved.mean, undefined),
+        ("lost", "explanation lost", "images", "max", None if maps is None else maps.lost, missing),
+    )
+    for key, what, unit, bound, value, reason in rows:
+        limit = getattr(limits, key) or (Limit(0.0) if key == "lost" and maps is not None else None)
+        if limit is not None:
+            name, why = f"saliency drift, {what}", reason if value is None else None
+            yield check_levels(("saliency_drift", key), name, limit, value, unit, bound=bound, reason=why)

@@ -13,21 +13,34 @@ from slimsight.compress.amounts import Amount
 from slimsight.compress.registry import nearest
 
 T = TypeVar("T")
+U = TypeVar("U")
 Bound = Literal["max", "min"]
+Level = Literal["fail", "warn"]
 
-LEVELS: Final = ("fail", "warn")
+LEVELS: Final[tuple[Level, ...]] = ("fail", "warn")
 
 
 @dataclass(frozen=True)
 class Limit(Generic[T]):
-    """What is beyond ``fail`` fails, what is beyond ``warn`` only warns; one of them at least is given."""
+    """A value beyond ``fail`` fails, one beyond ``warn`` only warns; one of them at least is given."""
 
     fail: T | None = None
     warn: T | None = None
 
+    def at(self, level: Level) -> T | None:
+        return self.fail if level == "fail" else self.warn
+
+    def levels(self) -> list[T]:
+        """The levels that are given."""
+        return [level for level in (self.fail, self.warn) if level is not None]
+
+    def map(self, convert: Callable[[T], U | None]) -> Limit[U]:
+        """Each level that is given, converted."""
+        return Limit(*(None if level is None else convert(level) for level in (self.fail, self.warn)))
+
 
 class InLimit(ValueError):
-    """A mistake below a key: ``place`` says where."""
+    """A mistake below a key; ``place`` is the path of names to it."""
 
     def __init__(self, text: str, *place: str) -> None:
         super().__init__(text)
@@ -36,7 +49,7 @@ class InLimit(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Levels:
-    """Annotates a ``Limit`` whose values ``read`` reads and ``schema`` (JSON Schema) describes.
+    """pydantic annotation of a ``Limit`` whose values ``read`` parses and ``schema`` (JSON Schema) describes.
 
     ``bound``: whether it is the most or the least that is allowed, which says which of two levels comes first.
     """
@@ -66,10 +79,10 @@ class Levels:
 
 
 def to_limit(value: object, read: Callable[[object], T], bound: Bound) -> Limit[T]:
-    """The limit that ``value`` means: what ``read`` reads, or ``{fail: ..., warn: ...}``.
+    """Parse a limit: one value that ``read`` takes, or ``{fail: ..., warn: ...}``.
 
     Raises:
-        ValueError: one sentence: no such value, an unknown level, or levels in the wrong order.
+        ValueError: one sentence: not a valid value, an unknown level, or levels in the wrong order.
     """
     if isinstance(value, Limit):
         return value
@@ -77,7 +90,7 @@ def to_limit(value: object, read: Callable[[object], T], bound: Bound) -> Limit[
         return Limit(fail=read(value))
     if not value:
         raise ValueError("{} gives no limit: give one value, or {fail: ..., warn: ...}")
-    found: dict[str, T] = {}
+    levels: dict[str, T] = {}
     for key, given in value.items():
         level = str(key)
         if level not in LEVELS:
@@ -89,11 +102,11 @@ def to_limit(value: object, read: Callable[[object], T], bound: Bound) -> Limit[
         if given is None:
             raise InLimit("has no value: give one or remove it", level)
         try:
-            found[level] = read(given)
+            levels[level] = read(given)
         except ValueError as error:
             raise InLimit(str(error), level) from None
-    limit = Limit(**found)
-    if _too_late(limit, bound):
+    limit = Limit(**levels)
+    if _warns_after_failing(limit, bound):
         first = "below" if bound == "max" else "above"
         raise InLimit(
             f"{value['warn']!r} never warns before {value['fail']!r} fails: give a level {first} that", "warn"
@@ -101,7 +114,7 @@ def to_limit(value: object, read: Callable[[object], T], bound: Bound) -> Limit[
     return limit
 
 
-def _too_late(limit: Limit[Any], bound: Bound) -> bool:
+def _warns_after_failing(limit: Limit[Any], bound: Bound) -> bool:
     fail, warn = limit.fail, limit.warn
     if isinstance(fail, Amount) and isinstance(warn, Amount):
         if fail.relative != warn.relative:  # which comes first depends on the model

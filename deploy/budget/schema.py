@@ -1,4 +1,4 @@
-"""What the keys of a budget file take, read as people write it; and the same as JSON Schema, for editors."""
+"""Budget files: their keys, how values are parsed and described as JSON Schema, and reading a file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ from slimsight.compress.files.untrusted import read_text
 from ..settings.allowed import Allowed, Problems, shown_value, without_null
 from ..settings.latency import LatencyConfig
 from ..settings.yaml_text import MOST_YAML, Place, line_of, read_yaml
-from . import schema as read
 from .limit import Levels, Limit
 
 read_macs = partial(to_amount, what="MACs", units=MACS_UNITS, example="20M, 500k, 0.5 GMACs, 4e9")
@@ -38,11 +37,11 @@ read_latency = partial(to_amount, what="latency", units=TIME_UNITS, example="3ms
 
 
 def read_share(value: object, *, what: str, example: str) -> float:
-    """A share 0..1 of a number, or of a percentage."""
+    """A share 0..1, from a number or a percentage."""
     parsed = read_number(value)
     number = math.nan if parsed is None else parsed[0] / (100 if parsed[1] == "%" else 1)
     if parsed is None or parsed[1] not in ("", "%") or not 0 <= number <= 1:
-        raise ValueError(f"{value!r} is no {what}: give a share from 0 to 1 or a percentage ({example})")
+        raise ValueError(f"{value!r} is not a valid {what}: give a share from 0 to 1 or a percentage ({example})")
     return number
 
 
@@ -61,7 +60,7 @@ def read_drop(value: object) -> float:
 
 
 def read_growth(value: object) -> float:
-    """How much more of something is allowed than before: ``2%`` or 0.02."""
+    """Relative growth allowed: ``2%`` or 0.02."""
     growth = read_share(value, what="growth", example="0.02 or '2%'; 0 lets nothing grow")
     if growth == 1 and "%" not in str(value):
         raise ValueError(f"{value!r} would let it double: write '1%' (or 0.01), or '100%' if that is meant")
@@ -74,7 +73,7 @@ def read_parity(value: object) -> Literal[True] | float:
         return True
     if parsed is None or parsed[1] != "" or parsed[0] <= 0:
         raise ValueError(
-            f"{value!r} is no limit on parity: give true (every row passed) or the largest difference of "
+            f"{value!r} is not a valid limit on parity: give true (every row passed) or the largest difference of "
             "logits allowed (1e-4); remove the line to check nothing"
         )
     return parsed[0]
@@ -83,69 +82,69 @@ def read_parity(value: object) -> Literal[True] | float:
 def read_speedup(value: object) -> float:
     parsed = read_number(value)
     if parsed is None or parsed[1] not in ("", "x") or parsed[0] <= 0:
-        raise ValueError(f"{value!r} is no speed-up: give the least ratio allowed (1.3 or 1.3x)")
+        raise ValueError(f"{value!r} is not a valid speed-up: give the least ratio allowed (1.3 or 1.3x)")
     return parsed[0]
 
 
 def read_pixels(value: object) -> float:
     parsed = read_number(value)
     if parsed is None or parsed[1] not in ("", "px") or parsed[0] < 0:
-        raise ValueError(f"{value!r} is no distance: give the most pixels allowed (3 or 3px)")
+        raise ValueError(f"{value!r} is not a valid distance: give the most pixels allowed (3 or 3px)")
     return parsed[0]
 
 
-def of_a_layer(value: object, *, what: str, units: dict[str, float], example: str) -> Amount:
-    """An amount alone: a layer has no original to take a share of."""
+def read_layer_amount(value: object, *, what: str, units: dict[str, float], example: str) -> Amount:
+    """An absolute amount: a layer has no original to take a share of."""
     parsed = read_number(value)
     known = parsed is not None and parsed[0] > 0 and parsed[1] in units
     if parsed is None or not known or (parsed[1] == "" and parsed[0] <= 1):
-        raise ValueError(f"{value!r} is no limit on {what} of a layer: give an amount ({example})")
+        raise ValueError(f"{value!r} is not a valid limit on {what} of a layer: give an amount ({example})")
     return Amount(parsed[0] * units[parsed[1]], relative=False)
 
 
-read_layer_macs = partial(of_a_layer, what="MACs", units=MACS_UNITS, example="5M, 500k, 0.5 GMACs")
-read_layer_params = partial(of_a_layer, what="parameters", units=PARAM_UNITS, example="36k, 1.2M")
+read_layer_macs = partial(read_layer_amount, what="MACs", units=MACS_UNITS, example="5M, 500k, 0.5 GMACs")
+read_layer_params = partial(read_layer_amount, what="parameters", units=PARAM_UNITS, example="36k, 1.2M")
 
 
-def _number(**bounds: float) -> dict[str, Any]:
+def _number_schema(**bounds: float) -> dict[str, Any]:
     return {"type": "number", **bounds}
 
 
-def _text(*units: str) -> dict[str, Any]:
+def _text_schema(*units: str) -> dict[str, Any]:
     return {"type": "string", "pattern": number_pattern(units)}
 
 
-MACS: Final = {"anyOf": [_number(exclusiveMinimum=0), _text("%", *MACS_UNITS)]}
-PARAMS: Final = {"anyOf": [_number(exclusiveMinimum=0), _text("%", *PARAM_UNITS)]}
-SIZE: Final = {"anyOf": [_number(exclusiveMinimum=0), _text("%", *BYTE_UNITS)]}
-LATENCY: Final = {"anyOf": [_number(exclusiveMinimum=0, maximum=1), _text("%", *TIME_UNITS)]}
-LAYER_MACS: Final = {"anyOf": [_number(exclusiveMinimum=1), _text(*MACS_UNITS)]}
-LAYER_PARAMS: Final = {"anyOf": [_number(exclusiveMinimum=1), _text(*PARAM_UNITS)]}
-SHARE: Final = {"anyOf": [_number(minimum=0, maximum=1), _text("", "%")]}
-SPEEDUP: Final = {"anyOf": [_number(exclusiveMinimum=0), _text("", "x")]}
-PIXELS: Final = {"anyOf": [_number(minimum=0), _text("", "px")]}
-PARITY: Final = {"anyOf": [{"const": True}, _number(exclusiveMinimum=0), _text("")]}
+MACS: Final = {"anyOf": [_number_schema(exclusiveMinimum=0), _text_schema("%", *MACS_UNITS)]}
+PARAMS: Final = {"anyOf": [_number_schema(exclusiveMinimum=0), _text_schema("%", *PARAM_UNITS)]}
+SIZE: Final = {"anyOf": [_number_schema(exclusiveMinimum=0), _text_schema("%", *BYTE_UNITS)]}
+LATENCY: Final = {"anyOf": [_number_schema(exclusiveMinimum=0, maximum=1), _text_schema("%", *TIME_UNITS)]}
+LAYER_MACS: Final = {"anyOf": [_number_schema(exclusiveMinimum=1), _text_schema(*MACS_UNITS)]}
+LAYER_PARAMS: Final = {"anyOf": [_number_schema(exclusiveMinimum=1), _text_schema(*PARAM_UNITS)]}
+SHARE: Final = {"anyOf": [_number_schema(minimum=0, maximum=1), _text_schema("", "%")]}
+SPEEDUP: Final = {"anyOf": [_number_schema(exclusiveMinimum=0), _text_schema("", "x")]}
+PIXELS: Final = {"anyOf": [_number_schema(minimum=0), _text_schema("", "px")]}
+PARITY: Final = {"anyOf": [{"const": True}, _number_schema(exclusiveMinimum=0), _text_schema("")]}
 
 
 Amounts: TypeAlias = Limit[Amount]
 Numbers: TypeAlias = Limit[float]
 
-MacsLimit: TypeAlias = Annotated[Amounts, Levels(read.read_macs, read.MACS, bound="max")]
-ParamsLimit: TypeAlias = Annotated[Amounts, Levels(read.read_params, read.PARAMS, bound="max")]
-SizeLimit: TypeAlias = Annotated[Amounts, Levels(read.read_size, read.SIZE, bound="max")]
-LatencyLimit: TypeAlias = Annotated[Amounts, Levels(read.read_latency, read.LATENCY, bound="max")]
-LayerMacs: TypeAlias = Annotated[Amounts, Levels(read.read_layer_macs, read.LAYER_MACS, bound="max")]
-LayerParams: TypeAlias = Annotated[Amounts, Levels(read.read_layer_params, read.LAYER_PARAMS, bound="max")]
-Accuracy: TypeAlias = Annotated[Numbers, Levels(read.read_accuracy, read.SHARE, bound="min")]
-Drop: TypeAlias = Annotated[Numbers, Levels(read.read_drop, read.SHARE, bound="max")]
-Growth: TypeAlias = Annotated[Numbers, Levels(read.read_growth, read.SHARE, bound="max")]
-SpeedUp: TypeAlias = Annotated[Numbers, Levels(read.read_speedup, read.SPEEDUP, bound="min")]
-Parity: TypeAlias = Annotated[Limit[Literal[True] | float], Levels(read.read_parity, read.PARITY, bound="max")]
-Pixels: TypeAlias = Annotated[Numbers, Levels(read.read_pixels, read.PIXELS, bound="max")]
-Overlap: TypeAlias = Annotated[Numbers, Levels(read.read_overlap, read.SHARE, bound="min")]
-RegionOverlap: TypeAlias = Annotated[Numbers, Levels(read.read_region_overlap, read.SHARE, bound="min")]
-Moved: TypeAlias = Annotated[Numbers, Levels(read.read_moved, read.SHARE, bound="max")]
-Lost: TypeAlias = Annotated[Numbers, Levels(read.read_lost, read.SHARE, bound="max")]
+MacsLimit: TypeAlias = Annotated[Amounts, Levels(read_macs, MACS, bound="max")]
+ParamsLimit: TypeAlias = Annotated[Amounts, Levels(read_params, PARAMS, bound="max")]
+SizeLimit: TypeAlias = Annotated[Amounts, Levels(read_size, SIZE, bound="max")]
+LatencyLimit: TypeAlias = Annotated[Amounts, Levels(read_latency, LATENCY, bound="max")]
+LayerMacs: TypeAlias = Annotated[Amounts, Levels(read_layer_macs, LAYER_MACS, bound="max")]
+LayerParams: TypeAlias = Annotated[Amounts, Levels(read_layer_params, LAYER_PARAMS, bound="max")]
+Accuracy: TypeAlias = Annotated[Numbers, Levels(read_accuracy, SHARE, bound="min")]
+Drop: TypeAlias = Annotated[Numbers, Levels(read_drop, SHARE, bound="max")]
+Growth: TypeAlias = Annotated[Numbers, Levels(read_growth, SHARE, bound="max")]
+SpeedUp: TypeAlias = Annotated[Numbers, Levels(read_speedup, SPEEDUP, bound="min")]
+Parity: TypeAlias = Annotated[Limit[Literal[True] | float], Levels(read_parity, PARITY, bound="max")]
+Pixels: TypeAlias = Annotated[Numbers, Levels(read_pixels, PIXELS, bound="max")]
+Overlap: TypeAlias = Annotated[Numbers, Levels(read_overlap, SHARE, bound="min")]
+RegionOverlap: TypeAlias = Annotated[Numbers, Levels(read_region_overlap, SHARE, bound="min")]
+Moved: TypeAlias = Annotated[Numbers, Levels(read_moved, SHARE, bound="max")]
+Lost: TypeAlias = Annotated[Numbers, Levels(read_lost, SHARE, bound="max")]
 
 
 def _key(description: str, *examples: Any) -> Any:
@@ -153,7 +152,7 @@ def _key(description: str, *examples: Any) -> Any:
 
 
 class _Limits(Section):
-    """Keys of which one at least is given."""
+    """A section of limits, at least one of them given."""
 
     @field_validator("*", mode="before")
     @classmethod
@@ -196,7 +195,7 @@ _SETTINGS: Final = ("baseline", "measure")
 
 
 class BudgetFile(_Limits):
-    """What a model is held to. A limit is one value, or {fail: ..., warn: ...}."""
+    """Limits that a model must keep. A limit is one value, or {fail: ..., warn: ...}."""
 
     macs: MacsLimit | None = _key(
         "the most multiply-accumulates of one image: an amount, or a ratio to the original", "60M", "50%", "0.5 GMACs"
@@ -257,13 +256,13 @@ class Budget:
 
 
 def load_budget(path: Path) -> Budget:
-    """The budget file at ``path`` (YAML).
+    """Read the budget file at ``path`` (YAML).
 
     Raises:
         ConfigError: it cannot be read, or has mistakes: all of them in one message, each with its line and its key.
     """
     try:
-        found = read_yaml(read_text(path, MOST_YAML))
+        document = read_yaml(read_text(path, MOST_YAML))
     except FileNotFoundError:
         raise ConfigError(f"no budget file at {path}: check --budget") from None
     except OSError as error:
@@ -272,16 +271,16 @@ def load_budget(path: Path) -> Budget:
         raise ConfigError(f"{path} is not YAML: it is not a text file in UTF-8 (byte {error.start})") from error
     except ConfigError as error:
         raise ConfigError(f"{path} is not YAML ({error}); write lines such as 'macs: 50%'") from error
-    content = {} if found.value is None else found.value
+    content = {} if document.value is None else document.value
     if not isinstance(content, dict):
         raise ConfigError(
             f"{path} is not a budget file: it holds {shown_value(content)}, not lines such as 'macs: 50%'"
         )
     problems = Problems()
-    problems.at(found.lines)
-    for place, twice in found.repeated:
+    problems.at(document.lines)
+    for place, twice in document.repeated:
         problems.add(twice, place)
-    _refuse_truth(content.get("measure"), problems)
+    _refuse_booleans(content.get("measure"), problems)
     limits = None
     try:
         limits = BudgetFile.model_validate({str(key): value for key, value in content.items()})
@@ -291,10 +290,10 @@ def load_budget(path: Path) -> Budget:
             problems.add(text, place)
     if limits is None or problems:
         raise ConfigError(f"{path} is not a usable budget file:{problems.listed()}")
-    return Budget(path, limits, found.lines)
+    return Budget(path, limits, document.lines)
 
 
-def _refuse_truth(measure: object, problems: Problems) -> None:
+def _refuse_booleans(measure: object, problems: Problems) -> None:
     """pydantic reads true as the number 1."""
     allowed = _allowed()
     known = allowed.deref(allowed.schema["properties"]["measure"])["properties"]

@@ -1,4 +1,4 @@
-"""``slimsight check``: a run, a file or a factory held against a budget file, and what changed since another one."""
+"""``slimsight check``: a run, a file or a model factory against a budget file, compared with another target."""
 
 from .check import CheckRequest, run_check
 from .result import CheckResult

@@ -1,4 +1,4 @@
-"""Which commit a model comes from: best effort, git need not be there."""
+"""Checks a target against a budget file: reads both, times what the budget limits, judges."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from slimsight.export.costs.layers import Shape
 
 from ..budget import Budget, Comparison, TargetFigures, judge, load_budget
 from ..budget.changes import LayerChange, find_changes
-from .result import CheckResult, Other, read_other
+from .result import CheckResult, ComparedTarget, read_compared
 from .target import Target, read_baseline, read_target
 
-_SECONDS = 5
-SHORT = 7
+_GIT_SECONDS = 5
 
 
 def head_commit(folder: Path) -> str | None:
@@ -26,17 +25,20 @@ def head_commit(folder: Path) -> str | None:
     if git is None or not folder.is_dir():
         return None
     try:
-        found = subprocess.run(
-            [git, "rev-parse", "--verify", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=_SECONDS
+        result = subprocess.run(
+            [git, "rev-parse", "--verify", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=_GIT_SECONDS
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return found.stdout.strip() or None if found.returncode == 0 else None
+    return result.stdout.strip() or None if result.returncode == 0 else None
 
 
 @dataclass(frozen=True)
 class CheckRequest:
-    """What is held against what. ``image`` and ``classes``: for a target that does not say them."""
+    """A check's inputs: target, budget file, and a target to compare with.
+
+    ``image`` (C, H, W) and ``classes`` are for a target that does not say them.
+    """
 
     target: str
     budget: Path
@@ -45,16 +47,16 @@ class CheckRequest:
     classes: int = 1000
 
 
-def run_check(asked: CheckRequest, progress: Progress = SILENT) -> CheckResult:
-    """Read the target, measure what the budget asks for and a run does not bring, and judge.
+def run_check(request: CheckRequest, progress: Progress = SILENT) -> CheckResult:
+    """Read the target, time it where the budget limits latency and no time is known, and judge.
 
     Raises:
-        SlimError: a file, a target or a name that cannot be used.
+        SlimError: the budget file or a target cannot be read or used.
     """
-    budget = load_budget(asked.budget)
-    target = read_target(asked.target, asked.image, asked.classes)
-    figures = _measured(target, budget, progress)
-    other = None if asked.against is None else _other(asked.against, asked)
+    budget = load_budget(request.budget)
+    target = read_target(request.target, request.image, request.classes)
+    figures = _with_latency(target, budget, progress)
+    other = None if request.against is None else _compared(request.against, request)
     against: Comparison | None = None
     changes: tuple[LayerChange, ...] = ()
     if other is not None:
@@ -62,21 +64,21 @@ def run_check(asked: CheckRequest, progress: Progress = SILENT) -> CheckResult:
             changes = find_changes(other.layers, figures.layers)
         against = Comparison(other.label, other.costs.macs, changes)
     return CheckResult(
-        target=asked.target,
+        target=request.target,
         kind=target.kind,
         image=target.image,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        commit=head_commit(_folder(asked.target)),
-        budget=asked.budget,
+        commit=head_commit(_target_folder(request.target)),
+        budget=request.budget,
         figures=figures,
-        judgement=judge(figures, budget, against),
+        verdict=judge(figures, budget, against),
         against=other,
         changes=changes,
         report=target.report,
     )
 
 
-def _measured(target: Target, budget: Budget, progress: Progress) -> TargetFigures:
+def _with_latency(target: Target, budget: Budget, progress: Progress) -> TargetFigures:
     """The target's figures, with a latency where one is limited and none is known, or a baseline is named."""
     limits, figures = budget.limits, target.figures
     baseline = None
@@ -86,19 +88,19 @@ def _measured(target: Target, budget: Budget, progress: Progress) -> TargetFigur
     limited = limits.latency is not None or limits.speedup is not None
     if not limited or (target.kind == "run" and baseline is None):
         return figures
-    from .measure import measure
+    from .measure import measure_latency
 
-    return replace(figures, timed=(measure(target, baseline, limits.measure, progress),))
+    return replace(figures, timed=(measure_latency(target, baseline, limits.measure, progress),))
 
 
-def _other(name: str, asked: CheckRequest) -> Other:
+def _compared(name: str, request: CheckRequest) -> ComparedTarget:
     if name.endswith(".json"):
-        return read_other(Path(name))
-    found = read_target(name, asked.image, asked.classes)
-    return Other(name, found.figures.costs, found.figures.layers)
+        return read_compared(Path(name))
+    figures = read_target(name, request.image, request.classes).figures
+    return ComparedTarget(name, figures.costs, figures.layers)
 
 
-def _folder(target: str) -> Path:
-    """Where a target lies; the current folder for one that is known by name alone."""
+def _target_folder(target: str) -> Path:
+    """The folder of a target; the current one for a model that is given by its name."""
     path = Path(target.partition(":")[0])
     return path.absolute() if path.is_dir() else path.absolute().parent

@@ -21,11 +21,11 @@ _SEED = 0
 _RUNTIMES = {"run": "onnxruntime-cpu", "onnx": "onnxruntime-cpu", "pt2": "pt2", "model": "torch"}
 
 
-def measure(target: Target, baseline: Target | None, config: LatencyConfig, progress: Progress) -> TimedFigures:
-    """Time the target (and the baseline) on images drawn at random; models are opened anew in every session.
+def measure_latency(target: Target, baseline: Target | None, config: LatencyConfig, progress: Progress) -> TimedFigures:
+    """Time the target (and the baseline) on random images; each session opens the models anew.
 
     Raises:
-        ConfigError: nothing of the target can be timed, or not in the baseline's runtime or on its images.
+        ConfigError: the target has no model to time, or differs from the baseline in runtime or image size.
         ExportError: a file cannot be opened or run.
     """
     if "torch" not in sys.modules:
@@ -37,10 +37,10 @@ def measure(target: Target, baseline: Target | None, config: LatencyConfig, prog
     from ..timing.statistics import noise_of, to_interval, to_quantiles, to_speedup, unsteadiness_of
 
     models = {"target": target} | ({"baseline": baseline} if baseline is not None else {})
-    mine = _RUNTIMES[target.kind]
-    if baseline is not None and (theirs := _RUNTIMES[baseline.kind]) != mine:
+    runtime = _RUNTIMES[target.kind]
+    if baseline is not None and (baseline_runtime := _RUNTIMES[baseline.kind]) != runtime:
         raise ConfigError(
-            f"the target runs in {mine} and the baseline in {theirs}: name a baseline of the target's form"
+            f"the target runs in {runtime} and the baseline in {baseline_runtime}: name a baseline of the target's form"
         )
     sizes = {model.image for model in models.values()}
     if len(sizes) > 1:
@@ -66,13 +66,13 @@ def measure(target: Target, baseline: Target | None, config: LatencyConfig, prog
     runner = runners["target"]
     threads = plural(config.threads, "thread")
     where = f"{runner.runtime} {runner.precision}, {threads}, batch {config.batch}, on this machine"
-    alone = TimedFigures(where, to_quantiles(times).median)
+    timed = TimedFigures(where, to_quantiles(times).median)
     if baseline is None:
-        return replace(alone, noise=unsteadiness_of(times, to_interval(times, seed=_SEED)))
+        return replace(timed, noise=unsteadiness_of(times, to_interval(times, seed=_SEED)))
     before = measured.timings["baseline"].host
     speedup = to_speedup(before, times, seed=_SEED)
     return replace(
-        alone,
+        timed,
         reference_ms=to_quantiles(before).median,
         speedup_low=speedup.low,
         noise=noise_of(before, times, speedup),

@@ -1,11 +1,11 @@
-"""What is checked: a run, an ONNX file, a ``.pt2`` file, or a network that is built from code."""
+"""Targets of a check: a run, an ONNX file, a ``.pt2`` file, or a network built from code."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from slimsight.compress.errors import ConfigError
 from slimsight.export.costs.layers import ModelCost, Shape
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 Kind = Literal["run", "onnx", "pt2", "model"]
 
-_WORDS: dict[Kind, str] = {"run": "a run", "onnx": "an ONNX file", "pt2": "a .pt2 file", "model": "a model"}
+_KIND_NAMES: dict[Kind, str] = {"run": "a run", "onnx": "an ONNX file", "pt2": "a .pt2 file", "model": "a model"}
 SUFFIXES = {".onnx": "onnx", ".pt2": "pt2"}
 
 
 @dataclass(frozen=True)
 class Target:
-    """A target and its figures. ``runs``: makes what a runtime opens (a file or a module); None: nothing does.
+    """A target and its figures. ``runs``: gives what a runtime opens (a file or a module); None: nothing to run.
 
     ``image``: (C, H, W) that MACs are of; None of a run without an ONNX file.
     """
@@ -40,7 +40,7 @@ class Target:
 
 
 def read_target(name: str, image: Shape | None = None, classes: int = 1000) -> Target:
-    """The target that ``name`` means.
+    """Read the target called ``name``.
 
     Args:
         name: a run directory, a ``.onnx`` or ``.pt2`` file, ``path/to/file.py:factory``, or another model by name as
@@ -49,7 +49,7 @@ def read_target(name: str, image: Shape | None = None, classes: int = 1000) -> T
         classes: for a factory that takes their number.
 
     Raises:
-        SlimError: there is no such thing, it cannot be read or built, or ``image`` is missing.
+        SlimError: it does not exist, cannot be read or built, or needs ``image``.
     """
     path = Path(name)
     if path.is_dir():
@@ -67,7 +67,7 @@ def read_target(name: str, image: Shape | None = None, classes: int = 1000) -> T
 
 
 def read_baseline(path: Path, image: Shape | None = None) -> Target:
-    """What ratios refer to: a file, or the original of a run.
+    """Read the target that ratios refer to: a file, or the original of a run.
 
     Raises:
         SlimError: it is neither, or cannot be read.
@@ -95,6 +95,8 @@ def _of_file(name: str, kind: Kind, cost: ModelCost, size: int) -> Target:
 def _of_model(name: str, image: Shape | None, classes: int) -> Target:
     if image is None:
         raise ConfigError(f"{name} is built from code, which says no size: give one image's, e.g. --input 3x224x224")
+    import torch
+
     from slimsight.compress.macs import size_bytes
     from slimsight.compress.models import check_logits
     from slimsight.export.costs.of_torch import module_cost
@@ -102,16 +104,10 @@ def _of_model(name: str, image: Shape | None, classes: int) -> Target:
     from ..inspection import load_model
 
     net = load_model(name, classes).eval()
-    _check(check_logits, net, image)
+    check_logits(net, torch.rand(2, *image, generator=torch.Generator().manual_seed(0)))
     figures = _figures("model", module_cost(net, image), size_bytes(net), "size of the weights")
     return Target(name, "model", figures, image, lambda: net)
 
 
-def _check(check: Any, net: nn.Module, image: Shape) -> None:
-    import torch
-
-    check(net, torch.rand(2, *image, generator=torch.Generator().manual_seed(0)))
-
-
 def _figures(kind: Kind, cost: ModelCost, size: int, size_name: str) -> TargetFigures:
-    return TargetFigures(_WORDS[kind], TargetCosts(cost.macs, cost.params, size), size_name, layers=cost.layers)
+    return TargetFigures(_KIND_NAMES[kind], TargetCosts(cost.macs, cost.params, size), size_name, layers=cost.layers)

@@ -43,13 +43,13 @@ def check(
     found = run_check(CheckRequest(target, budget, against, image, classes), terminal.progress)
     _show(found, json)
     _write(found, json, junit, summary)
-    if not found.judgement.passed:
-        names = ", ".join(item.check.name for item in found.judgement.failed[:3])
-        more = ", ..." if len(found.judgement.failed) > 3 else ""
+    if not found.verdict.passed:
+        names = ", ".join(item.check.name for item in found.verdict.failed[:3])
+        more = ", ..." if len(found.verdict.failed) > 3 else ""
         where = f"; report: {found.report}" if found.report else ""
-        raise BudgetExceeded(f"{found.judgement.summary()}: {names}{more}{where}")
+        raise BudgetExceeded(f"{found.verdict.summary()}: {names}{more}{where}")
     if json != _STDOUT:
-        console().print(f"\n{found.judgement.summary()}")
+        console().print(f"\n{found.verdict.summary()}")
 
 
 def _show(found: CheckResult, json: Path | None) -> None:

@@ -54,10 +54,10 @@ def trust(
         epochs=epochs,
     )
     pictures = draw_trust(place, found["rows"], control=CONTROL)
-    heads, lines = figures(found["rows"])
-    table = Table("explainer", *heads, box=None, pad_edge=False)
-    for name, cells in lines.items():
-        table.add_row(name, *cells)
+    shown_figures = figures(found["rows"])
+    table = Table(*shown_figures.head, box=None, pad_edge=False)
+    for row in shown_figures.rows:
+        table.add_row(*map(str, row))
     shown = console()
     shown.print(table)
     shown.print(

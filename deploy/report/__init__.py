@@ -1,4 +1,4 @@
-"""What a run found: report.json for machines, report.md and pictures for people."""
+"""A run's report: report.json, report.md, report.html and pictures."""
 
 from .files import read_report, write_report
 from .markdown import render_markdown, write_markdown

@@ -1,4 +1,4 @@
-"""What the pictures of a report share: canvas, colours, an image under a heat map, outlines.
+"""Drawing primitives of a report's pictures: figures, colours, heat maps over images, outlines, legends.
 
 Figures are drawn on their own canvas: pyplot and its global state are never touched.
 """
@@ -15,6 +15,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from PIL import Image
@@ -41,7 +42,7 @@ Maps = NDArray[np.floating[Any]]
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG, whole or not at all."""
+    """Write a PNG atomically."""
     with atomic_path(path, durable=False) as part:
         figure.savefig(part, dpi=_DPI, format="png", facecolor="white")
 
@@ -81,23 +82,55 @@ def outline(axes: Axes, values: Maps, colour: str, style: str) -> None:
 
 
 def head(cells: Sequence[Axes], names: Sequence[str], y: float) -> None:
-    """Names of columns above their first cells, ``y`` in heights of a cell."""
+    """Column names above their first cells, ``y`` in heights of a cell."""
     style: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 14, "fontweight": "bold", "color": INK}
     for axes, name in zip(cells, names, strict=True):
         axes.text(0.5, y, name, transform=axes.transAxes, **style)
 
 
-def heat_key(
-    figure: Figure, place: tuple[float, float, float, float], ticks: Sequence[str], colours: str = HEAT
-) -> None:
-    """A colour bar as heat looks on mid grey; ``ticks``: texts at 0, 0.5 and 1."""
-    axes = figure.add_axes(place)
+def heat_key(figure: Figure, box: tuple[float, float, float, float], ticks: Sequence[str], colours: str = HEAT) -> None:
+    """A colour bar of heat over mid grey; ``ticks``: texts at 0, 0.5 and 1."""
+    axes = figure.add_axes(box)
     ramp = np.linspace(0, 1, 256)[None, :]
     picture = to_heat(np.full((3, 1, 256), 128, np.uint8), ramp, colours)
     axes.imshow(picture, aspect="auto", extent=(0, 1, 0, 1))
     axes.set_yticks([])
     axes.set_xticks([0, 0.5, 1], ticks, fontsize=12, color=INK)
     axes.tick_params(length=3)
+
+
+def outline_key(
+    figure: Figure,
+    labels: Sequence[str],
+    anchor: tuple[float, float],
+    *,
+    wrong: tuple[float, float] | None,
+    marker: str = "",
+) -> None:
+    """Legend of the outlines: the original's, the same on the slim model's map (dashed), the slim model's own.
+
+    ``marker``: of the centres; ``wrong``: where the mark of wrong predictions is explained, if it is.
+    """
+    original, on_slim, slim = labels
+    lines = [
+        Line2D([], [], color=ORIGINAL_COLOUR, linewidth=2, marker=marker, markersize=10, label=original),
+        Line2D([], [], color=ORIGINAL_COLOUR, linewidth=2, linestyle="dashed", label=on_slim),
+        Line2D([], [], color=SLIM_COLOUR, linewidth=2, marker=marker, markersize=10, label=slim),
+    ]
+    figure.legend(
+        handles=lines,
+        loc="lower left",
+        bbox_to_anchor=anchor,
+        ncols=3,
+        fontsize=12,
+        facecolor=LEGEND_GROUND,
+        framealpha=1,
+        edgecolor="none",
+        labelcolor="white",
+    )
+    if wrong is not None:
+        text = f"{WRONG_MARK}wrong prediction"
+        figure.text(*wrong, text, ha="right", fontsize=12.5, color=WRONG_COLOUR)
 
 
 def draw_strip(count: int, shape: tuple[int, int], draw: Callable[[Sequence[Axes]], None]) -> bytes:

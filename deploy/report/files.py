@@ -1,4 +1,4 @@
-"""report.json on the disk: written whole, read strictly."""
+"""Reads and writes report.json, and the panels of explanations that pages show."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ REPORT_FILE = "report.json"
 
 
 def write_report(path: Path, report: Report) -> None:
-    """Write report.json, whole or not at all."""
+    """Write report.json atomically."""
     write_json(path, report.model_dump(mode="json", by_alias=True))
 
 
 def read_report(path: Path) -> Report:
-    """The report at ``path``: a report.json, or a run directory that holds one.
+    """Read the report at ``path``: a report.json, or a run directory that holds one.
 
     Raises:
         RunError: no report there, or not one that slimsight wrote.
@@ -35,18 +35,18 @@ def read_report(path: Path) -> Report:
     remedy = "run 'slimsight run' again to write it anew"
     try:
         text = read_text(path, MOST_JSON)
-        found = parse_json(text)
+        content = parse_json(text)
     except FileNotFoundError:
         raise RunError(f"no report at {path}: the run has not finished; run 'slimsight run' to complete it") from None
     except OSError as error:
         raise RunError(f"cannot read the report {path}: {error.strerror}; check the file and its rights") from error
     except ValueError as error:  # broken JSON and broken UTF-8 alike
         raise RunError(f"{path} is not JSON ({error}); {remedy}") from error
-    if not isinstance(found, dict) or "schema" not in found:
+    if not isinstance(content, dict) or "schema" not in content:
         raise RunError(f"{path} is not a slimsight report: it has no 'schema'; give a report.json or its run directory")
-    if found["schema"] != SCHEMA or isinstance(found["schema"], bool):
+    if content["schema"] != SCHEMA or isinstance(content["schema"], bool):
         raise ConfigError(
-            f"{path} has report schema {reprlib.repr(found['schema'])}, this slimsight reads schema {SCHEMA}; "
+            f"{path} has report schema {reprlib.repr(content['schema'])}, this slimsight reads schema {SCHEMA}; "
             "read it with the version that wrote it"
         )
     try:
@@ -58,7 +58,7 @@ def read_report(path: Path) -> Report:
 
 
 PANELS_FOLDER: Final = "panels"
-_MOST: Final = 16 * MEBIBYTE  # of one picture
+_PICTURE_LIMIT: Final = 16 * MEBIBYTE
 
 Kind = Literal["explained", "drifted"]
 
@@ -66,7 +66,7 @@ Kind = Literal["explained", "drifted"]
 class Strip(ReportPart):
     """A row of pictures of one image in ``file``, from left to right ``columns``.
 
-    ``lines`` say what is known of it; ``wrong``: the slim model's prediction is not the label.
+    ``lines`` are printed below it; ``wrong``: the slim model's prediction is not the label.
     """
 
     file: str
@@ -77,7 +77,7 @@ class Strip(ReportPart):
 
 
 class Strips(ReportPart):
-    """The strips of one kind, in their order."""
+    """All strips of one kind, in order."""
 
     strips: tuple[Strip, ...]
 
@@ -93,7 +93,7 @@ def write_strips(root: Path, kind: Kind, strips: Sequence[tuple[Strip, bytes]]) 
 
 
 def read_strips(root: Path, kind: Kind) -> list[tuple[Strip, bytes]]:
-    """The strips of ``kind`` with their pictures; empty where the run has none.
+    """Read the strips of ``kind`` with their pictures; empty where the run has none.
 
     Raises:
         RunError: the list is not one, or a picture is missing.
@@ -102,8 +102,8 @@ def read_strips(root: Path, kind: Kind) -> list[tuple[Strip, bytes]]:
     if not path.is_file():
         return []
     try:
-        found = Strips.model_validate(read_json(path))
-        return [(strip, read_bytes(path.parent / Path(strip.file).name, _MOST)) for strip in found.strips]
+        listed = Strips.model_validate(read_json(path))
+        return [(strip, read_bytes(path.parent / Path(strip.file).name, _PICTURE_LIMIT)) for strip in listed.strips]
     except (OSError, ValueError, ValidationError) as error:
         raise RunError(
             f"{path} or a picture that it names is broken ({error}); run 'slimsight run' again to draw them anew"

@@ -1,4 +1,4 @@
-"""report.md: the report for the engineer who has to decide whether this model ships."""
+"""Renders report.md from a report."""
 
 from __future__ import annotations
 
@@ -10,12 +10,9 @@ import jinja2
 
 from slimsight.compress.files.atomic import write_text
 
-from . import rows
-from . import rows_explained as rows_drift
-from . import rows_explained as rows_ranking
-from . import rows_explained as rows_routed
-from .rows import Table, code, plain, to_markdown
+from . import rows, rows_explained
 from .schema import Report
+from .table import Table, code, plain, to_markdown
 from .units import as_count, as_duration, as_error, as_macs, as_percent, plural
 
 MARKDOWN_FILE: Final = "report.md"
@@ -28,24 +25,24 @@ PICTURES: Final = (SALIENCY_PICTURE, DRIFT_PICTURE, CHANNELS_PICTURE)
 TABLES: Final[Mapping[str, Callable[[Report], Table]]] = {
     "checks": rows.checks,
     "summary": rows.summary,
-    "dynamic": rows_routed.dynamic,
-    "verification": rows_routed.verification,
+    "dynamic": rows_explained.dynamic,
+    "verification": rows_explained.verification,
     "budget": rows.budget,
     "parity": rows.parity,
     "latency": rows.latency,
     "saliency": rows.saliency,
-    "map_drift": rows_drift.map_drift,
+    "map_drift": rows_explained.map_drift,
     "selector": rows.selector,
-    "ranking": rows_ranking.ranking,
+    "ranking": rows_explained.ranking,
     "channels": rows.channels,
     "frozen": rows.frozen,
     "stages": rows.stages,
     "versions": rows.versions,
 }
-"""Tables by the name that templates call them."""
+"""Tables by their names in templates."""
 
 
-def _in_markdown(to_table: Callable[[Report], Table]) -> Callable[[Report], str]:
+def _markdown_of(to_table: Callable[[Report], Table]) -> Callable[[Report], str]:
     return lambda report: to_markdown(to_table(report))
 
 
@@ -59,7 +56,7 @@ def render_markdown(report: Report, pictures: Sequence[str] = ()) -> str:
         keep_trailing_newline=True,
         autoescape=False,  # Markdown, not HTML
     )
-    environment.globals.update({f"{name}_table": _in_markdown(to_table) for name, to_table in TABLES.items()})
+    environment.globals.update({f"{name}_table": _markdown_of(to_table) for name, to_table in TABLES.items()})
     for to_text in (as_count, as_duration, as_error, as_macs, as_percent, plain, code):
         environment.filters[to_text.__name__] = to_text
     return environment.get_template("report.md.j2").render(
@@ -67,7 +64,7 @@ def render_markdown(report: Report, pictures: Sequence[str] = ()) -> str:
         verdict=f"**{'PASSED' if report.verdict.passed else 'FAILED'}**: {rows.verdict(report)}",
         steer=rows.steer(report),
         slower=rows.slower(report),
-        degenerate=rows_drift.degenerate(report),
+        degenerate=rows_explained.degenerate(report),
         plural=plural,
         saliency_picture=SALIENCY_PICTURE if SALIENCY_PICTURE in pictures else None,
         drift_picture=DRIFT_PICTURE if DRIFT_PICTURE in pictures else None,
@@ -76,7 +73,7 @@ def render_markdown(report: Report, pictures: Sequence[str] = ()) -> str:
 
 
 def write_markdown(folder: Path, report: Report) -> Path:
-    """Write report.md into ``folder``, showing the pictures that lie there; returns its path."""
+    """Write report.md into ``folder``, showing the pictures in it; returns its path."""
     path = folder / MARKDOWN_FILE
     pictures = [name for name in PICTURES if (folder / name).is_file()]
     write_text(path, render_markdown(report, pictures))

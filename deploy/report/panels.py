@@ -10,14 +10,12 @@ from typing import Any, Final
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from .canvas import (
     INK,
-    LEGEND_GROUND,
     ORIGINAL_COLOUR,
     SLIM_COLOUR,
     WIDTH,
@@ -29,12 +27,13 @@ from .canvas import (
     heat_key,
     new_figure,
     outline,
+    outline_key,
     save,
     show,
     to_heat,
 )
 
-UNSURE_COLOURS: Final = "cividis"
+UNCERTAINTY_COLOURS: Final = "cividis"
 _CELL: Final = 2.6  # inches of a map's side
 _GAP: Final = 0.12
 _KEY: Final = 1.0  # inches at the bottom, for colour bars and lines
@@ -51,21 +50,21 @@ class DrawableMaps:
     Args:
         mass: (H, W) not negative; what is drawn is its share of its 99th percentile.
         region: (H, W) bool, the pixels that hold half of the mass.
-        centre: row and column in pixels; None where the map says nothing.
-        says: why the map says nothing (``constant map``), or None.
+        centre: row and column in pixels; None for a degenerate map.
+        degenerate: why the map is degenerate (``constant map``), or None.
         uncertainty: (H, W) standard deviation, where the explainer knows it.
     """
 
     mass: Maps
     region: NDArray[np.bool_]
     centre: tuple[float, float] | None
-    says: str | None = None
+    degenerate: str | None = None
     uncertainty: Maps | None = None
 
 
 @dataclass(frozen=True)
 class PanelRow:
-    """What one explainer says of an image with both models, and lines of text beside it."""
+    """One explainer's maps of an image for both models, and lines of text beside them."""
 
     name: str
     original: DrawableMaps
@@ -75,7 +74,7 @@ class PanelRow:
 
 @dataclass(frozen=True)
 class DriftRow:
-    """An image that drifted: its title, what it says below, and whether the slim model is wrong."""
+    """An image that drifted: its title, the text below, and whether the slim model is wrong."""
 
     title: str
     note: str
@@ -87,8 +86,8 @@ class DriftRow:
 
 def draw_panel(path: Path, image: Bytes, title: str, lines: Sequence[str], rows: Sequence[PanelRow]) -> None:
     """One image (3, H, W) with what is known of it, then a row per explainer: original and slim side by side."""
-    unsure = any(look.uncertainty is not None for row in rows for look in (row.original, row.slim))
-    maps = 4 if unsure else 2
+    uncertain = any(m.uncertainty is not None for row in rows for m in (row.original, row.slim))
+    maps = 4 if uncertain else 2
     tall = _CELL * image.shape[1] / image.shape[2]
     text = 3.9
     width = 0.3 + maps * (_CELL + _GAP) + text
@@ -112,10 +111,10 @@ def draw_panel(path: Path, image: Bytes, title: str, lines: Sequence[str], rows:
         top = header + names + number * (tall + _GAP)
         cells = [cell(column, top) for column in range(maps)]
         if number == 0:
-            said = ["original", "slim", "original, uncertainty", "slim, uncertainty"]
-            head(cells, said[:maps], 1 + 0.08 / tall)
+            titles = ["original", "slim", "original, uncertainty", "slim, uncertainty"]
+            head(cells, titles[:maps], 1 + 0.08 / tall)
         draw_pair(cells[0], cells[1], image, row.original, row.slim)
-        _draw_unsure(cells[2:], image, row.original, row.slim)
+        _draw_uncertainty(cells[2:], image, row.original, row.slim)
         beside = (0.15 + maps * (_CELL + _GAP) + _GAP) / width
         figure.text(
             beside, 1 - (top + 0.3) / height, row.name, fontsize=14, fontweight="bold", color=INK, parse_math=False
@@ -123,7 +122,7 @@ def draw_panel(path: Path, image: Bytes, title: str, lines: Sequence[str], rows:
         for index, note in enumerate(row.notes, 1):
             place = 1 - (top + 0.35 + index * _LINE) / height
             figure.text(beside, place, note, fontsize=12, color=INK, parse_math=False)
-    _add_key(figure, unsure)
+    _add_key(figure, uncertain)
     save(figure, path)
 
 
@@ -166,25 +165,25 @@ def draw_drift(path: Path, rows: Sequence[DriftRow], *, blocks: int = 2) -> None
             linespacing=1.5,
             parse_math=False,
         )
-    _add_key(figure, unsure=False, wrong=any(row.wrong for row in rows))
+    _add_key(figure, uncertain=False, wrong=any(row.wrong for row in rows))
     save(figure, path)
 
 
 def _short(line: str, inches: float) -> str:
-    """At most as long as fits, in the size of the panel's text; the end is left out."""
+    """``line`` cut to ``inches`` in the panel's text size."""
     most = int(inches / _CHARACTER)
     return line if len(line) <= most else f"{line[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def draw_pair(left: Axes, right: Axes, image: Bytes, original: DrawableMaps, slim: DrawableMaps) -> None:
     """Both models' maps of ``image`` into two cells."""
-    for axes, look in ((left, original), (right, slim)):
-        show(axes, to_heat(image, _to_shares(look.mass)))
-        if look.says is not None:
+    for axes, maps in ((left, original), (right, slim)):
+        show(axes, to_heat(image, _to_shares(maps.mass)))
+        if maps.degenerate is not None:
             axes.text(
                 0.5,
                 0.5,
-                look.says,
+                maps.degenerate,
                 transform=axes.transAxes,
                 ha="center",
                 va="center",
@@ -197,29 +196,29 @@ def draw_pair(left: Axes, right: Axes, image: Bytes, original: DrawableMaps, sli
     _trace(right, slim, SLIM_COLOUR, "solid")
 
 
-def _trace(axes: Axes, look: DrawableMaps, colour: str, style: str) -> None:
+def _trace(axes: Axes, maps: DrawableMaps, colour: str, style: str) -> None:
     """The outline of a region, and its map's centre."""
-    if look.says is not None:
+    if maps.degenerate is not None:
         return
-    if ndimage.label(look.region)[1] <= _PIECES:
-        outline(axes, look.region.astype(np.float64), colour, style)
-    if look.centre is not None:
-        row, column = look.centre
+    if ndimage.label(maps.region)[1] <= _PIECES:
+        outline(axes, maps.region.astype(np.float64), colour, style)
+    if maps.centre is not None:
+        row, column = maps.centre
         marked: dict[str, Any] = {"marker": "+", "markersize": 13, "linestyle": "none", "clip_on": True}
         axes.plot([column], [row], color=INK, markeredgewidth=4.5, alpha=0.6, **marked)
         axes.plot([column], [row], color=colour, markeredgewidth=2.2, **marked)
 
 
-def _draw_unsure(cells: Sequence[Axes], image: Bytes, original: DrawableMaps, slim: DrawableMaps) -> None:
-    """Both models on one scale: what one is surer of than the other is to be seen."""
-    looks = [look.uncertainty for look in (original, slim)]
-    largest = max((float(values.max()) for values in looks if values is not None), default=0.0)
-    for axes, values in zip(cells, looks, strict=False):
+def _draw_uncertainty(cells: Sequence[Axes], image: Bytes, original: DrawableMaps, slim: DrawableMaps) -> None:
+    """Uncertainties of both models on one scale, so that they compare."""
+    uncertainties = [maps.uncertainty for maps in (original, slim)]
+    largest = max((float(values.max()) for values in uncertainties if values is not None), default=0.0)
+    for axes, values in zip(cells, uncertainties, strict=False):
         if values is None:
             axes.set_axis_off()
             axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center", va="center", fontsize=12, color=INK)
         else:
-            show(axes, to_heat(image, values / largest if largest else values, UNSURE_COLOURS))
+            show(axes, to_heat(image, values / largest if largest else values, UNCERTAINTY_COLOURS))
 
 
 def _to_shares(mass: Maps) -> Maps:
@@ -227,41 +226,19 @@ def _to_shares(mass: Maps) -> Maps:
     return mass / full if full > 0 else mass
 
 
-def _add_key(figure: Figure, unsure: bool, wrong: bool = False) -> None:
+def _add_key(figure: Figure, uncertain: bool, wrong: bool = False) -> None:
     width, height = figure.get_size_inches()
     y = 0.52 / height
     heat_key(figure, (0.3 / width, y, 1.9 / width, 0.2 / height), ["0", "0.5", "1"])
     figure.text(0.3 / width, 0.08 / height, "share of the map's 99th percentile", fontsize=11.5, color=INK)
     left = 3.2
-    if unsure:
+    if uncertain:
         place = ((left + 0.3) / width, y, 1.9 / width, 0.2 / height)
-        heat_key(figure, place, ["0", "0.5", "1"], UNSURE_COLOURS)
+        heat_key(figure, place, ["0", "0.5", "1"], UNCERTAINTY_COLOURS)
         figure.text((left + 0.3) / width, 0.08 / height, "std, share of the row's maximum", fontsize=11.5, color=INK)
         left += 3.2
-    lines = [
-        Line2D([], [], color=ORIGINAL_COLOUR, linewidth=2, marker="+", markersize=10, label="original"),
-        Line2D([], [], color=ORIGINAL_COLOUR, linewidth=2, linestyle="dashed", label="original, on slim"),
-        Line2D([], [], color=SLIM_COLOUR, linewidth=2, marker="+", markersize=10, label="slim"),
-    ]
-    figure.legend(
-        handles=lines,
-        loc="lower left",
-        bbox_to_anchor=((left + 0.1) / width, 0.3 / height),
-        ncols=3,
-        fontsize=12,
-        facecolor=LEGEND_GROUND,
-        framealpha=1,
-        edgecolor="none",
-        labelcolor="white",
-    )
-    said = f"line: half of the map's mass, where in {_PIECES} pieces or fewer; +: its centre"
-    figure.text((left + 0.2) / width, 0.08 / height, said, fontsize=11.5, color=INK)
-    if wrong:
-        figure.text(
-            1 - 0.25 / width,
-            0.4 / height,
-            f"{WRONG_MARK}wrong prediction",
-            ha="right",
-            fontsize=12.5,
-            color=WRONG_COLOUR,
-        )
+    labels = ("original", "original, on slim", "slim")
+    mark = (1 - 0.25 / width, 0.4 / height) if wrong else None
+    outline_key(figure, labels, ((left + 0.1) / width, 0.3 / height), wrong=mark, marker="+")
+    meaning = f"line: half of the map's mass, where in {_PIECES} pieces or fewer; +: its centre"
+    figure.text((left + 0.2) / width, 0.08 / height, meaning, fontsize=11.5, color=INK)

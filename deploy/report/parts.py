@@ -1,4 +1,4 @@
-"""What every part of report.json is made of."""
+"""Parts of report.json: the base class, and figures of saliency drift, the dynamic variant, gates and latency."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ Measured = Annotated[NonNegative | None, BeforeValidator(_finite_or_none)]  # No
 
 
 class ReportPart(Section):
-    """A part of the report. Figures not taken are left out of the JSON where optional, else null."""
+    """A part of the report. Figures that were not measured are left out of the JSON where optional, else null."""
 
     model_config = ConfigDict(ser_json_inf_nan="constants")  # so that writing refuses them; not a silent null
 
     @model_serializer(mode="wrap")
-    def _leave_out_what_was_not_taken(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_missing_figures(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields = {field.alias or name: field for name, field in type(self).model_fields.items()}
         values: dict[str, Any] = handler(self)
         return {key: value for key, value in values.items() if value is not None or fields[key].is_required()}
@@ -49,14 +49,14 @@ class EstimateFigures(ReportPart):
 
 
 class DegenerateFigures(ReportPart):
-    """Maps that say nothing, by how: one value everywhere, or nothing above zero."""
+    """Counts of degenerate maps: one value everywhere (``constant``), or nothing above zero (``zero``)."""
 
     constant: Whole
     zero: Whole
 
 
 class DegenerateMaps(ReportPart):
-    """Maps that say nothing, by model."""
+    """Degenerate maps of each model."""
 
     original: DegenerateFigures
     slim: DegenerateFigures
@@ -79,7 +79,7 @@ class MapDriftFigures(ReportPart):
     ``center_px``: distance of centres, pixels; ``region_iou``: overlap of the regions with half of the mass;
     ``spearman``: rank correlation of pixels; ``kl``: of the maps as distributions, nats; ``moved``: share of images
     whose top region (a tenth of the mass) went elsewhere, or whose centre moved by an eighth of the side or more;
-    ``lost``: share on which exactly one of the models has a map that says something; ``worst`` first.
+    ``lost``: share on which the map of exactly one model is degenerate; ``worst`` first.
     """
 
     images: Whole
@@ -94,7 +94,7 @@ class MapDriftFigures(ReportPart):
 
 
 class RankingFigures(ReportPart):
-    """Whether VarSal's maps say something: KL in nats of the prediction once pixels are gone, lowest first.
+    """Evidence for VarSal's maps: KL in nats of the prediction once pixels are removed, lowest first.
 
     By share of the pixels ``removed``: ranked by the map (``kl``), by the distance from the image's centre, by the map
     of another image, and at random. ``spread``: median over images of a map's standard deviation over its pixels;
@@ -128,7 +128,7 @@ class RouteFigures(ReportPart):
 
 
 class VerificationFigures(ReportPart):
-    """Choices judged offline: what runs when the layers of refused choices run dense instead."""
+    """Routes verified offline: cost and accuracy when the layers of rejected choices run dense instead."""
 
     images: Count
     accepted: Share
@@ -177,7 +177,7 @@ class GateHistoryFigures(ReportPart):
     def _one_length(self) -> GateHistoryFigures:
         lengths = {len(c) for c in (self.step, self.macs, self.target, self.ce, self.residual, self.steer or self.step)}
         if len(lengths) > 1:
-            raise ValueError(f"columns of {sorted(lengths)} points; every column has one value per point")
+            raise ValueError(f"columns of {sorted(lengths)} points; give one value per point in each column")
         if any(later <= before for before, later in pairwise(self.step)):
             raise ValueError("steps that do not rise; points stand in their order")
         return self

@@ -1,4 +1,4 @@
-"""Pictures of a report: what the model looks at before and after, and which channels it kept."""
+"""Pictures of a report: saliency maps before and after pruning, and the channels kept."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from typing import Final
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from .canvas import (
     INK,
-    LEGEND_GROUND,
     ORIGINAL_COLOUR,
     SLIM_COLOUR,
     WIDTH,
@@ -26,10 +24,12 @@ from .canvas import (
     heat_key,
     new_figure,
     outline,
+    outline_key,
     save,
     show,
     to_heat,
 )
+from .units import shortened
 
 _KEPT_COLOUR: Final = "#2a6f97"
 _REMOVED_COLOUR: Final = "#dde3e8"
@@ -104,32 +104,8 @@ def draw_saliency(
 
 def _add_key(figure: Figure, height: float, with_wrong: bool) -> None:
     heat_key(figure, (0.2 / WIDTH + 0.02, 0.36 / height, 0.16, 0.2 / height), ["p = 0", "0.5", "1"])
-    lines: list[Line2D | Patch] = [
-        Line2D([], [], color=ORIGINAL_COLOUR, linewidth=2, label="original, p = 0.5"),
-        Line2D([], [], color=ORIGINAL_COLOUR, linewidth=2, linestyle="dashed", label="original, shown on slim"),
-        Line2D([], [], color=SLIM_COLOUR, linewidth=2, label="slim, p = 0.5"),
-    ]
-    legend = figure.legend(
-        handles=lines,
-        loc="lower left",
-        bbox_to_anchor=(0.21, 0.14 / height),
-        ncols=3,
-        fontsize=12,
-        facecolor=LEGEND_GROUND,
-        framealpha=1,
-        edgecolor="none",
-        labelcolor="white",
-    )
-    legend.set_in_layout(False)
-    if with_wrong:
-        figure.text(
-            0.985,
-            0.37 / height,
-            f"{WRONG_MARK}wrong prediction",
-            ha="right",
-            fontsize=12.5,
-            color=WRONG_COLOUR,
-        )
+    labels = ("original, p = 0.5", "original, shown on slim", "slim, p = 0.5")
+    outline_key(figure, labels, (0.21, 0.14 / height), wrong=(0.985, 0.37 / height) if with_wrong else None)
 
 
 def draw_channels(path: Path, groups: Sequence[ChannelBar]) -> None:
@@ -176,14 +152,6 @@ def draw_channels(path: Path, groups: Sequence[ChannelBar]) -> None:
     save(figure, path)
 
 
-def _shorten(name: str, length: int) -> str:
-    """The name with its middle left out: its start and its end are what tells groups apart."""
-    if len(name) <= length:
-        return name
-    head = length // 3
-    return f"{name[:head]}\N{HORIZONTAL ELLIPSIS}{name[len(name) - (length - head - 1) :]}"
-
-
 def _draw_bars(axes: Axes, groups: Sequence[ChannelBar], rows: int, reasons: list[str], length: int) -> None:
     for y, (_, total, kept, reason) in enumerate(groups):
         share = 100 * kept / total
@@ -202,7 +170,7 @@ def _draw_bars(axes: Axes, groups: Sequence[ChannelBar], rows: int, reasons: lis
             fontsize=12,
             color=INK,
         )
-    axes.set_yticks(range(len(groups)), [_shorten(name, length) for name, *_ in groups], fontsize=12, color=INK)
+    axes.set_yticks(range(len(groups)), [shortened(name, length) for name, *_ in groups], fontsize=12, color=INK)
     axes.set_ylim(rows - 0.5, -0.5)  # the first group on top, in every column at the same height
     axes.set_xlim(0, 100)
     axes.set_xticks([0, 50, 100], ["0 %", "50 %", "100 %"], fontsize=12, color=INK)

@@ -1,18 +1,15 @@
-"""Tables of the report as data, and as Markdown."""
+"""Tables and sentences of a report on costs, accuracy, parity, latency, channels and checks."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from slimsight.compress.files.untrusted import escape_controls
-
-from .checks import latency_limit
 from .schema import Interval, LatencyFigures, QuantilesMs, Report
+from .table import Cell, Code, Number, Result, Table
 from .units import (
+    as_3_decimals,
     as_bytes,
     as_count,
     as_duration,
@@ -20,7 +17,10 @@ from .units import (
     as_macs,
     as_ms,
     as_percent,
+    as_percent_0,
+    as_percent_1,
     as_points,
+    as_px,
     as_times,
     check_texts,
     describe_check,
@@ -28,79 +28,16 @@ from .units import (
     plural,
 )
 
-
-class Code(str):
-    """A name out of a program: shown in its type."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """Whether a check passed, and why not."""
-
-    passed: bool
-    reason: str | None = None
-
-
-Cell = str | Result
-
-
-@dataclass(frozen=True)
-class Table:
-    """Heads of columns, rows of cells, and one of ``lr`` per column: texts stand left, numbers right."""
-
-    head: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-    align: str
-
-
-def to_markdown(table: Table) -> str:
-    """The table as Markdown; failures are in bold."""
-    return to_table(table.head, [[_in_markdown(cell) for cell in row] for row in table.rows], table.align)
-
-
-def _in_markdown(cell: Cell) -> str:
-    if isinstance(cell, Code):
-        return code(cell)
-    if isinstance(cell, str):
-        return plain(cell)
-    result = "passed" if cell.passed else "**FAILED**"
-    return f"{result}: {plain(cell.reason)}" if cell.reason else result
-
-
-def plain(text: str) -> str:
-    """``text`` of anyone's as Markdown shows it: no link, no picture, no HTML, on one line."""
-    return re.sub(r"([<\[`])", r"\\\1", escape_controls(" ".join(text.split())))
-
-
-def code(text: str) -> str:
-    """``text`` of anyone's in the type of programs."""
-    return f"`{escape_controls(' '.join(text.split())).replace('`', chr(39))}`"
-
-
-def to_table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
-    """A Markdown table whose columns line up as plain text too; ``align`` holds one of ``lr`` per column."""
-    cells = [[cell.replace("|", r"\|").replace("\n", " ") for cell in row] for row in (list(header), *rows)]
-    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]
-
-    def line(row: Sequence[str]) -> str:
-        padded = (cell.rjust(w) if a == "r" else cell.ljust(w) for cell, w, a in zip(row, widths, align, strict=True))
-        return f"| {' | '.join(padded)} |"
-
-    rule = ["-" * (w - 1) + (":" if a == "r" else "-") for w, a in zip(widths, align, strict=True)]
-    return "\n".join([line(cells[0]), f"| {' | '.join(rule)} |", *map(line, cells[1:])])
-
-
 _STEER: Final = {
     "rbf": "gates learned and steered by the explainer (ISP), so that the explanations stay where they were",
     "realx": "gates learned and steered by REAL-X, pixel by pixel, so that the explanations stay where they were",
     "varsal": "gates learned and steered by VarSal's mean maps, so that the explanations stay what they were",
     "none": "gates learned without the explainer",
-    "magnitude": "ranked by weight magnitude; no gates were learned",
-    "uniform": "the same share from every group; no gates were learned",
 }
+_RANKED: Final = {"magnitude": "ranked by weight magnitude", "uniform": "the same share from every group"}
 
 
-def interval(speedup: Interval) -> str:
+def interval_text(speedup: Interval) -> str:
     """``1.56x [1.51x, 1.61x]``."""
     return f"{as_times(speedup.median)} [{as_times(speedup.low)}, {as_times(speedup.high)}]"
 
@@ -128,8 +65,8 @@ def summary(report: Report) -> Table:
         ("parameters", old.params, new.params, as_count),
         ("size of the weights", old.size_bytes, new.size_bytes, partial(as_bytes, like=old.size_bytes)),
     ]
-    rows = [
-        [name, as_text(before), as_text(after), f"{as_percent(after / before, 1)} kept"]
+    rows: list[list[Cell]] = [
+        [name, Number(before, as_text), Number(after, as_text), Number(after / before, _as_kept)]
         for name, before, after, as_text in costs
     ]
     accuracies = (
@@ -138,13 +75,16 @@ def summary(report: Report) -> Table:
     )
     for name, right_before, right_after in accuracies:
         if right_before is not None and right_after is not None:
-            change = signed_points(right_after - right_before)
-            rows.append([name, as_percent(right_before), as_percent(right_after), change])
+            shares = (Number(right_before, as_percent), Number(right_after, as_percent))
+            rows.append([name, *shares, Number(right_after - right_before, signed_points)])
     for row in report.latency:
-        before_ms, after_ms = as_ms(row.original_ms.median), as_ms(row.slim_ms.median)
-        name = f"median latency, {latency_label(row)}"
-        rows.append([name, before_ms, after_ms, f"speed-up {interval(row.speedup)}"])
+        medians = (Number(row.original_ms.median, as_ms), Number(row.slim_ms.median, as_ms))
+        rows.append([f"median latency, {latency_label(row)}", *medians, f"speed-up {interval_text(row.speedup)}"])
     return Table(["", "original", "slim", "change"], rows, "lrrl")
+
+
+def _as_kept(value: float) -> str:
+    return f"{as_percent_1(value)} kept"
 
 
 def slower(report: Report) -> list[str]:
@@ -152,25 +92,28 @@ def slower(report: Report) -> list[str]:
     return [latency_label(row) for row in report.latency if row.speedup.high < 1]
 
 
-def budget(report: Report) -> Table:
-    """The recipe's limits, and how much of them is used."""
+def budget_use(report: Report) -> list[tuple[str, Number, Number, Number]]:
+    """Each limit of the recipe: its name, the most allowed, the slim model's figure, and its share of the limit."""
     limits, slim = report.budget, report.slim
-    rows = []
-    if limits.macs_max is not None:
-        used = as_percent(slim.macs / limits.macs_max, 1)
-        rows.append(["MACs", as_macs(limits.macs_max), as_macs(slim.macs), used])
-    if limits.params_max is not None:
-        share = as_percent(slim.params / limits.params_max, 1)
-        rows.append(["parameters", as_count(limits.params_max), as_count(slim.params), share])
-    if limits.size_max is not None:
-        share = as_percent(slim.size_bytes / limits.size_max, 1)
-        rows.append(["size of the weights", as_bytes(limits.size_max), as_bytes(slim.size_bytes), share])
-    if (latency := latency_limit(limits)) is not None:
+    figures: list[tuple[str, float | None, float, Callable[[float], str]]] = [
+        ("MACs", limits.macs_max, slim.macs, as_macs),
+        ("parameters", limits.params_max, slim.params, as_count),
+        ("size of the weights", limits.size_max, slim.size_bytes, as_bytes),
+    ]
+    if (latency := limits.latency_max) is not None:
         for row in report.latency:
             most = latency.of(row.original_ms.median)
-            share = as_percent(row.slim_ms.median / most, 1)
-            rows.append([f"median latency, {latency_label(row)}", as_ms(most), as_ms(row.slim_ms.median), share])
-    return Table(["", "at most", "slim", "of the limit used"], rows, "lrrr")
+            figures.append((f"median latency, {latency_label(row)}", most, row.slim_ms.median, as_ms))
+    return [
+        (name, Number(most, as_text), Number(value, as_text), Number(value / most, as_percent_1))
+        for name, most, value, as_text in figures
+        if most is not None
+    ]
+
+
+def budget(report: Report) -> Table:
+    """The recipe's limits, and how much of them is used."""
+    return Table(["", "at most", "slim", "of the limit used"], budget_use(report), "lrrr")
 
 
 def parity(report: Report) -> Table:
@@ -183,7 +126,7 @@ def parity(report: Report) -> Table:
             str(row.batch),
             as_error(row.max_abs),
             as_error(row.p99_abs),
-            as_percent(row.top1_agreement),
+            Number(row.top1_agreement, as_percent),
             Result(row.passed),
         ]
         for row in report.parity
@@ -204,18 +147,18 @@ def parity(report: Report) -> Table:
 def latency(report: Report) -> Table:
     """Quantiles of every model in every row."""
 
-    def line(row: LatencyFigures, model: str, ms: QuantilesMs, speedup: str) -> list[str]:
+    def line(row: LatencyFigures, model: str, ms: QuantilesMs, speedup: Cell) -> list[Cell]:
         threads = str(row.threads) if row.threads else "auto"
-        times = [as_ms(ms.median), as_ms(ms.p90), as_ms(ms.p99)]
+        times = [Number(value, as_ms) for value in (ms.median, ms.p90, ms.p99)]
         return [row.runtime, row.precision, threads, str(row.batch), model, *times, speedup]
 
     rows = []
     for row in report.latency:
         rows.append(line(row, "original", row.original_ms, ""))
-        rows.append(line(row, "slim", row.slim_ms, interval(row.speedup)))
+        rows.append(line(row, "slim", row.slim_ms, interval_text(row.speedup)))
         if row.dynamic_ms is not None:
             ratio = row.original_ms.median / row.dynamic_ms.median
-            rows.append(line(row, "dynamic", row.dynamic_ms, as_times(ratio)))
+            rows.append(line(row, "dynamic", row.dynamic_ms, Number(ratio, as_times)))
     header = [
         "runtime",
         "precision",
@@ -232,45 +175,49 @@ def latency(report: Report) -> Table:
 
 def saliency(report: Report) -> Table:
     """How far the explanation moved."""
-    found = report.saliency
-    assert found is not None
-    rows = [["centre of the explanation moved by", f"{found.center_drift_px:.2f} px"]]
-    if found.sigma_drift_px is not None:
-        rows.append(["its radius (sigma) changed by", f"{found.sigma_drift_px:.2f} px"])
-    rows.append(["overlap of the two maps (soft IoU)", as_percent(found.iou, 1)])
-    if found.area is not None:
-        rows.append(["image area explained, slim", as_percent(found.area, 1)])
-    if found.selector is not None:
-        rows.append(["image area explained, original", as_percent(found.selector.mean_area, 1)])
+    saliency = report.saliency
+    assert saliency is not None
+    area = None if saliency.selector is None else saliency.selector.mean_area
+    figures: tuple[tuple[str, float | None, Callable[[float], str]], ...] = (
+        ("centre of the explanation moved by", saliency.center_drift_px, as_px),
+        ("its radius (sigma) changed by", saliency.sigma_drift_px, as_px),
+        ("overlap of the two maps (soft IoU)", saliency.iou, as_percent_1),
+        ("image area explained, slim", saliency.area, as_percent_1),
+        ("image area explained, original", area, as_percent_1),
+    )
+    rows = [(name, Number(value, as_text)) for name, value, as_text in figures if value is not None]
     return Table(["original against slim", "mean"], rows, "lr")
+
+
+def selector_kl(report: Report) -> list[tuple[str, Number]]:
+    """KL of the prediction seen through the explainer's masks, first, and through those of each control."""
+    assert report.saliency is not None
+    selector = report.saliency.selector
+    assert selector is not None
+    figures = (
+        ("where the explainer looks", selector.kl),
+        ("the same, asked for the predicted label", selector.kl_predicted_label),
+        ("same sizes, at the image centre", selector.kl_centred),
+        ("same areas, at the image centre", selector.kl_centred_same_area),
+        ("same sizes, anywhere", selector.kl_random),
+    )
+    return [(name, Number(value, as_3_decimals)) for name, value in figures if value is not None]
 
 
 def selector(report: Report) -> Table:
     """The explainer against masks that anyone could draw."""
-    assert report.saliency is not None
-    found = report.saliency.selector
-    assert found is not None
-    rows = [
-        ["where the explainer looks", f"{found.kl:.3f}"],
-        ["same sizes, at the image centre", f"{found.kl_centred:.3f}"],
-        ["same sizes, anywhere", f"{found.kl_random:.3f}"],
-    ]
-    if found.kl_centred_same_area is not None:
-        rows.insert(2, ["same areas, at the image centre", f"{found.kl_centred_same_area:.3f}"])
-    if found.kl_predicted_label is not None:
-        rows.insert(1, ["the same, asked for the predicted label", f"{found.kl_predicted_label:.3f}"])
-    return Table(["seen through the mask", "KL to the full prediction, nats"], rows, "lr")
+    return Table(["seen through the mask", "KL to the full prediction, nats"], selector_kl(report), "lr")
 
 
 def channels(report: Report) -> Table:
     """Channels of every group."""
     frozen = {group.name for group in report.exactness.frozen_groups}
-    rows = [
+    rows: list[list[Cell]] = [
         [
             Code(row.group),
             str(row.total),
             str(row.kept),
-            as_percent(row.kept / row.total, 0),
+            Number(row.kept / row.total, as_percent_0),
             "frozen" if row.group in frozen else "",
         ]
         for row in report.channels
@@ -286,7 +233,9 @@ def frozen(report: Report) -> Table:
 
 def stages(report: Report) -> Table:
     """How long each stage took."""
-    rows = [[stage.name, as_duration(stage.seconds), "reused" if stage.reused else ""] for stage in report.stages]
+    rows = [
+        [stage.name, Number(stage.seconds, as_duration), "reused" if stage.reused else ""] for stage in report.stages
+    ]
     return Table(["stage", "time", ""], rows, "lrl")
 
 
@@ -297,15 +246,23 @@ def versions(report: Report) -> Table:
 
 def steer(report: Report) -> str:
     """How channels were ranked, in words."""
-    return _STEER.get(report.gates.steer, report.gates.steer) if report.gates else ""
+    if report.gates is None:
+        return ""
+    if (ranked := ranked_by(report)) is not None:
+        return f"{ranked}; no gates were learned"
+    return _STEER.get(report.gates.steer, report.gates.steer)
+
+
+def ranked_by(report: Report) -> str | None:
+    """How channels were ranked where no gates were learned; None where they were."""
+    return _RANKED.get(report.gates.steer) if report.gates else None
 
 
 def verdict(report: Report) -> str:
     """Why it passed or failed, in a sentence."""
-    found = report.verdict
-    if not found.checks:
+    count, failed = len(report.verdict.checks), report.verdict.failed
+    if not count:
         return "nothing was checked."
-    if found.passed:
-        return f"all {len(found.checks)} checks hold." if len(found.checks) > 1 else "its check holds."
-    why = "; ".join(describe_check(check) for check in found.failed)
-    return f"{len(found.failed)} of {plural(len(found.checks), 'check')}. {why}."
+    if report.verdict.passed:
+        return f"all {count} checks hold." if count > 1 else "its check holds."
+    return f"{len(failed)} of {plural(count, 'check')}. {'; '.join(map(describe_check, failed))}."

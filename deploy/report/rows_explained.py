@@ -1,22 +1,42 @@
-"""Tables of the report on drift of saliency maps."""
+"""Tables and sentences of a report on drift of saliency maps, VarSal's ranking and the dynamic variant."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from .parts import EstimateFigures, MapDriftFigures
-from .rows import Code, Table
 from .schema import Report
-from .units import MISSING, as_count, as_macs, as_ms, as_percent, latency_label
+from .table import Cell, Code, Number, Table
+from .units import (
+    MISSING,
+    as_3_decimals,
+    as_count,
+    as_macs,
+    as_ms,
+    as_percent,
+    as_percent_0,
+    as_percent_1,
+    latency_label,
+)
 
 
 def map_drift(report: Report) -> Table:
     """Figures that compare between explainers, each with its standard error."""
-    found = _maps(report)
-    rows = [
-        ["centre moved by, px", *_cells(found.center_px)],
-        ["overlap of the regions with half of the mass", *_cells(found.region_iou, percent=True)],
-        ["rank correlation of pixels", *_cells(found.spearman)],
-        ["divergence of the maps, nats", *_cells(found.kl)],
-        ["images whose top region moved", *_cells(found.moved, percent=True)],
+    maps = _maps(report)
+    figures: tuple[tuple[str, EstimateFigures, Callable[[float], str]], ...] = (
+        ("centre moved by, px", maps.center_px, as_3_decimals),
+        ("overlap of the regions with half of the mass", maps.region_iou, as_percent_1),
+        ("rank correlation of pixels", maps.spearman, as_3_decimals),
+        ("divergence of the maps, nats", maps.kl, as_3_decimals),
+        ("images whose top region moved", maps.moved, as_percent_1),
+    )
+    rows: list[list[Cell]] = [
+        [
+            name,
+            *(MISSING if v is None else Number(v, as_text) for v in (estimate.mean, estimate.standard_error)),
+            Number(estimate.images, as_count),
+        ]
+        for name, estimate, as_text in figures
     ]
     return Table(["original against slim", "mean", "standard error", "images"], rows, "lrrr")
 
@@ -25,16 +45,16 @@ def degenerate(report: Report) -> str:
     """A sentence on maps that say nothing; empty where all do say something."""
     if report.saliency is None or report.saliency.maps is None:
         return ""
-    found = report.saliency.maps.degenerate
+    empty = report.saliency.maps.degenerate
     counts = [
         f"{as_count(count)} of the {model} model {what}"
-        for model, maps in (("original", found.original), ("slim", found.slim))
+        for model, maps in (("original", empty.original), ("slim", empty.slim))
         for count, what in ((maps.constant, "are constant"), (maps.zero, "have nothing above zero"))
         if count
     ]
     if not counts:
         return ""
-    lost = as_percent(_maps(report).lost, 1)
+    lost = as_percent_1(_maps(report).lost)
     return f"{'; '.join(counts)}. On {lost} of the images only one model has an explanation."
 
 
@@ -44,62 +64,55 @@ def _maps(report: Report) -> MapDriftFigures:
     return report.saliency.maps
 
 
-def _cells(found: EstimateFigures, *, percent: bool = False) -> list[str]:
-    def text(value: float | None) -> str:
-        return MISSING if value is None else as_percent(value, 1) if percent else f"{value:.3f}"
-
-    return [text(found.mean), text(found.standard_error), as_count(found.images)]
-
-
 def ranking(report: Report) -> Table:
     """KL by share of the pixels removed and by what ranked them."""
     assert report.saliency is not None
-    found = report.saliency.ranking
-    assert found is not None
-    rows = [
-        [name, *(f"{value:.3f}" for value in values)]
+    kl = report.saliency.ranking
+    assert kl is not None
+    rows: list[tuple[Cell, ...]] = [
+        (name, *(Number(value, as_3_decimals) for value in values))
         for name, values in (
-            ("the explainer", found.kl),
-            ("distance from the image centre", found.kl_centre),
-            ("another image's map", found.kl_other),
-            ("chance", found.kl_random),
+            ("the explainer", kl.kl),
+            ("distance from the image centre", kl.kl_centre),
+            ("another image's map", kl.kl_other),
+            ("chance", kl.kl_random),
         )
     ]
-    shares = [as_percent(share, 0) for share in found.removed]
+    shares = [as_percent_0(share) for share in kl.removed]
     return Table(["pixels ranked by", *(f"without {share}" for share in shares)], rows, "l" + "r" * len(shares))
 
 
 def dynamic(report: Report) -> Table:
     """Original, slim and dynamic side by side; the dynamic one is timed in its routed form."""
-    found = report.dynamic
-    assert found is not None
-    old, new = report.original, report.slim
-    rows = [["MACs per image, mean", as_macs(old.macs), as_macs(new.macs), as_macs(found.macs_mean)]]
+    old, new, variant = report.original, report.slim, report.dynamic
+    assert variant is not None
+    macs = [Number(value, as_macs) for value in (old.macs, new.macs, variant.macs_mean)]
+    rows: list[list[Cell]] = [["MACs per image, mean", *macs]]
     accuracies = (
-        ("validation accuracy", old.val_accuracy, new.val_accuracy, found.val_accuracy),
-        ("test accuracy", old.test_accuracy, new.test_accuracy, found.test_accuracy),
+        ("validation accuracy", old.val_accuracy, new.val_accuracy, variant.val_accuracy),
+        ("test accuracy", old.test_accuracy, new.test_accuracy, variant.test_accuracy),
     )
     for name, *values in accuracies:
-        rows.append([name, *("" if value is None else as_percent(value) for value in values)])
+        rows.append([name, *("" if value is None else Number(value, as_percent) for value in values)])
     for row in report.latency:
         if row.dynamic_ms is not None:
             times = (row.original_ms, row.slim_ms, row.dynamic_ms)
-            rows.append([f"median latency, {latency_label(row)}", *(as_ms(ms.median) for ms in times)])
+            rows.append([f"median latency, {latency_label(row)}", *(Number(ms.median, as_ms) for ms in times)])
     return Table(["", "original", "slim", "dynamic"], rows, "lrrr")
 
 
 def verification(report: Report) -> Table:
     """Bits, channels and accepted choices of each route."""
     assert report.dynamic is not None
-    rows = [
+    rows: list[list[Cell]] = [
         [
             Code(route.route),
             f"{route.bits_per_pixel:.3f}",
             f"{route.bits_per_channel:.2f}",
             f"{route.channels:.1f}",
             f"{route.open_channels:.1f}",
-            as_percent(route.covered, 1),
-            as_percent(route.accepted, 1),
+            Number(route.covered, as_percent_1),
+            Number(route.accepted, as_percent_1),
         ]
         for route in report.dynamic.verification.routes
     ]

@@ -1,4 +1,4 @@
-"""report.json, schema 1: everything a run claims, as numbers. Others read it, so the names stay."""
+"""report.json, schema 1: all figures of a run. Users' programs read it, so names stay."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AwareDatetime, Field, model_validator
 
+from slimsight.compress.amounts import Amount
 from slimsight.compress.config import Count, NonNegative, Positive
 
 from .parts import (
@@ -42,7 +43,7 @@ Unit = Literal[
 
 
 class DataFigures(ReportPart):
-    """Where the images came from, and how many each split holds."""
+    """Source of the images, and the size of each split."""
 
     source: str
     train: Whole
@@ -53,13 +54,13 @@ class DataFigures(ReportPart):
 
 
 class ModelInfo(ReportPart):
-    """Which classifier was made smaller."""
+    """The classifier that was pruned."""
 
     name: str
 
 
 class ModelFigures(ReportPart):
-    """What a model costs and how often it is right. MACs at batch 1, bytes of the weights."""
+    """Costs and accuracies of a model. MACs at batch 1, bytes of the weights."""
 
     macs: Count
     params: Count
@@ -86,6 +87,13 @@ class BudgetFigures(ReportPart):
     size_max: Annotated[int | float, Field(gt=0)] | None = None
     latency_ms_max: Positive | None = None
     latency_ratio_max: Positive | None = None
+
+    @property
+    def latency_max(self) -> Amount | None:
+        """The limit on latency, in ms or as a ratio."""
+        if self.latency_ratio_max is not None:
+            return Amount(self.latency_ratio_max, relative=True)
+        return None if self.latency_ms_max is None else Amount(self.latency_ms_max, relative=False)
 
 
 class FrozenGroupFigures(ReportPart):
@@ -165,7 +173,7 @@ class SigmaPx(ReportPart):
 
 
 class SelectorFigures(ReportPart):
-    """Whether the explainer says something: KL in nats of the masked prediction, and of its controls.
+    """Evidence for the explainer: KL in nats of the masked prediction, and of its controls.
 
     ``kl_centred`` and ``kl_random`` put masks of the same sigmas at the image centre and at random;
     ``kl_centred_same_area`` centres masks of the same areas (a mask at the edge loses some of its own);
@@ -182,10 +190,10 @@ class SelectorFigures(ReportPart):
 
 
 class SaliencyFigures(ReportPart):
-    """How far the explanation moved from the original to the slim model: means over ``images``, pixels.
+    """Drift of explanations from the original to the slim model: means over ``images``, pixels.
 
-    ``iou``: sum of minima / sum of maxima of the two maps; ``area``: mean of the slim model's maps; ``maps``: what
-    can be said of any explainer's maps; ``selector`` or ``ranking``: what the explainer is worth on the original.
+    ``iou``: sum of minima / sum of maxima of the two maps; ``area``: mean of the slim model's maps; ``maps``:
+    figures that any explainer has; ``selector`` or ``ranking``: evidence for the explainer on the original.
     """
 
     explainer: str
@@ -200,7 +208,7 @@ class SaliencyFigures(ReportPart):
 
 
 class ChannelsKept(ReportPart):
-    """How many channels of one group the slim model still has."""
+    """Channels of one group that the slim model keeps."""
 
     group: str
     total: Count
@@ -233,9 +241,9 @@ class StageFigures(ReportPart):
 
 
 class Check(ReportPart):
-    """One limit and what was measured. ``value`` is None when the figure is missing: the check then failed.
+    """A limit and a measured value; None: the figure is missing, and the check failed.
 
-    ``bound`` says whether ``limit`` is the most, the least, or the only value allowed.
+    ``bound``: ``limit`` is the most (``max``), the least (``min``) or the only value (``equal``) allowed.
     """
 
     name: str

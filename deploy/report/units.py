@@ -1,8 +1,9 @@
-"""Numbers as people read and write them, for the report, budget files and the command line."""
+"""Formats numbers with their units, for reports, budget files and the command line."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from .schema import Check, LatencyFigures, ParityRow, Unit
@@ -14,6 +15,11 @@ def as_macs(value: float) -> str:
     """Millions of MACs: ``20.53 M``."""
     millions = value / 1e6
     return f"{millions:,.0f} M" if millions >= 1000 else f"{millions:.2f} M"
+
+
+def as_macs_tick(value: float) -> str:
+    """Millions of MACs, short for an axis: ``20 M``."""
+    return as_macs(value).replace(".00", "")
 
 
 def as_count(value: float) -> str:
@@ -32,6 +38,12 @@ def as_bytes(value: float, like: float | None = None) -> str:
 def as_percent(value: float, digits: int = 2) -> str:
     """A share 0..1 as ``88.41 %``."""
     return f"{value * 100:.{digits}f} %"
+
+
+as_percent_0 = partial(as_percent, digits=0)
+as_percent_1 = partial(as_percent, digits=1)
+as_3_decimals: Final = "{:.3f}".format
+as_4_digits: Final = "{:.4g}".format
 
 
 def as_points(value: float) -> str:
@@ -105,21 +117,37 @@ _AS_TEXT: Final[dict[Unit, Callable[[float], str]]] = {
 _EXACT: Final[frozenset[Unit]] = frozenset({"MACs", "bytes"})
 
 
+def as_unit(unit: Unit, value: float) -> str:
+    """``value`` with its unit, as tables and messages show it."""
+    return _AS_TEXT[unit](value)
+
+
+def _all_digits(unit: Unit, value: float) -> str:
+    return as_count(value) if unit in _EXACT and float(value).is_integer() else repr(value)
+
+
 def check_texts(check: Check) -> tuple[str, str]:
     """Limit and value of a check as text: ``("at most 20.56 M", "20.53 M")``.
 
     Where rounding would make a failed value look equal to its limit, both are given in full.
     """
-    as_text = _AS_TEXT[check.unit]
-    limit = as_text(check.limit)
-    value = MISSING if check.value is None else as_text(check.value)
+    limit, value = (MISSING if v is None else as_unit(check.unit, v) for v in (check.limit, check.value))
     if (limit == value and not check.passed) or check.bound == "equal":
-        digits = as_count if check.unit in _EXACT else repr
-        limit, value = digits(check.limit), MISSING if check.value is None else digits(check.value)
+        limit, value = (MISSING if v is None else _all_digits(check.unit, v) for v in (check.limit, check.value))
     return f"{ {'max': 'at most', 'min': 'at least', 'equal': 'exactly'}[check.bound] } {limit}", value
 
 
 _DIFFERENCES: Final[frozenset[Unit]] = frozenset({"accuracy", "points", "overlap", "images", "growth"})
+
+
+def excess(check: Check) -> float:
+    """By how much a failed check misses its limit, in its unit; 0 if it passed, or its figure is missing."""
+    return 0.0 if check.passed or check.value is None else abs(check.value - check.limit)
+
+
+def relative_excess(check: Check) -> float | None:
+    """``excess`` as a share of the limit; None for a limit of 0."""
+    return excess(check) / abs(check.limit) if check.limit else None
 
 
 def excess_text(check: Check) -> str:
@@ -130,12 +158,11 @@ def excess_text(check: Check) -> str:
     if check.passed or check.value is None:
         return ""
     side = "above" if check.value > check.limit else "below"
-    difference = abs(check.value - check.limit)
+    difference, relative = excess(check), relative_excess(check)
     if check.unit in _DIFFERENCES:
         return f"{difference * 100:.2g} points {side}" if difference < 0.001 else f"{as_points(difference)} {side}"
-    if check.unit == "rows" or check.limit == 0:
-        return f"{_AS_TEXT[check.unit](difference)} {side}"
-    relative = difference / abs(check.limit)
+    if check.unit == "rows" or relative is None:
+        return f"{as_unit(check.unit, difference)} {side}"
     if relative >= 2 and side == "above":
         return f"{check.value / check.limit:,.1f} times as much"
     return f"{relative * 100:.1f} % {side}" if relative >= 0.0005 else f"{_in_full(check.unit, difference)} {side}"
@@ -152,17 +179,25 @@ def describe_check(check: Check) -> str:
     return f"{check.name}: {value}, {limit} allowed{reason}"
 
 
+def shortened(name: str, length: int) -> str:
+    """``name`` with its middle left out beyond ``length`` characters: its start and end tell names apart."""
+    if len(name) <= length:
+        return name
+    head = length // 3
+    return f"{name[:head]}\N{HORIZONTAL ELLIPSIS}{name[len(name) - (length - head - 1) :]}"
+
+
 def plural(count: int, noun: str) -> str:
     """``1 thread``, ``2 threads``."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def parity_label(row: ParityRow) -> str:
-    """What a parity row compared: ``model.onnx in onnxruntime fp32, batch 7``."""
+    """The comparison that a parity row is of: ``model.onnx in onnxruntime fp32, batch 7``."""
     return f"{row.artifact} in {row.runtime} {row.precision}, batch {row.batch}"
 
 
 def latency_label(row: LatencyFigures) -> str:
-    """Where a row was taken: ``onnxruntime fp32, 1 thread, batch 1``; 0 threads: the runtime chose."""
+    """The conditions of a latency row: ``onnxruntime fp32, 1 thread, batch 1``; 0 threads: the runtime chose."""
     threads = f"{plural(row.threads, 'thread')}, " if row.threads else ""
     return f"{row.runtime} {row.precision}, {threads}batch {row.batch}"

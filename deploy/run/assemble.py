@@ -15,10 +15,10 @@ from matplotlib.axes import Axes
 from slimsight.compress.config import BudgetConfig
 from slimsight.compress.explain.varsal import VarSalHead
 
+from ..budget import run_checks
 from ..machine import device_name, versions
 from ..report import Report
 from ..report.canvas import draw_strip
-from ..report.checks import run_checks
 from ..report.files import Strip, write_strips
 from ..report.markdown import CHANNELS_PICTURE, SALIENCY_PICTURE
 from ..report.parts import DynamicFigures, GateHistoryFigures, RankingFigures

@@ -5,7 +5,7 @@
     def test_fits_the_phone():
         assert_macs(build(10), "3x224x224", max="60M")
 
-A failure says the figure, the limit, by how much, and the three layers that cost most. The pytest plugin gives the same
+A failure names the figure, the limit, the excess, and the three layers that cost most. The pytest plugin gives the same
 functions as a fixture, ``slimsight``, which also writes the figures into JUnit files.
 """
 

@@ -1,4 +1,4 @@
-"""A whole budget file."""
+"""Assertion on all limits of a budget file."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from slimsight.compress.errors import ConfigError
 
 from ..check import CheckRequest, run_check
-from ..check.result import line_of_check
-from .held import Held, end
-from .images import Images, shape_of
+from ..check.result import check_line
+from .arguments import Images, to_shape
+from .outcome import Outcome, value_or_raise
 
 
 def assert_budget(
@@ -33,24 +33,26 @@ def assert_budget(
         classes: for a factory that takes their number.
 
     Raises:
-        AssertionError: a line for every limit that does not hold, with the layers that cost most or have grown.
+        AssertionError: a line for every limit that is exceeded, with the layers that cost most or have grown.
         SlimError: the target or the budget file cannot be read.
     """
     __tracebackhide__ = True
-    end(lambda: _budget(str(target), Path(budget), None if against is None else str(against), x, classes))
+    value_or_raise(
+        lambda: _check_budget(str(target), Path(budget), None if against is None else str(against), x, classes)
+    )
 
 
-def _budget(target: str, budget: Path, against: str | None, x: Images | None, classes: int) -> Held:
-    found = run_check(CheckRequest(target, budget, against, None if x is None else _one_image(x), classes))
-    failed = found.judgement.failed
-    if found.judgement.passed:
-        return Held(0, None)
-    lines = [f"{target} against {budget}: {found.judgement.summary()}", *map(line_of_check, failed)]
-    return Held(len(failed), "\n".join(lines))
+def _check_budget(target: str, budget: Path, against: str | None, x: Images | None, classes: int) -> Outcome:
+    verdict = run_check(CheckRequest(target, budget, against, None if x is None else _one_image(x), classes)).verdict
+    failed = verdict.failed
+    if verdict.passed:
+        return Outcome(0, None)
+    lines = [f"{target} against {budget}: {verdict.summary()}", *map(check_line, failed)]
+    return Outcome(len(failed), "\n".join(lines))
 
 
 def _one_image(x: Images) -> tuple[int, int, int]:
-    sides = tuple(x.shape) if isinstance(x, torch.Tensor) else shape_of(x)
+    sides = tuple(x.shape) if isinstance(x, torch.Tensor) else to_shape(x)
     if len(sides) not in (3, 4):
         raise ConfigError(f"x is {sides}: give the shape of one image, such as '3x224x224'")
     channels, height, width = sides[-3:]

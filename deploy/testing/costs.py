@@ -1,4 +1,4 @@
-"""What can be counted: MACs, parameters, bytes."""
+"""Assertions on what can be counted: MACs, parameters, bytes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from slimsight.compress.amounts import BYTE_UNITS, MACS_UNITS, PARAM_UNITS, Amou
 from slimsight.compress.macs import MacsCount, count_macs, count_params, size_bytes
 from slimsight.compress.models.user_code import UserCode
 
-from ..report.units import as_bytes, as_count, as_macs
-from .held import Held, check_module, end, judge, to_limit
-from .images import Images, to_images
+from ..report.schema import Unit
+from .arguments import Images, check_module, to_images, to_maximum
+from .outcome import Outcome, check_cost, value_or_raise
 
 _read_macs = partial(to_amount, what="MACs", units=MACS_UNITS, example="'60M', '0.5 GMACs', 4e9")
 _read_params = partial(to_amount, what="parameters", units=PARAM_UNITS, example="'250k', '11M'")
@@ -35,10 +35,10 @@ def assert_macs(model: nn.Module, x: Images, max: str | float, *, against: nn.Mo
 
     Raises:
         AssertionError: more; the text names the three layers that cost most.
-        SlimError: the model does not take such images, or ``max`` is no limit on MACs.
+        SlimError: the model does not take such images, or ``max`` is not a valid limit on MACs.
     """
     __tracebackhide__ = True
-    return int(end(lambda: _macs(model, x, max, against)))
+    return int(value_or_raise(lambda: _check_macs(model, x, max, against)))
 
 
 def assert_params(model: nn.Module, max: str | float, *, against: nn.Module | None = None) -> int:
@@ -48,7 +48,7 @@ def assert_params(model: nn.Module, max: str | float, *, against: nn.Module | No
         max: ``"250k"``, ``1_200_000``, or a share of the parameters of ``against``.
     """
     __tracebackhide__ = True
-    return int(end(lambda: _counted(model, max, against, _PARAMS)))
+    return int(value_or_raise(lambda: _check_tensors(model, max, against, _PARAMS)))
 
 
 def assert_size(model: nn.Module, max: str | float, *, against: nn.Module | None = None) -> int:
@@ -58,20 +58,15 @@ def assert_size(model: nn.Module, max: str | float, *, against: nn.Module | None
         max: ``"2MB"`` (2,000,000 bytes), ``"800kB"``, ``"2MiB"``, or a share of the size of ``against``.
     """
     __tracebackhide__ = True
-    return int(end(lambda: _counted(model, max, against, _SIZE)))
+    return int(value_or_raise(lambda: _check_tensors(model, max, against, _SIZE)))
 
 
-def _macs(model: nn.Module, x: Images, most: object, against: nn.Module | None) -> Held:
+def _check_macs(model: nn.Module, x: Images, maximum: object, against: nn.Module | None) -> Outcome:
     check_module(model)
-
-    def cost(of: nn.Module) -> float:
-        return _count(of, x).total
-
-    limit, ratio = to_limit(most, against, read=_read_macs, cost=cost, as_text=as_macs)
-    found = _count(model, x)
-    return judge(
-        "MACs", found.total, limit, as_macs, parts=lambda: found.layers, what="layers with most MACs", ratio=ratio
-    )
+    limit, ratio = to_maximum(maximum, against, "MACs", read=_read_macs, cost=lambda other: _count(other, x).total)
+    count = _count(model, x)
+    heading = "layers with most MACs"
+    return check_cost("MACs", count.total, limit, "MACs", by_layer=lambda: count.layers, heading=heading, ratio=ratio)
 
 
 def _count(model: nn.Module, x: Images) -> MacsCount:
@@ -80,50 +75,50 @@ def _count(model: nn.Module, x: Images) -> MacsCount:
         return count_macs(model, images)
 
 
-def _counted(model: nn.Module, most: object, against: nn.Module | None, of: _Counted) -> Held:
+def _check_tensors(model: nn.Module, maximum: object, against: nn.Module | None, cost: _TensorCost) -> Outcome:
     check_module(model)
-    limit, ratio = to_limit(most, against, read=of.read, cost=of.count, as_text=of.as_text)
-    return judge(
-        of.name,
-        of.count(model),
+    limit, ratio = to_maximum(maximum, against, cost.unit, read=cost.read, cost=cost.count)
+    return check_cost(
+        cost.name,
+        cost.count(model),
         limit,
-        of.as_text,
-        parts=lambda: of.parts(model),
-        what="largest layers",
+        cost.unit,
+        by_layer=lambda: cost.by_layer(model),
+        heading="largest layers",
         ratio=ratio,
     )
 
 
-def _params(model: nn.Module) -> dict[str, float]:
-    """By layer; a shared one belongs to the first."""
-    found: dict[str, float] = defaultdict(float)
+def _params_by_layer(model: nn.Module) -> dict[str, float]:
+    """A shared parameter counts for the first layer that has it."""
+    params: dict[str, float] = defaultdict(float)
     for name, parameter in model.named_parameters():
-        found[_layer(name)] += parameter.numel()
-    return found
+        params[_layer_of(name)] += parameter.numel()
+    return params
 
 
-def _bytes(model: nn.Module) -> dict[str, float]:
-    found: dict[str, float] = defaultdict(float)
+def _bytes_by_layer(model: nn.Module) -> dict[str, float]:
+    sizes: dict[str, float] = defaultdict(float)
     for name, tensor in model.state_dict().items():
-        found[_layer(name)] += tensor.numel() * tensor.element_size()
-    return found
+        sizes[_layer_of(name)] += tensor.numel() * tensor.element_size()
+    return sizes
 
 
-def _layer(tensor: str) -> str:
+def _layer_of(tensor: str) -> str:
     """The module that a tensor belongs to; a tensor of the model's own is called by its name."""
     return tensor.rpartition(".")[0] or tensor
 
 
 @dataclass(frozen=True)
-class _Counted:
-    """A cost that needs no image: how it is counted, read and written, whole and by layer."""
+class _TensorCost:
+    """A cost that needs no image: how it is read and counted, in total and by layer."""
 
     name: str
+    unit: Unit
     read: Callable[[object], Amount]
     count: Callable[[nn.Module], int]
-    as_text: Callable[[float], str]
-    parts: Callable[[nn.Module], Mapping[str, float]]
+    by_layer: Callable[[nn.Module], Mapping[str, float]]
 
 
-_PARAMS = _Counted("parameters", _read_params, count_params, as_count, _params)
-_SIZE = _Counted("size of the tensors", _read_bytes, size_bytes, as_bytes, _bytes)
+_PARAMS = _TensorCost("parameters", "parameters", _read_params, count_params, _params_by_layer)
+_SIZE = _TensorCost("size of the tensors", "bytes", _read_bytes, size_bytes, _bytes_by_layer)

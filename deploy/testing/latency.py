@@ -1,4 +1,4 @@
-"""How long a call takes: measured, with what the machine's noise makes of it."""
+"""Assertion on the latency of a model, with the noise of the machine that measured it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from slimsight.export.runners import TorchRunner
 from ..report.units import as_ms, as_times, plural
 from ..timing.rounds import time_sessions
 from ..timing.statistics import noise_of, to_interval, to_quantiles, to_speedup, unsteadiness_of
-from .held import Held, check_module, end, judge, to_limit
-from .images import Images, to_images
+from .arguments import Images, check_module, to_images, to_maximum
+from .outcome import Outcome, check_cost, value_or_raise
 
 _read_time = partial(to_amount, what="latency", units=TIME_UNITS, example="'3ms', '800us'")
 _SESSIONS = 10
@@ -62,23 +62,23 @@ def assert_latency(
 
     Raises:
         AssertionError: slower; the text names the three layers that take longest.
-        SlimError: the model does not take such images, or ``max`` is no time.
+        SlimError: the model does not take such images, or ``max`` is not a valid time.
     """
     __tracebackhide__ = True
     if not under_xdist and (worker := os.environ.get("PYTEST_XDIST_WORKER")):
         import pytest
 
-        # Not a failure of the model, and no figure either: what is measured there says nothing.
+        # Not a failure of the model: a latency measured beside busy workers means nothing.
         pytest.skip(
             f"latency is not measured in {worker} of pytest-xdist: the other workers take its cores; run this test "
             "without -n, or say assert_latency(..., under_xdist=True)"
         )
-    return end(lambda: _latency(model, x, max, against, threads, rounds, seconds))
+    return value_or_raise(lambda: _check_latency(model, x, max, against, threads, rounds, seconds))
 
 
-def _latency(
-    model: nn.Module, x: Images, most: object, against: nn.Module | None, threads: int, rounds: int, seconds: float
-) -> Held:
+def _check_latency(
+    model: nn.Module, x: Images, maximum: object, against: nn.Module | None, threads: int, rounds: int, seconds: float
+) -> Outcome:
     models = {"model": check_module(model)}
     if against is not None:
         models["against"] = check_module(against, "against")
@@ -87,7 +87,7 @@ def _latency(
             f"threads={threads}, rounds={rounds}, seconds={seconds}: give 1 thread or more, {_SESSIONS} rounds or more "
             "and some seconds"
         )
-    to_limit(most, against, read=_read_time, cost=lambda _: 0.0, as_text=as_ms)  # before anything is timed
+    to_maximum(maximum, against, "ms", read=_read_time, cost=lambda _: 0.0)  # before anything is timed
     images = to_images(x, model)
     size = "x".join(map(str, images.shape[1:]))
     for name, each in models.items():
@@ -95,7 +95,7 @@ def _latency(
             each(images)
     times = _time(models, images.float().cpu().numpy(), threads, rounds, seconds)
     figures = {name: to_quantiles(parts) for name, parts in times.items()}
-    limit, ratio = to_limit(most, against, read=_read_time, cost=lambda _: figures["against"].median, as_text=as_ms)
+    limit, ratio = to_maximum(maximum, against, "ms", read=_read_time, cost=lambda _: figures["against"].median)
     low, high = to_interval(times["model"], seed=_SEED)
     count = sum(len(part) for part in times["model"])
     notes = [
@@ -110,26 +110,26 @@ def _latency(
         notes.append(f"{as_times(speedup.median)} as fast as against ({interval})")
     if noise:
         notes.append(f"noisy: {'; '.join(noise)}")
-    held = judge(
+    outcome = check_cost(
         "latency",
         figures["model"].median,
         limit,
-        as_ms,
-        parts=lambda: _layer_times(model, images, threads),
-        what="layers that take longest (each on its own clock)",
+        "ms",
+        by_layer=lambda: _layer_times(model, images, threads),
+        heading="layers that take longest (each on its own clock)",
         ratio=ratio,
         notes=tuple(notes),
     )
-    if noise and held.failure is None:
-        warnings.warn(f"latency {as_ms(held.value)}, {'; '.join(noise)}: measured on a noisy machine", stacklevel=5)
-    return held
+    if noise and outcome.failure is None:
+        warnings.warn(f"latency {as_ms(outcome.value)}, {'; '.join(noise)}: measured on a noisy machine", stacklevel=5)
+    return outcome
 
 
 def _time(
     models: dict[str, nn.Module], images: NDArray[np.float32], threads: int, rounds: int, seconds: float
 ) -> dict[str, tuple[NDArray[Any], ...]]:
     runners = {name: TorchRunner(module, threads, name=name) for name, module in models.items()}
-    found = time_sessions(
+    measured = time_sessions(
         runners,
         images,
         sessions=_SESSIONS,
@@ -139,11 +139,11 @@ def _time(
         batch=len(images),
         seconds=seconds,
     )
-    return {name: timing.host for name, timing in found.timings.items()}
+    return {name: timing.host for name, timing in measured.timings.items()}
 
 
 def _layer_times(model: nn.Module, images: torch.Tensor, threads: int) -> dict[str, float]:
-    """ms of the modules without children, median of a few calls; on a GPU, of asking for them, not of computing."""
+    """Median ms of each module without children over a few calls; on a GPU, of launching it, not of computing."""
     calls: list[dict[str, float]] = []
     began: dict[str, float] = {}
     handles = []

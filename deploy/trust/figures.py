@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from ..report.table import Table
 from .curves import CurveLine, CurvePanel, draw_curves
 
 Rows = Sequence[Mapping[str, Any]]
@@ -16,8 +17,8 @@ _PROBABILITY: Final = "probability of the predicted class"
 _WHOLE: Final = (0.0, 1.02)
 
 
-def figures(rows: Rows) -> tuple[list[str], dict[str, list[str]]]:
-    """Heads of the table and a line per explainer: areas with standard errors, and the sanity check's verdict.
+def figures(rows: Rows) -> Table:
+    """A row per explainer: areas with standard errors, and the sanity check's verdict.
 
     An arrow says which way is better; a figure that was not taken is empty.
     """
@@ -28,7 +29,8 @@ def figures(rows: Rows) -> tuple[list[str], dict[str, list[str]]]:
         for key, head, text in _cells(row):
             heads[key], mine[key] = head, text
     order = [key for key in _ORDER if key in heads]
-    return [heads[key] for key in order], {name: [mine.get(key, "") for key in order] for name, mine in cells.items()}
+    found = [[name, *(mine.get(key, "") for key in order)] for name, mine in cells.items()]
+    return Table(["explainer", *(heads[key] for key in order)], found, "l" * (1 + len(order)))
 
 
 _ORDER: Final = ("sanity", "spearman", "ssim", "kl", "change", "insertion", "deletion", "8", "14", "boxes", "roar")

@@ -1,4 +1,4 @@
-"""The report as one self-contained HTML file: of a run, or of several side by side."""
+"""Self-contained HTML pages: a run's report, or a comparison of runs."""
 
 from .page import COMPARISON_FILE, PAGE_FILE, render_comparison, render_run, write_comparison, write_run
 from .source import RunPage, read_page

@@ -1,4 +1,4 @@
-"""The charts of a run's page, from its report."""
+"""Kinds of charts: scatter, lines, bars, quantile spans, and the curves of gates."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Final
 from markupsafe import Markup
 
 from ..parts import GateHistoryFigures
-from .svg import LETTER, WIDTH, Axes, AxisScale, Child, LegendEntry, frame, legend, padded, path, shortened, tag, text
+from ..units import as_count, as_percent_0
+from .svg import LETTER, WIDTH, Axes, AxisScale, Child, LegendEntry, fitted, frame, legend, padded, path, tag, text
 
 _LEFT: Final = 56.0  # room for 100.0 % beside the axis
 _RIGHT: Final = WIDTH - 10
@@ -43,11 +44,11 @@ class Series:
 
 @dataclass(frozen=True)
 class Bar:
-    """A share 0..1 of a track, with its name above and what it amounts to."""
+    """A bar: a share 0..1 of the track, with its name and a label above."""
 
     name: str
     share: float
-    said: str
+    label: str
     colour: str = "slim"
 
 
@@ -56,7 +57,7 @@ class Span:
     """Marks on a line, in rising order: a median, a quantile, a largest value."""
 
     name: str
-    said: str
+    label: str
     marks: Sequence[float]
     colour: str = "slim"
 
@@ -82,9 +83,11 @@ def scatter(
     ordered = sorted(points, key=lambda p: -p.y)
     whiskers = [_whisker(axes, point) for point in ordered]  # all of them below all marks
     leaders, marks = _marks(axes, ordered)
-    said = "; ".join(f"{p.name}: {x_text(p.x)}, {y_text(p.y)}" for p in points)
+    summary = "; ".join(f"{p.name}: {x_text(p.x)}, {y_text(p.y)}" for p in points)
     drawn = axes.draw(x_name, y_name, x_text, y_text)
-    return frame(name, title, f"{x_name} across, {y_name} upwards. {said}.", height, drawn, *whiskers, *leaders, *marks)
+    return frame(
+        name, title, f"{x_name} across, {y_name} upwards. {summary}.", height, drawn, *whiskers, *leaders, *marks
+    )
 
 
 def _whisker(axes: Axes, point: Point) -> Markup:
@@ -103,7 +106,7 @@ def _marks(axes: Axes, points: Sequence[Point]) -> tuple[list[Markup], list[Mark
         x, y = axes.x(point.x), axes.y(point.y)
         at = x
         if point.inside:
-            while any(abs(at - (start + end) / 2) < 18 and abs(y - other) < 18 for start, end, other in taken):
+            while any(abs(at - (start + end) / 2) < 18 and abs(y - at_y) < 18 for start, end, at_y in taken):
                 at += 6
             taken.append((at - 9, at + 9, y))
             mark = text(at, y + 4, point.inside, "inside", "middle")
@@ -111,7 +114,7 @@ def _marks(axes: Axes, points: Sequence[Point]) -> tuple[list[Markup], list[Mark
             width = LETTER * len(point.name)
             left = x + 10 + width > WIDTH
             start, label = (x - 10 - width if left else x + 10), y + 4
-            while any(abs(label - other) < 13 and start < end and begin < start + width for begin, end, other in taken):
+            while any(abs(label - at_y) < 13 and start < end and begin < start + width for begin, end, at_y in taken):
                 label += 13
             taken.append((start, start + width, label))
             mark = text(x - 10 if left else x + 10, label, point.name, "label", "end" if left else "start")
@@ -169,24 +172,24 @@ def _until(series: Series, most: float) -> list[tuple[float, float]]:
 
 
 def bars(name: str, title: str, rows: Sequence[Bar]) -> Markup:
-    """A bar per row: its name and what it amounts to above, so that long names fit a phone."""
+    """A bar per row: its name and label above, so that long names fit a phone."""
     parts = []
     for number, row in enumerate(rows):
         y = number * _ROW
         width = WIDTH * min(1.0, max(0.0, row.share))
-        room = WIDTH - 7.5 * len(row.said) - 16
+        room = WIDTH - 7.5 * len(row.label) - 16
         parts.append(
             tag(
                 "g",
-                tag("title", f"{row.name}: {row.said}"),
-                text(0.0, y + 13, shortened(row.name, room), "label"),
-                text(WIDTH, y + 13, row.said, "tick", "end"),
+                tag("title", f"{row.name}: {row.label}"),
+                text(0.0, y + 13, fitted(row.name, room), "label"),
+                text(WIDTH, y + 13, row.label, "tick", "end"),
                 tag("rect", x=0, y=y + 19, width=WIDTH, height=10, rx=2, class_="track"),
                 tag("rect", x=0, y=y + 19, width=width, height=10, rx=2, class_=f"fill {row.colour}"),
             )
         )
-    said = "; ".join(f"{row.name}: {row.said}" for row in rows)
-    return frame(name, title, f"{said}.", len(rows) * _ROW, *parts)
+    summary = "; ".join(f"{row.name}: {row.label}" for row in rows)
+    return frame(name, title, f"{summary}.", len(rows) * _ROW, *parts)
 
 
 def in_columns(name: str, title: str, rows: Sequence[Bar], most: int = 12) -> list[Markup]:
@@ -221,7 +224,7 @@ def spans(
     parts.append(text(WIDTH - 4, bottom + 34, x_name, "axis-name", "end"))
     for number, row in enumerate(rows):
         y, ends = number * _ROW, [scale(value) for value in row.marks]
-        room = WIDTH - 6.9 * len(row.said) - 12
+        room = WIDTH - 6.9 * len(row.label) - 12
         marks = []
         if ends:
             marks.append(tag("line", x1=ends[0], x2=ends[-1], y1=y + 25, y2=y + 25, class_=f"line {row.colour}"))
@@ -230,78 +233,58 @@ def spans(
         parts.append(
             tag(
                 "g",
-                tag("title", f"{row.name}: {row.said}"),
-                text(0.0, y + 13, shortened(row.name, room), "label ground"),
-                text(WIDTH, y + 13, row.said, "tick ground", "end"),
+                tag("title", f"{row.name}: {row.label}"),
+                text(0.0, y + 13, fitted(row.name, room), "label ground"),
+                text(WIDTH, y + 13, row.label, "tick ground", "end"),
                 *marks,
             )
         )
-    said = "; ".join(f"{row.name}: {row.said}" for row in rows)
-    return frame(name, title, f"{said}.", height, *parts)
+    summary = "; ".join(f"{row.name}: {row.label}" for row in rows)
+    return frame(name, title, f"{summary}.", height, *parts)
 
 
 def gate_charts(
-    runs: Sequence[tuple[str, str, GateHistoryFigures]], *, alone: bool = False
+    runs: Sequence[tuple[str, str, GateHistoryFigures]], *, single: bool = False
 ) -> list[tuple[str, Markup]]:
-    """How gates learned, of runs (name, colour, history): cost against its target, cross entropy, steering.
+    """Titles and charts of gate learning, of runs (name, colour, history): MACs, cross entropy, steering.
 
-    ``alone``: the page is about one run, whose name need not be said.
+    ``single``: the page shows one run, whose name is left out.
     """
-
-    def percent(value: float) -> str:
-        return f"{100 * value:.0f} %"
-
-    def plain(value: float) -> str:
-        return f"{value:.3g}"
-
-    def count(value: float) -> str:
-        return f"{value:,.0f}"
-
-    cost = [Series("relaxed gates" if alone else name, colour, h.step, h.macs) for name, colour, h in runs]
+    macs = [Series("relaxed gates" if single else name, colour, h.step, h.macs) for name, colour, h in runs]
     targets = [Series("target", "target", h.step, h.target, dashed=True) for _, _, h in runs]
-    costs = "; ".join(f"{name}: from {percent(h.macs[0])} to {percent(h.macs[-1])}" for name, _, h in runs)
+    summary = "; ".join(f"{name}: from {as_percent_0(h.macs[0])} to {as_percent_0(h.macs[-1])}" for name, _, h in runs)
     title = "MACs under the gates, and their target"
-    charts = [
-        (
-            title,
-            lines(
-                "gates-macs",
-                title,
-                f"Share of the original's MACs over the steps. {costs}.",
-                [*cost, *(targets if alone else targets[:1])],
-                x_name="step",
-                y_name="share of the original's MACs",
-                x_text=count,
-                y_text=percent,
-                y_range=(0.0, 1.02 * max(max(*h.macs, *h.target) for _, _, h in runs)),
-            ),
-        )
-    ]
-    curves = [("gates-ce", "Cross entropy while gates learn", "cross entropy, nats", "ce")]
-    curves.append(
-        ("gates-steer", "Distance of the explanations while gates learn", "distance of explanations", "steer")
+    chart = lines(
+        "gates-macs",
+        title,
+        f"Share of the original's MACs over the steps. {summary}.",
+        [*macs, *(targets if single else targets[:1])],
+        x_name="step",
+        y_name="share of the original's MACs",
+        x_text=as_count,
+        y_text=as_percent_0,
+        y_range=(0.0, 1.02 * max(max(*h.macs, *h.target) for _, _, h in runs)),
     )
-    for key, title, y_name, column in curves:
-        found = [(name, colour, h.step, ys) for name, colour, h in runs if (ys := getattr(h, column)) is not None]
-        if not found:
+    charts = [(title, chart)]
+    for key, title, y_name in (
+        ("ce", "Cross entropy while gates learn", "cross entropy, nats"),
+        ("steer", "Distance of the explanations while gates learn", "distance of explanations"),
+    ):
+        known = [(name, colour, h.step, ys) for name, colour, h in runs if (ys := getattr(h, key)) is not None]
+        if not known:
             continue
-        said = "; ".join(f"{name}: from {plain(ys[0])} to {plain(ys[-1])}" for name, _, _, ys in found)
-        series = [Series("" if alone else name, colour, steps, ys) for name, colour, steps, ys in found]
-        top = max(max(ys) for _, _, _, ys in found)
-        charts.append(
-            (
-                title,
-                lines(
-                    key,
-                    title,
-                    f"{y_name} over the steps. {said}.",
-                    series,
-                    x_name="step",
-                    y_name=y_name,
-                    x_text=count,
-                    y_text=plain,
-                    y_range=(0.0, 1.05 * top if top > 0 else 1.0),
-                ),
-            )
+        summary = "; ".join(f"{name}: from {ys[0]:.3g} to {ys[-1]:.3g}" for name, _, _, ys in known)
+        top = max(max(ys) for _, _, _, ys in known)
+        chart = lines(
+            f"gates-{key}",
+            title,
+            f"{y_name} over the steps. {summary}.",
+            [Series("" if single else name, colour, steps, ys) for name, colour, steps, ys in known],
+            x_name="step",
+            y_name=y_name,
+            x_text=as_count,
+            y_text="{:.3g}".format,
+            y_range=(0.0, 1.05 * top if top > 0 else 1.0),
         )
+        charts.append((title, chart))
     return charts

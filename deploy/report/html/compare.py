@@ -1,33 +1,35 @@
-"""Several runs on one page: what differs in their recipes, and their figures side by side with the best marked."""
+"""Comparison of runs: their differing settings, and their figures side by side with the best marked."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from markupsafe import Markup
 
 from ...settings.yaml_text import dump_yaml
-from .. import rows
-from ..rows import Table
-from ..schema import LatencyFigures, Report
+from ..rows import interval_text, signed_points
+from ..schema import Interval, Report, SaliencyFigures
+from ..table import Table
 from ..units import (
     as_bytes,
     as_count,
     as_duration,
     as_error,
     as_macs,
+    as_macs_tick,
     as_ms,
     as_percent,
+    as_percent_1,
     as_px,
     as_times,
     latency_label,
 )
 from .charts import Point, gate_charts, scatter
-from .facts import NOT_TAKEN, images_judged, judged
+from .facts import NOT_MEASURED, HeadlineAccuracy, accuracy_points
 from .source import RunPage
-from .views import Titled
+from .views import TitledChart
 
 _COLOURS: Final = 8
 _LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -37,17 +39,45 @@ _LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 class Best:
     """A cell that is the best of its row."""
 
-    said: str
+    text: str
 
 
 @dataclass(frozen=True)
 class FigureRow:
-    """A figure of every run: its number where it has one, and how it is said."""
+    """A figure of every run: its value where it has one, and how it is printed.
+
+    ``intervals``: of speed-ups, printed and compared with their bounds.
+    """
 
     name: str
     values: Sequence[float | None]
     to_text: Callable[[float], str]
-    better: str | None = None  # "low" or "high"
+    better: Literal["low", "high"] | None = None
+    intervals: Sequence[Interval | None] | None = None
+
+    def cell(self, number: int) -> str:
+        """The figure of run ``number`` as printed."""
+        value = self.values[number]
+        if value is None:
+            return NOT_MEASURED
+        interval = None if self.intervals is None else self.intervals[number]
+        return self.to_text(value) if interval is None else interval_text(interval)
+
+    def best(self) -> set[int]:
+        """The runs with the best value as printed; none where all print the same.
+
+        Of speed-ups, every run whose interval reaches that of the best: none of those is clearly behind.
+        """
+        known = {number: value for number, value in enumerate(self.values) if value is not None}
+        if self.better is None or len(known) < 2:
+            return set()
+        printed = self.to_text((min if self.better == "low" else max)(known.values()))
+        best = {number for number, value in known.items() if self.to_text(value) == printed}
+        if self.intervals is not None and len(best) < len(known):
+            timed = {number: each for number, each in enumerate(self.intervals) if each is not None}
+            lowest = min(timed[number].low for number in best)
+            best = {number for number, each in timed.items() if each.high >= lowest}
+        return set() if len(best) == len(known) else best
 
 
 def letter(number: int) -> str:
@@ -57,63 +87,48 @@ def letter(number: int) -> str:
 
 
 def colour(number: int) -> str:
-    """The class of a run's colour; letters tell apart what shares one."""
+    """The CSS class of a run's colour; runs that share one differ by letter."""
     return f"run-{number % _COLOURS + 1}"
 
 
 def figures(reports: Sequence[Report]) -> list[FigureRow]:
-    """Every figure that at least one run has."""
+    """All figures that at least one run has."""
 
     def of(take: Callable[[Report], float | None]) -> list[float | None]:
         return [take(report) for report in reports]
 
-    def mean(name: str) -> list[float | None]:
-        maps = [report.saliency.maps if report.saliency else None for report in reports]
-        return [getattr(found, name).mean if found else None for found in maps]
+    def saliency(take: Callable[[SaliencyFigures], float | None]) -> list[float | None]:
+        return [None if report.saliency is None else take(report.saliency) for report in reports]
 
-    found = [
+    moved = saliency(lambda s: s.center_drift_px)
+    regions = saliency(lambda s: s.maps.region_iou.mean if s.maps else None)
+    top_moved = saliency(lambda s: s.maps.moved.mean if s.maps else None)
+    gated = of(lambda r: r.gated.val_accuracy if r.gated else None)
+    dynamic = of(lambda r: r.dynamic.test_accuracy if r.dynamic else None)
+    parity = of(lambda r: max((row.max_abs for row in r.parity if row.max_abs is not None), default=None))
+    rows = [
         FigureRow("MACs, slim", of(lambda r: r.slim.macs), as_macs, "low"),
-        FigureRow("share of the original's MACs", of(lambda r: r.slim.macs / r.original.macs), _percent1, "low"),
+        FigureRow("share of the original's MACs", of(lambda r: r.slim.macs / r.original.macs), as_percent_1, "low"),
         FigureRow("parameters, slim", of(lambda r: r.slim.params), as_count, "low"),
         FigureRow("size of the weights, slim", of(lambda r: r.slim.size_bytes), as_bytes, "low"),
         FigureRow("validation accuracy, original", of(lambda r: r.original.val_accuracy), as_percent),
         FigureRow("validation accuracy, slim", of(lambda r: r.slim.val_accuracy), as_percent, "high"),
         FigureRow("test accuracy, original", of(lambda r: r.original.test_accuracy), as_percent),
         FigureRow("test accuracy, slim", of(lambda r: r.slim.test_accuracy), as_percent, "high"),
-        FigureRow("test accuracy, change", of(_change), rows.signed_points, "high"),
-        FigureRow(
-            "validation accuracy before finetuning",
-            of(lambda r: r.gated.val_accuracy if r.gated else None),
-            as_percent,
-            "high",
-        ),
+        FigureRow("test accuracy, change", of(_change), signed_points, "high"),
+        FigureRow("validation accuracy before finetuning", gated, as_percent, "high"),
         *_latencies(reports),
         FigureRow("MACs, dynamic, mean", of(lambda r: r.dynamic.macs_mean if r.dynamic else None), as_macs, "low"),
-        FigureRow(
-            "test accuracy, dynamic", of(lambda r: r.dynamic.test_accuracy if r.dynamic else None), as_percent, "high"
-        ),
-        FigureRow(
-            "centre of the explanation moved by",
-            of(lambda r: r.saliency.center_drift_px if r.saliency else None),
-            as_px,
-            "low",
-        ),
-        FigureRow("overlap of the two maps", of(lambda r: r.saliency.iou if r.saliency else None), _percent1, "high"),
-        FigureRow("overlap of the regions with half of the mass", mean("region_iou"), _percent1, "high"),
-        FigureRow("images whose top region moved", mean("moved"), _percent1, "low"),
+        FigureRow("test accuracy, dynamic", dynamic, as_percent, "high"),
+        FigureRow("centre of the explanation moved by", moved, as_px, "low"),
+        FigureRow("overlap of the two maps", saliency(lambda s: s.iou), as_percent_1, "high"),
+        FigureRow("overlap of the regions with half of the mass", regions, as_percent_1, "high"),
+        FigureRow("images whose top region moved", top_moved, as_percent_1, "low"),
         FigureRow("exactness, largest relative difference", of(lambda r: r.exactness.gated_vs_slim_max_rel), as_error),
-        FigureRow(
-            "parity, largest difference of logits",
-            of(lambda r: max((row.max_abs for row in r.parity if row.max_abs is not None), default=None)),
-            as_error,
-        ),
+        FigureRow("parity, largest difference of logits", parity, as_error),
         FigureRow("time of all stages", of(lambda r: sum(s.seconds for s in r.stages) or None), as_duration),
     ]
-    return [line for line in found if any(value is not None for value in line.values)]
-
-
-def _percent1(value: float) -> str:
-    return as_percent(value, 1)
+    return [row for row in rows if any(value is not None for value in row.values)]
 
 
 def _change(report: Report) -> float | None:
@@ -123,73 +138,37 @@ def _change(report: Report) -> float | None:
 
 def _latencies(reports: Sequence[Report]) -> list[FigureRow]:
     labels = dict.fromkeys(latency_label(row) for report in reports for row in report.latency)
-    found = []
+    figures = []
     for label in labels:
-        every = [next((row for row in r.latency if latency_label(row) == label), None) for r in reports]
-        medians = [None if row is None else row.slim_ms.median for row in every]
-        found.append(FigureRow(f"median latency, slim, {label}", medians, as_ms))
-        found.append(
-            FigureRow(
-                f"speed-up, {label}", [None if row is None else row.speedup.median for row in every], as_times, "high"
-            )
-        )
-    return found
+        timed = [next((row for row in r.latency if latency_label(row) == label), None) for r in reports]
+        medians = [None if row is None else row.slim_ms.median for row in timed]
+        figures.append(FigureRow(f"median latency, slim, {label}", medians, as_ms))
+        intervals = [None if row is None else row.speedup for row in timed]
+        ratios = [None if each is None else each.median for each in intervals]
+        figures.append(FigureRow(f"speed-up, {label}", ratios, as_times, "high", intervals))
+    return figures
 
 
 def figure_table(pages: Sequence[RunPage]) -> tuple[list[str], list[tuple[str, list[str | Best]]]]:
     """Heads, and a row per figure: its name and a cell per run, the best of them as ``Best``."""
-    reports = [page.report for page in pages]
-    found = []
-    for line in figures(reports):
-        best = _best(line)
-        clear = _unclear(line, reports, best)
-        cells: list[str | Best] = []
-        for number, value in enumerate(line.values):
-            said = NOT_TAKEN if value is None else line.to_text(value)
-            if line.name.startswith("speed-up") and value is not None:
-                row = _row_of(reports[number], line.name)
-                said = f"{said} [{as_times(row.speedup.low)}, {as_times(row.speedup.high)}]"
-            cells.append(Best(said) if number in clear else said)
-        found.append((line.name, cells))
-    return [letter(number) for number in range(len(pages))], found
-
-
-def _row_of(report: Report, name: str) -> LatencyFigures:
-    return next(row for row in report.latency if name == f"speed-up, {latency_label(row)}")
-
-
-def _best(line: FigureRow) -> set[int]:
-    """The runs with the best value, as it is said; none where all say the same."""
-    known = {number: value for number, value in enumerate(line.values) if value is not None}
-    if line.better is None or len(known) < 2:
-        return set()
-    top = (min if line.better == "low" else max)(known.values())
-    said = line.to_text(top)
-    best = {number for number, value in known.items() if line.to_text(value) == said}
-    return set() if len(best) == len(known) else best
-
-
-def _unclear(line: FigureRow, reports: Sequence[Report], best: set[int]) -> set[int]:
-    """Of speed-ups, every run whose interval reaches that of the best: none of those is clearly behind."""
-    if not line.name.startswith("speed-up") or not best:
-        return best
-    timed = {n: _row_of(reports[n], line.name).speedup for n, value in enumerate(line.values) if value is not None}
-    lowest = min(timed[number].low for number in best)
-    reach = {number for number, speedup in timed.items() if speedup.high >= lowest}
-    return set() if len(reach) == len(timed) else reach
+    table: list[tuple[str, list[str | Best]]] = []
+    for row in figures([page.report for page in pages]):
+        best, cells = row.best(), [row.cell(number) for number in range(len(pages))]
+        table.append((row.name, [Best(cell) if number in best else cell for number, cell in enumerate(cells)]))
+    return [letter(number) for number in range(len(pages))], table
 
 
 def recipe_table(pages: Sequence[RunPage]) -> Table:
     """Settings that are not the same in all runs."""
-    every = [page.settings or {} for page in pages]
-    names = dict.fromkeys(name for settings in every for name in settings)
-    differing = [name for name in names if len({_said(settings, name) for settings in every}) > 1]
+    recipes = [page.settings or {} for page in pages]
+    names = dict.fromkeys(name for settings in recipes for name in settings)
+    differing = [name for name in names if len({_setting_text(settings, name) for settings in recipes}) > 1]
     head = ["setting", *(letter(number) for number in range(len(pages)))]
-    found = [[name, *(_said(settings, name) for settings in every)] for name in differing]
-    return Table(head, found, "l" * len(head))
+    rows = [[name, *(_setting_text(settings, name) for settings in recipes)] for name in differing]
+    return Table(head, rows, "l" * len(head))
 
 
-def _said(settings: Mapping[str, Any], name: str) -> str:
+def _setting_text(settings: Mapping[str, Any], name: str) -> str:
     if name not in settings:
         return "not in this recipe"
     return dump_yaml(settings[name]).strip().removesuffix("...").strip() or "null"
@@ -198,60 +177,61 @@ def _said(settings: Mapping[str, Any], name: str) -> str:
 def differences(pages: Sequence[RunPage]) -> list[str]:
     """What makes figures of these runs hard to compare, in sentences."""
     reports = [page.report for page in pages]
-    found = []
+    sentences = []
     if len({(r.data.source, r.data.train, r.data.val, r.data.test, r.data.classes) for r in reports if r.data}) > 1:
-        found.append("The runs used different images: their accuracies are not of the same test.")
+        sentences.append("The runs used different images: their accuracies are not of the same test.")
     if len({r.original.macs for r in reports}) > 1:
-        found.append("The originals are different models.")
+        sentences.append("The originals are different models.")
     elif len({(r.original.val_accuracy, r.original.test_accuracy) for r in reports}) > 1:
-        found.append("The originals were trained apart and differ in accuracy: compare the changes, too.")
+        sentences.append("The originals were trained apart and differ in accuracy: compare the changes, too.")
     if len({r.device for r in reports}) > 1:
-        found.append("The runs were made on different machines: compare their speed-ups, not their milliseconds.")
+        sentences.append("The runs were made on different machines: compare their speed-ups, not their milliseconds.")
     if len({tuple(r.versions.items()) for r in reports}) > 1:
-        found.append("Versions of packages differ.")
-    return found
+        sentences.append("Versions of packages differ.")
+    return sentences
 
 
 def tradeoff(pages: Sequence[RunPage]) -> Markup:
     """Accuracy against MACs: every original once, every slim and dynamic model by its run's letter."""
-    names = {images_judged(page.report)[0] for page in pages}
+    names = {HeadlineAccuracy.of(page.report).name for page in pages}
     y_name = names.pop() if len(names) == 1 else "accuracy"
     points: list[Point] = []
-    originals = dict.fromkeys(judged(page.report)["original"] for page in pages)
+    originals = dict.fromkeys(accuracy_points(page.report)["original"] for page in pages)
     few = len(originals) <= 3
-    points += [Point("original" if few else "", m, y, "original", low, high) for m, y, low, high in originals]
+    points += [Point("original" if few else "", at.macs, at.accuracy, "original", at.low, at.high) for at in originals]
     for number, page in enumerate(pages):
-        for model, (macs, y, low, high) in judged(page.report).items():
+        for model, at in accuracy_points(page.report).items():
             if model != "original":
                 mark = letter(number) if model == "slim" else f"{letter(number)}*"
-                points.append(Point(f"{mark} {page.name}, {model}", macs, y, colour(number), low, high, mark))
+                name = f"{mark} {page.name}, {model}"
+                points.append(Point(name, at.macs, at.accuracy, colour(number), at.low, at.high, mark))
     return scatter(
         "tradeoff-runs",
         f"{y_name.capitalize()} against MACs, all runs",
         points,
         x_name="MACs per image",
         y_name=y_name,
-        x_text=lambda value: as_macs(value).replace(".00", ""),
-        y_text=_percent1,
+        x_text=as_macs_tick,
+        y_text=as_percent_1,
         height=290.0,
     )
 
 
-def gates(pages: Sequence[RunPage]) -> list[Titled]:
+def gates(pages: Sequence[RunPage]) -> list[TitledChart]:
     """Gate curves of all runs that kept theirs."""
-    found = [
+    histories = [
         (f"{letter(number)} {page.name}", colour(number), page.report.gates.history)
         for number, page in enumerate(pages)
         if page.report.gates is not None and page.report.gates.history is not None
     ]
-    return gate_charts(found) if found else []
+    return gate_charts(histories) if histories else []
 
 
 def channel_table(pages: Sequence[RunPage]) -> Table:
     """Channels kept of every group in every run."""
-    every = [{row.group: f"{row.kept:,} of {row.total:,}" for row in page.report.channels} for page in pages]
-    names = dict.fromkeys(name for kept in every for name in kept)
+    kept = [{row.group: f"{row.kept:,} of {row.total:,}" for row in page.report.channels} for page in pages]
+    names = dict.fromkeys(name for groups in kept for name in groups)
     head = ["group", *(letter(number) for number in range(len(pages)))]
     return Table(
-        head, [[name, *(kept.get(name, NOT_TAKEN) for kept in every)] for name in names], "l" + "r" * len(pages)
+        head, [[name, *(groups.get(name, NOT_MEASURED) for groups in kept)] for name in names], "l" + "r" * len(pages)
     )

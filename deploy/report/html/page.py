@@ -1,4 +1,4 @@
-"""Render pages: templates with autoescape, style and script inside, and a policy that lets nothing else in."""
+"""Renders HTML pages: templates with autoescape, inline style and script, and a policy that forbids all else."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from markupsafe import Markup
 
 from slimsight.compress.files.atomic import write_text
 
-from .. import rows
-from .. import rows_explained as rows_drift
+from .. import rows, rows_explained
 from ..markdown import TABLES
-from ..rows import Code, Result
+from ..table import Code, Result
 from ..units import as_count, as_duration, as_error, as_macs, as_percent, latency_label, plural
 from . import compare, facts, views
 from .source import RunPage, read_page
@@ -60,7 +59,7 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
     """
     pages = [read_page(folder) for folder in folders]
     names = Counter(page.name for page in pages)
-    # a/run and b/run are told apart by the folders that hold them
+    # a/run and b/run have one name: the parent folder is added
     named = [replace(page, name=page.path_name) if names[page.name] > 1 else page for page in pages]
     write_text(out, render_comparison(named))
     return out
@@ -78,14 +77,15 @@ def _render(template: str, **values: Any) -> str:
     environment.globals.update(
         verdict=rows.verdict,
         steer=rows.steer,
+        ranked_by=rows.ranked_by,
         slower=rows.slower,
-        degenerate=rows_drift.degenerate,
+        degenerate=rows_explained.degenerate,
         plural=plural,
         latency_label=latency_label,
     )
     for to_text in (as_count, as_duration, as_error, as_macs, as_percent):
         environment.filters[to_text.__name__] = to_text
-    environment.filters["together"] = _together
+    environment.filters["keep_units"] = _keep_units
     environment.tests["result"] = lambda cell: isinstance(cell, Result)
     environment.tests["code"] = lambda cell: isinstance(cell, Code)
     environment.tests["best"] = lambda cell: isinstance(cell, compare.Best)
@@ -94,8 +94,8 @@ def _render(template: str, **values: Any) -> str:
         [
             "default-src 'none'",
             "img-src data:",
-            f"style-src '{_digest(style)}'",
-            f"script-src '{_digest(script)}'",
+            f"style-src '{_csp_hash(style)}'",
+            f"script-src '{_csp_hash(script)}'",
             "base-uri 'none'",
             "form-action 'none'",
         ]
@@ -104,11 +104,11 @@ def _render(template: str, **values: Any) -> str:
     return environment.get_template(template).render(policy=policy, **inside, **values)
 
 
-def _together(words: str) -> str:
-    """A number and its unit are never parted by the end of a line."""
-    return re.sub(r"(?<=\d) (?=[%a-zA-Z])", "\N{NO-BREAK SPACE}", words)
+def _keep_units(text: object) -> str:
+    """``text`` with a no-break space between each number and its unit."""
+    return re.sub(r"(?<=\d) (?=[%a-zA-Z])", "\N{NO-BREAK SPACE}", str(text))
 
 
-def _digest(text: str) -> str:
-    """As a content security policy names it: only this text is let in."""
+def _csp_hash(text: str) -> str:
+    """``text`` as a source of a content security policy, which then allows this text only."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}"

@@ -1,4 +1,4 @@
-"""What a page is made of: a run's report, its recipe and its pictures, read from the run directory."""
+"""Reads a page's inputs from a run directory: report, recipe, pictures."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from ..files import REPORT_FILE, Kind, Strip, read_report, read_strips
 from ..markdown import DRIFT_PICTURE, SALIENCY_PICTURE
 from ..schema import Report
 
-_WHOLE_WIDTH: Final = 1280  # pixels of an earlier version's picture, all images in one; twice what a column shows
+_SHEET_WIDTH: Final = 1280  # pixels of an earlier version's picture, all images in one; twice what a column shows
 _QUALITY: Final = 80
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image inside the page: ``src`` is a data URI, sizes in pixels; ``alt`` says what is seen."""
+    """An image inside the page: ``src`` is a data URI, sizes in pixels; ``alt``: its description."""
 
     src: str
     width: int
@@ -38,7 +38,7 @@ class RunPage:
     """A run as pages show it.
 
     Args:
-        name: of its folder, ``path_name`` with the folder that holds it.
+        name: of its folder; ``path_name``: with the parent folder.
         recipe: text of recipe.yaml, ``settings`` its values by dotted name; empty where the folder has none.
         explained, drifted: a picture per image, or one of all from an earlier version.
     """
@@ -53,7 +53,7 @@ class RunPage:
 
 
 def read_page(path: Path) -> RunPage:
-    """The run in folder ``path`` (or beside the report.json that it names).
+    """Read the run in folder ``path`` (or beside the report.json that it names).
 
     Raises:
         RunError: no finished report there, or a file beside it is broken.
@@ -92,20 +92,20 @@ def _settings(text: str, folder: Path) -> dict[str, Any] | None:
         tree, _ = parse_yaml(text)
     except ConfigError as error:
         raise RunError(f"{folder / 'recipe.yaml'}: {error}; run 'slimsight run' again to write it anew") from error
-    return dict(_flat(tree, ()))
+    return dict(_dotted(tree, ()))
 
 
-def _flat(tree: Any, path: tuple[str, ...]) -> list[tuple[str, Any]]:
+def _dotted(tree: Any, path: tuple[str, ...]) -> list[tuple[str, Any]]:
     if isinstance(tree, dict):
-        return [pair for key, value in tree.items() for pair in _flat(value, (*path, str(key)))]
+        return [pair for key, value in tree.items() for pair in _dotted(value, (*path, str(key)))]
     return [(".".join(path), tree)]
 
 
-def _pictures(folder: Path, kind: Kind, whole: str) -> list[Picture]:
+def _pictures(folder: Path, kind: Kind, sheet: str) -> list[Picture]:
     strips = read_strips(folder, kind)
     if strips:
-        return [_to_picture(data, _alt(kind, strip), folder, strip) for strip, data in strips]
-    if not (folder / whole).is_file():
+        return [_to_picture(data, _strip_alt(kind, strip), folder, strip) for strip, data in strips]
+    if not (folder / sheet).is_file():
         return []
     alt = {
         "explained": "A row per image: the image, what the original model looks at, what the slim model looks at, and "
@@ -113,15 +113,15 @@ def _pictures(folder: Path, kind: Kind, whole: str) -> list[Picture]:
         "drifted": "The images whose explanations drifted most: each with what the original model looks at and what "
         "the slim model looks at",
     }[kind]
-    return [_to_picture(_smaller(folder / whole), alt, folder)]
+    return [_to_picture(_to_webp(folder / sheet), alt, folder)]
 
 
-def _alt(kind: Kind, strip: Strip) -> str:
-    said = "; ".join((strip.title, *strip.lines))
+def _strip_alt(kind: Kind, strip: Strip) -> str:
+    text = "; ".join((strip.title, *strip.lines))
     wrong = "; the slim model is wrong" if strip.wrong else ""
     seen = ", ".join(strip.columns)
     what = "Explanations" if kind == "explained" else "Explanations that drifted"
-    return f"{what} side by side ({seen}): {said}{wrong}"
+    return f"{what} side by side ({seen}): {text}{wrong}"
 
 
 def _to_picture(data: bytes, alt: str, folder: Path, strip: Strip | None = None) -> Picture:
@@ -134,8 +134,8 @@ def _to_picture(data: bytes, alt: str, folder: Path, strip: Strip | None = None)
     return Picture(f"data:image/webp;base64,{base64.b64encode(data).decode('ascii')}", width, height, alt, strip)
 
 
-def _smaller(path: Path) -> bytes:
-    """A PNG as WebP at the width that it is shown in."""
+def _to_webp(path: Path) -> bytes:
+    """A PNG as WebP, at twice the width of a column."""
     try:
         with open_image(path) as image:
             shown = image.convert("RGB")
@@ -143,7 +143,7 @@ def _smaller(path: Path) -> bytes:
         raise RunError(
             f"{path} is not an image ({error_text(error)}); run 'slimsight run' again to draw it anew"
         ) from error
-    shown.thumbnail((_WHOLE_WIDTH, 16_000))
+    shown.thumbnail((_SHEET_WIDTH, 16_000))
     file = io.BytesIO()
     shown.save(file, "WEBP", quality=_QUALITY, method=4)
     return file.getvalue()

@@ -12,6 +12,8 @@ from typing import Final
 
 from markupsafe import Markup, escape
 
+from ..units import shortened
+
 WIDTH: Final = 360.0
 LETTER: Final = 6.7  # units that a letter takes on average
 
@@ -29,7 +31,7 @@ def tag(name: str, *children: Child, **attributes: object) -> Markup:
 
 
 def join(children: Iterable[Child]) -> Markup:
-    """One after the other; plain text is escaped."""
+    """Elements concatenated; plain text is escaped."""
     return Markup("").join(children)
 
 
@@ -38,7 +40,7 @@ def _value(value: object) -> str:
 
 
 def frame(name: str, title: str, description: str, height: float, *children: Child, width: float = WIDTH) -> Markup:
-    """A whole chart; ``name`` is unique on its page. The description says in words what is seen."""
+    """The chart's svg element. ``name`` is unique on its page; screen readers read title and description."""
     return tag(
         "svg",
         tag("title", title, id=f"{name}-title"),
@@ -57,13 +59,9 @@ def text(x: float, y: float, words: str, class_: str | None = None, anchor: str 
     return tag("text", words, x=x, y=y, class_=class_, text_anchor=anchor)
 
 
-def shortened(words: str, width: float) -> str:
-    """The middle is left out where it would be wider than ``width``: start and end tell names apart."""
-    most = max(5, int(width / LETTER))
-    if len(words) <= most:
-        return words
-    head = most // 3
-    return f"{words[:head]}\N{HORIZONTAL ELLIPSIS}{words[len(words) - (most - head - 1) :]}"
+def fitted(words: str, width: float) -> str:
+    """``words`` shortened to ``width`` units."""
+    return shortened(words, max(5, int(width / LETTER)))
 
 
 @dataclass(frozen=True)

@@ -1,69 +1,64 @@
-"""The charts of a run's page, section by section, made from its report."""
+"""Charts of a run's HTML page, by section."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 
 from markupsafe import Markup
 
 from .. import rows
-from ..schema import LatencyFigures, Report
-from ..units import as_duration, as_error, as_macs, as_ms, as_percent, latency_label
+from ..schema import LatencyFigures, QuantilesMs, Report
+from ..units import as_duration, as_error, as_macs_tick, as_ms, as_percent_1, latency_label
 from .charts import Bar, Point, Series, Span, bars, gate_charts, in_columns, lines, scatter, spans
-from .facts import images_judged, judged
+from .facts import HeadlineAccuracy, accuracy_points
 
-Titled = tuple[str, Markup]
-"""A chart with the words above it."""
+TitledChart = tuple[str, Markup]
+"""A chart and its caption."""
 
 
-def tradeoff(report: Report) -> list[Titled]:
-    """Accuracy against MACs, and against latency in every row that was timed."""
-    name, _ = images_judged(report)
-    found = judged(report)
-    points = [Point(model, macs, y, model, low, high) for model, (macs, y, low, high) in found.items()]
-    title = f"{name.capitalize()} against MACs"
-    chart = scatter(
-        "tradeoff-macs",
-        title,
-        points,
-        x_name="MACs per image",
-        y_name=name,
-        x_text=lambda value: as_macs(value).replace(".00", ""),
-        y_text=lambda value: as_percent(value, 1),
-    )
-    charts = [(title, chart)]
-    for number, row in enumerate(report.latency):
-        times = {"original": row.original_ms, "slim": row.slim_ms, "dynamic": row.dynamic_ms}
+def tradeoff(report: Report) -> list[TitledChart]:
+    """Accuracy against MACs, and against latency in each row that was timed."""
+    y_name, accuracies = HeadlineAccuracy.of(report).name, accuracy_points(report)
+
+    def chart(key: str, x: str, costs: Mapping[str, float], x_name: str, x_text: Callable[[float], str]) -> TitledChart:
+        title = f"{y_name.capitalize()} against {x}"
         points = [
-            Point(model, ms.median, found[model][1], model, *found[model][2:])
-            for model, ms in times.items()
-            if ms is not None and model in found
+            Point(model, cost, at.accuracy, model, at.low, at.high)
+            for model, cost in costs.items()
+            if (at := accuracies.get(model)) is not None
         ]
-        title = f"{name.capitalize()} against latency, {latency_label(row)}"
-        chart = scatter(
-            f"tradeoff-latency-{number}",
-            title,
-            points,
-            x_name="median time of a call",
-            y_name=name,
-            x_text=lambda value: f"{value:.3g} ms",
-            y_text=lambda value: as_percent(value, 1),
-        )
-        charts.append((title, chart))
+        drawn = scatter(key, title, points, x_name=x_name, y_name=y_name, x_text=x_text, y_text=as_percent_1)
+        return title, drawn
+
+    macs = {model: at.macs for model, at in accuracies.items()}
+    charts = [chart("tradeoff-macs", "MACs", macs, "MACs per image", as_macs_tick)]
+    for number, row in enumerate(report.latency):
+        medians = {model: ms.median for model, ms in _quantiles(row).items()}
+        key, x = f"tradeoff-latency-{number}", f"latency, {latency_label(row)}"
+        charts.append(chart(key, x, medians, "median time of a call", _ms_tick))
     return charts
+
+
+def _quantiles(row: LatencyFigures) -> dict[str, QuantilesMs]:
+    """By model, of those that were timed."""
+    times = {"original": row.original_ms, "slim": row.slim_ms, "dynamic": row.dynamic_ms}
+    return {model: ms for model, ms in times.items() if ms is not None}
+
+
+def _ms_tick(value: float) -> str:
+    return f"{value:.3g} ms"
 
 
 def budget(report: Report) -> Markup:
     """How much of every limit is used."""
-    found = [
-        Bar(str(name), float(str(used).removesuffix(" %")) / 100, f"{used} of {most}")
-        for name, most, _, used in rows.budget(report).rows
-    ]
-    return bars("budget-used", "How much of the budget is used", found) if found else Markup("")
+    used = [Bar(name, share.value, f"{share} of {most}") for name, most, _, share in rows.budget_use(report)]
+    return bars("budget-used", "How much of the budget is used", used) if used else Markup("")
 
 
 def channels(report: Report) -> list[Markup]:
     """The share of channels that every group keeps."""
     frozen = {group.name for group in report.exactness.frozen_groups}
-    found = [
+    groups = [
         Bar(
             row.group,
             row.kept / row.total,
@@ -72,84 +67,74 @@ def channels(report: Report) -> list[Markup]:
         )
         for row in report.channels
     ]
-    return in_columns("channels", "Channels kept", found)
+    return in_columns("channels", "Channels kept", groups)
 
 
-def gates(report: Report) -> list[Titled]:
-    """How the gates learned; empty where they did not, or where that was not kept."""
+def gates(report: Report) -> list[TitledChart]:
+    """Gate curves; empty where no gates were learned, or no history was kept."""
     history = report.gates.history if report.gates else None
-    return gate_charts([("gates", "slim", history)], alone=True) if history else []
+    return gate_charts([("gates", "slim", history)], single=True) if history else []
 
 
 def selector(report: Report) -> Markup:
     """What is lost when only the explained area is seen, against controls."""
-    table = rows.selector(report)
-    values = [float(str(value)) for _, value in table.rows]
-    most = max(*values, 1e-9)
-    found = [
-        Bar(str(name), value / most, f"{value:.3f} nats", "slim" if number == 0 else "original")
-        for number, ((name, _), value) in enumerate(zip(table.rows, values, strict=True))
+    divergences = rows.selector_kl(report)
+    largest = max(*(kl.value for _, kl in divergences), 1e-9)
+    shown = [
+        Bar(name, kl.value / largest, f"{kl} nats", "slim" if number == 0 else "original")
+        for number, (name, kl) in enumerate(divergences)
     ]
-    return bars("selector-kl", "KL to the full prediction when only the explained area is seen", found)
+    return bars("selector-kl", "KL to the full prediction when only the explained area is seen", shown)
 
 
 def parity(report: Report) -> Markup:
     """Median, 99 % and largest difference of every comparison."""
-    found = []
+    rows_shown = []
     for row in report.parity:
-        said = f"{row.runtime} {row.precision}" + (", equal" if row.max_abs == 0 else "")
-        # 0 has no place on a logarithmic axis, nor has what is not a number.
+        label = f"{row.runtime} {row.precision}" + (", equal" if row.max_abs == 0 else "")
+        # A logarithmic axis has no 0, and None was not a finite number.
         marks = [value for value in (row.median_abs, row.p99_abs, row.max_abs) if value]
         name = f"{row.artifact}, batch {row.batch}"
-        found.append(Span(name, said, marks, "slim" if row.passed else "bad"))
-    if not any(span.marks for span in found):
+        rows_shown.append(Span(name, label, marks, "slim" if row.passed else "bad"))
+    if not any(span.marks for span in rows_shown):
         return Markup("")
     title = "Differences of logits from PyTorch's"
-    return spans("parity-quantiles", title, found, x_name="difference of logits", x_text=as_error, log=True)
+    return spans("parity-quantiles", title, rows_shown, x_name="difference of logits", x_text=as_error, log=True)
 
 
-def latency(report: Report) -> list[Titled]:
+def latency(report: Report) -> list[TitledChart]:
     """The distribution of every row that kept one, else its quantiles."""
     return [
-        (title, _distribution(f"latency-{number}", title, row))
+        (title, _latency_chart(f"latency-{number}", title, row))
         for number, row in enumerate(report.latency)
         for title in (f"Time of a call, {latency_label(row)}",)
     ]
 
 
-def _distribution(name: str, title: str, row: LatencyFigures) -> Markup:
-    times = {"original": row.original_ms, "slim": row.slim_ms, "dynamic": row.dynamic_ms}
-    kept = row.percentiles_ms
-
-    def short(value: float) -> str:
-        return f"{value:.3g} ms"
-
+def _latency_chart(name: str, title: str, row: LatencyFigures) -> Markup:
+    times, kept = _quantiles(row), row.percentiles_ms
     if kept is None:
-        found = [
+        quantiles = [
             Span(model, f"median {as_ms(ms.median)}, p99 {as_ms(ms.p99)}", (ms.median, ms.p90, ms.p99), model)
             for model, ms in times.items()
-            if ms is not None
         ]
-        return spans(name, title, found, x_name="time of a call", x_text=short)
-    every = {"original": kept.original, "slim": kept.slim, "dynamic": kept.dynamic}
+        return spans(name, title, quantiles, x_name="time of a call", x_text=_ms_tick)
+    percentiles = {"original": kept.original, "slim": kept.slim, "dynamic": kept.dynamic}
     series = [
         Series(model, model, ms, [percent / 100 for percent in kept.percent])
-        for model, ms in every.items()
+        for model, ms in percentiles.items()
         if ms is not None
     ]
     least = min(s.xs[0] for s in series)
-    known = [ms for ms in times.values() if ms is not None]
-    # The slowest calls would squeeze the rest: a busy machine makes single ones ten times as long.
-    most = min(max(ms.p99 for ms in known), 2 * max(ms.median for ms in known))
-    words = "; ".join(
-        f"{model}: median {as_ms(ms.median)}, p90 {as_ms(ms.p90)}, p99 {as_ms(ms.p99)}"
-        for model, ms in times.items()
-        if ms is not None
+    # The axis leaves out the slowest calls: on a busy machine single ones take ten times as long.
+    most = min(max(ms.p99 for ms in times.values()), 2 * max(ms.median for ms in times.values()))
+    summary = "; ".join(
+        f"{model}: median {as_ms(ms.median)}, p90 {as_ms(ms.p90)}, p99 {as_ms(ms.p99)}" for model, ms in times.items()
     )
     return lines(
         name,
         title,
-        f"Share of the calls that took at most so long. {words}.",
+        f"Share of the calls that took at most so long. {summary}.",
         series,
         x_name="ms",
         y_name="calls that took at most so long",
@@ -163,7 +148,7 @@ def _distribution(name: str, title: str, row: LatencyFigures) -> Markup:
 def stages(report: Report) -> list[Markup]:
     """How long every stage took."""
     most = max(stage.seconds for stage in report.stages) or 1.0
-    found = [
+    shown = [
         Bar(
             stage.name,
             stage.seconds / most,
@@ -172,4 +157,4 @@ def stages(report: Report) -> list[Markup]:
         )
         for stage in report.stages
     ]
-    return in_columns("stages", "Time of the stages", found)
+    return in_columns("stages", "Time of the stages", shown)

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slimsight.deploy.budget import BudgetFile, Limit, check_report, load_budget
-from slimsight.deploy.report.checks import run_checks
+from slimsight.deploy.budget import BudgetFile, Limit, check_report, load_budget, run_checks
 from slimsight.deploy.report.schema import Check, Report
 from slimsight.deploy.report.units import excess_text
 
@@ -161,23 +160,23 @@ def test_a_warning_passes_and_says_by_how_much() -> None:
     )
     verdict = check_report(report(), budget)
     assert verdict.passed
-    assert [(item.check.name, item.check.limit, item.status) for item in verdict.found] == [
+    assert [(item.check.name, item.check.limit, item.status) for item in verdict.items] == [
         ("MACs", 19_000_000, "warned"),
         ("test accuracy", 0.9, "warned"),
     ]
-    assert [excess_text(item.check) for item in verdict.found] == ["5.3 % above", "1.00 points below"]
+    assert [excess_text(item.check) for item in verdict.items] == ["5.3 % above", "1.00 points below"]
     assert verdict.summary() == "all 2 checks passed, 2 warned"
 
 
 def test_what_fails_is_no_warning_too() -> None:
     verdict = check_report(report(), BudgetFile.model_validate({"macs": {"fail": "19M", "warn": "18M"}}))
     assert not verdict.passed
-    assert [(item.status, item.check.limit) for item in verdict.found] == [("failed", 19_000_000)]
+    assert [(item.status, item.check.limit) for item in verdict.items] == [("failed", 19_000_000)]
 
 
 def test_a_missing_figure_with_a_warning_alone_warns() -> None:
     verdict = check_report(report(latency=[]), BudgetFile.model_validate({"speedup": {"warn": 1.5}}))
-    assert [item.status for item in verdict.found] == ["warned"]
+    assert [item.status for item in verdict.items] == ["warned"]
 
 
 def test_parity_may_fail_by_rows_and_warn_by_figures() -> None:

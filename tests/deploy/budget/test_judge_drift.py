@@ -101,10 +101,13 @@ def test_no_image_with_two_maps_is_no_pass(finished: Any) -> None:
         ("{}", "saliency_drift: it limits nothing: give at least one of center_px"),
         ("", "saliency_drift: has no value"),
         ("{iou: }", "saliency_drift.iou: has no value"),
-        ("{iou: 50}", "saliency_drift.iou: 50 is no overlap of maps: give a share from 0 to 1 or a percentage"),
-        ("{center_px: 3mm}", "saliency_drift.center_px: '3mm' is no distance: give the most pixels allowed"),
-        ("{center_px: -1}", "saliency_drift.center_px: -1 is no distance"),
-        ("{moved: much}", "saliency_drift.moved: 'much' is no share of images"),
+        (
+            "{iou: 50}",
+            "saliency_drift.iou: 50 is not a valid overlap of maps: give a share from 0 to 1 or a percentage",
+        ),
+        ("{center_px: 3mm}", "saliency_drift.center_px: '3mm' is not a valid distance: give the most pixels allowed"),
+        ("{center_px: -1}", "saliency_drift.center_px: -1 is not a valid distance"),
+        ("{moved: much}", "saliency_drift.moved: 'much' is not a valid share of images"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, text: str, said: str) -> None:

@@ -181,7 +181,7 @@ def test_the_commit_is_named_since_which_layers_grew(
     [
         ("[1]", "is not the JSON of a check"),
         ("{", "cannot be read as JSON"),
-        ('{"schema": 1, "macs": 1, "layers": [{"nam": 1}]}', "is not whole"),
+        ('{"schema": 1, "macs": 1, "layers": [{"nam": 1}]}', "is not complete"),
     ],
 )
 def test_a_json_that_no_check_wrote(

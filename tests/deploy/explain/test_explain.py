@@ -152,7 +152,7 @@ def test_words_for_every_case() -> None:
 def test_looks_say_what_maps_cannot() -> None:
     maps = torch.stack([torch.ones(4, 4), -torch.ones(4, 4), torch.eye(4)])
     flat, zero, eye = to_drawable(Saliency(maps, uncertainty=torch.full((3, 4, 4), 0.5)))
-    assert (flat.says, zero.says, eye.says) == ("constant map", "nothing above zero", None)
+    assert (flat.degenerate, zero.degenerate, eye.degenerate) == ("constant map", "nothing above zero", None)
     assert flat.centre is None
     assert eye.centre == (1.5, 1.5)
     assert eye.region.sum() == 2

@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 
 from slimsight.deploy.report.markdown import render_markdown, write_markdown
-from slimsight.deploy.report.rows import to_table
 from slimsight.deploy.report.schema import Report
+from slimsight.deploy.report.table import markdown_table
 
 PICTURES = ("saliency.png", "channels.png")
 
@@ -159,7 +159,7 @@ def test_dynamic_model_is_timed_too(content: dict[str, Any]) -> None:
 
 
 def test_tables_line_up_and_escape() -> None:
-    table = to_table(["name", "n"], [["a|b", "1"], ["longer name", "12345"]], "lr")
+    table = markdown_table(["name", "n"], [["a|b", "1"], ["longer name", "12345"]], "lr")
     assert table.splitlines() == [
         "| name        |     n |",
         "| ----------- | ----: |",

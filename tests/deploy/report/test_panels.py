@@ -15,12 +15,12 @@ def has_colour(picture: np.ndarray, colour: tuple[int, int, int]) -> bool:
     return bool((np.abs(picture - np.array(colour)).max(-1) <= 3).any())
 
 
-def look(side: int = 16, *, shift: int = 0, uncertainty: bool = False, says: str | None = None) -> DrawableMaps:
+def look(side: int = 16, *, shift: int = 0, uncertainty: bool = False, degenerate: str | None = None) -> DrawableMaps:
     row, column = np.mgrid[:side, :side]
     mass = np.exp(-((row - side / 2) ** 2 + (column - side / 2 - shift) ** 2) / (2 * (side / 6) ** 2))
     unsure = np.full((side, side), 0.2) if uncertainty else None
-    centre = None if says else (side / 2, side / 2 + shift)
-    return DrawableMaps(np.zeros_like(mass) if says else mass, mass > 0.5, centre, says, unsure)
+    centre = None if degenerate else (side / 2, side / 2 + shift)
+    return DrawableMaps(np.zeros_like(mass) if degenerate else mass, mass > 0.5, centre, degenerate, unsure)
 
 
 IMAGE = np.full((3, 16, 16), 90, np.uint8)
@@ -49,7 +49,7 @@ def test_uncertainty_takes_two_more_columns(tmp_path: Path, recwarn: pytest.Warn
 
 
 def test_a_map_that_says_nothing_has_no_outline(tmp_path: Path) -> None:
-    rows = [PanelRow("rbf", look(), look(says="constant map"), [])]
+    rows = [PanelRow("rbf", look(), look(degenerate="constant map"), [])]
     draw_panel(tmp_path / "a.png", IMAGE, "x", [], rows)
     maps = pixels(tmp_path / "a.png")[300:-100]
     assert not has_colour(maps, CYAN)

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from slimsight.deploy.report.canvas import to_heat
-from slimsight.deploy.report.pictures import _shorten, draw_channels, draw_saliency
+from slimsight.deploy.report.pictures import draw_channels, draw_saliency
+from slimsight.deploy.report.units import shortened
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -77,8 +78,8 @@ def test_many_groups_take_two_columns(tmp_path: Path) -> None:
 
 
 def test_long_names_keep_both_ends() -> None:
-    assert _shorten("net.layer1", 10) == "net.layer1"
-    assert _shorten("net.layer1.0.conv1", 10) == "net….conv1"
+    assert shortened("net.layer1", 10) == "net.layer1"
+    assert shortened("net.layer1.0.conv1", 10) == "net….conv1"
 
 
 def test_pyplot_is_never_loaded() -> None:

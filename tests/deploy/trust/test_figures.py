@@ -44,7 +44,8 @@ def rows() -> list[dict[str, Any]]:
 
 
 def test_a_table_says_what_is_better_and_leaves_what_was_not_taken_empty(rows: list[dict[str, Any]]) -> None:
-    heads, lines = figures(rows)
+    table = figures(rows)
+    heads, lines = table.head[1:], {row[0]: row[1:] for row in table.rows}
     assert heads[:3] == ["sanity", "Spearman at the end", "SSIM at the end"]
     assert heads[3:7] == ["KL, nats ↓", "change in output ↓", "insertion ↑", "deletion ↓"]
     assert heads[7:] == ["tiles of 8 ↑", "in the box (chance 0.250) ↑", "ROAR accuracy, mean ↓"]

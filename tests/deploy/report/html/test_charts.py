@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from slimsight.deploy.report.html.charts import Bar, Point, Series, bars, in_columns, lines, scatter
 from slimsight.deploy.report.html.facts import wilson
-from slimsight.deploy.report.html.svg import WIDTH, AxisScale, shortened, tag
+from slimsight.deploy.report.html.svg import WIDTH, AxisScale, fitted, tag
 
 
 @given(st.floats(-1e9, 1e9), st.floats(1e-9, 1e9), st.integers(2, 8))
@@ -86,8 +86,8 @@ def test_marks_in_the_same_place_are_drawn_beside_each_other() -> None:
 
 
 def test_long_names_keep_their_ends() -> None:
-    assert shortened("short", 200) == "short"
-    name = shortened("net.layer4.2.a_very_long_name_indeed.conv2", 140)
+    assert fitted("short", 200) == "short"
+    name = fitted("net.layer4.2.a_very_long_name_indeed.conv2", 140)
     assert len(name) == 20
     assert name.startswith("net.la")
     assert name.endswith("indeed.conv2")

@@ -27,7 +27,7 @@ def pages(content: dict[str, Any], to_folder: Folders) -> list[RunPage]:
 def rows(pages: list[RunPage]) -> dict[str, list[str]]:
     """A star before the best, as the page has it."""
     _, found = figure_table(pages)
-    return {name: [f"*{cell.said}" if isinstance(cell, Best) else cell for cell in cells] for name, cells in found}
+    return {name: [f"*{cell.text}" if isinstance(cell, Best) else cell for cell in cells] for name, cells in found}
 
 
 def test_the_best_of_a_row_is_marked(pages: list[RunPage]) -> None:

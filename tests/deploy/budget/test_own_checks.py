@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from slimsight.deploy.report.checks import run_checks
+from slimsight.deploy.budget import run_checks
 from slimsight.deploy.report.schema import Report, Verdict
 from slimsight.deploy.report.units import check_texts
 

@@ -1,0 +1,50 @@
+"""The checks that every run makes on itself, and their verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from ..report.parts import DynamicFigures
+from ..report.schema import BudgetFigures, Exactness, LatencyFigures, ModelFigures, ParityRow, Unit, Verdict
+from .figures import TimedFigures
+from .judge import NO_LATENCY, NOT_FINITE, latency_checks, parity_passed
+from .limit import Limit
+from .verdict import check_figure
+
+EXACTNESS_LIMIT: Final = 1e-5  # relative difference of logits, hard gates against slim model
+
+
+def run_checks(
+    *,
+    slim: ModelFigures,
+    budget: BudgetFigures,
+    exactness: Exactness,
+    parity: Sequence[ParityRow],
+    latency: Sequence[LatencyFigures] = (),
+    dynamic: DynamicFigures | None = None,
+) -> Verdict:
+    """The run's own verdict: within its recipe's budget, exact, counted right, and in parity.
+
+    A run that exported nothing passes ``parity=()`` and has no parity check.
+    """
+    checks = []
+    if budget.macs_max is not None:
+        checks.append(check_figure("MACs", budget.macs_max, slim.macs, "MACs"))
+    if dynamic is not None:
+        checks.append(check_figure("MACs, dynamic, mean", dynamic.macs_max, dynamic.macs_mean, "MACs"))
+        checks.append(check_figure("routes like PyTorch's", 1, dynamic.route_agreement, "overlap", bound="min"))
+    costs: tuple[tuple[str, float | None, int, Unit], ...] = (
+        ("parameters", budget.params_max, slim.params, "parameters"),
+        ("size of the weights", budget.size_max, slim.size_bytes, "bytes"),
+    )
+    checks += [check_figure(name, limit, value, unit) for name, limit, value, unit in costs if limit is not None]
+    if budget.latency_max is not None:
+        timed = TimedFigures.of_rows(latency)
+        checks += [item.check for item in latency_checks(timed, Limit(budget.latency_max), NO_LATENCY)]
+    difference = exactness.gated_vs_slim_max_rel
+    reason = NOT_FINITE if difference is None else None
+    checks.append(check_figure("exactness, gated against slim", EXACTNESS_LIMIT, difference, "error", reason=reason))
+    predicted, counted = exactness.cost_model_macs, exactness.fvcore_macs
+    checks.append(check_figure("cost model against fvcore", counted, predicted, "MACs", bound="equal"))
+    return Verdict.of([*checks, parity_passed(parity)] if parity else checks)
