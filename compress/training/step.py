@@ -3,8 +3,6 @@
 No ``from __future__ import annotations`` here: DDP reads the hook's annotations, which must not be strings.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
