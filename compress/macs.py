@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from .modes import evaluating
+from .modes import eval_mode
 
 # fvcore's names for a convolution and for a linear layer, which torch lowers in two ways.
 _COUNTED = ("conv", "linear", "addmm")
@@ -41,7 +41,7 @@ def count_macs(model: nn.Module, example: Tensor) -> MacsCount:
         warnings.simplefilter("ignore", FutureWarning)  # fvcore scripts functions on import; torch deprecates that
         from fvcore.nn import FlopCountAnalysis
 
-    with evaluating(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad():
         counter = FlopCountAnalysis(model, example)
         counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         counts = {

@@ -9,7 +9,7 @@ from torch import nn
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """Eval mode inside the block; then each module is back in its own mode (BN may be frozen by itself)."""
     modes = {module: module.training for module in model.modules()}
     model.eval()

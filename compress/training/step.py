@@ -15,7 +15,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from ..data import Batch, BatchSource, rows_of
+from ..data import Batch, BatchSource, shard_rows
 from ..errors import DataError
 from ..parallel.global_batch import GlobalBatch
 from ..parallel.processes import all_reduce_sum, computing_shard, rank, sync_random_state, world_size
@@ -77,7 +77,7 @@ class SharedStep:
                 f"a batch of {source.batch_size} images cannot be shared by {self.processes} processes in "
                 f"{self.accumulate} parts each: raise batch_size (or give more images), or take fewer of them"
             )
-        parts = source.epoch(epoch, start, share=rows_of(rank(), self.processes, self.accumulate))
+        parts = source.epoch(epoch, start, sharding=shard_rows(rank(), self.processes, self.accumulate))
         while batch := list(itertools.islice(parts, self.accumulate)):
             yield batch
 
