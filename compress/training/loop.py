@@ -60,7 +60,7 @@ def fit(
         checkpoints: where it goes on from, and saves to; the result is the same to the bit. None: neither.
 
     Raises:
-        PruningError: the loss, or at a save a weight, is not finite.
+        TrainingError: the loss, or at a save a weight, is NaN or infinite; the message names ``what``.
         KeyboardInterrupt: it was asked to stop; the last step is in its checkpoint.
     """
     assert (epochs is None) != (steps is None)
