@@ -42,7 +42,7 @@ def test_safetensors(what: str, place: Any, refused: Callable[..., str]) -> None
     run = place.run()
     (run / "slim" / "model.safetensors").write_bytes(SAFETENSORS[what])
     said = refused("explain", run, place.write("x.png", b""), "--with", "gradient")
-    assert "is no readable safetensors file" in said
+    assert "is not a readable safetensors file" in said
 
 
 def test_weights_of_another_model(place: Any, refused: Callable[..., str]) -> None:

@@ -154,7 +154,7 @@ def test_torch_files_without_a_state_dict(tmp_path: Path, content: Any, message:
     ("name", "content", "message"),
     [
         ("w.onnx", b"x", "ends in '.onnx', not .safetensors, .pt or .pth; save the weights alone"),
-        ("w.safetensors", b"half", "is no readable safetensors file: "),
+        ("w.safetensors", b"half", "is not a readable safetensors file: "),
         ("w.pt", b"", "is damaged, or no torch file (EOFError"),
         ("w.pt", b"half a file", "w.pt is damaged, or no torch file (KeyError: "),
         ("gone.pt", None, "gone.pt does not exist; give a .safetensors file or a state dict (.pt, .pth)"),

@@ -103,7 +103,9 @@ def test_a_loss_that_is_no_number_stops_at_its_step_before_it_is_learned_from(
         found = nn.functional.cross_entropy(wrapped(batch.images), batch.labels)
         return {"loss": found * float("nan") if len(done) == 6 else found}
 
-    message = r"test: training diverged, the loss is nan at step 7 of 20, at a learning rate of 0\.1; lower its learning "
+    message = (
+        r"test: training diverged, the loss is nan at step 7 of 20, at a learning rate of 0\.1; lower its learning "
+    )
     message += r"rate and run again \(the last good checkpoint is of step 6\)"
     with pytest.raises(TrainingError, match=message):
         fit(
