@@ -1,4 +1,4 @@
-"""What a network costs: multiply-accumulates, parameters and bytes.
+"""Cost of a network: multiply-accumulates (MACs), parameters and bytes.
 
 MACs are those of convolutions and linear layers, counted by fvcore: one fused multiply-add is one MAC.
 Not counted: biases, normalisation, activations, pooling, additions, attention scores.
@@ -23,8 +23,8 @@ _COUNTED = ("conv", "linear", "addmm")
 class MacsCount:
     """MACs for one image: the sum, and each convolution and linear module by its name in the model.
 
-    A layer that the model calls through ``torch.nn.functional`` has no module: it is in ``total`` only.
-    torch's fused attention (transformers in eval mode) is one operator to fvcore: it is in neither.
+    Layers called through ``torch.nn.functional`` have no module and are only in ``total``; torch's fused attention
+    (transformers in eval mode) is a single operator to fvcore and in neither.
     """
 
     total: int
@@ -34,7 +34,7 @@ class MacsCount:
 def count_macs(model: nn.Module, example: Tensor) -> MacsCount:
     """Count the MACs of ``model`` in eval mode on ``example`` (1, 3, H, W), on the device where both are.
 
-    Returns the model in the mode it came in, module by module.
+    Modules are put back into their modes.
     """
     assert len(example) == 1, f"MACs are per image; the example has {len(example)}"
     with warnings.catch_warnings():

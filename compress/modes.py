@@ -1,4 +1,4 @@
-"""Training and eval modes of a network's modules, one by one: layers may be in modes of their own."""
+"""Eval mode of a network as a context, restored module by module."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside the block; then each module is back in its own mode (BN may be frozen by itself)."""
+    """Context: eval mode; afterwards each module is back in its own mode (frozen BN layers may differ)."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

@@ -89,7 +89,7 @@ def test_what_cannot_be_saved_is_said_once_and_costs_only_a_restart(
         checkpoints=Checkpoints(tmp_path, "key", seconds=0, progress=notes),
     )
     assert len(history.epochs) == 2
-    assert notes.said == ["test: would start over if it were interrupted; not to be saved: parts/odd/value is a set"]
+    assert notes.said == ["test: cannot be saved and would start over after an interrupt: parts/odd/value is a set"]
     assert not list(tmp_path.iterdir())
 
 
