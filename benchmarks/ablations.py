@@ -23,7 +23,7 @@ from ablations_pictures import draw
 from ablations_study import FIG_4B, REALX, Point, Study, points
 
 from slimsight.compress.data import Batches
-from slimsight.compress.errors import PruningError
+from slimsight.compress.errors import PruningError, TrainingError
 from slimsight.compress.explain import STEERING, ExplainedClassifier, drift_of, explanations, make_explainer
 from slimsight.compress.explain.fidelity import drift_by
 from slimsight.compress.files.atomic import read_json, read_tensors, write_json, write_tensors
@@ -75,7 +75,7 @@ def learned(study: Study, point: Point) -> Row:
             budget=session.limits["macs"],
             targets=targets,
         )
-    except PruningError as error:
+    except (PruningError, TrainingError) as error:
         return {**row, "error": str(error)}
     row |= {"gate_seconds": time.monotonic() - started, "gates": result.to_dict()}
     plan = select(cost, result.scores, budget=session.limits, align=1, rank_weight=recipe.budget.rank_weight).plan

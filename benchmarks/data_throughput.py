@@ -37,7 +37,7 @@ from PIL import Image
 
 from slimsight.compress.config import DataConfig
 from slimsight.compress.data import FileBatches, ImageSet, Splits, open_splits, to_batches
-from slimsight.compress.data.augment import chances, epoch_key
+from slimsight.compress.data.augment import epoch_key, uniform_draws
 from slimsight.compress.files.atomic import write_json
 from slimsight.deploy.machine import device_name, versions
 
@@ -117,7 +117,7 @@ def _decode(batches: FileBatches, rows: Any, first: int, start: Barrier, end: Ba
     key = epoch_key(0, 0)
     start.wait()
     for number, row in enumerate(rows):
-        batches.augmentation.read(batches.files, int(row), chances(key, first + number))
+        batches.augmentation.read(batches.files, int(row), uniform_draws(key, first + number))
     end.wait()
 
 

@@ -33,7 +33,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from slimsight.compress.data.partition import check_list, read_list
+from slimsight.compress.data.lists import check_val_list, read_val_list
 from slimsight.compress.errors import SlimError
 from slimsight.compress.files.atomic import write_json
 from slimsight.compress.surgery import PrunePlan, slim_
@@ -82,7 +82,7 @@ def use_report(path: Path) -> None:
 
 
 def use_list(path: Path) -> None:
-    check_list(read_list(path), IMAGES, path=path)
+    check_val_list(read_val_list(path), IMAGES, path=path)
 
 
 Kind = tuple[Any, Callable[[Any], str], str, Callable[[Path], None]]

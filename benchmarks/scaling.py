@@ -22,7 +22,7 @@ from torch import nn
 from torchvision import models as torchvision_models
 
 from slimsight.compress.config import ExplainerConfig, FinetuneConfig, GatesConfig
-from slimsight.compress.data import Batch, Share, TensorBatches, all_rows
+from slimsight.compress.data import Batch, Sharding, TensorBatches, all_rows
 from slimsight.compress.errors import PruningError
 from slimsight.compress.explain import STEERING, ExplainedClassifier, Selector, find_scales, new_predictor, to_targets
 from slimsight.compress.explain.amortized.predictor import train_predictor
@@ -45,8 +45,8 @@ class Timed(TensorBatches):
         super().__init__(images, labels, batch_size)
         self.asked: list[float] = []
 
-    def epoch(self, k: int, start: int = 0, *, share: Share = all_rows) -> Iterator[Batch]:
-        for batch in super().epoch(k, start, share=share):
+    def epoch(self, k: int, start: int = 0, *, sharding: Sharding = all_rows) -> Iterator[Batch]:
+        for batch in super().epoch(k, start, sharding=sharding):
             self.asked.append(time.perf_counter())
             yield batch
         self.asked.append(time.perf_counter())
@@ -137,8 +137,8 @@ class Until:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def epoch(self, k: int, start: int = 0, *, share: Share = all_rows) -> Iterator[Batch]:
-        for batch in self.batches.epoch(k, start, share=share):
+    def epoch(self, k: int, start: int = 0, *, sharding: Sharding = all_rows) -> Iterator[Batch]:
+        for batch in self.batches.epoch(k, start, sharding=sharding):
             if len(self.batches.asked) > self.most + 1:  # one more was asked for to see its shape
                 raise Enough("enough steps")
             yield batch

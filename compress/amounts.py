@@ -1,4 +1,4 @@
-"""Amounts as people write them: ``50%``, ``20M``, ``0.5 GMACs``, ``1.2 MB``, ``3 ms``."""
+"""Parsing of amounts with units: ``50%``, ``20M``, ``0.5 GMACs``, ``1.2 MB``, ``3 ms``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _with_words(*words: str) -> dict[str, float]:
 
 
 MACS_UNITS: Final = _with_words("mac", "macs")
-"""``60M``, ``60 MMACs``, ``60 M MACs``; a FLOP is none of them: most who count FLOPs count two per MAC."""
+"""``60M``, ``60 MMACs``, ``60 M MACs``; not FLOPs, of which many count two per MAC."""
 PARAM_UNITS: Final = _with_words("param", "params", "parameter", "parameters")
 BYTE_UNITS: Final = COUNT_UNITS | {
     "b": 1.0,
@@ -31,16 +31,16 @@ BYTE_UNITS: Final = COUNT_UNITS | {
     "gib": 2.0**30,
 }
 TIME_UNITS: Final = {"us": 1e-3, "ms": 1.0, "s": 1e3}
-"""In milliseconds; a time without a unit is no time."""
+"""In milliseconds; a unit is required."""
 
 PLAUSIBLE: Final = 1000
-"""40 is meant as 40 % or as 40 M, never as 40."""
+"""Smallest bare number taken for an amount: 40 is meant as 40 % or 40 M, never as 40."""
 
 
 def read_number(value: object) -> tuple[float, str] | None:
-    """A number as a person wrote it, with its unit in lower case, joined: ``"1.2 M MACs"`` -> (1.2, "mmacs").
+    """Parse a number and its unit, in lower case without spaces: ``"1.2 M MACs"`` -> (1.2, "mmacs").
 
-    None when it is not a finite number. YAML takes ``20e6`` (no dot) for text, so text is read too.
+    None if it is not a finite number. Text is parsed too, as YAML reads ``20e6`` (without a dot) as text.
     """
     if isinstance(value, int | float) and not isinstance(value, bool):
         return (float(value), "") if math.isfinite(value) else None
@@ -59,16 +59,19 @@ class Amount:
     relative: bool
 
     def of(self, original: float) -> float:
-        """The limit, given the original's amount."""
+        """The limit for an original of this amount."""
         return self.value * original if self.relative else self.value
 
     def limit(self, original: int) -> int:
-        """The largest whole number allowed, given the original's."""
+        """The largest integer allowed for an original of this amount."""
         return math.floor(self.of(original) * (1 + 1e-12))  # .29 * 100 is 28.999999999999996
 
 
 def number_pattern(units: Iterable[str]) -> str:
-    """A regular expression (of JSON Schema) for what ``read_number`` reads with one of ``units``; ``""``: without."""
+    """Regular expression (for JSON Schema) of numbers with one of ``units``, as ``read_number`` reads them.
+
+    A unit ``""`` allows numbers without a unit.
+    """
     words = sorted({*units} - {""}, key=lambda unit: (-len(unit), unit))
     if not words:
         unit = ""
@@ -80,14 +83,14 @@ def number_pattern(units: Iterable[str]) -> str:
 
 
 def to_amount(value: object, *, what: str, units: Mapping[str, float], example: str) -> Amount:
-    """The amount that ``value`` means.
+    """Parse a limit: a ratio to the original, or an amount with a unit.
 
     Args:
-        what: what is limited, for messages.
-        units: allowed units, in lower case; ``""`` where a bare number is an amount.
+        what: the limited quantity, for messages.
+        units: allowed units, in lower case; with ``""`` a bare number is an amount.
 
     Raises:
-        ValueError: one sentence: no amount, of the wrong unit, or above the original's.
+        ValueError: not a valid amount, a wrong unit, or more than the original (one sentence).
     """
     if isinstance(value, Amount):
         return value
@@ -97,7 +100,7 @@ def to_amount(value: object, *, what: str, units: Mapping[str, float], example: 
     if parsed is None or parsed[0] <= 0 or (parsed[1] not in ("%", "") and parsed[1] not in units):
         if parsed is not None and "flop" in parsed[1] and "macs" in units:
             raise ValueError(f"{value!r} is in FLOPs, which some count twice as many as MACs: {allowed}")
-        raise ValueError(f"{value!r} is no limit on {what}: {allowed}")
+        raise ValueError(f"{value!r} is not a valid limit on {what}: {allowed}")
     number, unit = parsed
     if unit == "%" or (unit == "" and number <= 1):
         ratio = number / 100 if unit == "%" else number

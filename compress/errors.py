@@ -1,4 +1,4 @@
-"""One family of errors: each message says what was given, what is allowed and what to do."""
+"""Exceptions raised for users, and recognising errors of exhausted memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class SlimError(Exception):
-    """Base of everything slimsight raises for its users; ``exit_code`` is the command line's answer."""
+    """Base class; messages say what was given, what is allowed and what to do. ``exit_code``: of the command line."""
 
     exit_code = 2
 
@@ -29,7 +29,11 @@ class ModelError(SlimError):
 
 
 class PruningError(SlimError):
-    """Nothing can shrink, the budget is out of reach, or a stage of learning did not converge."""
+    """Nothing can shrink, a budget is out of reach, or gates or an explainer did not converge."""
+
+
+class TrainingError(SlimError):
+    """A training diverged: its loss or a weight is NaN or infinite."""
 
 
 class ExportError(SlimError):
@@ -41,13 +45,13 @@ class RuntimeMissing(ExportError):
 
 
 class RunError(SlimError):
-    """A run directory that is busy, full or not ours."""
+    """A run directory that is busy, full or not slimsight's, or a process that ran out of memory."""
 
 
 class Damaged(RunError):
-    """A file that is not what was written: cut off, changed or gone. ``path``: which; ``how``: in words.
+    """A file that differs from what was written: truncated, changed or missing. ``how``: in words.
 
-    ``remedy`` says what to do; whoever knows the command that writes the file anew gives it (``remedied``).
+    ``remedy``: what to do, given by code that knows which command writes the file anew (``remedied``).
     """
 
     def __init__(self, path: Path, how: str, remedy: str = "") -> None:
@@ -55,31 +59,31 @@ class Damaged(RunError):
         self.path, self.how = path, how
 
     def remedied(self, remedy: str) -> Damaged:
-        """The same, with what to do."""
+        """The same error with ``remedy``."""
         return Damaged(self.path, self.how, remedy)
 
 
 class Interrupted(SlimError):
-    """A run that something ended from outside; it is safe to run it again."""
+    """A run that was ended from outside; it is safe to run it again."""
 
     exit_code = 130
 
 
 class BudgetExceeded(SlimError):
-    """The work is done, but a budget or a check failed."""
+    """The work is done, but a budget or a check is not met."""
 
     exit_code = 1
 
 
 _ON_DEVICE = ("CUDA out of memory", "CUDA error: out of memory", "MPS backend out of memory", "CUBLAS_STATUS_ALLOC")
 _ON_HOST = ("DefaultCPUAllocator", "can't allocate memory", "bad_alloc", "bad allocation", "Cannot allocate memory")
-_WORKER = "DataLoader worker"  # torch says so of a process that ended by itself
+_WORKER = "DataLoader worker"  # in torch's message about a worker process that died
 
 
 def out_of_memory(error: BaseException) -> str | None:
-    """Which memory ran out, or whose process was killed; None: ``error`` says something else.
+    """Which memory ran out, or that a worker process was killed, with a remedy; None for other errors.
 
-    Messages, not types, tell most of them: torch raises RuntimeError, and no runtime is imported here.
+    Recognised mostly by message: torch raises plain RuntimeError, and no runtime is imported here.
     """
     text = str(error)
     if type(error).__name__ == "OutOfMemoryError" or any(sign in text for sign in _ON_DEVICE):
@@ -96,15 +100,15 @@ def out_of_memory(error: BaseException) -> str | None:
 
 @contextmanager
 def report_out_of_memory(what: str) -> Iterator[None]:
-    """Say in one sentence that ``what`` ran out of memory; other errors pass.
+    """Context: turns an out-of-memory error in ``what`` into a one-sentence RunError; other errors pass.
 
     Raises:
-        RunError: it did, or one of its processes was killed.
+        RunError: memory ran out, or a worker process was killed.
     """
     try:
         yield
     except Exception as error:
-        said = out_of_memory(error)
-        if said is None:
+        reason = out_of_memory(error)
+        if reason is None:
             raise
-        raise RunError(f"{what} {said}: what was finished is kept") from error
+        raise RunError(f"{what} {reason}: what was finished is kept") from error

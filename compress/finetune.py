@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import FinetuneConfig, TrainConfig
-from .data import Batch, BatchSource, batches_of
+from .data import Batch, BatchSource, round_robin
 from .explain import ExplainedClassifier, RbfHead, squared_distance
 from .parallel.processes import all_reduce_sum, rank, world_size
 from .training import History, Learning, fit, one_cycle, to_device
@@ -34,7 +34,7 @@ def recalibrate_bn(model: nn.Module, batches: BatchSource, count: int) -> None:
         norm.train()
     device = next(model.parameters()).device
     processes = world_size()
-    own = batches.epoch(0, share=batches_of(rank(), processes))
+    own = batches.epoch(0, sharding=round_robin(rank(), processes))
     # Every statistic is that of a whole batch, which one process sees: only the averages are of all.
     for batch in itertools.islice(own, len(range(rank(), count, processes))):
         model(to_device(batch, device).images)

@@ -1,4 +1,4 @@
-"""What a network costs: multiply-accumulates, parameters and bytes.
+"""Cost of a network: multiply-accumulates (MACs), parameters and bytes.
 
 MACs are those of convolutions and linear layers, counted by fvcore: one fused multiply-add is one MAC.
 Not counted: biases, normalisation, activations, pooling, additions, attention scores.
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from .modes import evaluating
+from .modes import eval_mode
 
 # fvcore's names for a convolution and for a linear layer, which torch lowers in two ways.
 _COUNTED = ("conv", "linear", "addmm")
@@ -23,8 +23,8 @@ _COUNTED = ("conv", "linear", "addmm")
 class MacsCount:
     """MACs for one image: the sum, and each convolution and linear module by its name in the model.
 
-    A layer that the model calls through ``torch.nn.functional`` has no module: it is in ``total`` only.
-    torch's fused attention (transformers in eval mode) is one operator to fvcore: it is in neither.
+    Layers called through ``torch.nn.functional`` have no module and are only in ``total``; torch's fused attention
+    (transformers in eval mode) is a single operator to fvcore and in neither.
     """
 
     total: int
@@ -34,14 +34,14 @@ class MacsCount:
 def count_macs(model: nn.Module, example: Tensor) -> MacsCount:
     """Count the MACs of ``model`` in eval mode on ``example`` (1, 3, H, W), on the device where both are.
 
-    Returns the model in the mode it came in, module by module.
+    Modules are put back into their modes.
     """
     assert len(example) == 1, f"MACs are per image; the example has {len(example)}"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # fvcore scripts functions on import; torch deprecates that
         from fvcore.nn import FlopCountAnalysis
 
-    with evaluating(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad():
         counter = FlopCountAnalysis(model, example)
         counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         counts = {

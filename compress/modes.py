@@ -1,4 +1,4 @@
-"""Training and eval modes of a network's modules, one by one: layers may be in modes of their own."""
+"""Eval mode of a network as a context, restored module by module."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import nn
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside the block; then each module is back in its own mode (BN may be frozen by itself)."""
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Context: eval mode; afterwards each module is back in its own mode (frozen BN layers may differ)."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""How long stages tell where they are. The command line draws; everything below it only reports."""
+"""Progress reporting protocol (drawn by the command line), and the stop flag that training loops poll."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class Progress(Protocol):
-    """What a long stage may say. Implementations decide how it looks."""
+    """Protocol: progress of long stages. Implementations decide on the display."""
 
     def track(
         self, items: Iterable[T], what: str, *, total: int | None = None, unit: str = "it", scale: int = 1
@@ -18,16 +18,16 @@ class Progress(Protocol):
         ...
 
     def show(self, **figures: float) -> None:
-        """Figures to stand beside the bar that runs now."""
+        """Show figures beside the current progress bar."""
         ...
 
     def note(self, text: str) -> None:
-        """One line that stays on the screen and in the log."""
+        """Print a line that stays on the screen and in the log."""
         ...
 
 
 class Silent:
-    """Reports nothing: the default of every function."""
+    """Progress that reports nothing: the default."""
 
     def track(
         self, items: Iterable[T], what: str, *, total: int | None = None, unit: str = "it", scale: int = 1
@@ -46,9 +46,9 @@ SILENT: Progress = Silent()
 
 
 class Stop:
-    """A training that heeds it ends the step in progress and saves a checkpoint; all else has to stop at once."""
+    """Flag set on Ctrl-C or SIGTERM; training loops poll it, finish their step and save a checkpoint."""
 
     def __init__(self) -> None:
         self.wanted = False
         self.heeded = False
-        """Whether someone looks at ``wanted`` after every step."""
+        """Whether a training loop polls ``wanted`` now; otherwise the signal must interrupt at once."""

@@ -1,4 +1,4 @@
-"""A named collection that refuses duplicates and, on a miss, names what it holds."""
+"""Generic registry of named objects; refuses duplicates, and lists the names for an unknown one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def nearest(name: str, choices: list[str]) -> str:
 
 
 class Registry(Generic[T]):
-    """Names to objects of one kind. ``kind`` is the word used in messages."""
+    """Objects of one ``kind`` (the word for messages) by name."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -39,7 +39,7 @@ class Registry(Generic[T]):
         """The entry called ``name``.
 
         Raises:
-            ConfigError: no such entry; the message lists the names.
+            ConfigError: there is none; the message lists the names.
         """
         if name not in self._entries:
             choices = sorted(self._entries)

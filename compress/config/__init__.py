@@ -1,4 +1,4 @@
-"""Sections of a recipe that this package owns: frozen, validated on construction, nothing unknown allowed."""
+"""Recipe sections of compression: frozen, validated on construction, unknown keys refused."""
 
 from .base import Count, Fraction, Images, NonNegative, Positive, Section, Share
 from .budget import BudgetConfig, LatencyLimit, MacsLimit, ParamsLimit, SizeLimit

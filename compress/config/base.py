@@ -1,4 +1,4 @@
-"""What every section of a recipe is made of."""
+"""Base class of recipe sections, and constrained number types (``Fraction``, ``Share``, ``Images`` ...)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Count = Annotated[int, Field(ge=1)]
 
 
 def _read_share(value: object) -> float:
-    """0.1, or "10%"."""
+    """Parse a share: 0.1 or "10%"."""
     parsed = read_number(value)
     if parsed is None or parsed[1] not in ("", "%"):
-        raise ValueError(f"{value!r} is no share: give one above 0 and below 1, such as 0.1 or 10%")
+        raise ValueError(f"{value!r} is not a valid share: give one above 0 and below 1, such as 0.1 or 10%")
     share = parsed[0] / 100 if parsed[1] else parsed[0]
     if not 0 < share < 1:
         raise ValueError(f"{value!r} is not above 0 and below 1 (100%): give a share such as 0.1 or 10%")
@@ -26,7 +26,7 @@ def _read_share(value: object) -> float:
 
 
 def _read_images(value: object) -> int | float:
-    """A number of images, or a share of them."""
+    """Parse a number of images, or a share of them."""
     parsed = read_number(value)
     if parsed is not None and parsed[1] == "" and parsed[0] >= 1 and parsed[0] == int(parsed[0]):
         return int(parsed[0])
@@ -43,11 +43,11 @@ _SHARE = [
     {"type": "string", "pattern": number_pattern(["%"])},
 ]
 Share = Annotated[float, BeforeValidator(_read_share), WithJsonSchema({"anyOf": _SHARE})]
-"""Part of something, 0..1; may be written as ``10%``."""
+"""A share above 0 and below 1; may be written as ``10%``."""
 Images = Annotated[
     int | float, BeforeValidator(_read_images), WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, *_SHARE]})
 ]
-"""A number of images, or a share of every class (0.1, ``10%``)."""
+"""A number of images, or a share of each class (0.1, ``10%``)."""
 
 
 class Section(BaseModel):

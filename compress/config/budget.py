@@ -1,4 +1,4 @@
-"""What the slim model may cost."""
+"""Recipe section ``budget``: limits on MACs, parameters, size and latency of the slim model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .base import Count, Section
 
 
 def _read_limit(what: str, units: Mapping[str, float], example: str) -> BeforeValidator:
-    """Reads an amount below the original's."""
+    """Validator for a limit below the original's amount."""
 
     def read(value: object) -> Amount:
         amount = to_amount(value, what=what, units=units, example=example)

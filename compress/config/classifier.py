@@ -1,4 +1,4 @@
-"""Images, classifier, and how classifiers are trained."""
+"""Recipe sections ``data``, ``model`` and ``finetune``: images, classifier, and its training."""
 
 from __future__ import annotations
 

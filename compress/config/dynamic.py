@@ -1,4 +1,4 @@
-"""The input-dependent variant."""
+"""Recipe section ``dynamic``: the input-dependent variant."""
 
 from __future__ import annotations
 

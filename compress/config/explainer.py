@@ -1,4 +1,4 @@
-"""The amortized explainer."""
+"""Recipe section ``explainer``: the amortized explainer and its predictor and selector."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How channels are ranked."""
+"""Recipe section ``gates``: how channels are ranked."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class GatesConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _something_holds_gates_open(self) -> GatesConfig:
+    def _has_a_term_that_ranks_channels(self) -> GatesConfig:
         learned = self.steer not in ("magnitude", "uniform")
         if learned and self.class_weight == 0 and (self.explainer is None or self.steer_weight == 0):
             raise ValueError(

@@ -1,6 +1,6 @@
-"""Images: read once from where they are, split the same way every time, augmented on the batch tensor."""
+"""Image data sets: decoding and caching, train/val/test splits, augmentation, batches and their sharding."""
 
-from .batches import Batch, Batches, Share, all_rows, batches_of, rows_of
+from .batches import Batch, Batches, Sharding, all_rows, round_robin, shard_rows
 from .file_batches import FileBatches, to_batches
 from .flow import Flow
 from .images import ImageSet, Rows
@@ -18,14 +18,14 @@ __all__ = [
     "ImageSet",
     "LoaderBatches",
     "Rows",
-    "Share",
+    "Sharding",
     "Splits",
     "TensorBatches",
     "all_rows",
-    "batches_of",
     "first_images",
     "one_pass",
     "open_splits",
-    "rows_of",
+    "round_robin",
+    "shard_rows",
     "to_batches",
 ]

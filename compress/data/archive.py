@@ -1,4 +1,4 @@
-"""An image tree inside a tar archive, read from front to back once; no file of it is unpacked to disk."""
+"""Image tree in a tar archive, streamed in one pass; nothing is unpacked to disk."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ..errors import DataError
 from ..files.untrusted import MEBIBYTE, open_limited, printable
 from .cache import fingerprint
 from .decode import MOST_BYTES, Decoded, Encoded, decode, error_text, is_image
-from .partition import check_classes, same_classes
+from .partition import check_classes, check_same_classes
 
 _SPLITS = ("train", "test")
-# Headers that say something about the next one: long names, and what POSIX calls extended headers.
-_ABOUT = (
+# Headers that describe the next member: long names, and POSIX extended headers.
+_METADATA_TYPES = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
     tarfile.XHDTYPE,
@@ -29,20 +29,21 @@ _ABOUT = (
     tarfile.SOLARIS_XHDTYPE,
 )
 _BLOCK = 512  # bytes of a tar block
-_MOST_NAME = MEBIBYTE  # of what a tar holds about a member beside its header; tarfile takes it into memory whole
-_FREE, _MOST_RATIO = 512 * MEBIBYTE, 200  # images that shrink to less than a two-hundredth hold nothing
+_MAX_METADATA = MEBIBYTE  # bytes of such a header; tarfile reads it into memory at once
+# A decompression bomb: more than this many bytes, at more than this ratio. Images do not compress so well.
+_BOMB_BYTES, _BOMB_RATIO = 512 * MEBIBYTE, 200
 
 
 @dataclass
-class _Contents:
-    """What a pass through the archive saw."""
+class _TreeIndex:
+    """Class folders and image names per split, collected while the archive is read."""
 
     prefix: str | None = None  # a folder around train/ and test/, as in archives made by code hosts
     folders: dict[str, set[str]] = field(default_factory=lambda: {split: set() for split in _SPLITS})
     names: dict[str, set[str]] = field(default_factory=lambda: {split: set() for split in _SPLITS})
 
-    def place(self, path: str) -> tuple[str, str] | None:
-        """Split and name below it, or None for what is not part of the tree."""
+    def locate(self, path: str) -> tuple[str, str] | None:
+        """Split and name below it, or None for a path outside the tree."""
         parts = [part for part in path.split("/") if part not in ("", ".")]
         for depth in (0, 1):
             if len(parts) > depth + 1 and parts[depth] in _SPLITS:
@@ -56,7 +57,7 @@ class _Contents:
 
 @dataclass(frozen=True)
 class ArchiveSource:
-    """``train/<class>/*`` and ``test/<class>/*`` in a .tar, .tar.gz, .tar.bz2 or .tar.xz."""
+    """Source: ``train/<class>/*`` and ``test/<class>/*`` in a .tar, .tar.gz, .tar.bz2 or .tar.xz."""
 
     path: Path
     resize: int | None
@@ -69,26 +70,26 @@ class ArchiveSource:
         return fingerprint(split, kind="archive", resize=self.resize, **facts)
 
     def count(self, splits: Collection[str]) -> None:
-        """Known only at the end of the archive."""
+        """None: the number is known only at the end of the archive."""
 
     def stream(self, splits: Collection[str]) -> Iterator[Decoded]:
-        seen = _Contents()
+        seen = _TreeIndex()
         for item in decode(self._encoded(seen), resize=self.resize):
             if item.split in splits:
                 yield item
-        self._check(seen)
+        self._check_tree(seen)
 
-    def _encoded(self, seen: _Contents) -> Iterator[Encoded]:
+    def _encoded(self, seen: _TreeIndex) -> Iterator[Encoded]:
         for member, content in _members(self.path):
             if member.name.startswith("/") or ".." in member.name.split("/"):
                 raise DataError(
-                    f"{self.path}: {printable(member.name)} leads out of the archive; make it again from the folder "
+                    f"{self.path}: {printable(member.name)} points outside the archive; make it again from the folder "
                     "that holds train/ and test/"
                 )
-            placed = seen.place(member.name)
-            if placed is None:
+            location = seen.locate(member.name)
+            if location is None:
                 continue
-            split, name = placed
+            split, name = location
             if member.isdir():
                 label = name.split("/")[0]
                 if not label.startswith("."):
@@ -102,7 +103,7 @@ class ArchiveSource:
                 seen.names[split].add(name)
                 yield Encoded(split, name, content, where)
 
-    def _check(self, seen: _Contents) -> None:
+    def _check_tree(self, seen: _TreeIndex) -> None:
         classes = {split: {name.split("/")[0] for name in seen.names[split]} for split in _SPLITS}
         for split in _SPLITS:
             where = f"{self.path}: {split}/"
@@ -115,33 +116,35 @@ class ArchiveSource:
             if empty:
                 raise DataError(f"class folder {where}{empty[0]} holds no images; add images to it or leave it out")
             check_classes(sorted(classes[split]), where)
-        same_classes(classes["train"], classes["test"], f"{self.path}: train/", f"{self.path}: test/")
+        check_same_classes(classes["train"], classes["test"], f"{self.path}: train/", f"{self.path}: test/")
 
 
 def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
-    """Members in the order of the archive, with the bytes of those that are image files.
+    """Members in the order of the archive; with the bytes of image files, without those of others.
 
     Raises:
-        DataError: not an archive, or one that is damaged or cut off.
+        DataError: not an archive, or a damaged or truncated one.
     """
     try:
         with (
             open_limited(path, sys.maxsize) as raw,
             _decompressed(raw) as file,
             tarfile.open(
-                fileobj=cast(IO[bytes], _Measured(file, raw)), mode="r|", bufsize=2048 * _BLOCK, tarinfo=_Header
+                fileobj=cast(IO[bytes], _BombGuard(file, raw)), mode="r|", bufsize=2048 * _BLOCK, tarinfo=_BoundedHeader
             ) as tar,
         ):
             while (member := tar.next()) is not None:
                 cast(Any, tar).members.clear()  # it would keep every header
                 content = tar.extractfile(member) if member.isreg() and is_image(_basename(member)) else None
                 if content and member.size > MOST_BYTES:
-                    raise tarfile.ReadError(f"{printable(member.name)} says it has {member.size:,} bytes: no image has")
+                    raise tarfile.ReadError(
+                        f"{printable(member.name)} has {member.size:,} bytes, more than the {MOST_BYTES:,} of an image"
+                    )
                 yield member, content.read() if content else b""
-            # A damaged header or a cut-off file looks like the end to tarfile; the real end is zero blocks.
+            # tarfile takes a damaged header or a truncated file for the end; the real end is zero blocks.
             if tar.fileobj is None or tar.fileobj.read(_BLOCK) != bytes(_BLOCK):
                 raise tarfile.ReadError("it ends in the middle")
-    # Of damaged headers tarfile lets errors of int() and of decoding through, and it follows them by recursion.
+    # On damaged headers tarfile lets errors of int() and of decoding through, and it may recurse without end.
     except (
         tarfile.TarError,
         EOFError,
@@ -162,23 +165,19 @@ def _basename(member: tarfile.TarInfo) -> str:
     return member.name.rsplit("/", 1)[-1]
 
 
-class _Header(tarfile.TarInfo):
-    """A header that may not announce more than ``_MOST_NAME`` about the next one."""
+class _BoundedHeader(tarfile.TarInfo):
+    """A tar header; refused if its metadata about the next member exceed ``_MAX_METADATA``."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        found = super().frombuf(buf, encoding, errors)
-        if found.size < 0 or (found.type in _ABOUT and found.size > _MOST_NAME):
-            raise tarfile.ReadError(f"a header announces {found.size:,} bytes about a member, which is damage")
-        return found
+        header = super().frombuf(buf, encoding, errors)
+        if header.size < 0 or (header.type in _METADATA_TYPES and header.size > _MAX_METADATA):
+            raise tarfile.ReadError(f"a header announces {header.size:,} bytes about a member: it is damaged")
+        return header
 
 
-class _Measured:
-    """``file``, which decompresses ``raw``, as long as what comes out of it is not out of all proportion.
-
-    Raises:
-        tarfile.ReadError: from ``read``, when it is.
-    """
+class _BombGuard:
+    """``file``, which decompresses ``raw``; ``read`` raises tarfile.ReadError for a decompression bomb."""
 
     def __init__(self, file: IO[bytes], raw: IO[bytes]) -> None:
         self._file, self._raw, self._count = file, raw, 0
@@ -186,13 +185,13 @@ class _Measured:
     def read(self, size: int) -> bytes:
         content = self._file.read(size)
         self._count += len(content)
-        if self._count > _FREE and self._count > _MOST_RATIO * max(self._raw.tell(), 1):
-            raise tarfile.ReadError(f"its first {self._raw.tell():,} bytes hold {self._count:,}, and images do not")
+        if self._count > _BOMB_BYTES and self._count > _BOMB_RATIO * max(self._raw.tell(), 1):
+            raise tarfile.ReadError(f"its first {self._raw.tell():,} bytes expand to {self._count:,}, unlike images")
         return content
 
 
 def _decompressed(raw: IO[bytes]) -> IO[bytes]:
-    """By the first bytes, not the suffix. Unlike tarfile's, these readers take several streams in a file."""
+    """A decompressing reader, chosen by the first bytes. Unlike tarfile's, these read concatenated streams."""
     start = raw.read(6)
     raw.seek(0)
     if start == b"\xfd7zXZ\x00":

@@ -1,4 +1,4 @@
-"""Which rows of every batch a reader is given: all of them, or what one of several processes computes."""
+"""Batches of an image set in memory or in a cache, and their sharding across processes."""
 
 from __future__ import annotations
 
@@ -14,48 +14,15 @@ from ..errors import DataError
 from ..parallel.processes import ShardSlice, even_slice
 from .images import ImageSet
 
-Share = Callable[[int, int], Sequence[slice]]
-"""The number of a batch in its epoch and its size -> the rows to read, each of them as a batch of its own."""
-
-
-def all_rows(number: int, size: int) -> Sequence[slice]:
-    """Whole batches."""
-    del number
-    return [slice(0, size)]
-
-
-def rows_of(rank: int, world: int, accumulate: int = 1) -> Share:
-    """What process ``rank`` of ``world`` learns on: ``accumulate`` parts of every batch, and its share of each.
-
-    The parts are those of a single process, so that their batch statistics do not depend on ``world``.
-    """
-
-    def share(number: int, size: int) -> Sequence[slice]:
-        del number
-        parts = (even_slice(size, k, accumulate) for k in range(accumulate))
-        mine = ((part.start, even_slice(part.stop - part.start, rank, world)) for part in parts)
-        return [slice(start + rows.start, start + rows.stop) for start, rows in mine]
-
-    return share
-
-
-def batches_of(rank: int, world: int) -> Share:
-    """Every ``world``-th batch as a whole: what is computed of an image is then the same to the bit."""
-    return lambda number, size: [slice(0, size)] if number % world == rank else []
-
-
-def pieces(number: int, size: int, share: Share) -> Iterator[ShardSlice]:
-    """The parts of batch ``number`` that ``share`` gives."""
-    for rows in share(number, size):
-        assert rows.start < rows.stop <= size, "recipes allow no batch with fewer images than processes"
-        yield ShardSlice(rows.start, rows.stop, size)
+Sharding = Callable[[int, int], Sequence[slice]]
+"""(number of a batch in its epoch, its size) -> the row slices to read, each of which becomes a batch."""
 
 
 class Batch(NamedTuple):
     """Images ``(N, 3, H, W)`` float32 in [0, 1]; labels and positions in the image set ``(N,)`` int64.
 
-    Images that stay files come as bytes; ``training.to_device`` makes float32 of them.
-    ``part``: which rows of a larger batch these are; None: it is whole.
+    Images decoded on the fly come as uint8; ``training.to_device`` converts them to float32.
+    ``part``: which rows of a larger batch these are; None: it is a complete batch.
     """
 
     images: Tensor
@@ -64,15 +31,49 @@ class Batch(NamedTuple):
     part: ShardSlice | None = None
 
 
+def all_rows(number: int, size: int) -> Sequence[slice]:
+    """Complete batches: no sharding."""
+    del number
+    return [slice(0, size)]
+
+
+def shard_rows(rank: int, world: int, accumulate: int = 1) -> Sharding:
+    """The rows of every batch that process ``rank`` of ``world`` learns on, in ``accumulate`` parts.
+
+    A batch is first split into the parts, as in a single process, then each part across processes: batch statistics
+    of a part do not depend on ``world``.
+    """
+
+    def slices(number: int, size: int) -> Sequence[slice]:
+        del number
+        parts = (even_slice(size, k, accumulate) for k in range(accumulate))
+        shards = ((part.start, even_slice(part.stop - part.start, rank, world)) for part in parts)
+        return [slice(start + rows.start, start + rows.stop) for start, rows in shards]
+
+    return slices
+
+
+def round_robin(rank: int, world: int) -> Sharding:
+    """Complete batches dealt out in turn: results of an image do not depend on ``world``, to the bit."""
+    return lambda number, size: [slice(0, size)] if number % world == rank else []
+
+
+def shard_slices(number: int, size: int, sharding: Sharding) -> Iterator[ShardSlice]:
+    """The slices of batch ``number`` (of ``size`` images) that ``sharding`` selects."""
+    for rows in sharding(number, size):
+        assert rows.start < rows.stop <= size, "recipes allow no batch with fewer images than processes"
+        yield ShardSlice(rows.start, rows.stop, size)
+
+
 class Batches:
-    """An image set in batches. Order and augmentation depend on ``seed`` and the epoch only.
+    """Batches of an image set. Order and augmentation depend on ``seed`` and the epoch only.
 
     ``crop_padding``: zeros around the image, in pixels, before a random crop back to its size. Padding
     happens in raw image space, before any normalisation: zeros are black.
     ``flip``: mirror every image with probability 1/2.
 
     Raises:
-        DataError: there is nothing to iterate over.
+        DataError: there are no images, or fewer than one batch with ``drop_last``.
     """
 
     def __init__(
@@ -114,18 +115,19 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         return self.epoch(0)
 
-    def epoch(self, k: int, start: int = 0, *, share: Share = all_rows) -> Iterator[Batch]:
+    def epoch(self, k: int, start: int = 0, *, sharding: Sharding = all_rows) -> Iterator[Batch]:
         """The batches of epoch ``k`` from number ``start`` on; the same ``k`` yields the same pixels, whatever was
-        drawn before. Only the rows that ``share`` gives are read; nothing that happens to an image depends on it."""
+        drawn before. Only the rows that ``sharding`` selects are read; the augmentation of an image does not depend on
+        it."""
         random = epoch_generator(self.seed, k)
         total = len(self.images)
         order = torch.randperm(total, generator=random) if self.shuffle else torch.arange(total)
-        # Drawn for the whole epoch at once, so that the batch size does not change what happens to an image.
+        # Drawn for all images at once, so that an image's augmentation does not depend on the batch size.
         corners = torch.randint(2 * self.crop_padding + 1, (total, 2), generator=random)
         mirrored = torch.rand(total, generator=random) < 0.5
         for number in range(start, len(self)):
             first = number * self.batch_size
-            for part in pieces(number, min(self.batch_size, self.count - first), share):
+            for part in shard_slices(number, min(self.batch_size, self.count - first), sharding):
                 rows = slice(first + part.start, first + part.stop)
                 indices = order[rows]
                 images = self._read(indices)
@@ -137,18 +139,18 @@ class Batches:
                 yield Batch(images.to(torch.float32).div_(255), labels, indices, None if part.whole else part)
 
     def _read(self, indices: Tensor) -> Tensor:
-        """Bytes ``(N, 3, H, W)`` at ``indices``, read in the order of the file and put back in theirs."""
-        wanted, back = np.unique(indices.numpy(), return_inverse=True)
-        images = torch.from_numpy(self.images.images[wanted])
-        return images[torch.from_numpy(back)] if self.shuffle else images
+        """Images ``(N, 3, H, W)`` uint8 at ``indices``; read in the order of the file, which is faster."""
+        rows, inverse = np.unique(indices.numpy(), return_inverse=True)
+        images = torch.from_numpy(self.images.images[rows])
+        return images[torch.from_numpy(inverse)] if self.shuffle else images
 
 
 def crop(images: Tensor, corners: Tensor, padding: int) -> Tensor:
-    """Windows of the images' own size in the zero-padded images.
+    """Crops of the images' own size from the zero-padded images.
 
     Args:
         images: ``(N, 3, H, W)``.
-        corners: ``(N, 2)`` int64, row and column of each window in the padded image, 0 to ``2 * padding``.
+        corners: ``(N, 2)`` int64, row and column of each crop in the padded image, 0 to ``2 * padding``.
         padding: zeros on every side, pixels.
     """
     height, width = images.shape[2:]
@@ -158,6 +160,6 @@ def crop(images: Tensor, corners: Tensor, padding: int) -> Tensor:
 
 
 def epoch_generator(seed: int, k: int) -> torch.Generator:
-    """Unrelated random numbers for neighbouring seeds and epochs, where ``seed + k`` would share them."""
+    """Random generator of epoch ``k``; unrelated for neighbouring seeds and epochs, unlike one seeded ``seed + k``."""
     mixed = int.from_bytes(hashlib.blake2b(f"{seed}/{k}".encode(), digest_size=8).digest(), "little") >> 1
     return torch.Generator().manual_seed(mixed)

@@ -1,4 +1,4 @@
-"""Images with one bounding box each, from a table beside them."""
+"""Images with one bounding box each, listed in a CSV or JSON table beside them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COLUMNS = ("file", "x0", "y0", "x1", "y1")
 
 @dataclass(frozen=True)
 class BoxedImages:
-    """Images (N, 3, S, S) float32 in [0, 1] and their boxes (N, 4) int64: x0, y0, x1, y1, the last two excluded."""
+    """Images (N, 3, S, S) float32 in [0, 1] and their boxes (N, 4) int64: x0, y0, x1, y1 (x1 and y1 exclusive)."""
 
     names: tuple[str, ...]
     images: Tensor
@@ -30,33 +30,32 @@ class BoxedImages:
 
 
 def load_boxes(path: Path, side: int) -> BoxedImages:
-    """The images that a table of boxes names, their centre square scaled to ``side``, and their boxes scaled with it.
+    """The images of a table of boxes, their centre square scaled to ``side``, and the boxes scaled with it.
 
     The table is CSV with the header ``file,x0,y0,x1,y1``, or JSON: a list of objects with those keys. ``file`` is
-    relative to the table's folder; x grows to the right, y down, in pixels of the file; x1 and y1 are the first column
-    and row that no longer belong to the box.
+    relative to the table's folder; x grows to the right, y down, in pixels of the file; x1 and y1 are exclusive.
 
     Raises:
-        DataError: a table or an image that cannot be read, or a box that does not lie in its image.
+        DataError: a table or an image that cannot be read, or a box that exceeds its image.
     """
-    rows = _rows(path)
+    rows = _read_table(path)
     names, boxes, encoded = [], [], []
     for number, row in enumerate(rows, 1):
         where = f"{path}, box {number}"
-        name, box = _parse(row, where)
+        name, box = _parse_row(row, where)
         if name in names:
             raise DataError(f"{where}: {printable(name)} has a box already; give one box per file")
         file = path_inside(path.parent, name)
         if file is None:
-            raise DataError(f"{where}: {printable(name)} does not lie below the table's folder; put the images there")
+            raise DataError(f"{where}: {printable(name)} is not below the table's folder; put the images there")
         names.append(name)
-        boxes.append(_scale(box, _size(file, where), side, where))
+        boxes.append(_scale_box(box, _image_size(file, where), side, where))
         encoded.append(Encoded("boxes", name, file, str(file)))
     images = np.stack([item.image for item in decode(encoded, resize=side)])
     return BoxedImages(tuple(names), torch.from_numpy(images).float() / 255, torch.tensor(boxes))
 
 
-def _rows(path: Path) -> list[Mapping[str, Any]]:
+def _read_table(path: Path) -> list[Mapping[str, Any]]:
     wanted = f"a table of boxes is CSV with the header {','.join(COLUMNS)}, or a JSON list of objects with those keys"
     try:
         text = read_text(path, MOST_LIST)
@@ -70,7 +69,7 @@ def _rows(path: Path) -> list[Mapping[str, Any]]:
     return rows
 
 
-def _parse(row: Mapping[str, Any], where: str) -> tuple[str, tuple[int, int, int, int]]:
+def _parse_row(row: Mapping[str, Any], where: str) -> tuple[str, tuple[int, int, int, int]]:
     missing = [name for name in COLUMNS if row.get(name) in (None, "")]
     if missing:
         raise DataError(f"{where} has no {', '.join(missing)}; every box has {', '.join(COLUMNS)}")
@@ -78,11 +77,11 @@ def _parse(row: Mapping[str, Any], where: str) -> tuple[str, tuple[int, int, int
         x0, y0, x1, y1 = (int(str(row[name]).strip()) for name in COLUMNS[1:])
     except ValueError:
         given = printable(", ".join(str(row[name]) for name in COLUMNS[1:]))
-        raise DataError(f"{where} is {given}: x0, y0, x1, y1 are whole pixels") from None
+        raise DataError(f"{where} is {given}: x0, y0, x1, y1 must be integers (pixels)") from None
     return str(row["file"]), (x0, y0, x1, y1)
 
 
-def _size(file: Path, where: str) -> tuple[int, int]:
+def _image_size(file: Path, where: str) -> tuple[int, int]:
     """Width and height, from the file's header."""
     try:
         with open_image(file) as image:
@@ -91,27 +90,29 @@ def _size(file: Path, where: str) -> tuple[int, int]:
         raise DataError(f"{where}: image {printable(str(file), 500)} cannot be read ({error_text(error)})") from error
 
 
-def _scale(box: tuple[int, int, int, int], size: tuple[int, int], side: int, where: str) -> tuple[int, int, int, int]:
+def _scale_box(
+    box: tuple[int, int, int, int], size: tuple[int, int], side: int, where: str
+) -> tuple[int, int, int, int]:
     """The box in the centre square of an image of ``size``, scaled to ``side`` and rounded to whole pixels."""
     x0, y0, x1, y1 = box
     width, height = size
     if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
         raise DataError(
-            f"{where} ({x0}, {y0}, {x1}, {y1}) does not lie in its image of {width} x {height} pixels: "
+            f"{where} ({x0}, {y0}, {x1}, {y1}) is empty or exceeds its image of {width} x {height} pixels: "
             "0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height are needed"
         )
     square = min(size)
     left, top = (width - square) / 2, (height - square) / 2
 
-    def along(low: float, high: float) -> tuple[int, int]:
+    def scale_edges(low: float, high: float) -> tuple[int, int]:
         start = min(max(math.floor(low * side / square + 0.5), 0), side)
         end = min(max(math.floor(high * side / square + 0.5), 0), side)
         return start, end
 
-    (a0, a1), (b0, b1) = along(x0 - left, x1 - left), along(y0 - top, y1 - top)
+    (a0, a1), (b0, b1) = scale_edges(x0 - left, x1 - left), scale_edges(y0 - top, y1 - top)
     if a0 == a1 or b0 == b1:
         raise DataError(
-            f"{where} ({x0}, {y0}, {x1}, {y1}) has no pixel in the image's centre square at {side} x {side}, which is "
-            "what the model sees; leave it out"
+            f"{where} ({x0}, {y0}, {x1}, {y1}) lies outside the image's centre square, the {side} x {side} pixels that "
+            "the model sees; leave it out"
         )
     return a0, b0, a1, b1

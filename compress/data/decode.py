@@ -1,4 +1,4 @@
-"""An image file of anyone's: opened by its content in the formats that are taken, and measured before it is decoded."""
+"""Decoding of untrusted image files: format by content, size limits before decoding, threads."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from ..errors import DataError
 from ..files.untrusted import MEBIBYTE, open_limited, printable
 
 FORMATS: Final = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
-"""PIL's names. It knows others by their content, whatever a file is called, and has Ghostscript draw one of them."""
-
+"""Accepted formats (PIL's names). By content PIL would open others whatever the suffix, EPS with Ghostscript."""
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
 MOST_BYTES: Final = 256 * MEBIBYTE
 MOST_PIXELS: Final = 2**26  # decoded as RGB: 192 MiB in each of the threads that decode
-
-# What PIL raises on broken files, by format: SyntaxError is its PNG reader, struct.error its TIFF reader.
+DECODE_THREADS = min(8, os.cpu_count() or 1)
+# Errors that PIL raises on broken files; SyntaxError comes from its PNG reader, struct.error from its TIFF reader.
 DECODE_ERRORS: Final = (
     OSError,
     SyntaxError,
@@ -38,40 +38,11 @@ DECODE_ERRORS: Final = (
     struct.error,
     Image.DecompressionBombError,
 )
-
-
-@contextmanager
-def open_image(source: Path | bytes) -> Iterator[Image.Image]:
-    """The image in a file or in some bytes, its header read and its pixels not yet; of an animation the first picture.
-
-    Raises:
-        OSError: it is no file, or larger than ``MOST_BYTES``.
-        PIL.UnidentifiedImageError: it is in none of ``FORMATS``.
-        ValueError: it has more than ``MOST_PIXELS``.
-    """
-    with (
-        io.BytesIO(source) if isinstance(source, bytes) else open_limited(source, MOST_BYTES) as file,
-        Image.open(file, formats=FORMATS) as image,
-    ):
-        width, height = image.size
-        if width * height > MOST_PIXELS:
-            raise ValueError(f"{width} x {height} pixels, at most {MOST_PIXELS:,} are decoded")
-        yield image
-
-
-def error_text(error: BaseException) -> str:
-    """What was wrong, on one line."""
-    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(said.split()) or type(error).__name__
-
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
-_CHUNK = 32  # images per task: a CIFAR image decodes faster than a task is handed over
-WORKERS = min(8, os.cpu_count() or 1)
+_CHUNK = 32  # images per task: decoding a CIFAR image takes less time than submitting a task
 
 
 class Encoded(NamedTuple):
-    """An image to decode: ``name`` is ``<class>/<file>`` below its split, ``where`` its name in errors."""
+    """An image to decode: ``name`` is ``<class>/<file>`` below its split, ``where`` its name in messages."""
 
     split: str
     name: str
@@ -80,47 +51,22 @@ class Encoded(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """An image ``(3, H, W)`` uint8; its name tells its class."""
+    """An image ``(3, H, W)`` uint8 and its name ``<class>/<file>``."""
 
     split: str
     name: str
     image: NDArray[np.uint8]
 
 
-def is_image(name: str) -> bool:
-    """Whether a path below a split is an image: a known suffix in any case, nothing hidden on the way."""
-    path = PurePosixPath(name)
-    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
-
-
-def to_bytes(image: Image.Image, resize: int | None = None) -> NDArray[np.uint8]:
-    """RGB bytes ``(3, H, W)``; with ``resize``, the centre square scaled to that side in pixels (bilinear).
-
-    Raises:
-        ValueError: the image has more than 8 bits per channel, which PIL would clip to white.
-    """
-    refuse_mode(image)
-    rgb = image.convert("RGB")
-    if resize is not None and rgb.size != (resize, resize):
-        rgb = ImageOps.fit(rgb, (resize, resize), Image.Resampling.BILINEAR)
-    return np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1))
-
-
-def refuse_mode(image: Image.Image) -> None:
-    """Raises ValueError for more than 8 bits per channel."""
-    if image.mode.startswith(("I", "F")):
-        raise ValueError(f"mode {image.mode}: only 8 bits per channel are read, convert it to 8-bit RGB")
-
-
 def decode(encoded: Iterable[Encoded], *, resize: int | None, expect: int | None = None) -> Iterator[Decoded]:
-    """Decode in the order given. Without ``resize`` all must have one square size: ``expect`` or the first's.
+    """Decode images, in order. Without ``resize`` all must be squares of one side: ``expect``, or that of the first.
 
     Raises:
-        DataError: an image that cannot be read, or that has another size; it is named.
+        DataError: an image cannot be read or has a different size; it is named.
     """
     reference = "the training images are"
     side = resize or expect
-    for chunk in _in_threads(encoded, resize):
+    for chunk in _decode_in_threads(encoded, resize):
         for item, image in chunk:
             height, width = image.shape[1:]
             if side is None:
@@ -139,14 +85,66 @@ def decode(encoded: Iterable[Encoded], *, resize: int | None, expect: int | None
             yield Decoded(item.split, item.name, image)
 
 
-def _in_threads(encoded: Iterable[Encoded], resize: int | None) -> Iterator[list[tuple[Encoded, NDArray[np.uint8]]]]:
-    """Chunks in order, at most a few of them in memory: a data set may be larger than that."""
-    with ThreadPoolExecutor(WORKERS, thread_name_prefix="decode") as pool:
+@contextmanager
+def open_image(source: Path | bytes) -> Iterator[Image.Image]:
+    """The image in a file or in bytes, with its header read and its pixels not decoded; the first frame of animations.
+
+    Raises:
+        OSError: not a regular file, or larger than ``MOST_BYTES``.
+        PIL.UnidentifiedImageError: in none of ``FORMATS``.
+        ValueError: more than ``MOST_PIXELS``.
+    """
+    with (
+        io.BytesIO(source) if isinstance(source, bytes) else open_limited(source, MOST_BYTES) as file,
+        Image.open(file, formats=FORMATS) as image,
+    ):
+        width, height = image.size
+        if width * height > MOST_PIXELS:
+            raise ValueError(f"{width} x {height} pixels, at most {MOST_PIXELS:,} are decoded")
+        yield image
+
+
+def to_bytes(image: Image.Image, resize: int | None = None) -> NDArray[np.uint8]:
+    """RGB image ``(3, H, W)`` uint8; with ``resize``, the centre square scaled to that side in pixels (bilinear).
+
+    Raises:
+        ValueError: the image has more than 8 bits per channel, which PIL would clip to white.
+    """
+    refuse_mode(image)
+    rgb = image.convert("RGB")
+    if resize is not None and rgb.size != (resize, resize):
+        rgb = ImageOps.fit(rgb, (resize, resize), Image.Resampling.BILINEAR)
+    return np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1))
+
+
+def is_image(name: str) -> bool:
+    """Whether a path below a split is an image: a known suffix (in any case) and no hidden part."""
+    path = PurePosixPath(name)
+    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
+
+
+def refuse_mode(image: Image.Image) -> None:
+    """Raise ValueError for more than 8 bits per channel."""
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(f"mode {image.mode}: only 8 bits per channel are read, convert it to 8-bit RGB")
+
+
+def error_text(error: BaseException) -> str:
+    """The message of ``error`` on one line."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
+def _decode_in_threads(
+    encoded: Iterable[Encoded], resize: int | None
+) -> Iterator[list[tuple[Encoded, NDArray[np.uint8]]]]:
+    """Decoded chunks in order, a few of them in memory at a time."""
+    with ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="decode") as pool:
         running: deque[Future[list[tuple[Encoded, NDArray[np.uint8]]]]] = deque()
         try:
             for chunk in _chunks(encoded):
                 running.append(pool.submit(_decode_chunk, chunk, resize))
-                if len(running) > 2 * WORKERS:
+                if len(running) > 2 * DECODE_THREADS:
                     yield running.popleft().result()
             while running:
                 yield running.popleft().result()

@@ -1,4 +1,4 @@
-"""Where the time of reading and learning goes: waiting for images, moving them to the device, or computing."""
+"""Throughput meter of data loading: time spent waiting for images, moving them to the device, and computing."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Part = Literal["waiting", "moving", "computing"]
-_LIMITS = 0.1
-"""Who waits for more than this share of the time is limited by what is waited for: reading runs ahead of computing."""
+_BOTTLENECK_SHARE = 0.1
+"""Loading runs ahead of computing, so a larger share of the time spent waiting (or moving) is the bottleneck."""
 
 
 @dataclass
 class Flow:
-    """Seconds of each part, over all batches that share it: what passes between two laps belongs to one part.
-
-    Batches of training and of validation are read in turn, so the clock is theirs together: no second counts twice.
-    """
+    """Seconds spent in each part; one clock for all batches that use it, so that no second counts twice."""
 
     workers: int = 0
     images: int = 0
@@ -26,7 +23,7 @@ class Flow:
     _mark: float | None = None
 
     def lap(self, part: Part) -> None:
-        """The time since the last lap was of ``part``; the first lap starts the clock."""
+        """Count the time since the last lap as ``part``; the first lap starts the clock."""
         now = self.clock()
         if self._mark is not None:
             self.seconds[part] += now - self._mark
@@ -38,15 +35,15 @@ class Flow:
         return sum(self.seconds.values())
 
     def share(self, part: Part) -> float:
-        """Of the total, 0..1."""
+        """Share of ``part`` in the total, 0..1."""
         return self.seconds[part] / self.total if self.total else 0.0
 
     @property
     def limit(self) -> Literal["decode", "transfer", "compute"]:
-        """What throughput is limited by."""
-        if self.share("waiting") > max(_LIMITS, self.share("moving")):
+        """The bottleneck of throughput."""
+        if self.share("waiting") > max(_BOTTLENECK_SHARE, self.share("moving")):
             return "decode"
-        return "transfer" if self.share("moving") > _LIMITS else "compute"
+        return "transfer" if self.share("moving") > _BOTTLENECK_SHARE else "compute"
 
     def in_words(self) -> str:
         """One clause: ``limited by decode: 71 % of the time waiting for images (310 images/s with 2 workers); ...``."""
@@ -65,10 +62,10 @@ class Flow:
         )
 
     def to_metrics(self) -> dict[str, dict[str, float | int | str]]:
-        """What a stage records: shares 0..1, seconds, and what they say; nothing where nothing was read this way."""
+        """Figures for a stage's record: shares 0..1, seconds and the bottleneck; empty if no image was loaded."""
         if not self.images:
             return {}
-        found: dict[str, float | int | str] = {
+        reading: dict[str, float | int | str] = {
             "images": self.images,
             "seconds": self.total,
             "workers": self.workers,
@@ -76,4 +73,4 @@ class Flow:
             "moving": self.share("moving"),
             "limit": self.limit,
         }
-        return {"reading": found}
+        return {"reading": reading}

@@ -1,4 +1,4 @@
-"""A set of decoded images in memory or in a memory-mapped file, and views of it that copy nothing."""
+"""Image sets: images with labels, in memory, memory-mapped or decoded on access; subsets are views."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any, Protocol, SupportsIndex
 import numpy as np
 from numpy.typing import NDArray
 
-from .partition import of_each_class
+from .partition import stratified_rows
 
-Index = SupportsIndex | slice | NDArray[Any]
+RowIndex = SupportsIndex | slice | NDArray[Any]
 
 
 class ImageArray(Protocol):
-    """What rows are read from: an array, or files that are decoded when they are asked for."""
+    """Protocol: the array interface that ``Rows`` reads from (an array, or files decoded on access)."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -24,7 +24,7 @@ class ImageArray(Protocol):
 
     @property
     def dtype(self) -> np.dtype[np.uint8]:
-        """Bytes."""
+        """uint8."""
         ...
 
     def __getitem__(self, rows: Any, /) -> Any:
@@ -34,7 +34,7 @@ class ImageArray(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Some rows of an array (or of files) in some order, read when they are asked for; indexed like an array."""
+    """A lazy view: rows ``order`` of an array or of image files, read on access; indexed like an array."""
 
     pool: NDArray[np.uint8] | ImageArray
     order: NDArray[np.int64]
@@ -50,13 +50,13 @@ class Rows:
     def __len__(self) -> int:
         return len(self.order)
 
-    def __getitem__(self, index: Index) -> NDArray[np.uint8]:
+    def __getitem__(self, index: RowIndex) -> NDArray[np.uint8]:
         """One image ``(3, H, W)`` for a number; ``(n, 3, H, W)`` for a slice, a mask or an index array."""
         rows: NDArray[np.uint8] = self.pool[self.order[index]]
         return rows
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """All rows in memory; numpy calls this."""
+        """All rows, read into memory (NumPy's conversion protocol)."""
         if copy is False:
             raise ValueError("rows of a memory map cannot become an array without a copy")
         rows: NDArray[np.uint8] = self.pool[self.order]
@@ -67,7 +67,7 @@ class Rows:
 class ImageSet:
     """Images ``(N, 3, H, W)`` uint8, their labels ``(N,)`` int64, and the class names those labels index.
 
-    ``images`` of a subset are ``Rows``: they stay in the file, or in files of their own, until they are indexed.
+    ``images`` of a subset are ``Rows``: nothing is read until they are indexed.
     """
 
     images: NDArray[np.uint8] | Rows
@@ -83,7 +83,7 @@ class ImageSet:
         return len(self.labels)
 
     def subset(self, indices: NDArray[np.integer[Any]] | Sequence[int]) -> ImageSet:
-        """The images at ``indices``, in that order; no pixel is read."""
+        """The images at ``indices``, in that order, as a view."""
         chosen = np.asarray(indices, dtype=np.int64)
         if isinstance(self.images, Rows):
             rows = Rows(self.images.pool, self.images.order[chosen])
@@ -92,18 +92,18 @@ class ImageSet:
         return ImageSet(rows, self.labels[chosen], self.classes)
 
 
-def count_of(wanted: int | float | None, total: int) -> int:
-    """Of ``total`` images, how many a number (int) or a share (float below 1) of them is; None: all."""
+def image_count(wanted: int | float | None, total: int) -> int:
+    """Number of images that ``wanted``, a number (int) or a share (float below 1), selects of ``total``; None: all."""
     if wanted is None:
         return total
     return min(round(wanted * total) if isinstance(wanted, float) else wanted, total)
 
 
-def sample_of(images: ImageSet, wanted: int | float | None, *, seed: int) -> ImageSet:
-    """That many images, or that share of every class, in their order, drawn by ``seed``; None: all of them."""
+def sample_images(images: ImageSet, wanted: int | float | None, *, seed: int) -> ImageSet:
+    """A random sample in the original order: a number of images, or a share of every class; None: all images."""
     if wanted is None or wanted >= len(images):
         return images
     if isinstance(wanted, float):
-        return images.subset(of_each_class(images.labels, wanted, seed=seed))
+        return images.subset(stratified_rows(images.labels, wanted, seed=seed))
     order = np.random.default_rng(seed).permutation(len(images))
     return images.subset(np.sort(order[:wanted]))

@@ -1,4 +1,4 @@
-"""Where the splits of a folder of images lie, and what of them a recipe takes."""
+"""Layout of an image folder: the folders of its splits, and the classes and files that a recipe selects."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from typing import NoReturn
 from ..config import DataConfig
 from ..errors import DataError
 from .decode import is_image
-from .listing import Chosen, class_folders
+from .listing import FolderFilter, class_folders
 from .lists import Labels, read_classes, read_labels, read_skip
-from .partition import same_classes
+from .partition import check_same_classes
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The folder of every split that has one: ``train``, perhaps ``val`` and ``test``.
+    """Folders by split (``train``, perhaps ``val`` and ``test``), and the recipe's selection of their files.
 
-    ``labels``: of the test folder's images, where it has no class folders.
+    ``labels``: of the test folder's images, if it has no class folders.
     """
 
     folders: Mapping[str, Path]
-    chosen: Chosen
+    selection: FolderFilter
     labels: Labels | None
 
 
 def find_layout(config: DataConfig) -> Layout:
-    """Of source ``image_tree`` or ``image_folder``, in a folder that is there.
+    """The layout of an existing folder of source ``image_tree`` or ``image_folder``.
 
     Raises:
-        DataError: a split is missing, or a list that the recipe names cannot be used.
+        DataError: a split is missing, or a list file of the recipe cannot be used.
     """
     assert config.path is not None, "DataConfig requires a path"
-    folders = _tree(config.path) if config.source == "image_tree" else _folder(config.path)
+    folders = _tree_splits(config.path) if config.source == "image_tree" else _folder_splits(config.path)
     if config.test_labels is not None and "test" not in folders:
         raise DataError(
             f"data.test_labels {config.test_labels} is given, but {config.path} holds no folder for it: put the images "
@@ -43,28 +43,28 @@ def find_layout(config: DataConfig) -> Layout:
     labels = None if config.test_labels is None else read_labels(config.test_labels)
     skip = frozenset[str]() if config.skip is None else read_skip(config.skip)
     classes = None if config.classes is None else read_classes(config.classes, class_folders(folders["train"]))
-    return Layout(folders, Chosen(config.path, classes, skip), labels)
+    return Layout(folders, FolderFilter(config.path, classes, skip), labels)
 
 
-def check_folders(folders: Mapping[str, Path], chosen: Chosen | None, labels: Labels | None) -> list[str]:
-    """The classes, by the names of the training folders; of those ``chosen`` only.
+def check_folders(folders: Mapping[str, Path], selection: FolderFilter | None, labels: Labels | None) -> list[str]:
+    """The selected classes, by the names of their training folders.
 
     Raises:
-        DataError: another split has other classes.
+        DataError: another split has different classes.
     """
-    wanted = None if chosen is None else chosen.classes
-    classes = class_folders(folders["train"], wanted)
+    selected = None if selection is None else selection.classes
+    classes = class_folders(folders["train"], selected)
     for split, root in folders.items():
         assert split in ("train", "val", "test")
         if split == "test" and labels is not None:
             continue
         _refuse_flat(root, split)
-        same_classes(classes, class_folders(root, wanted), str(folders["train"]), str(root))
+        check_same_classes(classes, class_folders(root, selected), str(folders["train"]), str(root))
     return classes
 
 
 def refuse_archive(config: DataConfig) -> None:
-    """Raises DataError where a recipe asks of an archive what only a folder can do."""
+    """Raise DataError if a recipe sets options for an archive that only work for folders."""
     for name, given in (("classes", config.classes), ("skip", config.skip)):
         if given is not None:
             raise DataError(f"data.{name} is for folders, but {config.path} is an archive; unpack it, or leave it out")
@@ -76,7 +76,7 @@ def refuse_archive(config: DataConfig) -> None:
 
 
 def refuse_val_list(config: DataConfig) -> NoReturn:
-    """Raises DataError: the folder has validation images of its own."""
+    """Raise DataError for a val_list beside a val/ folder."""
     raise DataError(
         f"val_list {config.val_list} is given, but {config.path} has a val/ folder beside test/: "
         "leave val_list out, or move the folder away"
@@ -93,7 +93,7 @@ def _refuse_flat(root: Path, split: str) -> None:
         )
 
 
-def _tree(path: Path) -> dict[str, Path]:
+def _tree_splits(path: Path) -> dict[str, Path]:
     folders = {split: path / split for split in ("train", "test")}
     for folder in folders.values():
         if not folder.is_dir():
@@ -104,12 +104,12 @@ def _tree(path: Path) -> dict[str, Path]:
     return folders
 
 
-def _folder(path: Path) -> dict[str, Path]:
-    """train/, val/ and test/, or class folders alone. As for ImageNet, val/ without test/ is the test set."""
+def _folder_splits(path: Path) -> dict[str, Path]:
+    """train/, val/ and test/, or only class folders. As for ImageNet, val/ without test/ is the test set."""
     present = {split: path / split for split in ("train", "val", "test") if (path / split).is_dir()}
-    if present and "train" not in present and not _others(path, present):
+    if present and "train" not in present and not _has_other_folders(path, present):
         raise DataError(f"{path} holds {', '.join(present)} but no train/; add train/<class>/* beside them")
-    if "train" not in present or _is_class(path, present):
+    if "train" not in present or _train_is_a_class(path, present):
         return {"train": path}
     if "test" in present:
         return present
@@ -118,14 +118,14 @@ def _folder(path: Path) -> dict[str, Path]:
     return present
 
 
-def _others(path: Path, splits: Collection[str]) -> bool:
-    """Whether there are folders beside those of the splits."""
+def _has_other_folders(path: Path, splits: Collection[str]) -> bool:
+    """Whether there are visible folders beside those of the splits."""
     names = (entry.name for entry in path.iterdir() if entry.is_dir())
     return any(name not in splits and not name.startswith(".") for name in names)
 
 
-def _is_class(path: Path, splits: Collection[str]) -> bool:
-    """Whether path/train is a class of that name: it holds images itself and has other folders beside it."""
-    return _others(path, splits) and any(
+def _train_is_a_class(path: Path, splits: Collection[str]) -> bool:
+    """Whether path/train is a class folder of that name: it holds images and has other folders beside it."""
+    return _has_other_folders(path, splits) and any(
         entry.is_file() and is_image(entry.name) for entry in (path / "train").iterdir()
     )

@@ -1,9 +1,9 @@
-"""The image files of a folder: of its class folders, or of a flat one with a list of labels."""
+"""Listing of image files: in class folders, or in a flat folder with a label list."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -11,19 +11,19 @@ from typing import NamedTuple
 from ..errors import DataError
 from .decode import SUFFIXES, is_image
 from .lists import Labels
-from .partition import check_classes
+from .partition import check_classes, first_names
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """What a recipe takes of a folder: ``classes`` by name (None: all), without the files ``skip`` (below ``base``)."""
+class FolderFilter:
+    """Selects files of a folder: ``classes`` by name (None: all), without the files ``skip`` (below ``base``)."""
 
     base: Path
     classes: tuple[str, ...] | None = None
     skip: frozenset[str] = frozenset()
 
-    def skipped(self, root: Path) -> frozenset[str]:
-        """The names below ``root`` that are left out."""
+    def skipped_below(self, root: Path) -> frozenset[str]:
+        """The skipped names below ``root``, relative to it."""
         below = root.relative_to(self.base).as_posix()
         prefix = "" if below == "." else f"{below}/"
         return frozenset(name.removeprefix(prefix) for name in self.skip if name.startswith(prefix))
@@ -31,35 +31,34 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Listing:
-    """Image files below ``root``: sorted names ``<class>/<file>``; ``files`` where they lie, if that is elsewhere."""
+    """Image files below ``root``: sorted names ``<class>/<file>``, and their paths ``files`` if these differ."""
 
     root: Path
     names: tuple[str, ...]
     files: tuple[str, ...] | None = field(default=None, repr=False)
 
-    @property
-    def located(self) -> tuple[str, ...]:
-        """The path of every file below ``root``."""
-        return self.names if self.files is None else self.files
+    def paths(self) -> Iterator[tuple[str, Path]]:
+        """(name, path) of each file."""
+        for name, file in zip(self.names, self.names if self.files is None else self.files, strict=True):
+            yield name, self.root / file
 
     def facts(self) -> list[tuple[str, int, int]]:
-        """Name, size in bytes and time of change (ns) of every file."""
-        pairs = zip(self.names, self.located, strict=True)
-        return [file_facts(self.root / file, name) for name, file in pairs]
+        """(name, size in bytes, modification time in ns) of each file."""
+        return [file_facts(path, name) for name, path in self.paths()]
 
 
 class Scanned(NamedTuple):
-    """Below a folder: files with their sizes in bytes, and folders with their time of change (ns) and entries."""
+    """Scan of a folder: files with sizes in bytes; folders with modification time in ns and number of entries."""
 
     files: list[tuple[str, int]]
     folders: dict[str, tuple[int, int]]
 
 
 def file_facts(path: Path, name: str) -> tuple[str, int, int]:
-    """``name``, and size in bytes and time of change (ns) of the file at ``path``.
+    """``name``, and size in bytes and modification time in ns of the file at ``path``.
 
     Raises:
-        DataError: there is no such file, or it cannot be looked at.
+        DataError: the file is missing or cannot be read.
     """
     try:
         stat = path.stat()
@@ -68,129 +67,130 @@ def file_facts(path: Path, name: str) -> tuple[str, int, int]:
     return name, stat.st_size, stat.st_mtime_ns
 
 
-def class_folders(root: Path, wanted: Collection[str] | None = None) -> list[str]:
-    """Names of the class folders in ``root``, sorted, hidden ones ignored; only those ``wanted``, if given.
+def class_folders(root: Path, selected: Collection[str] | None = None) -> list[str]:
+    """Sorted names of the visible class folders in ``root``; only those ``selected``, if given.
 
     Raises:
-        DataError: ``root`` does not exist, or holds fewer than two class folders, or none for a class that is wanted.
+        DataError: ``root`` does not exist, holds fewer than two class folders, or lacks a selected one.
     """
     if not root.is_dir():
         raise DataError(f"there is no folder {root}; give a path that holds one folder of images per class")
     try:
         with os.scandir(root) as entries:
-            found = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+            folders = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
     except OSError as error:
-        raise _unlisted(error) from error
-    check_classes(found, str(root))
-    if wanted is None:
-        return found
-    absent = sorted(set(wanted) - set(found))
+        raise _listing_error(error) from error
+    check_classes(folders, str(root))
+    if selected is None:
+        return folders
+    absent = sorted(set(selected) - set(folders))
     if absent:
         raise DataError(
-            f"data.classes names {absent[0]}{f' and {len(absent) - 1} more' * (len(absent) > 1)}, but {root} holds no "
-            "folder of that name; a class is called what its folder is called"
+            f"data.classes names {first_names(absent, 1)}, but {root} holds no folder of that name; a class is named "
+            "after its folder"
         )
-    return sorted(wanted)
+    return sorted(selected)
 
 
-def list_images(root: Path, chosen: Chosen | None = None) -> Listing:
-    """Every image below the class folders of ``root``.
+def list_images(root: Path, selection: FolderFilter | None = None) -> Listing:
+    """All images below the class folders of ``root``.
 
     Raises:
         DataError: no class folders, or a class without images; it is named.
     """
     names: list[str] = []
-    skip = frozenset[str]() if chosen is None else chosen.skipped(root)
-    for label in class_folders(root, None if chosen is None else chosen.classes):
+    skip = frozenset[str]() if selection is None else selection.skipped_below(root)
+    for label in class_folders(root, None if selection is None else selection.classes):
         names += [name for name, _ in scan_class(root, label, skip).files]
     return Listing(root, tuple(names))
 
 
-def list_flat(root: Path, labels: Labels, classes: Sequence[str], chosen: Chosen) -> Listing:
-    """The images of a folder without class folders, by the list of their ``labels``.
+def list_flat(root: Path, labels: Labels, classes: Sequence[str], selection: FolderFilter) -> Listing:
+    """The images of a flat folder, with the classes given by its label list.
 
     Raises:
-        DataError: the list and the folder do not name the same files, or the list names another class.
+        DataError: a file without a label, or a label that is not a class of ``classes``.
     """
-    by_file = flat_labels(root, [name for name, _ in scan_flat(root, chosen.skipped(root)).files], labels, classes)
-    kept = None if chosen.classes is None else frozenset(chosen.classes)
+    by_file = flat_labels(
+        root, [name for name, _ in scan_flat(root, selection.skipped_below(root)).files], labels, classes
+    )
+    kept = None if selection.classes is None else frozenset(selection.classes)
     pairs = sorted((label, file) for file, label in by_file.items() if kept is None or label in kept)
     return Listing(root, tuple(f"{label}/{file}" for label, file in pairs), tuple(file for _, file in pairs))
 
 
 def flat_labels(root: Path, files: Sequence[str], labels: Labels, classes: Sequence[str]) -> dict[str, str]:
-    """The class of each of ``files``, by the list of their labels."""
-    found: Mapping[str, str] = labels.of(files, classes)
-    missing = [file for file in files if file not in found]
+    """The class of each of ``files``, by the label list."""
+    by_file = labels.of(files, classes)
+    missing = [file for file in files if file not in by_file]
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise DataError(
             f"{labels.path} has no label for {root / missing[0]}{more}; add it, or name it in data.skip to leave it out"
         )
-    return {file: found[file] for file in files}
+    return {file: by_file[file] for file in files}
 
 
 def scan_class(root: Path, label: str, skip: Collection[str] = ()) -> Scanned:
-    """The images below one class folder, in order of their names, without those to ``skip``.
+    """The images below one class folder, sorted by name, without those to ``skip``.
 
     Raises:
-        DataError: a folder that cannot be listed, a file that is not there or is empty, or no images at all.
+        DataError: a folder cannot be listed, a file is missing or empty, or there are no images.
     """
-    found = Scanned([], {})
-    waiting = [label]
-    while waiting:
-        folder = waiting.pop()
-        waiting += _scan(root, folder, skip, found)
-    if not found.files:
+    scan = Scanned([], {})
+    pending = [label]
+    while pending:
+        pending += _scan_folder(root, pending.pop(), skip, scan)
+    if not scan.files:
         known = ", ".join(sorted(SUFFIXES))
         raise DataError(f"class folder {root / label} holds no images ({known}); add images or remove the folder")
-    found.files.sort(key=lambda item: item[0].split("/"))
-    return found
+    scan.files.sort(key=lambda item: item[0].split("/"))
+    return scan
 
 
 def scan_flat(root: Path, skip: Collection[str] = ()) -> Scanned:
-    """The images of a folder without class folders, in order of their names.
+    """The images of a flat folder, sorted by name.
 
     Raises:
-        DataError: as ``scan_class``, and if there are folders in it.
+        DataError: as ``scan_class``, or there are subfolders.
     """
-    found = Scanned([], {})
-    folders = sorted(_scan(root, "", skip, found))
+    scan = Scanned([], {})
+    folders = sorted(_scan_folder(root, "", skip, scan))
     if folders:
         raise DataError(
-            f"data.test_labels is for a folder of images alone, but {root} holds folders ({folders[0]}): where they "
+            f"data.test_labels is for a folder without subfolders, but {root} holds folders ({folders[0]}): if they "
             "are named after the classes, leave test_labels out"
         )
-    if not found.files:
+    if not scan.files:
         raise DataError(f"{root} holds no images ({', '.join(sorted(SUFFIXES))}); add the images that are listed")
-    found.files.sort()
-    return found
+    scan.files.sort()
+    return scan
 
 
-def _scan(root: Path, folder: str, skip: Collection[str], found: Scanned) -> list[str]:
-    """One folder into ``found``; gives the folders in it. As ``os.walk``: links to folders are not followed."""
-    inside: list[str] = []
+def _scan_folder(root: Path, folder: str, skip: Collection[str], scan: Scanned) -> list[str]:
+    """Add one folder to ``scan`` and return its subfolders. As in ``os.walk``, links to folders are not followed."""
+    subfolders: list[str] = []
     count = 0
     prefix = f"{folder}/" if folder else ""
-    place = os.path.join(root, folder)  # noqa: PTH118 - a million files: Path objects would take most of the time
+    path = os.path.join(root, folder)  # noqa: PTH118 - a million files: Path objects would take most of the time
     try:
-        changed = os.stat(place).st_mtime_ns  # noqa: PTH116 - as above
-        with os.scandir(place) as entries:
+        changed = os.stat(path).st_mtime_ns  # noqa: PTH116 - as above
+        with os.scandir(path) as entries:
             for entry in entries:
                 count += 1
                 if entry.name.startswith("."):
                     continue
                 if entry.is_dir(follow_symlinks=False):
-                    inside.append(prefix + entry.name)
-                elif _is_image(entry.name) and prefix + entry.name not in skip and not entry.is_dir():
-                    found.files.append((prefix + entry.name, _size(entry)))
+                    subfolders.append(prefix + entry.name)
+                elif _is_image_name(entry.name) and prefix + entry.name not in skip and not entry.is_dir():
+                    scan.files.append((prefix + entry.name, _size_of_entry(entry)))
     except OSError as error:
-        raise _unlisted(error) from error
-    found.folders[folder] = (changed, count)
-    return inside
+        raise _listing_error(error) from error
+    scan.folders[folder] = (changed, count)
+    return subfolders
 
 
-def _size(entry: os.DirEntry[str]) -> int:
+def _size_of_entry(entry: os.DirEntry[str]) -> int:
     try:
         size = entry.stat().st_size
     except OSError as error:
@@ -200,16 +200,10 @@ def _size(entry: os.DirEntry[str]) -> int:
     return size
 
 
-def _is_image(name: str) -> bool:
-    """``is_image`` for a name without folders; the usual suffixes without building a path."""
+def _is_image_name(name: str) -> bool:
+    """``is_image`` for a name without folders; fast for the usual suffixes."""
     return name.endswith((".JPEG", ".jpg", ".jpeg", ".png")) or is_image(name)
 
 
-def _unlisted(error: OSError) -> DataError:
+def _listing_error(error: OSError) -> DataError:
     return DataError(f"folder {error.filename} cannot be listed ({error.strerror}); make it readable")
-
-
-def located(listing: Listing) -> Iterator[tuple[str, Path]]:
-    """Name and path of every file."""
-    for name, file in zip(listing.names, listing.located, strict=True):
-        yield name, listing.root / file

@@ -1,4 +1,4 @@
-"""A user's own loader as batches: any iterable of (images, labels) that can be iterated again."""
+"""Batches from a user's data loader or from tensors, and one distributed pass over batches."""
 
 from __future__ import annotations
 
@@ -11,55 +11,57 @@ from torch import Tensor
 from ..errors import DataError
 from ..parallel.processes import gather, rank, single_process, world_size
 from ..progress import SILENT, Progress
-from .batches import Batch, Share, all_rows, batches_of, epoch_generator, pieces
+from .batches import Batch, Sharding, all_rows, epoch_generator, round_robin, shard_slices
+
+T = TypeVar("T")
 
 
 class BatchSource(Protocol):
-    """Batches of images, epoch after epoch: what every stage that learns reads."""
+    """Protocol: batches of images per epoch, as read by training loops and evaluation."""
 
     @property
     def batch_size(self) -> int:
-        """Images of a full batch."""
+        """Images in a full batch."""
         ...
 
     def __len__(self) -> int:
         """Batches per epoch."""
         ...
 
-    def epoch(self, k: int, start: int = 0, *, share: Share = all_rows) -> Iterator[Batch]:
-        """The batches of epoch ``k`` without the first ``start``, or those rows of them that ``share`` gives."""
+    def epoch(self, k: int, start: int = 0, *, sharding: Sharding = all_rows) -> Iterator[Batch]:
+        """The batches of epoch ``k`` from number ``start`` on; only the rows that ``sharding`` selects."""
         ...
 
 
 class LoaderBatches:
-    """A loader's batches as they come; its own order and augmentation hold. ``indices`` count within an epoch.
+    """Batches of a user's loader (any iterable of (images, labels) that can be iterated again), in its own order.
 
-    The first batch is read at once, to refuse what is not (images, labels); all are counted where the loader does
-    not know its length.
+    ``indices`` count within an epoch. The first batch is read at once, to refuse what is not (images, labels); all
+    are counted where the loader does not know its length.
 
     Raises:
-        DataError: the loader gives nothing, something else, or cannot be iterated a second time.
+        DataError: the loader yields nothing or something else, or cannot be iterated a second time.
     """
 
     def __init__(self, loader: Iterable[Any]) -> None:
         self.loader = loader
         first = next(self.epoch(0), None)
         if first is None:
-            raise DataError("the loader gives no batches: give one that yields (images, labels)")
+            raise DataError("the loader yields no batches: give one that yields (images, labels)")
         self.batch_size = len(first.labels)
         self._batches = len(loader) if isinstance(loader, Sized) else sum(1 for _ in self.epoch(1))
 
     def __len__(self) -> int:
         return self._batches
 
-    def epoch(self, k: int, start: int = 0, *, share: Share = all_rows) -> Iterator[Batch]:
-        """One pass over the loader, whatever ``k`` is; it cannot be told to leave out the first ``start``, or rows
-        that ``share`` does not give: they are read all the same."""
+    def epoch(self, k: int, start: int = 0, *, sharding: Sharding = all_rows) -> Iterator[Batch]:
+        """One pass over the loader, whatever ``k`` is. A loader cannot skip: batches before ``start`` and rows that
+        ``sharding`` leaves out are read, too."""
         seen = 0
         for number, item in enumerate(self.loader):
-            images, labels = _checked(item)
+            images, labels = _check_batch(item)
             if number >= start:
-                yield from _parts(Batch(images, labels, torch.arange(seen, seen + len(labels))), number, share)
+                yield from _shard_batch(Batch(images, labels, torch.arange(seen, seen + len(labels))), number, sharding)
             seen += len(labels)
         if not seen and k:
             raise DataError(
@@ -68,7 +70,7 @@ class LoaderBatches:
 
 
 class TensorBatches:
-    """Images in memory, in full batches, reshuffled every epoch by ``seed``.
+    """Batches of images in memory, reshuffled every epoch by ``seed``.
 
     Args:
         images: (N, 3, H, W) as the classifier takes them; ``labels`` (N,) int64.
@@ -81,53 +83,78 @@ class TensorBatches:
         self.seed, self.shuffle = seed, shuffle
 
     def __len__(self) -> int:
-        """Batches per epoch: full ones when shuffled, else all."""
+        """Batches per epoch; shuffled, an incomplete last batch is dropped."""
         full, rest = divmod(len(self.images), self.batch_size)
         return full + (rest > 0 and not self.shuffle)
 
-    def epoch(self, k: int, start: int = 0, *, share: Share = all_rows) -> Iterator[Batch]:
-        """The batches of epoch ``k`` from number ``start`` on, or those rows of them that ``share`` gives; the same
-        ``k`` yields the same."""
+    def epoch(self, k: int, start: int = 0, *, sharding: Sharding = all_rows) -> Iterator[Batch]:
+        """See ``BatchSource``; the same ``k`` yields the same batches."""
         total = len(self.images)
         order = torch.randperm(total, generator=epoch_generator(self.seed, k)) if self.shuffle else torch.arange(total)
         for number in range(start, len(self)):
             indices = order[number * self.batch_size : (number + 1) * self.batch_size]
-            for part in pieces(number, len(indices), share):
+            for part in shard_slices(number, len(indices), sharding):
                 rows = indices[part.start : part.stop]
                 yield Batch(self.images[rows], self.labels[rows], rows, None if part.whole else part)
-
-
-def _parts(batch: Batch, number: int, share: Share) -> Iterator[Batch]:
-    """The rows of a batch that was read as a whole."""
-    for part in pieces(number, len(batch.labels), share):
-        rows = slice(part.start, part.stop)
-        yield Batch(batch.images[rows], batch.labels[rows], batch.indices[rows], None if part.whole else part)
 
 
 def first_images(loader: Iterable[Any], count: int) -> tuple[Tensor, Tensor]:
     """The first ``count`` images (N, 3, H, W) of a loader and their labels (N,), in memory; fewer if it has fewer.
 
     Raises:
-        DataError: the loader gives nothing, or something else than (images, labels).
+        DataError: the loader yields nothing, or something else than (images, labels).
     """
     images: list[Tensor] = []
     labels: list[Tensor] = []
     for item in loader:
         if sum(map(len, labels)) >= count:
             break
-        some, theirs = _checked(item)
-        images.append(some)
-        labels.append(theirs)
+        batch_images, batch_labels = _check_batch(item)
+        images.append(batch_images)
+        labels.append(batch_labels)
     if not images:
-        raise DataError("the loader gives no batches: give one that yields (images, labels)")
+        raise DataError("the loader yields no batches: give one that yields (images, labels)")
     return torch.cat(images)[:count], torch.cat(labels)[:count]
 
 
-def _checked(item: Any) -> tuple[Tensor, Tensor]:
-    """Images and labels of one batch of a user's loader, on the CPU."""
+def one_pass(
+    batches: BatchSource,
+    work: Callable[[int, Batch], T],
+    *,
+    what: str | None = None,
+    progress: Progress = SILENT,
+) -> list[T]:
+    """``work(number, batch)`` of all batches of one epoch, in order; distributed over processes, gathered on all.
+
+    A batch is never split, so that results are the same to the bit for any number of processes; ``work`` must not draw
+    random numbers that depend on earlier batches. Results must be on the CPU.
+
+    Args:
+        what: label of the progress bar; None: no bar.
+    """
+    processes, first = world_size(), rank()
+    own = batches.epoch(0, sharding=round_robin(first, processes))
+    if what is not None:
+        total = -(-len(batches) // processes)
+        own = progress.track(own, what, total=total, unit="img", scale=processes * batches.batch_size)
+    with single_process():
+        results = [work(first + processes * k, batch) for k, batch in enumerate(own)]
+    by_rank = gather(results)
+    return [by_rank[number % processes][number // processes] for number in range(sum(map(len, by_rank)))]
+
+
+def _shard_batch(batch: Batch, number: int, sharding: Sharding) -> Iterator[Batch]:
+    """The slices of a complete batch that ``sharding`` selects."""
+    for part in shard_slices(number, len(batch.labels), sharding):
+        rows = slice(part.start, part.stop)
+        yield Batch(batch.images[rows], batch.labels[rows], batch.indices[rows], None if part.whole else part)
+
+
+def _check_batch(item: Any) -> tuple[Tensor, Tensor]:
+    """Images and labels of one batch of a user's loader, on the CPU; raises DataError for anything else."""
     if not isinstance(item, list | tuple) or len(item) < 2 or not all(isinstance(part, Tensor) for part in item[:2]):
         raise DataError(
-            f"the loader yields {_described(item)}; every batch must be (images, labels), two tensors: "
+            f"the loader yields {_describe_type(item)}; every batch must be (images, labels), two tensors: "
             "wrap the loader in one that yields those"
         )
     images, labels = item[0].detach().cpu(), item[1].detach().cpu()
@@ -144,36 +171,7 @@ def _checked(item: Any) -> tuple[Tensor, Tensor]:
     return images.float(), labels.long()
 
 
-def _described(item: Any) -> str:
+def _describe_type(item: Any) -> str:
     if isinstance(item, list | tuple):
         return f"a {type(item).__name__} of {', '.join(type(part).__name__ for part in item) or 'nothing'}"
     return f"a {type(item).__name__}"
-
-
-T = TypeVar("T")
-
-
-def one_pass(
-    batches: BatchSource,
-    work: Callable[[int, Batch], T],
-    *,
-    what: str | None = None,
-    progress: Progress = SILENT,
-) -> list[T]:
-    """``work(number, batch)`` of every batch, in order: each is done by one process, and all get all results.
-
-    Batches are those of a single process, so that results are the same to the bit, whoever computed them; ``work``
-    must not draw random numbers that depend on the batches before. Results lie on the CPU.
-
-    Args:
-        what: to show progress under.
-    """
-    processes, first = world_size(), rank()
-    own = batches.epoch(0, share=batches_of(first, processes))
-    if what is not None:
-        total = -(-len(batches) // processes)
-        own = progress.track(own, what, total=total, unit="img", scale=processes * batches.batch_size)
-    with single_process():
-        found = [work(first + processes * k, batch) for k, batch in enumerate(own)]
-    every = gather(found)
-    return [every[number % processes][number // processes] for number in range(sum(map(len, every)))]

@@ -1,4 +1,4 @@
-"""Images that stay files: as many as a disk holds, indexed like an array, decoded when they are asked for."""
+"""Images decoded on access (``data.decode: on_the_fly``): file-backed image sets and their splits."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from numpy.typing import NDArray
 from ..config import DataConfig
 from ..errors import DataError
 from ..progress import Progress
-from .decode import WORKERS
+from .decode import DECODE_THREADS
 from .images import ImageSet, Rows
-from .index import Index, open_index
+from .index import FileIndex, open_index
 from .layout import Layout, check_folders, find_layout, refuse_archive, refuse_val_list
 from .listing import class_folders
-from .partition import check_list, hold_out, read_list
+from .lists import check_val_list, read_val_list
+from .partition import hold_out
 from .scaled import Pixels, Window, centre, read_scaled
 
-_MOST_BYTES = 4 << 30
-"""What may be asked for at once: whoever wants more has taken a large set of images for a small one."""
+_MAX_BYTES = 4 << 30
+"""Limit of one access: a request for more mistakes a large set of images for a small one."""
 
 
 class FileImages:
-    """The images of an index as ``(N, 3, side, side)`` uint8: the centre square after scaling the short side.
+    """Images of an index as an array ``(N, 3, side, side)`` uint8: decoded, scaled and centre-cropped on access.
 
     Args:
-        side: pixels; short: what the short side is scaled to before the centre is taken, ``side`` or more.
+        side: of the centre crop, pixels; short: length that the short side is scaled to before, at least ``side``.
     """
 
-    def __init__(self, index: Index, side: int, short: int) -> None:
+    def __init__(self, index: FileIndex, side: int, short: int) -> None:
         assert short >= side
         self.names, self.root = index.names, str(index.root)
         self.digest = index.digest
@@ -50,7 +51,7 @@ class FileImages:
         return len(self.names)
 
     def path(self, row: int) -> str:
-        """Of the file of one image."""
+        """The path of one image file."""
         return f"{self.root}/{self.names[row]}"
 
     def plain(self, row: int) -> Pixels:
@@ -61,25 +62,25 @@ class FileImages:
         """Images ``(n, 3, side, side)`` at an array of positions, or one ``(3, side, side)``; decoded in threads.
 
         Raises:
-            DataError: an image that cannot be read; or more of them than memory should hold.
+            DataError: an image cannot be read, or the images would take more than 4 GiB.
         """
-        wanted = np.atleast_1d(np.asarray(rows))
-        size = len(wanted) * 3 * self.side**2
-        if size > _MOST_BYTES:
+        selected = np.atleast_1d(np.asarray(rows))
+        size = len(selected) * 3 * self.side**2
+        if size > _MAX_BYTES:
             raise DataError(
-                f"{len(wanted):,} images of {self.side} x {self.side} pixels would take {size / 1e9:.0f} GB of memory "
-                "at once; ask for fewer of them (data.subset takes a share of the training images)"
+                f"{len(selected):,} images of {self.side} x {self.side} pixels would take {size / 1e9:.0f} GB of "
+                "memory at once; use fewer of them (data.subset takes a share of the training images)"
             )
-        images = np.empty((len(wanted), self.side, self.side, 3), dtype=np.uint8)
+        images = np.empty((len(selected), self.side, self.side, 3), dtype=np.uint8)
 
         def read(item: tuple[int, Any]) -> None:
             images[item[0]] = self.plain(int(item[1]))
 
-        with ThreadPoolExecutor(WORKERS, thread_name_prefix="decode") as pool:
-            for _ in pool.map(read, enumerate(wanted)):
+        with ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="decode") as pool:
+            for _ in pool.map(read, enumerate(selected)):
                 pass
-        found = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-        return found if np.ndim(rows) else found[0]
+        channels_first = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+        return channels_first if np.ndim(rows) else channels_first[0]
 
     def _centre(self, width: int, height: int) -> Window:
         return centre(width, height, self.side, self.short)
@@ -88,10 +89,10 @@ class FileImages:
 def open_on_the_fly(
     config: DataConfig, *, cache_dir: Path, seed: int, progress: Progress
 ) -> tuple[ImageSet, ImageSet, Callable[[], ImageSet]]:
-    """Training and validation images, and what opens the test images: the same files as with ``decode: once``.
+    """Training and validation images, and a function that opens the test images; split as with ``decode: once``.
 
     Raises:
-        DataError: images that are missing, or that cannot be split like this.
+        DataError: images are missing or cannot be split as the recipe asks.
         RunError: the disk is full or ``cache_dir`` is not writable.
     """
     path = config.path
@@ -101,26 +102,26 @@ def open_on_the_fly(
     if not path.is_dir():
         refuse_archive(config)
     layout = find_layout(config)
-    classes = check_folders(layout.folders, layout.chosen, layout.labels)
-    of = _Opener(config, layout, classes, cache_dir, progress)
-    listed = None if config.val_list is None else read_list(config.val_list)
-    train = of.index("train")
-    test = None if "test" in layout.folders else _held_for_test(train, config, seed, listed)
+    classes = check_folders(layout.folders, layout.selection, layout.labels)
+    opener = _Opener(config, layout, classes, cache_dir, progress)
+    listed = None if config.val_list is None else read_val_list(config.val_list)
+    train = opener.index("train")
+    test = None if "test" in layout.folders else _test_mask(train, config, seed, listed)
     pool = np.ones(len(train), dtype=np.bool_) if test is None else ~test
 
     def open_test() -> ImageSet:
-        return of.images(of.index("test")) if test is None else of.images(train, test)
+        return opener.images(opener.index("test")) if test is None else opener.images(train, test)
 
     if "val" in layout.folders and test is None:
         if listed is not None:
             refuse_val_list(config)
-        return of.images(train, pool), of.images(of.index("val")), open_test
-    val = _held_for_validation(train, pool, config, seed, listed)
-    return of.images(train, pool & ~val), of.images(train, val), open_test
+        return opener.images(train, pool), opener.images(opener.index("val")), open_test
+    val = _validation_mask(train, pool, config, seed, listed)
+    return opener.images(train, pool & ~val), opener.images(train, val), open_test
 
 
 class _Opener:
-    """Opens the index of each split, and images of an index."""
+    """Opens indexes of splits and image sets of an index, with one configuration."""
 
     def __init__(
         self, config: DataConfig, layout: Layout, classes: Sequence[str], cache_dir: Path, progress: Progress
@@ -128,19 +129,19 @@ class _Opener:
         self.config, self.layout, self.classes = config, layout, classes
         self.cache_dir, self.progress = cache_dir, progress
 
-    def index(self, split: str) -> Index:
+    def index(self, split: str) -> FileIndex:
         flat = self.layout.labels if split == "test" else None
         return open_index(
             self.layout.folders[split],
             self.cache_dir,
-            chosen=self.layout.chosen,
+            selection=self.layout.selection,
             labels=flat,
             classes=class_folders(self.layout.folders["train"]) if flat else (),
             what=split,
             progress=self.progress,
         )
 
-    def images(self, index: Index, mask: NDArray[np.bool_] | None = None) -> ImageSet:
+    def images(self, index: FileIndex, mask: NDArray[np.bool_] | None = None) -> ImageSet:
         side = self.config.image_size
         assert side is not None, "DataConfig requires image_size"
         order = np.arange(len(index)) if mask is None else np.flatnonzero(mask)
@@ -148,30 +149,32 @@ class _Opener:
         return ImageSet(Rows(files, order), index.labels[order], index.classes)
 
 
-def _held_for_test(train: Index, config: DataConfig, seed: int, listed: Sequence[str] | None) -> NDArray[np.bool_]:
+def _test_mask(train: FileIndex, config: DataConfig, seed: int, listed: Sequence[str] | None) -> NDArray[np.bool_]:
     facts = {"what": "test", "fraction": config.test_fraction, "seed": seed, "reserved": sorted(listed or ())}
-    return train.held(
+    return train.holdout_mask(
         lambda: hold_out(
-            train.names.every(), config.test_fraction, seed=seed, what="test", reserved=frozenset(listed or ())
+            train.names.to_list(), config.test_fraction, seed=seed, what="test", reserved=frozenset(listed or ())
         ),
         **facts,
     )
 
 
-def _held_for_validation(
-    train: Index, pool: NDArray[np.bool_], config: DataConfig, seed: int, listed: Sequence[str] | None
+def _validation_mask(
+    train: FileIndex, pool: NDArray[np.bool_], config: DataConfig, seed: int, listed: Sequence[str] | None
 ) -> NDArray[np.bool_]:
     def names() -> list[str]:
-        return [name for name, free in zip(train.names.every(), pool, strict=True) if free]
+        return [name for name, free in zip(train.names.to_list(), pool, strict=True) if free]
 
     if listed is None:
         facts: dict[str, Any] = {"what": "validation", "fraction": config.val_fraction, "seed": seed}
         facts["pool"] = int(pool.sum()), config.test_fraction
-        return train.held(lambda: hold_out(names(), config.val_fraction, seed=seed, what="validation"), **facts)
+        return train.holdout_mask(lambda: hold_out(names(), config.val_fraction, seed=seed, what="validation"), **facts)
 
     def checked() -> set[str]:
         assert config.val_list is not None
-        check_list(listed, names(), path=config.val_list)
+        check_val_list(listed, names(), path=config.val_list)
         return set(listed)
 
-    return train.held(checked, what="listed", names=sorted(listed), pool=(int(pool.sum()), config.test_fraction, seed))
+    return train.holdout_mask(
+        checked, what="listed", names=sorted(listed), pool=(int(pool.sum()), config.test_fraction, seed)
+    )

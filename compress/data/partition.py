@@ -1,47 +1,50 @@
-"""Who is held out: by a list of names, or by class and seed. Names are ``<class>/<file>``."""
+"""Reproducible stratified draws (hold-out sets, subsets) and checks of class names. Names are ``<class>/<file>``."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from ..files.untrusted import MOST_LIST, printable, read_text
+from ..files.untrusted import printable
 
 
 def check_classes(classes: Collection[str], where: str) -> None:
-    """Raises DataError unless there are two classes to tell apart."""
+    """Raise DataError unless there are at least two classes."""
     if not classes:
         raise DataError(f"{where} holds no class folders; put the images of each class in a folder named after it")
     if len(classes) < 2:
         raise DataError(f"{where} holds one class only ({next(iter(classes))}); a classifier needs at least 2")
 
 
-def same_classes(first: Collection[str], second: Collection[str], where_first: str, where_second: str) -> None:
-    """Raises DataError naming the classes that only one of two splits has."""
+def check_same_classes(first: Collection[str], second: Collection[str], where_first: str, where_second: str) -> None:
+    """Raise DataError if two splits have different classes; the message names them."""
     missing, extra = sorted(set(first) - set(second)), sorted(set(second) - set(first))
     if missing or extra:
-        told = [f"{where_second} lacks {_some(missing)}"] if missing else []
-        told += [f"{where_first} lacks {_some(extra)}"] if extra else []
-        raise DataError(f"{' and '.join(told)}: every split must have the same class folders; add or remove them")
+        differences = [f"{where_second} lacks {first_names(missing, 5)}"] if missing else []
+        differences += [f"{where_first} lacks {first_names(extra, 5)}"] if extra else []
+        raise DataError(
+            f"{' and '.join(differences)}: every split must have the same class folders; add or remove them"
+        )
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(map(printable, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+def first_names(names: Sequence[str], count: int) -> str:
+    """``a, b and 3 more``: the first ``count`` names, for messages."""
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(map(printable, names[:count])) + more
 
 
 def hold_out(
     names: Sequence[str], fraction: float, *, seed: int, what: str, reserved: Collection[str] = ()
 ) -> set[str]:
-    """A share of every class: at least one image, and at least one stays.
+    """Draw a hold-out set: a share of every class, at least one image; at least one stays.
 
-    A name's place in the draw is a hash of (what, seed, name): the same on every platform and version, and
-    files that are added or removed hardly move the others. ``reserved`` names are never drawn, but count.
+    Names are ordered by a hash of (what, seed, name): the same on all platforms and versions, and adding or removing
+    files hardly changes the draw of others. ``reserved`` names are never drawn, but count in a class's size.
 
     Raises:
         DataError: a class has too few images; it is named.
@@ -50,7 +53,7 @@ def hold_out(
     by_class: dict[str, list[str]] = defaultdict(list)
     for name in names:
         by_class[name.split("/")[0]].append(name)
-    chosen: set[str] = set()
+    held_out: set[str] = set()
     for label, members in by_class.items():
         free = [name for name in members if name not in reserved]
         if len(free) < 2:
@@ -58,59 +61,18 @@ def hold_out(
                 f"class '{label}' has {len(free)} image{'s' * (len(free) != 1)} to share between training "
                 f"and {what}, at least 2 are needed; add images to it or remove the class"
             )
-        wanted = min(max(round(len(members) * fraction), 1), len(free) - 1)
-        chosen.update(sorted(free, key=lambda name: _draw(what, seed, name))[:wanted])
-    return chosen
+        count = min(max(round(len(members) * fraction), 1), len(free) - 1)
+        held_out.update(sorted(free, key=lambda name: _hash_of_name(what, seed, name))[:count])
+    return held_out
 
 
-def _draw(what: str, seed: int, name: str) -> bytes:
+def _hash_of_name(what: str, seed: int, name: str) -> bytes:
     text = f"{what}/{seed}/{name}".encode(errors="surrogateescape")
     return hashlib.blake2b(text, digest_size=8).digest()
 
 
-def read_list(path: Path) -> list[str]:
-    """The names in a list file, one per line; blank lines are skipped.
-
-    Raises:
-        DataError: the file cannot be read, is empty, or names an image twice.
-    """
-    try:
-        names = [line.strip() for line in read_text(path, MOST_LIST).splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise DataError(
-            f"val_list {path} cannot be read ({reason}); give a text file with one path per line"
-        ) from error
-    names = [name.removeprefix("./") for name in names if name]
-    if not names:
-        raise DataError(f"val_list {path} is empty; list at least one image, or leave val_list out")
-    name, times = Counter(names).most_common(1)[0]
-    if times > 1:
-        raise DataError(f"val_list {path} names {printable(name)} {times} times; list every image once")
-    return names
-
-
-def check_list(listed: Sequence[str], names: Sequence[str], *, path: Path) -> None:
-    """Raises DataError unless every listed image is a training image and every class keeps some of them."""
-    known = frozenset(names)
-    for name in listed:
-        if name not in known:
-            raise DataError(
-                f"val_list {path} names {printable(name)}, which is not among the training images; "
-                f"paths are below train/, such as {names[0]}"
-            )
-    held = frozenset(listed)
-    lost = {name.split("/")[0] for name in names} - {name.split("/")[0] for name in names if name not in held}
-    if lost:
-        raise DataError(
-            f"val_list {path} holds all images of {_some(sorted(lost))}: none are left to train on; shorten the list"
-        )
-
-
-def of_each_class(labels: NDArray[np.int64], share: float, *, seed: int) -> NDArray[np.int64]:
-    """Positions of a share of every class, in order, drawn by ``seed``; at least one image of each.
-
-    A larger share holds a smaller one.
+def stratified_rows(labels: NDArray[np.int64], share: float, *, seed: int) -> NDArray[np.int64]:
+    """Sorted positions of a random share of every class (at least one image); larger shares include smaller ones.
 
     Args:
         labels: (N,) of all images; share: 0..1.
@@ -119,6 +81,6 @@ def of_each_class(labels: NDArray[np.int64], share: float, *, seed: int) -> NDAr
     order = np.lexsort((keys, labels))
     _, counts = np.unique(labels, return_counts=True)
     ranks = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
-    wanted = np.maximum(1, np.rint(counts * share).astype(np.int64))
-    chosen: NDArray[np.int64] = np.sort(order[ranks < np.repeat(wanted, counts)])
-    return chosen
+    drawn = np.maximum(1, np.rint(counts * share).astype(np.int64))
+    rows: NDArray[np.int64] = np.sort(order[ranks < np.repeat(drawn, counts)])
+    return rows

@@ -1,4 +1,4 @@
-"""One window of an image file, straight to the side that is wanted: JPEGs are made smaller while they are decoded."""
+"""Windows (crops) of image files, decoded straight to the output size; JPEGs are downscaled while decoding."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Pixels = NDArray[np.uint8]
 _RATIOS = math.log(3 / 4), math.log(4 / 3)
 _TRIES = 10
 DRAWS = 2 * _TRIES + 4
-"""Random numbers that one image may use: ``_TRIES`` windows, their place, two for a shift, one for the flip."""
+"""Random numbers reserved for one image: two for each of ``_TRIES`` window sizes, then its position, shift and flip."""
 
 
 class Window(NamedTuple):
-    """A part of an image in pixels of the file; the first row is at the top."""
+    """A rectangle of an image, in pixels of the file, from its top left corner."""
 
     left: float
     top: float
@@ -32,18 +32,18 @@ class Window(NamedTuple):
 
 
 def centre(width: int, height: int, side: int, short: int) -> Window:
-    """The window of the centre square of ``side`` after the short side was scaled to ``short`` (both pixels)."""
+    """The window that becomes a centre crop of ``side`` pixels when the short side is scaled to ``short`` pixels."""
     edge = min(width, height) * side / short
     return Window((width - edge) / 2, (height - edge) / 2, edge, edge)
 
 
 def random_window(width: int, height: int, scale: tuple[float, float], draws: NDArray[np.float64]) -> Window:
-    """A window of a random share of the area and ratio of sides (3/4 to 4/3), as Inception was trained.
+    """A window of random area and aspect ratio (3/4 to 4/3): torchvision's RandomResizedCrop.
 
-    Szegedy et al. 2015, section 6; the same rule as torchvision's RandomResizedCrop.
+    Szegedy et al. 2015, section 6.
 
     Args:
-        scale: the share of the area, from and to.
+        scale: range of its share of the area.
         draws: (DRAWS,) uniform in [0, 1).
     """
     across, down = draws[2 * _TRIES], draws[2 * _TRIES + 1]
@@ -53,16 +53,16 @@ def random_window(width: int, height: int, scale: tuple[float, float], draws: ND
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
             return Window(int(across * (width - w + 1)), int(down * (height - h + 1)), w, h)
-    # No such window fits: the largest in the centre whose ratio is allowed.
+    # No draw fits: the largest centred window of an allowed aspect ratio.
     w = min(width, round(height * math.exp(_RATIOS[1])))
     h = min(height, round(width / math.exp(_RATIOS[0])))
     return Window((width - w) // 2, (height - h) // 2, w, h)
 
 
-def read_scaled(path: Path | str, side: int, place: Callable[[int, int], Window]) -> Pixels:
-    """The window ``place(width, height)`` of an image as bytes ``(side, side, 3)``, RGB (bilinear, antialiased).
+def read_scaled(path: Path | str, side: int, window: Callable[[int, int], Window]) -> Pixels:
+    """The crop ``window(width, height)`` of an image file, scaled to ``(side, side, 3)`` RGB (bilinear, antialiased).
 
-    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where the window then still has ``side`` pixels or more.
+    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if the window then still has at least ``side`` pixels.
 
     Raises:
         DataError: the file cannot be read as an image; it is named.
@@ -71,7 +71,7 @@ def read_scaled(path: Path | str, side: int, place: Callable[[int, int], Window]
         with open_image(Path(path)) as image:
             refuse_mode(image)
             width, height = image.size
-            left, top, w, h = place(width, height)
+            left, top, w, h = window(width, height)
             shrink = 1
             while shrink < 8 and min(w, h) >= 2 * shrink * side:
                 shrink *= 2
@@ -80,22 +80,22 @@ def read_scaled(path: Path | str, side: int, place: Callable[[int, int], Window]
             across, down = image.size[0] / width, image.size[1] / height
             rgb = image if image.mode == "RGB" else image.convert("RGB")
             box = (left * across, top * down, (left + w) * across, (top + h) * down)
-            return np.asarray(rgb.resize((side, side), Image.Resampling.BILINEAR, box=_within(box, image.size)))
+            return np.asarray(rgb.resize((side, side), Image.Resampling.BILINEAR, box=_clamp_box(box, image.size)))
     except FileNotFoundError as error:
-        raise DataError(f"{_named(path)} is gone; put it back, or run again: the folder is then listed anew") from error
+        raise DataError(f"{_name(path)} is gone; put it back, or run again: the folder is then listed anew") from error
     except UnidentifiedImageError as error:
-        raise DataError(f"{_named(path)} is not an image that can be read; {_REMEDY}") from error
+        raise DataError(f"{_name(path)} is not an image that can be read; {_REMEDY}") from error
     except DECODE_ERRORS as error:
-        raise DataError(f"{_named(path)} cannot be decoded ({error_text(error)}); {_REMEDY}") from error
+        raise DataError(f"{_name(path)} cannot be decoded ({error_text(error)}); {_REMEDY}") from error
 
 
 _REMEDY = "replace it, or name it in a file for data.skip to leave it out"
 
 
-def _named(path: Path | str) -> str:
+def _name(path: Path | str) -> str:
     return printable(str(path), 500)
 
 
-def _within(box: tuple[float, float, float, float], size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Rounding may put an edge outside by the last bit, which PIL refuses."""
+def _clamp_box(box: tuple[float, float, float, float], size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """``box`` within the image: rounding may put an edge outside by the last bit, which PIL refuses."""
     return max(box[0], 0.0), max(box[1], 0.0), min(box[2], float(size[0])), min(box[3], float(size[1]))

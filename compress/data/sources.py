@@ -1,4 +1,4 @@
-"""Sources that are folders or arrays: image trees and folders, CIFAR-10's batches, scikit-learn's digits."""
+"""Image sources: folders, CIFAR-10's python batches, scikit-learn's digits (archives: ``archive.py``)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..errors import DataError
 from .cache import fingerprint
 from .decode import Decoded, Encoded, decode, to_bytes
 from .layout import check_folders
-from .listing import Chosen, Listing, class_folders, file_facts, list_flat, list_images, located
+from .listing import FolderFilter, Listing, class_folders, file_facts, list_flat, list_images
 from .lists import Labels
 from .partition import hold_out
 
@@ -24,24 +24,24 @@ _DIGITS_SIDE = 32  # the networks for CIFAR-10 take 32 x 32; digits are 8 x 8
 
 @dataclass(frozen=True)
 class FolderSource:
-    """One folder of class folders per split. ``resize``: side in pixels, None keeps (and checks) the size.
+    """Source: one folder of class folders per split. ``resize``: side in pixels, None keeps (and checks) the size.
 
-    The test folder is listed only when its images are asked for; its class names are compared at once.
+    The test folder is listed when its images are first used; its class names are checked at once.
 
     Args:
-        chosen: what is taken of the folders; None: everything.
+        selection: classes and files to use; None: all.
         labels: of the test folder's images, if it has no class folders.
     """
 
     folders: Mapping[str, Path]
     resize: int | None
     one_pass: bool = False
-    chosen: Chosen | None = None
+    selection: FolderFilter | None = None
     labels: Labels | None = None
     _listings: dict[str, Listing] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        check_folders(self.folders, self.chosen, self.labels)
+        check_folders(self.folders, self.selection, self.labels)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -49,18 +49,18 @@ class FolderSource:
 
     def listing(self, split: str) -> Listing:
         if split not in self._listings:
-            self._listings[split] = self._list(split)
+            self._listings[split] = self._list_split(split)
         return self._listings[split]
 
-    def _list(self, split: str) -> Listing:
+    def _list_split(self, split: str) -> Listing:
         root = self.folders[split]
         if split != "test" or self.labels is None:
-            return list_images(root, self.chosen)
-        assert self.chosen is not None, "a list of labels comes with what is chosen"
-        return list_flat(root, self.labels, class_folders(self.folders["train"]), self.chosen)
+            return list_images(root, self.selection)
+        assert self.selection is not None, "a label list comes with a selection"
+        return list_flat(root, self.labels, class_folders(self.folders["train"]), self.selection)
 
     def fingerprint(self, split: str) -> str:
-        # Without resize the size of the training images binds the others, so those are part of them.
+        # Without resize all splits must have the size of the training images, so these count as facts of any split.
         facts = {name: self.listing(name).facts() for name in {split, *(() if self.resize else ("train",))}}
         return fingerprint(split, kind="folder", path=self.folders[split].resolve(), resize=self.resize, files=facts)
 
@@ -78,15 +78,15 @@ class FolderSource:
 
 
 def _encoded(listing: Listing, split: str) -> Iterator[Encoded]:
-    for name, path in located(listing):
+    for name, path in listing.paths():
         yield Encoded(split, name, path, str(path))
 
 
 @dataclass(frozen=True)
 class PooledSource:
-    """Images without a test set: ``test`` names are held out of the pool, the rest is ``train``.
+    """Source without a test set of its own: ``test`` names are held out of the pool, the rest is ``train``.
 
-    ``facts`` describe the named files, ``images`` decodes them.
+    ``facts(names)`` describes the files for the fingerprint, ``images(names, split)`` decodes them.
     """
 
     names: Sequence[str]
@@ -96,19 +96,19 @@ class PooledSource:
     splits: tuple[str, ...] = ("train", "test")
     one_pass: bool = False
 
-    def _chosen(self, split: str) -> list[str]:
+    def _names_of(self, split: str) -> list[str]:
         return [name for name in self.names if (name in self.test) == (split == "test")]
 
     def fingerprint(self, split: str) -> str:
-        chosen = self._chosen(split)
-        return fingerprint(split, names=chosen, **self.facts(chosen))
+        names = self._names_of(split)
+        return fingerprint(split, names=names, **self.facts(names))
 
     def count(self, splits: Collection[str]) -> int:
-        return sum(len(self._chosen(split)) for split in splits)
+        return sum(len(self._names_of(split)) for split in splits)
 
     def stream(self, splits: Collection[str]) -> Iterator[Decoded]:
         for split in splits:
-            yield from self.images(self._chosen(split), split)
+            yield from self.images(self._names_of(split), split)
 
 
 def folder_without_test(
@@ -118,10 +118,10 @@ def folder_without_test(
     test_fraction: float,
     seed: int,
     reserved: Collection[str],
-    chosen: Chosen | None = None,
+    selection: FolderFilter | None = None,
 ) -> PooledSource:
-    """Class folders in ``root``; a stratified part becomes the test set, ``reserved`` names never do."""
-    listing = list_images(root, chosen)
+    """A source of class folders in ``root``; a stratified part is the test set, without ``reserved`` names."""
+    listing = list_images(root, selection)
     test = hold_out(listing.names, test_fraction, seed=seed, what="test", reserved=reserved)
 
     def facts(names: Sequence[str]) -> dict[str, Any]:
@@ -135,16 +135,16 @@ def folder_without_test(
 
 
 def digits(resize: int | None, *, test_fraction: float, seed: int, reserved: Collection[str]) -> PooledSource:
-    """scikit-learn's 1,797 digits (8 x 8, grey 0..16), named ``<digit>/<number>``; 32 x 32 by default."""
+    """A source of scikit-learn's 1,797 digits (8 x 8, grey 0..16), named ``<digit>/<number>``; 32 x 32 by default."""
     from sklearn.datasets import load_digits
 
     grey, labels = load_digits(return_X_y=True)
-    names = _names(labels, [str(digit) for digit in range(10)])
+    names = _numbered_names(labels, [str(digit) for digit in range(10)])
     position = {name: index for index, name in enumerate(names)}
     side = resize or _DIGITS_SIDE
 
-    def images(chosen: Sequence[str], split: str) -> Iterator[Decoded]:
-        for name in chosen:
+    def images(selected: Sequence[str], split: str) -> Iterator[Decoded]:
+        for name in selected:
             raw = np.rint(grey[position[name]].reshape(8, 8) * (255 / 16)).astype(np.uint8)
             yield Decoded(split, name, to_bytes(Image.fromarray(raw), side))
 
@@ -155,7 +155,7 @@ def digits(resize: int | None, *, test_fraction: float, seed: int, reserved: Col
 
 @dataclass(frozen=True)
 class CifarBatches:
-    """CIFAR-10's python batches through torchvision, never downloaded; names are ``<class>/<number>``."""
+    """Source: CIFAR-10's python batches, read by torchvision, never downloaded; names are ``<class>/<number>``."""
 
     root: Path
     resize: int | None
@@ -184,7 +184,7 @@ class CifarBatches:
         return fingerprint(split, kind="cifar10", path=self.root.resolve(), resize=self.resize, files=facts)
 
     def count(self, splits: Collection[str]) -> None:
-        """Known only once the batches are read."""
+        """None: the number is known only once the batches are read."""
 
     def stream(self, splits: Collection[str]) -> Iterator[Decoded]:
         from torchvision.datasets import CIFAR10
@@ -197,10 +197,10 @@ class CifarBatches:
                     f"{self.root / CIFAR10.base_folder} is incomplete or damaged (its checksums differ); "
                     "unpack cifar-10-python.tar.gz again"
                 ) from error
-            names = _names(np.asarray(batches.targets), batches.classes)
+            names = _numbered_names(np.asarray(batches.targets), batches.classes)
             for index in sorted(range(len(names)), key=names.__getitem__):
                 yield Decoded(split, names[index], to_bytes(Image.fromarray(batches.data[index]), self.resize))
 
 
-def _names(labels: NDArray[Any], classes: Sequence[str]) -> list[str]:
+def _numbered_names(labels: NDArray[Any], classes: Sequence[str]) -> list[str]:
     return [f"{classes[label]}/{index:05d}" for index, label in enumerate(labels)]

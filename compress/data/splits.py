@@ -1,4 +1,4 @@
-"""Training, validation and test images of a recipe; only ``Splits.test()`` opens the test images."""
+"""Training, validation and test images of a recipe; test images are opened on first use."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from ..config import DataConfig
 from ..errors import DataError
 from ..progress import SILENT, Progress
 from .archive import ArchiveSource
-from .cache import CachedImages, Source, load
+from .cache import CachedImages, Source, load_cached
 from .images import ImageSet
 from .layout import find_layout, refuse_archive, refuse_val_list
+from .lists import check_val_list, read_val_list
 from .on_the_fly import open_on_the_fly
-from .partition import check_list, hold_out, of_each_class, read_list
+from .partition import hold_out, stratified_rows
 from .sources import CifarBatches, FolderSource, digits, folder_without_test
+
+OpenedSplits = tuple[ImageSet, ImageSet, Callable[[], ImageSet]]
+"""Training and validation images, and a function that opens the test images."""
 
 
 class Splits:
-    """``train`` and ``val`` images, their ``classes`` and side; ``test()`` opens the test images."""
+    """The image sets of a recipe: ``train``, ``val`` and ``test()``, which is opened on first use."""
 
     def __init__(self, train: ImageSet, val: ImageSet, open_test: Callable[[], ImageSet]) -> None:
         self.train = train
@@ -38,68 +42,35 @@ class Splits:
         return int(self.train.images.shape[-1])
 
     def test(self) -> ImageSet:
-        """The test images, decoded (or opened in the cache) on the first call."""
+        """The test images, decoded or opened from the cache on the first call."""
         if self._test is None:
             self._test = self._open_test()
         return self._test
 
 
 def open_splits(config: DataConfig, *, cache_dir: Path, seed: int, progress: Progress = SILENT) -> Splits:
-    """The images of ``config``, decoded once into ``cache_dir`` and read from there afterwards.
+    """The splits of ``config``, decoded once into ``cache_dir`` and read from there afterwards.
 
     Validation is ``val_list``, or a val/ folder beside a test/ folder, or ``val_fraction`` of every class,
-    drawn by ``seed``.
-
-    ``data.subset`` then takes its share of what is left to train on, so that validation and test images stay the same
-    for every share. With ``decode: on_the_fly`` the cache holds an index of the files, and images stay files.
+    drawn by ``seed``. ``data.subset`` is drawn from the remaining training images, so that it does not change
+    validation and test images. With ``decode: on_the_fly`` the cache holds only an index of the files.
 
     Raises:
-        DataError: images that are missing, corrupt, or cannot be split like this.
+        DataError: images are missing, corrupt, or cannot be split as the recipe asks.
         RunError: the disk is full or ``cache_dir`` is not writable.
     """
-    whole = _open_splits if config.decode == "once" else open_on_the_fly
-    train, val, open_test = whole(config, cache_dir=cache_dir, seed=seed, progress=progress)
+    open_all = _open_cached if config.decode == "once" else open_on_the_fly
+    train, val, open_test = open_all(config, cache_dir=cache_dir, seed=seed, progress=progress)
     if config.subset is not None:
-        train = train.subset(of_each_class(train.labels, config.subset, seed=seed))
+        train = train.subset(stratified_rows(train.labels, config.subset, seed=seed))
     return Splits(train, val, open_test)
 
 
-Opened = tuple[ImageSet, ImageSet, Callable[[], ImageSet]]
-"""Training and validation images, and what opens the test images."""
-
-
-def _open_splits(config: DataConfig, *, cache_dir: Path, seed: int, progress: Progress) -> Opened:
-    listed = None if config.val_list is None else read_list(config.val_list)
-    source = to_source(config, seed=seed, reserved=listed or ())
-    pool = load(source, "train", cache_dir, progress)
-
-    def open_test() -> ImageSet:
-        return load(source, "test", cache_dir, progress).images
-
-    if "val" in source.splits:
-        if listed is not None:
-            refuse_val_list(config)
-        return pool.images, load(source, "val", cache_dir, progress).images, open_test
-    if listed is None:
-        held = hold_out(pool.names, config.val_fraction, seed=seed, what="validation")
-    else:
-        assert config.val_list is not None
-        check_list(listed, pool.names, path=config.val_list)
-        held = set(listed)
-    return *_divide(pool, held), open_test
-
-
-def _divide(pool: CachedImages, held: set[str]) -> tuple[ImageSet, ImageSet]:
-    """The images whose names are not held, and those whose are."""
-    mask = np.fromiter((name in held for name in pool.names), dtype=bool, count=len(pool.names))
-    return pool.images.subset(np.flatnonzero(~mask)), pool.images.subset(np.flatnonzero(mask))
-
-
 def to_source(config: DataConfig, *, seed: int, reserved: Sequence[str] = ()) -> Source:
-    """Where the images of ``config`` come from; ``reserved`` names stay out of a test set drawn by ``seed``.
+    """The image source of ``config``; ``reserved`` names stay out of a test set drawn by ``seed``.
 
     Raises:
-        DataError: the path is missing, or is not what the source takes.
+        DataError: the path is missing, or of the wrong kind for the source.
     """
     size = config.image_size
     if config.source == "digits":
@@ -118,7 +89,7 @@ def to_source(config: DataConfig, *, seed: int, reserved: Sequence[str] = ()) ->
         return CifarBatches.at(path, size)
     layout = find_layout(config)
     if "test" in layout.folders:
-        return FolderSource(layout.folders, size, chosen=layout.chosen, labels=layout.labels)
+        return FolderSource(layout.folders, size, selection=layout.selection, labels=layout.labels)
     assert size is not None, "DataConfig requires image_size for image_folder"
     return folder_without_test(
         layout.folders["train"],
@@ -126,5 +97,32 @@ def to_source(config: DataConfig, *, seed: int, reserved: Sequence[str] = ()) ->
         test_fraction=config.test_fraction,
         seed=seed,
         reserved=reserved,
-        chosen=layout.chosen,
+        selection=layout.selection,
     )
+
+
+def _open_cached(config: DataConfig, *, cache_dir: Path, seed: int, progress: Progress) -> OpenedSplits:
+    listed = None if config.val_list is None else read_val_list(config.val_list)
+    source = to_source(config, seed=seed, reserved=listed or ())
+    pool = load_cached(source, "train", cache_dir, progress)
+
+    def open_test() -> ImageSet:
+        return load_cached(source, "test", cache_dir, progress).images
+
+    if "val" in source.splits:
+        if listed is not None:
+            refuse_val_list(config)
+        return pool.images, load_cached(source, "val", cache_dir, progress).images, open_test
+    if listed is None:
+        validation = hold_out(pool.names, config.val_fraction, seed=seed, what="validation")
+    else:
+        assert config.val_list is not None
+        check_val_list(listed, pool.names, path=config.val_list)
+        validation = set(listed)
+    return *_split_off(pool, validation), open_test
+
+
+def _split_off(pool: CachedImages, validation: set[str]) -> tuple[ImageSet, ImageSet]:
+    """Training and validation images of ``pool``."""
+    mask = np.fromiter((name in validation for name in pool.names), dtype=bool, count=len(pool.names))
+    return pool.images.subset(np.flatnonzero(~mask)), pool.images.subset(np.flatnonzero(mask))

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, after a power cut too: written beside their place, synced, renamed into it."""
+"""Atomic and durable file writes (temporary file, fsync, rename), for text, JSON and safetensors, and their readers."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ if TYPE_CHECKING:
     import torch
 
 
+# Network and user-space file systems that cannot sync a folder do so by themselves.
+_NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""What the operating system says when a disk, a quota or a limit on the size of files is used up."""
+"""Error numbers of a full disk, an exhausted quota and a file above the size limit."""
 
 
 @contextmanager
 def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
-    """A temporary path beside ``path`` that becomes ``path`` when the block ends well.
+    """Context: a temporary path beside ``path``, renamed to ``path`` if the block succeeds, and else removed.
 
     Args:
-        durable: after the block it stays, whatever happens to the machine. That takes milliseconds; without it (for
+        durable: sync to disk, so that the file survives a power cut. That takes milliseconds; without it (for
             pictures, of which a run draws many) a power cut may leave an empty file.
 
     Raises:
-        RunError: the disk is full or the place is not writable; what stood at ``path`` before is untouched.
+        RunError: the disk is full or the folder is not writable; an earlier file at ``path`` is untouched.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -38,7 +40,7 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
             make_folder(path.parent)
             yield part
             if durable:
-                sync_file(part)  # before the rename: else the new name may come to stand for an empty file
+                sync_file(part)  # before the rename, else the new name may refer to an empty file
             part.replace(path)
             if durable:
                 sync_folder(path.parent)
@@ -48,10 +50,10 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def write_errors(path: Path) -> Iterator[None]:
-    """Turn what the operating system says about writing ``path`` into one sentence.
+    """Context: turns an OSError about writing ``path`` into a one-sentence RunError; other errors pass.
 
     Raises:
-        RunError: the disk is full or the place is not writable.
+        RunError: the disk is full or the folder is not writable.
     """
     try:
         yield
@@ -67,33 +69,33 @@ def write_errors(path: Path) -> Iterator[None]:
 
 
 def disk_full_reason(error: OSError) -> str:
-    """Which of ``DISK_FULL`` it was, in words."""
+    """Which of ``DISK_FULL`` the error is, in words."""
     return "the file is larger than this account or disk allows" if error.errno == errno.EFBIG else "the disk is full"
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` as UTF-8, whole or not at all."""
+    """Write ``text`` as UTF-8, atomically."""
     with atomic_path(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON, whole or not at all; NaN and infinity are refused."""
+    """Write ``value`` as indented JSON, atomically; NaN and infinity are refused."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """The value stored in a JSON file.
+    """The value in a JSON file.
 
     Raises:
-        OSError: it is missing, cannot be read, is no file, or is too large.
-        ValueError: it is no JSON (see ``slimsight.compress.files.untrusted.parse_json``).
+        OSError: it is missing, unreadable, not a regular file, or too large.
+        ValueError: it is not valid JSON (see ``slimsight.compress.files.untrusted.parse_json``).
     """
     return parse_json(read_text(path, MOST_JSON))
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write tensors as safetensors, whole or not at all (CPU copies, contiguous)."""
+    """Write tensors (CPU copies, contiguous) as safetensors, atomically."""
     from safetensors.torch import save
 
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
@@ -105,26 +107,23 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a safetensors file, on the CPU.
 
     Raises:
-        ModelError: it is missing, no file, or no safetensors file: its header does not fit what follows it.
+        ModelError: it is missing, not a regular file, or not a valid safetensors file.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     if not path.is_file():
-        what = "is a folder" if path.is_dir() else "is no file" if path.exists() else "does not exist"
+        what = "is a folder" if path.is_dir() else "is not a file" if path.exists() else "does not exist"
         raise ModelError(f"weights file {path} {what}; give a .safetensors file")
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError, OverflowError) as error:
         reason = " ".join(str(error).split())
-        raise ModelError(f"weights file {path} is no readable safetensors file: {reason}") from error
-
-
-_NO_SUCH_THING = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+        raise ModelError(f"weights file {path} is not a readable safetensors file: {reason}") from error
 
 
 def sync_file(path: Path) -> None:
-    """Return once the content of ``path`` is on the disk."""
+    """Flush the content of ``path`` to disk (fsync)."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -133,32 +132,32 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Return once the names in ``folder`` are on the disk: what was renamed, made or removed there."""
+    """Flush the directory entries of ``folder`` to disk: files renamed, created or removed in it."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in _NO_SUCH_THING:  # network and user-space file systems may sync names by themselves
+        if error.errno not in _NO_FOLDER_SYNC:
             raise
     finally:
         os.close(handle)
 
 
 def make_folder(folder: Path) -> None:
-    """Make ``folder`` and those above it that are missing, each to be there after a power cut too."""
+    """Create ``folder`` and its missing parents, each synced to disk."""
     missing = []
     while not folder.is_dir():
         missing.append(folder)
         if folder.parent == folder:
             break
         folder = folder.parent
-    for made in reversed(missing):
-        made.mkdir(exist_ok=True)
-        sync_folder(made.parent)
+    for new in reversed(missing):
+        new.mkdir(exist_ok=True)
+        sync_folder(new.parent)
 
 
 def remove(path: Path) -> None:
-    """Remove a file if it is there; it does not come back after a power cut."""
+    """Remove a file if it exists, synced to disk."""
     try:
         path.unlink()
     except FileNotFoundError:

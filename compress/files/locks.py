@@ -1,4 +1,4 @@
-"""Locks of the operating system: whoever is killed lets go, whatever the clock says."""
+"""File locks of the operating system (flock), released when their process ends, however it ends."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-_NONE_HERE = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF})
-"""EBADF: NFS locks no folder, which cannot be opened for writing."""
+_UNSUPPORTED = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF})
+"""EBADF: NFS cannot lock folders, which cannot be opened for writing."""
 
 
 class NoLocks(Exception):
-    """The file system knows no locks (some network folders)."""
+    """The file system does not support locks (some network folders)."""
 
 
 def try_lock(file: IO[bytes]) -> bool:
-    """Take the lock of an open file if nobody holds it; it lasts until the file is closed or ``unlock``.
+    """Acquire the lock of an open file; False if it is taken. Released by closing the file or by ``unlock``.
 
     Raises:
-        NoLocks: nobody can hold one there.
+        NoLocks: the file system does not support locks.
     """
     return _flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def unlock(file: IO[bytes]) -> None:
-    """Let go. Said aloud where a forked child may hold the same lock."""
+    """Release the lock, also for forked children that share it."""
     fcntl.flock(file, fcntl.LOCK_UN)
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder; waits while another process or thread holds it.
+    """Context: holds the lock of a folder, after waiting for other processes and threads.
 
-    Where there are no locks, nobody waits: what the block does must not break anything then, only cost more.
+    Without support for locks it does not wait: the block must stay correct then, if less efficient.
     """
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -53,7 +53,7 @@ def _flock(file: IO[bytes] | int, how: int) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        if error.errno in _NONE_HERE:
+        if error.errno in _UNSUPPORTED:
             raise NoLocks(error.strerror) from error
         raise
     return True

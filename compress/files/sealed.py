@@ -1,4 +1,4 @@
-"""Whether a file is what was written: checksums, and JSON that carries its own."""
+"""Integrity of files: checksums, and sealed JSON, which contains its own checksum."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ _BLANK = "0" * 64
 
 
 def sha256_of_file(path: Path) -> str:
-    """The checksum of a file's content, in hexadecimal."""
+    """SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def find_damage(path: Path, size: int | None = None, sha256: str | None = None) -> Damaged | None:
-    """How the file at ``path`` differs from one of ``size`` bytes and this checksum; None: not at all.
+    """How the file at ``path`` differs from the recorded ``size`` in bytes and checksum; None if it does not.
 
     Raises:
-        OSError: it is there and cannot be read.
+        OSError: it exists and cannot be read.
     """
     try:
-        found = path.stat().st_size
-        if size is not None and found < size:
-            return Damaged(path, f"is cut off: {found} of {size} bytes are there")
-        if size is not None and found > size:
-            return Damaged(path, f"was changed since it was written: it has {found} bytes, {size} were recorded")
-        if sha256 is not None and (other := sha256_of_file(path)) != sha256:
+        actual = path.stat().st_size
+        if size is not None and actual < size:
+            return Damaged(path, f"is cut off: {actual} of {size} bytes are there")
+        if size is not None and actual > size:
+            return Damaged(path, f"was changed since it was written: it has {actual} bytes, {size} were recorded")
+        if sha256 is not None and (digest := sha256_of_file(path)) != sha256:
             return Damaged(
                 path,
-                f"was changed since it was written: its sha256 is {other[:12]}..., {sha256[:12]}... was recorded",
+                f"was changed since it was written: its sha256 is {digest[:12]}..., {sha256[:12]}... was recorded",
             )
     except (FileNotFoundError, NotADirectoryError):
         return Damaged(path, "is gone")
@@ -46,9 +46,9 @@ def find_damage(path: Path, size: int | None = None, sha256: str | None = None) 
 
 
 def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
-    """Write ``value`` as indented JSON, whole or not at all, with ``seal`` before its own keys.
+    """Write ``value`` as indented JSON, atomically, with its ``seal`` as the first key.
 
-    The seal is the sha256 of the file's bytes with 64 zeros in its own place: every byte of the file counts.
+    The seal is the SHA-256 of the file's bytes, with 64 zeros instead of the seal: it covers every byte.
     """
     assert "seal" not in value
     text = json.dumps({"seal": _BLANK, **value}, indent=2, allow_nan=False) + "\n"
@@ -56,15 +56,15 @@ def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def read_sealed(path: Path, *, older: bool = False) -> dict[str, Any]:
-    """What ``write_sealed`` wrote, without the seal.
+    """Read a file of ``write_sealed`` and verify its seal; the value without the seal.
 
     Args:
-        older: take JSON without a seal, as earlier versions wrote it, too. Whoever reads it knows its keys, and must
-            refuse others: a damaged ``"seal"`` is one.
+        older: also accept JSON without a seal, from earlier versions. The caller must refuse unknown keys, such as a
+            damaged ``"seal"``.
 
     Raises:
         FileNotFoundError: there is no such file.
-        Damaged: not one byte of it may differ from what was written.
+        Damaged: a byte of it differs from what was written.
     """
     data = read_bytes(path, MOST_JSON)
     seal = _SEAL.match(data)
@@ -77,8 +77,8 @@ def read_sealed(path: Path, *, older: bool = False) -> dict[str, Any]:
     try:
         value = parse_json(data.decode())
     except ValueError as error:  # broken JSON and broken UTF-8 alike
-        raise Damaged(path, f"is cut off or was changed since it was written: it is no JSON ({error})") from error
+        raise Damaged(path, f"is cut off or was changed since it was written: it is not JSON ({error})") from error
     if not isinstance(value, dict):
-        raise Damaged(path, "was changed since it was written: it is no JSON object")
+        raise Damaged(path, "was changed since it was written: it is not a JSON object")
     value.pop("seal", None)
     return value

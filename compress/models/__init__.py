@@ -1,4 +1,4 @@
-"""Classifiers: CIFAR networks of our own, torchvision's, and users' own files, with normalisation inside."""
+"""Classifiers with built-in normalisation: our CIFAR networks, torchvision's, timm's and users' own files."""
 
 from .check import check_classifier, check_logits
 from .cifar import VGG16, MobileNetV2, ResNet

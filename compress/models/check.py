@@ -1,4 +1,4 @@
-"""Does a network give logits for the images that it is asked to take?"""
+"""Checks that a network is a classifier that can be traced: one tensor of logits, the same layers for all images."""
 
 from __future__ import annotations
 
@@ -10,37 +10,38 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import ModelError
+from ..modes import eval_mode
 from .user_code import UserCode, calling_line
 
-# Products of activations: no layer's MACs count them, and no channel can be removed from them.
+# Products of activations: not counted in any layer's MACs, and their channels cannot be removed.
 _ATTENTION = ("bmm", "baddbmm", "_native_multi_head_attention", "scaled_dot_product")
 
 
 def check_classifier(model: nn.Module, side: int, classes: int) -> None:
-    """Run two grey images (2, 3, side, side) through ``model`` in eval mode: do logits (2, classes) come out?
+    """Check that ``model`` maps images (2, 3, side, side) to logits (2, classes) in eval mode.
 
     Raises:
-        ModelError: the model does not take such images, or gives something else; the message says what.
+        ModelError: it does not; the message says what it returns.
     """
     tensors = [*model.parameters(), *model.buffers()]
     images = torch.full((2, 3, side, side), 0.5, device=tensors[0].device if tensors else None)
-    found = check_logits(model, images)
-    if found != classes:
-        raise ModelError(f"the model gives {found} logits; the data has {classes} classes: it must give as many")
+    logits = check_logits(model, images)
+    if logits != classes:
+        raise ModelError(f"the model returns {logits} logits for {classes} classes of the data; both must be equal")
 
 
 def check_logits(model: nn.Module, images: Tensor) -> int:
-    """The number of classes of ``model``, from the logits that it gives in eval mode.
+    """The number of classes of ``model``, from its logits in eval mode, after checking that it can be traced.
 
-    What it computes must be the same layers for every image, and torch must see all of it: a trace of anything else
-    would be right for one image, or for a part of the model.
+    It must compute the same layers for all images, and all of it in torch: otherwise a trace would be right only for
+    one image, or for a part of the model.
 
     Args:
         images: (N, C, H, W), at least one.
 
     Raises:
-        ModelError: it fails on ``images``, gives something else than one tensor of logits (N, classes), chooses what
-            to compute by its data, leaves autograd, or uses attention.
+        ModelError: it fails on ``images``, does not return one tensor of logits (N, classes), has data-dependent
+            control flow, leaves autograd, or uses attention.
     """
     lazy = next((name for name, p in model.named_parameters() if isinstance(p, nn.UninitializedParameter)), None)
     if lazy is not None:
@@ -48,14 +49,9 @@ def check_logits(model: nn.Module, images: Tensor) -> int:
             f"the model's '{lazy}' has no shape yet (a lazy layer): run the model once on an image, then hand it over"
         )
     images = images.detach().clone().requires_grad_()
-    training = model.training
-    model.eval()
-    try:
-        size = "x".join(map(str, images.shape[1:]))
-        with UserCode(f"the model does not take {size} images"), torch.enable_grad(), _watch():
-            logits = model(images * 1)  # a copy: some models change their input
-    finally:
-        model.train(training)
+    size = "x".join(map(str, images.shape[1:]))
+    with eval_mode(model), UserCode(f"the model does not take {size} images"), torch.enable_grad(), _trace_guard():
+        logits = model(images * 1)  # a copy: some models change their input
     if not isinstance(logits, Tensor):
         raise ModelError(
             f"the model returns {type(logits).__name__}; it must return one tensor of logits (N, classes): wrap it in "
@@ -71,24 +67,24 @@ def check_logits(model: nn.Module, images: Tensor) -> int:
 
 
 def _check_gradient(logits: Tensor, images: Tensor) -> None:
-    """Gates are learned by gradients, and channels followed through the graph that autograd makes."""
+    """Gates are learned by gradients, and channels are traced through the autograd graph."""
     try:
-        found = logits.requires_grad and torch.autograd.grad(logits.sum(), images, allow_unused=True)[0] is not None
+        connected = logits.requires_grad and torch.autograd.grad(logits.sum(), images, allow_unused=True)[0] is not None
     except RuntimeError as error:
         reason = str(error).split(":")[0]
         raise ModelError(
             f"torch cannot compute the model's gradients ({reason}): replace in-place operations on what is still "
             "needed (x += y by x = x + y, ReLU(inplace=True) by ReLU())"
         ) from error
-    if not found:
+    if not connected:
         raise ModelError(
             "no gradient of the model's logits reaches its images: it leaves autograd on the way "
             "(torch.no_grad, detach, numpy); take that out of its forward()"
         )
 
 
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Context: refuses what no trace of a convolutional network can stand for."""
+class _TraceGuard(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Context: refuses data-dependent control flow and attention, which a trace cannot represent."""
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -107,5 +103,5 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-def _watch() -> TorchDispatchMode:
-    return _Watch()  # type: ignore[no-untyped-call]
+def _trace_guard() -> TorchDispatchMode:
+    return _TraceGuard()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""CIFAR ResNets of He et al. 2016, section 4.2: 6n+2 layers, widths 16, 32, 64."""
+"""CIFAR forms of ResNet (He et al. 2016, section 4.2: 6n+2 layers), MobileNetV2 and VGG-16 with batch norm."""
 
 from __future__ import annotations
 
@@ -11,6 +11,22 @@ Shortcut = Literal["pad", "conv"]
 
 DEPTHS = (20, 32, 44, 56, 110)
 WIDTHS = (16, 32, 64)
+
+# (expansion, outputs, blocks, stride): stem and second stage have stride 1 here, and 2 for ImageNet.
+MOBILENET_STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 1),
+    (6, 32, 3, 1),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+STEM_WIDTH = 32
+LAST_WIDTH = 1280
+
+# Widths of the 3x3 convolutions between two 2x2 max-poolings.
+VGG_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 
 class PadShortcut(nn.Module):
@@ -33,7 +49,7 @@ class PadShortcut(nn.Module):
 
 
 def to_shortcut(kind: Shortcut, inputs: int, outputs: int, stride: int) -> nn.Module:
-    """The residual branch: identity where the shape stays, else zero padding or a 1x1 convolution with BN."""
+    """The shortcut of a block: identity if the shape stays, else zero padding or a 1x1 convolution with BN."""
     if stride == 1 and inputs == outputs:
         return nn.Identity()
     if kind == "pad":
@@ -89,20 +105,6 @@ class ResNet(nn.Module):
 def _stage(blocks: int, inputs: int, outputs: int, stride: int, shortcut: Shortcut) -> nn.Sequential:
     first = BasicBlock(inputs, outputs, stride, shortcut)
     return nn.Sequential(first, *(BasicBlock(outputs, outputs, 1, shortcut) for _ in range(blocks - 1)))
-
-
-# (expansion, outputs, blocks, stride): stem and second stage have stride 1 here, and 2 for ImageNet.
-MOBILENET_STAGES = (
-    (1, 16, 1, 1),
-    (6, 24, 2, 1),
-    (6, 32, 3, 1),
-    (6, 64, 4, 2),
-    (6, 96, 3, 1),
-    (6, 160, 3, 2),
-    (6, 320, 1, 1),
-)
-STEM_WIDTH = 32
-LAST_WIDTH = 1280
 
 
 class InvertedResidual(nn.Module):
@@ -165,10 +167,6 @@ class MobileNetV2(nn.Module):
         x = self.relu2(self.bn2(self.conv2(self.layers(x))))
         logits: Tensor = self.linear(F.adaptive_avg_pool2d(x, 1).flatten(1))
         return logits
-
-
-# Widths of the 3x3 convolutions between two 2x2 max-poolings.
-VGG_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 
 class VGG16(nn.Module):

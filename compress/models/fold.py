@@ -1,4 +1,4 @@
-"""Batch normalisation in eval mode is a scale and a shift per channel: the layer before it can carry both."""
+"""Folding of batch normalisation (in eval mode: a scale and a shift per channel) into the preceding layer."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch import Tensor, nn
 
 
 class FoldedNorm1d(nn.BatchNorm1d):
-    """What is left of a normalisation that the layer before it carries: its name, its hooks, no work."""
+    """Placeholder of a folded normalisation: keeps its name and hooks, computes nothing."""
 
     def forward(self, input: Tensor) -> Tensor:
         return input
 
 
 class FoldedNorm2d(nn.BatchNorm2d):
-    """The same for feature maps."""
+    """``FoldedNorm1d`` for feature maps."""
 
     def forward(self, input: Tensor) -> Tensor:
         return input
 
 
-# Exactly these: a subclass may do more than its name says.
+# Exactly these types: a subclass may compute something else.
 _PRODUCERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
@@ -39,27 +39,27 @@ class FoldPair:
 
 @torch.no_grad()
 def find_fold_pairs(network: nn.Module, run: Callable[[], object]) -> tuple[FoldPair, ...]:
-    """Pairs where a normalisation reads the very tensor that a layer put out, each called once in ``run()``.
+    """Pairs where a normalisation reads exactly the tensor that a layer returned, each called once in ``run()``.
 
-    Whether somebody else reads that tensor too cannot be seen here: compare the outputs after folding.
+    Other readers of that tensor cannot be seen here: compare the outputs after folding.
     """
-    made: dict[int, tuple[str, Tensor, int]] = {}  # outputs are kept: their ids stay theirs
+    outputs: dict[int, tuple[str, Tensor, int]] = {}  # tensors are kept, so that ids are not reused
     calls: Counter[str] = Counter()
     pairs: list[FoldPair] = []
 
-    def put_out(name: str) -> Callable[[nn.Module, object, object], None]:
+    def record_output(name: str) -> Callable[[nn.Module, object, object], None]:
         def hook(_module: nn.Module, _inputs: object, output: object) -> None:
             calls[name] += 1
             if isinstance(output, Tensor):
-                made[id(output)] = (name, output, output._version)
+                outputs[id(output)] = (name, output, output._version)
 
         return hook
 
-    def read(name: str) -> Callable[[nn.Module, tuple[object, ...]], None]:
+    def match_input(name: str) -> Callable[[nn.Module, tuple[object, ...]], None]:
         def hook(_module: nn.Module, inputs: tuple[object, ...]) -> None:
             calls[name] += 1
-            producer, output, version = made.get(id(inputs[0]), (None, None, 0))
-            # A higher version: something changed the tensor in place on its way.
+            producer, output, version = outputs.get(id(inputs[0]), (None, None, 0))
+            # A higher version: the tensor was changed in place in between.
             if producer is not None and output is not None and output._version == version:
                 pairs.append(FoldPair(producer, name))
 
@@ -68,9 +68,9 @@ def find_fold_pairs(network: nn.Module, run: Callable[[], object]) -> tuple[Fold
     handles = []
     for name, module in network.named_modules():
         if type(module) in _PRODUCERS:
-            handles.append(module.register_forward_hook(put_out(name)))
+            handles.append(module.register_forward_hook(record_output(name)))
         elif type(module) in _NORMS and _is_affine_in_eval(module):
-            handles.append(module.register_forward_pre_hook(read(name)))
+            handles.append(module.register_forward_pre_hook(match_input(name)))
     try:
         run()
     finally:
@@ -88,9 +88,9 @@ def _is_affine_in_eval(norm: nn.Module) -> bool:
 
 @torch.no_grad()
 def fold_(network: nn.Module, pairs: Sequence[FoldPair]) -> None:
-    """Fold each normalisation into its producer, which then carries weight * s and (bias - mean) * s + beta.
+    """Fold each normalisation into its producer: weight * s and (bias - mean) * s + beta.
 
-    s = gamma / sqrt(var + eps), computed in float64. Parameters shared with other layers stay theirs.
+    s = gamma / sqrt(var + eps), computed in float64. The producer gets new parameters; shared ones stay unchanged.
     """
     modules = dict(network.named_modules())
     for pair in pairs:

@@ -1,4 +1,4 @@
-"""``timm:NAME``: a network of the timm library (an extra)."""
+"""Networks of libraries: ``torchvision:NAME`` and ``timm:NAME`` (an extra); nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -14,42 +14,14 @@ from ..errors import ConfigError
 from ..registry import nearest
 from .user_code import UserCode
 
-
-def build_from_timm(name: str, classes: int) -> nn.Module:
-    """timm's network ``name`` (without the prefix) for ``classes`` classes, with random weights: nothing is downloaded.
-
-    Raises:
-        ConfigError: timm is not installed, or has no network of this name.
-        ModelError: timm cannot build it.
-    """
-    timm = _import_timm(name)
-    choices = timm.list_models()
-    if name.partition(".")[0] not in choices:
-        raise ConfigError(
-            f"timm has no model '{name}'{nearest(name, choices)} (it has {len(choices)}; see timm.list_models())"
-        )
-    with UserCode(f"timm:{name} cannot be built"):
-        net: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes)
-    return net
-
-
-def _import_timm(name: str) -> Any:
-    try:
-        return importlib.import_module("timm")
-    except ImportError as error:
-        raise ConfigError(
-            f"timm:{name} needs timm, an extra: pip install 'slimsight[timm]' (or: pip install timm)"
-        ) from error
-
-
-# In training these two also return the logits of side branches, which have a thousand classes of their own.
-_WITH_SIDE_BRANCHES = ("googlenet", "inception_v3")
+# In training these also return auxiliary logits, of a thousand classes.
+_WITH_AUX_LOGITS = ("googlenet", "inception_v3")
 
 
 def build_from_torchvision(name: str, classes: int, *, pretrained: bool) -> nn.Module:
-    """torchvision's classifier ``name`` (without the prefix), with a new last layer if ``classes`` needs one.
+    """torchvision's classifier ``name`` (without the prefix), with a new last layer if it has other ``classes``.
 
-    Pretrained weights are taken from torch hub's cache: nothing is downloaded.
+    Pretrained weights are read from torch hub's cache.
 
     Raises:
         ConfigError: unknown name, or pretrained weights that are not in the cache.
@@ -63,7 +35,7 @@ def build_from_torchvision(name: str, classes: int, *, pretrained: bool) -> nn.M
             f"torchvision has no classifier '{name}'{nearest(name, choices)} "
             f"(it has {len(choices)}, e.g. resnet18, mobilenet_v2; see torchvision.models.list_models())"
         )
-    options: dict[str, Any] = {"aux_logits": False} if name in _WITH_SIDE_BRANCHES else {}
+    options: dict[str, Any] = {"aux_logits": False} if name in _WITH_AUX_LOGITS else {}
     if not pretrained:
         if options:
             options["init_weights"] = True
@@ -83,13 +55,31 @@ def build_from_torchvision(name: str, classes: int, *, pretrained: bool) -> nn.M
     return net
 
 
-def replace_head_(net: nn.Module, classes: int) -> None:
-    """Give ``net`` ``classes`` outputs by a new last linear layer (1x1 convolution, if it has no linear one).
-
-    "Last" is the order of definition. A layer that has ``classes`` outputs already is left as it is.
+def build_from_timm(name: str, classes: int) -> nn.Module:
+    """timm's network ``name`` (without the prefix) for ``classes`` classes, with random weights.
 
     Raises:
-        ConfigError: the network ends in neither.
+        ConfigError: timm is not installed, or has no network of this name.
+        ModelError: timm cannot build it.
+    """
+    timm = _import_timm(name)
+    choices = timm.list_models()
+    if name.partition(".")[0] not in choices:
+        raise ConfigError(
+            f"timm has no model '{name}'{nearest(name, choices)} (it has {len(choices)}; see timm.list_models())"
+        )
+    with UserCode(f"timm:{name} cannot be built"):
+        net: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes)
+    return net
+
+
+def replace_head_(net: nn.Module, classes: int) -> None:
+    """Replace the last linear layer (or 1x1 convolution, without a linear one) by one with ``classes`` outputs.
+
+    "Last" by order of definition. A layer that already has ``classes`` outputs is kept.
+
+    Raises:
+        ConfigError: the network has neither.
     """
     layers = list(net.named_modules())
     linear: list[tuple[str, nn.Linear | nn.Conv2d]] = [(k, m) for k, m in layers if isinstance(m, nn.Linear)]
@@ -106,3 +96,12 @@ def replace_head_(net: nn.Module, classes: int) -> None:
             net.set_submodule(name, nn.Linear(old.in_features, classes, bias=old.bias is not None))
     elif old.out_channels != classes:
         net.set_submodule(name, nn.Conv2d(old.in_channels, classes, 1, bias=old.bias is not None))
+
+
+def _import_timm(name: str) -> Any:
+    try:
+        return importlib.import_module("timm")
+    except ImportError as error:
+        raise ConfigError(
+            f"timm:{name} needs timm, an extra: pip install 'slimsight[timm]' (or: pip install timm)"
+        ) from error

@@ -1,4 +1,4 @@
-"""Normalisation is the classifier's first layer: masks, exports and users see raw images in [0, 1]."""
+"""Classifier with normalisation as its first layer, so that it takes raw images in [0, 1]."""
 
 from __future__ import annotations
 

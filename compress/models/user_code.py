@@ -1,4 +1,4 @@
-"""Code that is not ours: whatever it raises reaches the user as one sentence that names the place."""
+"""Loading networks from users' Python files, with errors in their code reported as one sentence with the line."""
 
 from __future__ import annotations
 
@@ -21,12 +21,50 @@ from ..errors import ConfigError, ModelError, SlimError
 from ..registry import nearest
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
+CLASSES_NAMES = ("classes", "num_classes", "n_classes")
+"""A factory's parameter of one of these names receives the number of classes."""
+
+
+def build_from_file(name: str, classes: int) -> nn.Module:
+    """The network of ``path/to/file.py:factory``: ``factory(classes)``, or ``factory()`` if it takes nothing.
+
+    The file is executed again only when its content has changed. It may import modules of its folder.
+
+    Raises:
+        ConfigError: no such file or factory, or a factory with other arguments.
+        ModelError: the file or the factory raises, or the result is not a ``torch.nn.Module``.
+    """
+    path, factory_name = split_file_name(name)
+    if not path.is_file():
+        raise ConfigError(f"model '{name}': there is no file {path}; give path/to/file.py:factory")
+    with _folder_on_sys_path(path):
+        module = _load_module(path)
+        factory = _find_factory(module, path, factory_name)
+        with UserCode(f"model factory '{factory_name}' of {path} failed", path):
+            net = factory(**_factory_arguments(factory, factory_name, path, classes))
+    if not isinstance(net, nn.Module):
+        raise ModelError(
+            f"model factory '{factory_name}' of {path} returned {type(net).__name__}; "
+            "it must return a torch.nn.Module that maps images (N, 3, H, W) to logits (N, classes)"
+        )
+    return net
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a model ``name`` refers to a Python file: ``file.py:factory``, or ``file.py`` without a factory."""
+    return name.endswith(".py") or ".py:" in name
+
+
+def split_file_name(name: str) -> tuple[Path, str]:
+    """The absolute path of the file in ``name``, and its factory (empty if none is given)."""
+    file, _, factory = name.rpartition(":") if not name.endswith(".py") else (name, "", "")
+    return Path(file).expanduser().resolve(), factory
 
 
 class UserCode:
-    """Context: an exception inside becomes a ModelError "``doing``: type: message (file, line n)".
+    """Context: turns an exception into a ModelError "``doing``: type: message (file, line n)".
 
-    The place is the deepest line in ``file``; without one, the deepest line outside torch. Interrupts pass.
+    The line is the deepest in ``file``; without one, the deepest outside torch. Interrupts pass.
     """
 
     def __init__(self, doing: str, file: Path | None = None) -> None:
@@ -39,99 +77,59 @@ class UserCode:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # sys.exit() in a script that was meant to be run, not imported, must not end ours without a word.
+        # sys.exit() in an imported script must not end our process silently.
         if isinstance(error, SlimError) or not isinstance(error, Exception | SystemExit):
             return
         text = " ".join(str(error).split())
-        place = _place(error, trace, self.file)
-        raise ModelError(f"{self.doing}: {type(error).__name__}{f': {text}' if text else ''} ({place})") from error
+        line = _line_of_error(error, trace, self.file)
+        raise ModelError(f"{self.doing}: {type(error).__name__}{f': {text}' if text else ''} ({line})") from error
 
 
 def calling_line() -> str:
-    """The line outside torch, and outside of this package, from which torch is just being called."""
+    """The innermost line of the current call stack outside torch and this package."""
     ours = str(Path(__file__).parents[1]) + os.sep
     frames = [f for f in traceback.extract_stack() if not f.filename.startswith((_TORCH, ours))]
     return f"{frames[-1].filename}, line {frames[-1].lineno}"
 
 
-def _place(error: BaseException, trace: TracebackType | None, file: Path | None) -> str:
+def _line_of_error(error: BaseException, trace: TracebackType | None, file: Path | None) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}"
     frames = traceback.extract_tb(trace)
     if file is None:
-        chosen = [frame for frame in frames if not frame.filename.startswith(_TORCH)]
+        candidates = [frame for frame in frames if not frame.filename.startswith(_TORCH)]
     else:
-        chosen = [frame for frame in frames if frame.filename == str(file)]
-    frame = (chosen or list(frames))[-1]
+        candidates = [frame for frame in frames if frame.filename == str(file)]
+    frame = (candidates or list(frames))[-1]
     return f"{frame.filename}, line {frame.lineno}"
 
 
-# A parameter of one of these names gets the number of classes, wherever it stands.
-CLASSES_NAMES = ("classes", "num_classes", "n_classes")
-
-
-def is_file_name(name: str) -> bool:
-    """Whether ``name`` means a Python file: ``file.py:factory``, or ``file.py`` without its factory."""
-    return name.endswith(".py") or ".py:" in name
-
-
-def split_file_name(name: str) -> tuple[Path, str]:
-    """The file that ``name`` means, in full, and its factory; empty where none is given."""
-    file, _, factory = name.rpartition(":") if not name.endswith(".py") else (name, "", "")
-    return Path(file).expanduser().resolve(), factory
-
-
-def build_from_file(name: str, classes: int) -> nn.Module:
-    """The network of ``path/to/file.py:factory``: ``factory(classes)``, or ``factory()`` if it takes nothing.
-
-    The file is run again only when its content has changed. It may import its neighbours.
-
-    Raises:
-        ConfigError: no such file or factory, or a factory with other arguments.
-        ModelError: the file or the factory raises, or the result is no ``torch.nn.Module``.
-    """
-    path, factory_name = split_file_name(name)
-    if not path.is_file():
-        raise ConfigError(f"model '{name}': there is no file {path}; give path/to/file.py:factory")
-    with _neighbours_importable(path):
-        module = _load(path)
-        factory = _factory(module, path, factory_name)
-        with UserCode(f"model factory '{factory_name}' of {path} failed", path):
-            net = factory(**_arguments(factory, factory_name, path, classes))
-    if not isinstance(net, nn.Module):
-        raise ModelError(
-            f"model factory '{factory_name}' of {path} returned {type(net).__name__}; "
-            "it must return a torch.nn.Module that maps images (N, 3, H, W) to logits (N, classes)"
-        )
-    return net
-
-
-def _load(path: Path) -> ModuleType:
-    """The module of ``path``: one per content, so its classes stay the same as long as the file does."""
+def _load_module(path: Path) -> ModuleType:
+    """The module of ``path``, cached by content, so that its classes are the same until the file changes."""
     try:
         source = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot read model file {path}: {error.strerror}") from error
     digest = hashlib.sha256(str(path).encode() + b"\0" + source).hexdigest()[:16]
-    unique = f"_slimsight_model_{path.stem}_{digest}"
-    if unique in sys.modules:
-        return sys.modules[unique]
-    spec = importlib.util.spec_from_file_location(unique, path)
+    module_name = f"_slimsight_model_{path.stem}_{digest}"
+    if module_name in sys.modules:
+        return sys.modules[module_name]
+    spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[unique] = module  # dataclasses and pickles look their module up while it is being run
+    sys.modules[module_name] = module  # dataclasses and pickles look up their module while it is executed
     try:
         with UserCode(f"model file {path} cannot be imported", path):
-            # Compiled here, not by the loader: its bytecode cache would litter the user's folder and compares
-            # whole seconds, so an edit within the same second could go unseen.
+            # Compiled here, because the loader's bytecode cache would litter the user's folder and, comparing times
+            # in seconds, miss an edit within the same second.
             exec(compile(source, str(path), "exec"), module.__dict__)
     except ModelError:
-        del sys.modules[unique]
+        del sys.modules[module_name]
         raise
     return module
 
 
-def _factory(module: ModuleType, path: Path, name: str) -> Callable[..., Any]:
+def _find_factory(module: ModuleType, path: Path, name: str) -> Callable[..., Any]:
     candidates = [
         key
         for key, value in vars(module).items()
@@ -147,8 +145,8 @@ def _factory(module: ModuleType, path: Path, name: str) -> Callable[..., Any]:
     return factory  # type: ignore[no-any-return]
 
 
-def _arguments(factory: Callable[..., Any], name: str, path: Path, classes: int) -> dict[str, int]:
-    """The keyword arguments to call ``factory`` with: the number of classes or nothing."""
+def _factory_arguments(factory: Callable[..., Any], name: str, path: Path, classes: int) -> dict[str, int]:
+    """Keyword arguments for ``factory``: the number of classes, or none."""
     parameters = inspect.signature(factory).parameters
     for key in CLASSES_NAMES:
         if key in parameters:
@@ -165,13 +163,13 @@ def _arguments(factory: Callable[..., Any], name: str, path: Path, classes: int)
         return {required[0]: classes}
     raise ConfigError(
         f"model factory '{name}' of {path} needs arguments ({', '.join(required)}); "
-        "it may need the number of classes alone, or nothing: wrap it in a function that gives it the rest"
+        "it may take only the number of classes, or nothing: wrap it in a function that supplies the rest"
     )
 
 
 @contextmanager
-def _neighbours_importable(path: Path) -> Iterator[None]:
-    """Put the file's folder first on ``sys.path``, as when Python runs the file itself."""
+def _folder_on_sys_path(path: Path) -> Iterator[None]:
+    """Context: puts the file's folder first on ``sys.path``, as when Python runs the file itself."""
     folder = str(path.parent)
     sys.path.insert(0, folder)
     try:

@@ -1,4 +1,4 @@
-"""Weights from a file into a classifier: safetensors or a state dict, under any of the usual names."""
+"""Loading weights into a classifier from safetensors or a state dict, with the usual prefixes of names."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from ..files.untrusted import printable
 from .normalize import Classifier
 
 TORCH_SUFFIXES = (".pt", ".pth", ".th", ".bin", ".ckpt", ".tar")
-# Where training scripts put the state dict; what DataParallel, torch.compile and others put before its names.
+# Keys under which training scripts store the state dict, and prefixes added by DataParallel, torch.compile and others.
 CONTAINERS = ("state_dict", "model", "model_state_dict", "net")
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
-# What torch and zipfile raise on damaged files, whatever stands in them.
+# Errors that torch and zipfile raise on damaged files.
 _DAMAGED = (
     RuntimeError,
     EOFError,
@@ -34,23 +34,23 @@ _DAMAGED = (
     struct.error,
     zipfile.BadZipFile,
 )
-_REMEDY = "save the weights alone, with safetensors.torch.save_file or torch.save(model.state_dict(), ...)"
+_REMEDY = "save only the weights, with safetensors.torch.save_file or torch.save(model.state_dict(), ...)"
 
 
 def load_weights(model: Classifier, path: Path) -> None:
-    """Copy the tensors of ``path`` into ``model``, converted to its dtypes, all or none.
+    """Copy the tensors of ``path`` into ``model``, converted to its dtypes; all or none.
 
-    Names may be the network's own, or start with ``net.``, ``module.`` and the like; a file that also holds
-    ``normalize.mean`` and ``normalize.std`` sets them. ``num_batches_tracked`` may be missing.
+    Names may have prefixes such as ``net.`` and ``module.``; ``normalize.mean`` and ``normalize.std`` are loaded if
+    present. ``num_batches_tracked`` may be missing.
 
     Raises:
         ModelError: no such file, no weights in it, or weights of another network; the message names the first
             tensor that does not fit.
     """
-    found = read_weights(path)
     expected = {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
-    placed = max(_views(found), key=lambda view: len(view.keys() & expected.keys()))
-    problems = list(_problems(placed, expected))
+    renamings = _candidate_renamings(read_weights(path))
+    loaded = max(renamings, key=lambda candidate: len(candidate.keys() & expected.keys()))
+    problems = list(_mismatches(loaded, expected))
     if problems:
         others = len(problems) - 1
         more = f" (and {others} other tensor{'s do' if others > 1 else ' does'} not fit)" if others else ""
@@ -58,11 +58,11 @@ def load_weights(model: Classifier, path: Path) -> None:
             f"weights {path} do not fit the model: {problems[0]}{more}; "
             "choose the model, shortcut and classes that they were trained with"
         )
-    model.load_state_dict({**model.state_dict(), **placed})
+    model.load_state_dict({**model.state_dict(), **loaded})
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, or of a torch file with a state dict, on the CPU. Unpickles no code.
+    """The tensors of a safetensors file or a torch state dict, on the CPU; pickled code is never run.
 
     Raises:
         ModelError: missing, unreadable, more than a state dict, or not finite.
@@ -85,35 +85,35 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def restore_(module: nn.Module, path: Path) -> None:
-    """Copy the tensors that a run stored at ``path`` into the ``module`` that they are of, all of them.
+    """Load all tensors that a run stored at ``path`` into ``module``.
 
     Raises:
-        ModelError: the file is missing or damaged, or holds the tensors of another module; the first is named.
+        ModelError: the file is missing or damaged, or its tensors are not those of ``module``; the first is named.
     """
-    placed = read_tensors(path)
+    loaded = read_tensors(path)
     expected = {name: tensor for name, tensor in module.state_dict().items() if isinstance(tensor, Tensor)}
-    problems = list(_problems(placed, expected)) or [
-        f"tensor '{name}' is missing from the file" for name in expected if name not in placed
+    problems = list(_mismatches(loaded, expected)) or [
+        f"tensor '{name}' is missing from the file" for name in expected if name not in loaded
     ]
     if problems:
         raise ModelError(
             f"weights {path} do not fit the model of its recipe: {problems[0]}; run 'slimsight run' again to make them"
         )
-    module.load_state_dict(placed)
+    module.load_state_dict(loaded)
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
     try:
-        _refuse_packed(path)
+        _refuse_compressed(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
-            f"weights file {path} holds more than tensors (a whole pickled model?), or is damaged; "
+            f"weights file {path} holds more than tensors (a pickled model?), or is damaged; "
             f"unpickling could run any code, so {_REMEDY}"
         ) from error
     except _DAMAGED as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ModelError(f"weights file {path} is damaged, or no torch file ({reason}); {_REMEDY}") from error
+        raise ModelError(f"weights file {path} is damaged, or not a torch file ({reason}); {_REMEDY}") from error
     for container in CONTAINERS:
         if isinstance(content, Mapping) and isinstance(content.get(container), Mapping):
             content = content[container]
@@ -125,16 +125,12 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
                 f"weights file {path} is not a state dict: '{printable(str(name))}' is {type(value).__name__}, not a "
                 f"tensor; {_REMEDY}"
             )
-        _refuse_more_than_stored(path, str(name), value)
+        _refuse_expanded_view(path, str(name), value)
     return {str(name): value for name, value in content.items()}
 
 
-def _refuse_packed(path: Path) -> None:
-    """torch stores its files without compression; one that is compressed may unpack to any size.
-
-    Raises:
-        zipfile.BadZipFile: ``path`` is such a file.
-    """
+def _refuse_compressed(path: Path) -> None:
+    """Raise zipfile.BadZipFile for a compressed file: torch never compresses, and it might expand to any size."""
     if not zipfile.is_zipfile(path):  # the format before torch 1.6
         return
     with zipfile.ZipFile(path) as archive:
@@ -142,34 +138,34 @@ def _refuse_packed(path: Path) -> None:
             raise zipfile.BadZipFile("its parts unpack to more than the file holds, which torch never writes")
 
 
-def _refuse_more_than_stored(path: Path, name: str, tensor: Tensor) -> None:
-    """A view may repeat one stored number a trillion times; a weight does not."""
+def _refuse_expanded_view(path: Path, name: str, tensor: Tensor) -> None:
+    """Raise ModelError for a tensor larger than its storage: a view may repeat one number a trillion times."""
     plain = tensor.layout == torch.strided and not tensor.is_quantized and tensor.device.type == "cpu"
     if not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        what = f"shape {tuple(tensor.shape)} and fewer numbers than that" if plain else "a form that no weight has"
+        what = f"shape {tuple(tensor.shape)}, but fewer stored numbers" if plain else "an unsupported layout or device"
         raise ModelError(f"weights file {path} holds tensor '{printable(name)}' of {what}; {_REMEDY}")
 
 
-def _views(found: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """Readings of the file's names as the classifier's: as is, below ``net.``, without a common prefix."""
-    yield found
-    yield {f"net.{name}": tensor for name, tensor in found.items()}
+def _candidate_renamings(tensors: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """Possible mappings of a file's names to the classifier's: as is, below ``net.``, without a common prefix."""
+    yield tensors
+    yield {f"net.{name}": tensor for name, tensor in tensors.items()}
     for prefix in PREFIXES:
-        if found and all(name.startswith(prefix) for name in found):
-            yield from _views({name.removeprefix(prefix): tensor for name, tensor in found.items()})
+        if tensors and all(name.startswith(prefix) for name in tensors):
+            yield from _candidate_renamings({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
 
 
-def _problems(placed: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Iterator[str]:
-    """One clause for each tensor that does not fit, in the model's order, then what the file has besides."""
+def _mismatches(loaded: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Iterator[str]:
+    """One clause for each tensor that does not fit, in the model's order, then for those that only the file has."""
     for name, tensor in expected.items():
         shape = tuple(tensor.shape)
         label = printable(name.removeprefix("net."))
-        if name not in placed:
+        if name not in loaded:
             if name not in ("normalize.mean", "normalize.std") and not name.endswith(".num_batches_tracked"):
                 yield f"tensor '{label}' is missing from the file, the model expects it with shape {shape}"
-        elif placed[name].shape != tensor.shape:
-            yield f"tensor '{label}' has shape {tuple(placed[name].shape)}, the model expects {shape}"
-    for name, tensor in placed.items():
+        elif loaded[name].shape != tensor.shape:
+            yield f"tensor '{label}' has shape {tuple(loaded[name].shape)}, the model expects {shape}"
+    for name, tensor in loaded.items():
         if name not in expected:
             label = printable(name.removeprefix("net."))
             yield f"the file has tensor '{label}' of shape {tuple(tensor.shape)}, the model has none"

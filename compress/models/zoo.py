@@ -1,4 +1,4 @@
-"""From a name in a recipe to a classifier."""
+"""Model zoo: builds the classifier that a recipe names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .weights import load_weights
 
 TORCHVISION, TIMM = "torchvision:", "timm:"
 
-# Each takes the number of classes and the kind of residual shortcut (which only ResNets use).
+# Factories (classes, shortcut) -> network; only ResNets use the shortcut.
 NETWORKS: Registry[Callable[[int, Shortcut], nn.Module]] = Registry("model")
 
 
@@ -38,13 +38,13 @@ for _depth in DEPTHS:
 
 
 def build_classifier(config: ModelConfig, classes: int) -> Classifier:
-    """The classifier that ``config`` describes, in train mode on the CPU, with its weights if it names any.
+    """The classifier of ``config``, in train mode on the CPU, with its weights if it names any.
 
-    Without weights it starts from torch's global random state.
+    Without weights it is initialised from torch's global random state.
 
     Raises:
-        ConfigError: a name that means nothing, or pretrained weights that are not at hand.
-        ModelError: a user's factory that fails, or weights that do not fit.
+        ConfigError: an unknown name, or pretrained weights that are not in the cache.
+        ModelError: a user's factory fails, or weights do not fit.
     """
     net = build_net(config, classes)
     model = Classifier(net, config.mean, config.std)
@@ -54,11 +54,11 @@ def build_classifier(config: ModelConfig, classes: int) -> Classifier:
 
 
 def build_net(config: ModelConfig, classes: int) -> nn.Module:
-    """The network of ``config.name`` alone: without normalisation, and without weights from a file.
+    """The network of ``config.name``, without normalisation and without weights from a file.
 
     Raises:
-        ConfigError: a name that means nothing, or pretrained weights that are not at hand.
-        ModelError: a user's factory that fails.
+        ConfigError: an unknown name, or pretrained weights that are not in the cache.
+        ModelError: a user's factory fails.
     """
     pretrained = config.weights == "pretrained"
     if config.name.startswith(TORCHVISION):

@@ -1,1 +1,1 @@
-"""Several processes at one batch: splitting it, synchronising results, and layers that need the whole batch."""
+"""Distributed data parallelism: collectives, slices of a batch per process, batch statistics over all processes."""

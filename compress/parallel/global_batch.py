@@ -1,4 +1,4 @@
-"""Layers that look at more than one image compute on several processes what they compute on one."""
+"""Batch normalisation and dropout over the global batch: a split batch gives the results of one process."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from torch.overrides import TorchFunctionMode
 
 from .processes import current_shard, random_per_image, world_size
 
+_HALF = (torch.float16, torch.bfloat16)
+
 
 class GlobalBatch(TorchFunctionMode):
-    """Context: batch normalisation in training mode takes the statistics of all processes' images together.
+    """Context: batch normalisation in training mode uses the statistics of all processes' images together.
 
-    Dropout of any form draws for the whole batch, too (see ``distributed.per_image``). Works below modules, as calls
-    of ``torch.nn.functional`` are seen: no module is replaced, and names in files stay. ``nn.SyncBatchNorm`` is for
-    GPUs only, and for modules only. The block must hold the backward pass, too: checkpointed layers run again in it.
+    Dropout draws for the global batch, too (see ``random_per_image``). Overrides ``torch.nn.functional``, so that no
+    module is replaced and names in state dicts stay; ``nn.SyncBatchNorm`` needs GPUs and modules. The block must
+    include the backward pass, in which checkpointed layers run again.
     """
 
     def __torch_function__(
@@ -31,7 +33,7 @@ class GlobalBatch(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         del types
-        return _CHANGED.get(function, function)(*args, **(kwargs or {}))
+        return _OVERRIDES.get(function, function)(*args, **(kwargs or {}))
 
 
 def _batch_norm(
@@ -44,19 +46,19 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """``F.batch_norm`` over all processes' rows."""
+    """``F.batch_norm`` over the rows of all processes."""
     if not training or world_size() == 1:
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-    normalised, mean, variance, count = _Normalise.apply(input, weight, bias, eps)
+    normalised: Tensor
+    normalised, mean, variance, count = _GlobalBatchNorm.apply(input, weight, bias, eps)
     if running_mean is not None and running_var is not None:
         with torch.no_grad():
             for running, new in ((running_mean, mean), (running_var, variance * (count / (count - 1)))):
                 running.mul_(1 - momentum).add_(new.to(running), alpha=momentum)
-    found: Tensor = normalised
-    return found
+    return normalised
 
 
-class _Normalise(torch.autograd.Function):
+class _GlobalBatchNorm(torch.autograd.Function):
     """(x - mean) / sqrt(variance + eps) * weight + bias, statistics per channel over all processes' images.
 
     With xhat the normalised x and g the gradient of the output, that of x is weight / deviation times
@@ -68,7 +70,7 @@ class _Normalise(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        dims, shape = _others(x), _channelwise(x)
+        dims, shape = _non_channel_dims(x), _per_channel_shape(x)
         variance, mean = torch.var_mean(x.float() if x.dtype in _HALF else x, dims, correction=0)
         here = x.numel() // x.shape[1]
         first, second = mean.double(), variance.double()
@@ -77,12 +79,12 @@ class _Normalise(torch.autograd.Function):
         count = sums[-1]
         means, squares = (sums[:-1] / count).chunk(2)
         variance = (squares - means.square()).clamp_min(0)
-        kind = mean.dtype
-        scale = (variance + eps).rsqrt().to(kind)
-        ctx.save_for_backward(x, weight, means.to(kind), scale, count)
+        dtype = mean.dtype
+        scale = (variance + eps).rsqrt().to(dtype)
+        ctx.save_for_backward(x, weight, means.to(dtype), scale, count)
         ctx.mark_non_differentiable(means, variance, count)
         factor = scale if weight is None else scale * weight
-        offset = -means.to(kind) * factor if bias is None else bias - means.to(kind) * factor
+        offset = -means.to(dtype) * factor if bias is None else bias - means.to(dtype) * factor
         y = torch.addcmul(offset.view(shape), x, factor.view(shape)).to(x.dtype)
         return y, means, variance, count
 
@@ -90,7 +92,7 @@ class _Normalise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
         x, weight, mean, scale, count = ctx.saved_tensors
-        dims, shape = _others(x), _channelwise(x)
+        dims, shape = _non_channel_dims(x), _per_channel_shape(x)
         g = gradient.to(mean.dtype)
         xhat = (x.to(mean.dtype) - mean.view(shape)) * scale.view(shape)
         of_bias, of_weight = g.sum(dims), (g * xhat).sum(dims)
@@ -98,38 +100,36 @@ class _Normalise(torch.autograd.Function):
         dist.all_reduce(sums)
         first, second = (sums / count).to(mean.dtype).chunk(2)
         factor = scale if weight is None else scale * weight
-        found = (g - first.view(shape) - xhat * second.view(shape)) * factor.view(shape)
+        of_input = ((g - first.view(shape) - xhat * second.view(shape)) * factor.view(shape)).to(x.dtype)
         if weight is None:
-            return found.to(x.dtype), None, None, None
-        return found.to(x.dtype), of_weight.to(weight.dtype), of_bias.to(weight.dtype), None
+            return of_input, None, None, None
+        return of_input, of_weight.to(weight.dtype), of_bias.to(weight.dtype), None
 
 
-_HALF = (torch.float16, torch.bfloat16)
-
-
-def _others(x: Tensor) -> tuple[int, ...]:
-    """All dimensions but that of the channels."""
+def _non_channel_dims(x: Tensor) -> tuple[int, ...]:
+    """All dimensions but the channels' (1)."""
     return 0, *range(2, x.dim())
 
 
-def _channelwise(x: Tensor) -> tuple[int, ...]:
+def _per_channel_shape(x: Tensor) -> tuple[int, ...]:
+    """(1, C, 1, ...): broadcasts a value per channel over ``x``."""
     return 1, -1, *[1] * (x.dim() - 2)
 
 
-def _first(x: Tensor, axes: int) -> Tensor:
-    """The first element of every dimension behind the first ``axes``, which stay as they are."""
+def _keep_leading_dims(x: Tensor, axes: int) -> Tensor:
+    """A view of ``x`` with size 1 in all dimensions after the first ``axes``."""
     for dim in range(axes, x.dim()):
         x = x.narrow(dim, 0, 1)
     return x
 
 
 def _dropout(axes: int | None) -> Callable[..., Tensor]:
-    """Dropout of single values (None), or of channels: of all behind the first ``axes`` dimensions at once."""
+    """Dropout of single values (``axes`` None), or of complete slices after the first ``axes`` dimensions."""
 
     def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
         if not training or p == 0:
             return input
-        like = input if axes is None else _first(input, axes)
+        like = input if axes is None else _keep_leading_dims(input, axes)
         kept = random_per_image(like.detach(), lambda empty: empty.bernoulli_(1 - p))
         kept = kept.div_(1 - p) if p < 1 else kept
         return input.mul_(kept) if inplace else input * kept
@@ -138,14 +138,14 @@ def _dropout(axes: int | None) -> Callable[..., Tensor]:
 
 
 def _bernoulli_(input: Tensor, p: Any = 0.5, *, generator: torch.Generator | None = None) -> Tensor:
-    """Stochastic depth draws so: a number per image, where ``input`` has one for each."""
+    """``Tensor.bernoulli_`` for stochastic depth: drawn for the global batch if ``input`` has one row per image."""
     part = current_shard()
     if generator is not None or isinstance(p, Tensor) or part is None or len(input) != part.stop - part.start:
         return input.bernoulli_(p, generator=generator)
     return input.copy_(random_per_image(input, lambda empty: empty.bernoulli_(p)))
 
 
-_CHANGED: dict[Any, Callable[..., Any]] = {
+_OVERRIDES: dict[Any, Callable[..., Any]] = {
     F.batch_norm: _batch_norm,
     F.dropout: _dropout(None),
     F.dropout1d: _dropout(2),

@@ -1,6 +1,6 @@
-"""Several processes at one batch: who computes what of it, and how what each finds becomes the same for all.
+"""Splits a batch across ranks and synchronises the results.
 
-Without a process group (see ``make_fabric``), and inside ``single_process``, there is one process: this one.
+Without a process group (see ``make_fabric``), and inside ``single_process``, the world size is 1.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from ..errors import RunError
 
 T = TypeVar("T")
 
-_PIECE = 2**28
-"""Bytes that are broadcast at once: more would pass what the backends count in 32 bits."""
+_BROADCAST_BYTES = 2**28
+"""Bytes per broadcast: backends count in 32 bits."""
 
-_SINGLE_PROCESS: ContextVar[bool] = ContextVar("alone", default=False)
+_SINGLE_PROCESS: ContextVar[bool] = ContextVar("single_process", default=False)
 
 
 class ShardSlice(NamedTuple):
-    """Rows ``start`` to ``stop`` of a batch of ``total``: what a process has of it at a time."""
+    """Rows ``start`` to ``stop`` of a batch of ``total``: the part that a process computes at a time."""
 
     start: int
     stop: int
@@ -37,7 +37,7 @@ class ShardSlice(NamedTuple):
 
     @property
     def whole(self) -> bool:
-        """Whether it is all of the batch."""
+        """Whether it is the complete batch."""
         return self.stop - self.start == self.total
 
     @property
@@ -46,16 +46,16 @@ class ShardSlice(NamedTuple):
         return (self.stop - self.start) / self.total
 
 
-_SHARD: ContextVar[ShardSlice | None] = ContextVar("part", default=None)
+_SHARD: ContextVar[ShardSlice | None] = ContextVar("shard", default=None)
 
 
 def world_size() -> int:
-    """How many processes work together here and now."""
+    """Number of cooperating processes; 1 inside ``single_process``."""
     return dist.get_world_size() if _is_distributed() else 1
 
 
 def rank() -> int:
-    """Which of them this one is; 0 leads."""
+    """Rank of this process; 0 is the leader."""
     return dist.get_rank() if _is_distributed() else 0
 
 
@@ -65,7 +65,7 @@ def _is_distributed() -> bool:
 
 @contextmanager
 def single_process() -> Iterator[None]:
-    """Within the block this process works as if there were no other."""
+    """Context: this process works as if it were the only one."""
     token = _SINGLE_PROCESS.set(True)
     try:
         yield
@@ -75,7 +75,7 @@ def single_process() -> Iterator[None]:
 
 @contextmanager
 def distributed() -> Iterator[None]:
-    """Undoes ``single_process`` within the block."""
+    """Context: undoes ``single_process``."""
     token = _SINGLE_PROCESS.set(False)
     try:
         yield
@@ -84,13 +84,13 @@ def distributed() -> Iterator[None]:
 
 
 def even_slice(count: int, number: int, of: int) -> slice:
-    """The ``number``-th of ``of`` contiguous shares of ``count`` things; shares differ by one at most."""
+    """Slice ``number`` of ``of`` contiguous slices of ``count`` items; their sizes differ by at most one."""
     return slice(count * number // of, count * (number + 1) // of)
 
 
 @contextmanager
 def computing_shard(part: ShardSlice | None) -> Iterator[None]:
-    """Within the block networks and losses see ``part`` of a batch: see ``random_per_image`` and ``mean_and_std``."""
+    """Context: networks and losses compute ``part`` of a batch; see ``random_per_image`` and ``mean_over_batch``."""
     token = _SHARD.set(part)
     try:
         yield
@@ -99,18 +99,18 @@ def computing_shard(part: ShardSlice | None) -> Iterator[None]:
 
 
 def current_shard() -> ShardSlice | None:
-    """What of a batch is being computed; None outside a training step."""
+    """The part of a batch being computed; None outside a training step."""
     return _SHARD.get()
 
 
 def random_per_image(like: Tensor, fill: Callable[[Tensor], Tensor]) -> Tensor:
-    """Random numbers for images: as ``like`` (N, ...), drawn for the whole batch, of which this part's are returned.
+    """Random numbers like ``like`` (N, ...): drawn for the complete batch, of which this part's rows are returned.
 
-    All processes draw the same and keep their rows, so that what happens to an image does not depend on how many
-    processes there are, nor on how often gradients are accumulated.
+    All processes draw the same and keep their rows, so that an image's random numbers do not depend on the number of
+    processes or on gradient accumulation.
 
     Args:
-        fill: draws an empty tensor full, on its device, e.g. ``Tensor.normal_``.
+        fill: fills an empty tensor with random numbers in place, e.g. ``Tensor.normal_``.
     """
     part = _SHARD.get()
     if part is None or part.whole:
@@ -119,17 +119,17 @@ def random_per_image(like: Tensor, fill: Callable[[Tensor], Tensor]) -> Tensor:
     empty = torch.empty_like(like)
     shape = (part.total, *like.shape[1:])
     if like.dim() and empty.stride(0) == like[0].numel():  # the same layout, for more images
-        whole = torch.empty_strided(shape, empty.stride(), dtype=like.dtype, device=like.device)
+        batch = torch.empty_strided(shape, empty.stride(), dtype=like.dtype, device=like.device)
     else:
-        whole = like.new_empty(shape)
-    return fill(whole)[part.start : part.stop]
+        batch = like.new_empty(shape)
+    return fill(batch)[part.start : part.stop]
 
 
 @torch.no_grad()
 def mean_and_std(
     values: Tensor, dims: tuple[int, ...], *, correction: int = 0, keepdim: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of ``values`` over ``dims``, whose rows (dimension 0) are those of all processes."""
+    """Mean and standard deviation over ``dims`` of all processes' ``values``, concatenated along dimension 0."""
     assert 0 in dims
     if world_size() == 1:
         return values.mean(dims, keepdim=keepdim), values.std(dims, correction=correction, keepdim=keepdim)
@@ -137,19 +137,20 @@ def mean_and_std(
     count = all_reduce_sum(wide.new_tensor(math.prod(values.shape[dim] for dim in dims)))
     mean = all_reduce_sum(wide.sum(dims, keepdim=True)) / count
     deviation = (all_reduce_sum((wide - mean).square().sum(dims, keepdim=True)) / (count - correction)).sqrt()
-    found = [each if keepdim else each.squeeze(dims) for each in (mean, deviation)]
-    return found[0].to(values.dtype), found[1].to(values.dtype)
+    if not keepdim:
+        mean, deviation = mean.squeeze(dims), deviation.squeeze(dims)
+    return mean.to(values.dtype), deviation.to(values.dtype)
 
 
 def all_reduce_sum(values: Tensor) -> Tensor:
-    """The sum of what every process has; ``values`` itself where there is one. In place."""
+    """Sum ``values`` over all processes, in place."""
     if world_size() > 1:
         dist.all_reduce(values)
     return values
 
 
 class _AllReduceSum(torch.autograd.Function):
-    """``all_reduce_sum``, whose gradient is the sum of all processes' gradients."""
+    """Differentiable ``all_reduce_sum``: its gradient is the sum of all processes' gradients."""
 
     @staticmethod
     def forward(_: Any, values: Tensor) -> Tensor:
@@ -163,10 +164,10 @@ class _AllReduceSum(torch.autograd.Function):
 
 
 def mean_over_batch(mean: Tensor) -> Tensor:
-    """The mean over the whole batch of what has ``mean`` over this process's images, with its gradient.
+    """The mean over all processes' images, differentiable, from ``mean`` over this process's.
 
-    For losses that are not means over images themselves, such as the square of one. Gradients accumulated over parts
-    of a batch are then those of the parts' own means.
+    For losses that are not means over images, such as the square of one. With gradient accumulation it is the mean
+    over the current part of the batch.
     """
     part = _SHARD.get()
     if world_size() == 1 or part is None:
@@ -178,7 +179,7 @@ def mean_over_batch(mean: Tensor) -> Tensor:
 
 
 def all_reduce_means(figures: Mapping[str, float], weight: float) -> dict[str, float]:
-    """Figures averaged over processes; the ``weight`` of this one's, all of which sum to 1."""
+    """Figures averaged over processes with their ``weight``; the weights of all sum to 1."""
     if world_size() == 1:
         return dict(figures)
     values = torch.tensor(list(figures.values()), dtype=torch.float64) * weight
@@ -186,81 +187,81 @@ def all_reduce_means(figures: Mapping[str, float], weight: float) -> dict[str, f
 
 
 def broadcast(value: T) -> T:
-    """What the leader has, on all processes; it must pickle."""
+    """The leader's ``value`` (picklable), on all processes."""
     return _broadcast_from(value, 0) if world_size() > 1 else value
 
 
 def gather(value: T) -> list[T]:
-    """What every process has, by rank, on all of them."""
+    """The values of all processes, by rank, on all processes."""
     return [_broadcast_from(value, source) for source in range(world_size())] if world_size() > 1 else [value]
 
 
 def _broadcast_from(value: T, source: int) -> T:
-    """``value`` of process ``source``; tensors arrive on the device that they left, which should be the CPU."""
-    mine = dist.get_rank() == source
+    """``value`` of rank ``source``; its tensors should be on the CPU, as they keep their device."""
+    is_source = dist.get_rank() == source
     buffer = io.BytesIO()
-    if mine:
+    if is_source:
         torch.save(value, buffer)
     size = torch.tensor([buffer.tell()])
     dist.broadcast(size, source)
-    data = np.frombuffer(buffer.getbuffer(), np.uint8) if mine else np.empty(int(size), np.uint8)
-    for start in range(0, len(data), _PIECE):
-        piece = torch.from_numpy(data[start : start + _PIECE].copy() if mine else data[start : start + _PIECE])
-        dist.broadcast(piece, source)
-    if mine:
+    data = np.frombuffer(buffer.getbuffer(), np.uint8) if is_source else np.empty(int(size), np.uint8)
+    for start in range(0, len(data), _BROADCAST_BYTES):
+        piece = data[start : start + _BROADCAST_BYTES]
+        dist.broadcast(torch.from_numpy(piece.copy() if is_source else piece), source)
+    if is_source:
         return value
-    found: T = torch.load(io.BytesIO(data.tobytes()), weights_only=False)  # it comes from our own process
-    return found
+    received: T = torch.load(io.BytesIO(data.tobytes()), weights_only=False)  # trusted: sent by our own process
+    return received
 
 
 def on_leader(work: Callable[[], T]) -> T:
-    """What ``work`` gives the leader, which does it alone while the others wait; random numbers go on as its own."""
+    """The result of ``work``, run by the leader while the others wait; its random state is then synchronised."""
     if world_size() == 1:
         return work()
-    found: list[T] = []
+    results: list[T] = []
     if rank() == 0:
         with single_process():
-            found.append(work())
-    (value,) = broadcast(found)
+            results.append(work())
+    (value,) = broadcast(results)
     sync_random_state()
     return value
 
 
 def shutdown() -> None:
-    """The end of working together: nothing is said to other processes any more."""
+    """Destroy the process group, if there is one."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
 
 def sync_random_state() -> None:
-    """Let all processes draw the numbers that the leader would draw next."""
+    """Copy the leader's random state to all processes."""
     if world_size() == 1:
         return
-    here: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    state, of_gpu = broadcast((torch.get_rng_state(), torch.cuda.get_rng_state() if here else None))
+    on_gpu: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    state, gpu_state = broadcast((torch.get_rng_state(), torch.cuda.get_rng_state() if on_gpu else None))
     torch.set_rng_state(state)
-    if here and of_gpu is not None:
-        torch.cuda.set_rng_state(of_gpu)
+    if on_gpu and gpu_state is not None:
+        torch.cuda.set_rng_state(gpu_state)
 
 
 def check_same_on_all_ranks(what: str, state: Mapping[str, Tensor]) -> None:
-    """Refuse tensors that are not the same, to the bit, in all processes.
+    """Refuse tensors that differ between processes.
 
     Raises:
-        RunError: they differ; ``what`` they are of is named.
+        RunError: they are not equal to the bit; the message names ``what`` they belong to.
     """
     if world_size() == 1:
         return
-    found = gather(checksum(state))
-    if len(set(found)) > 1:
+    sums = gather(checksum(state))
+    if len(set(sums)) > 1:
         raise RunError(
-            f"{what}: the processes have come to different weights ({', '.join(key[:8] for key in found)}); run on "
-            "machines of one kind with the same versions of torch, or in one process"
+            f"{what}: the processes computed different weights (checksums {', '.join(key[:8] for key in sums)}); run "
+            "on machines of one kind with the same version of torch, or in one process"
         )
 
 
 def checksum(state: Mapping[str, Tensor]) -> str:
-    """sha256 of tensors by name: content, type and shape."""
+    """sha256 of named tensors: names, contents, dtypes and shapes."""
     digest = hashlib.sha256()
     for name, value in sorted(state.items()):
         plain = value.detach().cpu().contiguous()

@@ -1,4 +1,4 @@
-"""Learning: the one loop that every stage runs through, its checkpoints, and how classifiers are evaluated."""
+"""The training loop used by all learning stages, its checkpoints, and the evaluation of classifiers."""
 
 from ..progress import Stop
 from .checkpoint import Checkpoints, Stateful

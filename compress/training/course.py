@@ -1,4 +1,4 @@
-"""How a training goes: mean figures per epoch, validations, the best state so far, the first loss that is no number."""
+"""Progress of a training: mean figures per epoch, validations, the best state, and detection of divergence."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..errors import PruningError
+from ..errors import TrainingError
 from ..progress import Progress
 
-LOOK = 100
-"""On an accelerator a loss is looked at every so many steps: looking waits for the device."""
+CHECK_EVERY = 100
+"""Steps between two checks of the loss on an accelerator: a check waits for the device."""
 
 
 @dataclass
 class History:
-    """What ``fit`` did: mean figures per epoch and, with a validation, the best of its values (lower is better)."""
+    """Result of ``fit``: mean figures per epoch and, with validation, its values and the best (lower is better)."""
 
     epochs: list[dict[str, float]] = field(default_factory=list)
     validations: list[float] = field(default_factory=list)
     best: float = math.inf
     best_epoch: int = -1
     reduced_bytes: int = 0
-    """Bytes of gradients that this process gave to be summed with the other processes', in the last step."""
+    """Bytes of gradients that this process sent to the all-reduce in the last step."""
 
 
 class Course:
-    """The figures of a training, epoch by epoch; a checkpoint keeps it."""
+    """State of a training's history: running sums, validations, best weights; saved in checkpoints."""
 
     def __init__(
         self, model: nn.Module, validate: Callable[[], float] | None, patience: int | None, progress: Progress
     ) -> None:
         self.history = History()
         self.stalled = False
-        """Whether the best validation is ``patience`` epochs ago."""
+        """Whether to stop early: the best validation is ``patience`` epochs ago."""
         self._model, self._progress = model, progress
         self._validate, self._patience = validate, patience
         self._sums: dict[str, Tensor] = {}
@@ -47,35 +47,35 @@ class Course:
         self._best: dict[str, Tensor] | None = None
 
     def add(self, figures: Mapping[str, Tensor]) -> None:
-        """One step's figures; they stay where they are, an accelerator is not waited for."""
+        """Add one step's figures; sums stay on their device, so that it is not waited for."""
         for name, value in figures.items():
             value = value.detach().float()
             self._sums[name] = self._sums[name].to(value.device) + value if name in self._sums else value.clone()
         self._steps += 1
 
     def end_epoch(self) -> None:
-        """Take down the epoch's means, and validate."""
+        """Record the epoch's means, and validate."""
         means = {name: float(total) / self._steps for name, total in self._sums.items()}
         self._sums, self._steps = {}, 0
         self.history.epochs.append(means)
         if self._validate is None:
             self._progress.show(**means)
             return
-        found = self._validate()
-        self._progress.show(**means, validation=found)
-        self._compare(found)
+        value = self._validate()
+        self._progress.show(**means, validation=value)
+        self._record_validation(value)
 
-    def _compare(self, found: float) -> None:
+    def _record_validation(self, value: float) -> None:
         history, epoch = self.history, len(self.history.epochs) - 1
-        history.validations.append(found)
-        if found < history.best:
-            history.best, history.best_epoch = found, epoch
+        history.validations.append(value)
+        if value < history.best:
+            history.best, history.best_epoch = value, epoch
             self._best = copy.deepcopy(self._model.state_dict())
         elif self._patience is not None:
             self.stalled = epoch - history.best_epoch >= self._patience
 
     def restore_(self) -> None:
-        """Put the model back into its best state; without a validation the last one stays."""
+        """Load the best state into the model; without validation it keeps the last."""
         if self._best is not None:
             self._model.load_state_dict(self._best)
 
@@ -97,22 +97,21 @@ class Course:
 class Watch:
     """Stops a training at the first loss that is NaN or infinite.
 
-    On a CPU at that very step, before its gradient touches a weight; on an accelerator at the next look, which still
-    names the step. A loss that grows without leaving the numbers is not judged here: what it leads to is refused by
-    what is asked of the stage's result.
+    On a CPU at that step, before its gradient changes a weight; on an accelerator at the next check, which still names
+    the step. A loss that grows but stays finite is not judged here; checks of the stage's result are.
     """
 
     def __init__(self, what: str, steps: int, optimizer: Optimizer) -> None:
         self._what, self._steps, self._optimizer = what, steps, optimizer
-        self._rates: dict[int, str] = {}  # of the steps since the last look
+        self._rates: dict[int, str] = {}  # of the steps since the last check
         self._first: Tensor | None = None
         self._loss: Tensor | None = None
 
     def add(self, step: int, loss: Tensor, saved: int | None) -> None:
-        """The ``loss`` of ``step`` (from 1), before it is learned from; ``saved``: the step of the last checkpoint.
+        """Take the ``loss`` of ``step`` (from 1), before the optimizer's step; ``saved``: step of the last checkpoint.
 
         Raises:
-            PruningError: see ``look``.
+            TrainingError: see ``look``.
         """
         loss = loss.detach()
         self._rates[step] = _rates(self._optimizer)
@@ -121,21 +120,22 @@ class Watch:
         new = (self._first == 0) & ~loss.isfinite()
         self._first = torch.where(new, step, self._first)
         self._loss = torch.where(new, loss, self._loss)
-        if loss.device.type == "cpu" or len(self._rates) >= LOOK:
+        if loss.device.type == "cpu" or len(self._rates) >= CHECK_EVERY:
             self.look(saved)
 
     def look(self, saved: int | None) -> None:
-        """Read what the steps since the last look gave.
+        """Check the losses of the steps since the last check.
 
         Raises:
-            PruningError: a loss was not finite; its step, its learning rate and the last checkpoint are named.
+            TrainingError: a loss was not finite; names the training, the step, the learning rate and the checkpoint.
         """
         step = 0 if self._first is None else int(self._first)
         if step and self._loss is not None:
             kept = f" (the last good checkpoint is of step {saved:,})" if saved else ""
-            raise PruningError(
-                f"{self._what}: the loss is {float(self._loss)} at step {step:,} of {self._steps:,}, at a learning "
-                f"rate of {self._rates[step]}; lower its learning rate and run again{kept}"
+            raise TrainingError(
+                f"{self._what}: training diverged, the loss is {float(self._loss)} at step {step:,} of "
+                f"{self._steps:,}, at a learning rate of {self._rates[step]}; lower its learning rate and run "
+                f"again{kept}"
             )
         self._rates.clear()
 

@@ -1,4 +1,4 @@
-"""The devices that learning runs on: one, or one for each of the processes that torchrun has started."""
+"""Lightning Fabric for training: on one device, or on one device per process started by torchrun."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ from torch.nn.parallel import DistributedDataParallel
 
 Precision = Literal["32-true", "bf16-mixed"]
 
-PATIENCE = timedelta(days=2)
-"""For how long processes wait for each other: for an export, for timings, for anything that one does alone."""
-
+PROCESS_TIMEOUT = timedelta(days=2)
+"""How long processes wait for each other, for instance while the leader exports or times a model."""
 
 _SYNC_BUFFERS = next(
     name
-    for name in ("forward_sync_buffers", "broadcast_buffers")  # the latter was its name before
+    for name in ("forward_sync_buffers", "broadcast_buffers")  # the latter is its name in older versions of torch
     if name in signature(DistributedDataParallel.__init__).parameters
 )
 
 
 class LearningFabric(Fabric):
-    """A Fabric that also says in how many parts every batch is learned from (``SharedStep``)."""
+    """A Fabric with gradient accumulation: the number of parts of each batch (see ``SharedStep``)."""
 
     accumulate: int = 1
 
@@ -34,29 +33,28 @@ class LearningFabric(Fabric):
 def make_fabric(
     precision: Precision = "32-true", accelerator: str = "auto", *, accumulate: int = 1, together: bool = False
 ) -> LearningFabric:
-    """A launched Fabric; ``precision`` holds for learning, never for a verdict.
+    """A launched Fabric; ``precision`` applies to training only, never to evaluation.
 
     Args:
-        accumulate: parts that every batch is learned from in turn.
-        together: with all processes that torchrun has started, a device for each: it waits for them. Otherwise on one
-            device, whoever else is there.
+        accumulate: parts of each batch whose gradients are accumulated.
+        together: join all processes that torchrun has started, one device each (waits for them); else one device.
     """
     if together:
-        each = int(os.environ["LOCAL_WORLD_SIZE"])
+        local_size = int(os.environ["LOCAL_WORLD_SIZE"])
         on_gpus = accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
-        unsynced: dict[str, Any] = {_SYNC_BUFFERS: False}  # they are the same: batch statistics are those of all
+        no_sync: dict[str, Any] = {_SYNC_BUFFERS: False}  # buffers are equal already: batch statistics are global
         strategy = DDPStrategy(
-            # What is gathered lies on the CPU, wherever the gradients are.
+            # Values are gathered on the CPU, gradients on their device.
             process_group_backend="cpu:gloo,cuda:nccl" if on_gpus else "gloo",
-            timeout=PATIENCE,
+            timeout=PROCESS_TIMEOUT,
             find_unused_parameters=True,
-            **unsynced,
+            **no_sync,
         )
         fabric = LearningFabric(
             accelerator="cuda" if on_gpus else "cpu",
             strategy=strategy,
-            devices=each,
-            num_nodes=int(os.environ["WORLD_SIZE"]) // each,
+            devices=local_size,
+            num_nodes=int(os.environ["WORLD_SIZE"]) // local_size,
             precision=precision,
         )
     else:

@@ -1,4 +1,4 @@
-"""The one loop: every stage that learns runs through ``fit``, on Lightning Fabric (devices, precision, processes)."""
+"""The training loop: all learning stages call ``fit``, which runs on Lightning Fabric (devices, precision, DDP)."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from .step import Loss, SharedStep
 
 
 def one_cycle(optimizer: Optimizer, steps: int, *, warm: float = 0.2) -> LRScheduler:
-    """Learning rate up over the first ``warm`` share of the steps, then down to almost nothing (cosine)."""
+    """One-cycle schedule: the learning rate rises over the first ``warm`` share of the steps, then falls (cosine)."""
     peaks = [float(group["lr"]) for group in optimizer.param_groups]
-    up = warm if warm * (steps + 1) > 1 else 0.0  # no step to warm up in: torch would divide by zero
+    up = warm if warm * (steps + 1) > 1 else 0.0  # without a step to warm up torch would divide by zero
     return OneCycleLR(optimizer, peaks, total_steps=steps + 1, pct_start=up, cycle_momentum=False)
 
 
@@ -44,20 +44,20 @@ def fit(
     after_step: Callable[[int, Mapping[str, float]], None] | None = None,
     keeps: Mapping[str, Stateful] | None = None,
 ) -> History:
-    """Minimise ``loss(model, batch)["loss"]``; the model's own train/eval flags are the caller's choice.
+    """Minimise ``loss(model, batch)["loss"]``; the caller sets the model's train/eval modes.
 
     Args:
         loss: called under autocast with the wrapped model; returns "loss" and figures to show.
-        what: its name, for people and for its checkpoint.
-        epochs, steps: how long; one of the two. A last epoch that ``steps`` cuts short counts as one.
-        validate: called after every epoch, lower is better; the best state is what ``model`` holds at the end.
-        patience: epochs without a better validation after which the loop stops.
+        what: name of the training, for messages and its checkpoint.
+        epochs, steps: length; exactly one of the two. A last epoch that ``steps`` cuts short counts as an epoch.
+        validate: called after each epoch, lower is better; at the end ``model`` has the best state.
+        patience: epochs without a better validation after which training stops early.
         after_step: called with the step's number and figures (a controller, an annealed temperature).
-        keeps: by name, what ``loss``, ``validate`` and ``after_step`` change besides the model: a checkpoint keeps it.
+        keeps: by name, state that ``loss``, ``validate`` and ``after_step`` change, to save in checkpoints.
 
     Raises:
-        PruningError: the loss, or at a save a weight, is not finite.
-        KeyboardInterrupt: it was asked to stop; the last step is in its checkpoint.
+        TrainingError: the loss, or at a save a weight, is NaN or infinite; the message names ``what``.
+        KeyboardInterrupt: a stop was requested; the last step is in the checkpoint.
     """
     assert (epochs is None) != (steps is None)
     steps = steps if steps is not None else (epochs or 0) * len(batches)
@@ -104,7 +104,7 @@ def fit(
 
 
 def _endless(shared: SharedStep, batches: BatchSource, done: int) -> Iterator[list[Batch]]:
-    """Epoch after epoch, without the first ``done`` batches; those before them in their epoch are not read."""
+    """Endless batches, epoch after epoch, without the first ``done``, which are skipped without reading."""
     epoch, start = divmod(done, len(batches))
     yield from shared.batches(batches, epoch, start)
     for later in itertools.count(epoch + 1):
@@ -112,7 +112,7 @@ def _endless(shared: SharedStep, batches: BatchSource, done: int) -> Iterator[li
 
 
 def _same(done: int, what: str) -> int:
-    """The number of steps done, which all processes must have found."""
+    """``done``, the number of steps in the checkpoint, which must be equal in all processes."""
     found = gather(done)
     if len(set(found)) > 1:
         raise RunError(

@@ -1,4 +1,4 @@
-"""What a checkpoint keeps of a model and of the random generators."""
+"""Checkpointable state of a model and of the random generators, and a check for non-finite weights."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..errors import PruningError
+from ..errors import TrainingError
 
 
 class ModelState:
-    """A module's parameters and buffers, and which of its parts are in training mode."""
+    """State of a module: parameters, buffers, and the training mode of each submodule."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
@@ -30,7 +30,7 @@ class ModelState:
 
 
 class RandomState:
-    """The generators that a stage or a user's code draws from: torch's on CPU and ``device``, numpy's, Python's own."""
+    """State of the global random generators: torch's on CPU and ``device``, NumPy's and Python's."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -56,11 +56,14 @@ class RandomState:
 
 
 def check_finite(what: str, step: int, model: nn.Module) -> None:
-    """Refuse to go on with (and to save) a model of which a weight is not finite.
+    """Refuse to save a model with a weight that is NaN or infinite.
 
     Raises:
-        PruningError: the parameter is named.
+        TrainingError: names the training ``what`` and the parameter.
     """
     for name, parameter in model.named_parameters():
         if not bool(parameter.isfinite().all()):
-            raise PruningError(f"{what}: {name} is not finite after step {step}; lower its learning rate and run again")
+            raise TrainingError(
+                f"{what}: training diverged, {name} is not finite after step {step}; lower its learning rate and run "
+                "again"
+            )

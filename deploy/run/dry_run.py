@@ -14,7 +14,7 @@ from torch.nn import functional
 from slimsight.compress.config import TrainConfig
 from slimsight.compress.data import FileImages, Rows
 from slimsight.compress.data.file_batches import default_workers
-from slimsight.compress.data.images import count_of
+from slimsight.compress.data.images import image_count
 from slimsight.compress.errors import RunError
 from slimsight.compress.macs import size_bytes
 from slimsight.compress.models import Classifier
@@ -109,7 +109,7 @@ def estimate(session: Session, known: Preflight, steps: Steps) -> dict[str, floa
     recipe, splits = session.recipe, session.splits
     train, val, test = len(splits.train), len(splits.val), len(splits.test())
     forward, step = steps.forward, steps.step
-    seen = count_of(recipe.gates.images, train)
+    seen = image_count(recipe.gates.images, train)
 
     def learned(config: TrainConfig, share: float = 1.0) -> float:
         per_epoch = train // min(config.batch_size, train) * min(config.batch_size, train)
@@ -123,7 +123,7 @@ def estimate(session: Session, known: Preflight, steps: Steps) -> dict[str, floa
     if recipe.finetune.steer_weight:
         finetune *= _SELECTOR_STEPS
     epochs = explainer.varsal.epochs if gates.explainer == "varsal" else explainer.selector.epochs
-    learns_on = count_of(explainer.images, train)
+    learns_on = image_count(explainer.images, train)
     learns = gates.steer not in ("magnitude", "uniform")
     beside = _SELECTOR_STEPS if gates.explainer else 1.0
     gate_steps = gates.steps * min(gates.batch_size, seen) * step * beside * _GATE_SHARE if learns else 0.0
@@ -151,7 +151,7 @@ def disk_needed(session: Session, known: Preflight) -> int:
     weights = _FILES_OF_WEIGHTS * size_bytes(known.classifier)
     if session.recipe.dynamic.enabled:
         weights *= 2
-    seen = count_of(session.recipe.gates.images, len(session.splits.train))
+    seen = image_count(session.recipe.gates.images, len(session.splits.train))
     side = session.splits.image_size
     per_image = {"rbf": 16, "realx": side * side, "varsal": side * side}.get(session.recipe.gates.explainer or "", 0)
     return weights + seen * per_image + 2_000_000  # pictures, reports

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from slimsight.compress.config import DataConfig
 from slimsight.compress.data import Batches, FileImages, Flow, ImageSet, Rows, Splits, open_splits, to_batches
-from slimsight.compress.data.images import sample_of
+from slimsight.compress.data.images import sample_images
 from slimsight.compress.progress import Progress
 from slimsight.compress.training import make_fabric
 
@@ -129,8 +129,8 @@ class RunImages:
 
     def gate_images(self) -> ImageSet:
         """The training images that gates see: all, as many as the recipe says, or its share of every class."""
-        return sample_of(self.splits.train, self.recipe.gates.images, seed=self.recipe.seed)
+        return sample_images(self.splits.train, self.recipe.gates.images, seed=self.recipe.seed)
 
     def explainer_images(self) -> ImageSet:
         """The training images that the explainer learns on; of the same share they are those of the gates."""
-        return sample_of(self.splits.train, self.recipe.explainer.images, seed=self.recipe.seed)
+        return sample_images(self.splits.train, self.recipe.explainer.images, seed=self.recipe.seed)

@@ -16,7 +16,7 @@ from torch import nn
 from slimsight.compress.amounts import TIME_UNITS, to_amount
 from slimsight.compress.errors import ConfigError
 from slimsight.compress.models.user_code import UserCode
-from slimsight.compress.modes import evaluating
+from slimsight.compress.modes import eval_mode
 from slimsight.export.runners import TorchRunner
 
 from ..report.units import as_ms, as_times, plural
@@ -91,7 +91,7 @@ def _check_latency(
     images = to_images(x, model)
     size = "x".join(map(str, images.shape[1:]))
     for name, each in models.items():
-        with UserCode(f"{name} does not take {size} images"), torch.inference_mode(), evaluating(each):
+        with UserCode(f"{name} does not take {size} images"), torch.inference_mode(), eval_mode(each):
             each(images)
     times = _time(models, images.float().cpu().numpy(), threads, rounds, seconds)
     figures = {name: to_quantiles(parts) for name, parts in times.items()}
@@ -161,7 +161,7 @@ def _layer_times(model: nn.Module, images: torch.Tensor, threads: int) -> dict[s
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with torch.inference_mode(), evaluating(model):
+        with torch.inference_mode(), eval_mode(model):
             for _ in range(_PROFILED):
                 calls.append({})
                 model(images)

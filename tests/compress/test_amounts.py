@@ -68,16 +68,16 @@ def test_amounts(value: object, units: dict[str, float], expected: Amount) -> No
 @pytest.mark.parametrize(
     ("value", "units", "words"),
     [
-        (0, COUNT_UNITS, "0 is no limit on it: give a ratio"),
-        (-0.5, COUNT_UNITS, "-0.5 is no limit on it"),
-        ("3ms", COUNT_UNITS, "'3ms' is no limit on it: .* of at least 1000 \\(x\\)"),
+        (0, COUNT_UNITS, "0 is not a valid limit on it: give a ratio"),
+        (-0.5, COUNT_UNITS, "-0.5 is not a valid limit on it"),
+        ("3ms", COUNT_UNITS, "'3ms' is not a valid limit on it: .* of at least 1000 \\(x\\)"),
         ("150%", COUNT_UNITS, "'150%' would let it grow"),
         (40, COUNT_UNITS, "40 is neither a ratio nor a plausible amount of it"),
         (40, TIME_UNITS, "40 has no unit"),
         ("1 GFLOPs", MACS_UNITS, "'1 GFLOPs' is in FLOPs, which some count twice as many as MACs: give a ratio"),
-        ("2 MB", MACS_UNITS, "'2 MB' is no limit on it"),
-        (True, COUNT_UNITS, "True is no limit on it"),
-        ("nan", COUNT_UNITS, "'nan' is no limit on it"),
+        ("2 MB", MACS_UNITS, "'2 MB' is not a valid limit on it"),
+        (True, COUNT_UNITS, "True is not a valid limit on it"),
+        ("nan", COUNT_UNITS, "'nan' is not a valid limit on it"),
     ],
 )
 def test_what_is_no_amount(value: object, units: dict[str, float], words: str) -> None:

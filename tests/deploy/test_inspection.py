@@ -179,8 +179,8 @@ def test_budgets() -> None:
     for wrong, words in (
         ("50%", "the budget is '50%': give macs=50%"),
         ("latency=3ms", "the budget is 'latency=3ms': give macs=50%"),
-        ("macs=half", "'half' is no limit on MACs: give a ratio"),
-        ("macs=3ms", "'3ms' is no limit on MACs: give a ratio"),
+        ("macs=half", "'half' is not a valid limit on MACs: give a ratio"),
+        ("macs=3ms", "'3ms' is not a valid limit on MACs: give a ratio"),
         ("macs=120%", "'120%' would let MACs grow"),
         ("macs=50", "'50' is neither a ratio nor a plausible amount of MACs"),
     ):

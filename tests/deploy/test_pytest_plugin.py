@@ -113,7 +113,7 @@ def test_bad_input_is_a_sentence_without_our_code(pytester: pytest.Pytester) -> 
     found.stdout.fnmatch_lines(
         [
             "E       slimsight.compress.errors.ModelError: the model does not take 1x8x8 images: RuntimeError: *",
-            "E       slimsight.compress.errors.ConfigError: max: 'many' is no limit on parameters: give *",
+            "E       slimsight.compress.errors.ConfigError: max: 'many' is not a valid limit on parameters: give *",
         ]
     )
     assert "slimsight/" not in found.stdout.str()

@@ -89,7 +89,7 @@ def test_a_link_out_of_it(name: str, place: Any, refused: Callable[..., str]) ->
     recipe = place.write("recipe.yaml", "data: {source: digits, image_size: 16}\nmodel: {name: resnet20}")
     for command in (("status", run), ("run", recipe, "--out", run), ("export", run)):
         said = refused(*command)
-        assert "a link that leads out of the folder" in said or "is not the folder of a run" in said
+        assert "a link that points outside the folder" in said or "is not the folder of a run" in said
 
 
 def test_a_pipe_in_it(place: Any, refused: Callable[..., str]) -> None:

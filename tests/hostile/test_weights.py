@@ -42,7 +42,7 @@ def test_safetensors(what: str, place: Any, refused: Callable[..., str]) -> None
     run = place.run()
     (run / "slim" / "model.safetensors").write_bytes(SAFETENSORS[what])
     said = refused("explain", run, place.write("x.png", b""), "--with", "gradient")
-    assert "is no readable safetensors file" in said
+    assert "is not a readable safetensors file" in said
 
 
 def test_weights_of_another_model(place: Any, refused: Callable[..., str]) -> None:
@@ -73,11 +73,11 @@ PICKLES: dict[str, tuple[Callable[[Any], bytes], str]] = {
     "a bomb": (lambda place: deflated(), "unpack to more than the file holds"),
     "a trillion numbers, one of them stored": (
         lambda place: saved({"a": torch.zeros(1).expand(10**6, 10**6)}),
-        "fewer numbers than that",
+        "but fewer stored numbers",
     ),
-    "sparse": (lambda place: saved({"a": torch.eye(3).to_sparse()}), "a form that no weight has"),
+    "sparse": (lambda place: saved({"a": torch.eye(3).to_sparse()}), "an unsupported layout"),
     "no tensors": (lambda place: saved({"\x1b[2J": 1}), r"'\x1b[2J' is int"),
-    "noise": (lambda place: bytes(range(256)), "is damaged, or no torch file"),
+    "noise": (lambda place: bytes(range(256)), "is damaged, or not a torch file"),
 }
 
 

@@ -185,7 +185,7 @@ def train_maps(
 
     Raises:
         ConfigError, DataError: see ``VarSalObjective``.
-        PruningError: the loss is not finite.
+        TrainingError: the loss is not finite.
     """
     maps.train().requires_grad_(True)
     classifier.eval().requires_grad_(False)

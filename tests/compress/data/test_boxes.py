@@ -51,12 +51,12 @@ def test_json_says_the_same(folder: Path) -> None:
     [
         (
             "file,x0,y0,x1,y1\nsmall.png,8,0,17,8\n",
-            r"box 1 \(8, 0, 17, 8\) does not lie in its image of 16 x 16 pixels",
+            r"box 1 \(8, 0, 17, 8\) is empty or exceeds its image of 16 x 16 pixels",
         ),
-        ("file,x0,y0,x1,y1\nsmall.png,8,0,8,8\n", r"box 1 \(8, 0, 8, 8\) does not lie in its image"),
-        ("file,x0,y0,x1,y1\nsmall.png,-1,0,8,8\n", r"box 1 \(-1, 0, 8, 8\) does not lie in its image"),
-        ("file,x0,y0,x1,y1\nsome/wide.png,0,0,9,9\n", r"has no pixel in the image's centre square at 16 x 16"),
-        ("file,x0,y0,x1,y1\nsmall.png,1.5,0,8,8\n", r"box 1 is 1.5, 0, 8, 8: x0, y0, x1, y1 are whole pixels"),
+        ("file,x0,y0,x1,y1\nsmall.png,8,0,8,8\n", r"box 1 \(8, 0, 8, 8\) is empty or exceeds its image"),
+        ("file,x0,y0,x1,y1\nsmall.png,-1,0,8,8\n", r"box 1 \(-1, 0, 8, 8\) is empty or exceeds its image"),
+        ("file,x0,y0,x1,y1\nsome/wide.png,0,0,9,9\n", r"lies outside the image's centre square, the 16 x 16"),
+        ("file,x0,y0,x1,y1\nsmall.png,1.5,0,8,8\n", r"box 1 is 1.5, 0, 8, 8: x0, y0, x1, y1 must be integers"),
         ("file,x0,y0,x1\nsmall.png,1,0,8\n", r"box 1 has no y1; every box has file, x0, y0, x1, y1"),
         ("file,x0,y0,x1,y1\n", r"boxes.csv holds no boxes; a table of boxes is CSV"),
         ("file,x0,y0,x1,y1\nnone.png,0,0,8,8\n", r"box 1: image .*none.png cannot be read \(No such file"),

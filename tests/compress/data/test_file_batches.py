@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from slimsight.compress.config import DataConfig
-from slimsight.compress.data import Batches, FileBatches, Flow, ImageSet, open_splits, rows_of, to_batches
-from slimsight.compress.data.augment import chances
+from slimsight.compress.data import Batches, FileBatches, Flow, ImageSet, open_splits, shard_rows, to_batches
+from slimsight.compress.data.augment import uniform_draws
 from slimsight.compress.errors import DataError, RunError
 from slimsight.compress.training import to_device
 
@@ -69,7 +69,7 @@ def test_batches_are_the_same_whatever_the_number_of_workers(
 def test_processes_decode_their_rows_of_every_batch(make: Make) -> None:
     whole = list(make(20, **AUGMENTED).epoch(1, 1))
     for rank in range(3):
-        mine = list(make(20, **AUGMENTED).epoch(1, 1, share=rows_of(rank, 3)))
+        mine = list(make(20, **AUGMENTED).epoch(1, 1, sharding=shard_rows(rank, 3)))
         assert len(mine) == len(whole) == 2
         for one, all_of_it in zip(mine, whole, strict=True):
             assert one.part is not None
@@ -117,11 +117,11 @@ def test_shifts_are_black_and_half_is_mirrored(make: Make) -> None:
 
 
 def test_random_numbers_are_uniform_and_do_not_repeat() -> None:
-    drawn = np.stack([chances(7, position) for position in range(500)])
+    drawn = np.stack([uniform_draws(7, position) for position in range(500)])
     assert drawn.mean() == pytest.approx(0.5, abs=0.01)
     assert drawn.std() == pytest.approx(12**-0.5, abs=0.01)
     assert len(np.unique(drawn)) == drawn.size
-    assert not np.isin(chances(8, 0), drawn).any()
+    assert not np.isin(uniform_draws(8, 0), drawn).any()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -156,7 +156,7 @@ SCRIPT = """
 import multiprocessing, sys, time
 from pathlib import Path
 from slimsight.compress.config import DataConfig
-from compress.data import open_splits, to_batches
+from slimsight.compress.data import open_splits, to_batches
 config = DataConfig(source="image_folder", path=Path(sys.argv[1]), image_size=16, decode="on_the_fly")
 batches = to_batches(open_splits(config, cache_dir=Path(sys.argv[2]), seed=0).train, 4, workers=2).epoch(0)
 next(batches)

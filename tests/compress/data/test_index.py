@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from slimsight.compress.data import index as module
-from slimsight.compress.data.index import Index, open_index
-from slimsight.compress.data.listing import Chosen, list_images
+from slimsight.compress.data.index import FileIndex, open_index
+from slimsight.compress.data.listing import FolderFilter, list_images
 from slimsight.compress.data.lists import read_labels
 from slimsight.compress.errors import DataError
 
 
-def opened(photos: Path, tmp_path: Path, chosen: Chosen | None = None) -> Index:
-    return open_index(photos / "train", tmp_path / "cache", chosen=chosen or Chosen(photos))
+def opened(photos: Path, tmp_path: Path, chosen: FolderFilter | None = None) -> FileIndex:
+    return open_index(photos / "train", tmp_path / "cache", selection=chosen or FolderFilter(photos))
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_an_index_is_the_listing(photos: Path, tmp_path: Path) -> None:
     (photos / "train/n02/.hidden.JPEG").write_bytes(b"")
     (photos / "train/n02/notes.txt").write_text("")
     found, slow = opened(photos, tmp_path), list_images(photos / "train")
-    assert tuple(found.names.every()) == slow.names
+    assert tuple(found.names.to_list()) == slow.names
     assert len(found) == 61
     assert [found.classes[label] for label in found.labels] == [name.split("/")[0] for name in slow.names]
     assert pickle.loads(pickle.dumps(found.names))[60] == slow.names[60]
@@ -77,34 +77,34 @@ def test_a_change_that_its_time_does_not_show_is_counted(photos: Path, tmp_path:
 def test_a_copy_elsewhere_has_the_same_digest_and_other_sizes_another(photos: Path, tmp_path: Path) -> None:
     first = opened(photos, tmp_path)
     copy = Path(shutil.copytree(photos, tmp_path / "copy"))
-    assert open_index(copy / "train", tmp_path / "cache", chosen=Chosen(copy)).digest == first.digest
+    assert open_index(copy / "train", tmp_path / "cache", selection=FolderFilter(copy)).digest == first.digest
     with (copy / "train/n01/n01_00.JPEG").open("ab") as file:
         file.write(b"more")
     os.utime(copy / "train/n01", ns=(1, time.time_ns()))
-    assert open_index(copy / "train", tmp_path / "cache", chosen=Chosen(copy)).digest != first.digest
+    assert open_index(copy / "train", tmp_path / "cache", selection=FolderFilter(copy)).digest != first.digest
 
 
 @pytest.mark.parametrize("file", ["names.npy", "ends.npy", "labels.npy", "meta.json"])
 def test_a_damaged_index_is_made_again(photos: Path, tmp_path: Path, built: list[str], file: str) -> None:
     first = opened(photos, tmp_path)
-    names, path = first.names.every(), first.names.folder / file
+    names, path = first.names.to_list(), first.names.folder / file
     content = bytearray(path.read_bytes())
     content[-9] ^= 1
     path.write_bytes(content)
     again = opened(photos, tmp_path)
-    assert again.names.every() == names
+    assert again.names.to_list() == names
     assert again.classes == first.classes
     assert again.labels.tolist() == first.labels.tolist()
     assert not list((tmp_path / "cache").glob(".*"))
 
 
 def test_classes_and_skipped_files_are_left_out(photos: Path, tmp_path: Path) -> None:
-    chosen = Chosen(photos, ("n01", "n03"), frozenset({"train/n01/n01_05.JPEG", "val/n01/n01_06.JPEG"}))
+    chosen = FolderFilter(photos, ("n01", "n03"), frozenset({"train/n01/n01_05.JPEG", "val/n01/n01_06.JPEG"}))
     found = opened(photos, tmp_path, chosen)
     assert (len(found), found.classes) == (39, ("n01", "n03"))
-    assert "n01/n01_05.JPEG" not in found.names.every()
+    assert "n01/n01_05.JPEG" not in found.names.to_list()
     with pytest.raises(DataError, match=r"data\.classes names n09, but .*/train holds no folder of that name"):
-        opened(photos, tmp_path, Chosen(photos, ("n01", "n09")))
+        opened(photos, tmp_path, FolderFilter(photos, ("n01", "n09")))
 
 
 def test_an_empty_file_and_an_empty_class_are_named(photos: Path, tmp_path: Path) -> None:
@@ -127,10 +127,10 @@ def test_what_is_held_out_is_computed_once(photos: Path, tmp_path: Path) -> None
         return {"n01/n01_03.JPEG"}
 
     for _ in range(2):
-        mask = opened(photos, tmp_path).held(compute, what="test", seed=0)
+        mask = opened(photos, tmp_path).holdout_mask(compute, what="test", seed=0)
         assert np.flatnonzero(mask).tolist() == [3]
     assert len(calls) == 1
-    opened(photos, tmp_path).held(compute, what="test", seed=1)
+    opened(photos, tmp_path).holdout_mask(compute, what="test", seed=1)
     assert len(calls) == 2
 
 
@@ -150,17 +150,17 @@ def test_a_flat_folder_is_read_by_its_list(photos: Path, tmp_path: Path) -> None
     flat(photos)
     labels, classes = read_labels(photos / "val.txt"), ("n01", "n02", "n03")
 
-    def of(chosen: Chosen) -> Index:
-        return open_index(photos / "val", tmp_path / "cache", chosen=chosen, labels=labels, classes=classes)
+    def of(chosen: FolderFilter) -> FileIndex:
+        return open_index(photos / "val", tmp_path / "cache", selection=chosen, labels=labels, classes=classes)
 
-    found = of(Chosen(photos))
+    found = of(FolderFilter(photos))
     assert found.names[5] == "n02_01.JPEG"
     assert found.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
-    part = of(Chosen(photos, ("n01", "n03"), frozenset({"val/n03_00.JPEG"})))
+    part = of(FolderFilter(photos, ("n01", "n03"), frozenset({"val/n03_00.JPEG"})))
     assert (part.classes, part.labels.tolist()) == (("n01", "n03"), [0] * 4 + [1] * 3)
     shutil.copy(photos / "val/n01_00.JPEG", photos / "val/new.JPEG")
     with pytest.raises(DataError, match=r"val\.txt has no label for .*val/new\.JPEG; add it, or name it in data\.skip"):
-        of(Chosen(photos))
+        of(FolderFilter(photos))
     (photos / "val/n01").mkdir()
-    with pytest.raises(DataError, match=r"data\.test_labels is for a folder of images alone, but .* holds folders"):
-        of(Chosen(photos))
+    with pytest.raises(DataError, match=r"data\.test_labels is for a folder without subfolders, but .* holds folders"):
+        of(FolderFilter(photos))

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
-from slimsight.compress.data.partition import check_classes, check_list, hold_out, read_list, same_classes
+from slimsight.compress.data.partition import check_classes, check_same_classes, hold_out
 from slimsight.compress.errors import DataError
 
 NAMES = [f"{label}/{number}" for label, count in (("cat", 40), ("dog", 20)) for number in range(count)]
@@ -58,42 +57,6 @@ def test_one_class_or_none_is_refused() -> None:
 
 def test_differing_classes_are_listed() -> None:
     with pytest.raises(DataError, match="B lacks cat, dog and A lacks eel: every split must have the same"):
-        same_classes(["cat", "dog", "fox"], ["fox", "eel"], "A", "B")
+        check_same_classes(["cat", "dog", "fox"], ["fox", "eel"], "A", "B")
     with pytest.raises(DataError, match="B lacks 0, 1, 2, 3, 4 and 3 more: every split"):
-        same_classes([str(number) for number in range(8)], [], "A", "B")
-
-
-def test_a_list_is_read_without_blank_lines(tmp_path: Path) -> None:
-    path = tmp_path / "val.txt"
-    path.write_text("cat/1\n\n  ./dog/1 \r\n")
-    assert read_list(path) == ["cat/1", "dog/1"]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("\n", "is empty; list at least one"),
-        ("cat/1\ndog/1\ncat/1\n", "names cat/1 2 times; list every image once"),
-    ],
-)
-def test_a_list_that_is_empty_or_repeats_is_refused(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "val.txt"
-    path.write_text(text)
-    with pytest.raises(DataError, match=message):
-        read_list(path)
-
-
-def test_a_list_that_is_absent_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"val_list .*absent\.txt cannot be read .*; give a text file"):
-        read_list(tmp_path / "absent.txt")
-
-
-def test_the_first_listed_path_that_does_not_exist_is_named() -> None:
-    message = "val_list v names train/cat/1, which is not among the training images; paths .* such as cat/0"
-    with pytest.raises(DataError, match=message):
-        check_list(["cat/3", "train/cat/1", "cow/1"], NAMES, path=Path("v"))
-
-
-def test_a_list_may_not_take_a_whole_class() -> None:
-    with pytest.raises(DataError, match="val_list v holds all images of dog: none are left to train on"):
-        check_list([f"dog/{number}" for number in range(20)], NAMES, path=Path("v"))
+        check_same_classes([str(number) for number in range(8)], [], "A", "B")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from slimsight.compress.data.augment import chances
+from slimsight.compress.data.augment import uniform_draws
 from slimsight.compress.data.scaled import Window, centre, random_window, read_scaled
 from slimsight.compress.errors import DataError
 
@@ -57,7 +57,7 @@ def test_windows_are_drawn_as_torchvision_draws_them() -> None:
     torch.manual_seed(0)
     image, scale = torch.empty(3, 375, 500), (0.08, 1.0)
     theirs = np.array([RandomResizedCrop.get_params(image, list(scale), [3 / 4, 4 / 3]) for _ in range(4000)])
-    ours = np.array([random_window(500, 375, scale, chances(1, position)) for position in range(4000)])
+    ours = np.array([random_window(500, 375, scale, uniform_draws(1, position)) for position in range(4000)])
     top, left, height, width = theirs.T
     their_figures = [height * width, np.log(width / height), top + height / 2, left + width / 2]
     left, top, width, height = ours.T
@@ -72,7 +72,7 @@ def test_windows_are_drawn_as_torchvision_draws_them() -> None:
 
 
 def test_a_long_image_gets_the_largest_window_in_its_middle() -> None:
-    assert random_window(1000, 10, (0.9, 1.0), chances(0, 0)) == Window(493, 0, 13, 10)
+    assert random_window(1000, 10, (0.9, 1.0), uniform_draws(0, 0)) == Window(493, 0, 13, 10)
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from slimsight.compress.data import (
     ImageSet,
     LoaderBatches,
     TensorBatches,
-    batches_of,
-    rows_of,
+    round_robin,
+    shard_rows,
 )
 
 
@@ -28,7 +28,7 @@ def images(random_images: np.ndarray) -> ImageSet:
 
 @pytest.mark.parametrize(("size", "world", "accumulate"), itertools.product((7, 8, 65), (1, 2, 3), (1, 2)))
 def test_shares_are_all_rows_once_and_as_even_as_can_be(size: int, world: int, accumulate: int) -> None:
-    shares = [rows_of(rank, world, accumulate)(0, size) for rank in range(world)]
+    shares = [shard_rows(rank, world, accumulate)(0, size) for rank in range(world)]
     assert [len(share) for share in shares] == [accumulate] * world
     in_order = [row for part in zip(*shares, strict=True) for rows in part for row in range(size)[rows]]
     assert in_order == list(range(size))
@@ -38,8 +38,8 @@ def test_shares_are_all_rows_once_and_as_even_as_can_be(size: int, world: int, a
 
 def test_parts_are_those_of_one_process() -> None:
     """Batch statistics are a part's: where it begins must not depend on how many processes there are."""
-    whole = rows_of(0, 1, 3)(0, 20)
-    shares = [rows_of(rank, 4, 3)(0, 20) for rank in range(4)]
+    whole = shard_rows(0, 1, 3)(0, 20)
+    shares = [shard_rows(rank, 4, 3)(0, 20) for rank in range(4)]
     assert [(part[0].start, part[-1].stop) for part in zip(*shares, strict=True)] == [
         (rows.start, rows.stop) for rows in whole
     ]
@@ -74,7 +74,7 @@ def joined(parts: Iterator[Batch]) -> list[Batch]:
 def test_an_image_is_the_same_whoever_reads_it(source: Callable[[ImageSet], BatchSource], images: ImageSet) -> None:
     batches = source(images)
     expected = list(batches.epoch(1, 1))
-    shares = [list(batches.epoch(1, 1, share=rows_of(rank, 2))) for rank in (0, 1)]
+    shares = [list(batches.epoch(1, 1, sharding=shard_rows(rank, 2))) for rank in (0, 1)]
     found = joined(part for pair in zip(*shares, strict=True) for part in pair)
     assert len(found) == len(expected) >= 1
     for ours, theirs in zip(found, expected, strict=True):
@@ -84,7 +84,7 @@ def test_an_image_is_the_same_whoever_reads_it(source: Callable[[ImageSet], Batc
 
 def test_whole_batches_go_around(images: ImageSet) -> None:
     batches = augmented(images)
-    shares = [list(batches.epoch(0, share=batches_of(rank, 2))) for rank in (0, 1)]
+    shares = [list(batches.epoch(0, sharding=round_robin(rank, 2))) for rank in (0, 1)]
     assert [len(share) for share in shares] == [2, 1]
     expected = list(batches.epoch(0))
     for number, batch in enumerate(expected):

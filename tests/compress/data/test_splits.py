@@ -11,7 +11,7 @@ import pytest
 
 from slimsight.compress.config import DataConfig
 from slimsight.compress.data import ImageSet, Splits, cache, open_splits
-from slimsight.compress.data.partition import read_list
+from slimsight.compress.data.lists import read_val_list
 from slimsight.compress.errors import DataError
 from slimsight.compress.progress import Silent
 
@@ -74,8 +74,8 @@ def test_the_test_cache_of_an_archive_is_opened_only_when_asked_for(
         opened.append(place.name.split("-")[0])
         return read(place, *given, **named)  # type: ignore[arg-type]
 
-    read = cache.read
-    monkeypatch.setattr(cache, "read", spy)
+    read = cache.read_cached
+    monkeypatch.setattr(cache, "read_cached", spy)
     path = pack_tree(tree, tmp_path / "tree.tar.xz")
     splits = splits_of(tmp_path, source="image_tree", path=path)
     assert set(opened) == {"train"}
@@ -218,6 +218,6 @@ def test_real_jpegs_in_an_archive_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the real images are not beside the project")
 def test_the_real_list_holds_5000_images_of_all_classes() -> None:
-    listed = read_list(SHARED / "cifar10-jpeg.val.txt")
+    listed = read_val_list(SHARED / "cifar10-jpeg.val.txt")
     assert len(set(listed)) == 5000
     assert len({name.split("/")[0] for name in listed}) == 10

@@ -97,7 +97,7 @@ def test_neighbours_can_be_imported_and_nothing_is_left_behind(tmp_path: Path) -
         ("", ConfigError, r"needs the name of a factory \(it defines: .*\); give path/to/file\.py:factory"),
         (":", ConfigError, r"needs the name of a factory \(it defines: "),
         (":number", ConfigError, r"'number' in model file .* is a int, not a factory \(it defines: "),
-        (":too_many", ConfigError, r"needs arguments \(n, width\); it may need the number of classes alone"),
+        (":too_many", ConfigError, r"needs arguments \(n, width\); it may take only the number of classes"),
         (
             ":not_a_module",
             ModelError,

@@ -136,9 +136,9 @@ def test_weights_of_another_depth_are_refused(tmp_path: Path) -> None:
     [
         (
             small(),
-            "holds more than tensors (a whole pickled model?), or is damaged; unpickling could run any code",
+            "holds more than tensors (a pickled model?), or is damaged; unpickling could run any code",
         ),
-        ([torch.zeros(1)], "holds list, not a state dict; save the weights alone"),
+        ([torch.zeros(1)], "holds list, not a state dict; save only the weights"),
         ({}, "holds dict, not a state dict"),
         ({"epoch": 3}, "is not a state dict: 'epoch' is int, not a tensor"),
     ],
@@ -153,10 +153,10 @@ def test_torch_files_without_a_state_dict(tmp_path: Path, content: Any, message:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("w.onnx", b"x", "ends in '.onnx', not .safetensors, .pt or .pth; save the weights alone"),
-        ("w.safetensors", b"half", "is no readable safetensors file: "),
-        ("w.pt", b"", "is damaged, or no torch file (EOFError"),
-        ("w.pt", b"half a file", "w.pt is damaged, or no torch file (KeyError: "),
+        ("w.onnx", b"x", "ends in '.onnx', not .safetensors, .pt or .pth; save only the weights"),
+        ("w.safetensors", b"half", "is not a readable safetensors file: "),
+        ("w.pt", b"", "is damaged, or not a torch file (EOFError"),
+        ("w.pt", b"half a file", "w.pt is damaged, or not a torch file (KeyError: "),
         ("gone.pt", None, "gone.pt does not exist; give a .safetensors file or a state dict (.pt, .pth)"),
         (".", None, "is a folder; give a .safetensors file"),
     ],
@@ -173,5 +173,5 @@ def test_a_truncated_torch_file(tmp_path: Path) -> None:
     torch.save(trained(), tmp_path / "w.pt")
     whole = (tmp_path / "w.pt").read_bytes()
     (tmp_path / "w.pt").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ModelError, match=r"w\.pt (is damaged, or no torch file)"):
+    with pytest.raises(ModelError, match=r"w\.pt (is damaged, or not a torch file)"):
         load_weights(small(), tmp_path / "w.pt")

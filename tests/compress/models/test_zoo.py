@@ -88,7 +88,7 @@ class Pair(nn.Module):
         (nn.Upsample(scale_factor=2), r"returns shape \(2, 3, 16, 16\) for 2 images; it must return logits \(2, cl"),
         (
             nn.Flatten(),
-            r"the model gives 192 logits; the data has 10 classes: it must give as many",
+            r"the model returns 192 logits for 10 classes of the data; both must be equal",
         ),
         (nn.Linear(5, 10), r"the model does not take 3x8x8 images: RuntimeError: .*mat1 and mat2 shapes"),
         (

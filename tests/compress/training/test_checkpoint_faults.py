@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from slimsight.compress.data import Batch, Batches, ImageSet
-from slimsight.compress.errors import PruningError
+from slimsight.compress.errors import TrainingError
 from slimsight.compress.training import Checkpoints, Learning, Stop, fit
 from slimsight.compress.training import checkpoint as module
 
@@ -88,7 +88,7 @@ def test_what_cannot_be_saved_is_said_once_and_costs_only_a_restart(
         keeps={"odd": Odd()},
     )
     assert len(history.epochs) == 2
-    assert notes.said == ["test: would start over if it were interrupted; not to be saved: parts/odd/value is a set"]
+    assert notes.said == ["test: cannot be saved and would start over after an interrupt: parts/odd/value is a set"]
     assert not list(tmp_path.iterdir())
 
 
@@ -102,9 +102,11 @@ def test_a_loss_that_is_no_number_stops_at_its_step_before_it_is_learned_from(
         found = nn.functional.cross_entropy(wrapped(batch.images), batch.labels)
         return {"loss": found * float("nan") if len(done) == 6 else found}
 
-    message = r"test: the loss is nan at step 7 of 20, at a learning rate of 0\.1; lower its learning rate and run "
-    message += r"again \(the last good checkpoint is of step 6\)"
-    with pytest.raises(PruningError, match=message):
+    message = (
+        r"test: training diverged, the loss is nan at step 7 of 20, at a learning rate of 0\.1; lower its learning "
+    )
+    message += r"rate and run again \(the last good checkpoint is of step 6\)"
+    with pytest.raises(TrainingError, match=message):
         fit(
             model,
             Batches(images, 10),
@@ -127,7 +129,9 @@ def test_weights_that_are_no_numbers_are_never_saved(images: ImageSet, fabric: F
             with torch.no_grad():
                 model[1].bias[0] = float("inf")
 
-    with pytest.raises(PruningError, match=r"test: 1\.bias is not finite after step 4; lower its learning rate"):
+    with pytest.raises(
+        TrainingError, match=r"test: training diverged, 1\.bias is not finite after step 4; lower its learning rate"
+    ):
         fit(
             model,
             Batches(images, 10),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from slimsight.compress.data import Batch, Batches, ImageSet
-from slimsight.compress.errors import PruningError
+from slimsight.compress.errors import PruningError, TrainingError
 from slimsight.compress.training import History, Learning, evaluate, fit, make_fabric, one_cycle, to_device
 
 T = TypeVar("T")
@@ -199,9 +200,31 @@ def test_a_loss_that_is_not_finite_is_an_error(value: float, batches: Batches, f
         return {"loss": model(batch.images).sum() * value}
 
     with pytest.raises(
-        PruningError, match=r"test: the loss is (nan|-?inf) at step 1 of 6, at a learning rate of 0.1; lower"
+        TrainingError,
+        match=r"test: training diverged, the loss is (nan|-?inf) at step 1 of 6, at a learning rate of 0.1; lower",
     ):
         run(to_model(), batches, fabric, loss=loss, epochs=2)
+
+
+@pytest.mark.parametrize("what", ["classifier", "gates (rbf)", "selector"])
+def test_divergence_of_any_training_is_a_training_error_that_names_it(
+    what: str, batches: Batches, fabric: Fabric
+) -> None:
+    model = to_model()
+    with pytest.raises(
+        TrainingError, match=rf"^{re.escape(what)}: training diverged, the loss is nan at step 1"
+    ) as caught:
+        fit(
+            model,
+            batches,
+            lambda wrapped, batch: {"loss": wrapped(batch.images).sum() * math.nan},
+            torch.optim.SGD(model.parameters(), lr=0.1),
+            fabric,
+            what=what,
+            epochs=1,
+        )
+    assert not isinstance(caught.value, PruningError)
+    assert caught.value.exit_code == 2
 
 
 def test_after_every_step_its_number_and_figures_as_floats(batches: Batches, fabric: Fabric) -> None:

@@ -45,7 +45,10 @@ def test_a_run_can_be_looked_into(say: Callable[..., Said], finished: object) ->
         (["resnet57", "--input", "3x32x32"], "unknown model 'resnet57'; did you mean 'resnet56'?"),
         (["resnet20", "--input", "32x32"], "the input is '32x32': give channels x height x width, e.g. 3x224x224"),
         (["resnet20", "--input", "3x32x32", "--budget", "latency=3ms"], "the budget is 'latency=3ms': give macs=50%"),
-        (["resnet20", "--input", "3x32x32", "--budget", "macs=3ms"], "'3ms' is no limit on MACs: give a ratio"),
+        (
+            ["resnet20", "--input", "3x32x32", "--budget", "macs=3ms"],
+            "'3ms' is not a valid limit on MACs: give a ratio",
+        ),
         (["resnet20", "--input", "4x32x32"], "the model does not take 4x32x32 images: RuntimeError"),
         (["nowhere.py:net", "--input", "3x32x32"], "nowhere.py"),
         (["torchvision:vit_b_32", "--input", "3x224x224"], "as attention does"),

@@ -49,7 +49,7 @@ def test_a_model_that_takes_one_size_decides_the_size(images: ImagesSeen, tmp_pa
 
 
 def test_a_model_with_other_logits_than_classes_is_refused(images: ImagesSeen, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="the model gives 10 logits; the data has 2 classes"):
+    with pytest.raises(ModelError, match="the model returns 10 logits for 2 classes of the data"):
         look_at_model(f"{tmp_path / 'models.py'}:ten", images)
 
 

@@ -101,7 +101,7 @@ def test_the_model_comes_back_as_it_was(net: Net) -> None:
         ({"x": (3, 8, True)}, r"x is \(3, 8, True\)"),
         ({"x": 224}, "x is 224"),
         ({"x": torch.zeros(3, 8, 8, dtype=torch.uint8)}, r"x is a tensor \(3, 8, 8\) torch.uint8"),
-        ({"max": "60 apples"}, "max: '60 apples' is no limit on MACs"),
+        ({"max": "60 apples"}, "max: '60 apples' is not a valid limit on MACs"),
         ({"max": "60"}, "max: '60' is neither a ratio nor a plausible amount of MACs"),
         ({"max": "50%"}, r"max='50%' is a share of another model's: say of which \(against=original\)"),
         ({"against": Net()}, "against= gives a model that it does not refer to"),

@@ -74,7 +74,7 @@ def test_the_object_in_a_box(say: Callable[..., Said], finished: Any, tmp_path: 
     (tmp_path / "boxes.csv").write_text("file,x0,y0,x1,y1\na.png,3,3,17,13\n")
     said = say(*asked, "--boxes", tmp_path / "boxes.csv")
     assert (said.code, said.error.count("\n")) == (2, 1)
-    assert "does not lie in its image of 16 x 16 pixels" in said.error
+    assert "is empty or exceeds its image of 16 x 16 pixels" in said.error
 
 
 def test_roar_by_the_runs_own_recipe(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
