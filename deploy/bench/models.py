@@ -18,7 +18,7 @@ from slimsight.export.runners.choose import TAKES
 from slimsight.export.runners.inputs import read_input
 
 from ..run_dir import RunDir, read_run
-from ..run_dir.allowed_code import foreign_code, was_built_here
+from ..run_dir.allowed_code import untrusted_code_reason, was_built_here
 from ..run_dir.exports import check_exports
 
 SUFFIXES = (".onnx", ".engine", ".pt2")
@@ -190,7 +190,7 @@ def _foreign_modules(run: RunDir) -> dict[str, str]:
     """Why the runtimes that need a module do not run this run's; nothing where they may."""
     from ..settings.recipe import load_recipe
 
-    reason = foreign_code(load_recipe(run.recipe).model) if run.recipe.is_file() else None
+    reason = untrusted_code_reason(load_recipe(run.recipe).model) if run.recipe.is_file() else None
     return {} if reason is None else {name: reason for name, takes in TAKES.items() if takes == "module"}
 
 

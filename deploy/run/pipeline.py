@@ -122,7 +122,7 @@ def run_recipe(
     Raises:
         SlimError: with everything finished so far kept.
     """
-    donor = read_run(reuse, whole=False) if reuse is not None else None
+    donor = read_run(reuse, verify=False) if reuse is not None else None
     with open_run(out) as run, _threads(recipe.threads), single_process():
         if on_open is not None:
             on_open(run)

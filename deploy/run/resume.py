@@ -71,7 +71,7 @@ def renew_page(path: Path) -> Path:
     Raises:
         RunError: a process is writing the run, there is no finished report, or a file beside it is broken.
     """
-    if not is_run(path) or read_run(path, whole=False).record(REPORT) is None:
+    if not is_run(path) or read_run(path, verify=False).record(REPORT) is None:
         return write_run(path)  # of an earlier version, or a report without its run: nothing is on record
     with open_run(path) as run:
         known = run.record(REPORT)
@@ -154,7 +154,7 @@ def write_recipe(run: RunDir, recipe: Recipe) -> None:
 
 def take_over(name: str, key: str, inputs: Mapping[str, str], donor: RunDir, run: RunDir) -> StageRecord | None:
     """Copy a finished stage from ``donor``; None when it does not hold there (any more), or was made from others."""
-    record = donor.done(name, key)
+    record = donor.valid_record(name, key)
     if record is None or not record.follows(inputs):
         return None
     run.begin(name)
@@ -168,6 +168,6 @@ def take_over(name: str, key: str, inputs: Mapping[str, str], donor: RunDir, run
         except OSError as error:
             raise RunError(f"cannot copy {file} from {donor.root}: {error.strerror}; run without --reuse") from error
         paths.append(target)
-    if donor.done(name, key) != record:
+    if donor.valid_record(name, key) != record:
         return None  # it was redone while it was copied
     return run.finish(name, record.fingerprint, record.seconds, record.metrics, paths, inputs)
