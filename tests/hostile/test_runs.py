@@ -14,7 +14,7 @@ from slimsight.compress.surgery import PrunePlan
 from slimsight.deploy.bench.models import find_models
 from slimsight.deploy.run_dir import open_run, read_run
 from slimsight.deploy.run_dir.allowed_code import load_run_recipe, remember_code, remember_engine, untrusted_code_reason
-from slimsight.deploy.trust.run import _rows
+from slimsight.deploy.trust.run import _read_earlier_rows
 
 GROUP = "net.layers.0.0.conv1"
 PLANS: dict[str, tuple[Any, str]] = {
@@ -171,13 +171,13 @@ def test_its_engines_are_not_opened(place: Any, tmp_path: Path, monkeypatch: pyt
     engine = run / "slim" / "model.tensorrt.fp32.engine"
     engine.write_bytes(b"anything")
     (slim,) = find_models([run])
-    assert slim.file("tensorrt") is None
-    assert "was not built here" in slim.missing("tensorrt")
+    assert slim.path_for("tensorrt") is None
+    assert "was not built here" in slim.missing_reason("tensorrt")
     (allowed,) = find_models([run], allow_code=True)
-    assert allowed.file("tensorrt") == engine
+    assert allowed.path_for("tensorrt") == engine
     remember_engine(engine, tmp_path / "cache")
     (built,) = find_models([run])
-    assert built.file("tensorrt") == engine
+    assert built.path_for("tensorrt") == engine
 
 
 def test_the_current_folder_is_nothing_to_import_from(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,4 +216,4 @@ def test_rows_of_trust(rows: Any, tmp_path: Path) -> None:
     file = tmp_path / "trust.json"
     file.write_text(json.dumps({"rows": rows}), encoding="utf-8")
     with pytest.raises(ConfigError, match="holds no rows of this command"):
-        _rows(file, {})
+        _read_earlier_rows(file, {})
