@@ -99,7 +99,7 @@ class Study:
         session = Session(recipe, read_run(place), self.progress, default_cache())
         keys = stage_fingerprints(to_stages(recipe), session)
         for stage in LEARNED:
-            if session.run.done(stage, keys[stage]) is None:
+            if session.run.valid_record(stage, keys[stage]) is None:
                 raise RunError(
                     f"stage '{stage}' of {place} is not done, or from another recipe than interpretation_{kind}.yaml "
                     "with what --set says; give other --runs or --set, or move it away and it is run"

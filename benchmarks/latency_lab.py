@@ -35,7 +35,7 @@ from slimsight.compress.models import build_classifier
 from slimsight.deploy.bench import BenchSettings, run_bench
 from slimsight.deploy.machine import describe_machine, machine_state, steal_share, versions
 from slimsight.deploy.timing.rounds import time_sessions
-from slimsight.deploy.timing.statistics import noise_of, to_quantiles, to_speedup
+from slimsight.deploy.timing.statistics import speedup_noise, to_quantiles, to_speedup
 from slimsight.export.pt2.export import export_pt2
 from slimsight.export.runners import OnnxRunner
 from slimsight.export.runners.choose import TAKES
@@ -108,7 +108,7 @@ def measure(study: str, repeat: int, path: Path, images: NDArray[np.uint8], unit
         "low": found.low,
         "high": found.high,
         "width": found.width,
-        "noise": list(noise_of(times, again, found)),
+        "noise": list(speedup_noise(times, again, found)),
         "median_ms": to_quantiles(times).median,
         "p90_ms": to_quantiles(times).p90,
         "warm": measured.warm,

@@ -33,8 +33,8 @@ from slimsight.compress.training import Learning
 from slimsight.deploy.cli.progress import ConsoleProgress
 from slimsight.deploy.machine import device_name, versions
 from slimsight.deploy.run.session import Session
-from slimsight.deploy.trust.run import find_explainers_to_test
-from slimsight.deploy.trust.study import TrustSubject, spread
+from slimsight.deploy.trust.run import find_trust_subjects
+from slimsight.deploy.trust.study import TrustSubject, spread_indices
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "roar.json"
@@ -90,7 +90,7 @@ def main() -> None:
         mean, std = (buffer.flatten().tolist() for buffer in (normalize.mean, normalize.std))
         learned = part_of(session.splits.train, given.images, 0)
         test = session.splits.test()
-        judged = test.subset(spread(len(test), TESTED).numpy())
+        judged = test.subset(spread_indices(len(test), TESTED).numpy())
         found: dict[str, tuple[Tensor, Tensor]] = {}
 
         def measure(name: str, share: float, seed: int) -> None:
@@ -101,7 +101,7 @@ def main() -> None:
                 maps = torch.zeros(len(learned), side, side), torch.zeros(len(judged), side, side)
             else:
                 if name not in found:
-                    subject = find_explainers_to_test(session, [name])[-1]
+                    subject = find_trust_subjects(session, [name])[-1]
                     found[name] = tuple(maps_of(subject, classifier, part, progress) for part in (learned, judged))
                 maps = found[name]
             start = time.monotonic()

@@ -8,7 +8,7 @@ from typing import Any
 from tables_study import spread
 from trust_orderings import CONTROLS, FIGURES, RIVALS, areas
 
-from slimsight.deploy.trust.figures import figures, notes
+from slimsight.deploy.trust.figures import trust_notes, trust_table
 
 _WORDS = {"agrees": "agree", "disagrees": "disagree", "undecided": "are undecided"}
 _BEST = {"kl": min, "change": min, "insertion": max, "deletion": min, "8": max, "14": max}
@@ -35,13 +35,13 @@ def trust(found: dict[str, Any]) -> str:
         for claim in published
         if claim["verdict"] == word
     ]
-    lines += [f"- {note}" for note in notes(rows) if note.split(":")[0] in ("rbf", "realx", "varsal")]
+    lines += [f"- {note}" for note in trust_notes(rows) if note.split(":")[0] in ("rbf", "realx", "varsal")]
     return "\n".join(lines)
 
 
 def _figures(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Sorted by the KL of pixel perturbation; controls in italics, the best explanation of each test in bold."""
-    heads, cells = figures(rows)
+    heads, cells = trust_table(rows)
     order: dict[str, float] = {}
     best: dict[str, dict[str, float]] = {figure: {} for figure in FIGURES}
     for row in rows:

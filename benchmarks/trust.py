@@ -24,8 +24,8 @@ from slimsight.compress.files.atomic import read_json, write_json
 from slimsight.deploy.cli.progress import ConsoleProgress
 from slimsight.deploy.run.session import Session
 from slimsight.deploy.trust.figures import draw_trust
-from slimsight.deploy.trust.run import CONTROL, find_explainers_to_test, measure_trust, own_subject, some_of
-from slimsight.deploy.trust.study import Fewer
+from slimsight.deploy.trust.run import CONTROL, find_trust_subjects, measure_trust, run_explainer, sample_images
+from slimsight.deploy.trust.study import ImageLimits
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "trust.json"
@@ -43,7 +43,7 @@ UNTRAINED = (
 CONTROLS = ("centre", "edges", "constant")
 EXPLAINERS = ("rbf", "realx", "varsal", *UNTRAINED, *CONTROLS)
 TESTS = ("insertion_deletion", "perturbation", "tiles", "sanity")
-FEWER: Fewer = {
+FEWER: ImageLimits = {
     "tiles": 500,
     "sanity": 100,
     **{("sanity", name): 20 for name in ("integrated_gradients", "prunegrad", "prunepgd")},
@@ -83,9 +83,9 @@ def varsal_schedule() -> str:
 
 def coarseness(session: Session) -> dict[str, Any]:
     """How much the areas of insertion and deletion change with DRIB's steps in place of ``STEPS``, image by image."""
-    classifier, images = session.classifier(), some_of(session.splits.test(), COARSE_IMAGES, "test")
+    classifier, images = session.classifier(), sample_images(session.splits.test(), COARSE_IMAGES, "test")
     labels, rows = predicted(classifier, images), []
-    for subject in find_explainers_to_test(session, COARSE):
+    for subject in find_trust_subjects(session, COARSE):
         maps = explain_images(subject.factory(classifier), images, labels).importance
         fine, coarse = (insertion_deletion(classifier, images, maps, steps=steps) for steps in (DRIB, STEPS))
         changes = {side: paired(getattr(coarse, side), getattr(fine, side)) for side in ("insertion", "deletion")}
@@ -134,7 +134,7 @@ def main() -> None:
         words["rbf"] = schedule(session, "rbf")
         if "realx" in names:
             realx = open_session(given.realx, progress)
-            others.append(own_subject(realx, "realx"))
+            others.append(run_explainer(realx, "realx"))
             words["realx"] = schedule(realx, "realx")
         if "varsal" in names:
             words["varsal"] = varsal_schedule()

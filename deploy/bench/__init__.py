@@ -1,4 +1,4 @@
-"""The latency lab: models against each other in any runtime, with intervals that hold, and reasons for what cannot."""
+"""``slimsight bench``: latency of several models in several runtimes, with intervals, and why a model could not run."""
 
 from .result import BenchResult, BenchRow, Skipped
 from .sweep import BenchSettings, run_bench

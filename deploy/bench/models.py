@@ -1,4 +1,4 @@
-"""What is timed: run directories, ONNX files, TensorRT engines and ``.pt2`` files, each under one name."""
+"""The models of a bench: those of run directories, ONNX files, TensorRT engines and ``.pt2`` files, by unique names."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from slimsight.compress.errors import ConfigError, RunError
 from slimsight.compress.files.atomic import read_json
 from slimsight.compress.models import build_classifier, restore_
 from slimsight.compress.registry import nearest
+from slimsight.export.engines.key import sidecar
 from slimsight.export.onnx_files.metadata import stated_macs
 from slimsight.export.runners.choose import TAKES
 from slimsight.export.runners.inputs import read_input
 
 from ..run_dir import RunDir, read_run
-from ..run_dir.allowed_code import foreign_code, was_built_here
+from ..run_dir.allowed_code import untrusted_code_reason, was_built_here
 from ..run_dir.exports import check_exports
 
 SUFFIXES = (".onnx", ".engine", ".pt2")
 
-_NOT_BUILT_HERE = "its engine was not built here, and opening one may run its code: export it, or give --allow-code"
+_UNTRUSTED_ENGINE = "its engine was not built here, and opening one may run its code: export it, or give --allow-code"
 
-_RUN_ENGINES = {
+_ENGINE_PATTERNS = {
     "original": ("*.engine",),
     "slim": ("slim/*.engine", "export/model.*.engine"),
     "dynamic": ("export/routed.*.engine",),
@@ -34,12 +35,12 @@ _RUN_ENGINES = {
 
 @dataclass(frozen=True)
 class BenchModel:
-    """A model under one name in all its forms: files by suffix, and the run that its module can be built from.
+    """A model with its files by suffix, its engines by runtime, and the run that its module can be built from.
 
-    ``role`` is what it is to its run (``original``, ``slim``, ``dynamic``); empty for a file given by itself.
-    ``withheld``: runtimes that would start code of the run's, and why they do not.
-    ``macs`` (of one image, a mean where images differ) and ``test_accuracy`` (0..1): from the run's report, or as an
-    ONNX file states them; None where nothing says so.
+    ``role``: ``original``, ``slim`` or ``dynamic`` in its run; empty for a single file.
+    ``withheld``: runtimes that would run untrusted code of the run, and why they are not used.
+    ``macs`` (of one image, a mean where images differ) and ``test_accuracy`` (0..1): from the run's report, or from
+    an ONNX file's metadata; None where not known.
     """
 
     name: str
@@ -52,8 +53,8 @@ class BenchModel:
     macs: float | None = None
     test_accuracy: float | None = None
 
-    def file(self, runtime: str) -> Path | None:
-        """What ``runtime`` would open; a run's folder stands for a module; None where there is nothing."""
+    def path_for(self, runtime: str) -> Path | None:
+        """The file that ``runtime`` opens, or the run directory for a module; None where there is none."""
         takes = TAKES[runtime]
         if runtime in self.withheld:
             return None
@@ -64,17 +65,17 @@ class BenchModel:
         return self.files.get(takes)
 
     def open(self, runtime: str) -> Path | nn.Module:
-        """What ``slimsight.export.runners.choose.open_runner`` takes.
+        """The file or module that ``open_runner`` takes for ``runtime``.
 
         Raises:
             SlimError: the module cannot be built.
         """
-        found = self.file(runtime)
-        assert found is not None
-        return found if TAKES[runtime] != "module" else _module(read_run(found), self.role)
+        path = self.path_for(runtime)
+        assert path is not None
+        return path if TAKES[runtime] != "module" else _rebuild_module(read_run(path), self.role)
 
-    def missing(self, runtime: str) -> str:
-        """Why ``file`` is None, in words."""
+    def missing_reason(self, runtime: str) -> str:
+        """Why ``path_for`` returns None, in words."""
         takes = TAKES[runtime]
         if runtime in self.withheld:
             return self.withheld[runtime]
@@ -85,117 +86,117 @@ class BenchModel:
 
 
 def find_models(given: Sequence[str | Path], *, allow_code: bool = False) -> list[BenchModel]:
-    """The models that ``given`` names, in order; of a run directory its original, slim and dynamic model.
+    """The models at the paths ``given``, in order; of a run directory its original, slim and dynamic model.
 
     Args:
-        allow_code: of runs, also what would start code that was not run or built here (see ``allowed_code``).
+        allow_code: also use modules and engines of runs whose code is not trusted (see ``allowed_code``).
 
     Raises:
-        ConfigError: nothing was given, or something that is neither a run nor such a file.
-        RunError: a folder that is no run, or one without artefacts.
+        ConfigError: no path, one that is neither a run nor a model file, or a run without exported models.
+        RunError: a folder is not a run directory.
         Damaged: a file of a run is not what was written.
-        ExportError: a file is missing or not whole.
+        ExportError: a file is missing or truncated.
     """
     if not given:
         raise ConfigError(f"no model was given: give run directories or files ({', '.join(SUFFIXES)})")
-    places = [Path(text) for text in given]
-    runs = sum(place.is_dir() for place in places)
-    found: list[BenchModel] = []
-    for text, place in zip(map(str, given), places, strict=True):
-        if place.is_dir():
-            found += _of_run(text, place, f"{place.absolute().name}: " if runs > 1 else "", allow_code)
+    paths = [Path(text) for text in given]
+    runs = sum(path.is_dir() for path in paths)
+    models: list[BenchModel] = []
+    for text, path in zip(map(str, given), paths, strict=True):
+        if path.is_dir():
+            models += _models_of_run(text, path, f"{path.absolute().name}: " if runs > 1 else "", allow_code)
         else:
-            found.append(_of_file(text, place))
-    return _named_apart(found)
+            models.append(_model_of_file(text, path))
+    return _with_unique_names(models)
 
 
-def find_baseline(subjects: Sequence[BenchModel], wanted: str | None) -> BenchModel:
-    """The first subject, or the one that ``wanted`` names (its name in the table, or what was given for it).
+def find_baseline(models: Sequence[BenchModel], wanted: str | None) -> BenchModel:
+    """The first model, or the one with the name or the given path ``wanted``.
 
     Raises:
-        ConfigError: no subject has that name.
+        ConfigError: no model has that name.
     """
     if wanted is None:
-        return subjects[0]
-    for subject in subjects:
-        if wanted in (subject.name, subject.given):
-            return subject
-    names = [subject.name for subject in subjects]
+        return models[0]
+    for model in models:
+        if wanted in (model.name, model.given):
+            return model
+    names = [model.name for model in models]
     raise ConfigError(
         f"no model is called '{wanted}'{nearest(wanted, names)} (choose the baseline from: {', '.join(names)})"
     )
 
 
-def image_size(subjects: Sequence[BenchModel]) -> tuple[tuple[int, int] | None, dict[str, int]]:
-    """(H, W) of the images that every subject takes, and the images per call of those that fix them.
-
-    None where every subject takes any size. Reads the files: what is broken is found here.
+def common_image_size(models: Sequence[BenchModel]) -> tuple[tuple[int, int] | None, dict[str, int]]:
+    """(H, W) of images for all models, None where each takes any size; and the batch size of models that fix it.
 
     Raises:
-        ConfigError: subjects take images of different sizes.
-        ExportError: a file is missing, not whole, or takes no images.
+        ConfigError: models take images of different sizes.
+        ExportError: a file is missing, truncated, or takes no images.
     """
     sizes: dict[str, tuple[int, int]] = {}
     batches: dict[str, int] = {}
-    for subject in subjects:
-        for path in subject.files.values():
+    for model in models:
+        for path in model.files.values():
             takes = read_input(path)
             if takes.size is not None:
-                sizes[subject.name] = takes.size
+                sizes[model.name] = takes.size
             if takes.batch is not None:
-                batches[subject.name] = takes.batch
+                batches[model.name] = takes.batch
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{name} takes {height} x {width}" for name, (height, width) in sizes.items())
         raise ConfigError(f"the models take images of different sizes ({listed} pixels): compare models of one size")
     return next(iter(sizes.values()), None), batches
 
 
-def _of_file(text: str, place: Path) -> BenchModel:
-    if place.suffix not in SUFFIXES:
-        what = "does not exist" if not place.exists() else "is none of them"
-        raise ConfigError(f"{text} {what}: give run directories or files ({', '.join(SUFFIXES)})")
-    if not place.is_file():
-        raise ConfigError(f"there is no {text}: give run directories or files ({', '.join(SUFFIXES)})")
-    if place.suffix == ".engine":
-        return BenchModel(place.name, text, engines=_engines([place]))
-    macs = stated_macs(place) if place.suffix == ".onnx" else None
-    return BenchModel(place.name, text, files={place.suffix: place}, macs=macs)
+def _model_of_file(given: str, path: Path) -> BenchModel:
+    if path.suffix not in SUFFIXES:
+        what = "does not exist" if not path.exists() else "is none of them"
+        raise ConfigError(f"{given} {what}: give run directories or files ({', '.join(SUFFIXES)})")
+    if not path.is_file():
+        raise ConfigError(f"there is no {given}: give run directories or files ({', '.join(SUFFIXES)})")
+    if path.suffix == ".engine":
+        return BenchModel(path.name, given, engines=_engines_by_runtime([path]))
+    macs = stated_macs(path) if path.suffix == ".onnx" else None
+    return BenchModel(path.name, given, files={path.suffix: path}, macs=macs)
 
 
-def _of_run(text: str, place: Path, prefix: str, allow_code: bool) -> list[BenchModel]:
-    run = read_run(place)
-    forms = {
+def _models_of_run(given: str, path: Path, prefix: str, allow_code: bool) -> list[BenchModel]:
+    run = read_run(path)
+    files_by_role = {
         "original": {".onnx": run.original_onnx},
         "slim": {".onnx": run.slim_onnx, ".pt2": run.slim_pt2},
         "dynamic": {".onnx": run.routed_onnx},
     }
-    found, figures = [], _figures(run)
-    code = {} if allow_code else _foreign_modules(run)
+    models, figures = [], _report_figures(run)
+    code = {} if allow_code else _untrusted_modules(run)
     check_exports(run.export_json.parent)
-    for role, files in forms.items():
-        built = [path for pattern in _RUN_ENGINES[role] for path in run.root.glob(pattern)]
-        foreign = [] if allow_code else [path for path in built if not was_built_here(path)]
-        engines = _engines([path for path in built if path not in foreign])
-        withheld = code | {name: _NOT_BUILT_HERE for name in _engines(foreign) if name not in engines}
-        there = {suffix: path for suffix, path in files.items() if path.is_file()}
-        if there or engines:
+    for role, files in files_by_role.items():
+        built = [path for pattern in _ENGINE_PATTERNS[role] for path in run.root.glob(pattern)]
+        untrusted = [] if allow_code else [path for path in built if not was_built_here(path)]
+        engines = _engines_by_runtime([path for path in built if path not in untrusted])
+        withheld = code | {name: _UNTRUSTED_ENGINE for name in _engines_by_runtime(untrusted) if name not in engines}
+        exist = {suffix: path for suffix, path in files.items() if path.is_file()}
+        if exist or engines:
             macs, accuracy = figures.get(role, (None, None))
-            found.append(BenchModel(f"{prefix}{role}", text, there, engines, run.root, role, withheld, macs, accuracy))
-    if not found:
-        raise ConfigError(f"the run {text} has no exported model yet: finish it with 'slimsight run'")
-    return found
+            models.append(
+                BenchModel(f"{prefix}{role}", given, exist, engines, run.root, role, withheld, macs, accuracy)
+            )
+    if not models:
+        raise ConfigError(f"the run {given} has no exported model yet: finish it with 'slimsight run'")
+    return models
 
 
-def _foreign_modules(run: RunDir) -> dict[str, str]:
-    """Why the runtimes that need a module do not run this run's; nothing where they may."""
+def _untrusted_modules(run: RunDir) -> dict[str, str]:
+    """The runtimes that need a module, with the reason where this run's code is not trusted; else empty."""
     from ..settings.recipe import load_recipe
 
-    reason = foreign_code(load_recipe(run.recipe).model) if run.recipe.is_file() else None
+    reason = untrusted_code_reason(load_recipe(run.recipe).model) if run.recipe.is_file() else None
     return {} if reason is None else {name: reason for name, takes in TAKES.items() if takes == "module"}
 
 
-def _figures(run: RunDir) -> dict[str, tuple[float, float | None]]:
-    """MACs and test accuracy by role, as the run's report says; nothing where there is no report yet."""
+def _report_figures(run: RunDir) -> dict[str, tuple[float, float | None]]:
+    """MACs and test accuracy by role, from the run's report; empty where there is none yet."""
     from ..report import read_report
 
     if not run.report_json.is_file():
@@ -210,51 +211,51 @@ def _figures(run: RunDir) -> dict[str, tuple[float, float | None]]:
     return figures
 
 
-def _engines(paths: Sequence[Path]) -> dict[str, Path]:
-    """Engines by the runtime that they were built for; of several for one runtime FP32 before FP16, then by name."""
-    found: dict[str, Path] = {}
+def _engines_by_runtime(paths: Sequence[Path]) -> dict[str, Path]:
+    """One engine for each runtime; of several FP32 before FP16, then the first by name."""
+    engines: dict[str, Path] = {}
     for path in sorted(paths, key=lambda path: ("fp16" in path.name, path.name)):
         if path.stat().st_size == 0:
             raise ConfigError(f"{path} is empty: build the engine again")
-        found.setdefault(_flavour(path), path)
-    return found
+        engines.setdefault(_engine_runtime(path), path)
+    return engines
 
 
-def _flavour(path: Path) -> str:
-    """By the key that is written beside an engine, else by its name: ``rtx`` in it is TensorRT for RTX."""
-    key = path.with_name(f"{path.name}.json")
-    if key.is_file():
+def _engine_runtime(path: Path) -> str:
+    """``tensorrt`` or ``tensorrt-rtx``, by the key file beside an engine, else by ``rtx`` in its name."""
+    key_file = sidecar(path)
+    if key_file.is_file():
         try:
-            beside: Any = read_json(key)
+            content: Any = read_json(key_file)
         except (ValueError, OSError) as error:
-            raise ConfigError(f"{key} is no JSON ({error}): build the engine again") from error
-        built = beside.get("key") if isinstance(beside, dict) else None
-        if isinstance(built, dict) and built.get("flavour") in ("tensorrt", "tensorrt-rtx"):
-            return str(built["flavour"])
+            raise ConfigError(f"{key_file} is not valid JSON ({error}): build the engine again") from error
+        key = content.get("key") if isinstance(content, dict) else None
+        if isinstance(key, dict) and key.get("flavour") in ("tensorrt", "tensorrt-rtx"):
+            return str(key["flavour"])
     return "tensorrt-rtx" if "rtx" in path.name else "tensorrt"
 
 
-def _named_apart(subjects: list[BenchModel]) -> list[BenchModel]:
-    """Names that say which is which: of files of one name their folders too, of one file given twice a number."""
+def _with_unique_names(models: list[BenchModel]) -> list[BenchModel]:
+    """Make names unique: by the folder of files with the same name, by a number for a file given twice."""
 
-    def is_shared(subject: BenchModel) -> bool:
-        return any(other.name == subject.name and other.given != subject.given for other in subjects)
+    def is_shared(model: BenchModel) -> bool:
+        return any(other.name == model.name and other.given != model.given for other in models)
 
     names = [
         "/".join(Path(s.given).absolute().parts[-2:]) + (f": {s.role}" if s.role else "") if is_shared(s) else s.name
-        for s in subjects
+        for s in models
     ]
     counted: dict[str, int] = {}
     apart = []
-    for subject, name in zip(subjects, names, strict=True):
+    for model, name in zip(models, names, strict=True):
         counted[name] = counted.get(name, 0) + 1
         unique = name if counted[name] == 1 else f"{name} ({counted[name]})"
-        apart.append(replace(subject, name=unique))
+        apart.append(replace(model, name=unique))
     return apart
 
 
-def _module(run: RunDir, role: str) -> nn.Module:
-    """A run's original or slim model as a module, rebuilt from its recipe, its plan and its weights."""
+def _rebuild_module(run: RunDir, role: str) -> nn.Module:
+    """A run's original or slim model as a module, from its recipe, its plan and its weights."""
     from ..report import read_report
     from ..settings.recipe import load_recipe
     from ..slim_folder import load

@@ -1,8 +1,8 @@
-"""Try each model in a process of its own first: whether it runs there at all, and how much memory it takes.
+"""Trial runs of models, each in a process of its own: whether a model runs in a runtime, and its peak memory.
 
-One process imports the runtimes and nothing more; every trial is a fork of it. What a trial's peak resident memory
-grew by, from just before the model is opened until after its calls, is the model's alone: nothing else was ever opened
-there. A trial that fails, or takes its process down, is a reason, and the rest goes on.
+One server process imports the runtimes and nothing more; each trial is a fork of it. The growth of a trial's peak
+resident memory, from just before the model is opened until after its calls, is the model's: nothing else was opened
+there. Where a trial fails or crashes its process, the reason is recorded, and the sweep goes on.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-_CALLS = 3  # the first allocates what is kept; later ones what is freed in between
-_FORGET = Path("/proc/self/clear_refs")
+_TRIAL_CALLS = 3  # the first allocates buffers that stay; later ones show what is freed in between
+_CLEAR_REFS = Path("/proc/self/clear_refs")
 _KILOBYTE = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What is tried: see ``BenchModel``. ``size`` (H, W) of the images, pixels."""
+    """A model in a runtime at a sweep point, as JSON: see ``BenchModel``. ``size`` (H, W) of the images, pixels."""
 
     name: str
     given: str
@@ -46,8 +46,8 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Tried:
-    """``error``: why it cannot run, None where it can. Bytes that peak memory grew by; of a device None on a CPU."""
+class TrialResult:
+    """``error``: why the model cannot run, or None. Growth of peak memory in bytes; of a device's, None on a CPU."""
 
     error: str | None = None
     host_bytes: int | None = None
@@ -55,7 +55,7 @@ class Tried:
 
 
 class Prober:
-    """The process that trials are forked of, while open; started by the first trial."""
+    """The server process of which trials are forks; started by the first trial, ended on exit."""
 
     def __init__(self) -> None:
         self._server: subprocess.Popen[str] | None = None
@@ -70,16 +70,16 @@ class Prober:
             assert self._server.stdin is not None
             self._server.stdin.close()
             if error is not None:
-                os.killpg(self._server.pid, signal.SIGTERM)  # the fork that works now, too
+                os.killpg(self._server.pid, signal.SIGTERM)  # the fork that runs now, too
             self._server.wait()
             assert self._server.stdout is not None
             self._server.stdout.close()
             self._server = None
 
-    def __call__(self, trial: Trial) -> Tried:
+    def __call__(self, trial: Trial) -> TrialResult:
         """Open the model and run a few calls."""
         if self._server is None:
-            # A session of its own: Ctrl-C in the terminal is for the parent, which then ends this one.
+            # A session of its own: Ctrl-C in the terminal reaches only the parent, which then ends this one.
             self._server = subprocess.Popen(
                 [sys.executable, "-P", "-m", __name__],  # -P: nothing is imported from the current folder
                 stdin=subprocess.PIPE,
@@ -94,11 +94,11 @@ class Prober:
         self._server.stdin.flush()
         answer = self._server.stdout.readline()
         if not answer:
-            return Tried(f"the process that tries models ended ({self._server.wait()})")
-        return Tried(**json.loads(answer))
+            return TrialResult(f"the process that tries models ended ({self._server.wait()})")
+        return TrialResult(**json.loads(answer))
 
 
-def attempt(trial: Trial) -> Tried:
+def run_trial(trial: Trial) -> TrialResult:
     """Run a trial in this process.
 
     Raises:
@@ -122,26 +122,26 @@ def attempt(trial: Trial) -> Tried:
     images = np.random.default_rng(0).random((trial.batch, 3, *trial.size), dtype=np.float32)
     free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None  # makes the context, which all share
     if trial.runtime in ("torch", "torch-compile", "pt2"):
-        _touch_torch()
-    before: int | None = _peak_anew()
-    found = subject.open(trial.runtime)
-    if isinstance(found, torch.nn.Module):
-        found = found.to(trial.device)
-        before = _peak_without(found)
-    with open_runner(found, trial.runtime, trial.threads) as runner:
-        for _ in range(_CALLS):
+        _load_torch_kernels()
+    before: int | None = _reset_peak()
+    model = subject.open(trial.runtime)
+    if isinstance(model, torch.nn.Module):
+        model = model.to(trial.device)
+        before = _reset_peak_without(model)
+    with open_runner(model, trial.runtime, trial.threads) as runner:
+        for _ in range(_TRIAL_CALLS):
             logits = runner.run(images)
         left = torch.cuda.mem_get_info()[0] if free is not None else None
     if not np.isfinite(logits).all():
-        return Tried("its logits are NaN or infinite")
-    return Tried(
+        return TrialResult("its logits are NaN or infinite")
+    return TrialResult(
         host_bytes=None if before is None else _peak_bytes() - before,
         device_bytes=None if free is None or left is None else max(0, free - left),
     )
 
 
-def _touch_torch() -> None:
-    """Have torch load its libraries of kernels: they are no model's memory."""
+def _load_torch_kernels() -> None:
+    """Make torch load its kernel libraries, which must not count as a model's memory."""
     import torch
 
     net = torch.nn.Sequential(
@@ -152,36 +152,36 @@ def _touch_torch() -> None:
 
 
 def _peak_bytes() -> int:
-    """Most memory that was resident so far; Linux can be told to forget it (``_peak_anew``)."""
+    """Peak resident memory so far, in bytes; on Linux ``_reset_peak`` resets it."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KILOBYTE
 
 
-def _peak_anew() -> int:
-    """The peak from which growth counts: what is resident now, where the system can forget its peak (Linux).
+def _reset_peak() -> int:
+    """Reset the peak, on Linux to what is resident now, and return it.
 
-    What was freed before would hide as much growth: it is given back and forgotten.
+    Memory that was freed but not returned to the system would hide growth: it is returned first.
     """
     gc.collect()
     if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
         trim(0)
-    if _FORGET.exists():
-        _FORGET.write_text("5", encoding="ascii")  # proc(5): resets the peak of the resident set
+    if _CLEAR_REFS.exists():
+        _CLEAR_REFS.write_text("5", encoding="ascii")  # proc(5): resets the peak of the resident set
     return _peak_bytes()
 
 
-def _peak_without(module: Any) -> int | None:
-    """The peak from which a module's growth counts, its own weights on the host counted as growth.
+def _reset_peak_without(module: Any) -> int | None:
+    """Reset the peak and return it without the module's weights on the host, which thus count as growth.
 
-    Rebuilding a module from a run takes more than the module: that must be forgotten first. None where it cannot be.
+    Rebuilding a module from a run takes more memory than the module has; None where the peak cannot be reset.
     """
-    if not _FORGET.exists():
+    if not _CLEAR_REFS.exists():
         return None
-    held = [x for x in (*module.parameters(), *module.buffers()) if x.device.type == "cpu"]
-    return _peak_anew() - int(sum(x.numel() * x.element_size() for x in held))
+    on_host = [x for x in (*module.parameters(), *module.buffers()) if x.device.type == "cpu"]
+    return _reset_peak() - int(sum(x.numel() * x.element_size() for x in on_host))
 
 
-def forked(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What ``work`` returns in a fork of this process; ``{"error": why}`` where it raises or the fork dies."""
+def run_in_fork(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Call ``work`` in a fork of this process and return its result; ``{"error": why}`` if it raises or crashes."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -199,30 +199,30 @@ def forked(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         text = pipe.read()
     _, status = os.waitpid(child, 0)
     if text:
-        found: dict[str, Any] = json.loads(text)
-        return found
+        result: dict[str, Any] = json.loads(text)
+        return result
     number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
     how = signal.Signals(number).name if number is not None else f"exit code {os.waitstatus_to_exitcode(status)}"
     return {"error": f"its process ended with {how}" + (" (out of memory?)" if number == signal.SIGKILL else "")}
 
 
-def _answer(trial: Trial) -> dict[str, Any]:
-    return asdict(attempt(trial))
+def _trial_to_dict(trial: Trial) -> dict[str, Any]:
+    return asdict(run_trial(trial))
 
 
-def _serve(jobs: IO[str], answers: IO[str]) -> None:
+def _answer_trials(jobs: IO[str], answers: IO[str]) -> None:
     for line in jobs:
         trial = Trial(**json.loads(line))
-        answer = forked(partial(_answer, trial))
+        answer = run_in_fork(partial(_trial_to_dict, trial))
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
 
 def _main() -> None:
-    """Answers on standard output; what libraries print there goes to standard error."""
+    """The server process: answers trials on standard output; output of libraries goes to standard error."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    # Imported, never used here: threads that a runtime starts would not be there in a fork.
+    # Imported but not used here: threads that a runtime starts would be missing in a fork.
     from slimsight.export.runners import choose, import_onnxruntime
 
     for name in (
@@ -234,7 +234,7 @@ def _main() -> None:
         importlib.import_module(name)
     if choose.runtimes()["onnxruntime-cpu"] is None:
         import_onnxruntime()
-    _serve(sys.stdin, answers)
+    _answer_trials(sys.stdin, answers)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Models x runtimes x batch sizes x threads: what can run is timed against the baseline, what cannot says why."""
+"""The sweep of a bench: models x runtimes x batch sizes x threads, each timed against the baseline or skipped."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from slimsight.export.runners import Runner
 from slimsight.export.runners.choose import check_runtime, open_runner, runtimes
 
 from ..machine import describe_machine, machine_state, steal_share, versions
+from ..report.units import plural
 from ..timing.rounds import Clock, Timing, time_sessions
-from .images import Images, open_images
-from .models import BenchModel, find_baseline, find_models, image_size
-from .probe import Prober, Trial, Tried
-from .result import BenchResult, BenchRow, Reference, Skipped
-from .rows import to_row
+from .images import BenchImages, open_bench_images
+from .models import BenchModel, common_image_size, find_baseline, find_models
+from .probe import Prober, Trial, TrialResult
+from .result import BenchResult, BenchRow, Skipped, SpeedupReference, to_row
 
-_ASKED_FOR = ("torch-compile",)  # not among the runtimes that are tried unasked: compiling takes minutes
+_ONLY_ON_REQUEST = ("torch-compile",)  # runtimes that are used only if asked for: compiling takes minutes
 
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """Of a sweep. ``rounds`` of each row, shared out among ``sessions``; ``seconds`` bounds one sweep point.
+    """Settings of a sweep. ``rounds`` of each row, divided among ``sessions``; ``seconds`` limits one sweep point.
 
     Raises:
-        ConfigError: a number that is not positive.
+        ConfigError: a number is not positive, or the device is unknown.
     """
 
     batches: tuple[int, ...] = (1,)
@@ -58,24 +58,24 @@ class BenchSettings:
 
 @dataclass(frozen=True)
 class SweepEntry:
-    """A subject in a runtime."""
+    """A model in a runtime: what is timed at each sweep point."""
 
-    subject: BenchModel
+    model: BenchModel
     runtime: str
 
     @property
     def key(self) -> str:
-        return f"{self.subject.name} in {self.runtime}"
+        return f"{self.model.name} in {self.runtime}"
 
 
-Probe = Callable[[Trial], Tried]
+Probe = Callable[[Trial], TrialResult]
 Opener = Callable[[Path | nn.Module, str, int], Runner]
 
 
 def run_sweep(
-    subjects: Sequence[BenchModel],
+    models: Sequence[BenchModel],
     baseline: BenchModel,
-    images: Images,
+    images: BenchImages,
     *,
     wanted: Sequence[str] = (),
     settings: BenchSettings,
@@ -86,33 +86,33 @@ def run_sweep(
     progress: Progress = SILENT,
     clock: Clock = time.perf_counter_ns,
 ) -> BenchResult:
-    """Time every subject in every runtime at every point.
+    """Time every model in every runtime at every sweep point.
 
     Args:
         wanted: runtimes; empty: all that have a file to open, except torch-compile.
-        fixed_batches: images per call of subjects that take no other number.
-        probe: tries an entry at a point in a process of its own.
-        available: the runtimes and why they cannot run, as of ``runtimes()``.
+        fixed_batches: batch size by name of models whose file fixes it.
+        probe: runs a trial of an entry at a point in a process of its own.
+        available: the runtimes and why they cannot run, as returned by ``runtimes()``.
 
     Raises:
-        ConfigError: an unknown runtime, or nothing can run: the message says why.
+        ConfigError: an unknown runtime, or nothing can run.
     """
     for name in wanted:
         check_runtime(name)
     reasons = runtimes() if available is None else dict(available)
-    entries, skipped = _entries(subjects, wanted, reasons, settings.device)
+    entries, skipped = _plan_entries(models, wanted, reasons, settings.device)
     rows: list[BenchRow] = []
     facts, before = describe_machine(), machine_state()
     points = [(threads, batch) for threads in settings.threads for batch in settings.batches]
     for threads, batch in progress.track(points, "bench", unit="points"):
-        running: list[tuple[SweepEntry, Tried]] = []
+        running: list[tuple[SweepEntry, TrialResult]] = []
         for entry in entries:
-            tried = _try(entry, threads, batch, images, settings, fixed_batches, probe)
+            tried = _probe_entry(entry, threads, batch, images, settings, fixed_batches, probe)
             if tried.error is None:
                 running.append((entry, tried))
             else:
-                skipped.append(Skipped(entry.subject.name, entry.runtime, tried.error, batch, threads))
-        rows += _time_point(running, baseline, images, threads, batch, settings, opener, progress, clock)
+                skipped.append(Skipped(entry.model.name, entry.runtime, tried.error, batch, threads))
+        rows += _time_sweep_point(running, baseline, images, threads, batch, settings, opener, progress, clock)
     after = machine_state()
     if not rows:
         first = skipped[0]
@@ -121,7 +121,7 @@ def run_sweep(
             f"nothing can run on this machine: {first.model} in {first.runtime}: {first.reason}{more}; "
             "choose other runtimes with --runtime"
         )
-    order = {subject.name: place for place, subject in enumerate(subjects)}
+    order = {model.name: position for position, model in enumerate(models)}
     rows.sort(key=lambda row: (row.threads, row.batch, list(reasons).index(row.runtime), order[row.model]))
     return BenchResult(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -137,48 +137,48 @@ def run_sweep(
     )
 
 
-def _entries(
-    subjects: Sequence[BenchModel], wanted: Sequence[str], reasons: Mapping[str, str | None], device: str
+def _plan_entries(
+    models: Sequence[BenchModel], wanted: Sequence[str], reasons: Mapping[str, str | None], device: str
 ) -> tuple[list[SweepEntry], list[Skipped]]:
-    """What to try, and what is known beforehand to be impossible."""
+    """The entries to try, and those that are known beforehand not to run."""
     entries, skipped = [], []
-    for name in dict.fromkeys(wanted) or [name for name in reasons if name not in _ASKED_FOR]:
-        for subject in subjects:
-            if subject.file(name) is None and not wanted and name not in subject.withheld:
+    for name in dict.fromkeys(wanted) or [name for name in reasons if name not in _ONLY_ON_REQUEST]:
+        for model in models:
+            if model.path_for(name) is None and not wanted and name not in model.withheld:
                 continue
             if (reason := reasons[name]) is not None:
-                skipped.append(Skipped(subject.name, name, reason))
-            elif subject.file(name) is None:
-                skipped.append(Skipped(subject.name, name, subject.missing(name)))
+                skipped.append(Skipped(model.name, name, reason))
+            elif model.path_for(name) is None:
+                skipped.append(Skipped(model.name, name, model.missing_reason(name)))
             elif device == "cuda" and name.startswith("torch") and (missing := reasons["onnxruntime-cuda"]) is not None:
-                skipped.append(Skipped(subject.name, name, missing))
+                skipped.append(Skipped(model.name, name, missing))
             else:
-                entries.append(SweepEntry(subject, name))
+                entries.append(SweepEntry(model, name))
     return entries, skipped
 
 
-def _try(
+def _probe_entry(
     entry: SweepEntry,
     threads: int,
     batch: int,
-    images: Images,
+    images: BenchImages,
     settings: BenchSettings,
     fixed_batches: Mapping[str, int],
     probe: Probe,
-) -> Tried:
-    subject = entry.subject
-    fixed = fixed_batches.get(subject.name)
+) -> TrialResult:
+    model = entry.model
+    fixed = fixed_batches.get(model.name)
     if fixed is not None and fixed != batch:
-        return Tried(f"it takes batches of {fixed} image{'s' if fixed > 1 else ''}, not {batch}")
+        return TrialResult(f"it takes batches of {fixed} image{'s' if fixed > 1 else ''}, not {batch}")
     height, width = images.pixels.shape[2:]
     return probe(
         Trial(
-            subject.name,
-            subject.given,
-            {suffix: str(path) for suffix, path in subject.files.items()},
-            {runtime: str(path) for runtime, path in subject.engines.items()},
-            None if subject.run is None else str(subject.run),
-            subject.role,
+            model.name,
+            model.given,
+            {suffix: str(path) for suffix, path in model.files.items()},
+            {runtime: str(path) for runtime, path in model.engines.items()},
+            None if model.run is None else str(model.run),
+            model.role,
             entry.runtime,
             threads,
             batch,
@@ -188,10 +188,10 @@ def _try(
     )
 
 
-def _time_point(
-    running: Sequence[tuple[SweepEntry, Tried]],
+def _time_sweep_point(
+    running: Sequence[tuple[SweepEntry, TrialResult]],
     baseline: BenchModel,
-    images: Images,
+    images: BenchImages,
     threads: int,
     batch: int,
     settings: BenchSettings,
@@ -199,24 +199,24 @@ def _time_point(
     progress: Progress,
     clock: Clock,
 ) -> list[BenchRow]:
-    """The rows of one sweep point, runtime by runtime: models of one runtime take turns, always with a baseline.
+    """Time the entries of one sweep point: all models of one runtime, and the baseline, in the same rounds.
 
-    The baseline is the baseline's model in the same runtime; where it does not run there, in the first where it does;
-    where it runs nowhere, the first model that runs.
+    The reference is the baseline in the same runtime; where it does not run there, in the first runtime where it does;
+    where it runs in none, the first model that runs.
     """
     rows: list[BenchRow] = []
-    everywhere = [entry for entry, _ in running]
-    own = [entry for entry in everywhere if entry.subject.name == baseline.name]
-    if not own and everywhere:
-        own = everywhere[:1]
-        progress.note(f"{baseline.name} does not run here: speed-ups refer to {own[0].key}")
-    tried = {entry.key: result for entry, result in running}
-    for runtime in dict.fromkeys(entry.runtime for entry in everywhere):
-        members = [entry for entry in everywhere if entry.runtime == runtime]
-        reference = next((entry for entry in own if entry.runtime == runtime), own[0])
+    entries = [entry for entry, _ in running]
+    references = [entry for entry in entries if entry.model.name == baseline.name]
+    if not references and entries:
+        references = entries[:1]
+        progress.note(f"{baseline.name} does not run here: speed-ups refer to {references[0].key}")
+    trials = {entry.key: result for entry, result in running}
+    for runtime in dict.fromkeys(entry.runtime for entry in entries):
+        members = [entry for entry in entries if entry.runtime == runtime]
+        reference = next((entry for entry in references if entry.runtime == runtime), references[0])
         timed = list({entry.key: entry for entry in (reference, *members)}.values())
-        runners = {entry.key: _runner(entry, threads, settings.device, opener) for entry in timed}
-        progress.note(f"batch {batch}, {threads} thread{'s' if threads > 1 else ''}: {', '.join(runners)}")
+        runners = {entry.key: _open_entry(entry, threads, settings.device, opener) for entry in timed}
+        progress.note(f"batch {batch}, {plural(threads, 'thread')}: {', '.join(runners)}")
         measured = time_sessions(
             runners,
             images.pixels,
@@ -236,30 +236,30 @@ def _time_point(
                 to_row(
                     measured.timings[entry.key],
                     None if entry.key == reference.key else against,
-                    tried[entry.key],
-                    subject=entry.subject,
-                    file=_file(entry),
+                    trials[entry.key],
+                    model=entry.model,
+                    file=_file_label(entry),
                     runtime=entry.runtime,
                     precision=runner.precision,
                     threads=threads,
                     batch=batch,
                     warm=measured.warm,
-                    baseline=Reference(reference.subject.name, reference.runtime),
+                    baseline=SpeedupReference(reference.model.name, reference.runtime),
                     seed=settings.seed,
                 )
             )
     return rows
 
 
-def _runner(entry: SweepEntry, threads: int, device: str, opener: Opener) -> Runner:
-    found = entry.subject.open(entry.runtime)
-    return opener(found.to(device) if isinstance(found, nn.Module) else found, entry.runtime, threads)
+def _open_entry(entry: SweepEntry, threads: int, device: str, opener: Opener) -> Runner:
+    model = entry.model.open(entry.runtime)
+    return opener(model.to(device) if isinstance(model, nn.Module) else model, entry.runtime, threads)
 
 
-def _file(entry: SweepEntry) -> str:
-    path = entry.subject.file(entry.runtime)
+def _file_label(entry: SweepEntry) -> str:
+    path = entry.model.path_for(entry.runtime)
     assert path is not None
-    return path.name if path.is_file() else f"{path.name} ({entry.subject.role})"
+    return path.name if path.is_file() else f"{path.name} ({entry.model.role})"
 
 
 def run_bench(
@@ -277,22 +277,22 @@ def run_bench(
     Args:
         models: run directories, ``.onnx``, ``.engine`` and ``.pt2`` files, in any mix.
         runtimes: of ``runners.choose.TAKES``; empty: all that have a file to open, except torch-compile.
-        images: a folder or a ``.npy`` file; None: a run's validation images, without a run drawn ones.
-        baseline: name of the model that speed-ups refer to, or what was given for it; None: the first.
-        allow_code: start what came with a run and was not run or built here (see ``run_dir.allowed_code``).
+        images: a folder or a ``.npy`` file; None: a run's validation images, without a run random ones.
+        baseline: name or given path of the model that speed-ups refer to; None: the first.
+        allow_code: run code that came with a run and was not run or built here (see ``run_dir.allowed_code``).
 
     Raises:
-        SlimError: what was given cannot be used, or nothing of it can run here.
+        SlimError: an argument cannot be used, or no model can run here.
     """
     chosen = settings or BenchSettings()
-    subjects = find_models(models, allow_code=allow_code)
-    reference = find_baseline(subjects, baseline)
-    size, fixed = image_size(subjects)
-    run = next((subject.run for subject in subjects if subject.run is not None), None)
-    pixels = open_images(images, run, size, seed=chosen.seed, progress=progress)
+    bench_models = find_models(models, allow_code=allow_code)
+    reference = find_baseline(bench_models, baseline)
+    size, fixed = common_image_size(bench_models)
+    run = next((model.run for model in bench_models if model.run is not None), None)
+    pixels = open_bench_images(images, run, size, seed=chosen.seed, progress=progress)
     with Prober() as probe:
         return run_sweep(
-            subjects,
+            bench_models,
             reference,
             pixels,
             wanted=runtimes,

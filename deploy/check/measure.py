@@ -34,7 +34,7 @@ def measure_latency(target: Target, baseline: Target | None, config: LatencyConf
     from slimsight.export.runners.choose import open_runner
 
     from ..timing.rounds import time_sessions
-    from ..timing.statistics import noise_of, to_interval, to_quantiles, to_speedup, unsteadiness_of
+    from ..timing.statistics import speedup_noise, time_noise, to_interval, to_quantiles, to_speedup
 
     models = {"target": target} | ({"baseline": baseline} if baseline is not None else {})
     runtime = _RUNTIMES[target.kind]
@@ -68,12 +68,12 @@ def measure_latency(target: Target, baseline: Target | None, config: LatencyConf
     where = f"{runner.runtime} {runner.precision}, {threads}, batch {config.batch}, on this machine"
     timed = TimedFigures(where, to_quantiles(times).median)
     if baseline is None:
-        return replace(timed, noise=unsteadiness_of(times, to_interval(times, seed=_SEED)))
+        return replace(timed, noise=time_noise(times, to_interval(times, seed=_SEED)))
     before = measured.timings["baseline"].host
     speedup = to_speedup(before, times, seed=_SEED)
     return replace(
         timed,
         reference_ms=to_quantiles(before).median,
         speedup_low=speedup.low,
-        noise=noise_of(before, times, speedup),
+        noise=speedup_noise(before, times, speedup),
     )

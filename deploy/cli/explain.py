@@ -28,8 +28,8 @@ def explain(
 
     Both explain the images' true class, or what the original predicts where no folder and no --class says it.
     """
-    from ..explain.compare import ModelPair, comparison_text, explain_images, top_classes
-    from ..explain.inputs import class_index, explainer_names
+    from ..explain.compare import ModelPair, compare_images, drift_text, top_classes
+    from ..explain.inputs import parse_class, parse_explainers
     from ..run.session import Session, default_cache
     from ..run_dir import read_run
     from ..run_dir.allowed_code import load_run_recipe
@@ -38,12 +38,12 @@ def explain(
     run = read_run(run_dir)
     session = Session(load_run_recipe(run, allow_code=allow_code), run, terminal.progress, default_cache())
     models = ModelPair.of(session)
-    names = explainer_names(with_, models.own)
+    names = parse_explainers(with_, models.own)
     classes = session.splits.classes
-    truth = None if class_ is None else class_index(class_, classes)
+    truth = None if class_ is None else parse_class(class_, classes)
     place = out or run_dir / "explained"
     screen = console()
-    for found in explain_images(session, models, images, names, truth=truth, out=place):
+    for found in compare_images(session, models, images, names, truth=truth, out=place):
         screen.print(
             f"{found.path}: true class {found.truth or 'not known'}, explained {found.explained}", soft_wrap=True
         )
@@ -52,5 +52,5 @@ def explain(
             soft_wrap=True,
         )
         for each in found.compared:
-            screen.print(f"  {each.explainer}: {', '.join(comparison_text(each))}", soft_wrap=True)
+            screen.print(f"  {each.explainer}: {', '.join(drift_text(each))}", soft_wrap=True)
         screen.print(f"  picture: {found.picture}", soft_wrap=True)

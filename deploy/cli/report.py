@@ -54,7 +54,7 @@ def status(run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="run dire
     from ..run_dir.exports import check_exports
     from ..settings.recipe import load_recipe
 
-    opened = read_run(run_dir, whole=False)
+    opened = read_run(run_dir, verify=False)
     writer = opened.writer()
     table = Table("stage", "state", "time", box=None, pad_edge=False)
     for stage in to_stages(load_recipe(opened.recipe)):

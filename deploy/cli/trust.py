@@ -34,8 +34,8 @@ def trust(
     from ..run.session import Session, default_cache
     from ..run_dir import read_run
     from ..run_dir.allowed_code import load_run_recipe
-    from ..trust.figures import draw_trust, figures, notes
-    from ..trust.run import CONTROL, ROWS, measure_trust
+    from ..trust.figures import draw_trust, trust_notes, trust_table
+    from ..trust.run import CONTROL, TRUST_FILE, measure_trust
 
     terminal: Terminal = context.obj
     if split not in ("val", "test"):
@@ -45,7 +45,7 @@ def trust(
     place = out or run_dir / "trust"
     found = measure_trust(
         session,
-        place / ROWS,
+        place / TRUST_FILE,
         names=_words(with_),
         tests=_words(tests),
         count=images,
@@ -54,9 +54,9 @@ def trust(
         epochs=epochs,
     )
     pictures = draw_trust(place, found["rows"], control=CONTROL)
-    shown_figures = figures(found["rows"])
-    table = Table(*shown_figures.head, box=None, pad_edge=False)
-    for row in shown_figures.rows:
+    shown_table = trust_table(found["rows"])
+    table = Table(*shown_table.head, box=None, pad_edge=False)
+    for row in shown_table.rows:
         table.add_row(*map(str, row))
     shown = console()
     shown.print(table)
@@ -64,9 +64,9 @@ def trust(
         f"\nmean ± standard error over images ({found['images']} of {split}); areas under curves; arrows: better",
         soft_wrap=True,
     )
-    for note in notes(found["rows"]):
+    for note in trust_notes(found["rows"]):
         shown.print(note, soft_wrap=True)
-    shown.print(f"figures: {place / ROWS}" + "".join(f", {path.name}" for path in pictures), soft_wrap=True)
+    shown.print(f"figures: {place / TRUST_FILE}" + "".join(f", {path.name}" for path in pictures), soft_wrap=True)
 
 
 def _words(text: str) -> list[str]:

@@ -32,7 +32,7 @@ from ..run.report_pictures import to_drawable
 from ..run.session import Session
 from .inputs import class_of_folder, picture_files, read_images
 
-_LIKELY: Final = 3  # classes named with their probabilities
+_CLASSES_SHOWN: Final = 3  # classes named with their probabilities
 _BATCH: Final = 32
 
 
@@ -84,7 +84,7 @@ class ModelPair:
 
 
 @dataclass(frozen=True)
-class Compared:
+class ExplainerDrift:
     """One explainer on one image: how far it moved."""
 
     explainer: str
@@ -95,7 +95,7 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Explained:
+class ImageComparison:
     """One image as both models see it.
 
     Args:
@@ -109,13 +109,13 @@ class Explained:
     explained: str
     original: NDArray[np.float64]
     slim: NDArray[np.float64]
-    compared: tuple[Compared, ...]
+    compared: tuple[ExplainerDrift, ...]
     picture: Path
 
 
-def explain_images(
+def compare_images(
     session: Session, models: ModelPair, paths: Sequence[Path], names: Sequence[str], *, truth: int | None, out: Path
-) -> Iterator[Explained]:
+) -> Iterator[ImageComparison]:
     """A panel per image in ``out``, one after the other.
 
     The class explained, to both models alike, is the image's own: ``truth``, else the one that its folder is called
@@ -134,10 +134,10 @@ def explain_images(
     files = picture_files(paths, out)
     for start in range(0, len(paths), _BATCH):
         part = slice(start, start + _BATCH)
-        yield from _explain(models, images[part], paths[part], known[part], files[part], pairs, classes)
+        yield from _compare_batch(models, images[part], paths[part], known[part], files[part], pairs, classes)
 
 
-def _explain(
+def _compare_batch(
     models: ModelPair,
     images: Tensor,
     paths: Sequence[Path],
@@ -145,7 +145,7 @@ def _explain(
     files: Sequence[Path],
     pairs: Sequence[tuple[Explainer, Explainer]],
     classes: Sequence[str],
-) -> Iterator[Explained]:
+) -> Iterator[ImageComparison]:
     with torch.inference_mode():
         before, after = (model.eval()(images).double().softmax(1).numpy() for model in (models.original, models.slim))
     labels = [int(row.argmax()) if label is None else label for row, label in zip(before, known, strict=True)]
@@ -154,9 +154,9 @@ def _explain(
     drifts = [compare_maps(ours, theirs) for ours, theirs in said]
     looks = [(to_drawable(ours), to_drawable(theirs)) for ours, theirs in said]
     for row, path in enumerate(paths):
-        compared = tuple(_compared(pair[0].name, drift, row) for pair, drift in zip(pairs, drifts, strict=True))
+        compared = tuple(_explainer_drift(pair[0].name, drift, row) for pair, drift in zip(pairs, drifts, strict=True))
         truth = known[row]
-        found = Explained(
+        found = ImageComparison(
             path=path,
             truth=None if truth is None else classes[truth],
             explained=classes[labels[row]],
@@ -167,16 +167,19 @@ def _explain(
         )
         rows = [
             PanelRow(
-                each.explainer, pair[0][row], pair[1][row], comparison_text(each) + _unsure(pair[0][row], pair[1][row])
+                each.explainer,
+                pair[0][row],
+                pair[1][row],
+                drift_text(each) + _uncertainty_text(pair[0][row], pair[1][row]),
             )
             for each, pair in zip(compared, looks, strict=True)
         ]
         pixels = (images[row] * 255).round().byte().numpy()
-        draw_panel(files[row], pixels, path.name, _lines(found, classes), rows)
+        draw_panel(files[row], pixels, path.name, _panel_header(found, classes), rows)
         yield found
 
 
-def comparison_text(found: Compared) -> list[str]:
+def drift_text(found: ExplainerDrift) -> list[str]:
     """The figures of one explainer, line by line."""
     if found.region_iou is None:
         return ["neither map says anything"]
@@ -190,18 +193,18 @@ def comparison_text(found: Compared) -> list[str]:
     ]
 
 
-def _unsure(original: DrawableMaps, slim: DrawableMaps) -> list[str]:
+def _uncertainty_text(original: DrawableMaps, slim: DrawableMaps) -> list[str]:
     if original.uncertainty is None or slim.uncertainty is None:
         return []
     return [f"std up to {original.uncertainty.max():.2g} (original), {slim.uncertainty.max():.2g} (slim)"]
 
 
-def _compared(name: str, drift: ImageDrifts, row: int) -> Compared:
+def _explainer_drift(name: str, drift: ImageDrifts, row: int) -> ExplainerDrift:
     def number(values: Tensor) -> float | None:
         return None if values[row].isnan() else float(values[row])
 
     moved = number(drift.moved)
-    return Compared(
+    return ExplainerDrift(
         name,
         number(drift.center_px),
         number(drift.region_iou),
@@ -210,13 +213,13 @@ def _compared(name: str, drift: ImageDrifts, row: int) -> Compared:
     )
 
 
-def top_classes(probabilities: NDArray[np.float64], classes: Sequence[str], count: int = _LIKELY) -> str:
+def top_classes(probabilities: NDArray[np.float64], classes: Sequence[str], count: int = _CLASSES_SHOWN) -> str:
     """``cat 0.93, dog 0.05``: the most probable classes."""
     best = np.argsort(-probabilities, kind="stable")[:count]
     return ", ".join(f"{classes[index]} {probabilities[index]:.2f}" for index in best)
 
 
-def _lines(found: Explained, classes: Sequence[str]) -> list[str]:
+def _panel_header(found: ImageComparison, classes: Sequence[str]) -> list[str]:
     lines = [f"true class: {found.truth or 'not known'}"]
     for name, probabilities in (("original", found.original), ("slim", found.slim)):
         wrong = found.truth is not None and classes[int(probabilities.argmax())] != found.truth

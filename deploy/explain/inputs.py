@@ -14,10 +14,10 @@ from slimsight.compress.data.decode import Encoded, decode
 from slimsight.compress.errors import ConfigError, DataError
 from slimsight.compress.registry import nearest
 
-_LISTED: Final = 20  # class names that an error lists
+_MAX_LISTED: Final = 20  # class names that an error lists
 
 
-def explainer_names(given: str | None, own: str | None) -> list[str]:
+def parse_explainers(given: str | None, own: str | None) -> list[str]:
     """``"rbf, gradient"`` as names, each once; the run's own explainer if nothing is given.
 
     Raises:
@@ -36,7 +36,7 @@ def explainer_names(given: str | None, own: str | None) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def class_index(text: str, classes: Sequence[str]) -> int:
+def parse_class(text: str, classes: Sequence[str]) -> int:
     """Which class ``text`` means: a name, or else an index from 0.
 
     Raises:
@@ -44,7 +44,9 @@ def class_index(text: str, classes: Sequence[str]) -> int:
     """
     if text in classes:
         return classes.index(text)
-    listed = ", ".join(classes[:_LISTED]) + (f" and {len(classes) - _LISTED} more" if len(classes) > _LISTED else "")
+    listed = ", ".join(classes[:_MAX_LISTED]) + (
+        f" and {len(classes) - _MAX_LISTED} more" if len(classes) > _MAX_LISTED else ""
+    )
     allowed = f"a name ({listed}) or an index from 0 to {len(classes) - 1}"
     if text.lstrip("-").isdecimal():
         if 0 <= int(text) < len(classes):

@@ -198,7 +198,7 @@ def dry_run(
     Raises:
         SlimError: what the run itself would refuse.
     """
-    donor = read_run(reuse, whole=False) if reuse is not None else None
+    donor = read_run(reuse, verify=False) if reuse is not None else None
     run = _look(out)
     session = Session(recipe, run, progress, cache or default_cache())
     stages = to_stages(recipe)
@@ -226,7 +226,7 @@ def _look(out: Path) -> RunDir:
     """The run in ``out``, or a new one that is not created."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         try:
-            return read_run(out, whole=False)
+            return read_run(out, verify=False)
         except RunError as error:
             raise RunError(f"{error}; a run would refuse it too: choose a new or empty folder with --out") from error
     return RunDir(out.absolute(), writable=False)
@@ -238,10 +238,10 @@ def _planned(
     found: list[PlannedStage] = []
     running: set[str] = set()
     for stage in stages:
-        if (record := run.done(stage.name, keys[stage.name])) is not None:
+        if (record := run.valid_record(stage.name, keys[stage.name])) is not None:
             found.append(PlannedStage(stage.name, True, "done before", record.seconds))
             continue
-        if donor is not None and (record := donor.done(stage.name, keys[stage.name])) is not None:
+        if donor is not None and (record := donor.valid_record(stage.name, keys[stage.name])) is not None:
             found.append(PlannedStage(stage.name, True, f"copied from {donor.root}", record.seconds))
             continue
         before = run.record(stage.name)

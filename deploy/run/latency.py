@@ -13,7 +13,7 @@ from slimsight.compress.progress import SILENT, Progress
 from slimsight.export.runners import Runner
 
 from ..timing.rounds import Clock, time_sessions
-from ..timing.statistics import PERCENTILES, Quantiles, Speedup, noise_of, to_percentiles, to_quantiles, to_speedup
+from ..timing.statistics import PERCENTILES, Quantiles, Speedup, speedup_noise, to_percentiles, to_quantiles, to_speedup
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def measure_latency(
     )
     times = {name: timing.host for name, timing in measured.timings.items()}
     speedup = to_speedup(times["original"], times["slim"], seed=seed)
-    if reasons := noise_of(times["original"], times["slim"], speedup):
+    if reasons := speedup_noise(times["original"], times["slim"], speedup):
         progress.note(f"noisy machine: {'; '.join(reasons)}; close other programs and measure again")
     return LatencyRow(
         runtime=slim.runtime,

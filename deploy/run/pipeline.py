@@ -130,7 +130,7 @@ def run_recipe(
     Raises:
         SlimError: finished stages are kept.
     """
-    donor = read_run(reuse, whole=False) if reuse is not None else None
+    donor = read_run(reuse, verify=False) if reuse is not None else None
     with open_run(out) as run, _threads(recipe.threads), single_process():
         if on_open is not None:
             on_open(run)

@@ -74,7 +74,7 @@ def rewrite_page(path: Path) -> Path:
     Raises:
         RunError: a process is writing the run, there is no finished report, or a file beside it is broken.
     """
-    if not is_run(path) or read_run(path, whole=False).record(REPORT) is None:
+    if not is_run(path) or read_run(path, verify=False).record(REPORT) is None:
         return write_run(path)  # an earlier version, or a report without its run: nothing is recorded
     with open_run(path) as run:
         known = run.record(REPORT)
@@ -160,7 +160,7 @@ def write_recipe(run: RunDir, recipe: Recipe) -> None:
 
 def reuse_from(name: str, key: str, inputs: Mapping[str, str], donor: RunDir, run: RunDir) -> StageRecord | None:
     """Copy a finished stage from ``donor``; None if its fingerprint or its inputs differ."""
-    record = donor.done(name, key)
+    record = donor.valid_record(name, key)
     if record is None or not record.follows(inputs):
         return None
     run.begin(name)
@@ -174,6 +174,6 @@ def reuse_from(name: str, key: str, inputs: Mapping[str, str], donor: RunDir, ru
         except OSError as error:
             raise RunError(f"cannot copy {file} from {donor.root}: {error.strerror}; run without --reuse") from error
         paths.append(target)
-    if donor.done(name, key) != record:
+    if donor.valid_record(name, key) != record:
         return None  # the donor ran it again during the copy
     return run.finish(name, record.fingerprint, record.seconds, record.metrics, paths, inputs)

@@ -1,9 +1,9 @@
-"""The run directory: where everything is, which stages still hold, and who may write it.
+"""The run directory: its paths, its lock, and the records of finished stages.
 
-What was synced survives a power cut, and every file that was recorded is known by its checksum: see docs/durability.md.
+Recorded files are synced and checksummed, so that they survive a power cut: see docs/durability.md.
 """
 
-from .places import MARKER
+from .paths import MARKER
 from .records import StageRecord
 from .run import RECIPE, REPORT, RunDir, is_run, open_run, read_run
 

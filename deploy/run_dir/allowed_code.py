@@ -1,7 +1,7 @@
-"""Whose code a run directory may start: that of a ``file.py:factory`` that somebody here has typed ``run`` for.
+"""Trusted code: a ``file.py:factory`` or an engine is loaded unasked only if it was run or built here.
 
-A run directory comes from anywhere, and its recipe may name a file that comes with it. What was run here is remembered
-outside of it, in the user's cache: the place of the file, its content and the factory, all three.
+A run directory may come from a stranger, and its recipe may name a file that comes with it. Trusted code is recorded
+outside of it, in the user's cache, by a digest of the file's path, its content and the factory.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from ..host import default_cache
 from ..settings.recipe import Recipe, load_recipe
 from . import RunDir
 
-_FOLDER = "ran-here"
-_MOST = 64 * MEBIBYTE
+_FOLDER = "ran-here"  # below the cache
+_MAX_BYTES = 64 * MEBIBYTE
 
 
 def remember_code(model: ModelConfig, cache: Path) -> None:
-    """Note that a user of this cache has run the file that ``model`` names, as it is now; nothing where it names none.
+    """Record in ``cache`` that the user has run the file that ``model`` names, as it is now, if it names one.
 
     Raises:
         RunError: ``cache`` is not writable, or full.
     """
-    if (key := _key(model)) is not None and not (cache / _FOLDER / key).exists():
+    if (key := _code_key(model)) is not None and not (cache / _FOLDER / key).exists():
         write_text(cache / _FOLDER / key, f"{model.name}\n")
 
 
 def remember_engine(path: Path, cache: Path) -> None:
-    """Note that the engine at ``path`` was built here.
+    """Record in ``cache`` that the engine at ``path`` was built here.
 
     Raises:
         RunError: ``cache`` is not writable, or full.
@@ -44,15 +44,15 @@ def remember_engine(path: Path, cache: Path) -> None:
 
 
 def was_built_here(engine: Path, cache: Path | None = None) -> bool:
-    """Whether an engine is, byte for byte, one that ``remember_engine`` was told of: opening one may run its code."""
+    """Whether ``remember_engine`` has recorded these bytes: opening an engine may run its code."""
     return ((cache or default_cache()) / _FOLDER / sha256_of_file(engine)).is_file()
 
 
-def foreign_code(model: ModelConfig, cache: Path | None = None) -> str | None:
-    """Why the code that ``model`` names is not started unasked; None where it names none, or was run here before."""
+def untrusted_code_reason(model: ModelConfig, cache: Path | None = None) -> str | None:
+    """Why the code that ``model`` names is not run unasked; None where it names none, or it was run here before."""
     if not is_file_name(model.name):
         return None
-    key = _key(model)
+    key = _code_key(model)
     if key is not None and ((cache or default_cache()) / _FOLDER / key).is_file():
         return None
     return (
@@ -62,27 +62,27 @@ def foreign_code(model: ModelConfig, cache: Path | None = None) -> str | None:
 
 
 def load_run_recipe(run: RunDir, *, allow_code: bool = False, cache: Path | None = None) -> Recipe:
-    """The recipe in a run directory, for those who build its model.
+    """The recipe in a run directory, with its code checked: the caller builds its model.
 
     Args:
-        allow_code: the user has typed that code may run that a stranger may have put there.
+        allow_code: the user has given --allow-code: untrusted code may run.
 
     Raises:
-        ConfigError: the recipe cannot be used, or its model is code that was not run here and is not allowed.
+        ConfigError: the recipe is not valid, or its model is untrusted code and ``allow_code`` is not given.
     """
     recipe = load_recipe(run.recipe)
-    if not allow_code and (reason := foreign_code(recipe.model, cache)) is not None:
+    if not allow_code and (reason := untrusted_code_reason(recipe.model, cache)) is not None:
         raise ConfigError(f"{run.root} is not opened: {reason}")
     return recipe
 
 
-def _key(model: ModelConfig) -> str | None:
-    """Of the file where it lies, what is in it and the factory; None where there is no such file."""
+def _code_key(model: ModelConfig) -> str | None:
+    """A digest of path, content and factory of the file that ``model`` names; None where there is no such file."""
     if not is_file_name(model.name):
         return None
     path, factory = split_file_name(model.name)
     try:
-        content = hashlib.sha256(read_bytes(path, _MOST)).hexdigest()
+        content = hashlib.sha256(read_bytes(path, _MAX_BYTES)).hexdigest()
     except OSError:
         return None
     return hashlib.sha256(f"{path}\0{factory}\0{content}".encode(errors="surrogateescape")).hexdigest()

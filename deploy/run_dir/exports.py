@@ -1,4 +1,4 @@
-"""Whether the files of ``slimsight export`` are what it wrote."""
+"""Damage check of the files that ``slimsight export`` wrote, by the checksums in export.json."""
 
 from __future__ import annotations
 
@@ -13,44 +13,45 @@ _KEYS = {"schema", "created", "versions", "device", "images", "passed", "files",
 
 
 def check_exports(folder: Path) -> None:
-    """Refuse the files in ``folder`` where one is not what its export.json says; nothing was exported there: nothing.
+    """Refuse ``folder`` where an exported file is not as its export.json says; a folder without one is accepted.
 
     Raises:
-        Damaged: says which file, and what writes it again.
+        Damaged: names the file, and the command that writes it again.
     """
     remedy = f"export again with 'slimsight export RUN' (its folder is {folder})"
     try:
-        found = read_sealed(folder / EXPORT_FILE, older=True)
+        exported = read_sealed(folder / EXPORT_FILE, older=True)
     except (FileNotFoundError, NotADirectoryError):
         return
-    except Damaged as damage:
-        raise damage.remedied(remedy) from damage
-    if not found.keys() <= _KEYS:
+    except Damaged as error:
+        raise error.remedied(remedy) from error
+    if not exported.keys() <= _KEYS:
         raise Damaged(folder / EXPORT_FILE, "was changed since it was written", remedy)
     try:
         files = [
-            (path_inside(folder, file["file"]), int(file["size_bytes"]), str(file["sha256"])) for file in found["files"]
+            (path_inside(folder, file["file"]), int(file["size_bytes"]), str(file["sha256"]))
+            for file in exported["files"]
         ]
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise Damaged(folder / EXPORT_FILE, "was changed since it was written", remedy) from error
-    for place, size, sha256 in files:
-        if place is None:
-            raise Damaged(folder / EXPORT_FILE, "names files that do not lie beside it", remedy)
-        if (wrong := find_damage(place, size, sha256)) is not None or (wrong := _damage_beside(place)) is not None:
-            raise wrong.remedied(remedy)
+    for path, size, sha256 in files:
+        if path is None:
+            raise Damaged(folder / EXPORT_FILE, "names files outside of its folder", remedy)
+        if (damage := find_damage(path, size, sha256)) is not None or (damage := _sidecar_damage(path)) is not None:
+            raise damage.remedied(remedy)
 
 
-def _damage_beside(place: Path) -> Damaged | None:
-    """Of the sealed figures beside an engine, which say what it was built of."""
-    if place.suffix != ".engine":
+def _sidecar_damage(path: Path) -> Damaged | None:
+    """Damage of the sealed file beside an engine that says what it was built from; None for other files."""
+    if path.suffix != ".engine":
         return None
-    from slimsight.export.engines.key import sidecar  # brings torch; most exports hold no engine
+    from slimsight.export.engines.key import sidecar  # imports torch; most exports have no engine
 
-    beside = sidecar(place)
+    key_file = sidecar(path)
     try:
-        read_sealed(beside)
+        read_sealed(key_file)
     except FileNotFoundError:
-        return Damaged(beside, "is gone")
+        return Damaged(key_file, "is gone")
     except Damaged as damage:
         return damage
     return None

@@ -1,4 +1,4 @@
-"""What a finished stage leaves behind to be told by: ``done.json``."""
+"""A finished stage's record: ``done.json``."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from slimsight.compress.errors import Damaged, PruningError
 from slimsight.compress.files.sealed import find_damage, read_sealed, write_sealed
 from slimsight.compress.files.untrusted import path_inside
 
-from .places import is_stage
+from .paths import is_stage
 
 RECORD = "done.json"
 
 
 class StageRecord(Section):
-    """What ``done.json`` holds, beside its seal.
+    """The content of ``done.json``, without its seal.
 
     ``files``: size in bytes by path below the run directory; ``sha256`` of each (an earlier version: of some).
-    ``inputs``: what each stage that it needs had given (its ``content``); an earlier version's record has none.
+    ``inputs``: the ``content`` of the record of each stage that it needs; empty in an earlier version's record.
     """
 
     fingerprint: str
@@ -37,46 +37,46 @@ class StageRecord(Section):
 
     @field_validator("inputs")
     @classmethod
-    def _of_stages(cls, named: dict[str, str]) -> dict[str, str]:
-        if not all(is_stage(name) for name in named):
-            raise ValueError("an input is no stage")
-        return named
+    def _are_stages(cls, inputs: dict[str, str]) -> dict[str, str]:
+        if not all(is_stage(name) for name in inputs):
+            raise ValueError("an input is not a stage name")
+        return inputs
 
     @field_validator("files", "sha256")
     @classmethod
-    def _inside(cls, named: dict[str, Any]) -> dict[str, Any]:
-        """What a record names may be removed: it lies in the run directory."""
-        if any(path_inside(Path("/"), name) is None for name in named):
+    def _are_inside(cls, by_file: dict[str, Any]) -> dict[str, Any]:
+        """Refuse paths that lead out of the run directory: recorded files may be removed."""
+        if any(path_inside(Path("/"), name) is None for name in by_file):
             raise ValueError("a file lies outside of the run directory")
-        return named
+        return by_file
 
     @property
     def content(self) -> str:
-        """Changes with every byte of the stage's files and of the files of those that it needs."""
+        """A SHA-256 over the stage's files and its inputs, thus over the files of all stages before it."""
         text = json.dumps([self.sha256, self.inputs], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def follows(self, inputs: Mapping[str, str]) -> bool:
-        """Whether the stage was made from what the stages that it needs give now; an earlier version did not say."""
+        """Whether the stage was made from these inputs; True of an earlier version's record, which has none."""
         return not self.inputs or self.inputs == inputs
 
     def damage(self, root: Path) -> Damaged | None:
-        """What is wrong with the files below ``root``; sizes first, which cost nothing.
+        """The first damaged file below ``root``, or None; sizes are checked first, which is cheap.
 
         Raises:
             OSError: a file is there and cannot be read.
         """
         for name, size in self.files.items():
-            if (found := find_damage(root / name, size)) is not None:
-                return found
+            if (damage := find_damage(root / name, size)) is not None:
+                return damage
         for name, expected in self.sha256.items():
-            if (found := find_damage(root / name, sha256=expected)) is not None:
-                return found
+            if (damage := find_damage(root / name, sha256=expected)) is not None:
+                return damage
         return None
 
 
 def write_record(folder: Path, record: StageRecord) -> None:
-    """Write what says that a stage holds: the last of its files."""
+    """Write the record of a stage into its ``folder``, after all its other files."""
     write_sealed(folder / RECORD, record.model_dump(mode="json"))
 
 
@@ -86,29 +86,29 @@ def read_record(folder: Path) -> StageRecord | None:
     Raises:
         Damaged: there is one, and it is not what was written.
     """
-    place = folder / RECORD
+    path = folder / RECORD
     try:
-        return StageRecord.model_validate(read_sealed(place, older=True))
+        return StageRecord.model_validate(read_sealed(path, older=True))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise Damaged(place, f"cannot be read: {error.strerror}") from error
+        raise Damaged(path, f"cannot be read: {error.strerror}") from error
     except ValidationError as error:
-        raise Damaged(place, "was changed since it was written: it is no record of a stage") from error
+        raise Damaged(path, "was changed since it was written: it is not a stage record") from error
 
 
 def check_finite(stage: str, metrics: Mapping[str, Any]) -> None:
-    """Refuse figures that JSON cannot hold.
+    """Refuse metrics that are NaN or infinite, which JSON cannot hold.
 
     Raises:
-        PruningError: one is NaN or infinite: the stage did not converge.
+        PruningError: the stage did not converge.
     """
-    if wrong := next(_not_finite(metrics), None):
-        raise PruningError(f"stage '{stage}' ended with {wrong}: it did not converge; lower its lr in the recipe")
+    if first := next(_not_finite(metrics), None):
+        raise PruningError(f"stage '{stage}' ended with {first}: it did not converge; lower its lr in the recipe")
 
 
 def _not_finite(value: Any, where: str = "") -> Iterator[str]:
-    """``name = nan`` for every figure in ``value`` that JSON cannot hold."""
+    """``name = nan`` for each NaN or infinity in ``value``."""
     if isinstance(value, float) and not math.isfinite(value):
         yield f"{where} = {value}"
     elif isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""The stages of a run: begun, finished, and looked up again."""
+"""A run directory, opened to write or to read: its stages are begun, recorded when finished, and looked up."""
 
 from __future__ import annotations
 
@@ -17,63 +17,56 @@ from slimsight.compress.files.atomic import make_folder, remove, sync_folder
 from slimsight.compress.files.sealed import read_sealed, sha256_of_file
 from slimsight.compress.files.untrusted import printable, special_files
 
-from .lock import held, holder
-from .places import MARKER, Places, is_stage, translated
+from .lock import lock_holder, run_lock
+from .paths import MARKER, RunPaths, is_stage, run_dir_errors
 from .records import RECORD, StageRecord, check_finite, read_record, write_record
 
 RECIPE, REPORT = "recipe", "report"
-"""Recorded like stages: the recipe's file, and the report in all its forms with the stages that it is of."""
+"""Recorded like stages: the recipe's file; the report in all its formats, with its stages as inputs."""
 
-_DROPPED = "dropped.json"  # what a record is called while the files that it names are removed
+_DROPPED = "dropped.json"  # name of a record while the files that it lists are removed
 
 
-class RunDir(Places):
-    """One run. Made by ``open_run`` to write it or ``read_run`` to look at it."""
+class RunDir(RunPaths):
+    """One run directory. Opened by ``open_run`` to write, by ``read_run`` to read."""
 
     def __init__(self, root: Path, *, writable: bool) -> None:
         super().__init__(root)
         self._writable = writable
 
     def begin(self, name: str) -> Path:
-        """An empty folder for stage ``name``: what an earlier or a killed run left there is removed."""
+        """Make an empty folder for stage ``name``, removing the files of an earlier or a killed run."""
         assert self._writable
-        place = self.stage_dir(name)
-        with translated(self.root):
-            # First what says that the stage holds: a kill in between must not leave a record without files.
-            remove(place / RECORD)
-            if place.exists():
-                shutil.rmtree(place)
-            make_folder(place)
-        return place
+        folder = self.stage_dir(name)
+        with run_dir_errors(self.root):
+            # The record first: a kill in between must not leave a record without files.
+            remove(folder / RECORD)
+            if folder.exists():
+                shutil.rmtree(folder)
+            make_folder(folder)
+        return folder
 
     def forget(self, name: str) -> None:
-        """Remove stage ``name`` with all the files it recorded, wherever they lie.
+        """Remove the record of stage ``name`` and all the files that it lists, in whatever folder.
 
-        First the record gets another name: after a kill in between the stage is not done, but its files can still be
-        found, and the next call removes them.
+        The record is renamed first: after a kill in between the stage is not done, but its files are still listed,
+        and the next call removes them.
         """
         assert self._writable
         record, dropped = self.stage_dir(name) / RECORD, self.stage_dir(name) / _DROPPED
-        with translated(self.root):
+        with run_dir_errors(self.root):
             if record.exists():
                 record.replace(dropped)
                 sync_folder(dropped.parent)
-            for file in self._named_in(dropped):
+            for file in _listed_files(dropped):
                 (self.root / file).unlink(missing_ok=True)
             dropped.unlink(missing_ok=True)
 
     def unrecord(self, name: str) -> None:
-        """Stage ``name`` is not done any more; its files stay, to be written anew."""
+        """Remove the record of stage ``name``; its files stay, to be overwritten."""
         assert self._writable
-        with translated(self.root):
+        with run_dir_errors(self.root):
             remove(self.stage_dir(name) / RECORD)
-
-    def _named_in(self, dropped: Path) -> list[str]:
-        try:
-            found = StageRecord.model_validate(read_sealed(dropped, older=True))
-        except (Damaged, OSError, ValidationError):
-            return []
-        return list(found.files)
 
     def finish(
         self,
@@ -84,46 +77,48 @@ class RunDir(Places):
         files: Iterable[Path],
         inputs: Mapping[str, str] | None = None,
     ) -> StageRecord:
-        """Record that stage ``name`` is done, last of all: its ``files``, anywhere in the run directory, are synced.
+        """Write the record of stage ``name``, after its ``files``, anywhere in the run directory, were synced.
 
         Args:
             inputs: ``content`` of the records of the stages that it needs.
 
         Raises:
-            PruningError: a figure is NaN or infinite: the stage did not converge.
+            PruningError: a metric is NaN or infinite: the stage did not converge.
         """
         assert self._writable
         check_finite(name, metrics)
-        places = {path.relative_to(self.root).as_posix(): path for path in files}
+        paths = {path.relative_to(self.root).as_posix(): path for path in files}
         record = StageRecord(
             fingerprint=fingerprint,
             seconds=seconds,
             metrics=dict(metrics),
-            files={name: path.stat().st_size for name, path in places.items()},
-            sha256={name: sha256_of_file(path) for name, path in places.items()},
+            files={name: path.stat().st_size for name, path in paths.items()},
+            sha256={name: sha256_of_file(path) for name, path in paths.items()},
             inputs=dict(inputs or {}),
         )
         write_record(self.stage_dir(name), record)
         return record
 
     def record(self, name: str) -> StageRecord | None:
-        """What stage ``name`` recorded when it finished; None when it did not, or a file is not of its size."""
+        """The record of stage ``name``; None if it is not done, or a file has not the recorded size."""
         try:
             record = read_record(self.stage_dir(name))
         except Damaged:
             return None
-        sized = record is not None and all(_has_size(self.root / file, size) for file, size in record.files.items())
-        return record if sized else None
+        sizes_match = record is not None and all(
+            _has_size(self.root / file, size) for file, size in record.files.items()
+        )
+        return record if sizes_match else None
 
-    def done(self, name: str, fingerprint: str) -> StageRecord | None:
-        """The record of stage ``name`` if it still holds: same fingerprint, every file there as it was written."""
+    def valid_record(self, name: str, fingerprint: str) -> StageRecord | None:
+        """The record of stage ``name`` if it has this ``fingerprint`` and no file is damaged."""
         record = self.record(name)
         if record is None or record.fingerprint != fingerprint:
             return None
         return record if self.damage(name) is None else None
 
     def damage(self, name: str) -> Damaged | None:
-        """Which file of stage ``name``, its record included, is not what was written; None of a stage not done."""
+        """The first damaged file of stage ``name``, its record included; None if there is none or it is not done."""
         try:
             record = read_record(self.stage_dir(name))
             return None if record is None else record.damage(self.root)
@@ -132,37 +127,45 @@ class RunDir(Places):
         except OSError as error:
             return Damaged(Path(error.filename), f"cannot be read: {error.strerror}")
 
-    def recorded(self) -> tuple[str, ...]:
-        """The stages that should be whole: those of the report with the report and the recipe, else all that are there.
+    def stages_to_verify(self) -> tuple[str, ...]:
+        """The recipe, the stages of the report and the report; without a report, all stages that have a record.
 
-        What an earlier recipe left is not this run's: nothing reads it, and ``slimsight run`` does not rebuild it.
+        Stages of an earlier recipe are left out: nothing reads them, and ``slimsight run`` does not rebuild them.
         """
         report = self.record(REPORT)
         if report is not None:
             return (RECIPE, *report.inputs, REPORT)
-        there = (self.root / "stages").glob("*")
-        return tuple(sorted(path.name for path in there if is_stage(path.name) and (path / RECORD).exists()))
+        folders = (self.root / "stages").glob("*")
+        return tuple(sorted(path.name for path in folders if is_stage(path.name) and (path / RECORD).exists()))
 
     def check(self) -> None:
-        """Read everything that the run recorded; while a process writes it, nothing: files come and go then.
+        """Read all recorded files and compare checksums; skipped while a process writes the run.
 
         Raises:
-            Damaged: a file is not what was written; says which, and what rebuilds it.
+            Damaged: a file is not what was written; the message says what rebuilds it.
         """
         if self.writer() is not None:
             return
-        for name in self.recorded():
+        for name in self.stages_to_verify():
             damage = self.damage(name)
             if damage is None and not (self.stage_dir(name) / RECORD).exists():
                 damage = Damaged(self.stage_dir(name) / RECORD, "is gone")
             if damage is not None and self.writer() is None:
                 raise damage.remedied(
-                    f"'slimsight run RECIPE --out {self.root}' rebuilds it and keeps what is whole"
+                    f"'slimsight run RECIPE --out {self.root}' rebuilds it and keeps what is undamaged"
                 ) from damage
 
     def writer(self) -> int | None:
-        """The number of the process that writes this run now, or None."""
-        return holder(self.root)
+        """The pid of the process that writes this run now, or None."""
+        return lock_holder(self.root)
+
+
+def _listed_files(record: Path) -> list[str]:
+    """The files that a record lists; none where it is missing or damaged."""
+    try:
+        return list(StageRecord.model_validate(read_sealed(record, older=True)).files)
+    except (Damaged, OSError, ValidationError):
+        return []
 
 
 def _has_size(path: Path, size: int) -> bool:
@@ -172,36 +175,36 @@ def _has_size(path: Path, size: int) -> bool:
         return False
 
 
-_LEFTOVER = re.compile(r"\..+\.[0-9]+\.part")  # the name that atomic_path writes to
+_TEMPORARY_FILE = re.compile(r"\..+\.[0-9]+\.part")  # the name that atomic_path writes to
 
 
 @contextmanager
 def open_run(path: Path) -> Iterator[RunDir]:
-    """Make ``path`` or take up the run in it, alone: no other process can open it until the block ends.
+    """Create the run directory ``path``, or resume the run in it, and hold its lock until the block ends.
 
     Raises:
-        RunError: another process holds it, it holds something that is not a run or links that lead out of it, or
-            it cannot be written.
+        RunError: another process holds its lock, it contains other files and no run, or links that lead out of it, or
+            it is not writable.
     """
     root = path.absolute()
-    with translated(root):
+    with run_dir_errors(root):
         make_folder(root)
-        found = sorted(entry.name for entry in root.iterdir())
-    if found and not is_run(root):
-        some = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
-        raise RunError(f"{path} holds other files ({some}) and no run; choose a new or empty folder with --out")
-    _refuse_strays(root)
-    with held(root, path):
-        with translated(root):
-            _remove_leftovers(root)
+        names = sorted(entry.name for entry in root.iterdir())
+    if names and not is_run(root):
+        listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        raise RunError(f"{path} contains other files ({listed}) and no run; choose a new or empty folder with --out")
+    _refuse_special_files(root)
+    with run_lock(root, path):
+        with run_dir_errors(root):
+            _remove_temporary_files(root)
         yield RunDir(root, writable=True)
 
 
-def read_run(path: Path, *, whole: bool = True) -> RunDir:
-    """The run in ``path``, to look at only: nothing is locked or changed.
+def read_run(path: Path, *, verify: bool = True) -> RunDir:
+    """Open the run in ``path`` to read; nothing is locked or changed.
 
     Args:
-        whole: read every file that it recorded, and refuse the run where one is damaged (see ``RunDir.check``).
+        verify: compare the checksums of all recorded files (see ``RunDir.check``).
 
     Raises:
         RunError: there is no run, or links in it lead out of it.
@@ -211,34 +214,34 @@ def read_run(path: Path, *, whole: bool = True) -> RunDir:
         what = "is a file" if path.exists() else "does not exist"
         raise RunError(f"{path} {what}; give the folder of a run (the --out of 'slimsight run')")
     if not is_run(path):
-        raise RunError(f"{path} is not the folder of a run: it holds no {MARKER} and no recipe.yaml with stages")
-    _refuse_strays(path)
+        raise RunError(f"{path} is not the folder of a run: it has no {MARKER} and no recipe.yaml with stages")
+    _refuse_special_files(path)
     run = RunDir(path.absolute(), writable=False)
-    if whole:
+    if verify:
         run.check()
     return run
 
 
-def _refuse_strays(root: Path) -> None:
-    """What is written, read or removed by way of a link would lie outside of the run; a pipe would be waited for."""
-    with translated(root):
-        stray = next(special_files(root), None)
-    if stray is not None:
-        place, kind = stray
+def _refuse_special_files(root: Path) -> None:
+    """Refuse links and pipes: a link may lead out of the run directory, and opening a pipe may block."""
+    with run_dir_errors(root):
+        special = next(special_files(root), None)
+    if special is not None:
+        path, kind = special
         raise RunError(
-            f"{printable(str(place), 500)} is {kind}, and a run holds files and folders: replace it, or do not use the "
-            "run"
+            f"{printable(str(path), 500)} is {kind}, and a run has only files and folders: replace it, or do not use "
+            "the run"
         )
 
 
 def is_run(root: Path) -> bool:
-    """Whether the folder ``root`` holds a run, finished or not."""
+    """Whether the folder ``root`` contains a run, finished or not."""
     return (root / MARKER).is_file() or ((root / "recipe.yaml").is_file() and (root / "stages").is_dir())
 
 
-def _remove_leftovers(root: Path) -> None:
-    """Remove what ``atomic_path`` could not: the temporary files of processes that were killed."""
+def _remove_temporary_files(root: Path) -> None:
+    """Remove the temporary files that ``atomic_path`` left in processes that were killed."""
     for folder, _, names in os.walk(root):
         for name in names:
-            if _LEFTOVER.fullmatch(name):
+            if _TEMPORARY_FILE.fullmatch(name):
                 (Path(folder) / name).unlink(missing_ok=True)

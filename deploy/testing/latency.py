@@ -21,7 +21,7 @@ from slimsight.export.runners import TorchRunner
 
 from ..report.units import as_ms, as_times, plural
 from ..timing.rounds import time_sessions
-from ..timing.statistics import noise_of, to_interval, to_quantiles, to_speedup, unsteadiness_of
+from ..timing.statistics import speedup_noise, time_noise, to_interval, to_quantiles, to_speedup
 from .arguments import Images, check_module, to_images, to_maximum
 from .outcome import Outcome, check_cost, value_or_raise
 
@@ -102,10 +102,10 @@ def _check_latency(
         f"median of {count} calls in {_SESSIONS} sessions, batch {len(images)}, {plural(threads, 'thread')}; "
         f"95 % interval {as_ms(low)} to {as_ms(high)}"
     ]
-    noise = unsteadiness_of(times["model"], (low, high))
+    noise = time_noise(times["model"], (low, high))
     if against is not None:
         speedup = to_speedup(times["against"], times["model"], seed=_SEED)
-        noise = noise_of(times["against"], times["model"], speedup)
+        noise = speedup_noise(times["against"], times["model"], speedup)
         interval = f"{as_times(speedup.low)} to {as_times(speedup.high)}"
         notes.append(f"{as_times(speedup.median)} as fast as against ({interval})")
     if noise:

@@ -1,1 +1,1 @@
-"""Timing: interleaved rounds of calls, and their quantiles, intervals and noise."""
+"""Latency measurement: interleaved rounds of calls, and their quantiles, intervals and noise."""

@@ -1,4 +1,4 @@
-"""Time models in turn, so that whatever disturbs the machine disturbs all alike: rounds, in sessions."""
+"""Interleaved timing of models: one call of each per round, in sessions, so that disturbances hit all models alike."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from slimsight.compress.progress import SILENT, Progress
 from slimsight.export.runners import Runner, to_input
 
 Clock = Callable[[], int]  # nanoseconds, monotonic
-Times = dict[str, NDArray[np.float64]]  # runner -> ms of each round
+Times = dict[str, NDArray[np.float64]]  # ms of each round, by runner
 
-_WINDOW = 10  # rounds whose median is compared with the median of the same number before them
-_STEADY = 0.05  # relative difference of those medians that counts as warm
-_SLOW = 4  # where time ran out before two windows were full: rounds that halves are compared of, at least
-_FEWEST = 5  # rounds of a session, however slow
+_WARMUP_WINDOW = 10  # rounds whose median is compared with the median of the same number before them
+_WARMUP_TOLERANCE = 0.05  # relative difference of those medians below which times are steady
+_MIN_SLOW_ROUNDS = 4  # minimum for comparing halves, where the warm-up ended before two windows were full
+_MIN_ROUNDS = 5  # of a session, even past its time limit
 
 
 @dataclass(frozen=True)
 class Timing:
-    """ms of each call of one model, by session: on the host's clock, and on the device's where the runner has one."""
+    """ms of each call of one model, an array per session: by the host's clock, and by the device's if there is one."""
 
     host: tuple[NDArray[np.float64], ...]
     device: tuple[NDArray[np.float64], ...] | None = None
 
     @property
     def rounds(self) -> int:
-        """Of all sessions."""
+        """Number of rounds of all sessions."""
         return sum(len(part) for part in self.host)
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Times by runner; ``warm``: whether they were steady at the end of every warm-up."""
+class MeasuredTimes:
+    """Result of ``time_sessions``: timings by runner; ``warm``: times were steady at the end of every warm-up."""
 
     timings: dict[str, Timing]
     warm: bool
@@ -59,19 +59,19 @@ def time_sessions(
     on_open: Callable[[], None] | None = None,
     progress: Progress = SILENT,
     clock: Clock = time.perf_counter_ns,
-) -> Measured:
-    """Open all runners anew in each session, warm up, time one call of each per round, and close them.
+) -> MeasuredTimes:
+    """Time runners in sessions; each opens all runners, warms up, times one call of each per round, and closes them.
 
-    The order of opening is drawn, and turned round in every second session: what is opened last is often faster.
+    The order of opening is random, and reversed in every second session: the runner opened last is often faster.
 
     Args:
-        runners: closed runners that can be opened more than once, by the name their times get.
+        runners: closed runners by name; each is opened once per session.
         images: real images (N, 3, H, W), uint8 or floating point; each round takes the next ``batch``.
-        sessions: how often everything is opened.
-        rounds: timed calls of each runner, shared out among the sessions.
+        sessions: number of sessions.
+        rounds: timed calls of each runner, divided among the sessions.
         warmup: seconds after which the warm-up of a session ends even when times still drift (a note says so).
-        seed: draws the orders of opening and of the calls.
-        seconds: stop after this time, shared out among the sessions, but not before a few rounds of each.
+        seed: of the random orders of opening and of the calls.
+        seconds: time limit, divided among the sessions; a few rounds of each session are timed in any case.
         on_open: called once, when the runners are open for the first time.
 
     Raises:
@@ -86,7 +86,7 @@ def time_sessions(
     names = list(runners)
     draw = np.random.default_rng(seed)
     order = names
-    found: list[dict[str, Timing]] = []
+    by_session: list[dict[str, Timing]] = []
     warm = True
     with _no_garbage_collection():
         for session in progress.track(range(sessions), "latency", total=sessions, unit="sessions"):
@@ -109,10 +109,10 @@ def time_sessions(
                     clock=clock,
                 )
             warm = warm and steady
-            found.append(timings)
+            by_session.append(timings)
     if not warm:
-        progress.note(_drifted(warmup))
-    return Measured({name: _joined([timings[name] for timings in found]) for name in names}, warm)
+        progress.note(_drift_note(warmup))
+    return MeasuredTimes({name: _join_sessions([timings[name] for timings in by_session]) for name in names}, warm)
 
 
 def time_interleaved(
@@ -126,10 +126,10 @@ def time_interleaved(
     progress: Progress = SILENT,
     clock: Clock = time.perf_counter_ns,
 ) -> Times:
-    """One session with runners that are open already: ms of each round, (rounds,) for each runner.
+    """Time open runners in one session: ms of each round, (rounds,) for each runner.
 
-    Arguments and errors as of ``time_sessions``. An interval of these times does not know that opening the models
-    again would move them.
+    Arguments and errors as of ``time_sessions``. An interval of these times does not include the variation between
+    openings of a model.
     """
     if not runners or len(images) == 0 or rounds < 1 or batch < 1:
         raise ConfigError(
@@ -150,11 +150,11 @@ def time_interleaved(
             clock=clock,
         )
     if not steady:
-        progress.note(_drifted(warmup))
+        progress.note(_drift_note(warmup))
     return {name: timing.host[0] for name, timing in timings.items()}
 
 
-def _drifted(warmup: float) -> str:
+def _drift_note(warmup: float) -> str:
     return f"times still drifted after {warmup:g} s of warm-up: early rounds may be slow"
 
 
@@ -171,16 +171,16 @@ def _time_open(
     progress: Progress,
     clock: Clock,
 ) -> tuple[dict[str, Timing], bool]:
-    """Warm up, then one call of every runner per round, in an order drawn anew each round.
+    """Warm up, then time one call of each runner per round, in random order; also whether times were steady.
 
-    ``first`` is the first round's number: sessions take different images.
+    ``first`` is the number of the first round: sessions take different images.
     """
     names = list(runners)
 
     def one_round(k: int) -> dict[str, tuple[float, float | None]]:
-        """ms of each runner; the images are prepared before any clock runs."""
-        chosen = to_input(images[np.arange(k * batch, (k + 1) * batch) % len(images)])
-        return {names[i]: _call_ms(runners[names[i]], chosen, clock) for i in draw.permutation(len(names))}
+        """ms of each runner by both clocks; the images are prepared before any clock runs."""
+        inputs = to_input(images[np.arange(k * batch, (k + 1) * batch) % len(images)])
+        return {names[i]: _call_ms(runners[names[i]], inputs, clock) for i in draw.permutation(len(names))}
 
     host: dict[str, list[float]] = {name: [] for name in names}
     device: dict[str, list[float | None]] = {name: [] for name in names}
@@ -190,18 +190,18 @@ def _time_open(
         for name, (on_host, on_device) in one_round(k).items():
             host[name].append(on_host)
             device[name].append(on_device)
-        if deadline is not None and k - first + 1 >= _FEWEST and clock() >= deadline:
+        if deadline is not None and k - first + 1 >= _MIN_ROUNDS and clock() >= deadline:
             break
-    return {name: Timing((np.array(host[name]),), _known(device[name])) for name in names}, steady
+    return {name: Timing((np.array(host[name]),), _device_times(device[name])) for name in names}, steady
 
 
-def _known(times: Sequence[float | None]) -> tuple[NDArray[np.float64], ...] | None:
+def _device_times(times: Sequence[float | None]) -> tuple[NDArray[np.float64], ...] | None:
     known = [value for value in times if value is not None]
     return (np.array(known),) if len(known) == len(times) else None
 
 
-def _joined(parts: Sequence[Timing]) -> Timing:
-    """The sessions of one runner, one after the other."""
+def _join_sessions(parts: Sequence[Timing]) -> Timing:
+    """One ``Timing`` of all sessions of a runner."""
     devices = [part.device for part in parts if part.device is not None]
     return Timing(
         tuple(times for part in parts for times in part.host),
@@ -210,7 +210,7 @@ def _joined(parts: Sequence[Timing]) -> Timing:
 
 
 def _call_ms(runner: Runner, images: NDArray[np.float32], clock: Clock) -> tuple[float, float | None]:
-    """ms on the host's clock until the logits are in host memory; and on the device's, where the runner has one."""
+    """ms until the logits are in host memory, by the host's clock; and by the device's, if the runner has one."""
     start = clock()
     runner.run(images)
     elapsed = (clock() - start) / 1e6
@@ -228,22 +228,24 @@ def _warm_up(
         for name, (elapsed, _) in one_round(rounds).items():
             history.setdefault(name, []).append(elapsed)
         rounds += 1
-        if rounds >= 2 * _WINDOW and all(_is_steady(times, _WINDOW) for times in history.values()):
+        if rounds >= 2 * _WARMUP_WINDOW and all(_is_steady(times, _WARMUP_WINDOW) for times in history.values()):
             return True
         if clock() >= deadline:
-            # Calls of a second never fill two windows: halves of what there is then decide.
+            # Calls that take a second never fill two windows: compare halves instead.
             window = rounds // 2
-            return _SLOW <= rounds < 2 * _WINDOW and all(_is_steady(times, window) for times in history.values())
+            return _MIN_SLOW_ROUNDS <= rounds < 2 * _WARMUP_WINDOW and all(
+                _is_steady(times, window) for times in history.values()
+            )
 
 
 def _is_steady(times: list[float], window: int) -> bool:
     before, now = float(np.median(times[-2 * window : -window])), float(np.median(times[-window:]))
-    return abs(now - before) <= _STEADY * before
+    return abs(now - before) <= _WARMUP_TOLERANCE * before
 
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Collect now, and then not before the block has ended."""
+    """Collect garbage now, and turn collection off inside the block."""
     was_enabled = gc.isenabled()
     gc.collect()
     gc.disable()

@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 from slimsight.compress.files.atomic import atomic_path
 
 _DPI: Final = 100
-_PANEL: Final = (6.4, 4.6)  # inches
-_LEGEND: Final = 2.4
+_PANEL_SIZE: Final = (6.4, 4.6)  # inches
+_LEGEND_WIDTH: Final = 2.4
 _COLOURS: Final = colormaps["tab10"]
 _CONTROL_COLOUR: Final = "#6b7278"
-_STYLES: Final = ("solid", "dashed", "dotted")
+_DASHES: Final = ("solid", "dashed", "dotted")
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ def draw_curves(path: Path, panels: Sequence[CurvePanel], *, control: str, names
     assert panels
     columns = len(panels) if len(panels) <= 3 else 2
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(_PANEL[0] * columns + _LEGEND, _PANEL[1] * rows), layout="constrained")
+    figure = Figure(figsize=(_PANEL_SIZE[0] * columns + _LEGEND_WIDTH, _PANEL_SIZE[1] * rows), layout="constrained")
     FigureCanvasAgg(figure)
     names = list(dict.fromkeys([*names, *(line.name for panel in panels for line in panel.lines)]))
-    styles = _to_styles([name for name in names if name != control]) | {
+    styles = _line_styles([name for name in names if name != control]) | {
         control: {"color": _CONTROL_COLOUR, "linestyle": "dashdot", "linewidth": 3}
     }
     handles: dict[str, Any] = {}
@@ -64,7 +64,7 @@ def draw_curves(path: Path, panels: Sequence[CurvePanel], *, control: str, names
         spare.set_axis_off()
     for axes, panel in zip(grid, panels, strict=False):
         for line in panel.lines:
-            handles[line.name] = _draw(axes, line, styles[line.name])
+            handles[line.name] = _draw_line(axes, line, styles[line.name])
         axes.set_title(panel.title, fontsize=12)
         axes.set_xlabel(panel.across, fontsize=11)
         axes.set_ylabel(panel.up, fontsize=11)
@@ -88,15 +88,15 @@ def draw_curves(path: Path, panels: Sequence[CurvePanel], *, control: str, names
         figure.savefig(part, dpi=_DPI, format="png", facecolor="white")
 
 
-def _to_styles(names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+def _line_styles(names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
     """A colour each, and another dash where colours repeat."""
     return {
-        name: {"color": _COLOURS(index % 10), "linestyle": _STYLES[index // 10 % 3], "linewidth": 1.8}
+        name: {"color": _COLOURS(index % 10), "linestyle": _DASHES[index // 10 % 3], "linewidth": 1.8}
         for index, name in enumerate(names)
     }
 
 
-def _draw(axes: Axes, line: CurveLine, style: Mapping[str, Any]) -> Any:
+def _draw_line(axes: Axes, line: CurveLine, style: Mapping[str, Any]) -> Any:
     heights = [float("nan") if value is None else value for value in line.heights]
     errors = [0.0 if value is None else value for value in line.errors]
     low = [height - error for height, error in zip(heights, errors, strict=True)]

@@ -32,19 +32,19 @@ from slimsight.compress.training import Learning
 from ..machine import device_name, versions
 from ..run.fingerprints import fingerprint
 from ..run.session import Session
-from .figures import figures
-from .study import TESTS, Fewer, Study, Training, TrustSubject, spread
+from .figures import trust_table
+from .study import TESTS, ImageLimits, RoarTraining, TrustStudy, TrustSubject, spread_indices
 
 CONTROL = "random"
 """Tested beside every explainer."""
 
-ROWS = "trust.json"
-SOME = 200
+TRUST_FILE = "trust.json"
+DEFAULT_IMAGES = 200
 
-_KEYS = {"schema", "classifier", "split", "images", "seed", "control", "device", "versions", "rows"}
+_FILE_KEYS = {"schema", "classifier", "split", "images", "seed", "control", "device", "versions", "rows"}
 
 
-def find_explainers_to_test(session: Session, names: Sequence[str]) -> list[TrustSubject]:
+def find_trust_subjects(session: Session, names: Sequence[str]) -> list[TrustSubject]:
     """The control, then the explainers called ``names``: of the registry, or the run's own.
 
     A learned explainer of the registry is given with its weights, ``NAME=FILE``.
@@ -53,11 +53,11 @@ def find_explainers_to_test(session: Session, names: Sequence[str]) -> list[Trus
         ConfigError: an unknown name, or weights that are missing.
     """
     found = []
-    own = _own_name(session)
+    own = _trained_explainer(session)
     for name in dict.fromkeys((CONTROL, *(names or (own or "gradient",)))):
         plain, given, file = name.partition("=")
         if plain in STEERING and not given:
-            found.append(own_subject(session, plain))
+            found.append(run_explainer(session, plain))
         elif plain not in MEMBERS:
             choices = sorted({*MEMBERS, *STEERING})
             raise ConfigError(
@@ -77,21 +77,21 @@ def find_explainers_to_test(session: Session, names: Sequence[str]) -> list[Trus
     return found
 
 
-def _own_name(session: Session) -> str | None:
+def _trained_explainer(session: Session) -> str | None:
     """The explainer that the run has trained."""
     return session.explainer.head.kind if session.run.record("selector") is not None else None
 
 
-def own_subject(session: Session, name: str) -> TrustSubject:
+def run_explainer(session: Session, name: str) -> TrustSubject:
     """The run's explainer. Its decoder stays as it is; it reads the features of the classifier that it is given.
 
     Raises:
         ConfigError: the run has trained no explainer of that ``name``.
     """
     record = session.run.record("selector")
-    if record is None or _own_name(session) != name:
+    if record is None or _trained_explainer(session) != name:
         raise ConfigError(
-            f"this run has no explainer '{name}' ({session.run.root} holds {_what_it_holds(session)}): take others, or "
+            f"this run has no explainer '{name}' ({session.run.root} holds {_describe_trained_explainer(session)}): take others, or "
             f"let 'slimsight run' finish with explainer.enabled=true and gates.steer={name}"
         )
     selector = session.explained().selector.to(session.fabric.device)
@@ -100,8 +100,8 @@ def own_subject(session: Session, name: str) -> TrustSubject:
     )
 
 
-def _what_it_holds(session: Session) -> str:
-    own = _own_name(session)
+def _describe_trained_explainer(session: Session) -> str:
+    own = _trained_explainer(session)
     return f"that of '{own}'" if own else "no finished selector"
 
 
@@ -119,7 +119,7 @@ def check_tests(names: Sequence[str], boxes: Path | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def some_of(images: ImageSet, count: int, split: str) -> Tensor:
+def sample_images(images: ImageSet, count: int, split: str) -> Tensor:
     """(count, 3, H, W) images in [0, 1], spread over the classes.
 
     Raises:
@@ -129,10 +129,10 @@ def some_of(images: ImageSet, count: int, split: str) -> Tensor:
         raise DataError(
             f"{count} images were asked for; the {split} set has {len(images)}: give --images from 1 to that"
         )
-    return torch.from_numpy(images.images[spread(len(images), count).numpy()]).float() / 255
+    return torch.from_numpy(images.images[spread_indices(len(images), count).numpy()]).float() / 255
 
 
-def to_training(session: Session, judged: ImageSet, epochs: int | None) -> Training:
+def roar_training(session: Session, judged: ImageSet, epochs: int | None) -> RoarTraining:
     """ROAR by the run's own recipe: its network from scratch, trained as ``model.train`` says, tested on ``judged``."""
     recipe = session.recipe
     config = recipe.model.train if epochs is None else recipe.model.train.model_copy(update={"epochs": epochs})
@@ -145,7 +145,7 @@ def to_training(session: Session, judged: ImageSet, epochs: int | None) -> Train
 
     plain = recipe.model.model_copy(update={"weights": None})
     build = partial(build_classifier, plain, len(session.splits.classes))
-    return Training(build, learn, session.splits.train, judged, config.epochs)
+    return RoarTraining(build, learn, session.splits.train, judged, config.epochs)
 
 
 def measure_trust(
@@ -159,7 +159,7 @@ def measure_trust(
     boxes: Path | None = None,
     epochs: int | None = None,
     others: Sequence[TrustSubject] = (),
-    fewer: Fewer | None = None,
+    fewer: ImageLimits | None = None,
     steps: int = STEPS,
     skip: Collection[tuple[str, str]] = (),
 ) -> dict[str, Any]:
@@ -167,7 +167,7 @@ def measure_trust(
 
     Args:
         names: of explainers; none: the run's own, or the gradient.
-        count: images, by default up to 200; ``fewer`` for single tests (see ``Study``).
+        count: images, by default up to 200; ``fewer`` for single tests (see ``TrustStudy``).
         others: explainers that are not the run's and that no registry makes, tested last.
         steps: of insertion and of deletion.
         skip: pairs of test and explainer to leave out.
@@ -179,11 +179,11 @@ def measure_trust(
         RunError: ``out`` cannot be written.
     """
     tests = check_tests(tests, boxes)
-    subjects = [*find_explainers_to_test(session, names), *others]
-    study, common = _open(session, subjects[0], tests, count, split, fewer or {}, steps, boxes, epochs)
+    subjects = [*find_trust_subjects(session, names), *others]
+    study, common = _open_study(session, subjects[0], tests, count, split, fewer or {}, steps, boxes, epochs)
     head = {"schema": 1, **common, "control": CONTROL, "device": device_name(), "versions": versions()}
-    kept = _rows(out, common)
-    special: dict[str, Any] = {"boxes": _digest(study.boxes), "roar": study.training and study.training.epochs}
+    kept = _read_earlier_rows(out, common)
+    special: dict[str, Any] = {"boxes": _boxes_digest(study.boxes), "roar": study.training and study.training.epochs}
     if steps != STEPS:
         special["insertion_deletion"] = steps
     wanted: dict[str, tuple[str, TrustSubject]] = {}
@@ -203,52 +203,52 @@ def measure_trust(
     return {**head, "rows": list(kept.values())}
 
 
-def _open(
+def _open_study(
     session: Session,
     control: TrustSubject,
     tests: Sequence[str],
     count: int | None,
     split: str,
-    fewer: Fewer,
+    fewer: ImageLimits,
     steps: int,
     boxes: Path | None,
     epochs: int | None,
-) -> tuple[Study, dict[str, Any]]:
+) -> tuple[TrustStudy, dict[str, Any]]:
     """The study, and what all its rows have in common."""
     record = session.run.record("classifier")
     if record is None:
         raise ConfigError(f"{session.run.root} holds no finished classifier: let 'slimsight run' go on first")
     judged = session.splits.val if split == "val" else session.splits.test()
-    count = min(SOME, len(judged)) if count is None else count
-    study = Study(
+    count = min(DEFAULT_IMAGES, len(judged)) if count is None else count
+    study = TrustStudy(
         session.classifier().to(session.fabric.device),
-        some_of(judged, count, split),
+        sample_images(judged, count, split),
         control,
         seed=session.recipe.seed,
         fewer=fewer,
         steps=steps,
         boxes=None if boxes is None else load_boxes(boxes, session.splits.image_size),
-        training=to_training(session, judged, epochs) if "roar" in tests else None,
+        training=roar_training(session, judged, epochs) if "roar" in tests else None,
         progress=session.progress,
     )
     return study, {"classifier": record.fingerprint, "split": split, "images": count, "seed": study.seed}
 
 
-def _digest(boxes: BoxedImages | None) -> str | None:
+def _boxes_digest(boxes: BoxedImages | None) -> str | None:
     """Changes with the boxes and the images that they are in."""
     if boxes is None:
         return None
     return hashlib.sha256(boxes.boxes.numpy().tobytes() + boxes.images.numpy().tobytes()).hexdigest()
 
 
-def _rows(out: Path, common: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _read_earlier_rows(out: Path, common: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Rows of an earlier run on the same model and images, by key."""
     try:
         found = read_sealed(out, older=True)
-        if not found.keys() <= _KEYS:
+        if not found.keys() <= _FILE_KEYS:
             raise Damaged(out, "was changed since it was written")
         rows = {str(row["key"]): row for row in found["rows"]}
-        figures(found["rows"])  # what cannot be shown was written by somebody else
+        trust_table(found["rows"])  # what cannot be shown was written by somebody else
     except FileNotFoundError:
         return {}
     except Damaged as damage:

@@ -34,7 +34,7 @@ from slimsight.compress.explain.fidelity.roar import SHARES, Learn
 from slimsight.compress.models import Classifier
 from slimsight.compress.progress import SILENT, Progress
 
-Fewer = Mapping[str | tuple[str, str], int]
+ImageLimits = Mapping[str | tuple[str, str], int]
 """How many images a test uses, by its name, or by its name and an explainer's."""
 
 DEFAULT_TESTS = ("sanity", "perturbation", "insertion_deletion", "tiles")
@@ -51,7 +51,7 @@ class TrustSubject:
 
 
 @dataclass(frozen=True)
-class Training:
+class RoarTraining:
     """What ROAR trains, how and on what; ``epochs`` of every training, for the record."""
 
     build: Callable[[], Classifier]
@@ -62,7 +62,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _TestResult:
     """What one test found of one explainer; of its ``curves``, paired differences to the control are taken."""
 
     result: dict[str, Any]
@@ -71,7 +71,7 @@ class _Found:
     constant_maps: int
 
 
-class Study:
+class TrustStudy:
     """One classifier, some images, and what tests say of explanations of its predictions on them.
 
     Args:
@@ -90,10 +90,10 @@ class Study:
         control: TrustSubject,
         *,
         seed: int = 0,
-        fewer: Fewer | None = None,
+        fewer: ImageLimits | None = None,
         steps: int = STEPS,
         boxes: BoxedImages | None = None,
-        training: Training | None = None,
+        training: RoarTraining | None = None,
         progress: Progress = SILENT,
     ) -> None:
         self.classifier = classifier
@@ -107,7 +107,7 @@ class Study:
         self.training = training
         self.progress = progress
         self._maps: dict[str, Saliency] = {}
-        self._controls: dict[str, _Found] = {}
+        self._controls: dict[str, _TestResult] = {}
 
     def row(self, test: str, subject: TrustSubject) -> dict[str, Any]:
         """What ``test`` finds of ``subject``, JSON; with curves, their differences to the control's, image by image."""
@@ -131,7 +131,7 @@ class Study:
         total = len(self.images)
         return min(self.fewer.get((test, name), self.fewer.get(test, total)), total)
 
-    def _control(self, test: str) -> _Found:
+    def _control(self, test: str) -> _TestResult:
         if test not in self._controls:
             self._controls[test] = self._run(test, self.control)
         return self._controls[test]
@@ -152,12 +152,12 @@ class Study:
         device = next(self.classifier.parameters()).device
         return explain_images(explainer, images, labels, device=device, progress=self.progress)
 
-    def _run(self, test: str, subject: TrustSubject) -> _Found:
+    def _run(self, test: str, subject: TrustSubject) -> _TestResult:
         if test == "boxes":
             return self._boxes(subject)
         if test == "roar":
             return self._roar(subject)
-        which = spread(len(self.images), self.count(test, subject.name))
+        which = spread_indices(len(self.images), self.count(test, subject.name))
         images, saliency = self.images[which], self._saliency(subject, which)
         model, maps, progress = self.classifier, saliency.importance, self.progress
         result: dict[str, Any]
@@ -178,17 +178,17 @@ class Study:
             for side in SIDES:
                 found = tile_degradation(model, images, maps, tile=side, seed=self.seed, progress=progress)
                 result[str(side)], curves[str(side)] = found.to_dict(), found.difference
-        return _Found(result, curves, len(which), int(constant(maps).sum()))
+        return _TestResult(result, curves, len(which), int(constant(maps).sum()))
 
-    def _boxes(self, subject: TrustSubject) -> _Found:
+    def _boxes(self, subject: TrustSubject) -> _TestResult:
         assert self.boxes is not None
         images = self.boxes.images
         explainer = subject.factory(self.classifier)
         maps = self._explain(explainer, images, predicted(self.classifier, images)).importance
         found = box_score(maps, self.boxes.boxes, seed=self.seed)
-        return _Found(found.to_dict(), {}, len(maps), int(constant(maps).sum()))
+        return _TestResult(found.to_dict(), {}, len(maps), int(constant(maps).sum()))
 
-    def _roar(self, subject: TrustSubject) -> _Found:
+    def _roar(self, subject: TrustSubject) -> _TestResult:
         assert self.training is not None
         given, explainer, maps = self.training, subject.factory(self.classifier), []
         for images in (given.train, given.test):
@@ -198,9 +198,9 @@ class Study:
         shares = (0.0, *SHARES) if subject == self.control else SHARES
         found = roar(given.build, given.learn, given.train, given.test, *maps, shares=shares, seed=self.seed)
         result = {**found.to_dict(), "epochs": given.epochs, "train_images": len(given.train)}
-        return _Found(result, {}, len(given.test), int(constant(maps[1]).sum()))
+        return _TestResult(result, {}, len(given.test), int(constant(maps[1]).sum()))
 
 
-def spread(total: int, count: int) -> Tensor:
+def spread_indices(total: int, count: int) -> Tensor:
     """``count`` positions in ``total`` images, evenly: sets are sorted by class, so all classes are among them."""
     return torch.linspace(0, total - 1, count, dtype=torch.float64).round().long()

@@ -11,8 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from slimsight.compress.progress import Silent
 from slimsight.deploy.cli.main import main
 from slimsight.deploy.report import Report
 from slimsight.deploy.run.pipeline import run_recipe
@@ -140,6 +142,83 @@ class Said:
 def one_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was run in one test was run here in all of them: see ``slimsight.deploy.run_dir.allowed_code``."""
     monkeypatch.setenv("SLIMSIGHT_CACHE", str(cache))
+
+
+Cost = Callable[[int], float]
+
+
+class FakeClock:
+    """A clock that only fake runners advance; records their calls."""
+
+    def __init__(self) -> None:
+        self.ns = 0
+        self.calls: list[tuple[str, int, float]] = []  # runner, batch, first pixel
+        self.opened: list[str] = []
+
+    def __call__(self) -> int:
+        return self.ns
+
+
+class FakeRunner:
+    """A runner whose calls take ``costs`` ms of the fake clock; ``device_ms`` is half of that, with a device."""
+
+    precision = "fp32"
+
+    def __init__(
+        self, name: str, clock: FakeClock, costs: Cost, runtime: str = "fake", *, device: bool = False
+    ) -> None:
+        self.name, self.clock, self.costs, self.runtime = name, clock, costs, runtime
+        self.device = device
+        self.device_ms: float | None = None
+        self.count = 0
+        self.opened = 0
+
+    def __enter__(self) -> "FakeRunner":
+        self.opened += 1
+        self.clock.opened.append(self.name)
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        self.opened -= 1
+
+    def run(self, images):
+        import gc
+
+        assert not gc.isenabled()
+        cost = self.costs(self.count)
+        self.clock.ns += round(cost * 1e6)
+        self.device_ms = cost / 2 if self.device else None
+        self.clock.calls.append((self.name, len(images), float(images[0, 0, 0, 0]) * 255))
+        self.count += 1
+        return np.zeros((len(images), 2), np.float32)
+
+
+class Notes(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def notes() -> Notes:
+    return Notes()
+
+
+@pytest.fixture
+def fake(clock: FakeClock) -> Callable[..., FakeRunner]:
+    """``fake("a", cost)``: a runner on the fake clock; ``cost`` in ms, or a function of the call's number."""
+
+    def make(name: str, cost: float | Cost = 1.0, **options) -> FakeRunner:
+        return FakeRunner(name, clock, cost if callable(cost) else lambda _: cost, **options)
+
+    return make
 
 
 @pytest.fixture

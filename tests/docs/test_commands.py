@@ -18,7 +18,7 @@ import yaml
 
 import slimsight.deploy.bench
 import slimsight.deploy.trust.run
-from slimsight.deploy.bench.probe import Tried
+from slimsight.deploy.bench.probe import TrialResult
 from slimsight.deploy.budget import BudgetFile, load_budget
 from slimsight.deploy.cli.main import main
 from slimsight.deploy.doctor import Diagnosis, Finding
@@ -50,7 +50,9 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
         return whole(*arguments, settings=quick, **options)
 
     monkeypatch.setattr("slimsight.deploy.bench.run_bench", one_session)
-    monkeypatch.setattr("slimsight.deploy.bench.probe.Prober.__call__", lambda self, trial: Tried(host_bytes=1000))
+    monkeypatch.setattr(
+        "slimsight.deploy.bench.probe.Prober.__call__", lambda self, trial: TrialResult(host_bytes=1000)
+    )
     thorough = slimsight.deploy.trust.run.measure_trust
 
     def quick_look(*arguments: Any, count: int | None, **options: Any) -> Any:

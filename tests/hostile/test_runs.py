@@ -13,8 +13,8 @@ from slimsight.compress.errors import ConfigError
 from slimsight.compress.surgery import PrunePlan
 from slimsight.deploy.bench.models import find_models
 from slimsight.deploy.run_dir import open_run, read_run
-from slimsight.deploy.run_dir.allowed_code import foreign_code, load_run_recipe, remember_code, remember_engine
-from slimsight.deploy.trust.run import _rows
+from slimsight.deploy.run_dir.allowed_code import load_run_recipe, remember_code, remember_engine, untrusted_code_reason
+from slimsight.deploy.trust.run import _read_earlier_rows
 
 GROUP = "net.layers.0.0.conv1"
 PLANS: dict[str, tuple[Any, str]] = {
@@ -72,7 +72,7 @@ def test_a_record_of_files_elsewhere(name: str, key: str, place: Any, refused: C
     run = place.run()
     record = {"fingerprint": "0", "seconds": 1, "metrics": {}, "files": {}, key: {name: 8 if key == "files" else "0"}}
     (run / "stages" / "finetune" / "done.json").write_text(json.dumps(record), encoding="utf-8")
-    assert "it is no record of a stage" in refused("export", run)
+    assert "it is not a stage record" in refused("export", run)
     with open_run(run) as opened:
         opened.forget("finetune")
     assert place.touched() == []
@@ -151,18 +151,18 @@ def test_code_that_was_run_here_runs_again(place: Any, tmp_path: Path) -> None:
     run, cache = with_code(place), tmp_path / "cache"
     evil = place.folder / "evil.py"
     model = ModelConfig(name=f"{evil}:make")
-    assert foreign_code(model, cache) is not None
+    assert untrusted_code_reason(model, cache) is not None
     remember_code(model, cache)
-    assert foreign_code(model, cache) is None
+    assert untrusted_code_reason(model, cache) is None
     assert load_run_recipe(read_run(run), cache=cache).model == model
-    assert foreign_code(ModelConfig(name=f"{evil}:other"), cache) is not None
+    assert untrusted_code_reason(ModelConfig(name=f"{evil}:other"), cache) is not None
     copied = place.write("elsewhere/evil.py", evil.read_bytes())
-    assert foreign_code(ModelConfig(name=f"{copied}:make"), cache) is not None
+    assert untrusted_code_reason(ModelConfig(name=f"{copied}:make"), cache) is not None
     evil.write_text(evil.read_text(encoding="utf-8") + "\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="was not run here as it is now"):
         load_run_recipe(read_run(run), cache=cache)
     assert load_run_recipe(read_run(run), allow_code=True, cache=cache).model == model
-    assert foreign_code(ModelConfig(name="resnet20"), cache) is None
+    assert untrusted_code_reason(ModelConfig(name="resnet20"), cache) is None
 
 
 def test_its_engines_are_not_opened(place: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,13 +171,13 @@ def test_its_engines_are_not_opened(place: Any, tmp_path: Path, monkeypatch: pyt
     engine = run / "slim" / "model.tensorrt.fp32.engine"
     engine.write_bytes(b"anything")
     (slim,) = find_models([run])
-    assert slim.file("tensorrt") is None
-    assert "was not built here" in slim.missing("tensorrt")
+    assert slim.path_for("tensorrt") is None
+    assert "was not built here" in slim.missing_reason("tensorrt")
     (allowed,) = find_models([run], allow_code=True)
-    assert allowed.file("tensorrt") == engine
+    assert allowed.path_for("tensorrt") == engine
     remember_engine(engine, tmp_path / "cache")
     (built,) = find_models([run])
-    assert built.file("tensorrt") == engine
+    assert built.path_for("tensorrt") == engine
 
 
 def test_the_current_folder_is_nothing_to_import_from(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +206,7 @@ def test_a_stage_by_another_name(name: str, place: Any, refused: Callable[..., s
     run = place.run()
     record = {"fingerprint": "0", "seconds": 1, "metrics": {}, "files": {}, "inputs": {name: "0"}}
     (run / "stages" / "finetune" / "done.json").write_text(json.dumps(record), encoding="utf-8")
-    assert "it is no record of a stage" in refused("export", run)
+    assert "it is not a stage record" in refused("export", run)
 
 
 @pytest.mark.parametrize(
@@ -216,4 +216,4 @@ def test_rows_of_trust(rows: Any, tmp_path: Path) -> None:
     file = tmp_path / "trust.json"
     file.write_text(json.dumps({"rows": rows}), encoding="utf-8")
     with pytest.raises(ConfigError, match="holds no rows of this command"):
-        _rows(file, {})
+        _read_earlier_rows(file, {})

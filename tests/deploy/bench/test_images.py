@@ -5,11 +5,11 @@ import pytest
 from PIL import Image
 
 from slimsight.compress.errors import DataError
-from slimsight.deploy.bench.images import MOST, open_images
+from slimsight.deploy.bench.images import MAX_IMAGES, open_bench_images
 
 
 def _open(place, size=(8, 8), **options):
-    return open_images(place, None, size, seed=0, **options)
+    return open_bench_images(place, None, size, seed=0, **options)
 
 
 def test_a_folder_s_images_are_scaled_to_the_models_size(tmp_path):
@@ -23,14 +23,14 @@ def test_a_folder_s_images_are_scaled_to_the_models_size(tmp_path):
 
 
 def test_an_array_is_taken_as_it_is_up_to_a_limit(tmp_path):
-    values = np.random.default_rng(0).random((MOST + 5, 3, 8, 8), dtype=np.float32)
+    values = np.random.default_rng(0).random((MAX_IMAGES + 5, 3, 8, 8), dtype=np.float32)
     np.save(tmp_path / "x.npy", values)
-    np.testing.assert_array_equal(_open(tmp_path / "x.npy").pixels, values[:MOST])
+    np.testing.assert_array_equal(_open(tmp_path / "x.npy").pixels, values[:MAX_IMAGES])
 
 
 def test_a_run_gives_its_validation_images(finished, cache, monkeypatch):
     monkeypatch.setenv("SLIMSIGHT_CACHE", str(cache))
-    found = open_images(None, finished.root, (16, 16), seed=0)
+    found = open_bench_images(None, finished.root, (16, 16), seed=0)
     assert found.pixels.shape[1:] == (3, 16, 16)
     assert len(found.pixels) > 100
     assert found.source == "validation images of finished"
@@ -67,11 +67,11 @@ def test_places_without_images_are_named(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     (tmp_path / "broken.npy").write_bytes(b"\x93NUMPY")
     for place, message in (
-        (tmp_path, r"holds no images \(\.bmp"),
+        (tmp_path, r"contains no images \(\.bmp"),
         (tmp_path / "none", "none does not exist: give a folder of images or a .npy file"),
         (tmp_path / "notes.txt", r"notes\.txt is a file: give a folder"),
         (tmp_path / "none.npy", r"there is no .*none\.npy"),
-        (tmp_path / "broken.npy", r"broken\.npy is no array that numpy reads"),
+        (tmp_path / "broken.npy", r"broken\.npy is not an array that numpy can read"),
     ):
         with pytest.raises(DataError, match=message):
             _open(place)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from slimsight.compress.errors import ConfigError, ExportError, RunError
-from slimsight.deploy.bench.models import find_baseline, find_models, image_size
+from slimsight.deploy.bench.models import common_image_size, find_baseline, find_models
 from slimsight.export.to_onnx import export_onnx
 
 
@@ -33,7 +33,7 @@ def test_a_run_is_its_models(finished):
     assert (original.name, slim.name) == ("original", "slim")
     assert set(original.files) == {".onnx"}
     assert set(slim.files) == {".onnx", ".pt2"}
-    assert image_size([original, slim]) == ((16, 16), {})
+    assert common_image_size([original, slim]) == ((16, 16), {})
     two = find_models([finished.root, finished.root])
     assert [s.name for s in two] == [
         "finished: original",
@@ -89,10 +89,10 @@ def test_engines_belong_to_the_runtime_that_they_were_built_for(tmp_path):
     (tmp_path / "c.engine.json").write_text(json.dumps({"key": {"flavour": "tensorrt-rtx"}}))
     found = find_models([tmp_path / name for name in ("a.engine", "b-rtx.engine", "c.engine")])
     assert [list(subject.engines) for subject in found] == [["tensorrt"], ["tensorrt-rtx"], ["tensorrt-rtx"]]
-    assert found[0].file("tensorrt") == tmp_path / "a.engine"
-    assert found[0].missing("tensorrt-rtx") == "there is no engine of tensorrt-rtx of it"
+    assert found[0].path_for("tensorrt") == tmp_path / "a.engine"
+    assert found[0].missing_reason("tensorrt-rtx") == "there is no engine of tensorrt-rtx of it"
     (tmp_path / "c.engine.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"c\.engine\.json is no JSON .*: build the engine again"):
+    with pytest.raises(ConfigError, match=r"c\.engine\.json is not valid JSON .*: build the engine again"):
         find_models([tmp_path / "c.engine"])
     (tmp_path / "a.engine").write_bytes(b"")
     with pytest.raises(ConfigError, match=r"a\.engine is empty: build the engine again"):
@@ -125,10 +125,10 @@ def test_what_is_no_model_is_refused(tmp_path):
         (["cut.pt2"], ExportError, r"cut\.pt2 is no \.pt2"),
     ):
         with pytest.raises(error, match=message):
-            image_size(find_models([tmp_path / name for name in given]))
+            common_image_size(find_models([tmp_path / name for name in given]))
 
 
 def test_models_of_different_image_sizes_are_not_compared(tmp_path):
     given = [_onnx(tmp_path / "a.onnx", 8), _onnx(tmp_path / "b.onnx", 12)]
     with pytest.raises(ConfigError, match=r"different sizes \(a\.onnx takes 8 x 8, b\.onnx takes 12 x 12 pixels\)"):
-        image_size(find_models(given))
+        common_image_size(find_models(given))

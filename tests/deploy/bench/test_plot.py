@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from slimsight.deploy.bench.plot import draw_bench
-from slimsight.deploy.bench.result import BenchResult, BenchRow, Reference
+from slimsight.deploy.bench.result import BenchResult, BenchRow, SpeedupReference
 from slimsight.deploy.timing.statistics import Quantiles, Speedup
 
 ROW = BenchRow(
@@ -29,7 +29,7 @@ ROW = BenchRow(
     device_ms=None,
     host_memory_bytes=10**7,
     device_memory_bytes=None,
-    baseline=Reference("original", "onnxruntime-cpu"),
+    baseline=SpeedupReference("original", "onnxruntime-cpu"),
     speedup=None,
     device_speedup=None,
     speedup_drift=None,

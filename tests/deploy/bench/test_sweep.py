@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from slimsight.compress.errors import ConfigError
-from slimsight.deploy.bench.images import Images
+from slimsight.deploy.bench.images import BenchImages
 from slimsight.deploy.bench.models import BenchModel
-from slimsight.deploy.bench.probe import Tried
+from slimsight.deploy.bench.probe import TrialResult
 from slimsight.deploy.bench.sweep import BenchSettings, run_sweep
 
-IMAGES = Images(np.zeros((4, 3, 2, 2), np.uint8), "a test")
+IMAGES = BenchImages(np.zeros((4, 3, 2, 2), np.uint8), "a test")
 CPU = {"onnxruntime-cpu": None, "onnxruntime-cuda": "no CUDA device", "pt2": None, "tensorrt": "not installed"}
 
 
@@ -23,7 +23,7 @@ def _subject(name: str, *suffixes: str) -> BenchModel:
 def bench(fake, clock):
     """``bench([subjects], costs={...})``: what a sweep finds whose models cost so many ms."""
 
-    def call(subjects, costs, *, probe=lambda trial: Tried(None, 1000), device=False, **options):
+    def call(subjects, costs, *, probe=lambda trial: TrialResult(None, 1000), device=False, **options):
         trials = []
 
         def counted(trial):
@@ -64,7 +64,7 @@ def test_rows_say_how_fast_and_against_what(bench):
 
 def test_what_cannot_run_is_listed_and_the_rest_runs(bench):
     def probe(trial):
-        return Tried("out of memory") if trial.batch == 8 and trial.name == "slim" else Tried(None, 1)
+        return TrialResult("out of memory") if trial.batch == 8 and trial.name == "slim" else TrialResult(None, 1)
 
     subjects = [_subject("original", ".onnx"), _subject("slim", ".onnx"), _subject("dynamic", ".onnx")]
     costs = {(one.name, "onnxruntime-cpu"): 1.0 for one in subjects}

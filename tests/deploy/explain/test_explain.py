@@ -16,8 +16,8 @@ from PIL import Image
 from slimsight.compress.errors import ConfigError, DataError
 from slimsight.compress.explain import Saliency
 from slimsight.compress.progress import SILENT
-from slimsight.deploy.explain.compare import Compared, ModelPair, comparison_text, top_classes
-from slimsight.deploy.explain.inputs import class_index, explainer_names, picture_files, read_images
+from slimsight.deploy.explain.compare import ExplainerDrift, ModelPair, drift_text, top_classes
+from slimsight.deploy.explain.inputs import parse_class, parse_explainers, picture_files, read_images
 from slimsight.deploy.report import Report
 from slimsight.deploy.report.markdown import render_markdown
 from slimsight.deploy.run.report_pictures import to_drawable
@@ -112,9 +112,9 @@ def test_a_run_that_is_not_finished_says_so(
 
 def test_a_run_without_an_explainer_takes_others() -> None:
     with pytest.raises(ConfigError, match=r"no explainer of its own .* name others with --with"):
-        explainer_names(None, None)
-    assert explainer_names(None, "rbf") == ["rbf"]
-    assert explainer_names("gradient, grad_cam,gradient", None) == ["gradient", "grad_cam"]
+        parse_explainers(None, None)
+    assert parse_explainers(None, "rbf") == ["rbf"]
+    assert parse_explainers("gradient, grad_cam,gradient", None) == ["gradient", "grad_cam"]
     models = ModelPair(torch.nn.Linear(1, 1), torch.nn.Linear(1, 1), None, None)  # type: ignore[arg-type]
     with pytest.raises(
         ConfigError, match=r"^explainer 'rbf' is learned, and this run has none \(choose from: centre, const"
@@ -123,12 +123,12 @@ def test_a_run_without_an_explainer_takes_others() -> None:
 
 
 def test_classes_whose_names_are_numbers_go_by_name() -> None:
-    assert class_index("2", ["5", "2", "9"]) == 1
-    assert class_index("0", ["5", "2", "9"]) == 0
+    assert parse_class("2", ["5", "2", "9"]) == 1
+    assert parse_class("0", ["5", "2", "9"]) == 0
     with pytest.raises(ConfigError, match="did you mean 'horse'"):
-        class_index("hors", ["cat", "horse"])
+        parse_class("hors", ["cat", "horse"])
     with pytest.raises(ConfigError, match=r"class -1; give a name \(c0, .* and 10 more\) or an index from 0 to 29"):
-        class_index("-1", [f"c{index}" for index in range(30)])
+        parse_class("-1", [f"c{index}" for index in range(30)])
 
 
 def test_images_are_resized_as_everywhere(digits: list[Path]) -> None:
@@ -143,9 +143,9 @@ def test_pictures_never_overwrite_each_other(tmp_path: Path) -> None:
 
 
 def test_words_for_every_case() -> None:
-    assert comparison_text(Compared("rbf", None, None, None, None)) == ["neither map says anything"]
-    assert comparison_text(Compared("rbf", None, 0.0, None, True))[-1] == "the explanation is lost"
-    assert comparison_text(Compared("rbf", 1.26, 0.5, 0.25, False))[0] == "centre moved 1.3 px"
+    assert drift_text(ExplainerDrift("rbf", None, None, None, None)) == ["neither map says anything"]
+    assert drift_text(ExplainerDrift("rbf", None, 0.0, None, True))[-1] == "the explanation is lost"
+    assert drift_text(ExplainerDrift("rbf", 1.26, 0.5, 0.25, False))[0] == "centre moved 1.3 px"
     assert top_classes(np.array([0.2, 0.7, 0.1]), ["a", "b", "c"], 2) == "b 0.70, a 0.20"
 
 

@@ -91,7 +91,7 @@ def test_every_command_that_reads_a_run_refuses_a_damaged_one(
         assert said.code == 2
         assert re.fullmatch(
             rf"error: {file} was changed since it was written: its sha256 is \w{{12}}\.\.\., \w{{12}}\.\.\. was "
-            rf"recorded; 'slimsight run RECIPE --out {root}' rebuilds it and keeps what is whole\n",
+            rf"recorded; 'slimsight run RECIPE --out {root}' rebuilds it and keeps what is undamaged\n",
             said.error,
         ), command
         assert bool(said.out) == (command[0] == "status")  # shows which stage it is, too

@@ -149,7 +149,7 @@ def test_an_artefact_of_the_run_that_was_changed_is_refused_and_made_again_by_ru
         assert re.fullmatch(
             r"error: .*slim/model\.onnx (is cut off: \d+ of \d+ bytes are there|was changed since it was written: its "
             r"sha256 is \w{12}\.\.\., \w{12}\.\.\. was recorded); 'slimsight run RECIPE --out .*/run' rebuilds it and "
-            r"keeps what is whole\n",
+            r"keeps what is undamaged\n",
             said.error,
         )
     said = say("run", tiny, "--out", root)

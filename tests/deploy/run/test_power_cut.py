@@ -143,7 +143,7 @@ FILES = {"gates": "stages/gates/scores", "surgery": "slim/plan"}
 
 def work(run: RunDir, recipe: str) -> None:
     """What a pipeline does: stages that hold are kept, the others forgotten, then done; then recipe and report."""
-    held = {name: record for name in NEEDS if (record := run.done(name, f"{name} of {recipe}"))}
+    held = {name: record for name in NEEDS if (record := run.valid_record(name, f"{name} of {recipe}"))}
     if len(held) < len(NEEDS):
         run.forget(REPORT)
         for name in NEEDS:
@@ -165,7 +165,7 @@ def work(run: RunDir, recipe: str) -> None:
 
 def judged(root: Path) -> tuple[str | None, list[str]]:
     """The recipe on record and the stages that hold under it; nothing may hold under another recipe, or be half."""
-    run = read_run(root, whole=False)
+    run = read_run(root, verify=False)
     recipe = run.recipe.read_text() if run.record(RECIPE) else None
     holds = []
     for name in NEEDS:
@@ -174,7 +174,7 @@ def judged(root: Path) -> tuple[str | None, list[str]]:
             continue
         said = record.fingerprint.removeprefix(f"{name} of ")
         assert (root / FILES[name]).read_text() == f"{name} of {said}, in full"
-        assert run.done(name, record.fingerprint)
+        assert run.valid_record(name, record.fingerprint)
         if recipe is not None:
             assert said == recipe, f"{name} is of recipe {said}, and recipe.yaml says {recipe}"
         holds.append(f"{name} of {said}")
@@ -227,7 +227,7 @@ def test_what_a_stage_finished_outlives_every_later_cut(tmp_path: Path, monkeypa
     for seed in range(16):
         place = tmp_path / str(seed)
         disk.moments[-1].leave(place, draws(seed))
-        record = RunDir(place, writable=False).done("gates", "abc")
+        record = RunDir(place, writable=False).valid_record("gates", "abc")
         assert record is not None
         assert record.metrics == {"loss": 0.5}
         assert (place / "slim" / "model").read_text() == "weights"
@@ -244,7 +244,7 @@ def test_without_a_sync_the_cut_is_found(tmp_path: Path, monkeypatch: pytest.Mon
         run.finish("gates", "abc", 1.0, {}, [run.slim / "model"])
     disk.moments[-1].leave(tmp_path / "left", draws(0))
     left = RunDir(tmp_path / "left", writable=False)
-    assert left.done("gates", "abc") is None
+    assert left.valid_record("gates", "abc") is None
     if skipped == "file":
         with pytest.raises(Damaged, match=r"done\.json .*; 'slimsight run RECIPE --out .* rebuilds it and keeps what"):
             left.check()

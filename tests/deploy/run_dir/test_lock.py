@@ -1,4 +1,4 @@
-"""One writer at a time: who holds a run."""
+"""The lock of a run directory."""
 
 import errno
 import fcntl

@@ -18,9 +18,9 @@ def test_a_finished_stage_holds_only_for_its_fingerprint(tmp_path: Path) -> None
         run.slim.mkdir()
         run.slim_model.write_bytes(b"12345")
         record = run.finish("gates", "abc", 1.5, {"accuracy": 0.9}, [place / "plan.json", run.slim_model])
-        assert run.done("gates", "abc") == record
-        assert run.done("gates", "abd") is None
-        assert run.done("finetune", "abc") is None
+        assert run.valid_record("gates", "abc") == record
+        assert run.valid_record("gates", "abd") is None
+        assert run.valid_record("finetune", "abc") is None
     written = json.loads((place / "done.json").read_text())
     assert len(written.pop("seal")) == 64
     assert written == {
@@ -44,7 +44,7 @@ def test_a_stage_that_is_not_whole_is_not_done(tmp_path: Path, damage: str) -> N
         file, done = place / "weights.safetensors", place / "done.json"
         file.write_bytes(b"123")
         run.finish("predictor", "abc", 1, {}, [file])
-        assert run.done("predictor", "abc") is not None
+        assert run.valid_record("predictor", "abc") is not None
         if damage == "no record":
             done.unlink()
         elif damage == "half a record":
@@ -55,7 +55,7 @@ def test_a_stage_that_is_not_whole_is_not_done(tmp_path: Path, damage: str) -> N
             file.unlink()
         else:
             file.write_bytes(b"1234")
-        assert run.done("predictor", "abc") is None
+        assert run.valid_record("predictor", "abc") is None
 
 
 @pytest.mark.parametrize("size", [3, 4])
@@ -73,7 +73,7 @@ def test_a_file_that_changed_is_found_before_it_is_used(tmp_path: Path, size: in
     ) as found:
         read_run(tmp_path)
     assert found.value.path == file
-    assert str(read_run(tmp_path, whole=False).damage("predictor")).startswith(str(file))
+    assert str(read_run(tmp_path, verify=False).damage("predictor")).startswith(str(file))
 
 
 def test_records_of_earlier_versions_are_taken(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_records_of_earlier_versions_are_taken(tmp_path: Path) -> None:
         (place / "scores").write_bytes(b"123")
         older = {"fingerprint": "abc", "seconds": 1.0, "metrics": {}, "files": {"stages/gates/scores": 3}}
         (place / "done.json").write_text(json.dumps(older))
-        record = run.done("gates", "abc")
+        record = run.valid_record("gates", "abc")
     assert record is not None
     assert record.follows({"selector": "whatever it gave"})
     assert read_run(tmp_path).record("gates") == record
@@ -155,17 +155,17 @@ def test_other_folders_are_refused_untouched(tmp_path: Path) -> None:
     for name in "abcde":
         (tmp_path / name).touch()
     with (
-        pytest.raises(RunError, match=r"holds other files \(a, b, c and 2 more\) and no run; choose a new or"),
+        pytest.raises(RunError, match=r"contains other files \(a, b, c and 2 more\) and no run; choose a new or"),
         open_run(tmp_path),
     ):
         pass
     assert not (tmp_path / MARKER).exists()
     with (
-        pytest.raises(RunError, match=r"a file stands in its place; choose another --out"),
+        pytest.raises(RunError, match=r"a file of that name exists; choose another --out"),
         open_run(tmp_path / "a"),
     ):
         pass
-    with pytest.raises(RunError, match=r"a file stands in its place"), open_run(tmp_path / "a" / "run"):
+    with pytest.raises(RunError, match=r"a file of that name exists"), open_run(tmp_path / "a" / "run"):
         pass
 
 
@@ -183,7 +183,7 @@ def test_read_run_wants_a_run_and_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match=r"file is a file; give the folder of a run"):
         read_run(tmp_path / "file")
-    with pytest.raises(RunError, match=r"is not the folder of a run: it holds no \.slimsight and no recipe\.yaml"):
+    with pytest.raises(RunError, match=r"is not the folder of a run: it has no \.slimsight and no recipe\.yaml"):
         read_run(tmp_path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 

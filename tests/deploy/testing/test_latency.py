@@ -71,9 +71,7 @@ def test_a_share_of_a_baseline() -> None:
 
 
 def test_a_pass_on_a_noisy_machine_warns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "slimsight.deploy.testing.latency.unsteadiness_of", lambda times, interval: ("a neighbour", "drift")
-    )
+    monkeypatch.setattr("slimsight.deploy.testing.latency.time_noise", lambda times, interval: ("a neighbour", "drift"))
     with pytest.warns(UserWarning, match="a neighbour; drift: measured on a noisy machine") as caught:
         assert_latency(Sleeps(0), "3x4x4", max="1 s", rounds=10, seconds=1)
     assert caught[0].filename == __file__, "it points at the line of the test"

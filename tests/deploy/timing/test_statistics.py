@@ -8,12 +8,12 @@ import pytest
 from slimsight.deploy.timing.statistics import (
     Quantiles,
     Speedup,
-    drift_of,
-    noise_of,
+    relative_drift,
+    speedup_noise,
+    time_noise,
     to_interval,
     to_quantiles,
     to_speedup,
-    unsteadiness_of,
 )
 
 TRIALS = 150
@@ -139,29 +139,29 @@ def test_a_median_has_an_interval_too():
 
 def test_drift_is_the_change_between_the_halves():
     first, second = [np.full(5, 2.0)] * 4, [np.full(5, 2.2)] * 4
-    assert drift_of(first + second) == pytest.approx(0.1)
-    assert drift_of(first + second, first + second) == pytest.approx(0.0)
-    assert drift_of(first + second, first + first) == pytest.approx(0.1)
-    assert drift_of(np.array([1.0, 1.0, 1.5, 1.5])) == pytest.approx(0.5)
-    assert drift_of(np.array([1.0])) == 0.0
+    assert relative_drift(first + second) == pytest.approx(0.1)
+    assert relative_drift(first + second, first + second) == pytest.approx(0.0)
+    assert relative_drift(first + second, first + first) == pytest.approx(0.1)
+    assert relative_drift(np.array([1.0, 1.0, 1.5, 1.5])) == pytest.approx(0.5)
+    assert relative_drift(np.array([1.0])) == 0.0
 
 
 def test_a_wide_interval_or_a_drift_is_noise():
     steady = [np.full(5, 2.0)] * 8
-    assert noise_of(steady, steady, Speedup(1.0, 0.98, 1.03)) == ()
-    assert noise_of(steady, steady, Speedup(1.0, 0.96, 1.04)) == (
+    assert speedup_noise(steady, steady, Speedup(1.0, 0.98, 1.03)) == ()
+    assert speedup_noise(steady, steady, Speedup(1.0, 0.96, 1.04)) == (
         "the interval of the speed-up is 8.3 % wide, 6 % allowed",
     )
     drifted = [np.full(5, 2.0)] * 4 + [np.full(5, 1.8)] * 4
-    assert noise_of(steady, drifted, Speedup(1.0, 0.99, 1.01)) == (
+    assert speedup_noise(steady, drifted, Speedup(1.0, 0.99, 1.01)) == (
         "the speed-up changed by +11.1 % between the halves, 5 % allowed",
     )
 
 
 def test_a_time_alone_may_be_unsteady():
     steady, slower = [np.full(5, 2.0)] * 4, [np.full(5, 3.0)] * 4
-    assert unsteadiness_of(steady + steady, (1.9, 2.1)) == ()
-    assert unsteadiness_of(steady + slower, (2.0, 3.0)) == (
+    assert time_noise(steady + steady, (1.9, 2.1)) == ()
+    assert time_noise(steady + slower, (2.0, 3.0)) == (
         "the interval of the median is 50 % wide, 25 % allowed",
         "the median changed by +50 % between the halves, 25 % allowed",
     )

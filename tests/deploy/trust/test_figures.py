@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from slimsight.deploy.trust.curves import CurveLine, CurvePanel, draw_curves
-from slimsight.deploy.trust.figures import draw_trust, figures, notes, with_error
+from slimsight.deploy.trust.figures import draw_trust, format_with_error, trust_notes, trust_table
 
 
 def value(mean: float | None, error: float | None = 0.01) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def rows() -> list[dict[str, Any]]:
 
 
 def test_a_table_says_what_is_better_and_leaves_what_was_not_taken_empty(rows: list[dict[str, Any]]) -> None:
-    table = figures(rows)
+    table = trust_table(rows)
     heads, lines = table.head[1:], {row[0]: row[1:] for row in table.rows}
     assert heads[:3] == ["sanity", "Spearman at the end", "SSIM at the end"]
     assert heads[3:7] == ["KL, nats ↓", "change in output ↓", "insertion ↑", "deletion ↓"]
@@ -55,12 +55,12 @@ def test_a_table_says_what_is_better_and_leaves_what_was_not_taken_empty(rows: l
 
 
 def test_an_undefined_figure_is_a_dash() -> None:
-    assert with_error(value(None, None)) == "-"
-    assert with_error(value(0.12345, 0.001)) == "0.123 ± 0.001"
+    assert format_with_error(value(None, None)) == "-"
+    assert format_with_error(value(0.12345, 0.001)) == "0.123 ± 0.001"
 
 
 def test_verdicts_and_constant_maps_are_named(rows: list[dict[str, Any]]) -> None:
-    assert notes(rows) == [
+    assert trust_notes(rows) == [
         "ours, tiles: 3 of 8 maps are constant, their pixels went in a random order",
         "ours: sanity failed: 8 of 8 maps are constant",
     ]

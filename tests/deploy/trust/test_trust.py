@@ -18,8 +18,8 @@ from slimsight.compress.files.sealed import read_sealed
 from slimsight.compress.progress import SILENT
 from slimsight.deploy.run.session import Session
 from slimsight.deploy.run_dir import read_run
-from slimsight.deploy.trust.run import find_explainers_to_test, measure_trust
-from slimsight.deploy.trust.study import Fewer, Study, TrustSubject, spread
+from slimsight.deploy.trust.run import find_trust_subjects, measure_trust
+from slimsight.deploy.trust.study import ImageLimits, TrustStudy, TrustSubject, spread_indices
 
 from ..conftest import Said
 
@@ -130,9 +130,9 @@ def test_a_file_of_something_else_is_not_overwritten(say: Callable[..., Said], f
 def test_a_run_without_a_selector_has_no_explainer_of_its_own(finished: Any, cache: Path, tmp_path: Path) -> None:
     root = finished.unfinished(tmp_path / "run", "selector")
     session = Session(finished.recipe, read_run(root), SILENT, cache)
-    assert [subject.name for subject in find_explainers_to_test(session, [])] == ["random", "gradient"]
+    assert [subject.name for subject in find_trust_subjects(session, [])] == ["random", "gradient"]
     with pytest.raises(ConfigError, match="this run has no explainer 'rbf'"):
-        find_explainers_to_test(session, ["rbf"])
+        find_trust_subjects(session, ["rbf"])
 
 
 def test_a_run_that_has_not_begun_says_so(finished: Any, cache: Path, tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_run_that_has_not_begun_says_so(finished: Any, cache: Path, tmp_path: 
 
 
 def test_the_amortized_explainer_keeps_its_decoder_on_another_backbone(session: Session) -> None:
-    _, own = find_explainers_to_test(session, ["rbf"])
+    _, own = find_trust_subjects(session, ["rbf"])
     classifier, images = session.classifier(), session.some_images(6)
     labels = classifier(images).argmax(1)
     with torch.no_grad():
@@ -169,9 +169,9 @@ def test_rows_of_another_model_are_not_taken_over(session: Session, tmp_path: Pa
 
 def test_steps_fewer_images_and_explainers_of_other_runs(session: Session, tmp_path: Path) -> None:
     out, tests = tmp_path / "t.json", ("insertion_deletion", "sanity")
-    _, own = find_explainers_to_test(session, ["rbf"])
+    _, own = find_trust_subjects(session, ["rbf"])
     other = TrustSubject("elsewhere", own.factory, own.learned)
-    fewer: Fewer = {"sanity": 4, ("sanity", "elsewhere"): 2}
+    fewer: ImageLimits = {"sanity": 4, ("sanity", "elsewhere"): 2}
 
     def measured(steps: int) -> dict[tuple[str, str], Any]:
         found = measure_trust(
@@ -187,7 +187,7 @@ def test_steps_fewer_images_and_explainers_of_other_runs(session: Session, tmp_p
     assert len(again["edges", "insertion_deletion"]["result"]["deletion"]["values"]) == 5
     assert again["edges", "sanity"] == json.loads(json.dumps(rows["edges", "sanity"]))  # as the file has it
     with pytest.raises(AssertionError, match="paired"):
-        Study(session.classifier(), session.some_images(2), own, fewer={("tiles", "edges"): 1})
+        TrustStudy(session.classifier(), session.some_images(2), own, fewer={("tiles", "edges"): 1})
 
 
 def test_a_map_that_is_not_finite_is_refused(session: Session) -> None:
@@ -197,15 +197,15 @@ def test_a_map_that_is_not_finite_is_refused(session: Session) -> None:
         def explain(self, images: Tensor, labels: Tensor | None = None) -> Saliency:
             return Saliency(images.mean(1) / 0)
 
-    random, _ = find_explainers_to_test(session, ["edges"])
-    study = Study(session.classifier(), session.some_images(4), random)
+    random, _ = find_trust_subjects(session, ["edges"])
+    study = TrustStudy(session.classifier(), session.some_images(4), random)
     with pytest.raises(DataError, match="explainer 'broken' gives a map with NaN or infinity for image 0"):
         study.row("tiles", TrustSubject("broken", lambda _: Broken()))
 
 
 def test_differences_to_the_control_are_paired_by_image(session: Session) -> None:
-    random, edges = find_explainers_to_test(session, ["edges"])
-    study = Study(session.classifier(), session.some_images(8), random)
+    random, edges = find_trust_subjects(session, ["edges"])
+    study = TrustStudy(session.classifier(), session.some_images(8), random)
     ours, theirs = study.row("perturbation", edges), study.row("perturbation", random)
     difference = Estimate(**ours["versus_control"]["kl"])
     assert difference.mean == pytest.approx(
@@ -215,6 +215,6 @@ def test_differences_to_the_control_are_paired_by_image(session: Session) -> Non
 
 
 def test_fewer_images_are_spread_over_all() -> None:
-    assert spread(10, 4).tolist() == [0, 3, 6, 9]
-    assert spread(10, 10).tolist() == list(range(10))
-    assert spread(10, 1).tolist() == [0]
+    assert spread_indices(10, 4).tolist() == [0, 3, 6, 9]
+    assert spread_indices(10, 10).tolist() == list(range(10))
+    assert spread_indices(10, 1).tolist() == [0]

@@ -1,4 +1,4 @@
-"""Where everything of a run is."""
+"""Paths of the files and folders in a run directory."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from slimsight.compress.errors import RunError
 from slimsight.compress.files.atomic import DISK_FULL, disk_full_reason
 
 MARKER = ".slimsight"
-"""Marks a folder as ours; whoever writes the run holds its lock, and it then holds the process number."""
+"""Marks a folder as a run directory; it is also the lock file, with the pid of the process that writes the run."""
 
 
 def is_stage(name: str) -> bool:
-    """Whether a stage may be called ``name``: it is the name of its folder."""
+    """Whether ``name`` is a valid stage name, which is also the name of its folder."""
     return re.fullmatch(r"[a-z][a-z0-9_]*", name) is not None
 
 
-class Places:
-    """The files and folders of the run in ``root``; they need not exist."""
+class RunPaths:
+    """Paths of the files and folders of the run in ``root``; they need not exist."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -72,7 +72,7 @@ class Places:
 
     @property
     def checkpoints(self) -> Path:
-        """Of stages that were interrupted; each in a folder of its own."""
+        """Checkpoints of interrupted stages, a folder for each stage."""
         return self.root / "checkpoints"
 
     @property
@@ -85,7 +85,7 @@ class Places:
 
     @property
     def export_json(self) -> Path:
-        """What ``slimsight export`` wrote, where it was not told another place."""
+        """Result of ``slimsight export``, where no other output folder was given."""
         return self.root / "export" / "export.json"
 
     def stage_dir(self, name: str) -> Path:
@@ -95,15 +95,15 @@ class Places:
 
 
 @contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """Turn the OSErrors of a block into one sentence about ``path``, a run's folder or a place in it."""
+def run_dir_errors(path: Path) -> Iterator[None]:
+    """Raise the OSErrors of a block as ``RunError``s about ``path``, a run directory or a file in it."""
     try:
         yield
     except OSError as error:
         if error.errno in DISK_FULL:
             remedy = f"{disk_full_reason(error)}; free some space or choose another --out"
         elif error.errno in (errno.EEXIST, errno.ENOTDIR):
-            remedy = "a file stands in its place; choose another --out"
+            remedy = "a file of that name exists; choose another --out"
         else:
-            remedy = f"{error.strerror or error}; choose a folder that you may write with --out"
+            remedy = f"{error.strerror or error}; choose a writable folder with --out"
         raise RunError(f"cannot use {path} as the folder of a run: {remedy}") from error
