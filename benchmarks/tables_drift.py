@@ -6,13 +6,12 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from tables_study import VARIANTS, spread
+from tables_study import SHORT, VARIANTS, spread
 
 Row = dict[str, Any]
 
 STATES = {"after_surgery": "after surgery", "finetuned": "finetuned"}
 EXPLAINERS = ("rbf", "gradient", "grad_cam", "integrated_gradients")
-SHORT = {"rbf": "steered", "none": "not steered", "magnitude": "magnitude", "uniform": "uniform"}
 
 
 def drift(found: dict[str, Any]) -> str:
