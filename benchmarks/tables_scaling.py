@@ -57,7 +57,7 @@ def scaling(found: Row) -> str:
     plain = stages["classifier"]["seconds_per_image"]
     columns = [f"{gpus} GPU{'s' if gpus > 1 else ''}" for gpus in GPUS]
     lines = [
-        f"| stage | CPU s/image | relative to plain training | reduced per step | steps x batch | {' | '.join(columns)} |",
+        f"| stage | CPU s/image | of plain training | reduced per step | steps x batch | {' | '.join(columns)} |",
         "|---|---|---|---|---|" + "---|" * len(GPUS),
     ]
     totals = dict.fromkeys(GPUS, 0.0)
@@ -85,8 +85,8 @@ def scaling(found: Row) -> str:
 def processes(found: Row) -> str:
     """A line per stage: two processes against one from the same inputs, and the bytes reduced per step."""
     lines = [
-        "| stage | one process, repeated | two processes: largest difference | relative | two processes against one with "
-        "two parts | reduced per step |",
+        "| stage | one process, repeated | two processes: largest difference | relative | two processes against one "
+        "with two parts | reduced per step |",
         "|---|---|---|---|---|---|",
     ]
     for stage, row in found["stages"].items():

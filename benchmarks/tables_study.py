@@ -80,7 +80,7 @@ def keep50(found: Results) -> str:
         lines += [
             "",
             f"**Not finished:** a claim needs {SEEDS_FOR_A_CLAIM} seeds of every ranking; differences between single "
-            "seeds are an indication at most.",
+            "seeds are only an indication.",
         ]
     else:
         lines += ["", *_differences(found["rows"])]
@@ -106,10 +106,10 @@ def _differences(rows: Sequence[Row]) -> list[str]:
 
 
 def selector(found: Results) -> str:
-    """Whether the selectors that steered say something: a line per seed."""
+    """KL of the steering selectors and of control masks: a line per seed."""
     lines = [
         "| seed | mean area | sigma, px (median) | KL | predicted label | centred, same area | centred, same sigma "
-        "| anywhere, same sigma |",
+        "| random centre, same sigma |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in found["rows"]:
@@ -123,7 +123,7 @@ def selector(found: Results) -> str:
 
 
 def steering(found: Results) -> str:
-    """Where drift comes from: a line per ranking after surgery, and the original finetuned alike."""
+    """Drift after surgery: a line per ranking, and the original after the same finetuning."""
     rows = found["rows"]
     lines = [
         "| right after surgery | centre drift, px | IoU | validation | channels shared with the steered plan |",
@@ -138,8 +138,8 @@ def steering(found: Results) -> str:
         lines.append(_moved("**the original, nothing removed, after the same finetuning**", controls) + " |")
     lines += [
         "",
-        f"{len(rows)} seeds, mean ± standard deviation; shared: Jaccard. Where steered learning ended, the gradient of "
-        f"the interpretation term on the gates is {spread(rows, _pull, '{:.2f}')} of that of cross entropy.",
+        f"{len(rows)} seeds, mean ± standard deviation; shared: Jaccard index. When steered learning ended, the "
+        f"interpretation term's gradient on the gates was {spread(rows, _pull, '{:.2f}')} of that of cross entropy.",
     ]
     return "\n".join(lines)
 
