@@ -1,4 +1,4 @@
-"""Table of ISP's ablations: what the gates' objective is made of (Fig. 4), and its weights (Fig. 5)."""
+"""Table of ISP's ablations: the terms of the gates' objective (Fig. 4), and their weights (Fig. 5)."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ OVERLAPS = {"rbf": "rbf", "realx": "REAL-X", "gradient": "gradient"}
 
 
 def ablations(found: dict[str, Any]) -> str:
-    """A line per objective, then one per weight that was changed; figures right after surgery -> finetuned."""
+    """A line per objective, then one per changed weight; figures right after surgery -> finetuned."""
     rows = found["rows"]
     learned = [row for row in rows if "error" not in row]
     judges = [judge for judge in OVERLAPS if any(row["drift"][judge] for row in learned)]
     lines = [
-        "| what gates learn by | seeds | validation | recalibrated only | centre drift by rbf, px | "
+        "| objective of the gates | seeds | validation | recalibrated only | centre drift by rbf, px | "
         + " | ".join(f"overlap by {OVERLAPS[judge]}" for judge in judges)
         + " |",
         "|---|---|---|---|---|" + "---|" * len(judges),
@@ -43,10 +43,10 @@ def ablations(found: dict[str, Any]) -> str:
     epochs = max(row["finetune_epochs"] for row in learned)
     lines += [
         "",
-        f"Right after surgery → after {epochs} epoch of finetuning; mean ± standard deviation over seeds. Where no "
-        f"other is said g1 = {full['steer_weight']:g}, g2 = {full['cost_weight']:g}; {full['steps']} steps of the "
+        f"Right after surgery → after {epochs} epoch of finetuning; mean ± standard deviation over seeds. Unless "
+        f"stated, g1 = {full['steer_weight']:g}, g2 = {full['cost_weight']:g}; {full['steps']} steps of the "
         f"gates; R_res at the end at most {max(residuals):.4f}, MACs kept {min(kept):.3f} to {max(kept):.3f}. Drift on "
-        f"{full['images']} validation images; overlap by gradient is of the regions that hold half of a map's "
+        f"{full['images']} validation images; overlap by gradient: of the regions with half of a map's "
         f"mass.{_explainers(learned)}",
     ]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The table of the latency lab: how often its intervals are right."""
+"""The table of the latency lab: coverage of the intervals of speed-ups."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Row = dict[str, Any]
 
 STUDIES: dict[str, tuple[str, str, Callable[[Row], bool]]] = {
     "same": ("a model against itself", "contains 1", lambda row: row["low"] <= 1 <= row["high"]),
-    "one_opening": ("the same, all rounds in one opening", "contains 1", lambda row: row["low"] <= 1 <= row["high"]),
+    "one_opening": ("the same, all rounds in one session", "contains 1", lambda row: row["low"] <= 1 <= row["high"]),
     "slowed": ("slowed on purpose", "lies below 1", lambda row: row["high"] < 1),
 }
 

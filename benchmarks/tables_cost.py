@@ -1,4 +1,4 @@
-"""The table of what an explanation costs."""
+"""The table of the cost of explanations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ALLOWED = 1.5
 
 
 def cost(found: Row) -> str:
-    """A line per explainer: MACs and time of one image, a column per network and batch; then where the aim is met."""
+    """A line per explainer: MACs and time of one image, a column per network and batch; then the target."""
     rows = found["rows"]
     cases = list(dict.fromkeys((row["network"], row["batch"]) for row in rows))
     networks = list(dict.fromkeys(network for network, _ in cases))
@@ -27,10 +27,10 @@ def cost(found: Row) -> str:
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     lines += [
         "",
-        "ms per image, and forward passes of the same classifier (95 % bootstrap interval), each column's in turn "
-        "in one run; MACs in those of a forward pass. At batch 1, "
-        f"{max(row['in_a_row'] for row in rows)} calls in a row of what costs less than ten passes. PyTorch, eager, "
-        f"float32, {found['device']}.",
+        "ms per image, and its ratio to a forward pass of the same classifier (95 % bootstrap interval); all rows of "
+        "a column in turn in one run; MACs relative to a forward pass. At batch 1, "
+        f"{max(row['in_a_row'] for row in rows)} consecutive calls if a call costs less than ten passes. PyTorch, "
+        f"eager, float32, {found['device']}.",
         "",
         *(_verdict(by, case) for case in cases),
     ]
@@ -47,7 +47,7 @@ def _time(row: Row) -> str:
 def _verdict(by: dict[tuple[str, int, str], Row], case: tuple[str, int]) -> str:
     row, folded = by[(*case, EXPLAINER)], by[(*case, "forward, folded")]
     text = f"- {case[0]}, batch {case[1]}: `{EXPLAINER}` takes {row['forwards']:.2f} forward passes, "
-    text += f"{ALLOWED} were wanted: {'met' if row['forwards_high'] <= ALLOWED else 'NOT met'}"
+    text += f"target {ALLOWED}: {'met' if row['forwards_high'] <= ALLOWED else 'NOT met'}"
     if row["macs"] > ALLOWED:
-        text += f" (its MACs alone are {row['macs']:.2f})"
-    return f"{text}; {row['forwards'] / folded['forwards']:.2f} of a pass whose normalisations are folded"
+        text += f" (its MACs are already {row['macs']:.2f})"
+    return f"{text}; {row['forwards'] / folded['forwards']:.2f} relative to a pass with folded normalisations"

@@ -1,4 +1,4 @@
-"""The tables of ImageNet's layout: what reading it takes, and its recipes on a miniature."""
+"""The tables of ImageNet's layout: reading speed, and its recipes on a miniature."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def throughput(found: Results) -> str:
         "|---|---|",
         f"| index of {index['files']:,} files in {index['classes']:,} classes: first start, later ones | "
         f"{index['first_seconds']:.1f} s, {index['second_seconds']:.2f} s |",
-        f"| memory at its peak, {memory['workers']} workers and the process that takes their batches | "
-        f"{memory['peak_bytes'] / 1e9:.2f} GB, {memory['before_bytes'] / 1e9:.2f} GB of it before any image |",
+        f"| peak memory, {memory['workers']} workers and the process that uses their batches | "
+        f"{memory['peak_bytes'] / 1e9:.2f} GB, {memory['before_bytes'] / 1e9:.2f} GB of it before the first image |",
     ]
     for row in found["rates"]:
         several = "s" if row["workers"] > 1 else ""
         lines.append(
-            f"| images a second, {row['workers']} worker{several} on {found['cores']} cores: decoding alone, batches | "
+            f"| images per second, {row['workers']} worker{several} on {found['cores']} cores: decoding, batches | "
             f"{row['decode_alone_per_second']:,.0f}, {row['batches_per_second']:,.0f}: {row['ratio']:.2f} "
             f"({row['ratio_low']:.2f} to {row['ratio_high']:.2f}) |"
         )
@@ -30,9 +30,7 @@ def throughput(found: Results) -> str:
 
 def miniatures(found: Results) -> str:
     """A line for each recipe of configs/imagenet, run on a miniature of the layout."""
-    head = (
-        "| network | budget of MACs | kept | gated and slim differ by | files and torch differ by | parity | seconds |"
-    )
+    head = "| network | budget of MACs | kept | gated and slim differ by | files and PyTorch by | parity | seconds |"
     lines = [head, "|---|---|---|---|---|---|---|"]
     for row in found["rows"]:
         files = max(value for name, value in row["parity_max_abs"].items() if name.startswith("slim"))

@@ -6,13 +6,12 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from tables_study import VARIANTS, spread
+from tables_study import SHORT, VARIANTS, spread
 
 Row = dict[str, Any]
 
 STATES = {"after_surgery": "after surgery", "finetuned": "finetuned"}
 EXPLAINERS = ("rbf", "gradient", "grad_cam", "integrated_gradients")
-SHORT = {"rbf": "steered", "none": "not steered", "magnitude": "magnitude", "uniform": "uniform"}
 
 
 def drift(found: dict[str, Any]) -> str:
@@ -32,10 +31,10 @@ def drift(found: dict[str, Any]) -> str:
     images = sorted({row["images"] for row in found["rows"]})
     lines += [
         "",
-        "Regions hold half of a map's mass; mean ± standard deviation over seeds, as many as differences are listed "
-        f"for, of means over {' or '.join(map(str, images))} validation images, for their true classes. "
-        "Differences are paired by image: mean over seeds, then every seed's, with * where it is more than two "
-        "standard errors from zero.",
+        "A region has half of a map's mass. Mean ± standard deviation over seeds (one listed difference per seed) "
+        f"of means over {' or '.join(map(str, images))} validation images, for their true classes. "
+        "Differences are paired by image: mean over seeds, then each seed, with * if more than two standard errors "
+        "from zero.",
     ]
     return "\n".join(lines)
 
@@ -85,8 +84,8 @@ def steered_finetuning(found: dict[str, Any]) -> str:
     seeds = len({row["seed"] for row in found["rows"]})
     lines += [
         "",
-        f"{epochs} epochs; mean ± standard deviation over {seeds} seeds. In brackets the difference to cross entropy "
-        "alone, every seed's, paired by image, with * where it is more than two standard errors from zero.",
+        f"{epochs} epochs; mean ± standard deviation over {seeds} seeds. In brackets: difference to cross "
+        "entropy only, per seed, paired by image, with * if more than two standard errors from zero.",
     ]
     lines += [line for plan in plans for line in _beside_distillation(found["rows"], plan)]
     return "\n".join(lines)
@@ -100,7 +99,7 @@ def _beside_distillation(rows: Sequence[Row], plan: str) -> list[str]:
     changes = [
         f"by {name} {', '.join(_each([each[name]['region_iou'] for each in found], '{:.3f}'))}" for name in found[0]
     ]
-    return [f"Overlap of regions by both less that by distillation alone, every seed's: {'; '.join(changes)}."]
+    return [f"Overlap of regions with both minus that with distillation only, per seed: {'; '.join(changes)}."]
 
 
 def _moved(rows: Sequence[dict[str, Any]], loss: str, explainer: str, figure: str, form: str) -> str:

@@ -15,7 +15,7 @@ LABELS = {
 def dynamic(found: dict[str, Any]) -> str:
     """Original, slim and dynamic: a line per model and variant."""
     lines = [
-        "| model | weights | variant | MACs, mean | test | ms | speed-up | of the MACs cut realised |",
+        "| model | weights | variant | MACs, mean | test | ms | speed-up | realised |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in found["rows"]:
@@ -32,8 +32,8 @@ def dynamic(found: dict[str, Any]) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     lines += [
         "",
-        "Realised: speed-up over (MACs original / MACs mean). Random weights: masks drawn, two a layer, in multiples "
-        "of 16 channels where a layer has 32 or more; accuracy means nothing there. ONNX Runtime, one thread, batch 1, "
+        "Realised: speed-up / (MACs original / MACs mean). Random weights: two random masks per layer, in multiples "
+        "of 16 channels if a layer has 32 or more; accuracy means nothing there. ONNX Runtime, one thread, batch 1, "
         f"medians of interleaved rounds on {found['device']}.",
     ]
     return "\n".join(lines)

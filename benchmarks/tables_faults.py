@@ -1,4 +1,4 @@
-"""The tables of what interrupts, damages or attacks a run, and of what came of it."""
+"""The table of interrupted, damaged and attacked runs."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ Results = dict[str, Any]
 
 
 def faults(kills: Results, ranks: Results, disk: Results, flips: Results, fuzz: Results, checkpoints: Results) -> str:
-    """A line for each kind of trouble: how often it was made, and how often nothing was lost by it."""
+    """A line per kind of fault: how often it was injected, and how often the run recovered."""
     lines = [
         *_killed(kills),
         *_killed_ranks(ranks),
-        ("the disk is full from a random write on; run again with room", _of(disk["resumed"], disk["trials"])),
+        ("disk full from a random write on; run again with free space", _of(disk["resumed"], disk["trials"])),
         *_damaged(flips),
         *_drawn(fuzz),
         *_saved(checkpoints),
     ]
     return "\n".join(
-        ["| what was done | what came of it |", "|---|---|", *(f"| {what} | {came} |" for what, came in lines)]
+        ["| fault injected | result |", "|---|---|", *(f"| {fault} | {result} |" for fault, result in lines)]
     )
 
 
 def _of(good: int, count: int) -> str:
-    return f"{good} of {count} end as a run that nothing stopped"
+    return f"{good} of {count} end like an uninterrupted run"
 
 
 def _killed(found: Results) -> list[tuple[str, str]]:
@@ -42,8 +42,8 @@ def _killed_ranks(found: Results) -> list[tuple[str, str]]:
     plans = sum(row["same_plan"] for row in others)
     differ = [row["weights"]["relative"] for row in others if row["weights"]]
     rest = f"; weights differ by at most {max(differ):.0e} of their tensor's largest" if differ else ""
-    changed = "begun by two processes and ended by one, and the other way round"
-    came = f"all end, {plans} of {len(others)} with the plan of two processes (gates that one learned are its own)"
+    changed = "started with two processes and resumed with one, and the reverse"
+    came = f"all end, {plans} of {len(others)} with the plan of two processes (gates that one process learned differ)"
     return [*rows, (changed, came + rest)]
 
 
@@ -52,20 +52,20 @@ def _damaged(found: Results) -> list[tuple[str, str]]:
     files = [row for row in repaired if not row["file"].endswith("done.json")]
     same = sum(row["same_bytes"] for row in files)
     removed = all(row["damage"] == "gone" for row in found["missed"])
-    alone = "; the others, removed, are the first of their folder, which nothing else names" if removed else ""
+    undetected = "; the others, removed, were the first of their folder, which no record lists" if removed else ""
     return [
         (
             f"one byte flipped in a file ({found['files']} files of {found['kinds']} kinds, three bytes each)",
             f"{found['flips_found']} of {found['flips']} found, with the file's name",
         ),
         (
-            "files cut to half, filled with zeros, removed",
-            f"{found['found'] - found['flips_found']} of {found['damaged'] - found['flips']} found{alone}",
+            "files truncated to half, filled with zeros, or removed",
+            f"{found['found'] - found['flips_found']} of {found['damaged'] - found['flips']} found{undetected}",
         ),
         (
             "a byte flipped in a stage's file, or in its record, run again",
-            f"{sum(row['whole'] for row in repaired)} of {len(repaired)} runs are whole again; {same} of {len(files)} "
-            "files have the bytes that they had (records hold times)",
+            f"{sum(row['whole'] for row in repaired)} of {len(repaired)} runs are repaired; {same} of {len(files)} "
+            "files have their original bytes (records contain times)",
         ),
     ]
 
@@ -77,8 +77,8 @@ def _drawn(found: Results) -> list[tuple[str, str]]:
     named = ", ".join(row["kind"] for row in kinds)
     return [
         (
-            f"{inputs:,} broken files drawn ({named})",
-            f"{refused:,} refused in a sentence, the others taken; {wrong} tracebacks, hangs or writes elsewhere",
+            f"{inputs:,} malformed files generated ({named})",
+            f"{refused:,} rejected with a message, the others accepted; {wrong} tracebacks, hangs or writes elsewhere",
         )
     ]
 
@@ -86,7 +86,7 @@ def _drawn(found: Results) -> list[tuple[str, str]]:
 def _saved(found: Results) -> list[tuple[str, str]]:
     return [
         (
-            f"checkpoints while {row['network'].replace('@', ' at ')} is trained for {row['seconds']:.0f} s",
+            f"none: checkpoints while {row['network'].replace('@', ' at ')} is trained for {row['seconds']:.0f} s",
             f"{row['saves']} saves, {100 * row['share']:.2f} % of the time",
         )
         for row in found["networks"]

@@ -1,4 +1,4 @@
-"""The tables of docs/scaling.md: one process and two, and what ResNet-50 would take on many GPUs, on paper."""
+"""The tables of docs/scaling.md: one process against two, and the estimate of ResNet-50 on many GPUs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LATENCY = {"node": 20e-6, "nodes": 40e-6}
 """Assumption, seconds of the smallest reduction over 8 GPUs, and over nodes."""
 
 OVERHEAD = 5e-3
-"""Assumption: seconds of a step that no further GPU shortens (Python, launches, the optimizer)."""
+"""Assumption: fixed seconds per step (Python, launches, the optimizer)."""
 
 TRAIN = round(0.98 * 1_281_167)
 SETTINGS: dict[str, tuple[int, int]] = {
@@ -37,7 +37,7 @@ NAMES = {"evaluation": "targets (C_x)", "classifier": "finetune"}
 
 
 def step_seconds(row: Row, plain: float, batch: int, gpus: int) -> tuple[float, float]:
-    """Seconds of a step on so many GPUs: what is computed, and what is waited for.
+    """Seconds of a step on ``gpus`` GPUs: computing, waiting.
 
     Args:
         row: the stage's, of results/scaling.json; ``plain``: seconds per image of the plain training step there.
@@ -47,12 +47,12 @@ def step_seconds(row: Row, plain: float, batch: int, gpus: int) -> tuple[float, 
         return compute, OVERHEAD
     link = "node" if gpus <= NODE else "nodes"
     sent = 2 * (gpus - 1) / gpus * row["bytes"] / BANDWIDTH[link]
-    reductions = 2 * row["batch_norms"] + (2 if row["bytes"] else 0)  # of each norm two; gradients, figures
+    reductions = 2 * row["batch_norms"] + (2 if row["bytes"] else 0)  # two per norm; gradients, figures
     return compute, OVERHEAD + sent + reductions * LATENCY[link]
 
 
 def scaling(found: Row) -> str:
-    """A line per stage: bytes, steps, and hours with each number of GPUs; the share of them that computes."""
+    """A line per stage: bytes, steps, and hours for each number of GPUs with the share spent computing."""
     stages = found["stages"]
     plain = stages["classifier"]["seconds_per_image"]
     columns = [f"{gpus} GPU{'s' if gpus > 1 else ''}" for gpus in GPUS]
@@ -66,7 +66,7 @@ def scaling(found: Row) -> str:
         for gpus in GPUS:
             compute, waits = step_seconds(row, plain, batch, gpus)
             totals[gpus] += steps * (compute + waits)
-            cells.append(f"{_hours(steps * (compute + waits))} ({compute / (compute + waits):.0%} computes)")
+            cells.append(f"{_hours(steps * (compute + waits))} ({compute / (compute + waits):.0%} computing)")
         of_plain = row["seconds_per_image"] / plain
         lines.append(
             f"| {NAMES.get(stage, stage)} | {row['seconds_per_image']:.2f} | {of_plain:.2f} | {_bytes(row['bytes'])} | "
@@ -75,30 +75,30 @@ def scaling(found: Row) -> str:
     lines.append(f"| all | | | | | {' | '.join(_hours(totals[gpus]) for gpus in GPUS)} |")
     lines += [
         "",
-        f"CPU seconds: {found['device']}, one thread, float32, batch {found['batch']}, random weights, steps of the "
-        f"project's own loop. Speed-up of all stages together: {totals[1] / totals[8]:.1f} with 8 GPUs, "
+        f"CPU seconds: {found['device']}, one thread, float32, batch {found['batch']}, random weights, steps of "
+        f"slimsight's training loop. Speed-up of all stages together: {totals[1] / totals[8]:.1f} with 8 GPUs, "
         f"{totals[1] / totals[64]:.1f} with 64.",
     ]
     return "\n".join(lines)
 
 
 def processes(found: Row) -> str:
-    """A line per stage: two processes against one, from the same inputs, and what they sent in each step."""
+    """A line per stage: two processes against one from the same inputs, and the bytes reduced per step."""
     lines = [
-        "| stage | one process again | two processes: largest difference | relative | of one that adds up "
-        "in two parts | reduced per step |",
+        "| stage | one process, repeated | two processes: largest difference | relative | two processes against one "
+        "with two parts | reduced per step |",
         "|---|---|---|---|---|---|",
     ]
     for stage, row in found["stages"].items():
         once, twice, parts = row["1 against 1"], row["2 against 1"], row["2 against 1-in-parts"]
         if twice is None:
             continue
-        in_parts = "the same bits" if parts["absolute"] == 0 else _error(parts["absolute"])
+        in_parts = "bitwise identical" if parts["absolute"] == 0 else _error(parts["absolute"])
         sent = "; ".join(
             f"{each['bytes_reduced_per_step']:,} bytes for {each['learned_numbers']:,} numbers"
             for each in row["trainings"]
         )
-        again = "the same bits" if once["absolute"] == 0 else f"{once['absolute']:.0e}"
+        again = "bitwise identical" if once["absolute"] == 0 else f"{once['absolute']:.0e}"
         lines.append(
             f"| {stage} | {again} | {_error(twice['absolute'])} | {_error(twice['relative'])} | {in_parts} | {sent} |"
         )

@@ -17,15 +17,15 @@ _HIDDEN = ("SSIM at the end",)
 
 
 def trust(found: dict[str, Any]) -> str:
-    """A line per explainer, best first; what beats the controls; what agrees with the papers."""
+    """A line per explainer, best first; explainers that beat the controls; published claims and their verdicts."""
     rows, claims = found["rows"], found["orderings"]
     lines = [*_figures(rows), "", _legend(found), ""]
     if any(claim["against"] in RIVALS for claim in claims):
         lines += [*_rivals(claims), ""]
     counts = ", ".join(f"{sum(c['verdict'] == word for c in claims)} {text}" for word, text in _WORDS.items())
     lines += [
-        f"Of {len(claims)} claims (the papers', and that what reads the classifier beats what does not) {counts}; all "
-        "are in results/trust.json. The papers':",
+        f"Of {len(claims)} claims (published ones, and that explanations beat controls) {counts}; all are in "
+        "results/trust.json. The published claims:",
         "",
     ]
     published = [claim for claim in claims if claim["against"] == "paper"]
@@ -78,8 +78,8 @@ def _legend(found: Mapping[str, Any]) -> str:
     words = "; ".join(found["schedules"].values())
     return (
         f"Means ± standard errors over test images ({', '.join(counts)}); areas under curves; controls in italics, the "
-        "best explanation of each test in bold. Sanity: passed if the maps of the original and those of the network "
-        "with every layer re-initialised have Spearman (signed and absolute) and SSIM below 0.5. Trained explainers: "
+        "best explanation of each test in bold. Sanity check: passed if maps of the original and of the network with "
+        "every layer re-initialised have Spearman (signed and absolute) and SSIM below 0.5. Trained explainers: "
         f"{words}.{_coarseness(found)}"
     )
 
@@ -91,8 +91,8 @@ def _coarseness(found: Mapping[str, Any]) -> str:
     largest = max(abs(value["mean"]) for row in coarse["rows"] for value in (row["insertion"], row["deletion"]))
     names = ", ".join(row["explainer"] for row in coarse["rows"])
     return (
-        f" Insertion and deletion in {found['steps']} steps; DRIB's {coarse['steps']} change an area by {largest:.4f} "
-        f"at most ({coarse['images']} images; {names})."
+        f" Insertion and deletion in {found['steps']} steps; DRIB's {coarse['steps']} change an area by at most "
+        f"{largest:.4f} ({coarse['images']} images; {names})."
     )
 
 
@@ -150,8 +150,8 @@ def roar(found: dict[str, Any]) -> str:
         [
             *lines,
             "",
-            f"Test accuracy of a {schedule['network']} that learns without the most salient pixels ({_accuracy(whole)} "
-            f"with nothing removed; the lower, the better the explanation): {schedule['images']:,} training images, "
+            f"Test accuracy of a {schedule['network']} trained without the most salient pixels ({_accuracy(whole)} "
+            f"with nothing removed; lower is a better explanation): {schedule['images']:,} training images, "
             f"{schedule['epochs']} epochs, {schedule['test_images']:,} test images; mean ± standard deviation "
             "over seeds.",
         ]

@@ -91,8 +91,8 @@ def run_explainer(session: Session, name: str) -> TrustSubject:
     record = session.run.record("selector")
     if record is None or _trained_explainer(session) != name:
         raise ConfigError(
-            f"this run has no explainer '{name}' ({session.run.root} holds {_describe_trained_explainer(session)}): take others, or "
-            f"let 'slimsight run' finish with explainer.enabled=true and gates.steer={name}"
+            f"this run has no explainer '{name}' ({session.run.root} has {_describe_trained_explainer(session)}): "
+            f"take others, or let 'slimsight run' finish with explainer.enabled=true and gates.steer={name}"
         )
     selector = session.explained().selector.to(session.fabric.device)
     return TrustSubject(

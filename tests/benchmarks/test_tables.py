@@ -91,7 +91,7 @@ def test_drift_stands_beside_the_control(tables: ModuleType) -> None:
     assert lines[2].startswith("| learned, steered by RBF explanations | 4.00 ± 0.00 | 0.500 ± 0.000 | 0.700 ± 0.000 |")
     assert lines[3].endswith("| 0.80 ± 0.00 |")
     assert "| 1.50 ± 0.71 | 0.900 ± 0.000 |" in lines[6]
-    assert "is 0.30 ± 0.14 of that of cross entropy" in lines[8]
+    assert "was 0.30 ± 0.14 of that of cross entropy" in lines[8]
 
 
 def test_efficiency_stands_by_method_and_network(tables: ModuleType) -> None:
@@ -240,10 +240,10 @@ def test_an_explanation_stands_beside_a_forward_pass(tables: ModuleType) -> None
     assert lines[2] == "| forward | 1.00 | 2.00 ms | 2.00 ms |"
     assert "| rbf | 1.30 | 2.80 ms, 1.40 (1.35 to 1.45) | 2.96 ms, 1.48 (1.43 to 1.53) |" in lines
     assert "| prunepgd |  | 180.00 ms, 90.00 (89.95 to 90.05) |  |" in lines
-    assert "At batch 1, 5 calls in a row" in lines[-4]
+    assert "At batch 1, 5 consecutive calls" in lines[-4]
     assert lines[-2].endswith(
-        "1.40 forward passes, 1.5 were wanted: met; 1.75 of a pass whose normalisations are folded"
+        "1.40 forward passes, target 1.5: met; 1.75 relative to a pass with folded normalisations"
     )
-    assert "1.5 were wanted: NOT met; 1.48" in lines[-1]
+    assert "target 1.5: NOT met; 1.48" in lines[-1]
     rows[-1]["macs"] = 1.6
-    assert "NOT met (its MACs alone are 1.60); 1.48" in tables.cost({"device": "a CPU", "rows": rows})
+    assert "NOT met (its MACs are already 1.60); 1.48" in tables.cost({"device": "a CPU", "rows": rows})

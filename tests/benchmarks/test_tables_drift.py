@@ -57,4 +57,4 @@ def test_a_line_per_loss_says_what_it_changed(monkeypatch: pytest.MonkeyPatch) -
         losses["both"] = loss(0.7, 0.1) | {"minus_distilled": loss(0.7, change)["minus_plain"]}
     lines = table({"rows": rows}).splitlines()
     assert len(lines) == 9
-    assert lines[-1].endswith("every seed's: by rbf +0.030*, -0.010; by gradient +0.030*, -0.010.")
+    assert lines[-1].endswith("per seed: by rbf +0.030*, -0.010; by gradient +0.030*, -0.010.")
