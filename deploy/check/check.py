@@ -17,7 +17,6 @@ from .result import CheckResult, Other, read_other
 from .target import Target, read_baseline, read_target
 
 _SECONDS = 5
-SHORT = 7
 
 
 def head_commit(folder: Path) -> str | None:

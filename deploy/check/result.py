@@ -14,9 +14,9 @@ from slimsight.export.costs.layers import LayerCost, Shape
 from ..budget import Judged, Judgement, TargetCosts, TargetFigures
 from ..budget.changes import LayerChange
 from ..report.units import as_growth, check_texts, excess_text
-from .check import SHORT
 
 SCHEMA: Final = 1
+_COMMIT_DIGITS = 7
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Other:
     @property
     def label(self) -> str:
         """``commit 1a2b3c4`` where it is known, else the name."""
-        return f"commit {self.commit[:SHORT]}" if self.commit else self.name
+        return f"commit {self.commit[:_COMMIT_DIGITS]}" if self.commit else self.name
 
 
 @dataclass(frozen=True)
