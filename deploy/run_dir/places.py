@@ -84,6 +84,10 @@ class Places:
         return self.root / "report.md"
 
     @property
+    def report_html(self) -> Path:
+        return self.root / "report.html"
+
+    @property
     def export_json(self) -> Path:
         """What ``slimsight export`` wrote, where it was not told another place."""
         return self.root / "export" / "export.json"
