@@ -18,9 +18,11 @@ The Python API, for a model and data loaders of your own:
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import testing
     from .compress.config import ExplainerConfig, GatesConfig
     from .compress.errors import SlimError
     from .compress.surgery import PrunePlan
@@ -43,30 +45,41 @@ __all__ = [
     "save",
     "select",
     "slim",
+    "testing",
     "trace",
 ]
 
-_HOME = {
-    "ExplainerConfig": "slimsight.compress.config",
-    "GatesConfig": "slimsight.compress.config",
-    "PrunePlan": "slimsight.compress.surgery",
-    "SlimError": "slimsight.compress.errors",
+_MODULE = {
+    "ExplainerConfig": ".compress.config",
+    "GatesConfig": ".compress.config",
+    "PrunePlan": ".compress.surgery",
+    "SlimError": ".compress.errors",
 }
-"""Where a name is defined, for those that are not in ``slimsight.deploy.slim``."""
+"""The module that defines a public name, where it is not ``.deploy.slim``."""
+
+_HERE = Path(__file__).parent
+if (_HERE / "compress").is_file():
+    raise ImportError(
+        f"{_HERE} has text files where git keeps symbolic links (compress, export, deploy): on Windows, turn on "
+        "Developer Mode, then 'git config core.symlinks true' and 'git checkout -- slimsight' in this checkout"
+    )
 
 
 def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    value: Any
     if name == "__version__":
         from importlib.metadata import version
 
-        value: Any = version("slimsight")
-    elif name in __all__:
-        value = getattr(import_module(f"{__name__}.{_HOME.get(name, 'slimsight.deploy.slim')}"), name)
+        value = version("slimsight")
+    elif name == "testing":
+        value = import_module(".testing", __name__)
     else:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+        value = getattr(import_module(_MODULE.get(name, ".deploy.slim"), __name__), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

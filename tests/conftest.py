@@ -6,6 +6,8 @@ import copy
 import functools
 import gc
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +18,8 @@ from torch import nn
 from slimsight.compress.dynamic import DynamicClassifier, find_routes
 from slimsight.compress.surgery import trace_groups
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
 
 # Set by libraries on first use, on purpose and for the whole process.
 _SET_BY_LIBRARIES = {
@@ -138,3 +141,15 @@ def _shared(name: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"{folder} is absent: the real {name} are not part of the project")
     return folder
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with slimsight as pip installs its wheel, and nothing else; ``PYTHONPATH`` makes it the one in use."""
+    from hatchling.builders.wheel import WheelBuilder
+
+    (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path_factory.mktemp("wheel")), versions=["standard"])
+    site = tmp_path_factory.mktemp("site")
+    pip = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", "--no-deps", "--no-compile")
+    subprocess.run([sys.executable, *pip, "--target", site, wheel], check=True)
+    return site

@@ -167,12 +167,33 @@ def _factory_arguments(factory: Callable[..., Any], name: str, path: Path, class
     )
 
 
+_imported_from: dict[str, set[str]] = {}
+"""Names in ``sys.modules`` of what model files have imported from their own folders, by folder."""
+
+
 @contextmanager
 def _folder_on_sys_path(path: Path) -> Iterator[None]:
-    """Context: puts the file's folder first on ``sys.path``, as when Python runs the file itself."""
+    """Context: puts the file's folder first on ``sys.path``, as when Python runs the file itself.
+
+    A neighbour counts before one of the same name that a model file in another folder has imported: two versions of a
+    project are two models.
+    """
     folder = str(path.parent)
+    for other, names in _imported_from.items():
+        for name in names if other != folder else ():
+            top = path.with_name(name.partition(".")[0])
+            if top.is_dir() or top.with_suffix(".py").is_file():
+                sys.modules.pop(name, None)
+    before = set(sys.modules)
     sys.path.insert(0, folder)
     try:
         yield
     finally:
-        sys.path.remove(folder)
+        if folder in sys.path:  # the file may have changed the list
+            sys.path.remove(folder)
+        added = {name for name in sys.modules.keys() - before if _lies_in(sys.modules[name], folder)}
+        _imported_from.setdefault(folder, set()).update(added)
+
+
+def _lies_in(module: ModuleType, folder: str) -> bool:
+    return str(getattr(module, "__file__", None) or "").startswith(folder + os.sep)

@@ -47,9 +47,8 @@ def _check(runs: list[Path], out: Path | None) -> None:
 
 def status(run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="run directory")]) -> None:
     """Which stages of a run are done, and whether a process is at it."""
-    from ..report.html import PAGE_FILE
     from ..report.units import as_duration
-    from ..run.pipeline import to_stages
+    from ..run.stage_table import stage_needs
     from ..run_dir import read_run
     from ..run_dir.exports import check_exports
     from ..settings.recipe import load_recipe
@@ -57,10 +56,10 @@ def status(run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="run dire
     opened = read_run(run_dir, verify=False)
     writer = opened.writer()
     table = Table("stage", "state", "time", box=None, pad_edge=False)
-    for stage in to_stages(load_recipe(opened.recipe)):
-        record, damage = opened.record(stage.name), opened.damage(stage.name) if writer is None else None
+    for stage in stage_needs(load_recipe(opened.recipe)):
+        record, damage = opened.record(stage), opened.damage(stage) if writer is None else None
         state = "damaged" if damage else "done" if record else "-"
-        table.add_row(stage.name, state, as_duration(record.seconds) if record and not damage else "")
+        table.add_row(stage, state, as_duration(record.seconds) if record and not damage else "")
     out = console()
     out.print(table)
     if writer is not None:
@@ -69,8 +68,9 @@ def status(run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="run dire
     opened.check()
     check_exports(opened.export_json.parent)
     if opened.report_json.is_file():
-        page = run_dir / PAGE_FILE
-        found = page if page.is_file() else run_dir / opened.report_md.name  # earlier versions wrote no page
-        out.print(f"report: {found}", soft_wrap=True)
+        page = opened.report_html
+        if not page.is_file():  # earlier versions wrote none
+            page = opened.report_md
+        out.print(f"report: {run_dir / page.name}", soft_wrap=True)
     else:
         out.print("not finished, and no process is working on it; the same 'slimsight run' again goes on")

@@ -90,7 +90,7 @@ def probe(names: Sequence[str], seconds: float) -> dict[str, Probed]:
 
 def _environment() -> dict[str, str]:
     """The probes find this package as this process did, wherever they are started."""
-    here = str(Path(__file__).parents[2])
+    here = str(Path(__file__).parents[3])
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))}
 
 

@@ -45,7 +45,8 @@ from .resume import (
     write_recipe,
     write_report_files,
 )
-from .session import Outcome, Session, default_cache, explainer_of
+from .session import Outcome, Session, default_cache
+from .stage_table import stage_needs
 from .stages import dynamic, learn, prove, slim
 from .stages.learn import seed_stage
 from .stages.preflight import preflight
@@ -71,37 +72,32 @@ class Stage:
     on_all_ranks: bool = True
 
 
+_WORK: Mapping[str, tuple[Callable[[Session, Learning], Outcome], Callable[[Session], Parts]]] = {
+    "classifier": (learn.classifier, classifier_parts),
+    "predictor": (learn.predictor, predictor_parts),
+    "selector": (learn.selector, selector_parts),
+    "targets": (learn.targets, lambda session: {"images": session.recipe.gates.images}),
+    "gates": (learn.gates, gate_parts),
+    "surgery": (slim.surgery, surgery_parts),
+    "finetune": (slim.finetune, finetune_parts),
+    "export": (prove.export, export_parts),
+    "dynamic": (dynamic.learn, dynamic_parts),
+    "dynamic_export": (dynamic.export, dynamic_export_parts),
+    "latency": (prove.latency, lambda session: {"latency": session.recipe.latency}),
+    "judgement": (prove.judgement, judgement_parts),
+}
+"""What computes a stage, and which parts of the recipe it reads."""
+
+_BY_LEADER = ("surgery", "export", "dynamic_export", "latency")
+
+
 def to_stages(recipe: Recipe) -> tuple[Stage, ...]:
     """The stages of a run of ``recipe``, in order."""
-    stages = [Stage("classifier", learn.classifier, (), classifier_parts)]
-    if recipe.explainer.enabled:
-        if explainer_of(recipe).masks is not None:
-            stages.append(Stage("predictor", learn.predictor, ("classifier",), predictor_parts))
-        stages.append(Stage("selector", learn.selector, (stages[-1].name,), selector_parts))
-    if recipe.gates.explainer is not None:
-        stages.append(Stage("targets", learn.targets, ("selector",), lambda s: {"images": s.recipe.gates.images}))
-    ground = stages[-1].name
-    stages += [
-        Stage("gates", learn.gates, (ground,), gate_parts),
-        Stage("surgery", slim.surgery, ("gates",), surgery_parts, on_all_ranks=False),
-        Stage("finetune", slim.finetune, ("surgery",), finetune_parts),
-        Stage("export", prove.export, ("finetune",), export_parts, on_all_ranks=False),
-    ]
-    learned: tuple[str, ...] = ()
-    written: tuple[str, ...] = ()
-    if recipe.dynamic.enabled:
-        learned, written = ("dynamic",), ("dynamic_export",)
-        stages += [
-            Stage("dynamic", dynamic.learn, ("classifier",), dynamic_parts),
-            Stage("dynamic_export", dynamic.export, learned, dynamic_export_parts, on_all_ranks=False),
-        ]
-    stages += [
-        Stage(
-            "latency", prove.latency, ("export", *written), lambda s: {"latency": s.recipe.latency}, on_all_ranks=False
-        ),
-        Stage("judgement", prove.judgement, ("finetune", *learned), judgement_parts),
-    ]
-    return tuple(stages)
+    return tuple(
+        Stage(name, work, needs, reads, on_all_ranks=name not in _BY_LEADER)
+        for name, needs in stage_needs(recipe).items()
+        for work, reads in (_WORK[name],)
+    )
 
 
 def run_recipe(

@@ -93,12 +93,17 @@ def launch(arguments: Sequence[str], devices: int) -> int:
             logs_specs=DefaultLogsSpecs(log_dir=logs),
         )
         try:
-            elastic_launch(config, sys.executable)("-m", "slimsight", *arguments)
+            elastic_launch(config, sys.executable)(*_python_options(), "-m", "slimsight", *arguments)
         except ChildFailedError as error:
             return _exit_code({rank: failure.exitcode for rank, failure in error.failures.items()}, devices)
         except SignalException:
             raise Interrupted(INTERRUPTED_MESSAGE) from None
     return 0
+
+
+def _python_options() -> list[str]:
+    """As this process was started: ``-m`` alone would import from the current folder, where ``slimsight`` does not."""
+    return [] if sys.path[0] in ("", str(Path.cwd())) else ["-P"]
 
 
 def _exit_code(codes: Mapping[int, int], devices: int) -> int:

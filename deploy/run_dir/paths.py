@@ -84,6 +84,10 @@ class RunPaths:
         return self.root / "report.md"
 
     @property
+    def report_html(self) -> Path:
+        return self.root / "report.html"
+
+    @property
     def export_json(self) -> Path:
         """Result of ``slimsight export``, where no other output folder was given."""
         return self.root / "export" / "export.json"

@@ -86,6 +86,34 @@ def test_neighbours_can_be_imported_and_nothing_is_left_behind(tmp_path: Path) -
     del sys.modules["slimsight_test_neighbour"]
 
 
+def test_two_versions_of_a_project_are_two_models(tmp_path: Path) -> None:
+    """``check new/model.py:make --against old/model.py:make``: each imports the blocks beside it."""
+    for version, width in (("old", 3), ("new", 4)):
+        (tmp_path / version / "blocks").mkdir(parents=True)
+        (tmp_path / version / "blocks" / "heads.py").write_text(f"WIDTH = {width}\n")
+        (tmp_path / version / "slimsight_test_widths.py").write_text(f"WIDTH = {width}\n")
+        (tmp_path / version / "model.py").write_text(
+            "from blocks.heads import WIDTH\nimport slimsight_test_widths\nfrom torch import nn\n"
+            "def make(): return nn.Linear(WIDTH, slimsight_test_widths.WIDTH)\n"
+        )
+    for version, width in (("old", 3), ("new", 4), ("old", 3), ("new", 4)):
+        net = build_from_file(f"{tmp_path / version / 'model.py'}:make", 10)
+        assert (net.in_features, net.out_features) == (width, width)
+
+
+def test_a_file_may_change_the_path_itself(tmp_path: Path) -> None:
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "slimsight_test_lib.py").write_text("from torch import nn\nhead = nn.Identity\n")
+    (tmp_path / "a.py").write_text(
+        "import sys\nfrom pathlib import Path\nhere = Path(__file__).parent\n"
+        "sys.path = [folder for folder in sys.path if folder != str(here)]\nsys.path.insert(0, str(here / 'lib'))\n"
+        "from slimsight_test_lib import head as make\nsys.path.pop(0)\ndef build(): return make()\n"
+    )
+    before = list(sys.path)
+    assert isinstance(build_from_file(f"{tmp_path / 'a.py'}:build", 10), nn.Identity)
+    assert sys.path == before
+
+
 @pytest.mark.parametrize(
     ("suffix", "kind", "message"),
     [

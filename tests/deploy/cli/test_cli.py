@@ -153,6 +153,23 @@ def test_status_tells_what_is_done_and_who_is_at_it(say: Callable[..., Said], fi
     assert (said.code, "is not the folder of a run" in said.error) == (2, True)
 
 
+def test_what_only_reads_files_imports_no_torch(finished: Any, tmp_path: Path) -> None:
+    budget = tmp_path / "budget.yaml"
+    budget.write_text("macs: 100M\n")
+    code = """
+import sys
+from slimsight.deploy.cli.main import main
+try:
+    main(sys.argv[1:])
+except SystemExit as end:
+    print("\\nexit code", end.code or 0, sorted({"torch", "onnxruntime", "matplotlib"} & sys.modules.keys()))
+"""
+    model = str(finished.root / "slim/model.onnx")
+    for command in (("status", str(finished.root)), ("check", model, "--budget", str(budget)), ("schema", "recipe")):
+        done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == "exit code 0 []"
+
+
 def test_all_mistakes_of_a_recipe_are_said_at_once(say: Callable[..., Said], tmp_path: Path) -> None:
     recipe = tmp_path / "bad.yaml"
     recipe.write_text("modle: {name: resnet20}\ngates: {steeps: 3}\ndata: {source: image_folder}\n")
