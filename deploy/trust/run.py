@@ -15,7 +15,7 @@ from slimsight.compress.data import ImageSet
 from slimsight.compress.data.boxes import BoxedImages, load_boxes
 from slimsight.compress.errors import ConfigError, Damaged, DataError
 from slimsight.compress.explain import (
-    MEMBERS,
+    EXPLAINERS,
     STEERING,
     AmortizedExplainer,
     ExplainedClassifier,
@@ -57,8 +57,8 @@ def find_explainers_to_test(session: Session, names: Sequence[str]) -> list[Trus
         plain, given, file = name.partition("=")
         if plain in STEERING and not given:
             found.append(own_subject(session, plain))
-        elif plain not in MEMBERS:
-            choices = sorted({*MEMBERS, *STEERING})
+        elif plain not in EXPLAINERS:
+            choices = sorted({*EXPLAINERS, *STEERING})
             raise ConfigError(
                 f"unknown explainer '{plain}'{nearest(plain, choices)} (choose from: {', '.join(choices)})"
             )
