@@ -24,8 +24,8 @@ from ablations_study import FIG_4B, REALX, Point, Study, points
 
 from slimsight.compress.data import Batches
 from slimsight.compress.errors import PruningError, TrainingError
-from slimsight.compress.explain import STEERING, ExplainedClassifier, drift_of, explanations, make_explainer
-from slimsight.compress.explain.fidelity import drift_by
+from slimsight.compress.explain import STEERING, ExplainedClassifier, explanations, head_drift, make_explainer
+from slimsight.compress.explain.fidelity import explainer_drift
 from slimsight.compress.files.atomic import read_json, read_tensors, write_json, write_tensors
 from slimsight.compress.finetune import recalibrate_bn, train_classifier
 from slimsight.compress.gates import learn_gates, select
@@ -107,7 +107,11 @@ def finetuned(study: Study, point: Point, row: Row) -> Row:
     train = _train(session)
     recalibrate_bn(model, train, recipe.finetune.recalibrate_batches)
     train_classifier(
-        model, train, Learning(session.fabric, progress=study.progress), config=recipe.finetune, what="finetune"
+        model,
+        train,
+        Learning(session.fabric, progress=study.progress),
+        config=recipe.finetune,
+        what="finetune",
     )
     accuracy = evaluate(model, session.plain(session.splits.val)).accuracy
     write_tensors(study.folder(point) / "model.safetensors", model.state_dict())
@@ -125,10 +129,10 @@ def drift(study: Study, point: Point, judge: str, state: str) -> Row:
         network.classifier.load_state_dict(read_tensors(study.folder(point) / "model.safetensors"))
     if judge in STEERING:
         said = explanations(network, study.judged())
-        moved = drift_of(network.selector.head, study.said(judge, point.seed), said)
+        moved = head_drift(network.selector.head, study.said(judge, point.seed), said)
         return {"center_px": moved.center_drift_px, "iou": moved.iou}
     original = study.session("rbf", point.seed).classifier()
-    maps = drift_by(*(make_explainer(judge, each) for each in (original, network.classifier)), study.judged())
+    maps = explainer_drift(*(make_explainer(judge, each) for each in (original, network.classifier)), study.judged())
     return {"center_px": maps.center_px.mean, "iou": maps.region_iou.mean}
 
 

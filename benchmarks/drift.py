@@ -20,7 +20,7 @@ from steering import VARIANTS, open_session
 from slimsight.compress.data import Batches
 from slimsight.compress.explain import ExplainedClassifier, Explainer, RbfExplainer, make_explainer
 from slimsight.compress.explain.attribution.references import IntegratedGradients
-from slimsight.compress.explain.fidelity import Estimate, MapDrift, drift_by
+from slimsight.compress.explain.fidelity import Estimate, MapDrift, explainer_drift
 from slimsight.compress.files.atomic import read_json, write_json
 from slimsight.compress.surgery import PrunePlan
 from slimsight.deploy.cli.progress import ConsoleProgress
@@ -70,7 +70,7 @@ def measure(seed: int, name: str, out: Path, count: int, progress: ConsoleProgre
     for state in STATES:
         for variant, session in sessions.items():
             progress.note(f"seed {seed}, {name}: {variant}, {state}")
-            found[state][variant] = drift_by(before, explainer_of(name, slim_in(session, state)), batches)
+            found[state][variant] = explainer_drift(before, explainer_of(name, slim_in(session, state)), batches)
     return {
         "seed": seed,
         "explainer": name,

@@ -52,7 +52,7 @@ def with_routes(model: nn.Module, side: int, masks: int) -> DynamicClassifier:
     images = coarse(64, side)
     graph = trace_groups(model, images[:1])
     dynamic = DynamicClassifier(model, find_routes(model, graph, images[:1]), masks).eval()
-    dynamic.spread_(images)
+    dynamic.init_heads_(images)
     return dynamic
 
 

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from slimsight.compress.data import open_splits
 from slimsight.compress.explain import (
-    MEMBERS,
+    EXPLAINERS,
     STEERING,
     AmortizedExplainer,
     ExplainedClassifier,
@@ -130,7 +130,7 @@ def to_calls(classifier: nn.Module, side: int, classes: int, percent: int) -> tu
     calls: Calls = {FORWARD: to_forward(classifier), FOLDED: to_forward(folded(classifier, example))}
     calls |= {explainer.name: explainer.explain for explainer in learned}
     calls[ENCODED] = encoded.explain
-    for name in MEMBERS:
+    for name in EXPLAINERS:
         if not needs_weights(name):
             calls[name] = make_explainer(name, classifier).explain
     calls[CALIBRATED] = PruneGrad(classifier, percent=percent).explain

@@ -142,7 +142,7 @@ def said(study: Study, network: ExplainedClassifier, predictor: Predictor, targe
     for batch in study.val.epoch(0):
         logits, found = network(batch.images, batch.labels)
         p = head.to_maps(found)
-        numbers.append(head.steers(found))
+        numbers.append(head.steered_part(found))
         for form, mask in (("map", p), ("mask", (p > 0.5).float()), ("highest", highest(p, target_area))):
             for figure, value in (
                 ("kl", float(divergence(logits, predictor(batch.images, mask)).sum())),

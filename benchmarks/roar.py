@@ -25,7 +25,7 @@ from torch import Tensor
 
 from slimsight.compress.config import TrainConfig
 from slimsight.compress.data import ImageSet
-from slimsight.compress.explain.fidelity import explain_images, predicted, roar
+from slimsight.compress.explain.fidelity import explain_images, predicted_classes, roar
 from slimsight.compress.files.atomic import read_json, write_json
 from slimsight.compress.finetune import train_classifier
 from slimsight.compress.models import Classifier, ResNet
@@ -54,7 +54,7 @@ def part_of(images: ImageSet, count: int, seed: int) -> ImageSet:
 def maps_of(subject: TrustSubject, classifier: Classifier, images: ImageSet, progress: ConsoleProgress) -> Tensor:
     """(N, H, W) importance for the predicted classes."""
     pixels = torch.from_numpy(np.asarray(images.images[:])).float() / 255
-    labels = predicted(classifier, pixels)
+    labels = predicted_classes(classifier, pixels)
     return explain_images(subject.factory(classifier), pixels, labels, progress=progress).importance
 
 

@@ -90,7 +90,13 @@ def measure(batch: int, rounds: int) -> dict[str, Any]:
     train = Timed(images, labels, batch)
     sent = learned_bytes(predictor)
     train_predictor(
-        predictor, classifier, train, few, Learning(fabric), config=config.predictor, draw=explainer.masks(config)
+        predictor,
+        classifier,
+        train,
+        few,
+        Learning(fabric),
+        config=config.predictor,
+        draw=explainer.masks(config),
     )
     add("predictor", train, sent, norms)
 

@@ -24,7 +24,7 @@ from steering import open_session
 
 from slimsight.compress.data import Batches
 from slimsight.compress.explain import ExplainedClassifier
-from slimsight.compress.explain.fidelity import Estimate, MapDrift, drift_by
+from slimsight.compress.explain.fidelity import Estimate, MapDrift, explainer_drift
 from slimsight.compress.files.atomic import read_json, read_tensors, write_json, write_tensors
 from slimsight.compress.finetune import Steering, recalibrate_bn, train_classifier
 from slimsight.compress.surgery import PrunePlan
@@ -80,7 +80,9 @@ def drifts(session: Session, slim: ExplainedClassifier) -> dict[str, MapDrift]:
     val = session.splits.val
     chosen = np.linspace(0, len(val) - 1, min(IMAGES, len(val))).round().astype(np.int64)
     batches, original = Batches(val.subset(chosen), 125), session.explained()
-    return {name: drift_by(explainer_of(name, original), explainer_of(name, slim), batches) for name in EXPLAINERS}
+    return {
+        name: explainer_drift(explainer_of(name, original), explainer_of(name, slim), batches) for name in EXPLAINERS
+    }
 
 
 def to_row(session: Session, slim: ExplainedClassifier, found: dict[str, MapDrift]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from slimsight.compress.explain import REFERENCE_SIDE, ExplainedClassifier, drift_between, explanations
+from slimsight.compress.explain import REFERENCE_SIDE, ExplainedClassifier, explanations, rbf_drift
 from slimsight.compress.files.atomic import read_json, read_tensors, write_json
 from slimsight.compress.finetune import train_classifier
 from slimsight.compress.gates import Gates
@@ -52,7 +52,7 @@ def wanted(session: Session) -> Tensor:
 def moved(session: Session, network: ExplainedClassifier, before: Tensor) -> dict[str, float]:
     """Drift of ``network`` from the original, and its accuracy, on all validation images."""
     val = session.plain(session.splits.val)
-    found = drift_between(before, explanations(network, val), session.splits.image_size)
+    found = rbf_drift(before, explanations(network, val), session.splits.image_size)
     accuracy = evaluate(network.classifier, val).accuracy
     return {"center_drift_px": found.center_drift_px, "iou": found.iou, "val_accuracy": accuracy}
 
@@ -69,7 +69,11 @@ def control(session: Session, before: Tensor, progress: ConsoleProgress) -> dict
     config, network = session.recipe.finetune, session.explained()
     batches = session.shuffled(session.splits.train, config.batch_size, crop=True, flip=True)
     train_classifier(
-        network.classifier, batches, Learning(session.fabric, progress=progress), config=config, what="control"
+        network.classifier,
+        batches,
+        Learning(session.fabric, progress=progress),
+        config=config,
+        what="control",
     )
     return moved(session, network.eval(), before)
 

@@ -19,7 +19,7 @@ from steering import open_session
 from trust_orderings import orderings
 
 from slimsight.compress.explain.fidelity import STEPS as DRIB
-from slimsight.compress.explain.fidelity import explain_images, insertion_deletion, paired, predicted
+from slimsight.compress.explain.fidelity import explain_images, insertion_deletion, paired, predicted_classes
 from slimsight.compress.files.atomic import read_json, write_json
 from slimsight.deploy.cli.progress import ConsoleProgress
 from slimsight.deploy.run.session import Session
@@ -84,7 +84,7 @@ def varsal_schedule() -> str:
 def coarseness(session: Session) -> dict[str, Any]:
     """How much the areas of insertion and deletion change with DRIB's steps in place of ``STEPS``, image by image."""
     classifier, images = session.classifier(), sample_images(session.splits.test(), COARSE_IMAGES, "test")
-    labels, rows = predicted(classifier, images), []
+    labels, rows = predicted_classes(classifier, images), []
     for subject in find_trust_subjects(session, COARSE):
         maps = explain_images(subject.factory(classifier), images, labels).importance
         fine, coarse = (insertion_deletion(classifier, images, maps, steps=steps) for steps in (DRIB, STEPS))

@@ -1,4 +1,4 @@
-"""Bring a slim model back: recalibrate batch normalisation, then SGD, optionally taught by the original."""
+"""Finetuning of a slim model: recalibrate batch normalisation, then SGD, with distillation and steering if asked."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from .config import FinetuneConfig, TrainConfig
 from .data import Batch, BatchSource, round_robin
 from .explain import ExplainedClassifier, RbfHead, squared_distance
+from .modes import eval_mode
 from .parallel.processes import all_reduce_sum, rank, world_size
 from .training import History, Learning, fit, one_cycle, to_device
 
@@ -20,34 +21,31 @@ from .training import History, Learning, fit, one_cycle, to_device
 def recalibrate_bn(model: nn.Module, batches: BatchSource, count: int) -> None:
     """Replace the running statistics of every batch normalisation by exact averages over ``count`` batches.
 
-    Everything else is in eval mode meanwhile: with dropout the averages would be of a network that nobody deploys.
+    All other modules are in eval mode meanwhile: with dropout the averages would not be those of the deployed network.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) and m.track_running_stats]
     if not norms or count == 0:
         return
     momenta = [norm.momentum for norm in norms]
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a cumulative average
-        norm.train()
     device = next(model.parameters()).device
     processes = world_size()
     own = batches.epoch(0, sharding=round_robin(rank(), processes))
-    # Every statistic is that of a whole batch, which one process sees: only the averages are of all.
-    for batch in itertools.islice(own, len(range(rank(), count, processes))):
-        model(to_device(batch, device).images)
+    with eval_mode(model):
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a cumulative average
+            norm.train()
+        # Each process takes its own batches, unsplit, so that every statistic is of a full batch.
+        for batch in itertools.islice(own, len(range(rank(), count, processes))):
+            model(to_device(batch, device).images)
     for norm in norms if processes > 1 else ():
-        _average_(norm)
+        _average_across_ranks_(norm)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
-    for module, training in modes.items():
-        module.training = training
 
 
-def _average_(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
-    """Make the cumulative averages of all processes one; each counts as often as the batches it is of."""
+def _average_across_ranks_(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
+    """Average the running statistics of all ranks, weighted by the number of batches of each."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.num_batches_tracked is not None
@@ -60,17 +58,17 @@ def _average_(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
 
 @dataclass(frozen=True)
 class Steering:
-    """Keeps a slim model's explanations where the original's are, while its weights change.
+    """Loss term that keeps a slim model's explanations close to the original's during finetuning.
 
-    ISP steers the choice of channels only, and finetuning moves explanations as far as surgery does. This is the
-    interpretation term of ISP Eq. 10 again, on weights: ``weight`` x |C_x - f_sel(x)|^2, C_x the original's explanation
-    of the same (augmented) image. The decoder of ``slim`` stays as surgery left it: only features can move.
+    ISP steers the choice of channels only, but finetuning moves explanations as far as surgery does. This applies the
+    interpretation term of ISP Eq. 10 to weights: ``weight`` x |C_x - f_sel(x)|^2, C_x the original's explanation of
+    the same (augmented) image. The decoder of ``slim`` stays as surgery left it: only features can change.
 
     Args:
         original: the network before surgery.
-        slim: the network after it; its classifier is what is trained.
+        slim: the network after it; only its classifier is trained.
         weight: per squared pixel of a 32-pixel side.
-        unit: what a squared distance is worth, of ``Targets``; None for ``rbf``, whose unit no image decides.
+        unit: scale of a squared distance, ``Targets.unit``; None for ``rbf``, where it does not depend on images.
     """
 
     original: ExplainedClassifier
@@ -86,13 +84,13 @@ class Steering:
         for module in (self.original, self.slim.selector):
             module.eval().requires_grad_(False)
 
-    def distance(self, batch: Batch, found: Tensor) -> Tensor:
-        """Mean squared distance (scalar) of what is ``found`` of the slim model (N, ...), in its unit."""
+    def distance(self, batch: Batch, numbers: Tensor) -> Tensor:
+        """Mean scaled squared distance (scalar) of the slim model's explanations ``numbers`` (N, ...) of ``batch``."""
         with torch.no_grad():
-            _, wanted = self.original(batch.images, batch.labels)
+            _, original = self.original(batch.images, batch.labels)
         head = self.original.selector.head
-        unit = head.unit(wanted) if self.unit is None else self.unit
-        return unit * squared_distance(head.steers(found), head.steers(wanted))
+        unit = head.unit(original) if self.unit is None else self.unit
+        return unit * squared_distance(head.steered_part(numbers), head.steered_part(original))
 
 
 def train_classifier(
@@ -105,7 +103,7 @@ def train_classifier(
     steering: Steering | None = None,
     what: str = "classifier",
 ) -> History:
-    """SGD with Nesterov momentum under a one-cycle rate; the last epoch's weights stay.
+    """Train ``model`` by SGD with Nesterov momentum and a one-cycle learning rate; the last epoch's weights stay.
 
     With a ``teacher`` and a FinetuneConfig that asks for it, part of the loss is the distillation loss
     T^2 KL(teacher / T || model / T) (Hinton et al. 2015, section 2). ``steering`` adds its interpretation term;
@@ -118,25 +116,25 @@ def train_classifier(
     assert steering is None or steering.slim.classifier is model
 
     def loss(wrapped: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        logits, found = (wrapped(batch.images), None) if steering is None else wrapped(batch.images, batch.labels)
+        logits, numbers = (wrapped(batch.images), None) if steering is None else wrapped(batch.images, batch.labels)
         logits = logits.float()
         ce = F.cross_entropy(logits, batch.labels)
         figures = {"loss": ce, "accuracy": (logits.argmax(1) == batch.labels).float().mean()}
         if share and teacher is not None:
             with torch.no_grad():
-                wanted = (teacher(batch.images).float() / temperature).softmax(1)
-            distilled = F.kl_div((logits / temperature).log_softmax(1), wanted, reduction="batchmean")
+                soft_labels = (teacher(batch.images).float() / temperature).softmax(1)
+            distilled = F.kl_div((logits / temperature).log_softmax(1), soft_labels, reduction="batchmean")
             figures["loss"] = (1 - share) * ce + share * temperature**2 * distilled
-        if steering is not None and found is not None:
-            figures["steer"] = steering.distance(batch, found)
+        if steering is not None and numbers is not None:
+            figures["steer"] = steering.distance(batch, numbers)
             figures["loss"] = figures["loss"] + steering.weight * figures["steer"]
         return figures
 
     decayed = [p for p in model.parameters() if p.dim() > 1]
-    plain = [p for p in model.parameters() if p.dim() <= 1]  # biases and norms are not decayed
+    not_decayed = [p for p in model.parameters() if p.dim() <= 1]  # biases and normalisations
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
+        {"params": not_decayed, "weight_decay": 0.0},
     ]
     optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
     model.requires_grad_(True).train()

@@ -112,7 +112,7 @@ def to_dynamic() -> Callable[..., DynamicClassifier]:
         model.eval()
         images = torch.rand(64, 3, side, side)
         dynamic = DynamicClassifier(model, find_routes(model, trace_groups(model, images[:1]), images[:1]), masks)
-        dynamic.eval().spread_(images)
+        dynamic.eval().init_heads_(images)
         for router in dynamic.router_list:
             count = router.masks.shape[1] // 2
             with torch.no_grad():

@@ -1,14 +1,14 @@
-"""Dynamic reasoning (DRIB): every image computes the channels it needs."""
+"""Dynamic channel routing (DRIB): each image computes only the channels that it needs."""
 
 from .bottleneck import RouteEvidence, VerificationEvidence, verify_routes
 from .cost import Usage, macs_per_image, measure_usage, routed_cost
 from .harden import check_reachable, harden_
-from .learn import Learned, learn_routing
+from .learn import LearnedRouting, learn_routing
 from .routing import DynamicClassifier, Route, Router, find_routes, head_name
 
 __all__ = [
     "DynamicClassifier",
-    "Learned",
+    "LearnedRouting",
     "Route",
     "RouteEvidence",
     "Router",

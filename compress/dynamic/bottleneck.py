@@ -1,6 +1,6 @@
-"""Verify routes by an information bottleneck: do the open channels of an image hold what its label needs? (DRIB)
+"""Verify routes by an information bottleneck: do an image's open channels contain the bits of its label? (DRIB)
 
-Per-sample information-bottleneck attribution (Schulz et al., ICLR 2020), behind each routed layer of the dense network:
+Per-sample information-bottleneck attribution (Schulz et al., ICLR 2020), after each routed layer of the dense network:
 z = l r + (1 - l) eps with eps ~ N(mean, variance) of the layer's values r, l = blur_1(sigmoid(alpha)).
 """
 
@@ -22,33 +22,37 @@ from ..training import to_device
 from .cost import macs_per_image
 from .routing import DynamicClassifier
 
-ALPHA = 5.0
-"""alpha to begin with: the sigmoid lets .993 through."""
+INITIAL_ALPHA = 5.0
+"""Initial alpha: its sigmoid is .993."""
 
 CAPACITY_WEIGHT = 10.0
-RATE = 1.0
-"""Weight of the mean capacity in the loss; learning rate of Adam."""
+"""Weight of the mean capacity in the loss."""
+
+LEARNING_RATE = 1.0
+"""Of Adam, on alpha."""
 
 STEPS = 10
+"""Steps of Adam per image."""
+
 IMAGES_A_BATCH = 10
 
-HELD = 0.9
-"""S_IB is the smallest set of channels that holds this share of the bits."""
+SET_SHARE = 0.9
+"""S_IB is the smallest set of channels with this share of the bits."""
 
-ACCEPTED = 0.5
-"""A route is accepted when it opens at least this share of S_IB."""
+MIN_COVERED = 0.5
+"""A choice is accepted if it opens at least this share of S_IB."""
 
-_LEAST_VARIANCE = 1e-8
+_MIN_VARIANCE = 1e-8
 
 
 @dataclass(frozen=True)
 class RouteEvidence:
-    """One route over all images: bits behind its layer in the dense network, and how its choices compare.
+    """Verification of one route over all images: bits after its layer in the dense network, and its choices.
 
     ``bits_per_pixel``: mean capacity of a channel's pixel. ``bits_per_channel``: of a channel, summed over pixels.
     ``channels``: mean size of S_IB. ``open_channels``: mean number of channels that the route opens.
-    ``covered``: mean share of S_IB among those. ``accepted``: share of the images whose choice is
-    accepted; the others run this layer dense.
+    ``covered``: mean share of S_IB among those. ``accepted``: share of the images whose choice is accepted; the others
+    run this layer dense.
     """
 
     route: str
@@ -62,9 +66,9 @@ class RouteEvidence:
 
 @dataclass(frozen=True)
 class VerificationEvidence:
-    """What the verification of a dynamic classifier found.
+    """Result of the verification of a dynamic classifier.
 
-    ``macs_with_dense``: mean MACs when every layer whose choice was not accepted runs dense.
+    ``macs_with_dense``: mean MACs if every layer whose choice was not accepted runs dense.
     ``accuracy``, ``accuracy_with_dense``: on the same images, as routed and with those layers dense.
     """
 
@@ -87,14 +91,14 @@ class VerificationEvidence:
 
 @dataclass(frozen=True)
 class FeatureMoments:
-    """Mean and variance of every value (C, H, W) behind a layer."""
+    """Mean and variance of every value (C, H, W) of a layer's output."""
 
     mean: Tensor
     variance: Tensor
 
 
 def capacity(values: Tensor, passed: Tensor, moments: FeatureMoments) -> Tensor:
-    """Bits (N, C, H, W) that z = l r + (1 - l) eps tells of r: KL(N(l r + (1-l) m, (1-l)^2 v) || N(m, v)).
+    """Bits (N, C, H, W) of r in z = l r + (1 - l) eps: KL(N(l r + (1-l) m, (1-l)^2 v) || N(m, v)).
 
     Args:
         values: r (N, C, H, W).
@@ -106,12 +110,12 @@ def capacity(values: Tensor, passed: Tensor, moments: FeatureMoments) -> Tensor:
     return nats / math.log(2)
 
 
-def smallest_set(bits: Tensor, share: float = HELD) -> Tensor:
-    """(N, C) bool: the fewest channels that hold ``share`` of each row's bits (N, C); of rows without bits, none."""
+def smallest_set(bits: Tensor, share: float = SET_SHARE) -> Tensor:
+    """(N, C) bool: the fewest channels with ``share`` of each row's bits (N, C); none for rows without bits."""
     order = bits.argsort(dim=1, descending=True, stable=True)
     before = bits.gather(1, order).cumsum(1) - bits.gather(1, order)
-    wanted = before < share * bits.sum(1, keepdim=True) * (1 - 1e-9)
-    return torch.zeros_like(wanted).scatter(1, order, wanted)
+    inside = before < share * bits.sum(1, keepdim=True) * (1 - 1e-9)
+    return torch.zeros_like(inside).scatter(1, order, inside)
 
 
 def coverage(opened: Tensor, needed: Tensor) -> Tensor:
@@ -138,12 +142,12 @@ def blur(values: Tensor, sigma: float = 1.0) -> Tensor:
 
 
 Hook = Callable[[nn.Module, object, Tensor], Tensor | None]
-"""What torch calls behind a layer, with what went in and what came out; what it returns takes the latter's place."""
+"""A forward hook: (layer, inputs, output) -> the output that replaces it, or None."""
 
 
 @contextmanager
-def _behind(network: nn.Module, layer: str, change: Hook) -> Iterator[None]:
-    handle = network.get_submodule(layer).register_forward_hook(change)
+def _output_hook(network: nn.Module, layer: str, hook: Hook) -> Iterator[None]:
+    handle = network.get_submodule(layer).register_forward_hook(hook)
     try:
         yield
     finally:
@@ -152,12 +156,12 @@ def _behind(network: nn.Module, layer: str, change: Hook) -> Iterator[None]:
 
 @torch.no_grad()
 def read_moments(network: nn.Module, layers: Sequence[str], batches: BatchSource) -> dict[str, FeatureMoments]:
-    """Mean and variance behind each layer over one pass of ``network`` in eval mode."""
+    """Mean and variance of each layer's output over one pass; ``network`` is in eval mode."""
     device = next(network.parameters()).device
     sums: dict[str, tuple[Tensor, Tensor]] = {}
     count = 0
 
-    def note(name: str) -> Hook:
+    def accumulate(name: str) -> Hook:
         def hook(_: nn.Module, __: object, output: Tensor) -> None:
             values = output.double()
             first, second = sums.get(name, (torch.zeros(()), torch.zeros(())))
@@ -165,7 +169,7 @@ def read_moments(network: nn.Module, layers: Sequence[str], batches: BatchSource
 
         return hook
 
-    handles = [network.get_submodule(name).register_forward_hook(note(name)) for name in layers]
+    handles = [network.get_submodule(name).register_forward_hook(accumulate(name)) for name in layers]
     try:
         for batch in batches.epoch(0):
             network(to_device(batch, device).images)
@@ -175,39 +179,39 @@ def read_moments(network: nn.Module, layers: Sequence[str], batches: BatchSource
             handle.remove()
     return {
         name: FeatureMoments(
-            (first / count).float(), (second / count - (first / count) ** 2).clamp_min(_LEAST_VARIANCE).float()
+            (first / count).float(), (second / count - (first / count) ** 2).clamp_min(_MIN_VARIANCE).float()
         )
         for name, (first, second) in sums.items()
     }
 
 
 def bits_of(network: nn.Module, layer: str, moments: FeatureMoments, images: Tensor, labels: Tensor) -> Tensor:
-    """(N, C, H, W) bits that the labels need of each value behind ``layer``: ten steps of alpha per image.
+    """(N, C, H, W) bits that the labels need of each value of ``layer``'s output, by ten steps on alpha per image.
 
-    Loss: cross entropy + 10 x mean capacity, each image by itself.
+    Loss: cross entropy + 10 x mean capacity, for each image on its own.
     """
     shape = (len(images), *moments.mean.shape)
-    alpha = torch.full(shape, ALPHA, device=images.device, requires_grad=True)
-    optimizer = torch.optim.Adam([alpha], lr=RATE)
-    held: list[Tensor] = []
+    alpha = torch.full(shape, INITIAL_ALPHA, device=images.device, requires_grad=True)
+    optimizer = torch.optim.Adam([alpha], lr=LEARNING_RATE)
+    capacities: list[Tensor] = []
 
     def inject(_: nn.Module, __: object, output: Tensor) -> Tensor:
         passed = blur(alpha.sigmoid())
         noise = moments.mean + moments.variance.sqrt() * torch.randn_like(output)
-        held.append(capacity(output.detach(), passed, moments))
+        capacities.append(capacity(output.detach(), passed, moments))
         return passed * output.detach() + (1 - passed) * noise
 
-    with _behind(network, layer, inject), torch.enable_grad():
+    with _output_hook(network, layer, inject), torch.enable_grad():
         for _ in range(STEPS):
-            held.clear()
-            logits = network(images)
-            loss = F.cross_entropy(logits, labels, reduction="sum") + CAPACITY_WEIGHT * held[0].flatten(1).mean(1).sum()
+            capacities.clear()
+            ce = F.cross_entropy(network(images), labels, reduction="sum")
+            loss = ce + CAPACITY_WEIGHT * capacities[0].flatten(1).mean(1).sum()
             (alpha.grad,) = torch.autograd.grad(loss, [alpha])
             optimizer.step()
-        held.clear()
+        capacities.clear()
         with torch.no_grad():
             network(images)
-    return held[0]
+    return capacities[0]
 
 
 def verify_routes(
@@ -219,21 +223,21 @@ def verify_routes(
     *,
     progress: Progress = SILENT,
 ) -> VerificationEvidence:
-    """Compare the channels that each image opens with those that hold its label's bits. Offline; both models in eval.
+    """Compare the channels that each image opens with those that contain its label's bits; leaves both in eval mode.
 
     Args:
-        dense: the network before routes were learned: a closed channel carries no information, so bits are counted
-            where nothing is closed.
+        dense: the network before routes were learned: closed channels carry no information, so bits are measured
+            with all channels open.
         cost: of ``routed_cost``.
-        images: what is verified, in batches of about ``IMAGES_A_BATCH``.
-        sample: images that the noise's mean and variance come from.
+        images: to verify, in batches of about ``IMAGES_A_BATCH``.
+        sample: images to estimate the noise's mean and variance from.
     """
     device = next(model.parameters()).device
     model.eval()
     dense.eval()
     layers = [route.layer for route in model.routes]
     moments = read_moments(dense, layers, sample)
-    found: list[list[Tensor]] = [[] for _ in layers]
+    by_route: list[list[Tensor]] = [[] for _ in layers]
     figures = []
     for batch in progress.track(images.epoch(0), "verification", total=len(images), unit="batches"):
         batch = to_device(batch, device)
@@ -244,21 +248,22 @@ def verify_routes(
             bits = bits_of(dense, layer, moments[layer], batch.images, batch.labels).flatten(2)
             opened, needed = routing.gates[index] > 0, smallest_set(bits.sum(2))
             covered = coverage(opened, needed)
-            accepted = covered >= ACCEPTED
+            accepted = covered >= MIN_COVERED
             refused.append(~accepted)
-            row = (bits.mean((1, 2)), bits.sum(2).mean(1), needed.sum(1), opened.sum(1), covered, accepted)
-            found[index].append(torch.stack([values.double().cpu() for values in row], 1))
+            columns = (bits.mean((1, 2)), bits.sum(2).mean(1), needed.sum(1), opened.sum(1), covered, accepted)
+            by_route[index].append(torch.stack([values.double().cpu() for values in columns], 1))
         with torch.no_grad():
-            checked = model.routed(batch.images, dense=refused)
-        rows = [
+            with_dense = model.routed(batch.images, dense=refused)
+        by_image = [
             values
-            for taken in (routing, checked)
-            for values in (macs_per_image(cost, taken.gates), taken.logits.argmax(1) == batch.labels)
+            for result in (routing, with_dense)
+            for values in (macs_per_image(cost, result.gates), result.logits.argmax(1) == batch.labels)
         ]
-        figures.append(torch.stack([values.double().cpu() for values in rows], 1))
-    means = torch.cat(figures).mean(0).tolist()
+        figures.append(torch.stack([values.double().cpu() for values in by_image], 1))
+    macs, accuracy, macs_with_dense, accuracy_with_dense = torch.cat(figures).mean(0).tolist()
     routes = [
         RouteEvidence(route.name, *torch.cat(rows).mean(0).tolist())
-        for route, rows in zip(model.routes, found, strict=True)
+        for route, rows in zip(model.routes, by_route, strict=True)
     ]
-    return VerificationEvidence(len(torch.cat(figures)), tuple(routes), means[0], means[2], means[1], means[3])
+    count = len(torch.cat(figures))
+    return VerificationEvidence(count, tuple(routes), macs, macs_with_dense, accuracy, accuracy_with_dense)

@@ -1,4 +1,4 @@
-"""MACs of every image: what its route computes, heads included."""
+"""Measured use of a dynamic classifier: MACs per image, heads included, accuracy and choices of masks."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from torch import Tensor
 
 from ..data import Batch, BatchSource, one_pass
 from ..gates import CostModel, LayerShape, read_layers
+from ..modes import eval_mode
 from ..training import to_device
 from .routing import DynamicClassifier, head_name
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What a dynamic classifier did with a set of images.
+    """Accuracy, MACs and choices of a dynamic classifier on a set of images.
 
-    ``macs``: (N,) per image, heads included; ``choices``: (N, routes) number of the mask that each route took.
+    ``macs``: (N,) per image, heads included; ``choices``: (N, routes) number of the mask that each route chose.
     """
 
     accuracy: float
@@ -32,7 +33,7 @@ class Usage:
 
 
 def routed_cost(model: DynamicClassifier, example: Tensor) -> CostModel:
-    """T(v) of a classifier with its heads; ``v`` are the open channels of the routes' groups, in their order.
+    """Cost T(v) of a classifier with its heads; ``v`` are the open channels of the routes' groups, in their order.
 
     Args:
         example: (1, 3, H, W) on the model's device.
@@ -46,17 +47,15 @@ def routed_cost(model: DynamicClassifier, example: Tensor) -> CostModel:
 
 
 def macs_per_image(cost: CostModel, gates: Sequence[Tensor]) -> Tensor:
-    """(N,) MACs for gate values (N, channels) of every route: a channel is computed where its value is not 0."""
+    """(N,) MACs for gate values (N, channels) of every route: a channel is computed if its value is above 0."""
     return cost.of_values(torch.cat([(values > 0).double() for values in gates], 1))
 
 
 @torch.inference_mode()
 def measure_usage(model: DynamicClassifier, cost: CostModel, batches: BatchSource) -> Usage:
-    """Accuracy, MACs and routes over one pass, in eval mode; the model's mode is restored."""
+    """Accuracy, MACs and choices over one pass, in eval mode; the modules' modes are restored."""
     device = next(model.parameters()).device
     cost = cost.to(device)
-    training = model.training
-    model.eval()
 
     def work(_: int, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         batch = to_device(batch, device)
@@ -65,6 +64,6 @@ def measure_usage(model: DynamicClassifier, cost: CostModel, batches: BatchSourc
         choices = torch.stack([scores.argmax(1) for scores in routing.scores], 1)
         return hits.cpu(), macs_per_image(cost, routing.gates).cpu(), choices.cpu()
 
-    hits, macs, choices = zip(*one_pass(batches, work), strict=True)
-    model.train(training)
+    with eval_mode(model):
+        hits, macs, choices = zip(*one_pass(batches, work), strict=True)
     return Usage(float(torch.cat(hits).double().mean()), torch.cat(macs), torch.cat(choices))

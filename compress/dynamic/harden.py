@@ -1,4 +1,4 @@
-"""Make masks exact: the smallest values become 0 for good, until images cost what they may."""
+"""Harden masks: set the smallest values to 0 permanently, until the mean MACs are within the budget."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from .cost import Usage, measure_usage
 from .routing import DynamicClassifier
 
 HALVINGS = 14
-"""Bisections of the number of mask values that become 0."""
+"""Bisection steps of the number of mask values that become 0."""
 
 
 def check_reachable(cost: CostModel, budget: float, align: int = 1) -> None:
-    """Refuse a budget (MACs) below what is left with the fewest channels open in every route.
+    """Raise for a budget (MACs) below the cost with the fewest channels open in every route.
 
     Raises:
-        PruningError: it is; the message names the smallest.
+        PruningError: it is; the message gives that cost.
     """
-    fewest = [(torch.arange(width) < _step(width, align)).double() for width in cost.widths]
+    fewest = [(torch.arange(width) < _width_step(width, align)).double() for width in cost.widths]
     smallest = float(cost.of_values(torch.cat(fewest)))
     if budget < smallest:
         raise PruningError(
@@ -32,13 +32,13 @@ def check_reachable(cost: CostModel, budget: float, align: int = 1) -> None:
 
 
 def harden_(model: DynamicClassifier, cost: CostModel, batches: BatchSource, *, budget: float, align: int) -> Usage:
-    """Close mask values for good, the smallest first, until the mean MACs of ``batches`` are within ``budget``.
+    """Close mask values permanently, the smallest first, until the mean MACs of ``batches`` are within ``budget``.
 
-    Every mask keeps a multiple of ``align`` channels where its layer has at least twice as many, and one at least.
-    Heads choose anew after every trial, since what they read changes; so the result is measured, not predicted.
+    Every mask keeps a multiple of ``align`` channels where its layer has at least twice as many, and at least one.
+    Closing values changes what the heads read and so their choices: every trial is measured, not predicted.
 
     Raises:
-        PruningError: even the fewest channels cost more.
+        PruningError: the fewest channels cost more than the budget.
     """
     check_reachable(cost, budget, align)
     start = [(router.masks.detach().clone(), router.keep.clone()) for router in model.router_list]
@@ -46,38 +46,39 @@ def harden_(model: DynamicClassifier, cost: CostModel, batches: BatchSource, *, 
 
     def close(count: int) -> Usage:
         threshold = float(values[count - 1]) if count else 0.0
-        _close_(model, start, threshold, align)
+        _keep_above_(model, start, threshold, align)
         return measure_usage(model, cost, batches)
 
     best = close(0)
     if best.macs_mean <= budget:
         return best
     low, high = 0, len(values)  # closing ``low`` values is too few, ``high`` enough
-    best, at = close(high), high
+    best, best_count = close(high), high
     for _ in range(HALVINGS):
         middle = (low + high) // 2
         if middle in (low, high):
             break
-        found = close(middle)
-        if found.macs_mean <= budget:
-            high, best, at = middle, found, middle
+        usage = close(middle)
+        if usage.macs_mean <= budget:
+            high, best, best_count = middle, usage, middle
         else:
             low = middle
-    _close_(model, start, float(values[at - 1]), align)
+    _keep_above_(model, start, float(values[best_count - 1]), align)
     return best
 
 
-def _step(width: int, align: int) -> int:
+def _width_step(width: int, align: int) -> int:
+    """The multiple of open channels in a mask of ``width`` channels."""
     return align if width >= 2 * align else 1
 
 
 @torch.no_grad()
-def _close_(model: DynamicClassifier, start: list[tuple[Tensor, Tensor]], threshold: float, align: int) -> None:
-    """Keep the values above ``threshold``, in multiples of ``align``; the others become 0."""
+def _keep_above_(model: DynamicClassifier, start: list[tuple[Tensor, Tensor]], threshold: float, align: int) -> None:
+    """Keep the mask values above ``threshold``, in multiples of ``align``, and set the others to 0."""
     for router, (masks, keep) in zip(model.router_list, start, strict=True):
-        step = _step(masks.shape[1], align)
-        wanted = ((masks > threshold) & keep).sum(1)
-        counts = ((wanted.double() / step).round().long() * step).clamp(min=step).minimum(keep.sum(1))
+        step = _width_step(masks.shape[1], align)
+        above = ((masks > threshold) & keep).sum(1)
+        counts = ((above.double() / step).round().long() * step).clamp(min=step).minimum(keep.sum(1))
         rank = masks.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         router.keep.copy_(rank < counts[:, None])
         router.masks.copy_(masks)

@@ -1,4 +1,4 @@
-"""Learn masks and heads within a budget of MACs, make the masks exact, finetune what is left (DRIB)."""
+"""Learn a dynamic classifier under a budget of MACs: train masks and heads, harden the masks, finetune (DRIB)."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from .harden import check_reachable, harden_
 from .routing import DynamicClassifier
 
 SPARSITY_WEIGHT = 0.5
-"""Weight of (mean |g| - s)^2 to start with, as printed; it grows while mean |g| is above s."""
+"""Initial weight of (mean |g| - s)^2, as in the paper; it grows while mean |g| is above s."""
 
-GROWTH = 20.0
-"""How much that weight gains over all steps, per unit of mean |g| above s."""
+WEIGHT_GROWTH = 20.0
+"""Increase of that weight over all steps, per unit of mean |g| above s."""
 
-TRAVEL = 8.0
-"""Default learning rate of the masks x steps: in every second step, at half of it in the mean, a value of 1 can go to 0
-twice over."""
+MASK_TRAVEL = 8.0
+"""Default learning rate of the masks x steps: masks step every second time, at half the rate in the mean, so a value
+can travel from 1 to 0 twice."""
 
-LEAST_MASK_LR = 0.01
-"""As printed, for the 35,000 steps of the paper."""
+MIN_MASK_LR = 0.01
+"""Smallest default learning rate of the masks: that of the paper, for 35,000 steps."""
 
-AIM = 0.99
-"""Share of the budget that masks are hardened to: routes drift a little while weights are finetuned."""
+HARDENED_SHARE = 0.99
+"""Share of the budget that masks are hardened to: choices drift a little during finetuning."""
 
 
 @dataclass(frozen=True)
-class Learned:
-    """How a dynamic classifier came out on validation images: right after hardening, and in the end."""
+class LearnedRouting:
+    """Usage of the learned dynamic classifier on validation images: after hardening, and after finetuning."""
 
     hardened: Usage
     validation: Usage
@@ -47,7 +47,7 @@ class Learned:
 
 
 class Alternating(Optimizer):
-    """Two optimisers that step in turn: heads and masks, then weights (Wang et al. 2020)."""
+    """Two optimisers that step alternately: heads and masks, then weights (Wang et al. 2020)."""
 
     def __init__(self, first: Optimizer, second: Optimizer) -> None:
         super().__init__([*first.param_groups, *second.param_groups], {})
@@ -55,15 +55,15 @@ class Alternating(Optimizer):
         self._turn = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Both optimisers' states, and whose turn it is."""
+        """Both optimisers' states, and which of them steps next."""
         return {"turns": [optimizer.state_dict() for optimizer in self._turns], "turn": self._turn}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
-        """Go on where ``state_dict`` was taken."""
+        """Continue from ``state_dict``."""
         for optimizer, state in zip(self._turns, state_dict["turns"], strict=True):
             optimizer.load_state_dict(state)
         self._turn = state_dict["turn"]
-        # Loading makes new groups: a schedule must set the rates of those that step.
+        # Loading replaces the groups: a schedule must set the rates of the new ones.
         self.param_groups = [group for optimizer in self._turns for group in optimizer.param_groups]
 
     @overload
@@ -73,14 +73,14 @@ class Alternating(Optimizer):
     def step(self, closure: Callable[[], float]) -> float: ...
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One step of the optimiser whose turn it is."""
+        """One step of the optimiser that is next."""
         optimizer = self._turns[self._turn]
         self._turn = 1 - self._turn
         return optimizer.step(closure)
 
 
 class _Exploration:
-    """What moves from step to step beside the weights: the choices' temperature and w, the weight of sparsity."""
+    """Schedule of the routing training: the choices' temperature and w, the weight of sparsity."""
 
     def __init__(self, model: DynamicClassifier, config: DynamicConfig, share: float, steps: int) -> None:
         self.weight = SPARSITY_WEIGHT
@@ -88,23 +88,23 @@ class _Exploration:
         model.temperature = config.temperature[0]
 
     def advance(self, step: int, figures: Mapping[str, float]) -> None:
-        """Set what the step after ``step`` takes."""
+        """Project heads and masks, and set temperature and weight of the step after ``step``."""
         first, last = self._range
         self._model.project_()
         self._model.temperature = first * (last / first) ** ((step + 1) / self._steps)
-        self.weight += GROWTH / self._steps * max(0.0, figures["mean_gate"] - self._share)
+        self.weight += WEIGHT_GROWTH / self._steps * max(0.0, figures["mean_gate"] - self._share)
 
     def state_dict(self) -> dict[str, float | None]:
         """For a checkpoint."""
         return {"weight": self.weight, "temperature": self._model.temperature}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        """Go on where ``state_dict`` was taken."""
+        """Continue from ``state_dict``."""
         self.weight, self._model.temperature = state["weight"], state["temperature"]
 
 
-class _Routing(nn.Module):
-    """What ``fit`` trains while masks are explored: forward gives the gates too."""
+class _WithGates(nn.Module):
+    """Module for ``fit`` that trains masks and heads: forward returns the gates too."""
 
     def __init__(self, model: DynamicClassifier) -> None:
         super().__init__()
@@ -116,10 +116,10 @@ class _Routing(nn.Module):
 
 
 class _PartlyDense(nn.Module):
-    """What ``fit`` trains while weights are finetuned: now and then a route of an image has all channels open.
+    """Module for ``fit`` that finetunes weights: a random ``share`` of the routes of each image has all channels open.
 
-    Without that, weights and batch statistics fit the chosen channels alone, and a layer that the bottleneck has run
-    dense ruins what follows.
+    Without it, weights and batch statistics fit the chosen channels only, and a layer that runs dense after the
+    bottleneck's verification breaks the layers after it.
     """
 
     def __init__(self, model: DynamicClassifier, share: float) -> None:
@@ -139,12 +139,12 @@ def mean_gate(gates: list[Tensor]) -> Tensor:
 
 
 def sparsity(gates: list[Tensor], share: float, weight: float) -> Tensor:
-    """weight x (mean |g| - s)^2 (scalar), the mean being that of the whole batch."""
+    """weight x (mean |g| - s)^2 (scalar), with the mean over the batch of all ranks."""
     return weight * (mean_over_batch(mean_gate(gates)) - share) ** 2
 
 
-def share_for(cost: CostModel, budget: float) -> float:
-    """s: the share of open channels, equal in all routes, at which the MACs are ``budget``."""
+def open_share(cost: CostModel, budget: float) -> float:
+    """s: the share of open channels, equal for all routes, at which the MACs equal ``budget``."""
     low, high = 0.0, 1.0
     ones = torch.ones(sum(cost.widths), dtype=torch.float64)
     for _ in range(40):
@@ -162,28 +162,28 @@ def learn_routing(
     *,
     config: DynamicConfig,
     budget: float,
-) -> Learned:
-    """Train ``model`` in place: masks and heads against the sparsity loss, then exact masks, then finetuning.
+) -> LearnedRouting:
+    """Train ``model`` in place: masks and heads with the sparsity loss, then hardened masks, then finetuning.
 
     Args:
         cost: of ``routed_cost``.
-        budget: MACs per image, in the mean of ``val``, heads included.
+        budget: mean MACs per image over ``val``, heads included.
 
     Raises:
         PruningError: the budget is out of reach.
     """
-    check_reachable(cost, AIM * budget, config.align)
+    check_reachable(cost, HARDENED_SHARE * budget, config.align)
     cost = cost.to(learning.device)
-    _explore(model, cost, train, learning, config=config, budget=budget)
-    hardened = harden_(model, cost, val, budget=AIM * budget, align=config.align)
+    _train_routing(model, cost, train, learning, config=config, budget=budget)
+    hardened = harden_(model, cost, val, budget=HARDENED_SHARE * budget, align=config.align)
     if config.finetune_epochs:
-        _finetune(model, train, learning, config=config)
-    found = harden_(model, cost, val, budget=budget, align=config.align)
+        _finetune_routed(model, train, learning, config=config)
+    validation = harden_(model, cost, val, budget=budget, align=config.align)
     model.eval()
-    return Learned(hardened, found, budget)
+    return LearnedRouting(hardened, validation, budget)
 
 
-def _explore(
+def _train_routing(
     model: DynamicClassifier,
     cost: CostModel,
     train: BatchSource,
@@ -192,11 +192,11 @@ def _explore(
     config: DynamicConfig,
     budget: float,
 ) -> History:
-    """CE + w (mean |g| - s)^2, heads and masks in turn with weights; w grows while too much is computed."""
+    """Minimise CE + w (mean |g| - s)^2, heads and masks alternating with weights; w grows while mean |g| exceeds s."""
     steps = config.epochs * len(train)
-    share = share_for(cost, budget)
-    model.spread_(to_device(next(iter(train.epoch(0))), learning.device).images)
-    course = _Exploration(model, config, share, steps)
+    share = open_share(cost, budget)
+    model.init_heads_(to_device(next(iter(train.epoch(0))), learning.device).images)
+    schedule = _Exploration(model, config, share, steps)
     model.train().requires_grad_(True)
 
     def loss(wrapped: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -205,7 +205,7 @@ def _explore(
         with torch.no_grad():
             macs = macs_per_image(cost, gates).mean() / budget
         return {
-            "loss": ce + sparsity(gates, share, course.weight),
+            "loss": ce + sparsity(gates, share, schedule.weight),
             "ce": ce,
             "mean_gate": mean_gate(gates),
             "macs": macs,
@@ -217,13 +217,13 @@ def _explore(
         torch.optim.Adam(
             [
                 {"params": heads, "lr": config.head_lr},
-                {"params": masks, "lr": config.mask_lr or max(LEAST_MASK_LR, TRAVEL / steps)},
+                {"params": masks, "lr": config.mask_lr or max(MIN_MASK_LR, MASK_TRAVEL / steps)},
             ]
         ),
         torch.optim.SGD(model.classifier.parameters(), lr=config.lr, momentum=0.9, weight_decay=1e-4, nesterov=True),
     )
     return fit(
-        _Routing(model),
+        _WithGates(model),
         train,
         loss,
         optimizer,
@@ -231,19 +231,19 @@ def _explore(
         what="routing",
         steps=steps,
         schedule=one_cycle,
-        after_step=course.advance,
-        keeps={"exploration": course},
+        after_step=schedule.advance,
+        keeps={"exploration": schedule},
     )
 
 
-def _finetune(
+def _finetune_routed(
     model: DynamicClassifier,
     train: BatchSource,
     learning: Learning,
     *,
     config: DynamicConfig,
 ) -> History:
-    """Weights and mask values under the routes that will be deployed: no noise, heads frozen, zeros stay zero."""
+    """Finetune weights and mask values under the deployed routes: no noise, heads frozen, closed values stay 0."""
     model.train().requires_grad_(True)
     for router in model.router_list:
         router.head.requires_grad_(False)
@@ -253,8 +253,8 @@ def _finetune(
         ce = F.cross_entropy(wrapped(batch.images).float(), batch.labels)
         return {"loss": ce}
 
-    free = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(free, lr=config.finetune_lr, momentum=0.9, weight_decay=1e-4, nesterov=True)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=config.finetune_lr, momentum=0.9, weight_decay=1e-4, nesterov=True)
     return fit(
         _PartlyDense(model, config.dense_share),
         train,

@@ -1,4 +1,4 @@
-"""The head and the masks of one routed layer (DRIB; Wang et al., AAAI 2020)."""
+"""Routers, routes, and the dynamic classifier that chooses channels per image (DRIB; Wang et al., AAAI 2020)."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import PruningError
+from ..modes import eval_mode
 from ..parallel.processes import mean_and_std, random_per_image
 from ..surgery import ChannelGraph, ChannelGroup, Slot
 
-MASK_MOST = 5.0
-"""Mask values are clamped to 0 .. this."""
+MAX_MASK = 5.0
+"""Upper bound of mask values."""
 
-FOLLOW = 0.05
-"""How far the mean of the features moves with each training batch."""
+MEAN_RATE = 0.05
+"""Rate of the running mean of the features per training batch."""
 
-MASK_LEAST = 1e-3
-"""Kept values are at least this once masks are hard: what is counted and computed is what was kept."""
+MIN_KEPT_MASK = 1e-3
+"""Lower bound of kept values once masks are hard, so that exactly the kept channels are computed and counted."""
 
 
 class Router(nn.Module):
     """Head and masks of one route: p = softmax(head(GAP(ReLU(x)))) over ``masks`` masks.
 
     Args:
-        inputs: channels of x, what the routed layer reads.
-        channels: channels it produces.
-        masks: how many masks to choose from.
+        inputs: channels of x, the routed layer's input.
+        channels: of the routed layer's output.
+        masks: number of masks to choose from.
     """
 
     keep: Tensor
@@ -49,29 +50,29 @@ class Router(nn.Module):
 
     @torch.no_grad()
     def project_(self) -> None:
-        """After each step: rows of the head have length 1 and lie across the mean of what they read.
+        """Project after each step: rows of the head to length 1 and orthogonal to the mean of the features.
 
-        Mask values lie in 0 .. 5, closed ones at 0, and kept ones above it once masks are hard.
+        Mask values are clamped to 0 .. 5; closed ones are 0, and kept ones above it once masks are hard.
 
-        Features after a ReLU have a mean that outweighs what tells images apart: along it, a head without a bias
-        gives every image the same mask, and the others never learn.
+        Features after a ReLU have a mean that outweighs the differences between images: a head without a bias that
+        has a part along it gives every image the same mask, and the other masks never learn.
         """
         rows = self.head.weight
         direction = F.normalize(self.mean, dim=0)
         rows.sub_((rows @ direction)[:, None] * direction)
         rows.div_(rows.norm(dim=1, keepdim=True).clamp_min(1e-12))
-        self.masks.clamp_(MASK_LEAST if self.hard else 0.0, MASK_MOST).mul_(self.keep)
+        self.masks.clamp_(MIN_KEPT_MASK if self.hard else 0.0, MAX_MASK).mul_(self.keep)
 
     def score(self, x: Tensor) -> Tensor:
         """(N, masks) scores of the masks for x (N, inputs, H, W)."""
         features = self.features(x)
         if self.training:
-            self.follow_(features.detach())
+            self.update_mean_(features.detach())
         scores: Tensor = self.head(features)
         return scores
 
     def features(self, x: Tensor) -> Tensor:
-        """(N, inputs) GAP(ReLU(x)): what the head reads."""
+        """(N, inputs) GAP(ReLU(x)), the head's input."""
         return x.relu().mean((2, 3))
 
     def choose(self, scores: Tensor, temperature: float | None) -> Tensor:
@@ -79,8 +80,8 @@ class Router(nn.Module):
 
         Args:
             temperature: of the hard straight-through Gumbel-softmax, in standard deviations of the scores over the
-                batch: rows of length 1 leave scores on the scale of their layer's features, where noise of a fixed
-                size would decide every choice. None: the largest score, no noise.
+                batch: with rows of length 1, scores have the scale of their layer's features, and noise of a fixed
+                size could decide every choice. None: the largest score, no noise.
         """
         if temperature is None:
             return F.one_hot(scores.argmax(1), scores.shape[1]).to(self.masks.dtype)
@@ -92,8 +93,8 @@ class Router(nn.Module):
         return (hard - soft.detach() + soft).to(self.masks.dtype)
 
     @torch.no_grad()
-    def spread_(self, features: Tensor) -> None:
-        """Point the head along the directions in which features (N, inputs) vary most, each of them both ways."""
+    def init_head_(self, features: Tensor) -> None:
+        """Set the head's rows to the principal directions of features (N, inputs), each with both signs."""
         self.mean.copy_(features.mean(0))
         centred = features.double() - features.double().mean(0)
         directions = torch.linalg.svd(centred, full_matrices=False).Vh
@@ -103,16 +104,16 @@ class Router(nn.Module):
         self.project_()
 
     @torch.no_grad()
-    def follow_(self, features: Tensor) -> None:
-        """Let the mean follow the features (N, inputs) of a training batch."""
-        self.mean.lerp_(mean_and_std(features, (0,))[0].to(self.mean.dtype), FOLLOW)
+    def update_mean_(self, features: Tensor) -> None:
+        """Update the running mean by the features (N, inputs) of a training batch."""
+        self.mean.lerp_(mean_and_std(features, (0,))[0].to(self.mean.dtype), MEAN_RATE)
 
 
 @dataclass(frozen=True)
 class Route:
-    """A group whose channels are picked per image: ``layer`` produces them, ``inputs`` channels decide.
+    """A group whose channels are chosen per image: ``layer`` produces them, its ``inputs`` input channels decide.
 
-    ``group`` counts the heads that read its channels among its consumers.
+    The consumers of ``group`` include the heads that read its channels.
     """
 
     group: ChannelGroup
@@ -126,35 +127,35 @@ class Route:
 
 
 def find_routes(network: nn.Module, graph: ChannelGraph, example: Tensor) -> tuple[Route, ...]:
-    """The groups of ``graph`` that can be picked per image, in the order in which the network computes them.
+    """The groups of ``graph`` that can be chosen per image, in the order in which the network computes them.
 
-    Those are channels that one ordinary convolution produces from something other than the image: residual streams
-    stay dense (as in DRIB, where only the first convolution of a basic block is gated).
+    Those are the outputs of a single ordinary convolution that is not the first: residual streams stay dense (as in
+    DRIB, where only the first convolution of a basic block is gated).
 
     Raises:
         PruningError: there is none.
     """
-    order = _call_order(network, example)
+    order = _conv_call_order(network, example)
     modules = dict(network.named_modules())
-    found = []
+    routes = []
     for group in graph.groups:
         layer = modules[group.producers[0].layer] if len(group.producers) == 1 else None
         if not isinstance(layer, nn.Conv2d) or layer.groups != 1 or group.channels != layer.out_channels:
             continue
         name = group.producers[0].layer
         if name in order and name != order[0]:
-            found.append(Route(group, name, layer.in_channels))
-    if not found:
+            routes.append(Route(group, name, layer.in_channels))
+    if not routes:
         raise PruningError(
             "no layer of this model can pick its channels per image: that takes a convolution, not the first one, "
             "whose channels no other layer adds to; use the slim model instead"
         )
-    found.sort(key=lambda route: order.index(route.layer))
-    return tuple(_with_heads(route, found) for route in found)
+    routes.sort(key=lambda route: order.index(route.layer))
+    return tuple(_with_heads(route, routes) for route in routes)
 
 
 def _with_heads(route: Route, routes: Sequence[Route]) -> Route:
-    """The head of a layer reads what the layer reads."""
+    """``route`` with the heads that read its channels among its consumers: a head reads its layer's input."""
     slots = {slot.layer: slot for slot in route.group.consumers}
     heads = tuple(
         Slot(head_name(index), slots[other.layer].positions, slots[other.layer].sources)
@@ -170,19 +171,19 @@ def head_name(index: int) -> str:
 
 
 @torch.no_grad()
-def _call_order(network: nn.Module, example: Tensor) -> list[str]:
+def _conv_call_order(network: nn.Module, example: Tensor) -> list[str]:
     """Names of the convolutions in the order of their first call."""
     order: list[str] = []
     layers = {name: module for name, module in network.named_modules() if isinstance(module, nn.Conv2d)}
 
-    def note(name: str) -> Callable[[nn.Module, object], None]:
+    def record(name: str) -> Callable[[nn.Module, object], None]:
         def hook(*_: object) -> None:
             if name not in order:
                 order.append(name)
 
         return hook
 
-    handles = [layer.register_forward_pre_hook(note(name)) for name, layer in layers.items()]
+    handles = [layer.register_forward_pre_hook(record(name)) for name, layer in layers.items()]
     try:
         network(example)
     finally:
@@ -192,7 +193,7 @@ def _call_order(network: nn.Module, example: Tensor) -> list[str]:
 
 
 class Routing(NamedTuple):
-    """What one forward decided. By route: ``scores`` and one-hot ``choices`` (N, masks), ``gates`` (N, channels)."""
+    """Result of one forward pass. By route: ``scores`` and one-hot ``choices`` (N, masks), ``gates`` (N, channels)."""
 
     logits: Tensor
     scores: list[Tensor]
@@ -201,9 +202,9 @@ class Routing(NamedTuple):
 
 
 class DynamicClassifier(nn.Module):
-    """A classifier whose routed layers compute the channels that their image needs.
+    """A classifier whose routed layers compute only the channels that a mask chosen per image opens.
 
-    Gates act where channels are consumed: for values >= 0 that is the same as before the ReLU, where DRIB puts them.
+    Gates act where channels are consumed: for values >= 0 that equals gating before the ReLU, as in DRIB.
     ``temperature`` is that of the choices in training (None: no noise); in eval mode there is no noise.
     """
 
@@ -215,17 +216,14 @@ class DynamicClassifier(nn.Module):
         self.temperature: float | None = 1.0
 
     @torch.no_grad()
-    def spread_(self, images: Tensor) -> None:
-        """Start the heads so that the masks of a route are taken by about as many of ``images`` each."""
-        training = self.training
-        self.eval()
-        with self._gated(closing=False, spread=True):
+    def init_heads_(self, images: Tensor) -> None:
+        """Initialise the heads so that every mask of a route is chosen by about as many of ``images``."""
+        with eval_mode(self), self._gated(closing=False, init_heads=True):
             self.classifier(images)
-        self.train(training)
 
     @property
     def router_list(self) -> list[Router]:
-        """The routers, by their own type."""
+        """The routers, typed as ``Router``."""
         return [router for router in self.routers if isinstance(router, Router)]
 
     def forward(self, images: Tensor) -> Tensor:
@@ -233,10 +231,10 @@ class DynamicClassifier(nn.Module):
         return self.routed(images).logits
 
     def routed(self, images: Tensor, *, closing: bool = True, dense: Sequence[Tensor] | None = None) -> Routing:
-        """Logits and the routes they came by.
+        """Logits and the routing that they were computed with.
 
         Args:
-            closing: False lets every channel through as it is: the dense graph with its heads.
+            closing: False closes no channel: the dense network with its heads.
             dense: by route (N,) bool, the images for which all of its channels are open.
         """
         with self._gated(closing, dense=dense) as routing:
@@ -245,11 +243,11 @@ class DynamicClassifier(nn.Module):
 
     @contextmanager
     def _gated(
-        self, closing: bool, *, spread: bool = False, dense: Sequence[Tensor] | None = None
+        self, closing: bool, *, init_heads: bool = False, dense: Sequence[Tensor] | None = None
     ) -> Iterator[Routing]:
-        """Hooks for one forward: multiply what consumers read, then let routed layers' heads choose.
+        """Hooks for one forward pass: gate the consumers' inputs, then let the routed layers' heads choose.
 
-        With ``spread`` the heads are set by what they read first.
+        With ``init_heads`` each head is first initialised from its input.
         """
         temperature = self.temperature if self.training else None
         modules = dict(self.classifier.named_modules())
@@ -265,12 +263,12 @@ class DynamicClassifier(nn.Module):
             def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
                 x, *rest = args
                 for index, slot in reads.get(layer, ()):
-                    x = x * _spread(routing.gates[index], slot, module, x)
+                    x = x * _input_factors(routing.gates[index], slot, module, x)
                 if layer in numbers:
                     assert numbers[layer] == len(routing.gates), "routes are in the order of their layers' calls"
                     router = routers[numbers[layer]]
-                    if spread:
-                        router.spread_(router.features(x))
+                    if init_heads:
+                        router.init_head_(router.features(x))
                     routing.scores.append(router.score(x))
                     routing.choices.append(router.choose(routing.scores[-1], temperature))
                     gates = routing.choices[-1] @ router.masks
@@ -291,13 +289,13 @@ class DynamicClassifier(nn.Module):
 
     @torch.no_grad()
     def project_(self) -> None:
-        """Put heads and masks back where they are defined; after every optimiser step."""
+        """Project heads and masks onto their constraints; after every optimiser step."""
         for router in self.router_list:
             router.project_()
 
 
-def _spread(values: Tensor, slot: Slot, layer: nn.Module, x: Tensor) -> Tensor:
-    """Gate values (N, channels) where ``layer`` reads them: a factor for each of its inputs, to multiply x with."""
+def _input_factors(values: Tensor, slot: Slot, layer: nn.Module, x: Tensor) -> Tensor:
+    """Factors of the inputs x of ``layer``, broadcastable to x, from gate values (N, channels) of the slot's group."""
     width = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
     assert isinstance(width, int)
     if slot.positions == slot.sources == tuple(range(width)):

@@ -1,21 +1,19 @@
 """Explanations: where in an image the classifier's evidence lies; amortized ones in one forward pass."""
 
-from .amortized.explainers import AmortizedExplainer, RbfExplainer, RealXExplainer
 from .amortized.heads import Head, RbfHead, RealXHead, rbf_saliency
-from .amortized.learn import rbf_objective, train_selector
+from .amortized.learn import SelectorQuality, judge_selector, rbf_objective, refuse_collapsed, train_selector
 from .amortized.predictor import Predictor, new_predictor, rbf_masks, train_predictor
 from .amortized.pyramid import Capture, FeatureScale, find_scales
-from .amortized.quality import SelectorQuality, judge_selector, refuse_collapsed
 from .amortized.rbf import REFERENCE_SIDE, rbf_map
 from .amortized.realx import pixel_masks, realx_objective, realx_sample
-from .amortized.selector import ExplainedClassifier, Selector
+from .amortized.selector import AmortizedExplainer, ExplainedClassifier, RbfExplainer, RealXExplainer, Selector
 from .amortized.targets import (
     Drift,
     Targets,
-    drift_between,
-    drift_of,
     explanations,
     find_targets,
+    head_drift,
+    rbf_drift,
     squared_distance,
     to_targets,
 )
@@ -26,15 +24,15 @@ from .base import (
     Saliency,
     check_images,
     check_labels,
-    explaining,
+    eval_with_gradients,
     signed_max_abs,
     to_inputs,
 )
-from .members import MEMBERS, Member, make_explainer, needs_weights
+from .members import EXPLAINERS, ExplainerFactory, make_explainer, needs_weights
 from .steering import STEERING, Quality, SteeringExplainer
 
 __all__ = [
-    "MEMBERS",
+    "EXPLAINERS",
     "REFERENCE_SIDE",
     "STEERING",
     "AmortizedExplainer",
@@ -43,9 +41,9 @@ __all__ = [
     "Drift",
     "ExplainedClassifier",
     "Explainer",
+    "ExplainerFactory",
     "FeatureScale",
     "Head",
-    "Member",
     "Predictor",
     "PruneGrad",
     "PrunePGD",
@@ -63,17 +61,17 @@ __all__ = [
     "calibrate_percent",
     "check_images",
     "check_labels",
-    "drift_between",
-    "drift_of",
-    "explaining",
+    "eval_with_gradients",
     "explanations",
     "find_scales",
     "find_targets",
+    "head_drift",
     "judge_selector",
     "make_explainer",
     "needs_weights",
     "new_predictor",
     "pixel_masks",
+    "rbf_drift",
     "rbf_map",
     "rbf_masks",
     "rbf_objective",

@@ -1,4 +1,4 @@
-"""What every explainer keeps to: images in, one saliency map per image out."""
+"""The interface of explainers (images in, one saliency map per image out) and the checks of what they are given."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from torch import Tensor, nn
 
 from ..errors import DataError, ModelError
 from ..models.user_code import UserCode
+from ..modes import eval_mode
 
 
 @dataclass(frozen=True)
 class Saliency:
-    """Explanations of a batch of images; where a map is higher, the classifier's evidence is.
+    """Saliency maps of a batch of images: the higher a pixel, the more the prediction rests on it.
 
-    Maps of one explainer compare with each other; scales differ between explainers: compare ranks, or normalise.
+    Maps of one explainer share a scale; scales differ between explainers: compare ranks, or normalise.
 
     Args:
         maps: (N, H, W) float, as large as the images.
-        parameters: (N, P) what an amortized explainer says in few numbers (``rbf``: centre row, centre column and
-            sigma in pixels), where it has such a form.
-        uncertainty: (N, H, W) standard deviation of the maps, in their units, where the explainer knows it.
-        signed: the sign of a map is a direction (brighter or darker pixels speak for the class), not a rank:
+        parameters: (N, P) the numbers that generate the maps, for an explainer with a parametric form (``rbf``:
+            centre row, centre column and sigma in pixels).
+        uncertainty: (N, H, W) standard deviation of the maps, in their units, where the explainer estimates it.
+        signed: the sign of a map is a direction (brighter or darker pixels raise the class score), not a rank:
             see ``importance``.
     """
 
@@ -42,16 +43,16 @@ class Saliency:
 
     @property
     def importance(self) -> Tensor:
-        """(N, H, W) what to rank pixels by: the maps, or their magnitudes where they are signed."""
+        """(N, H, W) values to rank pixels by: the maps, or their magnitudes where they are signed."""
         return self.maps.abs() if self.signed else self.maps
 
 
 class Explainer(Protocol):
-    """Explains a classifier that it was made with; deterministic, in eval mode, leaves no gradients behind."""
+    """Explains the classifier that it was built for; deterministic, in eval mode, leaves no gradients behind."""
 
     @property
     def name(self) -> str:
-        """As recipes and commands call it: ``rbf``, ``realx``, ``varsal``, ``prunegrad``, ``grad_cam``, ..."""
+        """Its name in recipes and commands: ``rbf``, ``realx``, ``varsal``, ``prunegrad``, ``grad_cam``, ..."""
 
     def explain(self, images: Tensor, labels: Tensor | None = None) -> Saliency:
         """Explain images (N, 3, H, W) in [0, 1].
@@ -60,17 +61,17 @@ class Explainer(Protocol):
             labels: (N,) the class to explain, per image; the predicted one if not given.
 
         Raises:
-            ModelError: the classifier has not what this explainer needs.
-            DataError: images or labels do not fit the classifier; the sentence names the first that does not.
+            ModelError: the classifier lacks something that this explainer needs.
+            DataError: images or labels do not fit the classifier; the message names the first that does not.
         """
 
 
-_SLACK = 1e-3
+_PIXEL_TOLERANCE = 1e-3
 """Rounding may leave [0, 1] by this much."""
 
 
 class CheckedExplainer(ABC):
-    """An explainer of any classifier: checks what it is given, in eval mode, then leaves the work to ``_maps``.
+    """Base of explainers of any classifier: checks the inputs, switches to eval mode, then calls ``_maps``.
 
     Args:
         classifier: raw images (N, 3, H, W) in [0, 1] -> logits (N, classes).
@@ -84,50 +85,31 @@ class CheckedExplainer(ABC):
 
     def explain(self, images: Tensor, labels: Tensor | None = None) -> Saliency:
         """See ``Explainer.explain``; maps are on the classifier's device."""
-        with explaining(self.classifier):
+        with eval_with_gradients(self.classifier):
             images, labels = to_inputs(self.classifier, images, labels)
             maps = self._maps(images, labels)
         return Saliency(maps.detach(), signed=self.signed)
 
     @abstractmethod
     def _maps(self, images: Tensor, labels: Tensor) -> Tensor:
-        """(N, H, W) for checked images (a copy of its own) and labels (N,); gradients are enabled."""
+        """(N, H, W) maps of checked images (a copy that it may change) and labels (N,); gradients are enabled."""
 
 
 @contextmanager
-def explaining(classifier: nn.Module) -> Iterator[None]:
-    """Within the block gradients are enabled, whatever the caller does, and ``classifier`` is in eval mode."""
-    training = [module for module in modules_of(classifier) if module.training]
-    if training:
-        classifier.eval()
-    try:
-        with torch.inference_mode(False), torch.enable_grad():
-            yield
-    finally:
-        for module in training:  # one by one: layers may be in modes of their own
-            module.training = True
-
-
-def modules_of(network: nn.Module) -> list[nn.Module]:
-    """``network`` and all modules in it: ``network.modules()`` takes as long as a few of its layers.
-
-    A module that is in several places is here as often.
-    """
-    found = [network]
-    for module in found:  # grows on the way
-        if children := module._modules:
-            found += [child for child in children.values() if child is not None]
-    return found
+def eval_with_gradients(classifier: nn.Module) -> Iterator[None]:
+    """Inside the block ``classifier`` is in eval mode and gradients are enabled, even under ``torch.no_grad``."""
+    with eval_mode(classifier), torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 def to_inputs(classifier: nn.Module, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
     """Checked copies on the classifier's device: images, and labels (N,) int64 (the predicted ones if None).
 
-    Costs one forward. An explainer that has logits anyway calls ``check_images`` and ``check_labels`` itself.
+    Costs one forward pass. An explainer that computes logits itself calls ``check_images`` and ``check_labels``.
 
     Raises:
-        DataError: images or labels that no classifier takes, or labels that this one has not.
-        ModelError: the classifier fails on images of this size, or gives something else than finite logits.
+        DataError: invalid images or labels, or a label beyond the classifier's classes.
+        ModelError: the classifier fails on images of this size, or returns something other than finite logits.
     """
     check_images(images)
     parameter = next(classifier.parameters(), None)
@@ -151,7 +133,7 @@ def to_inputs(classifier: nn.Module, images: Tensor, labels: Tensor | None) -> t
 
 
 def check_images(images: Tensor, side: int | None = None) -> None:
-    """Are these images (N, 3, H, W) in [0, 1], of ``side`` x ``side`` pixels where an explainer has a size?
+    """Check that images are (N, 3, H, W) floats in [0, 1], and of ``side`` x ``side`` pixels if that is given.
 
     Raises:
         DataError: they are not.
@@ -163,8 +145,8 @@ def check_images(images: Tensor, side: int | None = None) -> None:
         raise DataError(f"images are {shape[2]}x{shape[3]} pixels; this explainer takes {side}x{side}: resize them")
     if not images.is_floating_point():
         raise DataError(f"images are {images.dtype}; an explainer takes floats in [0, 1]: divide bytes by 255")
-    low, high = map(float, images.detach().aminmax())  # NaN and infinity show in it too
-    if low >= -_SLACK and high <= 1 + _SLACK:
+    low, high = map(float, images.detach().aminmax())  # NaN and infinity spread to both
+    if low >= -_PIXEL_TOLERANCE and high <= 1 + _PIXEL_TOLERANCE:
         return
     broken = (~images.isfinite()).flatten(1).any(1).nonzero()
     if len(broken):
@@ -176,7 +158,7 @@ def check_images(images: Tensor, side: int | None = None) -> None:
 
 
 def check_labels(labels: Tensor, count: int, classes: int) -> None:
-    """Are these ``count`` class indices below ``classes``?
+    """Check that labels are ``count`` class indices below ``classes``.
 
     Raises:
         DataError: they are not.
@@ -194,5 +176,5 @@ def check_labels(labels: Tensor, count: int, classes: int) -> None:
 
 
 def signed_max_abs(values: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N, H, W): of each pixel's channels the value of the largest magnitude, with its sign."""
+    """(N, C, H, W) -> (N, H, W): the value of the channel with the largest magnitude, with its sign."""
     return values.gather(1, values.abs().argmax(1, keepdim=True)).squeeze(1)

@@ -1,4 +1,4 @@
-"""Explainers by name: what recipes, ``slimsight trust`` and ``slimsight explain`` choose from."""
+"""Registry of explainers by name, for recipes, ``slimsight trust`` and ``slimsight explain``."""
 
 from __future__ import annotations
 
@@ -23,22 +23,25 @@ from .attribution.references import (
 from .base import Explainer
 from .varsal import VarSal
 
-Untrained = Callable[[nn.Module], Explainer]
-Trained = Callable[[nn.Module, Path], Explainer]
+FromClassifier = Callable[[nn.Module], Explainer]
+FromWeights = Callable[[nn.Module, Path], Explainer]
 
 
 @dataclass(frozen=True)
-class Member:
-    """How to make an explainer of a classifier: exactly one of ``untrained`` and ``trained`` (from weights) is set."""
+class ExplainerFactory:
+    """How to build an explainer: from the classifier (``untrained``), or from saved weights too (``trained``).
 
-    untrained: Untrained | None = None
-    trained: Trained | None = None
+    Exactly one of the two is set.
+    """
+
+    untrained: FromClassifier | None = None
+    trained: FromWeights | None = None
 
     def __post_init__(self) -> None:
         assert (self.untrained is None) != (self.trained is None)
 
 
-MEMBERS: Registry[Member] = Registry("explainer")
+EXPLAINERS: Registry[ExplainerFactory] = Registry("explainer")
 
 for _name, _make in {
     "prunegrad": PruneGrad,
@@ -54,36 +57,38 @@ for _name, _make in {
     "centre": CentreMaps,
     "constant": ConstantMaps,
 }.items():
-    MEMBERS.add(_name)(Member(untrained=_make))
-MEMBERS.add("varsal")(Member(trained=lambda _classifier, weights: VarSal.load(weights)))  # its encoder reads the image
+    EXPLAINERS.add(_name)(ExplainerFactory(untrained=_make))
+EXPLAINERS.add("varsal")(
+    ExplainerFactory(trained=lambda _classifier, weights: VarSal.load(weights))
+)  # its encoder reads the image
 
 
 def needs_weights(name: str) -> bool:
-    """Is the explainer learned, so that ``make_explainer`` takes its weights?
+    """Whether the explainer is trained, so that ``make_explainer`` takes its weights.
 
     Raises:
         ConfigError: no such explainer.
     """
-    return MEMBERS.get(name).trained is not None
+    return EXPLAINERS.get(name).trained is not None
 
 
 def make_explainer(name: str, classifier: nn.Module, weights: Path | None = None) -> Explainer:
-    """The explainer called ``name`` of ``classifier`` (raw images in [0, 1] -> logits).
+    """The explainer called ``name`` for ``classifier`` (raw images in [0, 1] -> logits).
 
     Args:
-        weights: of an explainer that is learned (``needs_weights``); the others take none.
+        weights: of a trained explainer (``needs_weights``); None for the others.
 
     Raises:
-        ConfigError: no such explainer, weights that are missing or that nothing asks for, or a missing library.
-        ModelError: the classifier has not what this explainer needs.
+        ConfigError: no such explainer, weights that are missing or not needed, or a missing library.
+        ModelError: the classifier lacks something that this explainer needs.
     """
-    member = MEMBERS.get(name)
-    if member.untrained is not None:
+    factory = EXPLAINERS.get(name)
+    if factory.untrained is not None:
         if weights is not None:
             raise ConfigError(f"explainer '{name}' learns nothing: leave out its weights ({weights})")
-        return member.untrained(classifier)
-    assert member.trained is not None
+        return factory.untrained(classifier)
+    assert factory.trained is not None
     if weights is None:
-        others = ", ".join(other for other in MEMBERS if not needs_weights(other))
-        raise ConfigError(f"explainer '{name}' is learned: give its weights, or take one that needs none ({others})")
-    return member.trained(classifier, weights)
+        untrained = ", ".join(other for other in EXPLAINERS if not needs_weights(other))
+        raise ConfigError(f"explainer '{name}' is learned: give its weights, or take one that needs none ({untrained})")
+    return factory.trained(classifier, weights)

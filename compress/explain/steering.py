@@ -1,4 +1,4 @@
-"""Explainers that are one forward pass on the classifier's own features: only they can steer gates."""
+"""Registry of explainers that can steer gates: those that are one forward pass on the classifier's own features."""
 
 from __future__ import annotations
 
@@ -14,16 +14,23 @@ from ..data import BatchSource
 from ..registry import Registry
 from ..training import History, Learning
 from .amortized.heads import Head, RbfHead, RealXHead
-from .amortized.learn import Objective, rbf_objective, train_selector
+from .amortized.learn import (
+    Objective,
+    Sample,
+    SelectorQuality,
+    judge_selector,
+    rbf_objective,
+    refuse_collapsed,
+    train_selector,
+)
 from .amortized.predictor import DrawMasks, Predictor, rbf_masks
-from .amortized.quality import Sample, SelectorQuality, judge_selector, refuse_collapsed
 from .amortized.realx import pixel_masks, realx_objective, realx_sample
 from .amortized.selector import ExplainedClassifier
 from .varsal import MapQuality, SelectorMaps, SoftTVPrior, VarSalHead, check_side, judge_maps, refuse_flat, train_maps
 
 
 class Quality(Protocol):
-    """What a selector is worth on validation images."""
+    """Measured quality of a selector on validation images."""
 
     def in_words(self) -> str:
         """One line."""
@@ -37,21 +44,22 @@ Q = TypeVar("Q", bound=Quality)
 
 @dataclass(frozen=True)
 class SteeringExplainer(ABC, Generic[Q]):
-    """An explainer that can steer: the head that it speaks with, how that learns, and what it is judged by.
+    """An explainer that can steer gates: its head, its training, and the measure of its quality.
 
     Args:
-        masks: what its predictor learns to see through; None: it learns from the classifier itself, and has none.
+        head: turns the decoder's maps into explanations.
+        masks: draws the masks that its predictor is trained on; None: it needs no predictor.
     """
 
     head: type[Head]
     masks: Callable[[ExplainerConfig], DrawMasks] | None
 
     def check(self, config: ExplainerConfig, side: int) -> None:
-        """Raise ConfigError or DataError for what can be known not to work on images of this side, in pixels."""
+        """Raise ConfigError or DataError for settings that cannot work on images of this side, in pixels."""
 
     @abstractmethod
     def batch_size(self, config: ExplainerConfig) -> int:
-        """Images of one step."""
+        """Images per training step."""
 
     @abstractmethod
     def train(
@@ -64,7 +72,7 @@ class SteeringExplainer(ABC, Generic[Q]):
         *,
         config: ExplainerConfig,
     ) -> History:
-        """Train the selector of ``network``, against a trained ``predictor`` if it has one; both end frozen."""
+        """Train the selector of ``network``, against a trained ``predictor`` if it needs one; both end frozen."""
 
     @abstractmethod
     def judge(
@@ -80,16 +88,16 @@ class SteeringExplainer(ABC, Generic[Q]):
 
     @abstractmethod
     def refuse(self, quality: Q, config: ExplainerConfig) -> None:
-        """Raise PruningError for a selector that explains nothing: the silent failure of amortized explainers."""
+        """Raise PruningError for a selector that collapsed: the silent failure of amortized explainers."""
 
 
 @dataclass(frozen=True)
 class MaskExplainer(SteeringExplainer[SelectorQuality]):
-    """Learns at a target area, through what a predictor sees of an image behind its masks (ISP, REAL-X).
+    """Trained at a target area, by a predictor's logits on masked images (ISP, REAL-X).
 
     Args:
-        objective: of a selector against a predictor.
-        sample: how masks are drawn where it is judged; None: it is judged by its maps.
+        objective: loss of a selector against a predictor.
+        sample: draws the masks for the measure of quality; None: the maps themselves are the masks.
     """
 
     masks: Callable[[ExplainerConfig], DrawMasks]
@@ -140,7 +148,7 @@ class MaskExplainer(SteeringExplainer[SelectorQuality]):
 
 @dataclass(frozen=True)
 class MapExplainer(SteeringExplainer[MapQuality]):
-    """Learns how pixels rank, from what the classifier itself says of images that lack some of them (VarSal)."""
+    """Trained to rank pixels, by the classifier's own logits on images with pixels removed (VarSal)."""
 
     masks: None = None
 

@@ -1,4 +1,4 @@
-"""Gates: what each channel is worth, and which channels a budget keeps."""
+"""Gates: rank channels by learning, and select the channels that fit a budget."""
 
 from .cost import CostModel, Resource
 from .gate import Gates

@@ -1,4 +1,4 @@
-"""What a network costs as a function of its open channels: MACs, parameters and bytes in closed form (ISP's T(v))."""
+"""Cost model: MACs, parameters and bytes as functions of the open channels, in closed form (ISP's T(v))."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Floats = NDArray[np.float64]
 
 
 class Resource(Protocol):
-    """Something that a network uses: a constant and a sum over its layers of a function of their open channels."""
+    """A resource that a network uses: a constant, and a sum over layers of a function of their open channels."""
 
     @property
     def constant(self) -> float:
-        """What no channel changes."""
+        """The part that does not depend on channels."""
 
     def of(self, rows: NDArray[np.int64], inputs: Floats, outputs: Floats) -> Floats:
-        """(rows, choices) what each layer uses with so many open channels, both (rows, choices)."""
+        """(rows, choices) use of the layers ``rows`` with so many open inputs and outputs, both (rows, choices)."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class ClosedForm:
 
 
 @dataclass(frozen=True)
-class Touched:
-    """The layers (``rows``) that a group's channels pass, and how much each channel opens of their inputs and outputs.
+class TouchedLayers:
+    """The layers (``rows``) of a group's channels, and how many of their inputs and outputs each channel opens.
 
-    ``into``, ``out``: (rows, channels). ``per_channel``: output channels of a layer behind one channel of the group
-    (above 1 where a group of filters goes as one).
+    ``into``, ``out``: (rows, channels). ``per_channel``: output channels of a layer per channel of the group (above 1
+    where grouped convolutions tie filters).
     """
 
     rows: NDArray[np.int64]
@@ -58,11 +58,11 @@ class Touched:
 
 
 class CostModel(nn.Module):
-    """T(v) of the whole classifier: its gated layers and the rest, in MACs per image; and what else a plan costs.
+    """Cost T(v) of a classifier, gated layers and others, in MACs per image, and the other resources of a plan.
 
     MACs equal fvcore's to the MAC at hard gates and are differentiable in between. Float64: exact up to 2^53.
-    ``resources`` holds every amount that can be limited, by name: ``macs``, ``params``, ``size`` (bytes of the tensors,
-    buffers included), and ``latency`` (ms) once the model is ``timed``.
+    ``resources``: everything that can be limited, by name: ``macs``, ``params``, ``size`` (bytes of the tensors,
+    buffers included), and ``latency`` (ms) if the model is ``timed``.
     """
 
     members: Tensor
@@ -75,34 +75,34 @@ class CostModel(nn.Module):
     def __init__(
         self, layers: Sequence[LayerShape], groups: Sequence[ChannelGroup], *, params: int = 0, size: int = 0
     ) -> None:
-        """``params`` and ``size`` are those of the whole network, which may have more than its ``layers``."""
+        """``params`` and ``size`` are totals of the network, which may have more than its ``layers``."""
         super().__init__()
         self.layers = tuple(layers)
         self.names = tuple(group.name for group in groups)
         self.widths = tuple(group.channels for group in groups)
         rows = {layer.name: row for row, layer in enumerate(layers)}
-        self.touched = tuple(_touched(group, rows, self.layers) for group in groups)
-        members, into, out = _cells(self.touched, self.widths, len(layers))
-        sizes = (members < sum(self.widths)).sum(1).astype(np.float64)
-        inputs, outputs = _column(layers, "inputs"), _column(layers, "outputs")
+        self.touched = tuple(_touched_layers(group, rows, self.layers) for group in groups)
+        members, into, out = _interchangeable_channels(self.touched, self.widths, len(layers))
+        cell_sizes = (members < sum(self.widths)).sum(1).astype(np.float64)
+        inputs, outputs = _layer_values(layers, "inputs"), _layer_values(layers, "outputs")
         self.register_buffer("members", torch.from_numpy(members))
         for name, values in (
             ("into", into),
             ("out", out),
-            ("fixed_in", inputs - into @ sizes),
-            ("fixed_out", outputs - out @ sizes),
-            ("unit", _column(layers, "unit")),
+            ("fixed_in", inputs - into @ cell_sizes),
+            ("fixed_out", outputs - out @ cell_sizes),
+            ("unit", _layer_values(layers, "unit")),
         ):
             self.register_buffer(name, torch.from_numpy(values))
         self.resources: dict[str, Resource] = {
-            "macs": ClosedForm(_column(layers, "unit"), np.zeros(len(layers)), 0.0),
+            "macs": ClosedForm(_layer_values(layers, "unit"), np.zeros(len(layers)), 0.0),
             "params": _closed_form(layers, "area", "each", params),
             "size": _closed_form(layers, "area_bytes", "each_bytes", size),
         }
 
     @classmethod
     def of(cls, classifier: nn.Module, example: Tensor, groups: Sequence[ChannelGroup], prefix: str = "") -> CostModel:
-        """The cost of ``classifier``; ``groups`` may come from a joint network that holds it below ``prefix``."""
+        """The cost of ``classifier``; ``groups`` may come from a joint network that contains it below ``prefix``."""
         followers = {slot.layer.removeprefix(prefix) for group in groups for slot in group.followers}
         layers = read_layers(classifier, example, followers)
         named = [replace(layer, name=prefix + layer.name) for layer in layers]
@@ -121,7 +121,7 @@ class CostModel(nn.Module):
 
     def of_values(self, values: Tensor) -> Tensor:
         """T(v) for all groups' gate values (..., channels) float64, in the order of ``names``: shape (...)."""
-        # A last value of zero, which short cells are filled up with.
+        # A zero is appended, at the index with which short cells are padded.
         open_ = torch.cat([values, values.new_zeros(*values.shape[:-1], 1)], -1)[..., self.members].sum(-1)
         opened_in = self.fixed_in + open_ @ self.into.T
         opened_out = self.fixed_out + open_ @ self.out.T
@@ -142,7 +142,7 @@ class CostModel(nn.Module):
         return self.amounts_at(inputs, outputs)
 
     def amounts_at(self, inputs: Floats, outputs: Floats) -> dict[str, float]:
-        """Every resource, for so many open inputs and outputs (layers,) of each layer."""
+        """Every resource, given the numbers of open inputs and outputs (layers,) of each layer."""
         rows = np.arange(len(self.layers))
         return {
             name: resource.constant + float(resource.of(rows, inputs[:, None], outputs[:, None]).sum())
@@ -151,7 +151,7 @@ class CostModel(nn.Module):
 
     def full_width(self) -> tuple[Floats, Floats]:
         """(layers,) inputs and outputs with every channel open."""
-        return _column(self.layers, "inputs"), _column(self.layers, "outputs")
+        return _layer_values(self.layers, "inputs"), _layer_values(self.layers, "outputs")
 
     @property
     def total(self) -> int:
@@ -164,18 +164,18 @@ class CostModel(nn.Module):
         return self.amounts_at(*self.full_width())
 
 
-def _column(layers: Sequence[LayerShape], name: str) -> Floats:
+def _layer_values(layers: Sequence[LayerShape], name: str) -> Floats:
     return np.array([getattr(layer, name) for layer in layers], dtype=np.float64)
 
 
 def _closed_form(layers: Sequence[LayerShape], pair: str, each: str, total: int) -> ClosedForm:
-    form = ClosedForm(_column(layers, pair), _column(layers, each), 0.0)
-    inputs, outputs = _column(layers, "inputs"), _column(layers, "outputs")
+    form = ClosedForm(_layer_values(layers, pair), _layer_values(layers, each), 0.0)
+    inputs, outputs = _layer_values(layers, "inputs"), _layer_values(layers, "outputs")
     counted = form.of(np.arange(len(layers)), inputs[:, None], outputs[:, None]).sum()
     return replace(form, constant=float(total - counted))
 
 
-def _touched(group: ChannelGroup, rows: Mapping[str, int], layers: Sequence[LayerShape]) -> Touched:
+def _touched_layers(group: ChannelGroup, rows: Mapping[str, int], layers: Sequence[LayerShape]) -> TouchedLayers:
     into: dict[int, Floats] = {}
     out: dict[int, Floats] = {}
     per_channel = 1
@@ -189,21 +189,23 @@ def _touched(group: ChannelGroup, rows: Mapping[str, int], layers: Sequence[Laye
             side[row] = side.get(row, 0.0) + counts / (layers[row].groups if filters else 1)
     for slot in group.producers:
         per_channel = max(per_channel, len(slot.sources) // len(set(slot.sources)))
-    found = sorted({*into, *out})
-    nothing = np.zeros(group.channels)
-    return Touched(
-        np.array(found, dtype=np.int64),
-        np.stack([into.get(row, nothing) for row in found]) if found else np.zeros((0, group.channels)),
-        np.stack([out.get(row, nothing) for row in found]) if found else np.zeros((0, group.channels)),
+    touched = sorted({*into, *out})
+    zeros = np.zeros(group.channels)
+    return TouchedLayers(
+        np.array(touched, dtype=np.int64),
+        np.stack([into.get(row, zeros) for row in touched]) if touched else np.zeros((0, group.channels)),
+        np.stack([out.get(row, zeros) for row in touched]) if touched else np.zeros((0, group.channels)),
         per_channel,
     )
 
 
-def _cells(touched: Sequence[Touched], widths: Sequence[int], layers: int) -> tuple[NDArray[np.int64], Floats, Floats]:
-    """Channels of a group that open the same layers by the same amounts form a cell: only their sum matters.
+def _interchangeable_channels(
+    touched: Sequence[TouchedLayers], widths: Sequence[int], layers: int
+) -> tuple[NDArray[np.int64], Floats, Floats]:
+    """Cells of channels that open the same layers by the same amounts, so that only the sum of their gates matters.
 
-    Returns ``members`` (cells, widest) channel numbers over all groups, filled up with the number of channels; and
-    (layers, cells) how much each of a cell's channels opens of every layer's inputs and outputs.
+    Returns ``members`` (cells, widest) channel numbers over all groups, padded with the number of channels; and twice
+    (layers, cells), how many inputs and how many outputs of every layer a channel of the cell opens.
     """
     starts = np.cumsum([0, *widths])
     cells: list[NDArray[np.int64]] = []
@@ -217,9 +219,9 @@ def _cells(touched: Sequence[Touched], widths: Sequence[int], layers: int) -> tu
         for cell in range(same.max() + 1):
             channels = np.flatnonzero(same == cell)
             cells.append(channels + start)
-            for side, found in ((into, group.into), (out, group.out)):
+            for side, opened in ((into, group.into), (out, group.out)):
                 column = np.zeros(layers)
-                column[group.rows] = found[:, channels[0]]
+                column[group.rows] = opened[:, channels[0]]
                 side.append(column)
     members = np.full((len(cells), max(map(len, cells), default=0)), starts[-1], dtype=np.int64)
     for row, cell_members in enumerate(cells):

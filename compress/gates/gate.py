@@ -1,4 +1,4 @@
-"""Learnable gates: a value per channel of every group, relaxed to learn, hard to deploy (ISP section 3.3)."""
+"""Learnable gates: one value per channel of every group, relaxed for learning, hard when deployed (ISP section 3.3)."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ GUMBEL_MEDIAN = 0.36651292058166435
 
 
 class GateSample(NamedTuple):
-    """Gate values in 0..1 (channels of all groups,) and their logarithms, each with a gradient of its own."""
+    """Gate values in 0..1 (channels of all groups,) and their logarithms, both differentiable."""
 
     values: Tensor
     logs: Tensor
 
 
 class Gates(nn.Module):
-    """Logits theta of all groups in one vector, in the order of ``groups``."""
+    """Gates of all groups: their logits theta in one vector, in the order of ``groups``."""
 
     def __init__(self, groups: Sequence[ChannelGroup]) -> None:
         super().__init__()
@@ -35,14 +35,14 @@ class Gates(nn.Module):
         self.theta = nn.Parameter(torch.zeros(sum(self.widths)))
 
     def forward(self, *, noise: float = 1.0, temperature: float = 0.4) -> Tensor:
-        """(channels of all groups,) gate values in 0..1: those of ``sample``."""
+        """(channels of all groups,) gate values in 0..1 of one ``sample``."""
         return self.sample(noise=noise, temperature=temperature).values
 
     def sample(self, *, noise: float = 1.0, temperature: float = 0.4) -> GateSample:
         """One Gumbel sample of every gate.
 
         Args:
-            noise: 1 is ISP's sample; 0 puts the sample's median in its place (no randomness).
+            noise: 1 is ISP's sample; 0 the median of the sample, without randomness.
         """
         logits = self.theta + OFFSET + GUMBEL_MEDIAN
         if noise:

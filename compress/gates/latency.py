@@ -1,4 +1,4 @@
-"""Latency as a sum over layers: measured times on a grid of widths, interpolated. Pure numbers; no runtime here."""
+"""Latency model: sum over layers of times measured on a grid of widths, interpolated. The timing is done elsewhere."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from .cost import Floats
 from .layers import LayerShape
 
 FRACTIONS = (1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 1.0)
-"""Of a layer's width: where its time is measured, at the next multiple of ``COARSEST_KNOT``."""
+"""Shares of a layer's width at which its time is measured, rounded up to a multiple of ``COARSEST_KNOT``."""
 
 COARSEST_KNOT = 16
 
 MULTIPLES = (32, 16, 8, 4, 1)
-"""What ``align: auto`` chooses from."""
+"""Multiples that ``align: auto`` chooses from."""
 
-WORTH = 1.05
-"""A width between two coarser ones may take this share of the line between their times."""
+PADDING_TOLERANCE = 1.05
+"""A width between two coarser ones is not padded if its time is at most this share of their interpolated time."""
 
 
 @dataclass(frozen=True, order=True)
 class TimedLayer:
-    """A convolution (or, with a kernel of (), a linear layer) whose time is a point of the table.
+    """Key of the latency table: shape of a convolution, or of a linear layer (with a kernel of ()).
 
     ``inputs`` are those of one group; ``groups`` equals ``outputs`` for a depthwise convolution. ``padding`` as in
     ``LayerShape``.
@@ -51,8 +51,8 @@ class TimedLayer:
             "x".join(map(str, part)) for part in (self.kernel, self.stride, self.padding, self.dilation, self.size)
         )
         kind = "transposed " if self.transposed else ""
-        place = f"{kernel} /{stride} +{padding} d{dilation} @{size}"
-        return f"{kind}{place} g{self.groups} {self.inputs}-{self.outputs}"
+        geometry = f"{kernel} /{stride} +{padding} d{dilation} @{size}"
+        return f"{kind}{geometry} g{self.groups} {self.inputs}-{self.outputs}"
 
 
 Table = Mapping[TimedLayer, float]
@@ -60,57 +60,57 @@ Table = Mapping[TimedLayer, float]
 
 
 def timed_layer(layer: LayerShape, inputs: int, outputs: int, *, linear: bool = False) -> TimedLayer:
-    """``layer`` with other widths."""
+    """The shape of ``layer`` with other widths."""
     groups = outputs if layer.depthwise else layer.groups
     if linear:
         return TimedLayer((), (), (), (), (), 1, inputs, outputs)
-    place = (layer.kernel, layer.stride, layer.padding, layer.dilation, layer.size)
-    return TimedLayer(*place, groups, inputs, outputs, layer.transposed)
+    geometry = (layer.kernel, layer.stride, layer.padding, layer.dilation, layer.size)
+    return TimedLayer(*geometry, groups, inputs, outputs, layer.transposed)
 
 
 def knots(width: int, step: int = 1) -> list[int]:
     """Widths at which a side of a layer is timed, in multiples of ``step``."""
     coarse = math.lcm(COARSEST_KNOT, step)
-    found = {min(width, math.ceil(width * share / coarse) * coarse) for share in FRACTIONS}
-    return sorted(found | {k for k in (math.lcm(8, step),) if k < min(found)})
+    widths = {min(width, math.ceil(width * share / coarse) * coarse) for share in FRACTIONS}
+    return sorted(widths | {k for k in (math.lcm(8, step),) if k < min(widths)})
 
 
-def probes(layer: LayerShape) -> list[TimedLayer]:
-    """Layers whose times say which multiple of channels the runtime likes."""
+def width_probes(layer: LayerShape) -> list[TimedLayer]:
+    """Layers whose times show to which multiple the runtime pads channels (see ``preferred_multiple``)."""
     widths = (32, 33, 36, 40, 48, 64)
     return [timed_layer(layer, 1 if layer.depthwise else width, width) for width in widths]
 
 
-def liked_multiple(times: Sequence[float]) -> int:
-    """The multiple of channels worth keeping to, from the times of ``probes``.
+def preferred_multiple(times: Sequence[float]) -> int:
+    """The multiple of channels to align to, from the times of ``width_probes``.
 
-    A finer multiple is worth it where a width in between takes no longer than the line between its two coarser
-    neighbours (``WORTH``): a runtime that pads to blocks of 16 pays for 48 when it computes 40.
+    A finer multiple pays if a width in between takes no longer than interpolated between its two coarser neighbours
+    (``PADDING_TOLERANCE``): a runtime that pads to blocks of 16 takes as long for 40 channels as for 48.
     """
     t32, t33, t36, t40, t48, t64 = times
     between = ((t48, (t32 + t64) / 2), (t40, (t32 + t48) / 2), (t36, (t32 + t40) / 2), (t33, (3 * t32 + t36) / 4))
     chosen = MULTIPLES[0]
     for multiple, (time, line) in zip(MULTIPLES[1:], between, strict=True):
-        if time > WORTH * line:
+        if time > PADDING_TOLERANCE * line:
             break
         chosen = multiple
     return chosen
 
 
 class LatencyModel:
-    """A resource: ms of a network, from a table of its layers' times and the measured time of the whole.
+    """``Resource``: ms of a network, from a table of its layers' times and its measured total.
 
-    What the layers do not explain (additions, pooling, reordering) is shared out over the maps that layers put out,
-    by their size. Where layers alone would take longer than the whole, all are scaled down to it.
+    Time that the layers do not explain (additions, pooling, reordering) is distributed over the layers' outputs, by
+    their size. Where the layers' times add up to more than the total, all are scaled down to it.
     """
 
     def __init__(self, layers: Sequence[LayerShape], table: Table, total: float, pads: Mapping[str, int]) -> None:
-        """``total``: ms of the whole network; ``pads``: the multiple that a layer's widths are computed in."""
+        """``total``: ms of the network; ``pads``: the multiple to which the runtime pads a layer's widths."""
         self.constant = 0.0
         self.layers = tuple(layers)
         self._grids: list[tuple[NDArray[np.int64], NDArray[np.int64], Floats, int] | None] = []
         for layer in layers:
-            self._grids.append(_grid(layer, table, pads.get(layer.name, 1)) if layer.unit else None)
+            self._grids.append(_timed_grid(layer, table, pads.get(layer.name, 1)) if layer.unit else None)
         self._scale = 1.0
         self._each = np.zeros(len(layers))
         rows = np.arange(len(layers))
@@ -119,7 +119,7 @@ class LatencyModel:
         )
         explained = float(self.of(rows, inputs, outputs).sum())
         self.explained = explained / total
-        """Share of the whole that the layers' own times explain."""
+        """Share of the total that the layers' times explain."""
         self._scale = min(1.0, total / explained)
         volumes = np.array([layer.unit / math.prod(layer.kernel) for layer in layers])
         self._each = volumes * max(0.0, total - explained) / float(volumes @ outputs[:, 0])
@@ -129,21 +129,21 @@ class LatencyModel:
         times = self._each[rows, None] * outputs
         for k, row in enumerate(rows.tolist()):
             if (grid := self._grids[row]) is not None:
-                into, out, known, pad = grid
-                found = _interpolate(into, out, known, pad, inputs[k], outputs[k])
-                times[k] += self._scale * self.layers[row].calls * found
+                into, out, measured, pad = grid
+                times_of_one_call = _interpolate(into, out, measured, pad, inputs[k], outputs[k])
+                times[k] += self._scale * self.layers[row].calls * times_of_one_call
         return times
 
 
 def grid_points(layer: LayerShape) -> tuple[list[int], list[int], dict[tuple[int, int], TimedLayer]]:
-    """The widths at which ``layer`` is timed (inputs of one group, outputs), and what is timed at each pair."""
+    """The widths at which ``layer`` is timed (inputs of one group, outputs), and the timed layer of each pair."""
     into = [1] if layer.depthwise else knots(layer.inputs)
     out = knots(layer.outputs, 1 if layer.depthwise else layer.groups)
     linear = layer.size == (1, 1) and layer.kernel == (1, 1) and layer.unit == 1
     return into, out, {(i, o): timed_layer(layer, i, o, linear=linear) for i in into for o in out}
 
 
-def _grid(layer: LayerShape, table: Table, pad: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats, int]:
+def _timed_grid(layer: LayerShape, table: Table, pad: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats, int]:
     into, out, points = grid_points(layer)
     times = np.array([[table[points[i, o]] for o in out] for i in into])
     return np.array(into), np.array(out), times, pad
@@ -152,9 +152,9 @@ def _grid(layer: LayerShape, table: Table, pad: int) -> tuple[NDArray[np.int64],
 def _interpolate(
     into: NDArray[np.int64], out: NDArray[np.int64], times: Floats, pad: int, inputs: Floats, outputs: Floats
 ) -> Floats:
-    """Bilinear between the grid's points, at widths rounded up to the runtime's blocks."""
-    low_in, share_in = _place(into, inputs, pad if len(into) > 1 else 1)
-    low_out, share_out = _place(out, outputs, pad)
+    """Bilinear interpolation between the grid's points, at widths rounded up to multiples of ``pad``."""
+    low_in, share_in = _bracket(into, inputs, pad if len(into) > 1 else 1)
+    low_out, share_out = _bracket(out, outputs, pad)
     high_in, high_out = np.minimum(low_in + 1, len(into) - 1), np.minimum(low_out + 1, len(out) - 1)
     near = times[low_in, low_out] * (1 - share_out) + times[low_in, high_out] * share_out
     far = times[high_in, low_out] * (1 - share_out) + times[high_in, high_out] * share_out
@@ -162,8 +162,8 @@ def _interpolate(
     return result
 
 
-def _place(at: NDArray[np.int64], widths: Floats, pad: int) -> tuple[NDArray[np.int64], Floats]:
-    """The knot below each width and the share of the way to the next."""
+def _bracket(at: NDArray[np.int64], widths: Floats, pad: int) -> tuple[NDArray[np.int64], Floats]:
+    """Index of the knot at or below each width, and the share of the way to the next."""
     padded = np.clip(np.ceil(widths / pad - 1e-9) * pad, at[0], at[-1])
     low = np.clip(np.searchsorted(at, padded, side="right") - 1, 0, max(0, len(at) - 2))
     if len(at) == 1:

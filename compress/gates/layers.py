@@ -1,4 +1,4 @@
-"""What each layer of a network costs: read once from a forward pass."""
+"""Shapes and costs of a network's layers, read from one forward pass."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from ..modes import eval_mode
+
 
 @dataclass(frozen=True)
 class LayerShape:
-    """A layer with channels of its own: a convolution, a linear layer, or a normalisation between them (``unit`` 0).
+    """Shape and costs of a convolution, a linear layer, or a layer with channels between them (``unit`` 0).
 
-    ``inputs`` counts the channels that each filter reads (all inputs / groups); what goes with channels:
+    ``inputs`` counts the channels that each filter reads (all inputs / groups). Costs as functions of channels:
     MACs = ``unit`` x inputs x outputs; parameters = ``area`` x inputs x outputs + ``each`` x outputs;
     bytes in the same form, by ``area_bytes`` and ``each_bytes`` (they count buffers too).
 
-    ``unit`` = output pixels x kernel area, summed over calls. ``size``: (H, W) that the first call put in; ``padding``:
+    ``unit`` = output pixels x kernel area, summed over calls. ``size``: (H, W) of the first call's input; ``padding``:
     pixels before H, before W, after H, after W. Layers without kernels have those of a 1x1 convolution.
     """
 
@@ -44,7 +46,7 @@ class LayerShape:
 
     @property
     def depthwise(self) -> bool:
-        """Whether a convolution has filters for each channel alone."""
+        """Whether every filter of a convolution reads one channel."""
         return self.groups > 1 and self.inputs == 1
 
     @property
@@ -55,7 +57,7 @@ class LayerShape:
 
 @torch.no_grad()
 def read_layers(network: nn.Module, example: Tensor, followers: Iterable[str] = ()) -> tuple[LayerShape, ...]:
-    """The convolutions and linear layers that ``example`` (1, C, H, W) passes through, and the named ``followers``.
+    """Shapes of the convolutions and linear layers that run on ``example`` (1, C, H, W), and of ``followers``.
 
     In definition order. A follower is a layer that treats channels one by one: normalisation, PReLU.
     """
@@ -67,7 +69,7 @@ def read_layers(network: nn.Module, example: Tensor, followers: Iterable[str] = 
     def count(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if isinstance(module, _ConvNd):
-                pixels = inputs[0] if module.transposed else output  # what the kernel is placed on
+                pixels = inputs[0] if module.transposed else output  # the kernel is applied once per pixel of it
                 area = pixels.shape[2:].numel() * math.prod(module.kernel_size)
                 sizes.setdefault(name, tuple(inputs[0].shape[2:]))
             else:
@@ -78,35 +80,35 @@ def read_layers(network: nn.Module, example: Tensor, followers: Iterable[str] = 
         return hook
 
     handles = [layer.register_forward_hook(count(name)) for name, layer in layers.items()]
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
     try:
-        network(example)
+        with eval_mode(network):
+            network(example)
     finally:
-        for module, training in modes.items():
-            module.training = training
         for handle in handles:
             handle.remove()
     stored = Counter(id(module) for _, module in network.named_modules(remove_duplicate=False))
-    wanted = set(followers)
-    found = []
+    follower_names = set(followers)
+    shapes = []
     for name, module in network.named_modules():
         copies = stored[id(module)]  # a module under two names is stored twice, though its parameters count once
         if name in units:
-            found.append(_computing(name, module, units[name], sizes.get(name, (1, 1)), calls[name], copies))
-        elif name in wanted and name not in layers:
-            found.append(_following(name, module, copies))
-    return tuple(found)
+            size = sizes.get(name, (1, 1))
+            shapes.append(_conv_or_linear_shape(name, module, units[name], size, calls[name], copies))
+        elif name in follower_names and name not in layers:
+            shapes.append(_channelwise_shape(name, module, copies))
+    return tuple(shapes)
 
 
-def _computing(name: str, layer: nn.Module, unit: int, size: tuple[int, ...], calls: int, copies: int) -> LayerShape:
+def _conv_or_linear_shape(
+    name: str, layer: nn.Module, unit: int, size: tuple[int, ...], calls: int, copies: int
+) -> LayerShape:
     assert isinstance(layer, _ConvNd | nn.Linear)
     outputs = layer.out_channels if isinstance(layer, _ConvNd) else layer.out_features
     groups = layer.groups if isinstance(layer, _ConvNd) else 1
     inputs = (layer.in_channels if isinstance(layer, _ConvNd) else layer.in_features) // groups
     area = layer.weight.numel() // (inputs * outputs)
     bias = 0 if layer.bias is None else 1
-    placed = {} if isinstance(layer, nn.Linear) else _placed(layer)
+    geometry = {} if isinstance(layer, nn.Linear) else _kernel_geometry(layer)
     return LayerShape(
         name,
         inputs,
@@ -119,17 +121,17 @@ def _computing(name: str, layer: nn.Module, unit: int, size: tuple[int, ...], ca
         each_bytes=0 if layer.bias is None else layer.bias.element_size() * copies,
         size=size,
         calls=calls,
-        **placed,
+        **geometry,
     )
 
 
-def _placed(layer: _ConvNd) -> dict[str, Any]:
-    """How a convolution moves its kernel over a map."""
+def _kernel_geometry(layer: _ConvNd) -> dict[str, Any]:
+    """Kernel, stride, padding and dilation of a convolution, as fields of ``LayerShape``."""
     before: tuple[int, ...]
     if layer.padding == "same":
         total = [dilation * (kernel - 1) for dilation, kernel in zip(layer.dilation, layer.kernel_size, strict=True)]
         before = tuple(pixels // 2 for pixels in total)
-        after = tuple(pixels - pixels // 2 for pixels in total)  # of an odd number, PyTorch puts the larger part here
+        after = tuple(pixels - pixels // 2 for pixels in total)  # PyTorch pads the odd pixel after
     else:
         before = after = (0,) * len(layer.kernel_size) if layer.padding == "valid" else tuple(map(int, layer.padding))
     return {
@@ -141,8 +143,8 @@ def _placed(layer: _ConvNd) -> dict[str, Any]:
     }
 
 
-def _following(name: str, layer: nn.Module, copies: int) -> LayerShape:
-    """A layer of which every tensor that has channels has them in its first dimension."""
+def _channelwise_shape(name: str, layer: nn.Module, copies: int) -> LayerShape:
+    """Shape of a layer whose tensors have their channels in the first dimension (normalisation, PReLU)."""
     parameters = [p for p in layer.parameters(recurse=False) if p.dim()]
     buffers = [b for b in layer.buffers(recurse=False) if b.dim()]
     width = max((len(tensor) for tensor in (*parameters, *buffers)), default=0)

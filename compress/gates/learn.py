@@ -1,4 +1,4 @@
-"""How gates learned: what they cost and what they lost, from the first step to the last."""
+"""Learn gates under a budget of MACs, steered by explanations (ISP Eq. 10): objective, schedule, history, result."""
 
 from __future__ import annotations
 
@@ -24,33 +24,57 @@ from .cost import CostModel
 from .gate import Gates
 from .gated import GatedNetwork, pays_to_compile
 
-POINTS = 60
-"""So many points of a curve are kept at most; each is a mean over the steps since the one before."""
+LOGIT_TRAVEL = 16.0
+"""Distance that Adam can move a logit over all steps: the default learning rate is this / steps."""
+
+MAX_RESIDUAL = 1e-3
+"""Largest R_res at the end, or one channel where a channel costs more."""
+
+MAX_COST_DIFFERENCE = 0.02
+"""Largest relative difference between relaxed and hard cost at the end, or one channel where a channel costs more:
+half-open gates of a small network are no closer than that."""
+
+NOISE_END = 0.9
+"""Share of the steps after which the sample has no noise: the last steps learn the gates as deployed."""
+
+FINAL_TEMPERATURE = 0.2
+"""Temperature at the end, as a share of the first: half-open gates have a cost that no slim model has."""
+
+TARGET_SHARE = 0.995
+"""Share of the budget that the target falls to: cross entropy pulls the cost a little above its target, and the
+residual cost of the budget itself must end at 0."""
+
+COST_FLOOR = 0.98
+"""Share of the target below which gates are pulled open again. ISP has no such term: where the images are easy, cross
+entropy keeps no gate open, all of them close together, and their logits give no ranking."""
+
+MAX_POINTS = 60
+"""Most points of a history; each is a mean over the steps since the one before."""
 
 
 class GateHistory:
-    """Collects the figures of every step into at most ``POINTS`` points.
+    """Figures of all training steps, averaged into at most ``MAX_POINTS`` points.
 
-    ``columns``: ``step`` counts from 1 to the last step of the point; ``macs`` and ``target`` are shares of the whole
-    model's MACs (relaxed gates; what the schedule asked for at that step); ``ce`` in nats, ``residual`` (R_res) and,
-    where gates are steered, ``steer`` as ISP Eq. 10 has them, unweighted.
+    ``columns``: ``step`` counts from 1 to the last step of the point; ``macs`` and ``target`` are shares of the
+    unpruned model's MACs (of the relaxed gates; of the schedule at that step); ``ce`` in nats, ``residual`` (R_res)
+    and, where gates are steered, ``steer`` are terms of ISP Eq. 10, unweighted.
     """
 
     def __init__(self, steps: int) -> None:
-        self._every = math.ceil(steps / POINTS)
+        self._interval = math.ceil(steps / MAX_POINTS)
         self._steps = steps
         self._sums: dict[str, float] = {}
         self.columns: dict[str, list[float]] = {}
 
     def add(self, step: int, figures: Mapping[str, float], target: float) -> None:
-        """Take up the figures of ``step`` (from 0)."""
+        """Add the figures of ``step`` (from 0)."""
         for name in ("macs", "ce", "residual", "steer"):
             if name in figures:
                 self._sums[name] = self._sums.get(name, 0.0) + figures[name]
-        since = step % self._every + 1
-        if since < self._every and step + 1 < self._steps:
+        count = step % self._interval + 1
+        if count < self._interval and step + 1 < self._steps:
             return
-        point = {"step": step + 1, "target": target, **{name: total / since for name, total in self._sums.items()}}
+        point = {"step": step + 1, "target": target, **{name: total / count for name, total in self._sums.items()}}
         for name, value in point.items():
             self.columns.setdefault(name, []).append(value if name == "step" else float(f"{value:.5g}"))
         self._sums = {}
@@ -60,35 +84,13 @@ class GateHistory:
         return {"sums": self._sums, "columns": self.columns}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        """Go on where ``state_dict`` was taken."""
+        """Continue from ``state_dict``."""
         self._sums, self.columns = state["sums"], state["columns"]
-
-
-TRAVEL = 16.0
-"""Distance that Adam can move a logit over all steps: the default learning rate is this / steps."""
-
-RESIDUAL = 1e-3
-"""R_res at the end is at most this, or one channel where a channel costs more."""
-
-AGREEMENT = 0.02
-"""At the end the cost of the relaxed gates may differ from that of the hard gates by this share, or by one channel
-where a channel costs more: a gate that is half open is as near as a small network comes."""
-
-NOISE_OFF = 0.9
-"""Share of the steps after which the sample's noise is gone: what is learned last is what will be deployed."""
-
-COLD = 0.2
-"""Temperature at the end, as a share of the first: gates in between would cost what no slim model costs."""
-
-
-AIM = 0.995
-"""Share of the budget that the target falls to: cross entropy pulls the cost a little above its target, and the
-residual cost of the budget itself must end at 0."""
 
 
 @dataclass(frozen=True)
 class GateResult:
-    """Learned gates: scores (the logits, by group) and how well they converged. MACs per image."""
+    """Learned gates: scores (the logits, by group) and figures of their convergence. MACs per image."""
 
     scores: dict[str, Tensor]
     soft_macs: float
@@ -98,24 +100,19 @@ class GateResult:
     ce: float
     steer: float
     channel: float = 0.0
-    """The largest share of the hard cost that one channel has: nothing is decided more finely than that."""
+    """Largest share of the hard cost that one channel has: the resolution of the other figures."""
     history: dict[str, list[float]] = field(default_factory=dict)
     """Columns of ``GateHistory``."""
 
     def to_dict(self) -> dict[str, float]:
-        """The figures, without scores and history."""
+        """JSON form of the figures, without scores and history."""
         return {name: value for name, value in asdict(self).items() if name not in ("scores", "channel", "history")}
 
     @property
     def converged(self) -> bool:
-        """R_res = 0 and relaxed and hard cost agree, both to one channel where a channel is coarser."""
-        agrees = abs(self.soft_macs / self.hard_macs - 1) <= max(AGREEMENT, self.channel)
-        return self.residual <= max(RESIDUAL, self.channel) and agrees
-
-
-FLOOR = 0.98
-"""Share of the target below which gates are pulled open again. ISP has no such term: where the images are easy,
-cross entropy holds no gate open, all of them close together, and nothing is left to rank."""
+        """Whether R_res = 0 and relaxed and hard cost agree, within their limits or one channel."""
+        agrees = abs(self.soft_macs / self.hard_macs - 1) <= max(MAX_COST_DIFFERENCE, self.channel)
+        return self.residual <= max(MAX_RESIDUAL, self.channel) and agrees
 
 
 def residual_cost(macs: Tensor, target: Tensor) -> Tensor:
@@ -124,13 +121,13 @@ def residual_cost(macs: Tensor, target: Tensor) -> Tensor:
 
 
 def overshoot(macs: Tensor, target: Tensor) -> Tensor:
-    """log(f pT / min(T(v), f pT)) with f = FLOOR: zero unless far more closed than the target asks for."""
-    floor = FLOOR * target
+    """log(f pT / min(T(v), f pT)) with f = COST_FLOOR: zero unless the cost is far below the target."""
+    floor = COST_FLOOR * target
     return (floor / torch.minimum(macs, floor)).log()
 
 
 class GateObjective:
-    """ISP Eq. 10 of a batch, under a target, a noise and a cost weight that ``advance`` from step to step.
+    """Loss of ISP Eq. 10; ``advance`` schedules its target, noise, temperature and cost weight.
 
     Args:
         targets: C_x by image index; None: not steered.
@@ -138,16 +135,16 @@ class GateObjective:
 
     def __init__(self, cost: CostModel, config: GatesConfig, budget: float, targets: Targets | None) -> None:
         self.cost, self.config, self.targets = cost, config, targets
-        self.total, self.budget = cost.total, AIM * budget
+        self.total, self.budget = cost.total, TARGET_SHARE * budget
         self.cost_weight = config.cost_weight
         self.noise = 1.0
         self.temperature = config.temperature
         self.target: float = self.total
 
     def __call__(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """The loss and what it is made of; ``model`` is called as ``GatedNetwork`` is."""
+        """The loss and its terms; ``model`` is called like ``GatedNetwork``."""
         model.eval()
-        logits, found, values = model(batch.images, batch.labels, noise=self.noise, temperature=self.temperature)
+        logits, numbers, values = model(batch.images, batch.labels, noise=self.noise, temperature=self.temperature)
         macs = self.cost.of_values(values.double())
         ce = F.cross_entropy(logits.float(), batch.labels)
         target = macs.new_tensor(self.target)
@@ -156,27 +153,27 @@ class GateObjective:
         total = self.config.class_weight * ce + cost
         figures = {"ce": ce, "residual": residual.float(), "macs": macs / self.total}
         if self.targets is not None:
-            steer = self.targets.distance(found, batch.indices)
+            steer = self.targets.distance(numbers, batch.indices)
             total = total + self.config.steer_weight * steer
             figures["steer"] = steer
         return {"loss": total, **figures}
 
     def advance(self, step: int, figures: Mapping[str, float]) -> None:
-        """Set what the step after ``step`` takes."""
+        """Set target, noise, temperature and cost weight of the step after ``step``."""
         config, share = self.config, (step + 1) / self.config.steps
         fallen = min(1.0, share / config.shrink)
         self.target = self.total + (self.budget - self.total) * fallen
-        self.noise = max(0.0, min(1.0, (NOISE_OFF - share) / (NOISE_OFF - config.shrink)))
-        self.temperature = config.temperature * (COLD + (1 - COLD) * self.noise)
+        self.noise = max(0.0, min(1.0, (NOISE_END - share) / (NOISE_END - config.shrink)))
+        self.temperature = config.temperature * (FINAL_TEMPERATURE + (1 - FINAL_TEMPERATURE) * self.noise)
         # Dual ascent: the multiplier of the constraint T(v) <= target.
         self.cost_weight += config.cost_weight * figures["residual"]
 
     def state_dict(self) -> dict[str, float]:
-        """For a checkpoint: what ``advance`` sets."""
+        """For a checkpoint: everything that ``advance`` sets."""
         return {name: getattr(self, name) for name in ("cost_weight", "noise", "temperature", "target")}
 
     def load_state_dict(self, state: Mapping[str, float], /) -> None:
-        """Go on where ``state_dict`` was taken."""
+        """Continue from ``state_dict``."""
         for name, value in state.items():
             setattr(self, name, value)
 
@@ -192,15 +189,15 @@ def learn_gates(
     budget: float,
     targets: Targets | None,
 ) -> GateResult:
-    """Rank the channels of ``groups`` by learning which may close.
+    """Rank the channels of ``groups`` by learning which of them can close.
 
-    Weights and selector are frozen, batch normalisation is in eval mode. The cost's target falls from the whole
-    model to ``budget`` over ``config.shrink`` of the steps, the sample's noise fades towards the end, and the
-    weight of R_res grows for as long as it is not zero.
+    Weights and selector are frozen, batch normalisation is in eval mode. The cost's target falls from that of the
+    unpruned model to ``budget`` over ``config.shrink`` of the steps, the sample's noise falls to 0 towards the end,
+    and the weight of R_res grows while R_res is not zero.
 
     Args:
-        network: the classifier, or with its explainer (steering needs that).
-        train: images without augmentation (``targets`` belong to exactly these).
+        network: the classifier, or the classifier with its explainer (needed for steering).
+        train: images without augmentation (``targets`` are of exactly these).
         budget: MACs.
         targets: C_x of the UNPRUNED network, by image index; None learns without steering.
 
@@ -212,7 +209,7 @@ def learn_gates(
     gates = Gates(groups)
     gated = _to_gated(network, gates, groups, cost, train, learning, config=config, steered=targets is not None)
     objective = GateObjective(cost, config, budget, targets)
-    lr = config.lr if config.lr is not None else TRAVEL / config.steps
+    lr = config.lr if config.lr is not None else LOGIT_TRAVEL / config.steps
     curve = GateHistory(config.steps)
 
     def after_step(step: int, figures: Mapping[str, float]) -> None:
@@ -230,7 +227,7 @@ def learn_gates(
         after_step=after_step,
         keeps={"objective": objective, "curve": curve},
     )
-    return _result(gates, cost, budget, history.epochs[-1], config, objective.temperature, curve)
+    return _to_result(gates, cost, budget, history.epochs[-1], config, objective.temperature, curve)
 
 
 def _to_gated(
@@ -244,24 +241,26 @@ def _to_gated(
     config: GatesConfig,
     steered: bool,
 ) -> GatedNetwork:
-    """The gated network, compiled if the recipe asks for it or if that pays."""
-    with torch.random.fork_rng():  # a loader of the user's may draw its order here
+    """The gated network, compiled if the recipe says so, or says ``auto`` and it pays."""
+    with torch.random.fork_rng():  # a user's loader may draw its order here
         batch = to_device(next(train.epoch(0)), learning.device)
     gated = GatedNetwork(network, gates, groups, batch, steered=steered)
     gated.to(learning.device).to(memory_format=torch.channels_last).eval()
-    mine = even_slice(len(batch.images), rank(), world_size())
-    batch = Batch(batch.images[mine], batch.labels[mine], batch.indices[mine])
-    wanted = config.compile
-    if wanted == "auto":
+    own = even_slice(len(batch.images), rank(), world_size())
+    batch = Batch(batch.images[own], batch.labels[own], batch.indices[own])
+    compiled = config.compile
+    if compiled == "auto":
         layers = sum(isinstance(module, _ConvNd | nn.Linear) for module in gated.modules())
-        wanted = learning.device.type == "cpu" and pays_to_compile(config.steps, len(batch.images), cost.total, layers)
-    if wanted:
+        compiled = learning.device.type == "cpu" and pays_to_compile(
+            config.steps, len(batch.images), cost.total, layers
+        )
+    if compiled:
         with learning.fabric.autocast():
             gated.compile_(batch, learning.progress)
     return gated
 
 
-def _result(
+def _to_result(
     gates: Gates,
     cost: CostModel,
     budget: float,
@@ -270,11 +269,11 @@ def _result(
     temperature: float,
     curve: GateHistory,
 ) -> GateResult:
-    deployed = gates.hard().double().requires_grad_()
-    exact = cost.of_values(deployed)
-    (of_channels,) = torch.autograd.grad(exact, deployed)
-    hard = float(exact.detach())
-    channel = float(of_channels.max()) / hard
+    hard_gates = gates.hard().double().requires_grad_()
+    hard_cost = cost.of_values(hard_gates)
+    (channel_costs,) = torch.autograd.grad(hard_cost, hard_gates)
+    hard = float(hard_cost.detach())
+    channel = float(channel_costs.max()) / hard
     with torch.no_grad():
         soft = float(cost.of_values(gates(noise=0.0, temperature=temperature).double()))
     residual = float(residual_cost(torch.tensor(soft), torch.tensor(budget)))
@@ -284,9 +283,9 @@ def _result(
     )
     if not result.converged:
         raise PruningError(
-            f"the gates did not converge: R_res is {residual:.3f} (at most {max(RESIDUAL, channel):.3f}) and their "
+            f"the gates did not converge: R_res is {residual:.3f} (at most {max(MAX_RESIDUAL, channel):.3f}) and their "
             f"relaxed cost of {soft / 1e6:.2f} M MACs is {soft / hard - 1:+.1%} off their hard cost (at most "
-            f"{max(AGREEMENT, channel):.0%}); raise gates.steps (now {config.steps}) or gates.cost_weight (now "
-            f"{config.cost_weight:g})"
+            f"{max(MAX_COST_DIFFERENCE, channel):.0%}); raise gates.steps (now {config.steps}) or gates.cost_weight "
+            f"(now {config.cost_weight:g})"
         )
     return result

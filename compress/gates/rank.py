@@ -1,4 +1,4 @@
-"""Rankings without learning: honest baselines that go through the same selection, surgery and finetune."""
+"""Baseline rankings by weight magnitude, for the same selection, surgery and finetuning as learned gates."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def group_l2(network: nn.Module, group: ChannelGroup) -> Tensor:
 
 
 def magnitude(network: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, Tensor]:
-    """Group L2 divided by the group's mean: comparable across layers, so no layer is emptied for its scale."""
+    """Group L2 norms divided by the group's mean, so that scores are comparable across layers of different scale."""
     scores = {group.name: group_l2(network, group) for group in groups}
     return {name: score / score.mean().clamp_min(1e-12) for name, score in scores.items()}
 
 
 def uniform(network: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, Tensor]:
-    """The rank within the group, 0..1: any global threshold then takes the same share of every group."""
+    """Rank of the L2 norm within its group, 0..1, so that a global threshold removes the same share of every group."""
     scores = {}
     for group in groups:
         order = torch.argsort(group_l2(network, group), stable=True)

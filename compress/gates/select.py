@@ -1,4 +1,4 @@
-"""From budgets as people write them to limits on a model's resources."""
+"""Select the channels to keep: from a budget and scores to a plan within every limit."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ..errors import ConfigError, PruningError
 from ..surgery import FrozenGroup, PrunePlan
 from .cost import CostModel
 from .prices import cut_by_prices
-from .threshold import cut_by_threshold, removal_order, use_up
+from .threshold import cut_by_threshold, exchange_steps, removal_order
 from .widths import Align, Widths
 
 
 def read_budget(**limits: object) -> BudgetConfig:
-    """The budget of ``macs=0.5``, ``params="1.2M"``, ``size="2MB"``, ``latency="3ms"``; None limits nothing.
+    """Validate a budget such as ``macs=0.5``, ``params="1.2M"``, ``size="2MB"``, ``latency="3ms"``; None is no limit.
 
     Raises:
-        ConfigError: nothing is limited, or a limit is none; one sentence for each.
+        ConfigError: no limit is given, or some are invalid; one sentence for each.
     """
     given = {name: limit for name, limit in limits.items() if limit is not None}
     if not given:
@@ -35,7 +35,7 @@ def read_budget(**limits: object) -> BudgetConfig:
 
 
 def counted_limits(budget: BudgetConfig, cost: CostModel) -> dict[str, float]:
-    """The limits of ``budget`` in whole MACs, parameters and bytes; latency is measured, not counted."""
+    """The limits of ``budget`` in MACs, parameters and bytes, without latency, which is measured instead."""
     totals = cost.totals
     return {
         name: float(amount.limit(round(totals[name]))) for name, amount in budget.limits.items() if name != "latency"
@@ -43,12 +43,12 @@ def counted_limits(budget: BudgetConfig, cost: CostModel) -> dict[str, float]:
 
 
 Budget = float | Mapping[str, float]
-"""A number of MACs, or the most of every limited resource: ``macs``, ``params``, ``size`` (bytes), ``latency`` (ms)."""
+"""MACs, or a limit for each resource by name: ``macs``, ``params``, ``size`` (bytes), ``latency`` (ms)."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """A plan, what it uses of each limited resource, and the limits it was made for."""
+    """A plan, its use of every resource, and the limits it was made for."""
 
     plan: PrunePlan
     used: Mapping[str, float]
@@ -61,12 +61,12 @@ class Selection:
 
     @property
     def gap(self) -> float:
-        """Share that the plan leaves unused of the budget that is used most."""
+        """Unused share of the limit that is used most."""
         return 1 - max(self.used[name] / limit for name, limit in self.budget.items())
 
 
 def as_limits(budget: Budget) -> dict[str, float]:
-    """The limits by resource; a bare number is one of MACs."""
+    """The limits by resource; a bare number limits MACs."""
     return dict(budget) if isinstance(budget, Mapping) else {"macs": float(budget)}
 
 
@@ -93,17 +93,17 @@ def as_amount(resource: str, value: float) -> str:
 
 
 def check_budget(cost: CostModel, budget: Budget, align: Align = 1, *, frozen: Sequence[FrozenGroup] = ()) -> None:
-    """Refuse a budget that no plan can meet.
+    """Raise for a budget that no plan can meet, or that the unpruned model meets.
 
     Args:
-        frozen: groups that cannot shrink, to be named.
+        frozen: groups that cannot shrink, for the message.
 
     Raises:
-        PruningError: nothing can shrink or would, or a budget is out of reach; the message names the smallest, and
-            what is frozen.
+        PruningError: no group can shrink, the budget is not below the model, or a limit is out of reach; the message
+            gives the smallest plan and the frozen groups.
     """
     if not cost.names:
-        raise PruningError(f"no channel group of this model can shrink{_frozen_words(frozen)}")
+        raise PruningError(f"no channel group of this model can shrink{_frozen_clause(frozen)}")
     limits, totals = as_limits(budget), cost.totals
     if all(limit >= totals[name] for name, limit in limits.items()):
         listed = " and ".join(
@@ -112,24 +112,24 @@ def check_budget(cost: CostModel, budget: Budget, align: Align = 1, *, frozen: S
         )
         names = " or ".join(f"budget.{name}" for name in limits)
         raise PruningError(f"the budget of {listed}: nothing would shrink; lower {names}")
-    least = smallest_amounts(cost, align)
+    smallest = smallest_amounts(cost, align)
     for name, limit in limits.items():
-        if least[name] > limit:
+        if smallest[name] > limit:
             finer = "" if align == 1 else ", or lower budget.align"
             total = totals[name]
             raise PruningError(
                 f"the budget of {as_amount(name, limit)} ({limit / total:.1%} of the model) cannot be reached: the "
-                f"smallest plan has {as_amount(name, least[name])} ({least[name] / total:.1%}); raise budget.{name} "
-                f"to at least {least[name] / total + 5e-4:.3f}{finer}{_frozen_words(frozen)}"
+                f"smallest plan has {as_amount(name, smallest[name])} ({smallest[name] / total:.1%}); raise "
+                f"budget.{name} to at least {smallest[name] / total + 5e-4:.3f}{finer}{_frozen_clause(frozen)}"
             )
 
 
-_NAMED = 3
+_MAX_LISTED = 3
 
 
-def _frozen_words(frozen: Sequence[FrozenGroup]) -> str:
-    listed = [f"'{group.name}' ({group.reason})" for group in frozen[:_NAMED]]
-    more = f" and {len(frozen) - _NAMED} more" if len(frozen) > _NAMED else ""
+def _frozen_clause(frozen: Sequence[FrozenGroup]) -> str:
+    listed = [f"'{group.name}' ({group.reason})" for group in frozen[:_MAX_LISTED]]
+    more = f" and {len(frozen) - _MAX_LISTED} more" if len(frozen) > _MAX_LISTED else ""
     return f"; frozen groups: {', '.join(listed)}{more}" if frozen else ""
 
 
@@ -141,36 +141,36 @@ def select(
     align: Align = 1,
     rank_weight: float = 1.0,
 ) -> Selection:
-    """Keep the channels with the highest ``scores`` such that every budget is met from below.
+    """Keep the channels with the highest ``scores`` within every limit of ``budget``.
 
-    Deterministic for equal scores. Never above a budget; within 1 % of the one that is used most, where the allowed
-    widths make that possible; no group empty; widths in multiples of ``align`` (see ``allowed_widths``).
+    Deterministic for equal scores. Never above a limit; within 1 % of the one that is used most, where the allowed
+    widths make that possible; no group is empty; widths in multiples of ``align`` (see ``allowed_widths``).
 
-    A score is what a channel is worth per MAC: gates learn under a price on MACs, and one closes where it is worth
-    less. So a budget of MACs alone, and any others that do not bind, is met by one threshold over all scores. Where
+    A score is a channel's value per MAC: gates learn under a price on MACs, and a gate closes where its value is
+    lower. So a limit on MACs, with other limits that do not bind, is met by one threshold over all scores. Where
     others bind, the plan maximises the sum of rank x MACs over kept channels (see ``prices``).
 
     Args:
         scores: (channels,) of every group of ``cost``; comparable across groups.
-        budget: MACs, or the most of each resource of ``cost``.
+        budget: MACs, or a limit for each resource of ``cost``.
         align: a multiple for all groups, or one for each.
-        rank_weight: 0..1, how much of a channel's worth its rank decides where several budgets bind; the rest is its
-            MACs alone, so that at 0 the budgets decide every width and ranks decide within groups.
+        rank_weight: 0..1, weight of a channel's rank in its value where several limits bind; the rest is its MACs, so
+            that at 0 the limits decide every width and ranks decide within groups.
 
     Raises:
-        PruningError: nothing can shrink, or a budget is out of reach.
+        PruningError: nothing can shrink, or a limit is out of reach.
     """
     limits = as_limits(budget)
     check_budget(cost, limits, align)
     widths = Widths(cost, scores, limits, align)
     order = removal_order(widths, scores)
-    alone = Widths(cost, scores, {"macs": limits["macs"]}, align) if "macs" in limits else None
-    if alone is not None and limits["macs"] < cost.totals["macs"]:
-        cut_by_threshold(alone, order)
-        use_up(alone)
-        widths.set_all(alone.choice)
-    if alone is None or not widths.fits():
+    macs_only = Widths(cost, scores, {"macs": limits["macs"]}, align) if "macs" in limits else None
+    if macs_only is not None and limits["macs"] < cost.totals["macs"]:
+        cut_by_threshold(macs_only, order)
+        exchange_steps(macs_only)
+        widths.set_all(macs_only.choice)
+    if macs_only is None or not widths.fits():
         cut_by_prices(widths, scores, order, rank_weight)
-        use_up(widths)
+        exchange_steps(widths)
     plan = widths.plan()
     return Selection(plan, cost.amounts(plan), limits)

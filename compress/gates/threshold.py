@@ -1,4 +1,4 @@
-"""One threshold over all scores, and the search for a plan that uses its budget up."""
+"""Select channels by one threshold over all scores, then exchange steps between groups to use up the budget."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch import Tensor
 
 from .widths import Widths
 
-SLACK = 0.01
-"""A plan uses its tightest budget up to this share, where the widths allowed make that possible."""
+MAX_SLACK = 0.01
+"""Unused share of the tightest limit at which the exchange stops."""
 
-GAIN = 1e-9
-"""Relative: plans whose use differs by less are equal. Layers' times have plateaus, and sums over them round."""
+MIN_GAIN = 1e-9
+"""Relative gain of an exchange; less counts as none. Layers' times have plateaus, and sums over them round."""
 
 MOST_EXCHANGED = 4
-"""Steps that a group may lose to others when the search for a nearer plan goes on."""
+"""Most steps that one group loses to others in an exchange."""
 
 
 def removal_order(widths: Widths, scores: Mapping[str, Tensor]) -> NDArray[np.int64]:
-    """Group numbers, in the order in which steps of the groups go: the step with the lowest mean score first."""
+    """Order in which the groups are narrowed by a step, as group numbers: steps of the lowest mean score first."""
     groups, steps, means = [], [], []
     for group, name in enumerate(widths.cost.names):
         ordered = scores[name].double().numpy()[widths.ranked[group]]
@@ -35,7 +35,7 @@ def removal_order(widths: Widths, scores: Mapping[str, Tensor]) -> NDArray[np.in
 
 
 def cut_by_threshold(widths: Widths, order: NDArray[np.int64]) -> None:
-    """Take as few steps of ``order`` as hold every limit, then give back what still fits."""
+    """Remove the fewest steps of ``order`` that meet every limit, then restore those that still fit."""
     most = np.array([len(kept) - 1 for kept in widths.allowed])
     low, high = 0, len(order)
     while low < high:
@@ -43,15 +43,15 @@ def cut_by_threshold(widths: Widths, order: NDArray[np.int64]) -> None:
         widths.set_all(most - np.bincount(order[:middle], minlength=len(most)))
         low, high = (low, middle) if widths.fits() else (middle + 1, high)
     widths.set_all(most - np.bincount(order[:high], minlength=len(most)))
-    _fill(widths, order[:high])
+    _restore_removed(widths, order[:high])
 
 
-def _fill(widths: Widths, removed: NDArray[np.int64]) -> None:
-    """Give back removed steps, the strongest first, while the limits hold."""
+def _restore_removed(widths: Widths, removed: NDArray[np.int64]) -> None:
+    """Restore removed steps, the highest scores first, while the limits are met."""
     full: set[int] = set()
     for group in removed[::-1].tolist():
         choice = widths.choice[group]
-        # What did not fit once fits no more: others only grow meanwhile.
+        # A step that did not fit will not fit later: the other groups only grow.
         if group in full or choice == len(widths.allowed[group]) - 1:
             continue
         if widths.within(widths.trial(group, [choice + 1]))[0]:
@@ -60,27 +60,27 @@ def _fill(widths: Widths, removed: NDArray[np.int64]) -> None:
             full.add(group)
 
 
-def use_up(widths: Widths) -> None:
-    """While the plan is more than ``SLACK`` below its limits: less of one group, more of others, best fit first."""
-    while widths.tightest < 1 - SLACK:
-        before, best, found = list(widths.choice), widths.tightest, None
+def exchange_steps(widths: Widths) -> None:
+    """Narrow one group and widen others, best gain first, while the plan is over ``MAX_SLACK`` below its limits."""
+    while widths.tightest < 1 - MAX_SLACK:
+        before, best, best_choice = list(widths.choice), widths.tightest, None
         for taken, choice in enumerate(before):
             for count in range(1, min(MOST_EXCHANGED, choice) + 1):
                 widths.set(taken, choice - count)
-                _fit(widths, without=taken)
-                if widths.tightest > best * (1 + GAIN):
-                    best, found = widths.tightest, list(widths.choice)
+                _widen_others(widths, without=taken)
+                if widths.tightest > best * (1 + MIN_GAIN):
+                    best, best_choice = widths.tightest, list(widths.choice)
                 widths.set_all(before)
-        if found is None:
+        if best_choice is None:
             return
-        widths.set_all(found)
+        widths.set_all(best_choice)
 
 
-def _fit(widths: Widths, *, without: int) -> None:
-    """Give steps back to other groups, each time the one that fills the limits best, until none fits."""
+def _widen_others(widths: Widths, *, without: int) -> None:
+    """Widen groups other than ``without`` by steps, each time the one that fills the limits best, until none fits."""
     full: set[int] = set()
     while True:
-        best, found = widths.tightest, None
+        best, best_group = widths.tightest, None
         for group, choice in enumerate(widths.choice):
             if group == without or group in full or choice == len(widths.allowed[group]) - 1:
                 continue
@@ -89,7 +89,7 @@ def _fit(widths: Widths, *, without: int) -> None:
             if not widths.within(used)[0]:
                 full.add(group)
             elif share > best:
-                best, found = share, group
-        if found is None:
+                best, best_group = share, group
+        if best_group is None:
             return
-        widths.set(found, widths.choice[found] + 1)
+        widths.set(best_group, widths.choice[best_group] + 1)

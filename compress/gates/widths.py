@@ -1,4 +1,4 @@
-"""How wide every group is while a plan is searched for, and what that costs: one group at a time, never all anew."""
+"""Widths of all groups during the search for a plan, with their cost updated incrementally."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from ..surgery import PrunePlan
 from .cost import CostModel, Floats
 
 Align = int | Mapping[str, int]
-"""Channels kept in multiples of this; by group, or for all."""
+"""Multiple of the kept channels; for all groups, or by group."""
 
 _ROUNDING = 1e-12
-"""Relative: sums of whole numbers in float64 hold a budget to the unit."""
+"""Relative tolerance of limits: far below one unit, for sums of whole numbers in float64."""
 
 
 def multiple_of(align: Align, name: str) -> int:
-    """The multiple that the widths of a group keep to."""
+    """The multiple of group ``name``; 1 if ``align`` does not name it."""
     return align if isinstance(align, int) else align.get(name, 1)
 
 
 def allowed_widths(channels: int, multiple: int, per_channel: int = 1) -> NDArray[np.int64]:
-    """Numbers of channels that a group may keep, the smallest first.
+    """Numbers of channels that a group may keep, ascending: multiples, and all channels.
 
-    Multiples, and all of them. A group that is narrower than two multiples takes half the multiple, and so on: it
-    could not shrink otherwise. ``per_channel``: see ``Touched``.
+    A group that is narrower than two multiples takes half the multiple, and so on: it could not shrink otherwise.
+    ``per_channel``: see ``TouchedLayers``.
     """
     step = max(1, multiple // int(np.gcd(multiple, per_channel)))
     while step > 1 and channels < 2 * step:
@@ -37,7 +37,7 @@ def allowed_widths(channels: int, multiple: int, per_channel: int = 1) -> NDArra
 
 
 class Widths:
-    """The state of a search. A group at choice ``k`` keeps its ``allowed[group][k]`` channels of highest score."""
+    """State of the search: a group at choice ``k`` keeps its ``allowed[group][k]`` channels of highest score."""
 
     def __init__(
         self, cost: CostModel, scores: Mapping[str, Tensor], limits: Mapping[str, float], align: Align = 1
@@ -46,7 +46,7 @@ class Widths:
         self.limits = np.array(list(limits.values()), dtype=np.float64)
         self._resources = [cost.resources[name] for name in limits]
         self.ranked: list[NDArray[np.int64]] = []
-        """Channels of each group, the best first; of equal ones the last, so that the first go first."""
+        """Channels of each group by descending score; of equal ones the last first: the first is removed first."""
         self.allowed: list[NDArray[np.int64]] = []
         self._into: list[Floats] = []
         self._out: list[Floats] = []
@@ -68,7 +68,7 @@ class Widths:
         )
 
     def fits(self) -> bool:
-        """Whether every limit holds."""
+        """Whether every limit is met."""
         return bool((self.used <= self.limits * (1 + _ROUNDING)).all())
 
     @property
@@ -77,7 +77,7 @@ class Widths:
         return float((self.used / self.limits).max())
 
     def trial(self, group: int, choices: Sequence[int] | NDArray[np.int64]) -> Floats:
-        """(resources, choices) what would be used with ``group`` at each of the choices."""
+        """(resources, choices) use of the resources with ``group`` at each of the choices."""
         picked = np.asarray(choices)
         rows, now = self.cost.touched[group].rows, self.choice[group]
         into, out = self._into[group], self._out[group]
@@ -92,11 +92,11 @@ class Widths:
         )
 
     def within(self, used: Floats) -> NDArray[np.bool_]:
-        """(choices,) which columns of a ``trial`` hold every limit."""
+        """(choices,) whether a column of a ``trial`` meets every limit."""
         return np.asarray((used <= self.limits[:, None] * (1 + _ROUNDING)).all(axis=0))
 
     def set(self, group: int, choice: int) -> None:
-        """Put one group at a choice."""
+        """Set one group to a choice."""
         if choice == self.choice[group]:
             return
         self.used = self.trial(group, [choice])[:, 0]
@@ -106,7 +106,7 @@ class Widths:
         self.choice[group] = choice
 
     def set_all(self, choices: Sequence[int] | NDArray[np.int64]) -> None:
-        """Put every group at its choice; counted anew, so that no rounding adds up."""
+        """Set every group to its choice and recompute the use, so that rounding does not accumulate."""
         for group, choice in enumerate(choices):
             rows, now = self.cost.touched[group].rows, self.choice[group]
             self.inputs[rows] += self._into[group][:, choice] - self._into[group][:, now]

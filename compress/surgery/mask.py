@@ -1,4 +1,4 @@
-"""Open and close channels without removing them: the input of every consumer, times a factor per channel."""
+"""Close channels without removing them: multiply the input of every consumer by a factor per channel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .plan import PrunePlan
 
 
 class InputFactors:
-    """For each consuming layer, how a factor per input channel is put together from the groups' factors."""
+    """Assembles a factor per input channel of each consuming layer from the groups' factors."""
 
     def __init__(self, network: nn.Module, groups: Sequence[ChannelGroup]) -> None:
         modules = dict(network.named_modules())

@@ -43,17 +43,17 @@ class PrunePlan:
                 )
 
     def removed(self, name: str) -> list[int]:
-        """The channels of a group that go, sorted."""
+        """The removed channels of a group, sorted."""
         kept = set(self.kept[name])
         return [channel for channel in range(self.widths[name]) if channel not in kept]
 
     @property
     def shrinks(self) -> bool:
-        """Whether any channel goes at all."""
+        """Whether any channel is removed."""
         return any(len(self.kept[name]) < self.widths[name] for name in self.kept)
 
     def check_fits(self, graph: ChannelGraph) -> None:
-        """Raise PruningError unless every group of the plan stands in ``graph`` with the same width."""
+        """Raise PruningError unless every group of the plan is in ``graph`` with the same width."""
         widths = {group.name: group.channels for group in graph.groups}
         for name, width in self.widths.items():
             if widths.get(name) != width:

@@ -1,4 +1,4 @@
-"""Remove channels for real: apply a plan through Torch-Pruning, one group at a time."""
+"""Remove channels physically: apply a plan through Torch-Pruning, one group at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evidence: what is hard-gated computes what is left after surgery; a group that fails the proof is frozen."""
+"""Proof of channel groups: closing channels gives the outputs of removing them; groups that fail it are frozen."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .plan import PrunePlan
 from .slim import slim_or_break_
 
 DRY_RUN_TOLERANCE = 1e-9
-"""Relative, in float64: a right surgery differs by rounding only."""
+"""Relative difference in float64: correct surgery differs by rounding only."""
 
 _CONSTANT = 1e-24
 """Variance below which a channel is constant but for rounding."""
@@ -105,11 +105,11 @@ def _wake_constants(network: nn.Module, generator: torch.Generator) -> None:
             parameter.data = noise - 0.5 if float(values.flatten()[0]) == 0 else noise + 0.5
 
 
-def _plans(groups: Sequence[ChannelGroup], generator: torch.Generator) -> Iterator[PrunePlan]:
-    """What goes from every group: a random half; the first half; one channel.
+def _trial_plans(groups: Sequence[ChannelGroup], generator: torch.Generator) -> Iterator[PrunePlan]:
+    """Trial plans, which remove from every group: a random half; the first half; one channel.
 
-    Network parts that split or reorder channels may stand the first by luck, but not the second (a split in two is
-    no longer in the middle); channels that are tied to each other cannot go alone.
+    Layers that split or reorder channels may pass the first by chance, but not the second (a split in two is no
+    longer in the middle); channels that are tied to each other fail the third.
     """
     widths = {group.name: group.channels for group in groups}
     shuffled = {name: torch.randperm(width, generator=generator).tolist() for name, width in widths.items()}
@@ -127,7 +127,7 @@ def _dry_run(
     view: View | None,
 ) -> str | None:
     """Hard-gate random channels of the groups, remove them on a copy, compare; the reason of a failure."""
-    for plan in _plans(groups, generator):
+    for plan in _trial_plans(groups, generator):
         slim = copy.deepcopy(network)
         try:
             slim_or_break_(slim, plan, images[:1], prefix=prefix, view=view)
@@ -142,7 +142,7 @@ def _dry_run(
 
 
 def _widths_hint(network: nn.Module, group: ChannelGroup) -> str:
-    """What most often breaks a group: layers of several widths that were taken for one stream."""
+    """Hint at the most frequent cause of a failure: layers of several widths that were taken for one stream."""
     modules = dict(network.named_modules())
     widths = sorted({len(modules[slot.layer].weight) for slot in group.producers})
     listed = ", ".join(str(width) for width in widths[:-1]) + f" and {widths[-1]}"
@@ -208,7 +208,7 @@ def _halves(groups: Sequence[ChannelGroup]) -> list[Sequence[ChannelGroup]]:
 
 
 def _drain(pending: list[Sequence[ChannelGroup]]) -> Iterator[Sequence[ChannelGroup]]:
-    """What is pending, and what becomes so meanwhile."""
+    """Pop from ``pending`` until it is empty; it may grow meanwhile."""
     while pending:
         yield pending.pop()
 
@@ -220,7 +220,7 @@ def _misfits(
     deadline: float,
     limit: float,
 ) -> dict[str, str]:
-    """Groups that are exact alone but not with those before them (Torch-Pruning loses an offset), and the reasons."""
+    """Groups that pass one by one but not with those before them (Torch-Pruning loses an offset), with the reasons."""
     fitting: list[ChannelGroup] = []
     reasons = {}
     for group in progress.track(groups, "joining groups", total=len(groups), unit="group"):

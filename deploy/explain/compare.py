@@ -14,7 +14,7 @@ from torch import Tensor
 
 from slimsight.compress.errors import ConfigError, RunError
 from slimsight.compress.explain import (
-    MEMBERS,
+    EXPLAINERS,
     STEERING,
     AmortizedExplainer,
     ExplainedClassifier,
@@ -74,9 +74,9 @@ class ModelPair:
             assert self.original_explained is not None
             assert self.slim_explained is not None
             return AmortizedExplainer(self.original_explained), AmortizedExplainer(self.slim_explained)
-        choices = [*([self.own] if self.own else []), *(other for other in MEMBERS if not needs_weights(other))]
+        choices = [*([self.own] if self.own else []), *(other for other in EXPLAINERS if not needs_weights(other))]
         if name not in choices:
-            learned = name in STEERING or (name in MEMBERS and needs_weights(name))
+            learned = name in STEERING or (name in EXPLAINERS and needs_weights(name))
             what = f"explainer '{name}' is learned, and this run has none" if learned else f"unknown explainer '{name}'"
             hint = "" if learned else nearest(name, choices)
             raise ConfigError(f"{what}{hint} (choose from: {', '.join(choices)})")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from slimsight.compress.amounts import Amount
 from slimsight.compress.errors import PruningError
 from slimsight.compress.gates import CostModel, Selection, select
-from slimsight.compress.gates.latency import LatencyModel, grid_points, liked_multiple, probes
+from slimsight.compress.gates.latency import LatencyModel, grid_points, preferred_multiple, width_probes
 from slimsight.compress.gates.widths import Align
 from slimsight.compress.progress import SILENT, Progress
 from slimsight.compress.surgery import PrunePlan
@@ -157,12 +157,12 @@ class PlanTimer:
         layers = [layer for layer in cost.layers if layer.unit]
         spatial = [layer for layer in layers if layer.size != (1, 1) and (layer.groups == 1 or layer.depthwise)]
         wanted = {point for layer in layers for point in grid_points(layer)[2].values()}
-        wanted |= {point for layer in spatial for point in probes(layer)}
+        wanted |= {point for layer in spatial for point in width_probes(layer)}
         file = self.cache / "layer_times" / f"{machine_key(self.config.threads, self.config.batch)}.json"
         table = cached_times(
             sorted(wanted), file, threads=self.config.threads, batch=self.config.batch, progress=self.progress
         )
-        liked = {layer.name: liked_multiple([table[point] for point in probes(layer)]) for layer in spatial}
+        liked = {layer.name: preferred_multiple([table[point] for point in width_probes(layer)]) for layer in spatial}
         total = self._measure("original").slim_ms.median
         latency = LatencyModel(cost.layers, table, total, liked)
         self.progress.note(

@@ -15,7 +15,7 @@ from slimsight.compress.data import ImageSet
 from slimsight.compress.data.boxes import BoxedImages, load_boxes
 from slimsight.compress.errors import ConfigError, Damaged, DataError
 from slimsight.compress.explain import (
-    MEMBERS,
+    EXPLAINERS,
     STEERING,
     AmortizedExplainer,
     ExplainedClassifier,
@@ -58,8 +58,8 @@ def find_trust_subjects(session: Session, names: Sequence[str]) -> list[TrustSub
         plain, given, file = name.partition("=")
         if plain in STEERING and not given:
             found.append(run_explainer(session, plain))
-        elif plain not in MEMBERS:
-            choices = sorted({*MEMBERS, *STEERING})
+        elif plain not in EXPLAINERS:
+            choices = sorted({*EXPLAINERS, *STEERING})
             raise ConfigError(
                 f"unknown explainer '{plain}'{nearest(plain, choices)} (choose from: {', '.join(choices)})"
             )

@@ -20,12 +20,12 @@ from slimsight.compress.explain.fidelity import (
     STEPS,
     Curve,
     box_score,
-    constant,
     explain_images,
     insertion_deletion,
+    is_constant,
     paired,
     pixel_perturbation,
-    predicted,
+    predicted_classes,
     roar,
     sanity_check,
     tile_degradation,
@@ -138,7 +138,7 @@ class TrustStudy:
 
     @cached_property
     def _labels(self) -> Tensor:
-        return predicted(self.classifier, self.images)
+        return predicted_classes(self.classifier, self.images)
 
     def _saliency(self, subject: TrustSubject, which: Tensor) -> Saliency:
         """Maps of the images at ``which``; all images are explained at once, the first time."""
@@ -178,27 +178,27 @@ class TrustStudy:
             for side in SIDES:
                 found = tile_degradation(model, images, maps, tile=side, seed=self.seed, progress=progress)
                 result[str(side)], curves[str(side)] = found.to_dict(), found.difference
-        return _TestResult(result, curves, len(which), int(constant(maps).sum()))
+        return _TestResult(result, curves, len(which), int(is_constant(maps).sum()))
 
     def _boxes(self, subject: TrustSubject) -> _TestResult:
         assert self.boxes is not None
         images = self.boxes.images
         explainer = subject.factory(self.classifier)
-        maps = self._explain(explainer, images, predicted(self.classifier, images)).importance
+        maps = self._explain(explainer, images, predicted_classes(self.classifier, images)).importance
         found = box_score(maps, self.boxes.boxes, seed=self.seed)
-        return _TestResult(found.to_dict(), {}, len(maps), int(constant(maps).sum()))
+        return _TestResult(found.to_dict(), {}, len(maps), int(is_constant(maps).sum()))
 
     def _roar(self, subject: TrustSubject) -> _TestResult:
         assert self.training is not None
         given, explainer, maps = self.training, subject.factory(self.classifier), []
         for images in (given.train, given.test):
             pixels = torch.from_numpy(np.array(images.images[:])).float() / 255
-            maps.append(self._explain(explainer, pixels, predicted(self.classifier, pixels)).importance)
+            maps.append(self._explain(explainer, pixels, predicted_classes(self.classifier, pixels)).importance)
         # What nothing removed gives is the same for all: it stands in the control's row.
         shares = (0.0, *SHARES) if subject == self.control else SHARES
         found = roar(given.build, given.learn, given.train, given.test, *maps, shares=shares, seed=self.seed)
         result = {**found.to_dict(), "epochs": given.epochs, "train_images": len(given.train)}
-        return _TestResult(result, {}, len(given.test), int(constant(maps[1]).sum()))
+        return _TestResult(result, {}, len(given.test), int(is_constant(maps[1]).sum()))
 
 
 def spread_indices(total: int, count: int) -> Tensor:

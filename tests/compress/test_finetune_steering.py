@@ -15,9 +15,9 @@ from slimsight.compress.explain import (
     ExplainedClassifier,
     RealXHead,
     Selector,
-    drift_between,
     explanations,
     find_scales,
+    rbf_drift,
 )
 from slimsight.compress.explain.varsal import VarSalHead
 from slimsight.compress.finetune import Steering, train_classifier
@@ -80,7 +80,7 @@ def test_explanations_move_less_and_decoders_not_at_all(network: ExplainedClassi
     drifts = {}
     for weight in (0.0, 0.2):
         slim, steers = finetuned(network, images, weight)
-        drifts[weight] = drift_between(wanted, explanations(slim, batches), SIDE).center_drift_px
+        drifts[weight] = rbf_drift(wanted, explanations(slim, batches), SIDE).center_drift_px
         for name, value in slim.selector.state_dict().items():
             assert torch.equal(value, before[f"selector.{name}"]), name
         assert all(np.isfinite(steers))

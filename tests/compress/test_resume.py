@@ -165,7 +165,13 @@ def test_routes_in_both_of_their_trainings(train: Batches, images: ImageSet, sur
         config = DynamicConfig(masks=3, macs=0.7, epochs=2, finetune_epochs=2, batch_size=12)
         val, fabric = Batches(images, 24), make_fabric(accelerator="cpu")
         learn_routing(
-            model, cost, train, val, Learning(fabric, checkpoints=checkpoints), config=config, budget=0.7 * cost.total
+            model,
+            cost,
+            train,
+            val,
+            Learning(fabric, checkpoints=checkpoints),
+            config=config,
+            budget=0.7 * cost.total,
         )
         return model.state_dict()
 

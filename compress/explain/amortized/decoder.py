@@ -1,4 +1,4 @@
-"""From frozen features to maps at the finest scale: feature filter and up-blocks, a U-Net whose encoder is given."""
+"""Decoder of the selector: feature filter and up-blocks on frozen features, a U-Net with the backbone as encoder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ResidualBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Twice the resolution, joined with the backbone's features there (ISP supplement; one block as released)."""
+    """Doubles the resolution and joins the backbone's features (ISP supplement; one block as in the released code)."""
 
     def __init__(self, inputs: int, skip: int, outputs: int) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class UpBlock(nn.Module):
         self.block = ResidualBlock(skip + outputs, outputs)
 
     def forward(self, maps: Tensor, skip: Tensor) -> Tensor:
-        # The released code applies ReLU to the shuffled maps again: they are not negative, it changes nothing.
+        # The released code applies ReLU to the shuffled maps again: they are not negative, so it is left out.
         maps = self.shuffle(F.relu(self.bn(self.conv(maps))))
         if maps.shape[2:] != skip.shape[2:]:  # backbones that round an odd size up
             maps = F.interpolate(maps, size=skip.shape[2:], mode="nearest")
@@ -49,7 +49,7 @@ class UpBlock(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Feature filter and up-blocks on frozen features (see ``find_scales``); heads read what it gives."""
+    """Feature filter and up-blocks on frozen features (see ``find_scales``); a head reads its output."""
 
     def __init__(self, scales: Sequence[FeatureScale], classes: int) -> None:
         super().__init__()
@@ -72,11 +72,11 @@ class Decoder(nn.Module):
             maps = up(maps, skip)
         return maps
 
-    def readers(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Every layer that reads the backbone, applied to what it reads: all that couples the two for surgery.
+    def backbone_readers(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Outputs of every layer that reads the backbone: all that couples the two for surgery.
 
-        A dependency graph cannot follow the factor of ``filter`` (one channel, broadcast) nor PixelShuffle;
-        nothing beyond these layers depends on the backbone's channels.
+        A dependency graph can follow neither the factor of ``filter`` (one channel, broadcast) nor PixelShuffle;
+        no later layer depends on the backbone's channels.
         """
         deepest = features[0]
         outputs = [self.filter(deepest)]

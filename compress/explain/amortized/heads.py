@@ -1,4 +1,4 @@
-"""Maps of probabilities (N, 1, H, W): their size, their moments, and the same map in other places."""
+"""Heads of the selector: how the decoder's maps become an explanation (radial basis, REAL-X, VarSal's base)."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from ..base import Saliency
 from .rbf import REFERENCE_SIDE, random_rbf, rbf_map, same_area_centred, to_rbf
 
 
-def enlarged(maps: Tensor, side: int) -> Tensor:
-    """(N, 1, side, side) from (N, 1, s, s), bilinear; what has that side already stays as it is."""
+def resize_maps(maps: Tensor, side: int) -> Tensor:
+    """(N, C, s, s) -> (N, C, side, side), bilinear; maps that have that side already stay as they are."""
     if maps.shape[-1] == side:
         return maps
     return F.interpolate(maps, size=(side, side), mode="bilinear", align_corners=False)
 
 
-def moments_of(maps: Tensor) -> Tensor:
+def map_moments(maps: Tensor) -> Tensor:
     """(N, 3) row and column of the centre of mass, and the standard deviation about it along one axis, in pixels.
 
-    The mean over both axes: of a radial basis mask well within the image these are its own three numbers.
+    The deviation is a mean over both axes: for a radial basis mask well within the image, these are its parameters.
     """
     grid = torch.arange(maps.shape[-1], dtype=maps.dtype, device=maps.device)
     mass = maps[:, 0].sum((1, 2)).clamp_min(torch.finfo(maps.dtype).tiny)
-    found = []
-    for axis in (2, 1):  # what is left of (rows, columns) after summing over the other one
+    moments = []
+    for axis in (2, 1):  # summed over columns, then over rows
         profile = maps[:, 0].sum(axis) / mass[:, None]
         centre = (profile * grid).sum(1)
-        found.append((centre, (profile * (grid - centre[:, None]) ** 2).sum(1)))
-    (row, tall), (column, wide) = found
-    return torch.stack([row, column, ((tall + wide) / 2).sqrt()], 1)
+        moments.append((centre, (profile * (grid - centre[:, None]) ** 2).sum(1)))
+    (row, row_variance), (column, column_variance) = moments
+    return torch.stack([row, column, ((row_variance + column_variance) / 2).sqrt()], 1)
 
 
-def moved(maps: Tensor, shifts: Tensor) -> Tensor:
-    """Every map moved by its own whole pixels (N, 2) down and right; what leaves comes in on the other side."""
+def shift_maps(maps: Tensor, shifts: Tensor) -> Tensor:
+    """Every map rolled by its own whole pixels ``shifts`` (N, 2), down and right."""
     side = maps.shape[-1]
     grid = torch.arange(side, device=maps.device)
     rows, columns = ((grid - shifts[:, axis, None]) % side for axis in (0, 1))
@@ -46,14 +46,14 @@ def moved(maps: Tensor, shifts: Tensor) -> Tensor:
     return maps[each, 0, rows[:, :, None], columns[:, None, :]].unsqueeze(1)
 
 
-def to_centre(maps: Tensor) -> Tensor:
-    """Every map moved so that its centre of mass comes to the middle of the image, to the pixel."""
+def centre_maps(maps: Tensor) -> Tensor:
+    """Every map rolled so that its centre of mass is at the middle of the image, to the pixel."""
     middle = (maps.shape[-1] - 1) / 2
-    return moved(maps, (middle - moments_of(maps)[:, :2]).round().long())
+    return shift_maps(maps, (middle - map_moments(maps)[:, :2]).round().long())
 
 
 def total_variance(numbers: Tensor) -> float:
-    """Variance over images, summed over all that is said of one: numbers (N, ...) of any precision."""
+    """Variance over images, summed over all numbers of an explanation: numbers (N, ...) of any precision."""
     count, squares = len(numbers), 0.0
     mean = torch.zeros(numbers[0].numel(), dtype=torch.float64)
     for part in torch.split(numbers.flatten(1), 1024):
@@ -64,14 +64,14 @@ def total_variance(numbers: Tensor) -> float:
 
 
 RBF_VARIANCE = 22.8
-"""Total variance of ISP's C_x over images, in squared pixels of a 32-pixel side: what g1 was chosen against. Measured
-on a trained ResNet-20 and CIFAR-10 (benchmarks/results/realx_vs_rbf.json): rows 14.1, columns 7.9, sigma .7."""
+"""Total variance of ISP's C_x over images, in squared pixels of a 32-pixel side, for which g1 was chosen. Measured on
+a trained ResNet-20 and CIFAR-10 (benchmarks/results/realx_vs_rbf.json): rows 14.1, columns 7.9, sigma .7."""
 
 
 class Head(nn.Conv2d):
-    """One convolution on the decoder's finest maps (N, width, s, s), and the meaning of what comes out.
+    """One convolution on the decoder's finest maps (N, width, s, s), and the interpretation of its output.
 
-    ``forward`` gives an explanation's numbers, in float32: (N, ...) as ISP's C_x, what steers gates and what is kept.
+    ``forward`` returns the explanations' numbers (N, ...) in float32, ISP's C_x: they steer gates and are stored.
 
     Args:
         width: channels of the decoder's finest maps.
@@ -82,14 +82,14 @@ class Head(nn.Conv2d):
     kind: ClassVar[str]
     """The explainer's name in recipes."""
 
-    stored: ClassVar[torch.dtype] = torch.float32
-    """What the numbers of many images are kept in."""
+    storage_dtype: ClassVar[torch.dtype] = torch.float32
+    """Precision in which the numbers of many images are stored."""
 
     outputs: ClassVar[int]
     """Channels of the convolution."""
 
     spanning: ClassVar[bool] = False
-    """Whether its kernel spans the whole finest scale; one pixel otherwise."""
+    """Whether its kernel spans the finest scale; one pixel otherwise."""
 
     sized: ClassVar[bool] = True
     """Whether the area of its maps differs between images."""
@@ -99,11 +99,11 @@ class Head(nn.Conv2d):
         self.side = side
 
     @abstractmethod
-    def start_(self) -> None:
-        """Set the weights to start from."""
+    def init_weights_(self) -> None:
+        """Initialise the weights."""
 
-    def steers(self, numbers: Tensor) -> Tensor:
-        """What of an explanation's numbers is to stay as it is, and is kept of the original: all, unless it says so."""
+    def steered_part(self, numbers: Tensor) -> Tensor:
+        """The part of the numbers that steering keeps where the original has it: all of them by default."""
         return numbers
 
     @abstractmethod
@@ -112,22 +112,22 @@ class Head(nn.Conv2d):
 
     @abstractmethod
     def to_moments(self, numbers: Tensor) -> Tensor:
-        """(N, 3) row and column of the explanation's centre and its radius (sigma), in pixels of the image."""
+        """(N, 3) row and column of the explanation's centre, and its radius (sigma), in pixels of the image."""
 
     @abstractmethod
     def to_saliency(self, numbers: Tensor) -> Saliency:
-        """The explanation as every explainer gives it."""
+        """The explanations as saliency maps."""
 
     @abstractmethod
-    def rivals(self, numbers: Tensor) -> list[Tensor]:
-        """Three masks (N, 1, side, side) to beat: at the image's centre; there with equal area; anywhere (drawn)."""
+    def control_masks(self, numbers: Tensor) -> list[Tensor]:
+        """Three controls (N, 1, side, side): the masks centred; centred RBFs of equal area; masks moved at random."""
 
     @abstractmethod
     def unit(self, numbers: Tensor) -> float:
-        """What the squared distance between two explanations is multiplied by, so that one g1 asks the same of all.
+        """Factor of the squared distance between two explanations that makes one g1 fit all explainers.
 
         Args:
-            numbers: (N, ...) what ``steers`` of the original, over the images that gates see.
+            numbers: (N, ...) ``steered_part`` of the original's explanations of the images that gates learn on.
 
         Raises:
             PruningError: they are the same for all images.
@@ -135,21 +135,21 @@ class Head(nn.Conv2d):
 
 
 class RbfHead(Head):
-    """Row, column and sigma in pixels (N, 3), by one convolution over the whole finest scale (ISP supplement)."""
+    """Row, column and sigma in pixels (N, 3), by one convolution that spans the finest scale (ISP supplement)."""
 
     kind = "rbf"
     outputs = 3
     spanning = True
 
-    def start_(self) -> None:
-        """Every image near its middle, with a third of the side: hardly any difference between images."""
+    def init_weights_(self) -> None:
+        """Explanations start at the centre with sigma a third of the side, nearly the same for all images."""
         assert self.bias is not None
         nn.init.normal_(self.weight, std=1e-3)
         with torch.no_grad():
             self.bias.copy_(torch.tensor([0.0, 0.0, self.side / 3]))
 
     def forward(self, maps: Tensor) -> Tensor:
-        # The kernel spans the map: a matrix product, for which torch has the faster form.
+        # The kernel spans the map, so this is a matrix product, which is faster as such.
         raw = F.linear(maps.flatten(1), self.weight.flatten(1), self.bias)
         return to_rbf(raw.float(), self.side)
 
@@ -162,7 +162,7 @@ class RbfHead(Head):
     def to_saliency(self, numbers: Tensor) -> Saliency:
         return rbf_saliency(numbers, self.side)
 
-    def rivals(self, numbers: Tensor) -> list[Tensor]:
+    def control_masks(self, numbers: Tensor) -> list[Tensor]:
         centred = numbers.clone()
         centred[:, :2] = (self.side - 1) / 2
         anywhere = random_rbf(len(numbers), self.side, centre=(2.0, 30.0), sigma=(1.0, 1.0), device=numbers.device)
@@ -171,59 +171,59 @@ class RbfHead(Head):
         return [rbf_map(params, self.side) for params in (centred, same_area_centred(areas, self.side), anywhere)]
 
     def unit(self, numbers: Tensor) -> float:
-        """Squared pixels of a 32-pixel side, as ISP's g1 is given for, whatever the images."""
+        """Squared pixels of a 32-pixel side, the unit of ISP's g1, whatever the images."""
         del numbers
         return (REFERENCE_SIDE / self.side) ** 2
 
 
 def rbf_saliency(numbers: Tensor, side: int) -> Saliency:
-    """What RBF parameters (N, 3) say, as every explainer says it."""
+    """Saliency maps of RBF parameters (N, 3)."""
     return Saliency(rbf_map(numbers, side)[:, 0], parameters=numbers)
 
 
 class PixelHead(Head):
-    """A number per pixel of the finest scale steers; maps of any shape, enlarged to the image."""
+    """Base of heads that predict per pixel of the finest scale: maps of any shape, enlarged to the image."""
 
-    stored = torch.float16
-    trained_by: ClassVar[str]
-    """The recipe's keys that say for how long."""
+    storage_dtype = torch.float16
+    epoch_keys: ClassVar[str]
+    """Recipe keys that set for how long it trains."""
 
     def to_moments(self, numbers: Tensor) -> Tensor:
-        return moments_of(self.to_maps(numbers))
+        return map_moments(self.to_maps(numbers))
 
-    def rivals(self, numbers: Tensor) -> list[Tensor]:
+    def control_masks(self, numbers: Tensor) -> list[Tensor]:
         maps = self.to_maps(numbers)
         areas = maps.flatten(1).mean(1)
         shifts = torch.randint(self.side, (len(maps), 2), device=maps.device)
-        return [to_centre(maps), rbf_map(same_area_centred(areas, self.side), self.side), moved(maps, shifts)]
+        return [centre_maps(maps), rbf_map(same_area_centred(areas, self.side), self.side), shift_maps(maps, shifts)]
 
     def unit(self, numbers: Tensor) -> float:
-        """The share of the explanations' own variance, at the scale that RBF parameters have (``RBF_VARIANCE``)."""
-        spread = total_variance(numbers)
-        if spread == 0:
+        """Scales the explanations' variance to that of RBF parameters (``RBF_VARIANCE``)."""
+        variance = total_variance(numbers)
+        if variance == 0:
             raise PruningError(
-                "the explainer says the same of every image: that cannot steer gates; train it for longer "
-                f"({self.trained_by}) or choose gates.steer=none"
+                "the explainer gives all images the same explanation: it cannot steer gates; train it for longer "
+                f"({self.epoch_keys}) or choose gates.steer=none"
             )
-        return RBF_VARIANCE / spread
+        return RBF_VARIANCE / variance
 
 
 class RealXHead(PixelHead):
     """A probability per pixel of the finest scale (N, s, s): a softmax over two maps (REAL-X in ISP section 4.3).
 
-    Probabilities are enlarged to the image, not the two maps: what steers and what is stored stays as small as the
-    finest scale (at 224 pixels a sixteenth of the image).
+    Probabilities are enlarged to the image, not the two maps: the numbers that steer and are stored stay as small as
+    the finest scale (at 224 pixels a sixteenth of the image).
     """
 
     kind = "realx"
     outputs = 2
-    trained_by = "explainer.predictor.epochs, explainer.selector.epochs"
+    epoch_keys = "explainer.predictor.epochs, explainer.selector.epochs"
 
-    def start_(self) -> None:
-        """A half, give or take: torch's own weights, of both signs.
+    def init_weights_(self) -> None:
+        """Probabilities start around 1/2: torch's default weights, of both signs.
 
-        With weights near zero the area term drives all of them below it together; what the decoder gives is never
-        negative, and no pixel then ever comes to more than a half.
+        With weights near zero the area term makes all of them negative together; the decoder's output is never
+        negative, so no pixel would ever exceed 1/2.
         """
         assert self.bias is not None
         nn.init.zeros_(self.bias)
@@ -233,7 +233,7 @@ class RealXHead(PixelHead):
         return torch.sigmoid(kept - closed)
 
     def to_maps(self, numbers: Tensor) -> Tensor:
-        return enlarged(numbers.unsqueeze(1), self.side)
+        return resize_maps(numbers.unsqueeze(1), self.side)
 
     def to_saliency(self, numbers: Tensor) -> Saliency:
         return Saliency(self.to_maps(numbers)[:, 0])

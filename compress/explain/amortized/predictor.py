@@ -1,4 +1,4 @@
-"""q_pred: what the classifier would say if it saw only the masked part of an image (ISP Eq. 7)."""
+"""Predictor q_pred: the classifier's output on masked images, learned by distillation (ISP Eq. 7)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ...training import History, Learning, fit, one_cycle, to_device
 from .rbf import fixed_draws, random_rbf, rbf_map, relaxed_bernoulli
 
 DrawMasks = Callable[[Tensor], Tensor]
-"""Images (N, 3, H, W) -> random masks (N, 1, H, W) on their device: what a predictor learns to see through."""
+"""Images (N, 3, H, W) -> random masks (N, 1, H, W) on their device, to train a predictor on."""
 
 
 def rbf_masks(config: MaskConfig) -> DrawMasks:
-    """Relaxed samples of random radial basis masks (ISP)."""
+    """Draws relaxed samples of random radial basis masks (ISP)."""
 
     def draw(images: Tensor) -> Tensor:
         side = images.shape[-1]
@@ -69,7 +69,7 @@ def train_predictor(
     config: PredictorConfig,
     draw: DrawMasks,
 ) -> History:
-    """min E_x,m KL(Q_class(x) || q_pred(m * x)) over the masks m that ``draw`` gives; the best epoch stays."""
+    """Minimise E_x,m KL(Q_class(x) || q_pred(m * x)) over masks m from ``draw``; the best epoch's weights stay."""
     classifier.eval().requires_grad_(False)
     device = learning.device
 
@@ -84,14 +84,14 @@ def train_predictor(
 
         def work(number: int, batch: Batch) -> tuple[Tensor, int]:
             batch = to_device(batch, device)
-            # The same masks every time: epochs are compared on equal terms.
+            # The same masks in every epoch, so that epochs can be compared.
             with fixed_draws(device, number), learning.fabric.autocast():
                 kl = divergence(classifier(batch.images), predictor(batch.images, draw(batch.images)))
             return kl.sum().cpu(), len(kl)
 
-        found = one_pass(val, work)
+        totals, counts = zip(*one_pass(val, work), strict=True)
         predictor.train()
-        return sum(float(total) for total, _ in found) / sum(count for _, count in found)
+        return sum(map(float, totals)) / float(sum(counts))
 
     optimizer = torch.optim.Adam(predictor.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     predictor.train()

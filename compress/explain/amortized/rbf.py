@@ -1,4 +1,4 @@
-"""Radial basis masks: three numbers (row, column, sigma) say where an image's evidence lies (ISP section 3.2)."""
+"""Radial basis masks, parametrised by row, column and sigma (ISP section 3.2), and the terms of their losses."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def rbf_map(params: Tensor, side: int) -> Tensor:
 
 
 def to_rbf(raw: Tensor, side: int) -> Tensor:
-    """The selector's raw outputs (N, 3) as RBF parameters: centre a*tanh(u/a) + side/2, sigma softplus(u)."""
+    """RBF parameters of the selector's raw outputs u (N, 3): centre a*tanh(u/a) + side/2, sigma softplus(u)."""
     reach = side / 2 - max(2.0, side / 56)  # 14 at 32 pixels and 108 at 224, as in the released code
     centre = reach * torch.tanh(raw[:, :2] / reach) + side / 2
     sigma = F.softplus(raw[:, 2:]) + _TINY
@@ -61,7 +61,7 @@ def random_rbf(
 
 @contextmanager
 def fixed_draws(device: torch.device, seed: int = 0) -> Iterator[None]:
-    """Within the block draws on the CPU and on ``device`` are the same every time; draws after it go on as before."""
+    """Inside the block, random numbers on the CPU and on ``device`` start from ``seed``; then the old states return."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
@@ -85,12 +85,12 @@ def roughness(mask: Tensor) -> Tensor:
 
 
 def same_area_centred(areas: Tensor, side: int) -> Tensor:
-    """(N, 3) RBFs at the image's centre whose maps have the given mean areas (N,), by bisection on sigma."""
+    """(N, 3) parameters of centred RBFs whose maps have the given mean areas (N,), by bisection on sigma."""
     low = torch.full_like(areas, 1e-3)
     high = torch.full_like(areas, 100.0 * side)
     middle = torch.full_like(areas, (side - 1) / 2)
     for _ in range(60):
         sigma = (low + high) / 2
-        grown = area(rbf_map(torch.stack([middle, middle, sigma], 1), side)) > areas
-        high, low = torch.where(grown, sigma, high), torch.where(grown, low, sigma)
+        too_large = area(rbf_map(torch.stack([middle, middle, sigma], 1), side)) > areas
+        high, low = torch.where(too_large, sigma, high), torch.where(too_large, low, sigma)
     return torch.stack([middle, middle, (low + high) / 2], 1)

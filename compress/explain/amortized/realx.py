@@ -1,4 +1,7 @@
-"""REBAR: an unbiased gradient through hard Bernoulli samples, of low variance (Tucker et al. 2017)."""
+"""REAL-X: masks and loss with one Bernoulli variable per pixel, and REBAR's gradient for hard samples.
+
+REBAR (Tucker et al. 2017) is an unbiased gradient estimate of low variance.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,12 @@ from ...config import RealXConfig, SelectorConfig
 from ...data import Batch
 from ...parallel.processes import random_per_image
 from .heads import Head
-from .learn import Objective
+from .learn import Objective, Sample
 from .predictor import DrawMasks, Predictor, divergence
-from .quality import Sample
 from .rbf import area, relaxed_bernoulli
 
-_SMALLEST = 1e-6
+_TINY = 1e-6
+"""Probabilities and uniform samples stay this far from 0 and 1, where logits are infinite."""
 
 
 def rebar(
@@ -32,26 +35,26 @@ def rebar(
     Args:
         logits: (N, ...) of independent Bernoulli variables.
         value: f, masks as large as ``logits`` in 0..1 -> (N,); called three times (once for a strength of 0). It
-            must be defined between 0 and 1, but what it says there does not count.
+            must be defined between 0 and 1, but its values there do not affect the expectation.
 
     Returns:
         (N,) the values f(b); ``backward`` through them gives the estimate.
     """
     noise, again = (
-        random_per_image(logits.detach(), Tensor.uniform_).clamp(_SMALLEST, 1 - _SMALLEST).logit() for _ in range(2)
+        random_per_image(logits.detach(), Tensor.uniform_).clamp(_TINY, 1 - _TINY).logit() for _ in range(2)
     )
     z = logits + noise
     hard = (z > 0).to(logits.dtype)
     with torch.no_grad():
-        found = value(hard)
+        hard_value = value(hard)
     log_p = -F.binary_cross_entropy_with_logits(logits, hard, reduction="none").flatten(1).sum(1)
     if strength == 0:
-        return found + _gradient_only(found * log_p)
+        return hard_value + _gradient_only(hard_value * log_p)
     # z given b: u' = 1 - p + p v where b is 1 and (1 - p) v where it is 0, written in logits so that nothing rounds.
     given = torch.where(hard > 0, F.softplus(again + F.softplus(logits)), -F.softplus(-again + F.softplus(-logits)))
     relaxed, control = (value(torch.sigmoid(sample / temperature)) for sample in (z, given))
-    surrogate = (found - strength * control.detach()) * log_p + strength * (relaxed - control)
-    return found + _gradient_only(surrogate)
+    surrogate = (hard_value - strength * control.detach()) * log_p + strength * (relaxed - control)
+    return hard_value + _gradient_only(surrogate)
 
 
 def _gradient_only(surrogate: Tensor) -> Tensor:
@@ -59,11 +62,8 @@ def _gradient_only(surrogate: Tensor) -> Tensor:
     return surrogate - surrogate.detach()
 
 
-_TINY = 1e-6
-
-
 def pixel_masks(config: RealXConfig) -> DrawMasks:
-    """Every pixel on its own, m ~ Bernoulli(keep): hard, or relaxed at the predictor's temperature (ISP's variant)."""
+    """Draws masks of independent pixels, m ~ Bernoulli(keep): hard, or relaxed (ISP's variant)."""
 
     def draw(images: Tensor) -> Tensor:
         probability = torch.full_like(images[:, :1], config.keep)
@@ -75,7 +75,7 @@ def pixel_masks(config: RealXConfig) -> DrawMasks:
 
 
 def realx_objective(predictor: Predictor, head: Head, realx: RealXConfig, config: SelectorConfig) -> Objective:
-    """KL(Q_class(x) || q_pred(m * x)) + l E|m|_0, every pixel of m drawn on its own with probability p(x; y).
+    """KL(Q_class(x) || q_pred(m * x)) + l E|m|_0, every pixel of m drawn independently with probability p(x; y).
 
     E|m|_0, as a share of the image, is the mean of p. ISP's variant draws relaxed masks (``config.temperature``);
     the original draws hard ones, and REBAR estimates the gradient of the divergence.
@@ -84,13 +84,13 @@ def realx_objective(predictor: Predictor, head: Head, realx: RealXConfig, config
     def objective(batch: Batch, logits: Tensor, numbers: Tensor, weight: float) -> dict[str, Tensor]:
         probability = head.to_maps(numbers)
 
-        def seen(mask: Tensor) -> Tensor:
+        def kl_of(mask: Tensor) -> Tensor:
             return divergence(logits, predictor(batch.images, mask))
 
         if realx.variant == "original":
-            kl = rebar(probability.clamp(_TINY, 1 - _TINY).logit(), seen, temperature=realx.rebar_temperature).mean()
+            kl = rebar(probability.clamp(_TINY, 1 - _TINY).logit(), kl_of, temperature=realx.rebar_temperature).mean()
         else:
-            kl = seen(relaxed_bernoulli(probability, config.temperature)).mean()
+            kl = kl_of(relaxed_bernoulli(probability, config.temperature)).mean()
         size = area(probability).mean()
         return {"loss": kl + weight * size, "kl": kl, "area": size}
 
@@ -98,5 +98,5 @@ def realx_objective(predictor: Predictor, head: Head, realx: RealXConfig, config
 
 
 def realx_sample(realx: RealXConfig) -> Sample | None:
-    """How a selector is judged: through hard masks where its predictor has seen nothing else."""
+    """Draws masks to evaluate a selector: hard ones where its predictor was trained on hard ones only, else None."""
     return torch.bernoulli if realx.variant == "original" else None

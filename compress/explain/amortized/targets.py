@@ -1,4 +1,4 @@
-"""How far a slim model's explanations moved from the original's."""
+"""Explanations of many images: stored as targets of steering, and compared between original and slim model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CHUNK = 512
 
 @dataclass(frozen=True)
 class Drift:
-    """Means over images: distance of centres and of sigmas (pixels), overlap of the maps (soft IoU, 0..1)."""
+    """Drift of explanations, means over images: distance of centres and sigmas (pixels), soft IoU of maps (0..1)."""
 
     center_drift_px: float
     sigma_drift_px: float
@@ -36,9 +36,10 @@ class Drift:
 def explanations(
     network: ExplainedClassifier, batches: BatchSource, *, stored: bool = False, progress: Progress = SILENT
 ) -> Tensor:
-    """(N, ...) what the explainer says for the true labels, over one pass in eval mode; in pixels if RBF (N, 3).
+    """(N, ...) explanations of the true labels, over one pass in eval mode; RBF parameters (N, 3) are in pixels.
 
-    With ``stored`` only what steers, in the precision that its head keeps many of them in; all in float32 otherwise.
+    Args:
+        stored: only the part that steers, in the head's ``storage_dtype``; all numbers in float32 otherwise.
     """
     network.eval()
     head = network.selector.head
@@ -47,26 +48,28 @@ def explanations(
     def work(_: int, batch: Batch) -> Tensor:
         batch = to_device(batch, device)
         numbers = network(batch.images, batch.labels)[1]
-        return (head.steers(numbers).to(head.stored) if stored else numbers.float()).cpu()
+        return (head.steered_part(numbers).to(head.storage_dtype) if stored else numbers.float()).cpu()
 
     return torch.cat(one_pass(batches, work, what="explanations", progress=progress))
 
 
-def drift_between(original: Tensor, slim: Tensor, side: int) -> Drift:
+def rbf_drift(original: Tensor, slim: Tensor, side: int) -> Drift:
     """Drift between two sets of RBF parameters (N, 3) for the same images; IoU = sum of minima / sum of maxima."""
-    return _drift(original, slim, original, slim, lambda params: rbf_map(params, side))
+    return _moments_drift(original, slim, original, slim, lambda params: rbf_map(params, side))
 
 
-def drift_of(head: Head, original: Tensor, slim: Tensor) -> Drift:
-    """Drift between what ``head`` said twice (N, ...) of the same images; centre and sigma as ``Head.to_moments``."""
+def head_drift(head: Head, original: Tensor, slim: Tensor) -> Drift:
+    """Drift between two sets of ``head``'s numbers (N, ...) for the same images, by its moments and maps."""
     before, after = (
-        torch.cat([head.to_moments(part) for part in torch.split(numbers, _CHUNK)]) for numbers in (original, slim)
+        torch.cat([head.to_moments(chunk) for chunk in torch.split(numbers, _CHUNK)]) for numbers in (original, slim)
     )
-    return _drift(original, slim, before, after, head.to_maps)
+    return _moments_drift(original, slim, before, after, head.to_maps)
 
 
-def _drift(original: Tensor, slim: Tensor, before: Tensor, after: Tensor, to_maps: Callable[[Tensor], Tensor]) -> Drift:
-    """Of numbers (N, ...), their moments (N, 3) and the maps that they mean."""
+def _moments_drift(
+    original: Tensor, slim: Tensor, before: Tensor, after: Tensor, to_maps: Callable[[Tensor], Tensor]
+) -> Drift:
+    """Drift between numbers (N, ...), given their moments (N, 3) and the function that makes maps of them."""
     centres = (before[:, :2] - after[:, :2]).norm(dim=1).mean()
     sigmas = (before[:, 2] - after[:, 2]).abs().mean()
     overlaps = []
@@ -78,36 +81,36 @@ def _drift(original: Tensor, slim: Tensor, before: Tensor, after: Tensor, to_map
 
 @dataclass(frozen=True)
 class Targets:
-    """What ``head`` said that is to stay: ``numbers`` (N, ...) by image index; ``unit``: of their squared distance.
+    """Explanations of the original model that steering keeps: ``numbers`` (N, ...) by image index.
 
-    ISP's distance is in squared pixels (of a 32-pixel side), the unit that g1 is given for. See ``Head.unit`` for
-    what it is in other explainers.
+    ``unit`` scales their squared distance: ISP's g1 is given for squared pixels of a 32-pixel side; ``Head.unit`` is
+    the equivalent for other explainers.
     """
 
     head: Head
     numbers: Tensor
     unit: float
 
-    def distance(self, found: Tensor, indices: Tensor) -> Tensor:
-        """Mean over images of |C_x - f_sel(x; v)|^2 (ISP Eq. 10), for ``found`` (B, ...) of images ``indices``."""
-        found = self.head.steers(found)
-        return self.unit * squared_distance(found, self.numbers[indices.cpu()].to(found))
+    def distance(self, numbers: Tensor, indices: Tensor) -> Tensor:
+        """Mean over images of |C_x - f_sel(x; v)|^2 (ISP Eq. 10), for ``numbers`` (B, ...) of images ``indices``."""
+        steered = self.head.steered_part(numbers)
+        return self.unit * squared_distance(steered, self.numbers[indices.cpu()].to(steered))
 
 
-def squared_distance(found: Tensor, wanted: Tensor) -> Tensor:
+def squared_distance(ours: Tensor, theirs: Tensor) -> Tensor:
     """Mean over images of the squared distance between explanations (N, ...)."""
-    return (found - wanted).square().flatten(1).sum(1).mean()
+    return (ours - theirs).square().flatten(1).sum(1).mean()
 
 
 def to_targets(head: Head, numbers: Tensor) -> Targets:
-    """Targets of an explainer whose ``Head.steers`` gave ``numbers`` for the images that gates see.
+    """Targets of ``numbers`` (N, ...), the ``Head.steered_part`` of the images that gates learn on.
 
     Raises:
-        PruningError: it says the same of all of them.
+        PruningError: they are the same for all images.
     """
     return Targets(head, numbers, head.unit(numbers))
 
 
 def find_targets(network: ExplainedClassifier, batches: BatchSource, *, progress: Progress = SILENT) -> Targets:
-    """Targets of the true labels, over one pass of images that are neither shuffled nor augmented."""
+    """Explain the true labels over one pass of images, neither shuffled nor augmented, and make targets of them."""
     return to_targets(network.selector.head, explanations(network, batches, stored=True, progress=progress))

@@ -1,1 +1,1 @@
-"""Attributions that need no training: gradients, Grad-CAM, PruneGrad, and controls that know nothing of the network."""
+"""Attributions that need no training: gradients, Grad-CAM, PruneGrad, and controls that ignore the classifier."""

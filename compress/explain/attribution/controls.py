@@ -1,4 +1,4 @@
-"""Controls: maps that know nothing of the classifier. A check of explanations that lets them pass is no check."""
+"""Control explainers that ignore the classifier: a useful test of explanations must reject them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LUMINANCE = (0.299, 0.587, 0.114)
 
 
 class RandomMaps(CheckedExplainer):
-    """Uniform noise in [0, 1), drawn from a seed that is the image's own pixels: one image, one map, anywhere."""
+    """Uniform noise in [0, 1), seeded by the image's pixels: the same map for the same image, in any batch."""
 
     name = "random"
 
@@ -29,7 +29,7 @@ class RandomMaps(CheckedExplainer):
 
 
 class Edges(CheckedExplainer):
-    """Sobel magnitude of the luminance: what an edge detector shows (Adebayo et al. 2018, section 5)."""
+    """Sobel magnitude of the luminance: an edge detector (Adebayo et al. 2018, section 5)."""
 
     name = "edges"
 
@@ -44,7 +44,7 @@ class Edges(CheckedExplainer):
 
 
 class CentreMaps(CheckedExplainer):
-    """Nearness to the image's centre, in pixels, the corners 0: where photographs tend to show their object."""
+    """Closeness to the image's centre, in pixels, 0 at the corners: photographs tend to show their object there."""
 
     name = "centre"
 
@@ -58,7 +58,7 @@ class CentreMaps(CheckedExplainer):
 
 
 class ConstantMaps(CheckedExplainer):
-    """One everywhere: no pixel before another. Ranks of it are all ties, correlations with it undefined."""
+    """One everywhere: all ranks are ties, and correlations with it are undefined."""
 
     name = "constant"
 

@@ -1,7 +1,7 @@
-"""Reference attributions, all by captum: what an explainer of ours stands beside.
+"""Reference attributions by captum: gradients, SmoothGrad, guided backpropagation and Grad-CAM.
 
 Gradients are of the explained class's logit with respect to raw pixels in [0, 1]. Where a method gives one value per
-colour channel, a pixel's is the one of the largest magnitude, with its sign.
+colour channel, a pixel takes the one of the largest magnitude, with its sign.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ from ...errors import ConfigError, ModelError
 from ...registry import nearest
 from ..amortized.rbf import fixed_draws
 from ..base import CheckedExplainer, signed_max_abs
-from .activations import RELUS, EachActivation
+from .activations import RELUS, ReplacedActivations
 
 _ROWS = 64
-"""Images (or steps, or noisy copies) in one forward: bounds memory, not what comes out."""
+"""Images (or steps, or noisy copies) in one forward pass: bounds memory, does not change the result."""
 
 
-class _Reference(CheckedExplainer):
+class _CaptumGradient(CheckedExplainer):
+    """Base of the methods of captum that give a value per colour channel."""
+
     signed = True
 
     def __init__(self, classifier: nn.Module) -> None:
@@ -39,31 +41,31 @@ class _Reference(CheckedExplainer):
 
     @abstractmethod
     def _attribute(self, images: Tensor, labels: Tensor) -> Tensor:
-        """(N, 3, H, W) of images that require gradients."""
+        """(N, 3, H, W) attributions of images that require gradients."""
 
 
-class Gradient(_Reference):
+class Gradient(_CaptumGradient):
     """d logit / d pixel (Simonyan et al. 2013)."""
 
     name = "gradient"
 
     def _attribute(self, images: Tensor, labels: Tensor) -> Tensor:
-        found: Tensor = self._captum.Saliency(self.classifier).attribute(images, target=labels, abs=False)
-        return found
+        attributions: Tensor = self._captum.Saliency(self.classifier).attribute(images, target=labels, abs=False)
+        return attributions
 
 
-class GradientXInput(_Reference):
+class GradientXInput(_CaptumGradient):
     """pixel * d logit / d pixel (Shrikumar et al. 2016); black pixels are 0 by construction."""
 
     name = "gradient_x_input"
 
     def _attribute(self, images: Tensor, labels: Tensor) -> Tensor:
-        found: Tensor = self._captum.InputXGradient(self.classifier).attribute(images, target=labels)
-        return found
+        attributions: Tensor = self._captum.InputXGradient(self.classifier).attribute(images, target=labels)
+        return attributions
 
 
-class IntegratedGradients(_Reference):
-    """Gradients along the straight line from a black image, times the pixel (Sundararajan et al. 2017, Eq. 1).
+class IntegratedGradients(_CaptumGradient):
+    """Mean gradient along the straight line from a black image, times the pixel (Sundararajan et al. 2017, Eq. 1).
 
     Before channels are reduced, an image's values sum to logit(image) - logit(black), up to the quadrature.
 
@@ -78,16 +80,16 @@ class IntegratedGradients(_Reference):
         self.steps = steps
 
     def _attribute(self, images: Tensor, labels: Tensor) -> Tensor:
-        found: Tensor = self._captum.IntegratedGradients(self.classifier).attribute(
+        attributions: Tensor = self._captum.IntegratedGradients(self.classifier).attribute(
             images, baselines=0.0, target=labels, n_steps=self.steps, internal_batch_size=max(_ROWS, len(images))
         )
-        return found
+        return attributions
 
 
-class SmoothGradSquared(_Reference):
+class SmoothGradSquared(_CaptumGradient):
     """Mean squared gradient over noisy copies of an image (Smilkov et al. 2017; squared as Hooker et al. 2019).
 
-    Every image meets the same noise, whatever stands beside it in the batch.
+    Every image gets the same noise, whatever else is in the batch.
 
     Args:
         samples: noisy copies.
@@ -104,11 +106,11 @@ class SmoothGradSquared(_Reference):
 
     def _attribute(self, images: Tensor, labels: Tensor) -> Tensor:
         tunnel = self._captum.NoiseTunnel(self._captum.Saliency(self.classifier))
-        found = []
+        squares = []
         for image, label in zip(torch.split(images.detach(), 1), torch.split(labels, 1), strict=True):
             deviation = self.noise * float(image.max() - image.min())
             with fixed_draws(images.device):
-                found.append(
+                squares.append(
                     tunnel.attribute(
                         image.requires_grad_(),
                         nt_type="smoothgrad_sq",
@@ -119,15 +121,15 @@ class SmoothGradSquared(_Reference):
                         abs=False,
                     )
                 )
-        return torch.cat(found)
+        return torch.cat(squares)
 
 
-class GuidedBackprop(_Reference):
-    """Gradients whose negative part is dropped at every ReLU (Springenberg et al. 2015).
+class GuidedBackprop(_CaptumGradient):
+    """Gradients with the negative part dropped at every ReLU (Springenberg et al. 2015).
 
-    captum overrides the gradient of ``nn.ReLU`` modules alone (``F.relu`` and ``nn.ReLU6`` keep theirs, without a
-    word), and where a ReLU's input is also read by a shortcut it clamps the sum of both paths. Here every ReLU of the
-    network, however it is called, is sent through one module of ours, and captum overrides that one.
+    captum overrides the gradient of ``nn.ReLU`` modules only (silently not of ``F.relu`` and ``nn.ReLU6``), and where
+    a ReLU's input is also read by a shortcut it clamps the sum of both paths. Here every ReLU of the network, however
+    it is called, also passes through one module of ours, and captum overrides that one.
 
     Raises:
         ModelError: by ``explain``, for a network without ReLU or ReLU6: it would be the gradient under another name.
@@ -137,18 +139,18 @@ class GuidedBackprop(_Reference):
 
     def _attribute(self, images: Tensor, labels: Tensor) -> Tensor:
         routed = _RoutedReLUs(self.classifier)
-        with _without_warnings():
-            found: Tensor = self._captum.GuidedBackprop(routed).attribute(images, target=labels)
+        with _without_hook_warnings():
+            attributions: Tensor = self._captum.GuidedBackprop(routed).attribute(images, target=labels)
         if not routed.calls:
             raise ModelError(
                 "guided_backprop needs ReLU or ReLU6, and this model computes none that torch can see: take gradient "
                 "or integrated_gradients"
             )
-        return found
+        return attributions
 
 
 class _RoutedReLUs(nn.Module):
-    """A classifier whose ReLUs all end in one module: relu(relu(x)) = relu(x)."""
+    """Classifier whose ReLU outputs all pass through one ReLU module: relu(relu(x)) = relu(x)."""
 
     def __init__(self, classifier: nn.Module) -> None:
         super().__init__()
@@ -157,13 +159,13 @@ class _RoutedReLUs(nn.Module):
         self.calls = 0
 
     def forward(self, images: Tensor) -> Tensor:
-        with EachActivation(self._route, RELUS, spatial=False) as mode:
+        with ReplacedActivations(self._route, RELUS, spatial=False) as mode:
             logits: Tensor = self._hidden[0](images)
         self.calls = mode.calls
         return logits
 
     def _route(self, _index: int, output: Tensor) -> Tensor:
-        # What no gradient reaches needs no override, and captum cannot hook it.
+        # Without a gradient there is nothing to override, and captum cannot hook the module.
         return self.relu(output) if output.requires_grad else output
 
 
@@ -204,20 +206,20 @@ def last_feature_map(classifier: nn.Module, example: Tensor) -> str:
     Raises:
         ModelError: no convolution gives a map of more than one pixel.
     """
-    found: dict[str, torch.Size] = {}
+    sizes: dict[str, torch.Size] = {}
     pools = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d, nn.Dropout)
 
-    def look(name: str, module: nn.Module, output: object) -> None:
+    def record(name: str, module: nn.Module, output: object) -> None:
         if not isinstance(output, Tensor) or output.dim() != 4 or output.shape[2] * output.shape[3] == 1:
             return
         if isinstance(module, nn.Conv2d):
-            found.clear()
-        elif not found or isinstance(module, pools):
+            sizes.clear()
+        elif not sizes or isinstance(module, pools):
             return
-        found[name] = output.shape[2:]
+        sizes[name] = output.shape[2:]
 
     handles = [
-        module.register_forward_hook(lambda module, _inputs, output, name=name: look(name, module, output))
+        module.register_forward_hook(lambda module, _inputs, output, name=name: record(name, module, output))
         for name, module in classifier.named_modules()
         if name
     ]
@@ -226,13 +228,13 @@ def last_feature_map(classifier: nn.Module, example: Tensor) -> str:
     finally:
         for handle in handles:
             handle.remove()
-    if not found:
+    if not sizes:
         raise ModelError(
             "grad_cam needs a convolution whose output is larger than one pixel, this model has none: take gradient "
             "or integrated_gradients"
         )
-    size = next(iter(found.values()))  # of the convolution; what pools or enlarges it comes after
-    return [name for name, other in found.items() if other == size][-1]
+    convolution = next(iter(sizes.values()))  # later outputs of another size are pooled or enlarged
+    return [name for name, size in sizes.items() if size == convolution][-1]
 
 
 def _import_captum(name: str) -> Any:
@@ -243,8 +245,8 @@ def _import_captum(name: str) -> Any:
 
 
 @contextmanager
-def _without_warnings() -> Iterator[None]:
-    """captum says each time that it sets hooks, and takes them away again."""
+def _without_hook_warnings() -> Iterator[None]:
+    """Suppresses captum's warning that it sets hooks, which it removes again."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Setting backward hooks on ReLU activations")
         yield

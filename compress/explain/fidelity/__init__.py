@@ -1,12 +1,12 @@
-"""The papers' tests of whether an explanation can be trusted.
+"""Published tests of the fidelity of explanations: perturbation, insertion and deletion, sanity checks, ROAR, boxes.
 
-They take maps (N, H, W) of the classes that the classifier predicts (``explain_images``, and its ``importance``), so
-that every explainer, and the control ``random``, goes through the same: only the sanity check remakes explainers.
-Removed pixels are zero after normalisation (mean grey). Ties are broken by a seeded draw (``to_ranks``).
+They take maps (N, H, W) of the predicted classes (``explain_images``, and its ``importance``), so that all explainers
+and the controls are tested alike; only the sanity check rebuilds explainers. Removed pixels are zero after
+normalisation (mean grey). Ties are broken by a seeded draw (``to_ranks``).
 """
 
 from .boxes import BoxScore, box_score
-from .drift import ImageDrift, ImageDrifts, MapDrift, compare_maps, drift_by, drift_of_numbers
+from .drift import ImageDrift, ImageDrifts, MapDrift, compare_maps, drift_of_numbers, explainer_drift
 from .estimate import Curve, Estimate, paired
 from .perturbation import (
     SIDES,
@@ -18,12 +18,12 @@ from .perturbation import (
     pixel_perturbation,
     tile_degradation,
 )
-from .ranking import constant, explain_images, predicted, to_ranks
+from .ranking import explain_images, is_constant, predicted_classes, to_ranks
 from .roar import Roar, RoarPoint, roar
-from .sanity import LIKENESS, Sanity, SanityStep, sanity_check
+from .sanity import MAX_SIMILARITY, Sanity, SanityStep, sanity_check
 
 __all__ = [
-    "LIKENESS",
+    "MAX_SIMILARITY",
     "SIDES",
     "STEPS",
     "BoxScore",
@@ -41,14 +41,14 @@ __all__ = [
     "TileDegradation",
     "box_score",
     "compare_maps",
-    "constant",
-    "drift_by",
     "drift_of_numbers",
     "explain_images",
+    "explainer_drift",
     "insertion_deletion",
+    "is_constant",
     "paired",
     "pixel_perturbation",
-    "predicted",
+    "predicted_classes",
     "roar",
     "sanity_check",
     "tile_degradation",

@@ -1,4 +1,4 @@
-"""Bounding boxes: how much of an explanation's top lies on the object (Schulz et al. 2020, DRIB)."""
+"""Bounding box score: share of the most salient pixels that lie on the object (Schulz et al. 2020, DRIB)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .ranking import to_ranks
 
 @dataclass(frozen=True)
 class BoxScore:
-    """Share of the n most salient pixels that lie in a box of n pixels, 0..1; ``chance``: the boxes' mean area."""
+    """Share of the n most salient pixels in a box of n pixels, 0..1; ``chance``: that of random maps."""
 
     score: Estimate
     chance: Estimate
@@ -25,9 +25,9 @@ class BoxScore:
 
 
 def box_score(maps: Tensor, boxes: Tensor, *, seed: int = 0) -> BoxScore:
-    """Score maps (N, H, W) against boxes (N, 4): x0, y0, x1, y1 in pixels, x1 and y1 not part of the box.
+    """Score maps (N, H, W) against boxes (N, 4): x0, y0, x1, y1 in pixels, x1 and y1 exclusive.
 
-    Ties are broken by ``seed``. A box that covers its whole image scores 1 whatever the map says.
+    Ties are broken by ``seed``. A box that covers its image scores 1 for any map.
     """
     height, width = maps.shape[1:]
     x0, y0, x1, y1 = (side[:, None, None] for side in boxes.unbind(1))

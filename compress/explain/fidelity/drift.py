@@ -1,4 +1,4 @@
-"""How far the explanations of a slim model moved from the original's, by any explainer, on the same images."""
+"""Drift of explanations between original and slim model, by any explainer, on the same images."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from ...progress import SILENT, Progress
 from ...training import to_device
 from ..base import Explainer, Saliency
 from .estimate import Estimate
-from .similarity import CONSTANT, INFORMATIVE, ZERO, centres_of_mass, kinds_of, mass_of, region, spearman
+from .similarity import CONSTANT, INFORMATIVE, ZERO, centres_of_mass, map_kinds, mass_of, region, spearman
 
 REGION: Final = 0.5
-"""Share of a map's mass that its region holds: the smallest set of pixels that does."""
+"""Share of a map's mass in its region, the smallest set of pixels that has it."""
 
 TOP: Final = 0.1
-"""Share of a map's mass that its top region holds."""
+"""Share of a map's mass in its top region."""
 
 FAR: Final = 1 / 8
-"""Of the longer side: a centre that moved further has moved, wherever the top region is."""
+"""Share of the longer side: a map counts as moved if its centre moved further, whatever its top region."""
 
 WORST: Final = 8
-"""Images that are named."""
+"""Number of images that are listed."""
 
 _CHUNK: Final = 256
 
@@ -37,22 +37,22 @@ _SMOOTHING: Final = 1e-3  # mass of a uniform map mixed in: divergence stays fin
 
 @dataclass(frozen=True)
 class ImageDrifts:
-    """One row per image (N,); NaN where the two maps do not define a figure.
+    """Drift per image, columns (N,); NaN where the two maps do not define a figure.
 
     Maps are compared by their mass: the non-negative part of ``Saliency.importance``.
 
     Args:
         indices: positions of the images in their set.
-        center_px: distance of the centres (of mass; the explainer's own where it has parameters), pixels.
-        region_iou: overlap of the regions that hold half of each map's mass, 0..1.
+        center_px: distance of the centres (of mass, or the explainer's parameters), pixels.
+        region_iou: overlap of the regions with half of each map's mass, 0..1.
         spearman: rank correlation of the pixels.
         kl: KL(original || slim) of the maps as distributions over pixels, nats; a thousandth of each is uniform.
-        moved: 1 where the top regions (a tenth of the mass) share no pixel, or the centre went further than an
+        moved: 1 where the top regions (a tenth of the mass) share no pixel, or the centre moved further than an
             eighth of the side.
-        original: SAYS, CONSTANT or ZERO, of the original's map; ``slim`` the same.
+        original: INFORMATIVE, CONSTANT or ZERO, of the original's map; ``slim`` the same.
 
-    Where one of the two maps says nothing, the explanation is lost: overlap 0, moved, and nothing else is defined.
-    Where neither says anything, no figure is.
+    Where only one of the two maps is informative, the explanation is lost: overlap 0, moved, no other figure defined.
+    Where neither is, no figure is defined.
     """
 
     indices: Tensor
@@ -66,13 +66,13 @@ class ImageDrifts:
 
     @classmethod
     def joined(cls, parts: Sequence[ImageDrifts]) -> ImageDrifts:
-        """The rows of all parts."""
-        return cls(*(torch.cat([getattr(part, each.name) for part in parts]) for each in fields(cls)))
+        """Concatenate the rows of all parts."""
+        return cls(*(torch.cat([getattr(part, column.name) for part in parts]) for column in fields(cls)))
 
 
 @dataclass(frozen=True)
 class ImageDrift:
-    """One image's figures; None where its maps do not define one."""
+    """Drift of one image; None where its maps do not define a figure."""
 
     index: int
     center_px: float | None
@@ -84,12 +84,12 @@ class ImageDrift:
 
 @dataclass(frozen=True)
 class MapDrift:
-    """Means over images with their standard errors; see ``ImageDrifts`` for the figures.
+    """Drift by one explainer, means over images with standard errors; see ``ImageDrifts`` for the figures.
 
     Args:
-        images: compared, those whose maps say nothing included.
-        lost: share of images on which exactly one of the two models has a map that says something.
-        degenerate: maps of ``original`` and ``slim`` that say nothing, counted by how: ``constant``, ``zero``.
+        images: number of images, those with uninformative maps included.
+        lost: share of images on which exactly one of the two models has an informative map.
+        degenerate: number of uninformative maps of ``original`` and of ``slim``: ``constant``, ``zero``.
         worst: the images that drifted most, by overlap, then by distance of centres; worst first.
     """
 
@@ -104,12 +104,12 @@ class MapDrift:
     degenerate: dict[str, dict[str, int]]
     worst: tuple[ImageDrift, ...]
     each: ImageDrifts = field(repr=False, compare=False)
-    """What the means are over, for paired differences."""
+    """The rows that the means are over, for paired differences."""
 
     @classmethod
     def of(cls, explainer: str, each: ImageDrifts, *, worst: int = WORST) -> MapDrift:
-        """The summary of ``each``; ``worst`` images are named."""
-        says_one = (each.original == INFORMATIVE) != (each.slim == INFORMATIVE)
+        """Summarise ``each``, with a list of its ``worst`` images."""
+        lost = (each.original == INFORMATIVE) != (each.slim == INFORMATIVE)
         return cls(
             explainer=explainer,
             images=len(each.indices),
@@ -118,17 +118,17 @@ class MapDrift:
             spearman=Estimate.of(each.spearman),
             kl=Estimate.of(each.kl),
             moved=Estimate.of(each.moved),
-            lost=float(says_one.double().mean()),
+            lost=float(lost.double().mean()),
             degenerate={
                 model: {name: int((kinds == kind).sum()) for name, kind in (("constant", CONSTANT), ("zero", ZERO))}
                 for model, kinds in (("original", each.original), ("slim", each.slim))
             },
-            worst=_worst(each, worst),
+            worst=_worst_images(each, worst),
             each=each,
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form, without the rows of single images but the worst."""
+        """JSON form, with only the worst images listed."""
         estimates = ("center_px", "region_iou", "spearman", "kl", "moved")
         return {
             "explainer": self.explainer,
@@ -140,7 +140,7 @@ class MapDrift:
         }
 
 
-def drift_by(
+def explainer_drift(
     original: Explainer,
     slim: Explainer,
     batches: BatchSource,
@@ -148,20 +148,20 @@ def drift_by(
     worst: int = WORST,
     progress: Progress = SILENT,
 ) -> MapDrift:
-    """Drift between two explainers of one kind over one pass, each made with its own model.
+    """Drift between the same explainer of two models over one pass.
 
-    Both explain the images' labels: a class that one of them would not predict must not pass for a moved map.
+    Both explain the images' labels: a changed prediction must not count as a moved map.
 
     Raises:
         DataError: a map that is not finite, or not as large as the image.
     """
     assert original.name == slim.name, "maps of different explainers do not compare"
     what = f"drift by {original.name}"
-    passes = progress.track(batches.epoch(0), what, total=len(batches), unit="img", scale=batches.batch_size)
+    tracked = progress.track(batches.epoch(0), what, total=len(batches), unit="img", scale=batches.batch_size)
     parts = []
-    for batch in passes:
+    for batch in tracked:
         batch = to_device(batch, batch.images.device)
-        before, after = (each.explain(batch.images, batch.labels) for each in (original, slim))
+        before, after = (explainer.explain(batch.images, batch.labels) for explainer in (original, slim))
         parts.append(compare_maps(before, after, batch.indices))
     return MapDrift.of(original.name, ImageDrifts.joined(parts), worst=worst)
 
@@ -175,22 +175,22 @@ def drift_of_numbers(
     most: int = 5000,
     worst: int = WORST,
 ) -> MapDrift:
-    """Drift between what an amortized explainer said twice (N, ...), in the numbers that mean its maps.
+    """Drift between two sets of an amortized explainer's numbers (N, ...), which ``to_saliency`` turns into maps.
 
-    Of at most ``most`` images, spread evenly: ranking the pixels of large maps costs more than making them.
+    Of at most ``most`` images, evenly spaced: ranking the pixels of large maps costs more than making them.
     """
     chosen = torch.arange(len(original))
     if len(original) > most:
         chosen = torch.linspace(0, len(original) - 1, most, dtype=torch.float64).round().long()
     parts = [
-        compare_maps(to_saliency(original[some]), to_saliency(slim[some]), some) for some in torch.split(chosen, _CHUNK)
+        compare_maps(to_saliency(original[rows]), to_saliency(slim[rows]), rows) for rows in torch.split(chosen, _CHUNK)
     ]
     return MapDrift.of(explainer, ImageDrifts.joined(parts), worst=worst)
 
 
 @torch.no_grad()
 def compare_maps(original: Saliency, slim: Saliency, indices: Tensor | None = None) -> ImageDrifts:
-    """Row by row, what two models say of the same images.
+    """Drift between two models' maps of the same images, row by row.
 
     Raises:
         DataError: a map that is not finite, or maps of different sizes.
@@ -200,13 +200,13 @@ def compare_maps(original: Saliency, slim: Saliency, indices: Tensor | None = No
             f"maps {tuple(original.maps.shape)} and {tuple(slim.maps.shape)} do not compare: explain the same images "
             "with both models"
         )
-    before, after = _mass(original, "original"), _mass(slim, "slim")
-    kinds = kinds_of(before), kinds_of(after)
-    both, one = _either(kinds)
-    nothing = torch.full((len(before),), math.nan, dtype=torch.float64)
+    before, after = _checked_mass(original, "original"), _checked_mass(slim, "slim")
+    kinds = map_kinds(before), map_kinds(after)
+    both, one = _informative(kinds)
+    undefined = torch.full((len(before),), math.nan, dtype=torch.float64)
 
     def where_both(values: Tensor) -> Tensor:
-        return torch.where(both, values, nothing)
+        return torch.where(both, values, undefined)
 
     distance = (_centres(original, before) - _centres(slim, after)).norm(dim=1)
     overlap = _iou(region(before, REGION), region(after, REGION))
@@ -225,7 +225,7 @@ def compare_maps(original: Saliency, slim: Saliency, indices: Tensor | None = No
     )
 
 
-def _mass(saliency: Saliency, model: str) -> Tensor:
+def _checked_mass(saliency: Saliency, model: str) -> Tensor:
     if not saliency.maps.isfinite().all():
         raise DataError(
             f"a map of the {model} model holds NaN or infinity: it cannot be compared, take another explainer"
@@ -233,15 +233,16 @@ def _mass(saliency: Saliency, model: str) -> Tensor:
     return mass_of(saliency)
 
 
-def _either(kinds: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+def _informative(kinds: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """(N,), (N,) bool: whether both maps are informative, and whether exactly one is."""
     a, b = (kind == INFORMATIVE for kind in kinds)
     return a & b, a != b
 
 
 def _centres(saliency: Saliency, mass: Tensor) -> Tensor:
-    """The explainer's own, where it says so in numbers (rbf), else of mass."""
-    own = saliency.parameters
-    return centres_of_mass(mass) if own is None else own.detach()[:, :2].double().cpu()
+    """(N, 2) centres: the explainer's parameters if it has any (rbf), else centres of mass."""
+    parameters = saliency.parameters
+    return centres_of_mass(mass) if parameters is None else parameters.detach()[:, :2].double().cpu()
 
 
 def _iou(ours: Tensor, theirs: Tensor) -> Tensor:
@@ -249,23 +250,23 @@ def _iou(ours: Tensor, theirs: Tensor) -> Tensor:
 
 
 def _divergence(before: Tensor, after: Tensor) -> Tensor:
-    p, q = (_distribution(mass) for mass in (before, after))
+    p, q = (_smoothed_distribution(mass) for mass in (before, after))
     return (p * (p / q).log()).sum(1).clamp_min(0)
 
 
-def _distribution(mass: Tensor) -> Tensor:
+def _smoothed_distribution(mass: Tensor) -> Tensor:
     flat = mass.flatten(1)
     return (1 - _SMOOTHING) * flat / flat.sum(1, keepdim=True) + _SMOOTHING / flat.shape[1]
 
 
-def _worst(each: ImageDrifts, count: int) -> tuple[ImageDrift, ...]:
+def _worst_images(each: ImageDrifts, count: int) -> tuple[ImageDrift, ...]:
     rows = [
         ImageDrift(
             index=int(each.indices[row]),
-            center_px=_number(each.center_px[row]),
-            region_iou=_number(each.region_iou[row]),
-            spearman=_number(each.spearman[row]),
-            kl=_number(each.kl[row]),
+            center_px=_number_or_none(each.center_px[row]),
+            region_iou=_number_or_none(each.region_iou[row]),
+            spearman=_number_or_none(each.spearman[row]),
+            kl=_number_or_none(each.kl[row]),
             moved=None if each.moved[row].isnan() else bool(each.moved[row]),
         )
         for row in (~each.region_iou.isnan()).nonzero()[:, 0].tolist()
@@ -274,5 +275,5 @@ def _worst(each: ImageDrifts, count: int) -> tuple[ImageDrift, ...]:
     return tuple(rows[:count])
 
 
-def _number(value: Tensor) -> float | None:
+def _number_or_none(value: Tensor) -> float | None:
     return None if value.isnan() else float(value)

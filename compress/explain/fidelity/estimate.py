@@ -1,4 +1,4 @@
-"""Figures over images: a mean never comes without its standard error."""
+"""Means over images with their standard errors, and curves of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean over ``images`` that define the figure; None where none does. The error needs two images."""
+    """Mean and standard error over the ``images`` that define a figure; None for none (or one, for the error)."""
 
     mean: float | None
     standard_error: float | None
@@ -20,7 +20,7 @@ class Estimate:
 
     @classmethod
     def of(cls, values: Tensor) -> Estimate:
-        """Of values (N,), one per image; NaN says that an image does not define the figure: it is not counted."""
+        """Of values (N,), one per image; images with NaN do not define the figure and are not counted."""
         values = values.double()
         values = values[~values.isnan()]
         count = len(values)
@@ -34,9 +34,9 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Curve:
-    """A figure over the share of an image that is removed (or shown).
+    """A figure as a function of the share of an image that is removed (or shown).
 
-    ``area`` is the area under the curve over the width of its range, so its unit is the figure's own.
+    ``area`` is the area under the curve divided by the width of its range, so it has the figure's unit.
     """
 
     shares: tuple[float, ...]
@@ -55,7 +55,7 @@ class Curve:
         return cls(tuple(shares), points, Estimate.of(areas), areas)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form; what belongs to single images is left out."""
+        """JSON form, without the areas of single images."""
         return {
             "shares": list(self.shares),
             "values": [value.to_dict() for value in self.values],
@@ -64,5 +64,5 @@ class Curve:
 
 
 def paired(ours: Curve, theirs: Curve) -> Estimate:
-    """Mean difference of areas, ours - theirs, on the same images: its error leaves out what images have in common."""
+    """Mean paired difference of areas, ours - theirs, on the same images: variance between images cancels."""
     return Estimate.of(ours.areas - theirs.areas)

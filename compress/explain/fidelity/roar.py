@@ -1,4 +1,4 @@
-"""ROAR (Hooker et al. 2019): is what an explanation calls salient missed by a classifier that learns without it?"""
+"""ROAR, remove and retrain (Hooker et al. 2019): accuracy of a classifier trained without the most salient pixels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 _EVALUATION_BATCH = 256
 
 Learn = Callable[[Classifier, ImageSet], object]
-"""Trains an untrained classifier on images; the caller's recipe, the same for every explainer."""
+"""Trains an untrained classifier on images, in place; the same recipe for every explainer."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class RoarPoint:
 
 @dataclass(frozen=True)
 class Roar:
-    """One explainer's points, from one training each. The lower they are below those of random maps, the better."""
+    """One explainer's points, one training each; the further below those of random maps, the better."""
 
     points: tuple[RoarPoint, ...]
     seed: int
@@ -54,15 +54,15 @@ def roar(
     shares: Sequence[float] = SHARES,
     seed: int = 0,
 ) -> Roar:
-    """Remove the most salient pixels of training and test images, train from scratch, test on what is left.
+    """Remove the most salient pixels of training and test images, train from scratch, and test.
 
-    Standard errors are over test images; what another seed's training would change is not in them. What is removed
-    leaves an outline, which the new classifier may read: dark images keep their drawing in mean grey.
+    Standard errors are over test images and exclude the variance between training seeds. The shape of the removed
+    region itself may inform the new classifier: its outline stays visible in mean grey.
 
     Args:
-        build: an untrained classifier; drawn anew, with the same random numbers, for every share.
+        build: makes an untrained classifier; called for every share, with the same random numbers.
         train_maps, test_maps: (N, H, W) maps of ``train`` and ``test``. They must explain PREDICTED classes: maps of
-            true labels would tell the new classifier the label by what they remove.
+            true labels would leak the label to the new classifier.
         shares: of the pixels of an image, each 0..1; 0 removes nothing.
     """
     points = []
@@ -72,21 +72,21 @@ def roar(
             model = build()
             mean = model.normalize.mean.flatten()
             learn(model, without_top(train, train_maps, share, mean, seed=seed))
-            left = without_top(test, test_maps, share, mean, seed=seed)
-        logits = logits_of(model, Batches(left, min(_EVALUATION_BATCH, len(left))))
+            remaining = without_top(test, test_maps, share, mean, seed=seed)
+        logits = logits_of(model, Batches(remaining, min(_EVALUATION_BATCH, len(remaining))))
         hits = (logits.argmax(1) == torch.from_numpy(test.labels)).double()
         points.append(RoarPoint(share, Estimate.of(hits)))
     return Roar(tuple(points), seed)
 
 
 def without_top(images: ImageSet, maps: Tensor, share: float, mean: Tensor, *, seed: int = 0) -> ImageSet:
-    """The images without the most salient ``share`` of their pixels: bytes of mean grey, ``mean`` (3,) in [0, 1].
+    """The images with the most salient ``share`` of their pixels set to mean grey, ``mean`` (3,) in [0, 1].
 
-    Bytes, as such a data set would be stored: grey is off by half a level at most. Ties are broken by ``seed``.
+    Stored as bytes: grey is off by half a level at most. Ties are broken by ``seed``.
     """
     assert len(images) == len(maps), "one map per image"
-    pixels = maps[0].numel()
-    kept = to_ranks(maps, seed=seed) < pixels - round(share * pixels)
+    count = maps[0].numel()
+    kept = to_ranks(maps, seed=seed) < count - round(share * count)
     grey = (mean.cpu() * 255).round().to(torch.uint8).numpy()[:, None, None]
-    left = np.where(kept.numpy()[:, None], np.asarray(images.images[:]), grey)
-    return ImageSet(left, images.labels, images.classes)
+    pixels = np.where(kept.numpy()[:, None], np.asarray(images.images[:]), grey)
+    return ImageSet(pixels, images.labels, images.classes)

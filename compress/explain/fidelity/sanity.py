@@ -1,4 +1,4 @@
-"""Take what a classifier has learned away from it, layer by layer, from the logits down to the image."""
+"""Sanity check by cascading randomisation (Adebayo et al. 2018): do maps change when the weights are re-initialised?"""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ...models import Classifier
 from ...progress import SILENT, Progress
 from ..base import Explainer
 from .estimate import Estimate
-from .ranking import BATCH, constant, device_of, explain_images, predicted
+from .ranking import BATCH, device_of, explain_images, is_constant, predicted_classes
 from .similarity import scaled, spearman, ssim
 
 STD = 0.01
-"""Of the normal distribution that weights are drawn from."""
+"""Standard deviation of the re-initialised weights."""
 
 
 @dataclass(frozen=True)
@@ -31,23 +31,23 @@ class CascadeLayer:
 
 @torch.no_grad()
 def layers_of(classifier: Classifier, example: Tensor) -> tuple[CascadeLayer, ...]:
-    """The layers of ``classifier`` that hold weights, as they run on ``example`` (1, 3, H, W), bottom first."""
-    ran: dict[str, nn.Module] = {}
+    """The layers of ``classifier`` with weights, in the order they run on ``example`` (1, 3, H, W), bottom first."""
+    called: dict[str, nn.Module] = {}
     handles = []
     for name, module in classifier.named_modules():
-        if _learns(module):
+        if _is_learned(module):
 
-            def note(ran_module: nn.Module, _inputs: object, _output: object, name: str = name) -> None:
-                ran.setdefault(name, ran_module)
+            def record(called_module: nn.Module, _inputs: object, _output: object, name: str = name) -> None:
+                called.setdefault(name, called_module)
 
-            handles.append(module.register_forward_hook(note))
+            handles.append(module.register_forward_hook(record))
     try:
         classifier.eval()(example)
     finally:
         for handle in handles:
             handle.remove()
     layers: list[CascadeLayer] = []
-    for name, module in ran.items():
+    for name, module in called.items():
         if layers and not _has_weights(module):
             layers[-1] = CascadeLayer(layers[-1].name, (*layers[-1].modules, name))
         else:
@@ -56,10 +56,10 @@ def layers_of(classifier: Classifier, example: Tensor) -> tuple[CascadeLayer, ..
 
 
 def cascade(classifier: Classifier, example: Tensor, *, seed: int = 0) -> Iterator[tuple[str, Classifier]]:
-    """Each layer's name, top first, and a copy of ``classifier`` without what it and all layers above have learned.
+    """Each layer's name, top first, and a copy of ``classifier`` with it and all layers above re-initialised.
 
-    Weights are drawn from N(0, 0.01^2) by ``seed``, biases are zero, and normalisations start anew: with the learned
-    statistics, activations as small as these weights give would all be the same constant.
+    Weights are drawn from N(0, 0.01^2) by ``seed``, biases are zero, and normalisations are reset: with the learned
+    statistics, the small activations of these weights would all become the same constant.
     """
     layers = layers_of(classifier, example)
     current = copy.deepcopy(classifier).cpu()
@@ -71,8 +71,8 @@ def cascade(classifier: Classifier, example: Tensor, *, seed: int = 0) -> Iterat
         yield layer.name, copy.deepcopy(current).to(device_of(classifier)).eval().requires_grad_(False)
 
 
-def _learns(module: nn.Module) -> bool:
-    """Whether a module itself, not what it is made of, holds anything that training sets."""
+def _is_learned(module: nn.Module) -> bool:
+    """Whether a module itself, not its submodules, has parameters or statistics that training sets."""
     own = any(True for _ in module.parameters(recurse=False))
     return own or isinstance(module, nn.modules.batchnorm._NormBase)
 
@@ -85,7 +85,7 @@ def _has_weights(module: nn.Module) -> bool:
 def _reinitialize_(module: nn.Module, generator: torch.Generator) -> None:
     reset = getattr(module, "reset_parameters", None)
     if not _has_weights(module) and callable(reset):
-        reset()  # a normalisation: factor 1, offset 0, and its statistics too
+        reset()  # a normalisation: factor 1, offset 0, initial statistics
         return
     for parameter in module.parameters(recurse=False):
         if parameter.dim() > 1:
@@ -94,25 +94,25 @@ def _reinitialize_(module: nn.Module, generator: torch.Generator) -> None:
             parameter.zero_()
 
 
-LIKENESS = 0.5
-"""An explainer fails if its maps are still this much alike when nothing that was learned is left.
+MAX_SIMILARITY = 0.5
+"""An explainer fails if its maps are still this similar with all layers re-initialised.
 
-The papers judge by eye. A map that does not read the classifier (edges) stays at 1, one that only reads it falls to
-about 0; half way between lies outside of what noise does to a mean over some tens of images."""
+The papers judge by eye. A map that ignores the classifier (edges) stays at 1, one that depends on it alone falls to
+about 0; half way between is outside of the noise of a mean over some tens of images."""
 
-CONSTANT = 0.1
-"""Share of the images with a constant map from which on an explainer fails: it has nothing to say about them."""
+MAX_CONSTANT = 0.1
+"""An explainer fails if its maps of more than this share of the images are constant."""
 
-Factory = Callable[[Classifier], Explainer]
-"""Remakes an explainer for another state of the classifier."""
+MakeExplainer = Callable[[Classifier], Explainer]
+"""Makes the explainer of a classifier, for every re-initialised copy."""
 
 
 @dataclass(frozen=True)
 class SanityStep:
-    """Maps of the original against those after ``layer`` and all above it forgot: means over images.
+    """Similarity of the original maps to those with ``layer`` and all above re-initialised: means over images.
 
-    Rank correlation of the signed maps and of their absolute values, and SSIM. ``constant``: images whose new map is
-    constant; they define no rank correlation, and are left out of its means.
+    Rank correlation of the signed maps and of their absolute values, and SSIM. ``constant``: number of images whose
+    new map is constant; they define no rank correlation, and are excluded from its means.
     """
 
     layer: str
@@ -126,9 +126,9 @@ class SanityStep:
 class Sanity:
     """The cascade, top first, and the verdict on its last step. ``constant``: images with a constant original map.
 
-    ``other_images``: rank correlation of signed maps of different images of the original classifier: what maps of
-    this explainer have in common anyway, such as a liking for the centre. Where a failed last step is no higher than
-    this, that is what stays, and not what the map says of its own image.
+    ``other_images``: rank correlation of the original's signed maps of different images, which all maps of this
+    explainer share, such as a bias to the centre. If a failed last step is no higher than this, only this shared part
+    remains, not the explanation of the image.
     """
 
     images: int
@@ -144,7 +144,7 @@ class Sanity:
 
 
 def sanity_check(
-    factory: Factory,
+    factory: MakeExplainer,
     classifier: Classifier,
     images: Tensor,
     *,
@@ -155,24 +155,24 @@ def sanity_check(
 ) -> Sanity:
     """Re-initialise ``classifier`` top-down and compare the maps, scaled to [-1, 1], after every step.
 
-    Every step explains the class that the ORIGINAL predicts. An amortized explainer that ``factory`` makes keeps its
-    trained decoder and reads the re-initialised backbone: the test is of what it takes from the classifier.
+    Every step explains the class that the ORIGINAL predicts. An amortized explainer keeps its trained decoder and
+    reads the re-initialised backbone: the test is of its dependence on the classifier.
 
     Args:
         images: (N, 3, H, W) in [0, 1].
-        maps: (N, H, W) the original's maps for the predicted classes, with their signs, if they are at hand.
+        maps: (N, H, W) the original's maps for the predicted classes, with their signs; computed if not given.
 
     Raises:
         DataError: the images are smaller than SSIM's window, or a map is not finite.
     """
     device = device_of(classifier)
-    labels = predicted(classifier, images, batch_size=batch_size)
+    labels = predicted_classes(classifier, images, batch_size=batch_size)
 
     def explained(model: Classifier) -> Tensor:
         return scaled(explain_images(factory(model), images, labels, device=device, batch_size=batch_size).maps)
 
     before = explained(classifier) if maps is None else scaled(maps)
-    ssim(before, before)  # refuses small images before anything is computed
+    ssim(before, before)  # raises for small images before the cascade starts
     example = images[:1].to(device)
     steps = []
     for layer, model in progress.track(cascade(classifier, example, seed=seed), "sanity: re-initialise", unit="layer"):
@@ -183,29 +183,30 @@ def sanity_check(
                 Estimate.of(spearman(before, after)),
                 Estimate.of(spearman(before.abs(), after.abs())),
                 Estimate.of(ssim(before, after)),
-                int(constant(after).sum()),
+                int(is_constant(after).sum()),
             )
         )
-    silent = int(constant(before).sum())
+    constant = int(is_constant(before).sum())
     others = Estimate.of(spearman(before, before.roll(1, 0)))
-    reason = _verdict(silent, len(images), steps[-1], others)
-    return Sanity(len(images), silent, others, tuple(steps), reason.startswith("passed"), reason)
+    reason = _verdict(constant, len(images), steps[-1], others)
+    return Sanity(len(images), constant, others, tuple(steps), reason.startswith("passed"), reason)
 
 
-def _verdict(silent: int, count: int, last: SanityStep, others: Estimate) -> str:
+def _verdict(constant: int, count: int, last: SanityStep, others: Estimate) -> str:
     """``passed: ...`` or ``failed: ...``, with the figures that decide."""
-    if silent > CONSTANT * count:
-        return f"failed: {silent} of {count} maps are constant: they say nothing, and no rank correlation is defined"
+    if constant > MAX_CONSTANT * count:
+        return f"failed: {constant} of {count} maps are constant: they say nothing, and no rank correlation is defined"
     figures = {
         "rank correlation": last.spearman.mean,
         "rank correlation of absolute values": last.spearman_abs.mean,
         "SSIM": last.ssim.mean,
     }
-    # A map that becomes constant has changed: it keeps nothing of the order that it had.
-    found = {name: 0.0 if value is None else value for name, value in figures.items()}
-    name, value = max(found.items(), key=lambda item: abs(item[1]))
-    if abs(value) >= LIKENESS:
-        anyway = "" if others.mean is None else f"; of maps of different images: {others.mean:.2f}"
-        return f"failed: {name} {value:.2f} with every layer re-initialised ({LIKENESS} or more is too much{anyway})"
-    gone = f"; {last.constant} of {count} maps became constant" if last.constant else ""
-    return f"passed: {name} {value:.2f} at most with every layer re-initialised{gone}"
+    # A map that becomes constant has lost its order: its similarity is 0.
+    defined = {name: 0.0 if value is None else value for name, value in figures.items()}
+    name, value = max(defined.items(), key=lambda item: abs(item[1]))
+    if abs(value) >= MAX_SIMILARITY:
+        baseline = "" if others.mean is None else f"; of maps of different images: {others.mean:.2f}"
+        limit = f"{MAX_SIMILARITY} or more is too much{baseline}"
+        return f"failed: {name} {value:.2f} with every layer re-initialised ({limit})"
+    note = f"; {last.constant} of {count} maps became constant" if last.constant else ""
+    return f"passed: {name} {value:.2f} at most with every layer re-initialised{note}"

@@ -1,4 +1,4 @@
-"""VarSal: variational saliency maps, with an uncertainty per pixel, learned under a soft-TV prior."""
+"""VarSal: variational saliency maps with an uncertainty per pixel, learned under a soft-TV prior."""
 
 from .explainer import Encoder, VarSal
 from .head import SelectorMaps, VarSalHead

@@ -1,4 +1,4 @@
-"""What saliency maps are worth: does the prediction survive without the pixels that they rank lowest?"""
+"""Train VarSal's maps, measure whether the prediction survives without their lowest pixels, refuse useless ones."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from ..amortized.rbf import fixed_draws
 from .objective import VarSalObjective
 
 REMOVED = (0.1, 0.3, 0.5, 0.7, 0.9)
-"""Shares of the pixels that are zeroed, lowest first."""
+"""Shares of the pixels that are zeroed, the lowest first."""
 
-CONSTANT = 1e-3
-"""Standard deviation over a map's pixels (the prior's is 1) below which it is constant."""
+MIN_SPREAD = 1e-3
+"""Standard deviation over a map's pixels (the prior's is 1) below which it counts as constant."""
 
 
 @dataclass(frozen=True)
 class MapQuality:
     """KL(original || perturbed) in nats, means over images, per share of ``REMOVED`` with the lowest pixels zeroed.
 
-    Zero means after normalisation: mean grey. ``kl_random`` ranks pixels at random, ``kl_other`` by the map of
-    another image of its batch, ``kl_centre`` by the distance to the image's centre: what a map must beat to explain
-    anything, to explain this image, and to say more than where objects tend to be.
+    Zeroed after normalisation, so mean grey. Controls: ``kl_random`` ranks pixels at random, ``kl_other`` by the map
+    of another image of the batch, ``kl_centre`` by the distance to the image's centre. A map must beat the first to
+    explain anything, the second to explain its image, the third to be better than a bias to the centre.
 
     ``spread``: median over images of a map's standard deviation over its pixels. ``variety``: mean over pixels of the
     standard deviation over images. ``uncertainty``: mean of sqrt(nu). All in units of the prior's deviation.
@@ -50,12 +50,12 @@ class MapQuality:
 
     @property
     def mean_kl(self) -> float:
-        """Over the shares removed."""
+        """Mean over the shares removed."""
         return fmean(self.kl)
 
     @property
     def mean_kl_random(self) -> float:
-        """Over the shares removed."""
+        """Mean over the shares removed."""
         return fmean(self.kl_random)
 
     def in_words(self) -> str:
@@ -79,21 +79,20 @@ def judge_maps(
 
     Args:
         maps: images (N, 3, H, W) -> (N, 2, H, W) mu and log nu.
-        brief: leave out the comparisons (they are NaN): for a value during training.
+        brief: leave out the controls (they are NaN): for validation during training.
     """
     maps.eval()
     classifier.eval()
 
     def work(number: int, batch: Batch) -> tuple[Tensor, Tensor, Tensor, float]:
         batch = to_device(batch, fabric.device)
-        found = maps(batch.images).float()
-        mean = found[:, 0]
+        mean, log_variance = maps(batch.images).float().unbind(1)
         reference = classifier(batch.images)
         rankings = [mean]
         if not brief:
             with fixed_draws(fabric.device, number):
-                anyhow = torch.rand_like(mean)
-            rankings += [anyhow, mean.roll(1, 0), -_from_centre(mean)]  # rolled: the map of the image before
+                uniform = torch.rand_like(mean)
+            rankings += [uniform, mean.roll(1, 0), -_centre_distance(mean)]  # rolled: the map of the previous image
         sums = torch.zeros(4, len(REMOVED), dtype=torch.float64)
         for row, scores in enumerate(rankings):
             for column, share in enumerate(REMOVED):
@@ -101,10 +100,10 @@ def judge_maps(
                 sums[row, column] = float(divergence(reference, logits).sum())
         spread = mean.flatten(1).std(1).cpu()
         moments = torch.stack([mean.double().sum(0), mean.double().square().sum(0)]).cpu()
-        return sums, spread, moments, float(torch.exp(found[:, 1] / 2).mean((1, 2)).sum())
+        return sums, spread, moments, float(torch.exp(log_variance / 2).mean((1, 2)).sum())
 
-    every, spreads, moments, uncertainties = zip(*one_pass(val, work), strict=True)
-    sums, uncertainty = torch.stack(every).sum(0), sum(uncertainties)
+    batch_sums, spreads, moments, uncertainties = zip(*one_pass(val, work), strict=True)
+    sums, uncertainty = torch.stack(batch_sums).sum(0), sum(uncertainties)
     count = sum(map(len, spreads))
     first, second = torch.stack(moments).sum(0) / count
     if brief:
@@ -123,7 +122,7 @@ def judge_maps(
     )
 
 
-def _from_centre(like: Tensor) -> Tensor:
+def _centre_distance(like: Tensor) -> Tensor:
     """(N, H, W) squared distance to the image's centre, in pixels."""
     rows, columns = (torch.arange(side, device=like.device) - (side - 1) / 2 for side in like.shape[1:])
     return (rows[:, None].square() + columns.square()).to(like).expand_as(like)
@@ -137,9 +136,9 @@ def keep_highest(scores: Tensor, share: float) -> Tensor:
 
 
 def masked_logits(classifier: nn.Module, images: Tensor, mask: Tensor) -> Tensor:
-    """Logits of images whose pixels outside the mask are zero after normalisation, where the classifier has it inside.
+    """Logits of images whose pixels outside the mask are zero after normalisation.
 
-    A classifier that knows no normalisation takes images that are normalised already: zero is zero.
+    Any module but a ``Classifier`` is assumed to take images that are normalised already.
     """
     if isinstance(classifier, Classifier):
         logits: Tensor = classifier.net(classifier.normalize(images) * mask)
@@ -149,11 +148,11 @@ def masked_logits(classifier: nn.Module, images: Tensor, mask: Tensor) -> Tensor
 
 
 def refuse_flat(quality: MapQuality) -> None:
-    """Raise PruningError for maps that rank nothing: constant ones, or no better than a random order of the pixels."""
-    if not quality.spread >= CONSTANT:
+    """Raise PruningError for useless maps: constant ones, or no better than a random order of the pixels."""
+    if not quality.spread >= MIN_SPREAD:
         raise PruningError(
             f"the VarSal maps collapsed to a constant (standard deviation {quality.spread:.2g} over the pixels, "
-            f"{CONSTANT:g} or more is needed): lower explainer.varsal.beta, or train for longer "
+            f"{MIN_SPREAD:g} or more is needed): lower explainer.varsal.beta, or train for longer "
             "(explainer.varsal.epochs, explainer.varsal.lr)"
         )
     if not quality.mean_kl < quality.mean_kl_random:
@@ -172,11 +171,10 @@ def train_maps(
     *,
     config: VarSalConfig,
 ) -> History:
-    """Minimise ``VarSalObjective``; the epoch whose maps keep the prediction best (``MapQuality.mean_kl``) stays.
+    """Minimise ``VarSalObjective``; the weights of the epoch with the lowest ``MapQuality.mean_kl`` stay.
 
-    The learning rate rises to ``config.lr`` and falls again, as for the other explainers: short trainings end settled.
-
-    Ask ``judge_maps`` and ``refuse_flat`` before the maps are used.
+    One-cycle learning rate as for the other explainers: short trainings converge too. Check the result by
+    ``judge_maps`` and ``refuse_flat`` before use.
 
     Args:
         maps: any network, images (N, 3, H, W) -> (N, 2, H, W) mu and log nu: an ``Encoder``, or a head on the

@@ -1,8 +1,8 @@
-"""What stands in for removed pixels: references without the image's evidence, drawn anew at every step.
+"""VarSal's objective, and the references that replace removed pixels, drawn at every step.
 
-All of them are made of an image's (or its batch's) own statistics, so that ``perturb`` commutes with an affine map of
-the channels: on raw images in [0, 1] and on normalised ones it is the same perturbation. We apply it to what the
-classifier takes, raw images, before its normalisation. Noise is not clipped: that would move its mean.
+References are made from statistics of the image (or its batch), so that ``perturb`` commutes with an affine map of the
+channels: on raw images in [0, 1] and on normalised ones it is the same perturbation. We apply it to the classifier's
+input, raw images, before its normalisation. Noise is not clipped: that would shift its mean.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ BLUR = (1 / 16, 1 / 4)
 """Standard deviation of the blur, as a share of the side: 2 to 8 pixels of 32, 14 to 56 of 224."""
 
 MEAN_NOISE = 0.2
-"""Noise around the channel mean, in standard deviations of the image's channel."""
+"""Standard deviation of the noise around the channel mean, in standard deviations of the image's channel."""
+
+MIN_SIDE = 8
+"""Smallest side of an image in pixels."""
 
 
 def perturb(images: Tensor, mask: Tensor, references: Tensor) -> Tensor:
@@ -29,36 +32,32 @@ def perturb(images: Tensor, mask: Tensor, references: Tensor) -> Tensor:
 
 
 def draw_references(images: Tensor) -> Tensor:
-    """(N, C, H, W) xhat: per image one of blur, Gaussian noise, and channel mean with noise, by equal chance.
+    """(N, C, H, W) xhat: per image one of blur, Gaussian noise, and channel mean with noise, with equal probability.
 
-    Blur: Gaussian, as wide as ``BLUR`` says, normalised at the borders. Gaussian noise: independent pixels with the
+    Blur: Gaussian, of a width in ``BLUR``, normalised at the borders. Gaussian noise: independent pixels with the
     channel means and standard deviations of the batch. Channel mean: the image's own, with ``MEAN_NOISE``.
     """
-    number = torch.empty(len(images), 1, 1, 1, dtype=torch.int64, device=images.device)
-    kind = random_per_image(number, lambda empty: empty.random_(3))
+    empty = torch.empty(len(images), 1, 1, 1, dtype=torch.int64, device=images.device)
+    kind = random_per_image(empty, lambda values: values.random_(3))
     noise = random_per_image(images, Tensor.normal_)
-    centre, deviation = mean_and_std(images, (0, 2, 3), correction=1, keepdim=True)
-    everywhere = centre + noise * deviation
+    batch_mean, batch_std = mean_and_std(images, (0, 2, 3), correction=1, keepdim=True)
+    gaussian = batch_mean + noise * batch_std
     mean = images.mean((2, 3), keepdim=True) + noise * (MEAN_NOISE * images.std((2, 3), keepdim=True))
     widths = BLUR[0] + (BLUR[1] - BLUR[0]) * random_per_image(images.new_empty(len(images)), Tensor.uniform_)
-    return torch.where(kind == 0, blur(images, widths), torch.where(kind == 1, everywhere, mean))
+    return torch.where(kind == 0, blur(images, widths), torch.where(kind == 1, gaussian, mean))
 
 
 def blur(images: Tensor, widths: Tensor) -> Tensor:
-    """(N, C, H, W) images under Gaussian kernels; widths (N,) are standard deviations as shares of each side."""
-    rows, columns = (_kernels(side, widths * side, images) for side in images.shape[2:])
+    """Gaussian blur of images (N, C, H, W); widths (N,) are standard deviations as shares of each side."""
+    rows, columns = (_gaussian_kernels(side, widths * side, images) for side in images.shape[2:])
     return rows[:, None] @ images @ columns[:, None].mT
 
 
-def _kernels(side: int, sigma: Tensor, like: Tensor) -> Tensor:
+def _gaussian_kernels(side: int, sigma: Tensor, like: Tensor) -> Tensor:
     """(N, side, side) row-stochastic Gaussian matrices."""
     grid = torch.arange(side, dtype=like.dtype, device=like.device)
     squares = (grid[:, None] - grid[None]).square()
     return torch.softmax(-squares / (2 * sigma.to(like.dtype)[:, None, None].square()), -1)
-
-
-MIN_SIDE = 8
-"""Pixels: below it there is no map to speak of."""
 
 
 class VarSalObjective:
@@ -68,10 +67,10 @@ class VarSalObjective:
     eval mode; gradients flow through it to the maps.
 
     Args:
-        classifier: images (N, 3, h, w), as its user gives them, to logits.
+        classifier: raw images (N, 3, h, w) to logits.
         height, width: of the images, 8 pixels or more.
         alpha: of the soft-TV prior.
-        beta: None: 1 / (10 h w), the paper's.
+        beta: weight of the prior term; None: 1 / (10 h w), as in the paper.
         epsilon: softness of top-k.
         kept: the smallest and the largest share of pixels that are kept.
 
@@ -94,8 +93,8 @@ class VarSalObjective:
         check_side(height, width)
         if not 0 < kept[0] <= kept[1] < 1:
             raise ConfigError(
-                f"VarSal is to keep {kept[0]:g} to {kept[1]:g} of the pixels; two shares between 0 and 1, "
-                "the smaller first, are needed (default 0.1 and 0.9)"
+                f"VarSal cannot keep {kept[0]:g} to {kept[1]:g} of the pixels: give two shares between 0 and 1, "
+                "the smaller first (default 0.1 and 0.9)"
             )
         if beta is not None and not beta >= 0:
             raise ConfigError(f"VarSal's beta is {beta:g}; it must be 0 or more (default 1 / (10 h w))")
@@ -108,12 +107,12 @@ class VarSalObjective:
         self.kept = kept
 
     def __call__(self, images: Tensor, maps: Tensor, reference: Tensor | None = None) -> dict[str, Tensor]:
-        """The loss of one step, with the figures it is made of, as ``slimsight.compress.training.fit`` takes them.
+        """The loss of one step and its terms, as ``slimsight.compress.training.fit`` takes them.
 
         Args:
             images: (N, 3, h, w).
             maps: (N, 2, h, w) mu and log nu.
-            reference: (N, classes) the classifier's logits of ``images``, where they are known already.
+            reference: (N, classes) the classifier's logits of ``images``; computed if not given.
 
         Returns:
             "loss", "kl" (of the predictions) and "prior_kl" (of the maps; before beta), means over images in nats.
@@ -134,7 +133,7 @@ class VarSalObjective:
 
 
 def check_side(height: int, width: int) -> None:
-    """Refuse images that are too small for a map."""
+    """Raise DataError for images smaller than ``MIN_SIDE``."""
     if min(height, width) < MIN_SIDE:
         raise DataError(
             f"images of {height} x {width} pixels are too small for VarSal: give images of {MIN_SIDE} x {MIN_SIDE} "

@@ -1,4 +1,4 @@
-"""The soft-TV prior of saliency maps, and the exact KL to it, in time linear in the pixels (VarSal, Eq. 7)."""
+"""Soft-TV prior of saliency maps, and the exact KL to it in time linear in the pixels (VarSal, Eq. 7)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ...errors import ConfigError
 
 
 def alpha_limit(side: int) -> float:
-    """K_side is positive definite below it: 1 / (2 cos(pi / (side + 1))), more than 0.5 for every side."""
+    """Largest alpha for which K_side is positive definite: 1 / (2 cos(pi / (side + 1))), more than 0.5."""
     return 1 / (2 * math.cos(math.pi / (side + 1))) if side > 1 else math.inf
 
 
 class SoftTVPrior:
     """N(0, K_h kron K_w) over maps (h, w), row-major; K_n = I + alpha on the first off-diagonals (n x n).
 
-    Neighbours in a row or in a column correlate by alpha, so rough maps cost more: total variation, softened.
+    Neighbours in a row or in a column correlate by alpha, so rough maps cost more: a soft total variation.
 
     Args:
         height, width: of the maps, in pixels.
@@ -69,14 +69,14 @@ class SoftTVPrior:
     def _on(self, like: Tensor) -> tuple[_Factors, _Factors]:
         key = (like.device, like.dtype)
         if key not in self._factors:
-            with torch.inference_mode(False):  # made during a validation, used in training: autograd must take them
+            with torch.inference_mode(False):  # autograd rejects inference tensors: validation comes before training
                 self._factors[key] = self._rows.to(like), self._columns.to(like)
         return self._factors[key]
 
 
 @dataclass(frozen=True)
 class _Factors:
-    """``_Inverse`` as tensors of one device and type."""
+    """``_Inverse`` as tensors of one device and dtype."""
 
     diagonal: Tensor
     levels: tuple[tuple[Tensor, Tensor, Tensor], ...]
@@ -84,12 +84,12 @@ class _Factors:
 
 @dataclass(frozen=True)
 class _Inverse:
-    """What the inverse of K_n needs, in float64.
+    """Inverse of K_n in factored form, float64.
 
     Attributes:
         log_det: log|K_n|, from the eigenvalues 1 + 2 alpha cos(j pi / (n + 1)).
         diagonal: (n,) of K_n^-1, from the eigenvectors sqrt(2 / (n + 1)) sin(i j pi / (n + 1)).
-        levels: cyclic reduction. Each level eliminates every other unknown of what is left (first, third, ...):
+        levels: cyclic reduction. Each level eliminates every other remaining unknown (first, third, ...):
             (left, right, inverse pivot) couple an eliminated unknown to the kept ones after and before it.
     """
 
@@ -123,7 +123,7 @@ class _Inverse:
 
 
 class _HalfSquare(torch.autograd.Function):
-    """(N,) of 1/2 <M, K_h^-1 M K_w^-1>. Its gradient is the second factor: the forward pass has it already."""
+    """(N,) 1/2 <M, K_h^-1 M K_w^-1>. Its gradient is the second factor, which the forward pass computes anyway."""
 
     @staticmethod
     def forward(ctx: Any, mean: Tensor, rows: _Factors, columns: _Factors) -> Tensor:
@@ -144,23 +144,23 @@ def _solve_both(maps: Tensor, rows: _Factors, columns: _Factors) -> Tensor:
 
 
 def _solve_(x: Tensor, factors: _Factors) -> Tensor:
-    """K^-1 x along dimension -2, in place: O(n) work in 2 log2(n) vectorised sweeps (cyclic reduction).
+    """K^-1 x along dimension -2, in place, by cyclic reduction: O(n) work in 2 log2(n) vectorised sweeps.
 
     Schur complements of a positive definite matrix are positive definite: no pivoting is needed.
     """
     for level, (left, right, _) in enumerate(factors.levels):
-        out, kept = _halves(x, level)
-        kept.addcmul_(left, out[..., : len(left), :], value=-1)
-        kept[..., : len(right), :].addcmul_(right, out[..., 1:, :], value=-1)
+        eliminated, kept = _eliminated_and_kept(x, level)
+        kept.addcmul_(left, eliminated[..., : len(left), :], value=-1)
+        kept[..., : len(right), :].addcmul_(right, eliminated[..., 1:, :], value=-1)
     for level, (left, right, inverse) in reversed(list(enumerate(factors.levels))):
-        out, kept = _halves(x, level)
-        out.mul_(inverse)
-        out[..., : len(left), :].addcmul_(left, kept, value=-1)
-        out[..., 1:, :].addcmul_(right, kept[..., : len(right), :], value=-1)
+        eliminated, kept = _eliminated_and_kept(x, level)
+        eliminated.mul_(inverse)
+        eliminated[..., : len(left), :].addcmul_(left, kept, value=-1)
+        eliminated[..., 1:, :].addcmul_(right, kept[..., : len(right), :], value=-1)
     return x
 
 
-def _halves(x: Tensor, level: int) -> tuple[Tensor, Tensor]:
-    """The rows that a level eliminates, and those it keeps."""
+def _eliminated_and_kept(x: Tensor, level: int) -> tuple[Tensor, Tensor]:
+    """Rows that a level eliminates, and rows that it keeps."""
     step = 2**level
     return x[..., step - 1 :: 2 * step, :], x[..., 2 * step - 1 :: 2 * step, :]

@@ -1,4 +1,4 @@
-"""Soft top-k: a differentiable mask that keeps k pixels in sum, the highest ones most."""
+"""Soft top-k: a differentiable mask that sums to k, highest for the largest scores (Xie et al. 2020)."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from torch.autograd.function import once_differentiable
 from ...errors import ConfigError
 
 EPSILON = 0.1
-"""Entropic regularisation: how soft. Towards 0 the mask becomes that of torch.topk."""
+"""Entropic regularisation, the softness: towards 0 the mask becomes that of torch.topk."""
 
 _STEPS = 200
 _TOLERANCE = 1e-13
 
 
 def soft_top_k(scores: Tensor, k: Tensor | float, epsilon: float = EPSILON) -> Tensor:
-    """The share of every score that is kept: sigmoid((2 s - 1) / epsilon + t), with t such that the sum is k.
+    """Soft mask of the k largest scores: sigmoid((2 s - 1) / epsilon + t), with t such that the sum is k.
 
-    It is entropic optimal transport of the scores to the two anchors 0 and 1 with squared distances, in closed form
+    Entropic optimal transport of the scores to the two anchors 0 and 1 with squared distances, in closed form
     (Xie et al. 2020): Sinkhorn's iterations reduce to one number t per sample. s are the scores of a sample, scaled
     to [0, 1]; the largest distance, by which the method scales epsilon, is then 1. Gradients (once) flow to the
     scores by the implicit function theorem, and through the scaling; none to k.
 
-    A sample whose scores are all equal has no order: k / n everywhere, with a gradient of 0.
+    A sample whose scores are all equal gets k / n everywhere, with a gradient of 0.
 
     Args:
         scores: (N, ...) float32 or float64; each sample's n values are ranked together.
         k: how many to keep, 0 < k < n; a number, or (N,) one per sample.
 
     Returns:
-        As ``scores``, 0 to 1; each sample sums to k (1e-6, relative to k in float32).
+        Shape of ``scores``, 0 to 1; each sample sums to k (1e-6, relative to k in float32).
 
     Raises:
         ConfigError: k or epsilon is out of range.
@@ -49,11 +49,11 @@ def soft_top_k(scores: Tensor, k: Tensor | float, epsilon: float = EPSILON) -> T
     span = high - low
     same = span == 0
     scaled = torch.where(same, 0.5, (flat - low) / torch.where(same, 1.0, span))
-    mask: Tensor = _SumTo.apply((2 * scaled - 1) / epsilon, kept)
+    mask: Tensor = _SigmoidSumTo.apply((2 * scaled - 1) / epsilon, kept)
     return mask.reshape(scores.shape)
 
 
-class _SumTo(torch.autograd.Function):
+class _SigmoidSumTo(torch.autograd.Function):
     """sigmoid(logits + t), t (N,) such that each row (N, n) sums to k.
 
     With w = m (1 - m), differentiating sum(m) = k gives dt = -<w, da> / sum(w), hence the gradient
@@ -62,8 +62,8 @@ class _SumTo(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, k: Tensor) -> Tensor:
-        wide = logits.double()  # in float32 a step of t alone would move sums of 50,000 pixels by 1e-2
-        mask = torch.sigmoid(wide + _shift(wide, k)[:, None])
+        wide = logits.double()  # in float32 one rounding step of t moves sums of 50,000 pixels by 1e-2
+        mask = torch.sigmoid(wide + _find_shift(wide, k)[:, None])
         ctx.save_for_backward(mask)
         return mask.to(logits.dtype)
 
@@ -78,8 +78,8 @@ class _SumTo(torch.autograd.Function):
         return (weight * (wide - mean)).to(gradient.dtype), None
 
 
-def _shift(logits: Tensor, k: Tensor) -> Tensor:
-    """(N,) t with sum(sigmoid(logits + t)) = k: bisection, by Newton's step where that stays in the bracket."""
+def _find_shift(logits: Tensor, k: Tensor) -> Tensor:
+    """(N,) t with sum(sigmoid(logits + t)) = k: Newton's method, with bisection where a step leaves the bracket."""
     middle = torch.logit(k / logits.shape[1])
     low, high = middle - logits.amax(1), middle - logits.amin(1)  # every sigmoid below, or above, the mean k / n
     t = (low + high) / 2

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from slimsight.compress.dynamic import measure_usage, routed_cost
-from slimsight.compress.explain import drift_of, explanations
+from slimsight.compress.explain import explanations, head_drift
 from slimsight.compress.explain.amortized.rbf import area
 from slimsight.compress.explain.fidelity import drift_of_numbers
 from slimsight.compress.parallel.processes import on_leader
@@ -109,7 +109,7 @@ def judgement(session: Session, learning: Learning) -> Outcome:
         for network in learning.progress.track(networks, "saliency drift", unit="models")
     )
     head = slim_explained.selector.head
-    drift = drift_of(head, reasons, kept)
+    drift = head_drift(head, reasons, kept)
     maps = drift_of_numbers(head.kind, reasons, kept, head.to_saliency).to_dict()
     del maps["explainer"]  # it stands beside
     learning.progress.note(

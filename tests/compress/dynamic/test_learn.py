@@ -7,7 +7,7 @@ from torch import nn
 from slimsight.compress.config import DynamicConfig
 from slimsight.compress.data import Batches
 from slimsight.compress.dynamic import DynamicClassifier, learn_routing, measure_usage, routed_cost
-from slimsight.compress.dynamic.learn import Alternating, mean_gate, share_for, sparsity
+from slimsight.compress.dynamic.learn import Alternating, mean_gate, open_share, sparsity
 from slimsight.compress.training import Learning, make_fabric
 
 Build = Callable[..., DynamicClassifier]
@@ -45,7 +45,7 @@ def test_a_schedule_reaches_both_optimisers() -> None:
 
 def test_the_share_costs_the_budget(network: nn.Module, to_dynamic: Build) -> None:
     cost = routed_cost(to_dynamic(network, 8), torch.rand(1, 3, 8, 8))
-    share = share_for(cost, 0.5 * cost.total)
+    share = open_share(cost, 0.5 * cost.total)
     assert float(cost.of_values(share * torch.ones(28, dtype=torch.float64))) == pytest.approx(0.5 * cost.total)
 
 

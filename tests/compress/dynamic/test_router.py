@@ -2,14 +2,14 @@ import torch
 from torch.nn import functional as F
 
 from slimsight.compress.dynamic import Router
-from slimsight.compress.dynamic.routing import MASK_LEAST
+from slimsight.compress.dynamic.routing import MIN_KEPT_MASK
 
 
 def test_training_choices_are_one_hot_and_pass_gradients_to_the_head() -> None:
     torch.manual_seed(0)
     router = Router(6, 5, 4)
     x = torch.rand(32, 6, 3, 3)
-    router.spread_(router.features(x))
+    router.init_head_(router.features(x))
     with torch.no_grad():
         router.masks.copy_(torch.rand(4, 5))
     choices = router.choose(router.score(x), 0.7)
@@ -47,7 +47,7 @@ def test_rows_have_length_one_and_lie_across_the_mean() -> None:
     torch.manual_seed(0)
     router = Router(6, 5, 4)
     features = torch.rand(100, 6) + 3
-    router.spread_(features)
+    router.init_head_(features)
     assert torch.allclose(router.head.weight.norm(dim=1), torch.ones(4), atol=1e-6)
     assert (router.head.weight @ features.mean(0)).abs().max() < 1e-4
     taken = torch.bincount((features @ router.head.weight.T).argmax(1), minlength=4)
@@ -67,4 +67,4 @@ def test_mask_values_stay_in_their_range() -> None:
     assert router.masks.tolist() == [[0, 0, 5], [0.5, 0, 1]]
     router.hard = True
     router.project_()
-    assert torch.allclose(router.masks, torch.tensor([[0, MASK_LEAST, 5], [0.5, MASK_LEAST, 1]]))
+    assert torch.allclose(router.masks, torch.tensor([[0, MIN_KEPT_MASK, 5], [0.5, MIN_KEPT_MASK, 1]]))

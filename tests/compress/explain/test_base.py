@@ -9,10 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from slimsight.compress.errors import DataError, ModelError
-from slimsight.compress.explain import MEMBERS, check_images, make_explainer, needs_weights, signed_max_abs, to_inputs
+from slimsight.compress.explain import (
+    EXPLAINERS,
+    check_images,
+    make_explainer,
+    needs_weights,
+    signed_max_abs,
+    to_inputs,
+)
 from slimsight.compress.models import Classifier
 
-UNTRAINED = [name for name in MEMBERS if not needs_weights(name)]
+UNTRAINED = [name for name in EXPLAINERS if not needs_weights(name)]
 IMAGES = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 BROKEN = IMAGES.clone()
 BROKEN[1, 0, 3, 3] = torch.nan

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from slimsight.compress.errors import ConfigError
-from slimsight.compress.explain import MEMBERS, Explainer, Member, Saliency, make_explainer, needs_weights
+from slimsight.compress.explain import EXPLAINERS, Explainer, ExplainerFactory, Saliency, make_explainer, needs_weights
 from slimsight.compress.models import Classifier
 
 
@@ -34,7 +34,7 @@ def test_what_is_learned_gets_its_weights(classifier: Classifier, monkeypatch: p
         given.extend([model, weights])
         return Learned()
 
-    monkeypatch.setitem(MEMBERS._entries, "learned", Member(trained=make))
+    monkeypatch.setitem(EXPLAINERS._entries, "learned", ExplainerFactory(trained=make))
     assert needs_weights("learned")
     assert not needs_weights("edges")
     assert make_explainer("learned", classifier, Path("w")).name == "learned"

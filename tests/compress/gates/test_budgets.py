@@ -13,7 +13,7 @@ from torchvision import models as torchvision_models
 
 from slimsight.compress.errors import PruningError
 from slimsight.compress.gates import CostModel, magnitude, select, smallest_amounts
-from slimsight.compress.gates.prices import values_of
+from slimsight.compress.gates.prices import channel_values
 from slimsight.compress.gates.widths import Widths, allowed_widths
 from slimsight.compress.macs import count_macs, count_params, size_bytes
 from slimsight.compress.models import VGG16, MobileNetV2, ResNet
@@ -102,7 +102,7 @@ def test_scores_count_by_their_order_alone(case: Case) -> None:
     budget = {"macs": 0.5 * cost.totals["macs"], "params": 0.35 * cost.totals["params"]}
     risen = {name: score.exp() * 7 - 100 for name, score in scores.items()}
     assert select(cost, scores, budget=budget, align=1).plan == select(cost, risen, budget=budget, align=1).plan
-    for one, other in zip(values_of(cost, scores), values_of(cost, risen), strict=True):
+    for one, other in zip(channel_values(cost, scores), channel_values(cost, risen), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -122,7 +122,7 @@ def test_the_search_is_worth_more_than_one_threshold(case: Case) -> None:
     budget = {"macs": 0.6 * cost.totals["macs"], "params": 0.3 * cost.totals["params"]}
     widths = Widths(cost, scores, budget)
     cut_by_threshold(widths, removal_order(widths, scores))
-    values = dict(zip(cost.names, values_of(cost, scores), strict=True))
+    values = dict(zip(cost.names, channel_values(cost, scores), strict=True))
 
     def worth(kept: dict[str, tuple[int, ...]]) -> float:
         return sum(float(values[name][list(channels)].sum()) for name, channels in kept.items())

@@ -13,7 +13,7 @@ from slimsight.compress.errors import PruningError
 from slimsight.compress.explain import ExplainedClassifier, Head, RbfHead, RealXHead, Selector, find_scales, to_targets
 from slimsight.compress.explain.varsal import VarSalHead
 from slimsight.compress.gates import Gates
-from slimsight.compress.gates.gated import FastNetwork, GatedNetwork, pays_to_compile, proven_pairs
+from slimsight.compress.gates.gated import FastNetwork, GatedNetwork, pays_to_compile, proven_fold_pairs
 from slimsight.compress.models import Classifier
 from slimsight.compress.models.fold import FoldPair
 from slimsight.compress.progress import Progress
@@ -131,11 +131,11 @@ def test_outputs_and_gradients_are_those_of_multiplied_activations(
         logits, params = network(images, labels) if steered else (network.classifier(images), None)
     (expected,) = torch.autograd.grad(objective(logits, params, labels), multiplied)
 
-    pairs = proven_pairs(network, groups, images, labels, steered=steered)
+    pairs = proven_fold_pairs(network, groups, images, labels, steered=steered)
     assert pairs
     fast = FastNetwork(network, groups, pairs, steered=steered)
     logs = values.log().requires_grad_()
-    ours, our_params = fast(fast.spread(values, 1), fast.spread(logs, 0), images, labels)
+    ours, our_params = fast(fast.to_positions(values, 1), fast.to_positions(logs, 0), images, labels)
     torch.testing.assert_close(ours, logits, rtol=1e-10, atol=1e-12)
     if steered:
         torch.testing.assert_close(our_params, params, rtol=1e-5, atol=1e-5)
@@ -152,7 +152,7 @@ def test_steering_reaches_every_group_that_the_explainer_reads(head: type[Head])
     batch = batch_of(4)
     with torch.no_grad():
         numbers = network(batch.images, batch.labels)[1]
-    targets = to_targets(network.selector.head, network.selector.head.steers(numbers))
+    targets = to_targets(network.selector.head, network.selector.head.steered_part(numbers))
     gates = Gates(groups)
     values = gates(noise=0.0)
     with masked(network, groups, gates.split(values * torch.linspace(0.5, 1, len(values)))):
@@ -168,7 +168,7 @@ def test_steering_reaches_every_group_that_the_explainer_reads(head: type[Head])
 def test_a_normalisation_whose_input_is_read_twice_stays() -> None:
     network, groups = explained(Rereading)
     batch = batch_of(2)
-    pairs = proven_pairs(network, groups, batch.images, batch.labels, steered=True)
+    pairs = proven_fold_pairs(network, groups, batch.images, batch.labels, steered=True)
     assert FoldPair("classifier.net.first", "classifier.net.bn1") in pairs
     assert FoldPair("classifier.net.second", "classifier.net.bn2") not in pairs
 
@@ -178,7 +178,7 @@ def test_a_network_without_finite_outputs_is_refused() -> None:
     network.classifier.net.linear2.bias.fill_(torch.nan)
     batch = batch_of(2)
     with pytest.raises(PruningError, match=r"are its outputs finite numbers.*gates\.steer=magnitude"):
-        proven_pairs(network, groups, batch.images, batch.labels, steered=False)
+        proven_fold_pairs(network, groups, batch.images, batch.labels, steered=False)
 
 
 def test_under_autocast_the_gradient_is_that_of_float32_but_for_rounding() -> None:
@@ -226,7 +226,7 @@ def test_gates_of_a_grouped_convolution_go_to_its_inputs() -> None:
     by_position[list(order)] = values
     expected = network[2](maps * by_position.view(-1, 1, 1))
     fast = FastNetwork(network, [group], (), steered=False)
-    found, _ = fast(fast.spread(values, 1), fast.spread(values.log(), 0), images, torch.zeros(2))
+    found, _ = fast(fast.to_positions(values, 1), fast.to_positions(values.log(), 0), images, torch.zeros(2))
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 

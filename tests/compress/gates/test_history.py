@@ -1,6 +1,6 @@
 import pytest
 
-from slimsight.compress.gates.learn import POINTS, GateHistory
+from slimsight.compress.gates.learn import MAX_POINTS, GateHistory
 
 
 def test_a_short_course_is_kept_step_by_step() -> None:
@@ -22,7 +22,7 @@ def test_points_are_means_and_the_last_one_ends_with_the_course(steps: int) -> N
     for step in range(steps):
         history.add(step, {"macs": 1.0, "ce": float(step), "residual": 0.0, "steer": 2.0}, 0.5)
     columns = history.columns
-    assert len(columns["step"]) <= POINTS
+    assert len(columns["step"]) <= MAX_POINTS
     assert columns["step"][-1] == steps
     starts = [0, *columns["step"][:-1]]
     means = [(start + end - 1) / 2 for start, end in zip(starts, columns["step"], strict=True)]

@@ -8,7 +8,15 @@ import torch
 from torch import nn
 
 from slimsight.compress.gates import CostModel
-from slimsight.compress.gates.latency import LatencyModel, Table, TimedLayer, grid_points, knots, liked_multiple, probes
+from slimsight.compress.gates.latency import (
+    LatencyModel,
+    Table,
+    TimedLayer,
+    grid_points,
+    knots,
+    preferred_multiple,
+    width_probes,
+)
 from slimsight.compress.gates.layers import LayerShape, read_layers
 from slimsight.compress.surgery import PrunePlan, trace_groups
 
@@ -55,11 +63,11 @@ def test_grid_points_are_layers_that_exist() -> None:
 
 
 def test_probes_are_the_layer_at_six_widths() -> None:
-    dense = probes(shape_of(nn.Conv2d(64, 64, 3, padding=1)))
+    dense = width_probes(shape_of(nn.Conv2d(64, 64, 3, padding=1)))
     assert [(layer.inputs, layer.outputs, layer.groups) for layer in dense] == [
         (width, width, 1) for width in (32, 33, 36, 40, 48, 64)
     ]
-    depthwise = probes(shape_of(nn.Conv2d(64, 64, 3, padding=1, groups=64)))
+    depthwise = width_probes(shape_of(nn.Conv2d(64, 64, 3, padding=1, groups=64)))
     assert [(layer.inputs, layer.outputs, layer.groups) for layer in depthwise] == [
         (1, width, width) for width in (32, 33, 36, 40, 48, 64)
     ]
@@ -72,17 +80,17 @@ def in_blocks(block: int) -> list[float]:
 
 @pytest.mark.parametrize("block", [1, 4, 8, 16, 32])
 def test_the_multiple_is_the_block_that_a_runtime_computes(block: int) -> None:
-    assert liked_multiple(in_blocks(block)) == block
+    assert preferred_multiple(in_blocks(block)) == block
 
 
 def test_a_little_noise_does_not_coarsen_the_multiple_and_a_dear_remainder_does() -> None:
     draw = np.random.default_rng(0)
     for block in (1, 8, 16):
         for _ in range(50):
-            assert liked_multiple(np.array(in_blocks(block)) * draw.uniform(0.985, 1.015, 6)) == block
+            assert preferred_multiple(np.array(in_blocks(block)) * draw.uniform(0.985, 1.015, 6)) == block
     smooth = in_blocks(1)
-    assert liked_multiple([*smooth[:2], smooth[2] * 1.2, *smooth[3:]]) == 8  # 36 = 32 + 4 is slow: 33 is not asked
-    assert liked_multiple([*smooth[:4], smooth[4] * 1.2, smooth[5]]) == 32
+    assert preferred_multiple([*smooth[:2], smooth[2] * 1.2, *smooth[3:]]) == 8  # 36 = 32 + 4 is slow: 33 is not asked
+    assert preferred_multiple([*smooth[:4], smooth[4] * 1.2, smooth[5]]) == 32
 
 
 def test_between_knots_times_are_interpolated_in_both_widths() -> None:

@@ -110,7 +110,7 @@ def test_compiled_and_eager_learn_the_same_gates(
     graph, cost = traced(network)
     kept: list[Tensor] = []
     monkeypatch.setattr(
-        "slimsight.compress.gates.learn._result", lambda gates, *rest: kept.append(gates.theta.detach().clone())
+        "slimsight.compress.gates.learn._to_result", lambda gates, *rest: kept.append(gates.theta.detach().clone())
     )
 
     def learn_for(compiled: bool) -> None:

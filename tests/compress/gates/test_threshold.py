@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from slimsight.compress.gates.threshold import use_up
+from slimsight.compress.gates.threshold import exchange_steps
 from slimsight.compress.gates.widths import Widths
 
 
@@ -36,5 +36,5 @@ class Plateau(SimpleNamespace):
 
 def test_plans_that_differ_by_rounding_alone_are_not_exchanged() -> None:
     plateau = Plateau()
-    use_up(cast(Widths, plateau))
+    exchange_steps(cast(Widths, plateau))
     assert plateau.choice == [4, 4, 4]

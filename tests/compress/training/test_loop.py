@@ -114,7 +114,15 @@ def test_it_runs_as_long_as_it_was_told(
 def test_epochs_or_steps_but_one_of_them(length: dict[str, int], batches: Batches, fabric: Fabric) -> None:
     model = to_model()
     with pytest.raises(AssertionError):
-        fit(model, batches, entropy, torch.optim.SGD(model.parameters()), Learning(fabric), what="test", **length)
+        fit(
+            model,
+            batches,
+            entropy,
+            torch.optim.SGD(model.parameters()),
+            Learning(fabric),
+            what="test",
+            **length,
+        )
 
 
 def test_a_plain_step_is_gradient_descent(images: ImageSet, fabric: Fabric) -> None:
@@ -219,7 +227,7 @@ def test_divergence_of_any_training_is_a_training_error_that_names_it(
             batches,
             lambda wrapped, batch: {"loss": wrapped(batch.images).sum() * math.nan},
             torch.optim.SGD(model.parameters(), lr=0.1),
-            fabric,
+            Learning(fabric),
             what=what,
             epochs=1,
         )
@@ -269,7 +277,16 @@ def test_progress_hears_of_every_step_and_epoch(batches: Batches, fabric: Fabric
 def test_one_cycle_rises_to_its_peak_and_falls_to_almost_nothing(images: ImageSet, fabric: Fabric) -> None:
     rates, model = Rates(), to_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
-    fit(model, Batches(images, 20), entropy, optimizer, Learning(fabric), what="test", steps=99, schedule=rates)
+    fit(
+        model,
+        Batches(images, 20),
+        entropy,
+        optimizer,
+        Learning(fabric),
+        what="test",
+        steps=99,
+        schedule=rates,
+    )
     assert len(rates.used) == 99
     assert rates.used[0] == pytest.approx(0.3 / 25)
     assert max(rates.used) == rates.used[19] == pytest.approx(0.3)  # 20 % of the steps

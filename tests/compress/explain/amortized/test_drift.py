@@ -14,9 +14,9 @@ from slimsight.compress.explain import (
     ExplainedClassifier,
     RealXHead,
     Selector,
-    drift_between,
-    drift_of,
     explanations,
+    head_drift,
+    rbf_drift,
 )
 
 
@@ -32,7 +32,7 @@ def naive_iou(first: list[float], second: list[float], side: int) -> float:
 
 def test_a_shift_by_three_and_four_is_five_pixels() -> None:
     original = torch.tensor([[10.0, 12.0, 4.0], [16.0, 16.0, 6.0]])
-    drift = drift_between(original, original + torch.tensor([3.0, -4.0, 0.0]), 32)
+    drift = rbf_drift(original, original + torch.tensor([3.0, -4.0, 0.0]), 32)
     assert drift.center_drift_px == pytest.approx(5)
     assert drift.sigma_drift_px == 0
     expected = [naive_iou([10, 12, 4], [13, 8, 4], 32), naive_iou([16, 16, 6], [19, 12, 6], 32)]
@@ -42,7 +42,7 @@ def test_a_shift_by_three_and_four_is_five_pixels() -> None:
 
 def test_drifts_are_means_of_distances_not_distances_of_means() -> None:
     original = torch.tensor([[8.0, 8.0, 3.0], [8.0, 8.0, 3.0]])
-    drift = drift_between(original, torch.tensor([[10.0, 8.0, 4.0], [6.0, 8.0, 2.0]]), 16)
+    drift = rbf_drift(original, torch.tensor([[10.0, 8.0, 4.0], [6.0, 8.0, 2.0]]), 16)
     assert drift.center_drift_px == pytest.approx(2)
     assert drift.sigma_drift_px == pytest.approx(1)
     expected = [naive_iou([8, 8, 3], [10, 8, 4], 16), naive_iou([8, 8, 3], [6, 8, 2], 16)]
@@ -51,7 +51,7 @@ def test_drifts_are_means_of_distances_not_distances_of_means() -> None:
 
 def test_no_drift_is_full_overlap() -> None:
     params = torch.rand(700, 3) * 10 + 2  # more than one chunk
-    assert drift_between(params, params.clone(), 16) == Drift(0.0, 0.0, 1.0, 700)
+    assert rbf_drift(params, params.clone(), 16) == Drift(0.0, 0.0, 1.0, 700)
 
 
 def test_every_image_counts_the_same_in_the_overlap() -> None:
@@ -59,11 +59,11 @@ def test_every_image_counts_the_same_in_the_overlap() -> None:
     original = same.repeat(520, 1)  # 512 in the first chunk, 8 in the second
     slim = torch.cat([same.repeat(512, 1), far.repeat(8, 1)])
     expected = (512 + 8 * naive_iou([4, 4, 2], [12, 12, 0.5], 16)) / 520
-    assert drift_between(original, slim, 16).iou == pytest.approx(expected, rel=1e-5)
+    assert rbf_drift(original, slim, 16).iou == pytest.approx(expected, rel=1e-5)
 
 
 def test_maps_that_do_not_touch_have_no_overlap() -> None:
-    drift = drift_between(torch.tensor([[2.0, 2.0, 0.1]]), torch.tensor([[28.0, 28.0, 0.1]]), 32)
+    drift = rbf_drift(torch.tensor([[2.0, 2.0, 0.1]]), torch.tensor([[28.0, 28.0, 0.1]]), 32)
     assert drift.iou == pytest.approx(0, abs=1e-12)
     assert math.isfinite(drift.center_drift_px)
 
@@ -95,7 +95,7 @@ def test_maps_drift_by_their_moments_and_their_own_overlap(network: ExplainedCla
     maps[0, 4, 4], maps[1, 8, 8] = 0.8, 0.5
     other = torch.zeros(2, 16, 16)
     other[0, 7, 8], other[1, 8, 8] = 0.8, 0.25  # five pixels away; the same place, half as sure
-    drift = drift_of(head, maps, other)
+    drift = head_drift(head, maps, other)
     assert (drift.center_drift_px, drift.sigma_drift_px, drift.images) == (pytest.approx(2.5), pytest.approx(0), 2)
     assert drift.iou == pytest.approx(0.25)
 
@@ -103,4 +103,4 @@ def test_maps_drift_by_their_moments_and_their_own_overlap(network: ExplainedCla
 def test_the_drift_of_radial_masks_is_that_of_their_parameters(network: ExplainedClassifier) -> None:
     torch.manual_seed(0)
     before, after = (torch.rand(600, 3) * 10 + 2 for _ in range(2))
-    assert drift_of(network.selector.head, before, after) == drift_between(before, after, 16)
+    assert head_drift(network.selector.head, before, after) == rbf_drift(before, after, 16)

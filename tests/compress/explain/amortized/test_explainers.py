@@ -53,7 +53,7 @@ def test_realx_gives_its_probabilities(pixelwise: ExplainedClassifier, images: T
 
 
 def test_an_explainer_speaks_for_its_own_head_only(network: ExplainedClassifier) -> None:
-    with pytest.raises(AssertionError, match="RealXExplainer cannot speak for a RbfHead"):
+    with pytest.raises(AssertionError, match="RealXExplainer needs a RealXHead, not a RbfHead"):
         RealXExplainer(network)
 
 

@@ -18,8 +18,7 @@ from slimsight.compress.explain import (
     find_scales,
 )
 from slimsight.compress.explain.amortized.pyramid import captured
-from slimsight.compress.explain.amortized.selector import can_fuse, fused
-from slimsight.compress.explain.base import modules_of
+from slimsight.compress.explain.amortized.selector import can_fuse, fused, modules_of
 from slimsight.compress.models import Classifier
 
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from slimsight.compress.errors import PruningError
 from slimsight.compress.explain import ExplainedClassifier, FeatureScale, Head, RbfHead, RealXHead, Selector
-from slimsight.compress.explain.amortized.heads import RBF_VARIANCE, moments_of
+from slimsight.compress.explain.amortized.heads import RBF_VARIANCE, map_moments
 from slimsight.compress.explain.amortized.rbf import rbf_map, same_area_centred
 from slimsight.compress.explain.varsal import VarSalHead
 from slimsight.compress.files.atomic import read_tensors, write_tensors
@@ -79,7 +79,7 @@ def test_maps_are_masks_as_large_as_the_images(head: type[Head], side: int) -> N
     assert maps.shape == (3, 1, side, side)
     assert 0 <= float(maps.min()) < float(maps.max()) <= 1
     assert torch.equal(selector.head.to_saliency(numbers).maps, maps[:, 0]) == (head is RealXHead)
-    torch.testing.assert_close(selector.head.to_moments(numbers), moments_of(maps))
+    torch.testing.assert_close(selector.head.to_moments(numbers), map_moments(maps))
 
 
 def test_rbf_numbers_are_their_own_moments_and_parameters() -> None:
@@ -96,7 +96,7 @@ def test_rivals_of_a_map_are_as_large_as_it_is(head: type[Head]) -> None:
     maps = selector.head.to_maps(numbers)
     areas = maps.mean((1, 2, 3))
     torch.manual_seed(0)
-    centred, radial, anywhere = selector.head.rivals(numbers)
+    centred, radial, anywhere = selector.head.control_masks(numbers)
     for rival in (centred, radial, anywhere):
         assert rival.shape == maps.shape
         torch.testing.assert_close(rival.mean((1, 2, 3)), areas, rtol=1e-3, atol=1e-4)
@@ -122,5 +122,5 @@ def test_units_ask_the_same_of_every_explainer(network: ExplainedClassifier) -> 
 
 def test_an_explainer_that_always_says_the_same_cannot_steer() -> None:
     selector, _ = said(RealXHead, 32)
-    with pytest.raises(PruningError, match=r"says the same of every image.*gates\.steer=none"):
+    with pytest.raises(PruningError, match=r"gives all images the same explanation.*gates\.steer=none"):
         selector.head.unit(torch.full((5, 8, 8), 0.25))

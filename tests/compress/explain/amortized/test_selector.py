@@ -136,7 +136,7 @@ def test_readers_are_all_layers_that_read_the_backbone(network: ExplainedClassif
             assert sum(g is not None for g in gradients) == 1, name
             reading.add(name)
     with inputs_of(layers, cut=False) as viewed:
-        outputs = selector.readers(features)
+        outputs = selector.backbone_readers(features)
     assert viewed.keys() == reading
     assert reading == {"filter", "ups.0.conv"} | {f"ups.{i}.block.{n}" for i in (0, 1) for n in ("conv1", "shortcut")}
     assert len(outputs) == len(reading)
@@ -150,7 +150,7 @@ def test_readers_read_the_backbones_channels_where_the_selector_does(network: Ex
         with inputs_of(layers, cut=False) as real:
             selector(features, torch.tensor([0, 1]))
         with inputs_of(layers, cut=False) as viewed:
-            selector.readers(features)
+            selector.backbone_readers(features)
     for name, given in viewed.items():
         assert given.shape == real[name].shape, name
     for index, skip in enumerate(features[1:]):
@@ -168,7 +168,7 @@ def test_the_view_is_the_logits_and_the_readers(network: ExplainedClassifier, im
         with captured(network.classifier, network.selector.scales) as features:
             expected = network.classifier(images)
         torch.testing.assert_close(logits, expected, rtol=0, atol=0)
-        for found, wanted in zip(outputs, network.selector.readers(features), strict=True):
+        for found, wanted in zip(outputs, network.selector.backbone_readers(features), strict=True):
             torch.testing.assert_close(found, wanted, rtol=0, atol=0)
 
 

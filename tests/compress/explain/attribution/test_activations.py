@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from slimsight.compress.explain.attribution.activations import RELUS, EachActivation
+from slimsight.compress.explain.attribution.activations import RELUS, ReplacedActivations
 
 SPELLINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "module": nn.ReLU(),
@@ -47,7 +47,7 @@ def test_output_is_replaced_and_gradients_follow(spelling: str) -> None:
     plain = activation(start * 1)
     (expected,) = torch.autograd.grad(plain.sum(), start)
     before = start * 1
-    with EachActivation(lambda index, output: output * (2 + index), spatial=True) as mode:
+    with ReplacedActivations(lambda index, output: output * (2 + index), spatial=True) as mode:
         found = activation(before)
     torch.testing.assert_close(found, plain * 2)
     assert mode.calls == 1
@@ -57,29 +57,29 @@ def test_output_is_replaced_and_gradients_follow(spelling: str) -> None:
 
 def test_an_in_place_call_whose_result_nobody_takes() -> None:
     maps = torch.full((1, 1, 2, 2), 3.0)
-    with EachActivation(lambda _, output: output * 0, spatial=True):
+    with ReplacedActivations(lambda _, output: output * 0, spatial=True):
         F.relu_(maps)
     assert maps.eq(0).all()
 
 
 def test_a_module_used_twice_is_two_calls() -> None:
     relu, seen = nn.ReLU(), []
-    with EachActivation(lambda index, output: seen.append(index) or output, spatial=True):
+    with ReplacedActivations(lambda index, output: seen.append(index) or output, spatial=True):
         relu(relu(torch.ones(1, 1, 2, 2)) - 2)
     assert seen == [0, 1]
 
 
 def test_what_is_no_feature_map_is_left_out() -> None:
-    with EachActivation(lambda _, output: output * 0, spatial=True) as mode:
+    with ReplacedActivations(lambda _, output: output * 0, spatial=True) as mode:
         assert F.relu(torch.ones(2, 5)).sum() == 10
         assert F.relu(torch.ones(2, 5, 1, 1)).sum() == 10
         assert mode.calls == 0
-    with EachActivation(lambda _, output: output * 0, spatial=False):
+    with ReplacedActivations(lambda _, output: output * 0, spatial=False):
         assert F.relu(torch.ones(2, 5)).sum() == 0
 
 
 def test_only_relus() -> None:
-    with EachActivation(lambda _, output: output * 0, RELUS, spatial=True) as mode:
+    with ReplacedActivations(lambda _, output: output * 0, RELUS, spatial=True) as mode:
         F.silu(torch.ones(1, 1, 2, 2))
         F.relu6(torch.ones(1, 1, 2, 2))
     assert mode.calls == 1

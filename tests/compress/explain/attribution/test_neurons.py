@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slimsight.compress.errors import ModelError
-from slimsight.compress.explain.attribution.neurons import Neurons, of_class, pruned_logits
+from slimsight.compress.explain.attribution.neurons import Neurons, class_values, pruned_logits
 from slimsight.compress.models import Classifier
 
 LABELS = torch.tensor([2, 0])
@@ -54,9 +54,9 @@ def test_scores_are_what_removal_costs_on_a_linear_network(small: Tensor) -> Non
     small = small.double()
     neurons = Neurons(model, small, LABELS)
     assert len(neurons) == 2 * 4 * 5 * 5
-    before = of_class(model(small), LABELS)
+    before = class_values(model(small), LABELS)
     for neuron in range(len(neurons)):
-        after = of_class(pruned_logits(model, small, only(neuron, len(neurons), neurons.shapes)), LABELS)
+        after = class_values(pruned_logits(model, small, only(neuron, len(neurons), neurons.shapes)), LABELS)
         torch.testing.assert_close(neurons.scores[:, neuron], (after - before).abs(), rtol=1e-9, atol=1e-10)
 
 
@@ -91,7 +91,7 @@ def test_exactly_as_many_as_asked_for_though_most_scores_are_zero(small: Tensor)
         assert closed.sum(1).tolist() == [count, count]
         kept = neurons.scores.masked_fill(closed, torch.inf).amin(1)
         assert (neurons.scores.masked_fill(~closed, 0).amax(1) <= kept).all()
-    free = neurons.count(neurons.free_steps())
+    free = neurons.count(neurons.silent_steps())
     assert free.min() > 100
     assert torch.equal(pruned_logits(model, small, neurons.closed(free)), model(small))
 
@@ -114,8 +114,8 @@ def test_other_activations_are_neurons_too(activation: nn.Module, small: Tensor)
     model = TwoLayers(activation)
     neurons = Neurons(model, small, LABELS)
     assert len(neurons) == 200
-    before, neuron = of_class(model(small), LABELS), 150  # in the last layer, after which all is linear
-    after = of_class(pruned_logits(model, small, only(neuron, 200, neurons.shapes)), LABELS)
+    before, neuron = class_values(model(small), LABELS), 150  # in the last layer, after which all is linear
+    after = class_values(pruned_logits(model, small, only(neuron, 200, neurons.shapes)), LABELS)
     torch.testing.assert_close(neurons.scores[:, neuron], (after - before).abs(), rtol=1e-3, atol=1e-6)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from slimsight.compress.errors import ConfigError, DataError
 from slimsight.compress.explain import PruneGrad, PrunePGD, calibrate_percent, signed_max_abs
-from slimsight.compress.explain.attribution.prunegrad import LAST, LIMIT
+from slimsight.compress.explain.attribution.prunegrad import LAST_STEP, LIMIT
 from slimsight.compress.models import Classifier, ResNet
 
 
@@ -53,7 +53,7 @@ def test_the_last_step_within_the_limit_is_taken(classifier: Classifier, images:
         assert max(changes) <= LIMIT
         assert naive_change(classifier, image, label, step) == pytest.approx(float(found.change[k]), abs=1e-5)
         assert found.change[k] <= LIMIT
-        if step < LAST:
+        if step < LAST_STEP:
             assert naive_change(classifier, image, label, step + 1) > LIMIT
             open_end += 1
     assert open_end >= 3
@@ -106,7 +106,7 @@ def test_calibration_finds_the_first_mean_beyond_the_limit(classifier: Classifie
         pairs = zip(images.split(1), labels.tolist(), strict=True)
         return sum(naive_change(classifier, image, label, step) for image, label in pairs) / len(images)
 
-    assert 0 < percent < LAST
+    assert 0 < percent < LAST_STEP
     assert mean(percent) <= LIMIT < mean(percent + 1)
     found = PruneGrad(classifier, percent=percent).prune(images)
     assert float(found.change.mean()) == pytest.approx(mean(percent), abs=1e-5)

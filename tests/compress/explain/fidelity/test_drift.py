@@ -23,7 +23,7 @@ from slimsight.compress.explain import (
     rbf_map,
     rbf_saliency,
 )
-from slimsight.compress.explain.fidelity import ImageDrifts, MapDrift, compare_maps, drift_by, drift_of_numbers
+from slimsight.compress.explain.fidelity import ImageDrifts, MapDrift, compare_maps, drift_of_numbers, explainer_drift
 from slimsight.compress.explain.fidelity.similarity import CONSTANT, INFORMATIVE, ZERO, region
 
 SIDE = 16
@@ -171,7 +171,7 @@ def explainer_of(name: str, network: ExplainedClassifier) -> Explainer:
 
 @pytest.mark.parametrize("name", EXPLAINERS)
 def test_no_drift_between_a_model_and_its_copy(network: ExplainedClassifier, val: Batches, name: str) -> None:
-    found = drift_by(explainer_of(name, network), explainer_of(name, copy.deepcopy(network)), val)
+    found = explainer_drift(explainer_of(name, network), explainer_of(name, copy.deepcopy(network)), val)
     assert found.images == val.count
     assert found.center_px.mean == pytest.approx(0, abs=1e-6)
     assert found.region_iou.mean == pytest.approx(1, abs=1e-6)
@@ -187,7 +187,7 @@ def test_a_randomised_model_drifts(network: ExplainedClassifier, val: Batches, n
     torch.manual_seed(7)
     for parameter in other.classifier.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    found = drift_by(explainer_of(name, network), explainer_of(name, other), val)
+    found = explainer_drift(explainer_of(name, network), explainer_of(name, other), val)
     assert found.region_iou.mean < 0.6
     assert found.spearman.mean < 0.6
     assert found.kl.mean > 0.2
@@ -200,7 +200,7 @@ def test_rbf_drifts_when_its_head_does(network: ExplainedClassifier, val: Batche
         other.selector.head.bias[:2] += torch.tensor([6.0, -6.0])
         other.selector.head.bias[2] -= 4
         network.selector.head.bias[2] -= 4
-    found = drift_by(RbfExplainer(network), RbfExplainer(other), val)
+    found = explainer_drift(RbfExplainer(network), RbfExplainer(other), val)
     assert found.center_px.mean > 3
     assert found.moved.mean == 1
 
@@ -216,7 +216,7 @@ def test_both_explain_the_labels_and_images_keep_their_numbers(network: Explaine
             asked.append(labels.tolist())
             return Saliency(images.mean(1))
 
-    found = drift_by(Listening(), Listening(), val)
+    found = explainer_drift(Listening(), Listening(), val)
     assert asked[::2] == asked[1::2] == [batch.labels.tolist() for batch in val]
     assert found.each.indices.tolist() == list(range(val.count))
 
@@ -225,7 +225,7 @@ def test_numbers_say_what_their_maps_do(network: ExplainedClassifier, val: Batch
     other = copy.deepcopy(network)
     with torch.no_grad():
         other.selector.head.bias += 1
-    by_maps = drift_by(RbfExplainer(network), RbfExplainer(other), val)
+    by_maps = explainer_drift(RbfExplainer(network), RbfExplainer(other), val)
     numbers = [explanations(each, val) for each in (network, other)]
     by_numbers = drift_of_numbers("rbf", *numbers, lambda said: rbf_saliency(said, SIDE))
     assert by_numbers == by_maps

@@ -4,8 +4,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from slimsight.compress.explain.fidelity.perturbation import (
+    keep_pixels,
+    measure_windows,
+    predicted_probability,
+    to_fast,
+)
 from slimsight.compress.explain.fidelity.ranking import to_ranks
-from slimsight.compress.explain.fidelity.removal import answers, keep_only, of_predicted, to_fast
 from slimsight.compress.models import Classifier
 from slimsight.compress.models.fold import FoldedNorm2d
 
@@ -57,9 +62,9 @@ def test_figures_are_those_of_plain_forward_passes_to_a_millionth(
 ) -> None:
     ranks = to_ranks(torch.rand(len(many), 16, 16, generator=torch.Generator().manual_seed(0)))
     windows = [(0, 256), (100, 256), (0, 30), (256, 256)]
-    found = answers(classifier, many, ranks, windows, of_predicted, what="test", batch_size=batch_size)
+    found = measure_windows(classifier, many, ranks, windows, predicted_probability, what="test", batch_size=batch_size)
     whole = classifier(many).log_softmax(1)
     for column, (low, high) in enumerate(windows):
         kept = (ranks >= low) & (ranks < high)
-        now = classifier(keep_only(many, kept, classifier.normalize.mean)).log_softmax(1)
-        torch.testing.assert_close(found[:, column], of_predicted(whole, now), rtol=0, atol=1e-6)
+        now = classifier(keep_pixels(many, kept, classifier.normalize.mean)).log_softmax(1)
+        torch.testing.assert_close(found[:, column], predicted_probability(whole, now), rtol=0, atol=1e-6)

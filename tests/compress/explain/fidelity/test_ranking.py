@@ -6,7 +6,7 @@ from torch import Tensor
 
 from slimsight.compress.errors import DataError
 from slimsight.compress.explain import Saliency
-from slimsight.compress.explain.fidelity import constant, explain_images, predicted, to_ranks
+from slimsight.compress.explain.fidelity import explain_images, is_constant, predicted_classes, to_ranks
 from slimsight.compress.models import Classifier
 
 
@@ -38,12 +38,12 @@ def test_ties_are_drawn_by_seed_and_differ_from_image_to_image() -> None:
 def test_a_constant_map_is_named_and_a_single_pixel_makes_a_difference() -> None:
     maps = torch.full((3, 4, 4), 2.5)
     maps[1, 3, 3] += 1e-6
-    assert constant(maps).tolist() == [True, False, True]
+    assert is_constant(maps).tolist() == [True, False, True]
 
 
 def test_maps_are_collected_in_order_and_keep_their_sign(classifier: Classifier, gradient: Any, many: Tensor) -> None:
     explainer = gradient(classifier)
-    labels = predicted(classifier, many, batch_size=7)
+    labels = predicted_classes(classifier, many, batch_size=7)
     torch.testing.assert_close(labels, classifier(many).argmax(1))
     found = explain_images(explainer, many, labels, batch_size=7)
     torch.testing.assert_close(found.maps, explainer.explain(many, labels).maps, rtol=1e-4, atol=1e-6)

@@ -15,9 +15,9 @@ from slimsight.compress.config import ExplainerConfig
 from slimsight.compress.data import Batches
 from slimsight.compress.errors import ConfigError, DataError, PruningError
 from slimsight.compress.explain import STEERING, AmortizedExplainer, ExplainedClassifier, Selector, find_targets
-from slimsight.compress.explain.amortized.heads import RBF_VARIANCE, enlarged
+from slimsight.compress.explain.amortized.heads import RBF_VARIANCE, resize_maps
 from slimsight.compress.explain.varsal import SelectorMaps, VarSalHead
-from slimsight.compress.explain.varsal.head import SHOWN
+from slimsight.compress.explain.varsal.head import KEPT_SHARE
 from slimsight.compress.training import Learning
 
 QUICK = ExplainerConfig.model_validate({"varsal": {"epochs": 12, "lr": 1e-2, "batch_size": 16, "patience": 12}})
@@ -35,7 +35,7 @@ def coarse() -> VarSalHead:
     """A head whose finest scale is a quarter of the image's side, as on ImageNet."""
     torch.manual_seed(0)
     head = VarSalHead(4, 8, 32).eval()
-    head.start_()
+    head.init_weights_()
     return head
 
 
@@ -47,15 +47,15 @@ def test_it_says_a_mean_and_a_log_variance_per_pixel_of_the_finest_scale(coarse:
     torch.testing.assert_close(numbers, torch.nn.functional.conv2d(maps, coarse.weight, coarse.bias))
     saliency = coarse.to_saliency(numbers)
     assert saliency.uncertainty is not None
-    assert torch.equal(saliency.maps, enlarged(numbers[:, :1], 32)[:, 0])
-    torch.testing.assert_close(saliency.uncertainty, enlarged(numbers[:, 1:], 32)[:, 0].mul(0.5).exp())
+    assert torch.equal(saliency.maps, resize_maps(numbers[:, :1], 32)[:, 0])
+    torch.testing.assert_close(saliency.uncertainty, resize_maps(numbers[:, 1:], 32)[:, 0].mul(0.5).exp())
 
 
 def test_its_masks_keep_a_quarter_of_the_pixels_the_highest_first(coarse: VarSalHead) -> None:
     numbers = torch.randn(3, 2, 8, 8)
     maps = coarse.to_maps(numbers)
     assert maps.shape == (3, 1, 32, 32)
-    torch.testing.assert_close(maps.mean((1, 2, 3)), torch.full((3,), SHOWN))
+    torch.testing.assert_close(maps.mean((1, 2, 3)), torch.full((3,), KEPT_SHARE))
     mean = coarse.to_saliency(numbers).maps
     for mask, scores in zip(maps.flatten(1), mean.flatten(1), strict=True):
         assert bool((mask[scores.argsort()].diff() >= 0).all())
@@ -85,7 +85,7 @@ def test_its_unit_is_that_of_the_other_explainers() -> None:
     head, means = VarSalHead(4, 8, 32), 3 * torch.randn(400, 8, 8)
     pairs = (means - means[torch.randperm(400)]).square().sum((1, 2)).mean() * head.unit(means)
     assert float(pairs) == pytest.approx(2 * RBF_VARIANCE, rel=0.05)
-    with pytest.raises(PruningError, match=r"says the same of every image.*\(explainer\.varsal\.epochs\)"):
+    with pytest.raises(PruningError, match=r"gives all images the same explanation.*\(explainer\.varsal\.epochs\)"):
         head.unit(torch.ones(5, 8, 8))
 
 

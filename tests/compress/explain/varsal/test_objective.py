@@ -80,7 +80,7 @@ def test_logits_that_are_known_are_not_computed_again(classifier: Classifier, im
     ("settings", "message"),
     [
         ({"alpha": 0.6}, "alpha of the soft-TV prior is 0.6"),
-        ({"kept": (0.9, 0.1)}, "keep 0.9 to 0.1 of the pixels; two shares between 0 and 1"),
+        ({"kept": (0.9, 0.1)}, "keep 0.9 to 0.1 of the pixels: give two shares between 0 and 1"),
         ({"kept": (0.0, 0.5)}, "keep 0 to 0.5 of the pixels"),
         ({"beta": -1.0}, "beta is -1; it must be 0 or more"),
         ({"epsilon": 0.0}, "epsilon is 0; it must be more than 0"),

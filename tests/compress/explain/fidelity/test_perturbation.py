@@ -13,12 +13,11 @@ from slimsight.compress.explain import Predictor
 from slimsight.compress.explain.fidelity import (
     insertion_deletion,
     pixel_perturbation,
-    predicted,
+    predicted_classes,
     tile_degradation,
     to_ranks,
 )
-from slimsight.compress.explain.fidelity.perturbation import tile_index
-from slimsight.compress.explain.fidelity.removal import keep_only
+from slimsight.compress.explain.fidelity.perturbation import keep_pixels, tile_index
 from slimsight.compress.models import Classifier
 
 
@@ -30,7 +29,7 @@ def after(classifier: Classifier, images: Tensor, kept: Tensor) -> Tensor:
 
 def test_removed_pixels_are_zero_after_normalisation(classifier: Classifier, many: Tensor) -> None:
     kept = torch.rand(20, 16, 16) < 0.5
-    left = classifier.normalize(keep_only(many, kept, classifier.normalize.mean))
+    left = classifier.normalize(keep_pixels(many, kept, classifier.normalize.mean))
     torch.testing.assert_close(left, classifier.normalize(many) * kept[:, None])
     assert bool((left[~kept[:, None].expand_as(left)] == 0).all())
 
@@ -76,7 +75,7 @@ def test_insertion_and_deletion_show_and_hide_the_most_salient_first(classifier:
     maps = torch.rand(20, 16, 16)
     found = insertion_deletion(classifier, many, maps, steps=4, batch_size=8)
     assert found.insertion.shares == (0, 0.25, 0.5, 0.75, 1)
-    label, ranks = predicted(classifier, many), to_ranks(maps)
+    label, ranks = predicted_classes(classifier, many), to_ranks(maps)
     for index, share in enumerate(found.insertion.shares):
         top = ranks >= 256 - round(share * 256)
         for curve, kept in ((found.insertion, top), (found.deletion, ~top)):
@@ -111,7 +110,7 @@ def test_tiles_go_by_their_mean_in_both_orders(classifier: Classifier, many: Ten
     maps = torch.rand(20, 16, 16)
     found = tile_degradation(classifier, many, maps, tile=8, batch_size=9)
     means = F.avg_pool2d(maps[:, None], 8).flatten(1)
-    label = predicted(classifier, many)
+    label = predicted_classes(classifier, many)
     for removed in range(5):
         for curve, order in ((found.morf, means.argsort(1, descending=True)), (found.lerf, means.argsort(1))):
             kept = torch.ones(20, 4, dtype=torch.bool).scatter_(1, order[:, :removed], value=False)
