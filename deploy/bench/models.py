@@ -14,7 +14,7 @@ from slimsight.compress.files.atomic import read_json
 from slimsight.compress.models import build_classifier, restore_
 from slimsight.compress.registry import nearest
 from slimsight.export.onnx_files.metadata import stated_macs
-from slimsight.export.runners.choose import TAKES
+from slimsight.export.runners.choose import RUNTIMES
 from slimsight.export.runners.inputs import read_input
 
 from ..run_dir import RunDir, read_run
@@ -54,7 +54,7 @@ class BenchModel:
 
     def file(self, runtime: str) -> Path | None:
         """What ``runtime`` would open; a run's folder stands for a module; None where there is nothing."""
-        takes = TAKES[runtime]
+        takes = RUNTIMES[runtime].takes
         if runtime in self.withheld:
             return None
         if takes == ".engine":
@@ -71,11 +71,11 @@ class BenchModel:
         """
         found = self.file(runtime)
         assert found is not None
-        return found if TAKES[runtime] != "module" else _module(read_run(found), self.role)
+        return found if RUNTIMES[runtime].takes != "module" else _module(read_run(found), self.role)
 
     def missing(self, runtime: str) -> str:
         """Why ``file`` is None, in words."""
-        takes = TAKES[runtime]
+        takes = RUNTIMES[runtime].takes
         if runtime in self.withheld:
             return self.withheld[runtime]
         if takes == "module":
@@ -191,7 +191,7 @@ def _foreign_modules(run: RunDir) -> dict[str, str]:
     from ..settings.recipe import load_recipe
 
     reason = foreign_code(load_recipe(run.recipe).model) if run.recipe.is_file() else None
-    return {} if reason is None else {name: reason for name, takes in TAKES.items() if takes == "module"}
+    return {} if reason is None else {name: reason for name, runtime in RUNTIMES.items() if runtime.takes == "module"}
 
 
 def _figures(run: RunDir) -> dict[str, tuple[float, float | None]]:
