@@ -38,7 +38,7 @@ from slimsight.deploy.timing.rounds import time_sessions
 from slimsight.deploy.timing.statistics import speedup_noise, to_quantiles, to_speedup
 from slimsight.export.pt2.export import export_pt2
 from slimsight.export.runners import OnnxRunner
-from slimsight.export.runners.choose import TAKES
+from slimsight.export.runners.choose import RUNTIMES
 from slimsight.export.tensorrt_build.export import export_engine
 from slimsight.export.to_onnx import export_onnx
 
@@ -160,7 +160,7 @@ def main() -> None:
             engine = Path(folder) / "resnet20.engine"
             export_engine(path, engine, flavour="tensorrt-rtx")
             bench = run_bench(
-                [path, pt2, engine], runtimes=tuple(TAKES), settings=BenchSettings(batches=(1, 8))
+                [path, pt2, engine], runtimes=tuple(RUNTIMES), settings=BenchSettings(batches=(1, 8))
             ).to_dict()
             write(bench)
         for repeat in range(max(STUDIES.values())):

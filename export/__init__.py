@@ -1,1 +1,1 @@
-"""Turn a model into artefacts and prove that they compute the same."""
+"""Export of models to ONNX, ``.pt2`` and TensorRT, runners for each runtime, and proof of parity."""

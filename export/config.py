@@ -1,4 +1,4 @@
-"""Section of a recipe that this package owns."""
+"""The recipe section ``export``: formats, operator set and tolerance."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Format = Literal["onnx", "pt2"]
 
 
 class ExportConfig(Section):
-    """What the slim model is written as (``export``), and how near it must stay to the torch model."""
+    """Formats that the slim model is exported to, and the largest difference from the torch model that passes."""
 
     formats: tuple[Format, ...] = Field(
         default=("onnx", "pt2"), min_length=1, description="each is compared with PyTorch on real images"

@@ -15,7 +15,7 @@ from slimsight.compress.models import build_classifier, restore_
 from slimsight.compress.registry import nearest
 from slimsight.export.engines.key import sidecar
 from slimsight.export.onnx_files.metadata import stated_macs
-from slimsight.export.runners.choose import TAKES
+from slimsight.export.runners.choose import RUNTIMES
 from slimsight.export.runners.inputs import read_input
 
 from ..run_dir import RunDir, read_run
@@ -55,7 +55,7 @@ class BenchModel:
 
     def path_for(self, runtime: str) -> Path | None:
         """The file that ``runtime`` opens, or the run directory for a module; None where there is none."""
-        takes = TAKES[runtime]
+        takes = RUNTIMES[runtime].takes
         if runtime in self.withheld:
             return None
         if takes == ".engine":
@@ -72,11 +72,11 @@ class BenchModel:
         """
         path = self.path_for(runtime)
         assert path is not None
-        return path if TAKES[runtime] != "module" else _rebuild_module(read_run(path), self.role)
+        return path if RUNTIMES[runtime].takes != "module" else _rebuild_module(read_run(path), self.role)
 
     def missing_reason(self, runtime: str) -> str:
         """Why ``path_for`` returns None, in words."""
-        takes = TAKES[runtime]
+        takes = RUNTIMES[runtime].takes
         if runtime in self.withheld:
             return self.withheld[runtime]
         if takes == "module":
@@ -192,7 +192,7 @@ def _untrusted_modules(run: RunDir) -> dict[str, str]:
     from ..settings.recipe import load_recipe
 
     reason = untrusted_code_reason(load_recipe(run.recipe).model) if run.recipe.is_file() else None
-    return {} if reason is None else {name: reason for name, takes in TAKES.items() if takes == "module"}
+    return {} if reason is None else {name: reason for name, runtime in RUNTIMES.items() if runtime.takes == "module"}
 
 
 def _report_figures(run: RunDir) -> dict[str, tuple[float, float | None]]:

@@ -232,7 +232,7 @@ def _main() -> None:
         "slimsight.deploy.slim_folder",
     ):
         importlib.import_module(name)
-    if choose.runtimes()["onnxruntime-cpu"] is None:
+    if choose.why_unavailable()["onnxruntime-cpu"] is None:
         import_onnxruntime()
     _answer_trials(sys.stdin, answers)
 

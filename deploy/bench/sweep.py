@@ -13,7 +13,7 @@ from torch import nn
 from slimsight.compress.errors import ConfigError
 from slimsight.compress.progress import SILENT, Progress
 from slimsight.export.runners import Runner
-from slimsight.export.runners.choose import check_runtime, open_runner, runtimes
+from slimsight.export.runners.choose import check_runtime, open_runner, why_unavailable
 
 from ..machine import describe_machine, machine_state, steal_share, versions
 from ..report.units import plural
@@ -92,14 +92,14 @@ def run_sweep(
         wanted: runtimes; empty: all that have a file to open, except torch-compile.
         fixed_batches: batch size by name of models whose file fixes it.
         probe: runs a trial of an entry at a point in a process of its own.
-        available: the runtimes and why they cannot run, as returned by ``runtimes()``.
+        available: the runtimes and why they cannot run, as returned by ``why_unavailable()``.
 
     Raises:
         ConfigError: an unknown runtime, or nothing can run.
     """
     for name in wanted:
         check_runtime(name)
-    reasons = runtimes() if available is None else dict(available)
+    reasons = why_unavailable() if available is None else dict(available)
     entries, skipped = _plan_entries(models, wanted, reasons, settings.device)
     rows: list[BenchRow] = []
     facts, before = describe_machine(), machine_state()
@@ -276,7 +276,7 @@ def run_bench(
 
     Args:
         models: run directories, ``.onnx``, ``.engine`` and ``.pt2`` files, in any mix.
-        runtimes: of ``runners.choose.TAKES``; empty: all that have a file to open, except torch-compile.
+        runtimes: of ``runners.choose.RUNTIMES``; empty: all that have a file to open, except torch-compile.
         images: a folder or a ``.npy`` file; None: a run's validation images, without a run random ones.
         baseline: name or given path of the model that speed-ups refer to; None: the first.
         allow_code: run code that came with a run and was not run or built here (see ``run_dir.allowed_code``).

@@ -12,8 +12,8 @@ from torch import nn
 
 from slimsight.compress.errors import ExportError, RuntimeMissing
 from slimsight.export.engines.result import BatchProfile, EngineResult, Precision
-from slimsight.export.half.prepare import export_half
-from slimsight.export.parity.prove import BATCHES, Artifact
+from slimsight.export.half.precision import export_fp16
+from slimsight.export.parity.prove import PARITY_BATCHES, Artifact
 from slimsight.export.pt2.export import export_pt2
 from slimsight.export.routed.export import export_masked, export_routed
 from slimsight.export.tensorrt_build.export import Flavour, export_engine
@@ -53,7 +53,7 @@ class Files:
     def __post_init__(self) -> None:
         self.example = self.session.some_images(_EXAMPLES)
         self.samples = np.asarray(self.session.some_images(_SAMPLES))
-        self.batches = self.profile.sizes if self.profile is not None else BATCHES
+        self.batches = self.profile.sizes if self.profile is not None else PARITY_BATCHES
         self.flavours: list[Flavour] = [name for name in get_args(Flavour) if name in self.formats]
 
     def write(self) -> list[Artifact]:
@@ -102,7 +102,7 @@ class Files:
             yield artifact
         if "fp16" in self.precisions and "onnx" in self.formats:
             half = source.with_suffix(".fp16.onnx")
-            export_half(source, half, self.samples)
+            export_fp16(source, half, self.samples)
             yield Artifact(half, half.name, model, artifact.kind, "fp16", artifact.batches)
         for flavour in self.flavours:
             for precision in self.precisions:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from slimsight.export.onnx_files.metadata import METADATA
+from slimsight.export.onnx_files.metadata import METADATA_VERSION
 
 from ..settings.recipe import Recipe
 from .images import augmentation, evaluation_settings
@@ -124,12 +124,12 @@ def dynamic_parts(session: Session) -> Parts:
 
 
 def export_parts(session: Session) -> Parts:
-    return {"export": session.recipe.export, "metadata": METADATA}
+    return {"export": session.recipe.export, "metadata": METADATA_VERSION}
 
 
 def dynamic_export_parts(session: Session) -> Parts:
     export = session.recipe.export
-    parts = {"opset": export.opset, "tolerance": export.tolerance, "metadata": METADATA}
+    parts = {"opset": export.opset, "tolerance": export.tolerance, "metadata": METADATA_VERSION}
     return {"route": session.recipe.dynamic.route, **parts}
 
 

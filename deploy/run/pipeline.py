@@ -72,31 +72,33 @@ class Stage:
     on_all_ranks: bool = True
 
 
-_WORK: Mapping[str, tuple[Callable[[Session, Learning], Outcome], Callable[[Session], Parts]]] = {
-    "classifier": (learn.classifier, classifier_parts),
-    "predictor": (learn.predictor, predictor_parts),
-    "selector": (learn.selector, selector_parts),
-    "targets": (learn.targets, lambda session: {"images": session.recipe.gates.images}),
-    "gates": (learn.gates, gate_parts),
-    "surgery": (slim.surgery, surgery_parts),
-    "finetune": (slim.finetune, finetune_parts),
-    "export": (prove.export, export_parts),
-    "dynamic": (dynamic.learn, dynamic_parts),
-    "dynamic_export": (dynamic.export, dynamic_export_parts),
-    "latency": (prove.latency, lambda session: {"latency": session.recipe.latency}),
-    "judgement": (prove.judgement, judgement_parts),
-}
-"""What computes a stage, and which parts of the recipe it reads."""
-
 _BY_LEADER = ("surgery", "export", "dynamic_export", "latency")
+
+
+def _stage_work() -> dict[str, tuple[Callable[[Session, Learning], Outcome], Callable[[Session], Parts]]]:
+    """The function that computes each stage, and the parts of the recipe that it reads."""
+    return {
+        "classifier": (learn.classifier, classifier_parts),
+        "predictor": (learn.predictor, predictor_parts),
+        "selector": (learn.selector, selector_parts),
+        "targets": (learn.targets, lambda session: {"images": session.recipe.gates.images}),
+        "gates": (learn.gates, gate_parts),
+        "surgery": (slim.surgery, surgery_parts),
+        "finetune": (slim.finetune, finetune_parts),
+        "export": (prove.export, export_parts),
+        "dynamic": (dynamic.learn, dynamic_parts),
+        "dynamic_export": (dynamic.export, dynamic_export_parts),
+        "latency": (prove.latency, lambda session: {"latency": session.recipe.latency}),
+        "judgement": (prove.judgement, judgement_parts),
+    }
 
 
 def to_stages(recipe: Recipe) -> tuple[Stage, ...]:
     """The stages of a run of ``recipe``, in order."""
+    work = _stage_work()
     return tuple(
-        Stage(name, work, needs, reads, on_all_ranks=name not in _BY_LEADER)
+        Stage(name, work[name][0], needs, work[name][1], on_all_ranks=name not in _BY_LEADER)
         for name, needs in stage_needs(recipe).items()
-        for work, reads in (_WORK[name],)
     )
 
 

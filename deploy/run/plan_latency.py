@@ -22,7 +22,7 @@ from slimsight.compress.gates.latency import LatencyModel, grid_points, preferre
 from slimsight.compress.gates.widths import Align
 from slimsight.compress.progress import SILENT, Progress
 from slimsight.compress.surgery import PrunePlan
-from slimsight.export.costs.times import METHOD, cached_times
+from slimsight.export.costs.times import TIMING_METHOD, cached_times
 from slimsight.export.runners import OnnxRunner
 from slimsight.export.to_onnx import export_onnx
 
@@ -67,7 +67,7 @@ def machine_key(threads: int, batch: int) -> str:
     package = next(
         (f"{name} {metadata.version(name)}" for name in ("onnxruntime-gpu", "onnxruntime") if _installed(name)), "none"
     )
-    parts = (_processor(), package, "CPUExecutionProvider", "fp32", str(threads), str(batch), f"method {METHOD}")
+    parts = (_processor(), package, "CPUExecutionProvider", "fp32", str(threads), str(batch), f"method {TIMING_METHOD}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

@@ -1,1 +1,1 @@
-"""Costs of a model, layer by layer: MACs, parameters, bytes and measured times."""
+"""Costs of a model by layer: MACs, parameters, bytes and measured times."""

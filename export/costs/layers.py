@@ -1,4 +1,4 @@
-"""What a model costs, layer by layer, whatever it was read from."""
+"""The cost of a model by layer (MACs, parameters), whatever format it was read from."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class LayerCost:
-    """A convolution or linear layer: what it costs for one image, and what that is made of.
+    """The cost of a convolution or linear layer for one image, with the factors of its MACs.
 
     macs = ``outputs`` * ``inputs`` / ``groups`` * ``kernel`` * ``positions``: channels, elements of a kernel, and how
-    often the kernel is applied (pixels of the output; of all calls where a layer is called more than once).
-    ``reads``: pixels of the input, so that a new stride can be told from a larger input.
+    often the kernel is applied (pixels of the output; the sum over all calls of the layer).
+    ``reads``: pixels of the input, which distinguishes a new stride from a larger input.
     """
 
     name: str
@@ -26,17 +26,17 @@ class LayerCost:
     positions: int = 1
     reads: int = 1
 
-    def joined(self, again: LayerCost) -> LayerCost:
-        """One layer that is called again."""
+    def add_call(self, call: LayerCost) -> LayerCost:
+        """The cost with another call of the same layer added."""
         return replace(
             self,
-            macs=self.macs + again.macs,
-            positions=self.positions + again.positions,
-            reads=self.reads + again.reads,
+            macs=self.macs + call.macs,
+            positions=self.positions + call.positions,
+            reads=self.reads + call.reads,
         )
 
     def per_image(self, batch: int) -> LayerCost:
-        """What of a call with ``batch`` images is one image's."""
+        """The cost of one image, from that of a call with ``batch`` images."""
         if batch == 1:
             return self
         return replace(
@@ -49,9 +49,9 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class ModelCost:
-    """MACs of one image (convolutions and linear layers, as ``slimsight.compress.macs``), parameters, and the layers.
+    """MACs of one image (convolutions and linear layers, as ``slimsight.compress.macs``), parameters, and layers.
 
-    ``image``: (C, H, W) that MACs were counted for.
+    ``image``: the (C, H, W) that MACs were counted for.
     """
 
     macs: int

@@ -1,4 +1,4 @@
-"""MACs, parameters and bytes of an ONNX file, read from its graph alone: neither torch nor a runtime is needed.
+"""MACs, parameters and bytes of an ONNX file, counted from its graph without torch.
 
 The same layers count as in ``slimsight.compress.macs``: convolutions and linear layers (Gemm, and MatMul with a stored
 operand), one fused multiply-add each; products of two activations (attention) do not. Integer forms count alike.
@@ -15,16 +15,16 @@ from typing import Any, Final
 
 from slimsight.compress.errors import ExportError
 
-from ..onnx_files.graph import read_onnx
+from ..onnx_files.graph import nested_graphs, read_onnx, runtime_inputs, subgraphs
 from .layers import LayerCost, ModelCost, Shape
-from .onnx_shapes import graphs_in, known_dims, with_shapes
+from .onnx_shapes import known_dims, with_shapes
 
-# Operator -> places of its weight and its bias among its inputs (None: it has no bias).
+# Operator -> positions of its weight and its bias among its inputs (None: it has no bias).
 _CONVOLUTIONS: Final = {"Conv": (1, 2), "ConvInteger": (1, None), "QLinearConv": (3, 8), "ConvTranspose": (1, 2)}
 _PRODUCTS: Final = {"Gemm": (1, 2), "MatMul": (1, None), "MatMulInteger": (1, None), "QLinearMatMul": (3, None)}
 _POINTWISE: Final = frozenset({"Add", "Sub", "Mul", "Div", "Cast", "Identity", "Reciprocal"})
-# Stored tensors that are no parameters: statistics of BatchNormalization, scales and zero points, sizes.
-_NO_PARAMETERS: Final = {
+# Inputs that are not parameters: statistics of BatchNormalization, scales and zero points, sizes.
+_NON_PARAMETER_INPUTS: Final = {
     "BatchNormalization": (3, 4),
     "QuantizeLinear": (1, 2),
     "DequantizeLinear": (1, 2),
@@ -39,23 +39,23 @@ _INTEGER_WEIGHTS: Final = frozenset({"INT8", "UINT8", "INT4", "UINT4"})
 
 
 def onnx_cost(path: Path, image: Shape | None = None) -> ModelCost:
-    """What the model in an ONNX file costs for one image.
+    """The cost of the model in an ONNX file for one image.
 
-    Of an ``If`` the dearer branch counts: MACs of a routed file are the most that an image can cost. Parameters are the
-    numbers in stored weights: BatchNorm that was folded into a convolution has left its bias there, and no more.
+    Of an ``If`` the dearer branch counts: the MACs of a routed file are those of its dearest route. Parameters are the
+    elements of stored weights: of a BatchNorm that was folded into a convolution, only the bias.
 
     Args:
         image: (C, H, W), for a file that takes images of any size.
 
     Raises:
-        ExportError: the file is missing or no ONNX file; it takes no single image, or of another size than ``image``; a
-            shape in it is not known; or a layer is repeated as often as the data say.
+        ExportError: the file is missing or is not an ONNX file; its input is not images, or not of size ``image``; a
+            shape in it is unknown; or the number of calls of a layer depends on the data.
     """
     try:
-        shaped = with_shapes(path, image, needed=_needed)
+        shaped = with_shapes(path, image, needed=_layer_values)
         scope = _CostScope(path, shaped.dims, {})
-        layers = tuple(layer.per_image(shaped.batch) for layer in _merged(_layers(shaped.graph, scope)))
-    except (LookupError, ArithmeticError, ValueError, TypeError) as error:  # a node without its inputs, sizes of zero
+        layers = tuple(layer.per_image(shaped.batch) for layer in _merge_calls(_layers(shaped.graph, scope)))
+    except (LookupError, ArithmeticError, ValueError, TypeError) as error:  # a node without inputs, sizes of zero
         raise ExportError(f"{path} is not well-formed ({' '.join(str(error).split())}): export it again") from error
     return ModelCost(
         macs=sum(layer.macs for layer in layers), params=_count_params(shaped.graph), layers=layers, image=shaped.image
@@ -63,7 +63,7 @@ def onnx_cost(path: Path, image: Shape | None = None) -> ModelCost:
 
 
 def onnx_bytes(path: Path) -> int:
-    """Bytes on the disk: the file, and those beside it that hold its weights.
+    """Bytes on the disk of an ONNX file and of the files beside it with its weights.
 
     Raises:
         ExportError: one of them is missing.
@@ -71,7 +71,7 @@ def onnx_bytes(path: Path) -> int:
     proto = read_onnx(path, external=False)
     beside = {
         entry.value
-        for graph in graphs_in(proto.graph)
+        for graph in nested_graphs(proto.graph)
         for tensor in graph.initializer
         for entry in tensor.external_data
         if entry.key == "location"
@@ -84,11 +84,11 @@ def onnx_bytes(path: Path) -> int:
 
 @dataclass
 class _CostScope:
-    """What is known where a graph stands: dims of values, and of values that never change where they are stored."""
+    """The shapes and the constants that the nodes of a graph can refer to."""
 
     path: Path
     dims: dict[str, tuple[int, ...]]
-    stored: dict[str, str]  # value -> the initializer that it comes from
+    stored: dict[str, str]  # constant value -> the initializer that it comes from
 
     def shape(self, name: str, node: Any) -> tuple[int, ...]:
         if name not in self.dims:
@@ -99,40 +99,40 @@ class _CostScope:
         return self.dims[name]
 
 
-def _needed(node: Any) -> list[str]:
-    """The values whose shapes say what a node costs; none of a node that is no layer."""
+def _layer_values(node: Any) -> list[str]:
+    """The values whose shapes determine the cost of a node; none for a node that is not a layer."""
     if node.domain not in ("", "ai.onnx"):
         return []
-    place = next((kinds[node.op_type][0] for kinds in (_CONVOLUTIONS, _PRODUCTS) if node.op_type in kinds), None)
-    return [] if place is None else [node.input[0], node.input[place], node.output[0]]
+    weight = next((kinds[node.op_type][0] for kinds in (_CONVOLUTIONS, _PRODUCTS) if node.op_type in kinds), None)
+    return [] if weight is None else [node.input[0], node.input[weight], node.output[0]]
 
 
 def _layers(graph: Any, outer: _CostScope) -> Iterator[LayerCost]:
-    """Every convolution and linear layer that runs, in the order of the graph; a layer called twice comes twice."""
+    """The convolution and linear layers that run, in the order of the graph; once per call of a layer."""
     scope = _CostScope(outer.path, {**outer.dims, **known_dims(graph)}, dict(outer.stored))
     scope.stored |= {tensor.name: tensor.name for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type in _CONVOLUTIONS and node.domain in ("", "ai.onnx"):
-            yield _convolution(node, scope)
+            yield _convolution_cost(node, scope)
         elif node.op_type in _PRODUCTS and node.domain in ("", "ai.onnx"):
-            yield from _product(node, scope)
-        elif inner := [attribute.g for attribute in node.attribute if attribute.HasField("g")]:
-            branches = [list(_layers(part, scope)) for part in inner]
+            yield from _product_cost(node, scope)
+        elif inner := list(subgraphs(node)):
+            branches = [list(_layers(branch, scope)) for branch in inner]
             if node.op_type != "If" and any(branches):
                 raise ExportError(
-                    f"{scope.path}: {node.op_type} '{node.name}' repeats layers as often as the data say: their MACs "
-                    "cannot be counted"
+                    f"{scope.path}: {node.op_type} '{node.name}' repeats layers a number of times that depends on the "
+                    "data: their MACs cannot be counted"
                 )
             yield from max(branches, key=lambda layers: sum(layer.macs for layer in layers))
         elif node.op_type == "Constant":
             scope.stored[node.output[0]] = node.output[0]
-        elif (given := [name for name in node.input if name]) and all(name in scope.stored for name in given):
-            scope.stored |= dict.fromkeys(node.output, scope.stored[given[0]])
+        elif (inputs := [name for name in node.input if name]) and all(name in scope.stored for name in inputs):
+            scope.stored |= dict.fromkeys(node.output, scope.stored[inputs[0]])
 
 
-def _convolution(node: Any, scope: _CostScope) -> LayerCost:
-    place, bias = _CONVOLUTIONS[node.op_type]
-    weight = scope.shape(node.input[place], node)
+def _convolution_cost(node: Any, scope: _CostScope) -> LayerCost:
+    position, bias = _CONVOLUTIONS[node.op_type]
+    weight = scope.shape(node.input[position], node)
     read, written = scope.shape(node.input[0], node), scope.shape(node.output[0], node)
     groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
     transposed = node.op_type == "ConvTranspose"
@@ -140,9 +140,9 @@ def _convolution(node: Any, scope: _CostScope) -> LayerCost:
     applied = read if transposed else written
     positions = applied[0] * math.prod(applied[2:])
     return LayerCost(
-        name=_name(node, node.input[place], scope),
+        name=_layer_name(node, node.input[position], scope),
         macs=math.prod(weight) * positions,
-        params=math.prod(weight) + _bias(node, bias, scope),
+        params=math.prod(weight) + _bias_size(node, bias, scope),
         inputs=inputs,
         outputs=outputs,
         groups=groups,
@@ -152,23 +152,23 @@ def _convolution(node: Any, scope: _CostScope) -> LayerCost:
     )
 
 
-def _product(node: Any, scope: _CostScope) -> Iterator[LayerCost]:
-    place, bias = _PRODUCTS[node.op_type]
-    left, right = scope.shape(node.input[0], node), scope.shape(node.input[place], node)
+def _product_cost(node: Any, scope: _CostScope) -> Iterator[LayerCost]:
+    position, bias = _PRODUCTS[node.op_type]
+    left, right = scope.shape(node.input[0], node), scope.shape(node.input[position], node)
     written = scope.shape(node.output[0], node)
-    turned = {attribute.name: attribute.i for attribute in node.attribute if attribute.name in ("transA", "transB")}
-    if node.op_type != "Gemm" and (node.input[0] in scope.stored) == (node.input[place] in scope.stored):
-        return  # of two activations, or of two constants: no layer
-    weight = node.input[place] if node.input[place] in scope.stored or node.op_type == "Gemm" else node.input[0]
-    inputs = left[0] if turned.get("transA") else left[-1]
-    from_the_left = weight == node.input[0]
-    outputs = left[-2] if from_the_left else right[-2] if turned.get("transB") else right[-1]
+    transposed = {attribute.name: attribute.i for attribute in node.attribute if attribute.name in ("transA", "transB")}
+    if node.op_type != "Gemm" and (node.input[0] in scope.stored) == (node.input[position] in scope.stored):
+        return  # of two activations, or of two constants: not a layer
+    weight = node.input[position] if node.input[position] in scope.stored or node.op_type == "Gemm" else node.input[0]
+    inputs = left[0] if transposed.get("transA") else left[-1]
+    weight_is_left = weight == node.input[0]
+    outputs = left[-2] if weight_is_left else right[-2] if transposed.get("transB") else right[-1]
     positions = math.prod(written) // max(1, outputs)
-    size = math.prod(left if from_the_left else right)
+    size = math.prod(left if weight_is_left else right)
     yield LayerCost(
-        name=_name(node, weight, scope),
+        name=_layer_name(node, weight, scope),
         macs=math.prod(written) * inputs,
-        params=size + _bias(node, bias, scope),
+        params=size + _bias_size(node, bias, scope),
         inputs=inputs,
         outputs=outputs,
         positions=positions,
@@ -176,61 +176,61 @@ def _product(node: Any, scope: _CostScope) -> Iterator[LayerCost]:
     )
 
 
-def _bias(node: Any, place: int | None, scope: _CostScope) -> int:
-    if place is None or len(node.input) <= place or node.input[place] not in scope.stored:
+def _bias_size(node: Any, position: int | None, scope: _CostScope) -> int:
+    if position is None or len(node.input) <= position or node.input[position] not in scope.stored:
         return 0
-    return math.prod(scope.shape(node.input[place], node))
+    return math.prod(scope.shape(node.input[position], node))
 
 
-def _name(node: Any, weight: str, scope: _CostScope) -> str:
-    """A layer's name in the model that was exported: its weight's, else its node's (``/features/0/Conv``)."""
+def _layer_name(node: Any, weight: str, scope: _CostScope) -> str:
+    """A layer's name in the exported model: from its weight, else from its node (``/features/0/Conv``)."""
     stored = scope.stored.get(weight, "").removesuffix("_quantized")
     if stored.endswith(".weight"):
         return stored.removesuffix(".weight")
-    kept, slash, operator = str(node.name).rpartition("/")
+    module, slash, operator = str(node.name).rpartition("/")
     if slash and operator.partition(".")[0].startswith(node.op_type):
-        return kept.strip("/")
+        return module.strip("/")
     return str(node.name) or str(node.output[0])
 
 
-def _merged(found: Iterator[LayerCost]) -> list[LayerCost]:
-    """Calls of one layer as one."""
+def _merge_calls(calls: Iterator[LayerCost]) -> list[LayerCost]:
+    """Add up the calls of each layer."""
     layers: dict[str, LayerCost] = {}
-    for layer in found:
-        known = layers.get(layer.name)
-        layers[layer.name] = layer if known is None else known.joined(layer)
+    for call in calls:
+        layer = layers.get(call.name)
+        layers[call.name] = call if layer is None else layer.add_call(call)
     return list(layers.values())
 
 
 def _count_params(graph: Any) -> int:
-    """Numbers in stored weights: not statistics, not what quantizes, not what normalises the image."""
+    """Elements of stored weights, without statistics, quantization parameters and normalisation of the image."""
     onnx = importlib.import_module("onnx")
     kinds = onnx.TensorProto.DataType
     tensors: dict[str, Any] = {}
-    passed_over: set[str] = set()
-    for each in graphs_in(graph):
+    excluded: set[str] = set()
+    for each in nested_graphs(graph):
         tensors |= {tensor.name: tensor for tensor in each.initializer}
         for node in each.node:
             if node.op_type == "Constant":
-                tensors.update((node.output[0], given.t) for given in node.attribute if given.name == "value")
-            places: Sequence[int] = _NO_PARAMETERS.get(node.op_type, ())
-            passed_over |= {node.input[place] for place in places if place < len(node.input)}
-    passed_over |= _normalising(graph, set(tensors))
+                tensors.update((node.output[0], value.t) for value in node.attribute if value.name == "value")
+            positions: Sequence[int] = _NON_PARAMETER_INPUTS.get(node.op_type, ())
+            excluded |= {node.input[index] for index in positions if index < len(node.input)}
+    excluded |= _normalisation_values(graph, set(tensors))
     return sum(
         math.prod(tensor.dims)
         for name, tensor in tensors.items()
-        if name not in passed_over
+        if name not in excluded
         and len(tensor.dims) > 0
         and ("FLOAT" in (kind := kinds.Name(tensor.data_type)) or kind in ("DOUBLE", *_INTEGER_WEIGHTS))
     )
 
 
-def _normalising(graph: Any, stored: set[str]) -> set[str]:
-    """The stored values that only shift and scale the image before anything is computed of it."""
-    image = {value.name for value in graph.input if value.name not in stored}
-    found: set[str] = set()
+def _normalisation_values(graph: Any, stored: set[str]) -> set[str]:
+    """The stored values that shift and scale the image before the first layer."""
+    image = {value.name for value in runtime_inputs(graph)}
+    normalisation: set[str] = set()
     for node in graph.node:
         if node.op_type in _POINTWISE and image & {*node.input}:
             image |= {*node.output}
-            found |= {name for name in node.input if name in stored}
-    return found
+            normalisation |= {name for name in node.input if name in stored}
+    return normalisation

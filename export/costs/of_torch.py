@@ -1,4 +1,4 @@
-"""What modules and ``.pt2`` files cost, layer by layer."""
+"""The costs of torch modules and ``.pt2`` files, by layer."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _LINEAR = frozenset({"linear", "addmm"})
 
 
 def module_cost(model: nn.Module, image: Shape) -> ModelCost:
-    """What ``model`` costs for one image of (C, H, W), as `count_macs` counts; its mode is left as it was.
+    """The cost of ``model`` for one image of (C, H, W), counted by `count_macs`; its training mode is restored.
 
-    Layers that the model calls through ``torch.nn.functional`` are in the total only.
+    Calls of ``torch.nn.functional`` count in the total only.
     """
     example = torch.zeros(1, *image)
     counted = count_macs(model, example)
@@ -32,7 +32,7 @@ def module_cost(model: nn.Module, image: Shape) -> ModelCost:
     calls: dict[str, list[tuple[torch.Size, torch.Size]]] = {}
     hooks = [
         modules[name].register_forward_hook(
-            lambda _module, given, out, name=name: calls.setdefault(name, []).append((given[0].shape, out.shape))
+            lambda _module, args, out, name=name: calls.setdefault(name, []).append((args[0].shape, out.shape))
         )
         for name in counted.layers
     ]
@@ -74,23 +74,24 @@ def _module_layer(name: str, module: nn.Module, macs: int, calls: Any) -> LayerC
 
 
 def pt2_cost(path: Path) -> ModelCost:
-    """What the program in a ``.pt2`` file costs for one image, counted from its graph.
+    """The cost of the program in a ``.pt2`` file for one image, counted from its graph.
 
     Raises:
-        ExportError: the file is missing or no ``.pt2``, or it takes no single batch of images.
+        ExportError: the file is missing or is not a ``.pt2``, or its input is not one batch of images.
     """
     program = load_program(path)
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    users = [node for node in program.graph.nodes if node.name in signature.user_inputs]
-    shape = _dims(users[0].meta["val"]) if len(users) == 1 and isinstance(users[0].meta.get("val"), Tensor) else ()
+    inputs = [node for node in program.graph.nodes if node.name in signature.user_inputs]
+    is_tensor = len(inputs) == 1 and isinstance(inputs[0].meta.get("val"), Tensor)
+    shape = _sizes(inputs[0].meta["val"]) if is_tensor else ()
     if len(shape) != 4:
         raise ExportError(f"{path} takes no single batch of images (batch, C, H, W): MACs are counted per image")
-    found: dict[str, LayerCost] = {}
-    for layer in _program_layers(program.graph, names):
-        known = found.get(layer.name)
-        found[layer.name] = layer if known is None else layer.joined(known)
-    layers = tuple(layer.per_image(shape[0]) for layer in found.values())
+    by_name: dict[str, LayerCost] = {}
+    for call in _program_layers(program.graph, names):
+        layer = by_name.get(call.name)
+        by_name[call.name] = call if layer is None else call.add_call(layer)
+    layers = tuple(layer.per_image(shape[0]) for layer in by_name.values())
     params = sum(parameter.numel() for parameter in program.parameters())
     return ModelCost(sum(layer.macs for layer in layers), params, layers, (shape[1], shape[2], shape[3]))
 
@@ -102,9 +103,9 @@ def _program_layers(graph: torch.fx.Graph, names: dict[str, str]) -> Iterator[La
             continue
         data, weight = (node.args[1], node.args[2]) if kind == "addmm" else (node.args[0], node.args[1])
         bias = node.args[0] if kind == "addmm" else node.args[2] if len(node.args) > 2 else None
-        shape, read, written = _dims(weight.meta["val"]), _dims(data.meta["val"]), _dims(node.meta["val"])
+        shape, read, written = _sizes(weight.meta["val"]), _sizes(data.meta["val"]), _sizes(node.meta["val"])
         name = names.get(weight.name, node.name).removesuffix(".weight")
-        params = math.prod(shape) + (0 if bias is None else math.prod(_dims(bias.meta["val"])))
+        params = math.prod(shape) + (0 if bias is None else math.prod(_sizes(bias.meta["val"])))
         if kind in _LINEAR:
             inputs, positions = read[-1], math.prod(written[:-1])
             yield LayerCost(
@@ -128,8 +129,8 @@ def _program_layers(graph: torch.fx.Graph, names: dict[str, str]) -> Iterator[La
         )
 
 
-def _dims(value: Tensor) -> tuple[int, ...]:
-    """Sizes; one image where the batch is free."""
+def _sizes(value: Tensor) -> tuple[int, ...]:
+    """The shape of a value, with 1 for a free batch size."""
     return tuple(_size(size) for size in value.shape)
 
 

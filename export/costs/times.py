@@ -1,4 +1,4 @@
-"""How long single layers take in ONNX Runtime: many of them in one graph, each node's own time from the profile."""
+"""Measured times of single layers in ONNX Runtime: many in one graph, each node's time from the profile; cached."""
 
 from __future__ import annotations
 
@@ -25,26 +25,28 @@ from ..runners import open_session
 ROUNDS = 24
 """Runs of every graph. The mean of the middle half of a node's times counts: profiles are in whole microseconds."""
 
-TOGETHER = 120
-"""Layers in one graph: each comes to the processor's caches as it would in a network, after many others."""
+LAYERS_PER_GRAPH = 120
+"""Layers in one graph, so that each meets the processor's caches as in a network, after many other layers."""
 
-METHOD = 2
-"""Raised whenever the same layer would be timed in another way: times taken before count no more."""
+TIMING_METHOD = 2
+"""Version of this measurement. Increase it when layers are timed in another way: cached times are then ignored."""
 
-_NODE = re.compile(r"(?:layer|out)(\d+)(?!\d)")
+_NODE_NAME = re.compile(r"(?:layer|out)(\d+)(?!\d)")
 _OPSET = 18
 
 
 def time_layers(
     wanted: Sequence[TimedLayer], *, threads: int = 1, batch: int = 1, progress: Progress = SILENT
 ) -> dict[TimedLayer, float]:
-    """ms of each layer with its bias and ReLU, without the reordering of maps around it.
+    """Time of each layer in ms, with its bias and ReLU, without the layout conversions around it.
 
     Raises:
         ExportError: ONNX Runtime cannot open their graph, or its profile lacks one of them.
     """
     order = np.random.default_rng(0).permutation(len(wanted)).tolist()
-    chunks = [[wanted[k] for k in order[start : start + TOGETHER]] for start in range(0, len(order), TOGETHER)]
+    chunks = [
+        [wanted[k] for k in order[start : start + LAYERS_PER_GRAPH]] for start in range(0, len(order), LAYERS_PER_GRAPH)
+    ]
     times: dict[TimedLayer, float] = {}
     for chunk in progress.track(chunks, "timing layers", unit="graphs"):
         with TemporaryDirectory() as folder:
@@ -60,9 +62,9 @@ def _time_chunk(chunk: Sequence[TimedLayer], folder: Path, threads: int, batch: 
     events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     spent: dict[int, list[float]] = defaultdict(list)
     for event in events:
-        found = _NODE.search(event["name"]) if event["name"].endswith("_kernel_time") else None
-        if found and not event["args"]["op_name"].startswith("Reorder"):
-            spent[int(found[1])].append(event["dur"] / 1e3)
+        match = _NODE_NAME.search(event["name"]) if event["name"].endswith("_kernel_time") else None
+        if match and not event["args"]["op_name"].startswith("Reorder"):
+            spent[int(match[1])].append(event["dur"] / 1e3)
     result = {}
     for number, layer in enumerate(chunk):
         durations = np.array(spent[number])
@@ -76,7 +78,7 @@ def _time_chunk(chunk: Sequence[TimedLayer], folder: Path, threads: int, batch: 
 
 
 def _write_graph(chunk: Sequence[TimedLayer], path: Path, batch: int) -> dict[str, Any]:
-    """One node (and its ReLU) per layer; returns what to feed."""
+    """Write a graph with one node (and its ReLU) per layer; returns its inputs by name."""
     onnx = importlib.import_module("onnx")
     helper, numpy_helper, kind = onnx.helper, onnx.numpy_helper, onnx.TensorProto.FLOAT
     draw = np.random.default_rng(0)
@@ -90,10 +92,10 @@ def _write_graph(chunk: Sequence[TimedLayer], path: Path, batch: int) -> dict[st
     for number, layer in enumerate(chunk):
         channels = layer.inputs * layer.groups
         shape = (channels, *layer.size)
-        fed = "maps" + "x".join(map(str, shape))
-        if fed not in feeds:
-            feeds[fed] = draw.standard_normal((batch, *shape), dtype=np.float32)
-            inputs.append(helper.make_tensor_value_info(fed, kind, ["batch", *shape]))
+        maps = "maps" + "x".join(map(str, shape))
+        if maps not in feeds:
+            feeds[maps] = draw.standard_normal((batch, *shape), dtype=np.float32)
+            inputs.append(helper.make_tensor_value_info(maps, kind, ["batch", *shape]))
         filters = (channels, layer.outputs // layer.groups) if layer.transposed else (layer.outputs, layer.inputs)
         weight = constant(f"weight_{number}", (*filters, *layer.kernel))
         bias = constant(f"bias_{number}", (layer.outputs,))
@@ -105,12 +107,12 @@ def _write_graph(chunk: Sequence[TimedLayer], path: Path, batch: int) -> dict[st
                 "dilations": list(layer.dilation),
                 "group": layer.groups,
             }
-            kind_of = "ConvTranspose" if layer.transposed else "Conv"
-            node = helper.make_node(kind_of, [fed, weight, bias], [f"sum{number}"], name=f"layer{number}", **options)
+            operator = "ConvTranspose" if layer.transposed else "Conv"
+            node = helper.make_node(operator, [maps, weight, bias], [f"sum{number}"], name=f"layer{number}", **options)
             nodes += [node, helper.make_node("Relu", [f"sum{number}"], [f"out{number}"], name=f"layer{number}_relu")]
         else:
             nodes.append(
-                helper.make_node("Gemm", [fed, weight, bias], [f"out{number}"], name=f"layer{number}", transB=1)
+                helper.make_node("Gemm", [maps, weight, bias], [f"out{number}"], name=f"layer{number}", transB=1)
             )
         outputs.append(helper.make_tensor_value_info(f"out{number}", kind, None))
     graph = helper.make_graph(nodes, "layers", inputs, outputs, weights)
@@ -122,24 +124,24 @@ def _write_graph(chunk: Sequence[TimedLayer], path: Path, batch: int) -> dict[st
 def cached_times(
     wanted: Sequence[TimedLayer], file: Path, *, threads: int, batch: int, progress: Progress = SILENT
 ) -> Mapping[TimedLayer, float]:
-    """The times of ``wanted`` from ``file``; what it lacks is measured and added, and a damaged one is named."""
+    """The times of ``wanted`` in ms from a cache file; missing ones are measured and added."""
     known = _read_times(file, progress)
     missing = sorted({layer for layer in wanted if layer.key not in known})
     if missing:
         progress.note(f"timing {len(missing)} layers, once on this machine: {file}")
-        found = time_layers(missing, threads=threads, batch=batch, progress=progress)
+        measured = time_layers(missing, threads=threads, batch=batch, progress=progress)
         make_folder(file.parent)
         with locked(file.parent):  # another run may have added its own meanwhile
-            known = _read_times(file, SILENT) | {layer.key: ms for layer, ms in found.items()} | known
+            known = _read_times(file, SILENT) | {layer.key: ms for layer, ms in measured.items()} | known
             write_sealed(file, {"times": known})
     return {layer: known[layer.key] for layer in wanted}
 
 
 def _read_times(file: Path, progress: Progress) -> dict[str, float]:
-    """Milliseconds by the keys of layers; an earlier version kept nothing else in the file."""
+    """ms by layer key; files of earlier versions have no checksum and no ``times`` entry."""
     try:
-        found = read_sealed(file, older=True)
-        times: dict[str, float] = found.get("times", found)
+        stored = read_sealed(file, older=True)
+        times: dict[str, float] = stored.get("times", stored)
         if not all(isinstance(ms, float) for ms in times.values()):
             raise Damaged(file, "was changed since it was written")
     except FileNotFoundError:

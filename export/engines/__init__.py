@@ -1,1 +1,1 @@
-"""TensorRT engines: which runtime, what for, how they are built, and what is really inside."""
+"""TensorRT engines: runtimes, the key beside each engine, its layers read back, and the result of an export."""

@@ -1,4 +1,4 @@
-"""The two TensorRT runtimes behind one API, and the machine they run on."""
+"""The two TensorRT runtimes (``tensorrt``, ``tensorrt-rtx``), and the GPU and driver of this machine."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from slimsight.compress.errors import ExportError, RuntimeMissing
 
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 
-_MODULES: dict[str, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-NAMES: dict[str, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT for RTX"}
+PACKAGES: dict[str, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+FLAVOUR_NAMES: dict[str, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT for RTX"}
+"""Import names of the runtimes, and their names in messages."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What decides whether an engine runs here: ``none`` in every field on a machine without a CUDA device.
+    """The GPU and driver that an engine is built for; ``none`` in all fields on a machine without a CUDA device.
 
-    ``gpu`` is its name, ``capability`` its compute capability (``8.9``), ``driver`` the CUDA version of its driver.
+    ``gpu``: its name; ``capability``: compute capability (``8.9``); ``driver``: CUDA version that the driver supports.
     """
 
     gpu: str = "none"
@@ -36,7 +37,7 @@ class Machine:
         return self.gpu != "none"
 
     def to_dict(self) -> dict[str, str]:
-        """Its fields by name."""
+        """Its fields by name, for JSON."""
         return asdict(self)
 
 
@@ -45,15 +46,15 @@ def this_machine() -> Machine:
     if not torch.cuda.is_available():
         return Machine()
     major, minor = torch.cuda.get_device_capability(0)
-    return Machine(torch.cuda.get_device_name(0), f"{major}.{minor}", _driver())
+    return Machine(torch.cuda.get_device_name(0), f"{major}.{minor}", _driver_version())
 
 
-def _driver() -> str:
-    """The CUDA version that the driver supports, e.g. ``13.0``; by the driver's own library."""
+def _driver_version() -> str:
+    """The CUDA version that the driver supports, e.g. ``13.0``, from the driver's own library."""
     library = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     version = ctypes.c_int()
     if library.cuDriverGetVersion(ctypes.byref(version)) != 0:
-        raise ExportError("the CUDA driver does not say its version: reinstall the NVIDIA driver")
+        raise ExportError("the CUDA driver does not report its version: reinstall the NVIDIA driver")
     return f"{version.value // 1000}.{version.value % 1000 // 10}"
 
 
@@ -64,23 +65,23 @@ def import_runtime(flavour: Flavour) -> Any:
         ExportError: the flavour is unknown.
         RuntimeMissing: its runtime is not installed.
     """
-    if flavour not in _MODULES:
-        raise ExportError(f"'{flavour}' is no TensorRT flavour: choose from {', '.join(get_args(Flavour))}")
+    if flavour not in PACKAGES:
+        raise ExportError(f"'{flavour}' is not a TensorRT flavour: choose from {', '.join(get_args(Flavour))}")
     try:
-        return importlib.import_module(_MODULES[flavour])
+        return importlib.import_module(PACKAGES[flavour])
     except (ImportError, OSError) as error:  # OSError: a library of the package that does not load
         raise RuntimeMissing(
-            f"{NAMES[flavour]} is missing ({type(error).__name__}: {error}): pip install 'slimsight[{flavour}]'"
+            f"{FLAVOUR_NAMES[flavour]} is missing ({type(error).__name__}: {error}): pip install 'slimsight[{flavour}]'"
         ) from error
 
 
-def to_logger(trt: Any) -> Any:
-    """A logger that keeps all messages as (severity, text) in its ``messages``, and prints none."""
+def keeping_logger(trt: Any) -> Any:
+    """A TensorRT logger that keeps all messages as (severity, text) in ``messages``, and prints none."""
 
-    # A builder in a cycle must not be collected while another logs: both would want TensorRT's lock, and wait for ever.
+    # A builder in a reference cycle must not be collected while another one logs: TensorRT's lock would deadlock.
     gc.collect()
 
-    class Kept(trt.ILogger):  # type: ignore[misc]  # the base class exists only once the runtime is imported
+    class KeepingLogger(trt.ILogger):  # type: ignore[misc]  # the base class exists only once the runtime is imported
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.messages: list[tuple[int, str]] = []
@@ -89,8 +90,8 @@ def to_logger(trt: Any) -> Any:
             self.messages.append((int(severity), text))
 
         def errors(self) -> list[str]:
-            """What the runtime reported as an error, in order."""
-            worst = int(trt.ILogger.ERROR)
-            return [text for severity, text in self.messages if severity <= worst]
+            """Messages of severity ERROR or worse, in order."""
+            error = int(trt.ILogger.ERROR)
+            return [text for severity, text in self.messages if severity <= error]
 
-    return Kept()
+    return KeepingLogger()

@@ -1,4 +1,4 @@
-"""What a parsed network and a built engine really compute in: by their own account, not by what was asked for."""
+"""The layers and types of a parsed network and of a built engine, read back to check the requested precision."""
 
 from __future__ import annotations
 
@@ -11,10 +11,17 @@ from typing import Any
 
 from slimsight.compress.errors import ExportError
 
-DTYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT32": "int32", "INT64": "int64", "BOOL": "bool"}
-"""TensorRT's names of types, and numpy's."""
+TENSORRT_DTYPES = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "BF16": "bfloat16",
+    "INT32": "int32",
+    "INT64": "int64",
+    "BOOL": "bool",
+}
+"""TensorRT's names of types -> numpy's."""
 
-_WRITTEN = (
+_TYPE_PATTERNS = (
     (re.compile(r"bf16|bfloat16", re.I), "bfloat16"),
     (re.compile(r"half|fp16|float16", re.I), "float16"),
     (re.compile(r"float|fp32", re.I), "float32"),
@@ -23,16 +30,16 @@ _WRITTEN = (
     (re.compile(r"int8", re.I), "int8"),
     (re.compile(r"bool", re.I), "bool"),
 )
-"""How engines write types (``Half``, ``Row major linear FP16 format``); the first that fits."""
+"""How engines write types (``Half``, ``Row major linear FP16 format``); the first match counts."""
 
-_NODE = re.compile(r"\[ONNX Layer: ([^|\]]+?)\s*(?:\||\])")
+_NODE_NAME = re.compile(r"\[ONNX Layer: ([^|\]]+?)\s*(?:\||\])")
 _WEIGHTS = re.compile(r"Constants: \[.*?\], Outputs:")
-_MULTIPLY = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
+_HEAVY_LAYERS = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
 
 
 @dataclass(frozen=True)
 class EngineLayer:
-    """A layer: its kind, the ONNX nodes that it computes, and the types of what it reads and writes (no weights)."""
+    """A layer: its kind, the ONNX nodes that it computes, and the types of its inputs and outputs (not of weights)."""
 
     kind: str
     nodes: tuple[str, ...]
@@ -40,19 +47,19 @@ class EngineLayer:
 
 
 def dtype_name(dtype: Any) -> str:
-    """A TensorRT DataType in numpy's words."""
+    """numpy's name of a TensorRT DataType."""
     name = str(dtype.name)
-    return DTYPES.get(name, name.lower())
+    return TENSORRT_DTYPES.get(name, name.lower())
 
 
 def network_layers(network: Any) -> list[EngineLayer]:
-    """The layers of a parsed network, with the types of what they give."""
-    layers = (network.get_layer(place) for place in range(network.num_layers))
+    """The layers of a parsed network, with the types of their outputs."""
+    layers = (network.get_layer(index) for index in range(network.num_layers))
     return [
         EngineLayer(
             layer.type.name,
-            tuple(_NODE.findall(layer.metadata)),
-            frozenset(dtype_name(layer.get_output(place).dtype) for place in range(layer.num_outputs)),
+            tuple(_NODE_NAME.findall(layer.metadata)),
+            frozenset(dtype_name(layer.get_output(index).dtype) for index in range(layer.num_outputs)),
         )
         for layer in layers
     ]
@@ -60,17 +67,17 @@ def network_layers(network: Any) -> list[EngineLayer]:
 
 def multiplications(layers: Sequence[EngineLayer]) -> list[EngineLayer]:
     """A network's convolutions and matrix products."""
-    return [layer for layer in layers if layer.kind in _MULTIPLY]
+    return [layer for layer in layers if layer.kind in _HEAVY_LAYERS]
 
 
 def logged_layers(messages: Sequence[str]) -> list[EngineLayer]:
-    """The layers of an engine as its builder reports them; needs no GPU. Empty where it did not report them."""
+    """The layers of an engine from its build log; needs no GPU. Empty where the log does not list them."""
     report = next((text for text in reversed(messages) if text.startswith("Layers:\n")), "")
     return [
         EngineLayer(
             line.partition("LayerType: ")[2].partition(",")[0],
-            tuple(_NODE.findall(line.partition("Metadata: ")[2])),
-            _types(re.findall(r"Datatype: (\w+)", _WEIGHTS.sub("", line))),
+            tuple(_NODE_NAME.findall(line.partition("Metadata: ")[2])),
+            _parse_types(re.findall(r"Datatype: (\w+)", _WEIGHTS.sub("", line))),
         )
         for line in report.partition("I/O Tensors:")[0].splitlines()[1:]
         if line.startswith("Name: ")
@@ -78,28 +85,28 @@ def logged_layers(messages: Sequence[str]) -> list[EngineLayer]:
 
 
 def inspected_layers(trt: Any, engine: Any) -> list[EngineLayer]:
-    """The layers of an open engine, by its own inspector."""
+    """The layers of an open engine, from TensorRT's engine inspector."""
     text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
     layers = json.loads(text)["Layers"]
     return [
         EngineLayer(
             str(layer.get("LayerType", "")),
-            tuple(_NODE.findall(str(layer.get("Metadata", "")))),
-            _types(re.findall(r'Datatype": "([^"]*)"', json.dumps([layer.get("Inputs"), layer.get("Outputs")]))),
+            tuple(_NODE_NAME.findall(str(layer.get("Metadata", "")))),
+            _parse_types(re.findall(r'Datatype": "([^"]*)"', json.dumps([layer.get("Inputs"), layer.get("Outputs")]))),
         )
         for layer in layers
-        if isinstance(layer, dict)  # names alone are what engines without details give
+        if isinstance(layer, dict)  # engines built without details list only names
     ]
 
 
-def _types(written: Collection[str]) -> frozenset[str]:
+def _parse_types(texts: Collection[str]) -> frozenset[str]:
     return frozenset(
-        next((name for pattern, name in _WRITTEN if pattern.search(text)), text.lower()) for text in written
+        next((name for pattern, name in _TYPE_PATTERNS if pattern.search(text)), text.lower()) for text in texts
     )
 
 
 def count_types(layers: Sequence[EngineLayer]) -> dict[str, int]:
-    """Layers by the floating-point types that they touch, e.g. ``{"float16": 20, "float16+float32": 2}``."""
+    """Layers by the floating-point types that they read and write, e.g. ``{"float16": 20, "float16+float32": 2}``."""
     kinds = ("+".join(sorted(kind for kind in layer.types if "float" in kind)) for layer in layers)
     return dict(sorted(Counter(kind for kind in kinds if kind).items()))
 
@@ -107,8 +114,8 @@ def count_types(layers: Sequence[EngineLayer]) -> dict[str, int]:
 def check_layers(
     layers: Sequence[EngineLayer],
     *,
-    in_half: Collection[str],
-    in_single: Collection[str],
+    fp16_nodes: Collection[str],
+    fp32_nodes: Collection[str],
     what: str,
     pure: bool,
     strict: bool,
@@ -117,32 +124,34 @@ def check_layers(
 
     Args:
         layers: of a network or an engine.
-        in_half, in_single: names of the graph's convolutions and matrix products.
-        what: what has these layers, for messages.
-        pure: no layer at all may touch another floating-point type than float32.
-        strict: every one of the nodes must be found; an engine may have folded some into others.
+        fp16_nodes, fp32_nodes: names of the graph's convolutions and matrix products.
+        what: the network or engine, for messages.
+        pure: no layer may read or write another floating-point type than float32.
+        strict: all of the nodes must be listed; an engine may have folded some into others.
 
     Raises:
-        ExportError: a node computes in another type than meant, or none was found at all.
+        ExportError: a node computes in another type than meant, or none of the nodes is listed.
     """
-    found: dict[str, frozenset[str]] = {}
+    listed: dict[str, frozenset[str]] = {}
     for layer in layers:
         for node in layer.nodes:
-            found[node] = found.get(node, frozenset()) | layer.types
-    wanted = {**dict.fromkeys(in_half, "float16"), **dict.fromkeys(in_single, "float32")}
-    missing = [node for node in wanted if node not in found]
+            listed[node] = listed.get(node, frozenset()) | layer.types
+    wanted = {**dict.fromkeys(fp16_nodes, "float16"), **dict.fromkeys(fp32_nodes, "float32")}
+    missing = [node for node in wanted if node not in listed]
     if wanted and (len(missing) == len(wanted) or (strict and missing)):
         raise ExportError(
             f"{what} does not say what node '{missing[0]}' computes in ({len(missing)} of {len(wanted)} such nodes): "
             "its precision cannot be checked; use another version of the runtime"
         )
     for node, kind in wanted.items():
-        if node in found and kind not in found[node]:
-            raise ExportError(f"{what} computes node '{node}' in {_said(found[node])} where {kind} was asked for")
-    strange = {kind for layer in layers for kind in layer.types if "float" in kind or kind == "int8"} - {"float32"}
-    if pure and strange:
-        raise ExportError(f"{what} computes in {_said(strange)} where float32 was asked for")
+        if node in listed and kind not in listed[node]:
+            raise ExportError(
+                f"{what} computes node '{node}' in {_join_types(listed[node])} where {kind} was asked for"
+            )
+    other_types = {kind for layer in layers for kind in layer.types if "float" in kind or kind == "int8"} - {"float32"}
+    if pure and other_types:
+        raise ExportError(f"{what} computes in {_join_types(other_types)} where float32 was asked for")
 
 
-def _said(types: Collection[str]) -> str:
-    return " and ".join(sorted(types)) or "no type it names"
+def _join_types(types: Collection[str]) -> str:
+    return " and ".join(sorted(types)) or "a type that it does not name"

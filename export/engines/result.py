@@ -1,4 +1,4 @@
-"""What is asked of an engine, and what was read back from it."""
+"""The batch sizes that an engine is built for, and the result of an engine's export."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ReadFrom = Literal["inspector", "build log"]
 
 @dataclass(frozen=True)
 class BatchProfile:
-    """Images per call: the fewest, the number an engine is tuned for, and the most.
+    """Batch sizes of an engine: the smallest, the one that it is tuned for, and the largest.
 
     Raises:
         ExportError: not 1 <= min <= opt <= max.
@@ -33,7 +33,7 @@ class BatchProfile:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Each size once."""
+        """The distinct sizes, ascending."""
         return tuple(sorted({self.min, self.opt, self.max}))
 
 
@@ -48,12 +48,12 @@ class EngineTensor:
 
 @dataclass(frozen=True)
 class EngineResult:
-    """An engine and what was read back from it.
+    """An exported engine, with its layers and types as TensorRT reports them.
 
     ``layers`` counts the parsed network's convolutions and matrix products by the type they compute in;
-    ``engine_layers`` counts the layers of the built engine by the types that they touch, and ``read_from`` says who
-    reported them: the engine's ``inspector`` (needs a GPU) or the ``build log``. ``kept_fp32`` are the values of the
-    graph that FP16 cannot hold. ``top1_agreement`` (0..1) and ``p99_abs`` (units of logits) compare the FP16 graph
+    ``engine_layers`` counts the layers of the built engine by the types of their inputs and outputs, and ``read_from``
+    is the source of that: the engine's ``inspector`` (needs a GPU) or the ``build log``. ``kept_fp32`` are the values
+    of the graph that overflow FP16. ``top1_agreement`` (0..1) and ``p99_abs`` (units of logits) compare the FP16 graph
     with the FP32 one on the samples, before an engine is built, and ``route_agreement`` (0..1) the choices of a routed
     graph; None in FP32, without samples or without routes.
     """
@@ -79,15 +79,15 @@ class EngineResult:
     reused: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """Its fields as plain data, for JSON."""
         return {**asdict(self), "path": str(self.path)}
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> EngineResult:
-        """The result whose ``to_dict`` this was.
+        """The inverse of ``to_dict``.
 
         Raises:
-            KeyError, TypeError, ValueError: it was not.
+            KeyError, TypeError, ValueError: ``stored`` is not such a dictionary.
         """
         tensors = {
             side: tuple(EngineTensor(item["name"], tuple(item["shape"]), item["dtype"]) for item in stored[side])

@@ -1,1 +1,1 @@
-"""FP16: conversion of an ONNX graph, which values overflow, and the graph that an engine is built from."""
+"""FP16: conversion of ONNX graphs, values that overflow, and the checked graph in FP32 or FP16."""

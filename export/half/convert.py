@@ -1,7 +1,7 @@
-"""An ONNX graph in FP16: what strongly typed TensorRT networks take instead of a builder's flag.
+"""Conversion of an ONNX graph to FP16, which strongly typed TensorRT networks need (they have no FP16 flag).
 
-ONNX Runtime's own converter does this for plain graphs, but a value that FP16 cannot hold still passes through FP16
-between two nodes that are kept in FP32, and nodes inside of `If` branches cannot be kept at all.
+ONNX Runtime's own converter does this for plain graphs, but casts a value that overflows FP16 to FP16 between two
+nodes that are kept in FP32, and cannot keep nodes inside of `If` branches in FP32.
 """
 
 from __future__ import annotations
@@ -15,119 +15,115 @@ from numpy.typing import NDArray
 
 from slimsight.compress.errors import ExportError
 
-from ..onnx_files.graph import import_onnx
-from ..onnx_files.value_types import FLOAT, HALF, Signatures, branches, value_types
-from ..routed.clusters import names_read
+from ..onnx_files.graph import HEAVY_OPERATORS, count_reads, import_onnx, nested_graphs, subgraphs
+from ..onnx_files.value_types import FLOAT, HALF, OperatorSchemas, value_types
 
-LARGEST = float(np.finfo(np.float16).max)
-
-HEAVY = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-"""The operators that the time goes into."""
+FP16_MAX = float(np.finfo(np.float16).max)
 
 _SUFFIX = {HALF: "half", FLOAT: "single"}
 
 
 @dataclass(frozen=True)
-class Half:
-    """A graph in FP16, its convolutions and matrix products by what they compute in, and the values kept in FP32."""
+class HalfGraph:
+    """A model in FP16, its convolutions and matrix products by what they compute in, and the values kept in FP32."""
 
     proto: Any
-    in_half: tuple[str, ...]
-    in_single: tuple[str, ...]
-    wide: tuple[str, ...]
+    fp16_nodes: tuple[str, ...]
+    fp32_nodes: tuple[str, ...]
+    kept_fp32: tuple[str, ...]
 
 
-def to_half(proto: Any, wide: Collection[str] = ()) -> Half:
+def to_half(proto: Any, keep_fp32: Collection[str] = ()) -> HalfGraph:
     """A copy of a float32 model whose nodes compute in FP16; inputs and outputs keep their types.
 
     Args:
-        proto: the model; `If` may be nested, other operators with graphs inside are refused.
-        wide: names of values that FP16 cannot hold: nodes that give or read one compute in FP32. Constants beyond
-            FP16's range are found here.
+        proto: the model; `If` may be nested, other operators with subgraphs are refused.
+        keep_fp32: names of values that overflow FP16: nodes that write or read one compute in FP32. Constants beyond
+            FP16's range are added here.
 
     Raises:
-        ExportError: an operator has a graph inside and is no `If`, or is unknown.
+        ExportError: an operator other than `If` has a subgraph, or is unknown.
     """
     onnx = import_onnx()
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     types = value_types(copy)
-    caster = _Caster(onnx, Signatures(copy), types, set(wide))
+    caster = _Caster(onnx, OperatorSchemas(copy), types, set(keep_fp32))
     scope = _CastScope(onnx, None)
     for value in copy.graph.input:
-        scope.stored[value.name] = types[value.name]
+        scope.types[value.name] = types[value.name]
     caster.cast_(copy.graph, scope)
-    _keep_outputs_(onnx, copy.graph, scope)
-    _sweep_(copy.graph)
-    return Half(copy, tuple(caster.heavy[HALF]), tuple(caster.heavy[FLOAT]), tuple(sorted(caster.wide)))
+    _restore_outputs_(onnx, copy.graph, scope)
+    _drop_unread_constants_(copy.graph)
+    return HalfGraph(copy, tuple(caster.heavy[HALF]), tuple(caster.heavy[FLOAT]), tuple(sorted(caster.kept_fp32)))
 
 
 class _CastScope:
-    """The values that the nodes of a graph see: its own, then those of the graph around it."""
+    """The values that the nodes of a graph can read: its own, then those of the graph around it."""
 
     def __init__(self, onnx: Any, parent: _CastScope | None) -> None:
         self.onnx, self.parent = onnx, parent
-        self.stored: dict[str, int] = {}  # type of each value as it is now
+        self.types: dict[str, int] = {}  # current type of each value
         self.copies: dict[tuple[str, int], str] = {}
         self.constants: dict[str, NDArray[Any]] = {}
         self.nodes: list[Any] = []
         self.added: list[Any] = []  # initializers
 
     def owner(self, name: str) -> _CastScope | None:
-        """The nearest scope that has a value."""
-        return self if name in self.stored else (self.parent.owner(name) if self.parent else None)
+        """The innermost scope that defines a value."""
+        return self if name in self.types else (self.parent.owner(name) if self.parent else None)
 
     def type_of(self, name: str) -> int:
-        """The type that a value has now; 0 for an input that is left out."""
+        """The current type of a value; 0 for an omitted input."""
         owner = self.owner(name)
-        return owner.stored[name] if owner else 0
+        return owner.types[name] if owner else 0
 
-    def known(self, name: str, kind: int) -> str | None:
-        """A copy of a value in another type that can be seen from here."""
-        found = self.copies.get((name, kind))
-        return found if found or not self.parent else self.parent.known(name, kind)
+    def find_copy(self, name: str, dtype: int) -> str | None:
+        """A copy of a value in another type that nodes of this scope can read."""
+        copy = self.copies.get((name, dtype))
+        return copy if copy or not self.parent else self.parent.find_copy(name, dtype)
 
-    def as_type(self, name: str, kind: int) -> str:
-        """The name under which a float value is ``kind`` here; makes the cast where there is none."""
+    def as_type(self, name: str, dtype: int) -> str:
+        """The name of a float value in type ``dtype``; adds a cast where there is none yet."""
         owner = self.owner(name)
-        if owner is None or owner.stored[name] == kind:
+        if owner is None or owner.types[name] == dtype:
             return name
-        found = self.known(name, kind)
-        if found:
-            return found
-        copy = f"{name}/{_SUFFIX[kind]}"
+        existing = self.find_copy(name, dtype)
+        if existing:
+            return existing
+        copy = f"{name}/{_SUFFIX[dtype]}"
         array = owner.constants.get(name)
         if array is not None:
-            owner.copies[name, kind] = copy
+            owner.copies[name, dtype] = copy
             owner.added.append(self.onnx.numpy_helper.from_array(array.astype(np.float16), copy))
             return copy
-        copy = copy if owner is self else f"{copy}/{id(self)}"  # branches beside each other make their own
-        self.copies[name, kind] = copy
-        self.nodes.append(self.onnx.helper.make_node("Cast", [name], [copy], name=copy, to=kind))
+        copy = copy if owner is self else f"{copy}/{id(self)}"  # sibling branches need copies of their own
+        self.copies[name, dtype] = copy
+        self.nodes.append(self.onnx.helper.make_node("Cast", [name], [copy], name=copy, to=dtype))
         return copy
 
 
 class _Caster:
-    """Walks a graph in its order and decides for each node."""
+    """Walks a graph in its order and chooses FP16 or FP32 for each node."""
 
-    def __init__(self, onnx: Any, signatures: Signatures, types: Mapping[str, int], wide: set[str]) -> None:
-        self.onnx, self.signatures, self.types, self.wide = onnx, signatures, types, wide
+    def __init__(self, onnx: Any, schemas: OperatorSchemas, types: Mapping[str, int], kept_fp32: set[str]) -> None:
+        self.onnx, self.schemas, self.types, self.kept_fp32 = onnx, schemas, types, kept_fp32
         self.heavy: dict[int, list[str]] = {HALF: [], FLOAT: []}
 
     def cast_(self, graph: Any, scope: _CastScope) -> None:
-        """Rewrite one graph; names of its values stay."""
+        """Rewrite one graph; its values keep their names."""
         for tensor in graph.initializer:
-            scope.stored[tensor.name] = tensor.data_type
+            scope.types[tensor.name] = tensor.data_type
             if tensor.data_type == FLOAT:
                 self._constant(scope, tensor.name, self.onnx.numpy_helper.to_array(tensor))
         for node in graph.node:
             node.name = node.name or f"node_of_{node.output[0]}"
             if node.op_type == "If":
-                self._if_(node, scope)
-            elif any(True for _ in branches(node)):
+                self._cast_if_(node, scope)
+            elif any(True for _ in subgraphs(node)):
                 raise ExportError(f"node '{node.name}' is a {node.op_type}, which has no FP16 form here: build in fp32")
             else:
-                self._node_(node, scope)
+                self._cast_node_(node, scope)
         del graph.node[:]
         graph.node.extend(scope.nodes)
         graph.initializer.extend(scope.added)
@@ -135,93 +131,86 @@ class _Caster:
 
     def _constant(self, scope: _CastScope, name: str, array: NDArray[Any]) -> None:
         scope.constants[name] = array
-        if np.abs(array).max(initial=0) > LARGEST:
-            self.wide.add(name)
+        if np.abs(array).max(initial=0) > FP16_MAX:
+            self.kept_fp32.add(name)
 
-    def _node_(self, node: Any, scope: _CastScope) -> None:
+    def _cast_node_(self, node: Any, scope: _CastScope) -> None:
         if node.op_type == "Constant" and self.types[node.output[0]] == FLOAT:
             value = next((attribute.t for attribute in node.attribute if attribute.name == "value"), None)
             if value is not None:
                 self._constant(scope, node.output[0], self.onnx.numpy_helper.to_array(value))
-        formal = self.signatures.inputs(node)
-        floats = [place for place, name in enumerate(node.input) if self.types.get(name) == FLOAT]
-        given = self.signatures.outputs(node)
-        # Variables that go through a node, from an input to an output: what it computes in.
-        through = {formal[place] for place in floats} & set(given)
-        if not through:
-            self._reader_(node, floats, formal, scope)
+        formal = self.schemas.inputs(node)
+        floats = [index for index, name in enumerate(node.input) if self.types.get(name) == FLOAT]
+        outputs = self.schemas.outputs(node)
+        # Type variables that an input and an output share: the node computes in them.
+        computed = {formal[index] for index in floats} & set(outputs)
+        if not computed:
+            self._cast_inputs_(node, floats, formal, scope)
         else:
-            half = all(self.signatures.takes_half(node, variable) for variable in through)
-            half = half and not self.wide.intersection((*node.input, *node.output))
-            for place in floats:
-                wanted = HALF if half and formal[place] in through else FLOAT
-                node.input[place] = scope.as_type(node.input[place], wanted)
-            if node.op_type in HEAVY:
+            half = all(self.schemas.takes_half(node, variable) for variable in computed)
+            half = half and not self.kept_fp32.intersection((*node.input, *node.output))
+            for index in floats:
+                dtype = HALF if half and formal[index] in computed else FLOAT
+                node.input[index] = scope.as_type(node.input[index], dtype)
+            if node.op_type in HEAVY_OPERATORS:
                 self.heavy[HALF if half else FLOAT].append(node.name)
-            through = through if half else set()
+            computed = computed if half else set()
         scope.nodes.append(node)
-        for variable, name in zip(given, node.output, strict=True):
-            scope.stored[name] = HALF if variable in through else self.types.get(name, 0)
+        for variable, name in zip(outputs, node.output, strict=True):
+            scope.types[name] = HALF if variable in computed else self.types.get(name, 0)
 
-    def _reader_(self, node: Any, floats: list[int], formal: list[str], scope: _CastScope) -> None:
-        """A node that gives no float of its inputs' type (shape, comparison, cast): takes them as they come."""
-        kinds = {scope.type_of(node.input[place]) for place in floats}
-        half = kinds == {HALF} and all(self.signatures.takes_half(node, formal[place]) for place in floats)
-        for place in floats:
-            node.input[place] = scope.as_type(node.input[place], HALF if half else FLOAT)
+    def _cast_inputs_(self, node: Any, floats: list[int], formal: list[str], scope: _CastScope) -> None:
+        """Inputs of a node whose outputs have another type (shape, comparison, cast): FP16 only if all are already."""
+        dtypes = {scope.type_of(node.input[index]) for index in floats}
+        half = dtypes == {HALF} and all(self.schemas.takes_half(node, formal[index]) for index in floats)
+        for index in floats:
+            node.input[index] = scope.as_type(node.input[index], HALF if half else FLOAT)
 
-    def _if_(self, node: Any, scope: _CastScope) -> None:
-        """Both branches give the same types: FP16, but for outputs that are wide."""
-        kinds = [
-            (FLOAT if name in self.wide else HALF) if self.types[name] == FLOAT else self.types[name]
+    def _cast_if_(self, node: Any, scope: _CastScope) -> None:
+        """Both branches return the same types: FP16, except for outputs that overflow it."""
+        dtypes = [
+            (FLOAT if name in self.kept_fp32 else HALF) if self.types[name] == FLOAT else self.types[name]
             for name in node.output
         ]
-        for graph in branches(node):
+        for graph in subgraphs(node):
             inner = _CastScope(self.onnx, scope)
             self.cast_(graph, inner)
             count = len(inner.nodes), len(inner.added)
-            for value, kind in zip(graph.output, kinds, strict=True):
-                if kind in _SUFFIX:
-                    value.name = inner.as_type(value.name, kind)
-                    value.type.tensor_type.elem_type = kind
+            for value, dtype in zip(graph.output, dtypes, strict=True):
+                if dtype in _SUFFIX:
+                    value.name = inner.as_type(value.name, dtype)
+                    value.type.tensor_type.elem_type = dtype
             graph.node.extend(inner.nodes[count[0] :])
             graph.initializer.extend(inner.added[count[1] :])
         scope.nodes.append(node)
-        scope.stored.update(zip(node.output, kinds, strict=True))
+        scope.types.update(zip(node.output, dtypes, strict=True))
 
 
-def _keep_outputs_(onnx: Any, graph: Any, scope: _CastScope) -> None:
-    """Give back every output under its own name and type."""
+def _restore_outputs_(onnx: Any, graph: Any, scope: _CastScope) -> None:
+    """Cast outputs that are now FP16 back to float32, under their own names."""
     for value in graph.output:
         if scope.type_of(value.name) == HALF:
             inner = f"{value.name}/half"
-            _rename_(graph, value.name, inner)
+            _rename_value_(graph, value.name, inner)
             graph.node.append(onnx.helper.make_node("Cast", [inner], [value.name], name=f"{value.name}/cast", to=FLOAT))
 
 
-def _rename_(graph: Any, old: str, new: str) -> None:
-    for node in graph.node:
-        for field in (node.input, node.output):
-            for place, name in enumerate(field):
-                if name == old:
-                    field[place] = new
-        for inner in branches(node):
-            _rename_(inner, old, new)
+def _rename_value_(graph: Any, old: str, new: str) -> None:
+    for inner in nested_graphs(graph):
+        for node in inner.node:
+            for field in (node.input, node.output):
+                for index, name in enumerate(field):
+                    if name == old:
+                        field[index] = new
 
 
-def _sweep_(graph: Any) -> None:
-    """Drop the constants that are read only as their FP16 copies."""
-    read = names_read(graph)
-    _drop_(graph, set(read))
-
-
-def _drop_(graph: Any, read: set[str]) -> None:
-    kept = [tensor for tensor in graph.initializer if tensor.name in read]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
-    nodes = [node for node in graph.node if node.op_type != "Constant" or node.output[0] in read]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    for node in graph.node:
-        for inner in branches(node):
-            _drop_(inner, read)
+def _drop_unread_constants_(graph: Any) -> None:
+    """Drop the constants of which only FP16 copies are read."""
+    read = count_reads(graph)
+    for inner in nested_graphs(graph):
+        tensors = [tensor for tensor in inner.initializer if tensor.name in read]
+        del inner.initializer[:]
+        inner.initializer.extend(tensors)
+        nodes = [node for node in inner.node if node.op_type != "Constant" or node.output[0] in read]
+        del inner.node[:]
+        inner.node.extend(nodes)

@@ -1,1 +1,1 @@
-"""ONNX files: opened safely, tidied, described by metadata, and typed."""
+"""ONNX files: safe reading, queries on graphs, clean-up after torch's exporter, metadata, element types."""

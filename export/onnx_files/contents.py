@@ -1,4 +1,4 @@
-"""What an ONNX file may hold before anything is computed from it: its weights beside it, sizes that can be true."""
+"""Checks of an untrusted ONNX file before it is used: paths of weights, tensor sizes, functions, stored engines."""
 
 from __future__ import annotations
 
@@ -10,20 +10,36 @@ from typing import Any, Final
 from slimsight.compress.errors import ExportError
 from slimsight.compress.files.untrusted import path_inside, printable
 
-_MOST_NODES: Final = 1_000_000
-_MOST_ELEMENTS: Final = 2**36
-_MOST_BATCH, _MOST_IMAGE = 2**28, 2**24  # numbers: 1 GiB of float32, and 2,364 x 2,364 pixels
+_MAX_NODES: Final = 1_000_000
+_MAX_ELEMENTS: Final = 2**36
+_MAX_BATCH_ELEMENTS, _MAX_IMAGE_ELEMENTS = 2**28, 2**24  # 1 GiB of float32, and 2,364 x 2,364 pixels
 _EXTERNAL: Final = 1  # TensorProto.DataLocation
-# Bytes of an element by TensorProto.DataType; what packs several into a byte is left to ONNX Runtime.
-_BYTES: Final = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 14: 8, 15: 16, 16: 2}
+# Bytes of an element by TensorProto.DataType; types that pack several into a byte are left to ONNX Runtime.
+_ELEMENT_BYTES: Final = {
+    1: 4,
+    2: 1,
+    3: 1,
+    4: 2,
+    5: 2,
+    6: 4,
+    7: 8,
+    9: 1,
+    10: 2,
+    11: 8,
+    12: 4,
+    13: 8,
+    14: 8,
+    15: 16,
+    16: 2,
+}
 
 
 def check_contents(proto: Any, path: Path) -> None:
-    """Refuse what no exporter writes and what would cost the machine dearly to find out otherwise.
+    """Refuse a file that no exporter writes and that would exhaust the machine or reach outside of its folder.
 
     Raises:
-        ExportError: weights outside of the file's folder, tensors with other sizes than their data, sizes that no
-            machine holds, functions that call themselves or unfold to millions of nodes, or a stored engine.
+        ExportError: weights outside of the file's folder, tensors whose data do not fit their shape, shapes too large
+            for any machine, functions that call themselves or expand to millions of nodes, or a stored engine.
     """
     for graph in _graphs(proto):
         for tensor in _tensors(graph):
@@ -40,18 +56,18 @@ def check_contents(proto: Any, path: Path) -> None:
 
 
 def check_image(path: Path, sizes: Sequence[int]) -> None:
-    """Refuse an input (batch, C, H, W), 1 where any is taken, that is larger than any batch of images.
+    """Refuse an input shape (batch, C, H, W) that is larger than any batch of images; 1 stands for a free size.
 
     Raises:
-        ExportError: it is.
+        ExportError: it is larger.
     """
-    if math.prod(sizes) > _MOST_BATCH or math.prod(sizes[1:]) > _MOST_IMAGE:
+    if math.prod(sizes) > _MAX_BATCH_ELEMENTS or math.prod(sizes[1:]) > _MAX_IMAGE_ELEMENTS:
         shown = " x ".join(map(str, sizes))
         raise ExportError(f"{path} takes {shown} numbers at once, which no batch of images has: export it again")
 
 
 def _graphs(proto: Any) -> Iterator[Any]:
-    """Every graph and function body. Their depth is bounded: protobuf reads no more than a hundred levels."""
+    """Every graph and function body; the depth is bounded, as protobuf reads at most a hundred levels."""
     stack = [proto.graph, *proto.functions]
     stack += [graph for info in proto.training_info for graph in (info.initialization, info.algorithm)]
     while stack:
@@ -64,7 +80,7 @@ def _graphs(proto: Any) -> Iterator[Any]:
 
 
 class _Body:
-    """A graph, or a function's body, which has neither weights nor typed inputs."""
+    """The fields that graphs and function bodies share; a function has neither weights nor typed inputs."""
 
     def __init__(self, graph: Any) -> None:
         typed = hasattr(graph, "initializer")
@@ -95,14 +111,16 @@ def _tensors(graph: _Body) -> Iterator[Any]:
 def _check_tensor(tensor: Any, path: Path) -> None:
     name, dims = printable(tensor.name), list(tensor.dims)
     elements = math.prod(dims)
-    if any(size < 0 for size in dims) or elements > _MOST_ELEMENTS:
-        raise ExportError(f"{path}: tensor '{name}' has shape {_shown(dims)}, which no machine holds: export it again")
-    if tensor.data_location == _EXTERNAL or tensor.external_data:
-        needed = elements * _BYTES.get(tensor.data_type, 0)
-        _check_external({entry.key: entry.value for entry in tensor.external_data}, name, needed, path)
-    elif tensor.raw_data and len(tensor.raw_data) != elements * _BYTES.get(tensor.data_type, 0) != 0:
+    if any(size < 0 for size in dims) or elements > _MAX_ELEMENTS:
         raise ExportError(
-            f"{path}: tensor '{name}' has shape {_shown(dims)} and {len(tensor.raw_data):,} bytes of data, which "
+            f"{path}: tensor '{name}' has shape {_shape_text(dims)}, which no machine holds: export it again"
+        )
+    if tensor.data_location == _EXTERNAL or tensor.external_data:
+        needed = elements * _ELEMENT_BYTES.get(tensor.data_type, 0)
+        _check_external({entry.key: entry.value for entry in tensor.external_data}, name, needed, path)
+    elif tensor.raw_data and len(tensor.raw_data) != elements * _ELEMENT_BYTES.get(tensor.data_type, 0) != 0:
+        raise ExportError(
+            f"{path}: tensor '{name}' has shape {_shape_text(dims)} and {len(tensor.raw_data):,} bytes of data, which "
             "do not fit: export it again"
         )
 
@@ -116,12 +134,12 @@ def _check_external(given: dict[str, str], name: str, needed: int, path: Path) -
             "weights beside the file, or into it"
         )
     if beside.exists() and not beside.is_file():
-        raise ExportError(f"{path} keeps tensor '{name}' in '{printable(location)}', which is no file: copy both")
+        raise ExportError(f"{path} keeps tensor '{name}' in '{printable(location)}', which is not a file: copy both")
     try:
         offset, length = int(given.get("offset") or 0), int(given.get("length") or needed)
     except ValueError:
         offset = length = -1
-    size = beside.stat().st_size if beside.is_file() else None  # whoever reads it says that it is missing
+    size = beside.stat().st_size if beside.is_file() else None  # a missing file is reported on reading
     if offset < 0 or length < needed or (size is not None and offset + length > size):
         raise ExportError(
             f"{path} keeps tensor '{name}' in '{printable(location)}', which does not hold as much: copy both again"
@@ -130,43 +148,44 @@ def _check_external(given: dict[str, str], name: str, needed: int, path: Path) -
 
 def _check_value(value: Any, path: Path) -> None:
     dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim if dim.HasField("dim_value")]
-    if any(size < 0 for size in dims) or math.prod(dims) > _MOST_ELEMENTS:
+    if any(size < 0 for size in dims) or math.prod(dims) > _MAX_ELEMENTS:
+        name = printable(value.name)
         raise ExportError(
-            f"{path}: value '{printable(value.name)}' has shape {_shown(dims)}, which no machine holds: export it again"
+            f"{path}: value '{name}' has shape {_shape_text(dims)}, which no machine holds: export it again"
         )
 
 
-def _shown(dims: Sequence[int]) -> str:
+def _shape_text(dims: Sequence[int]) -> str:
     return " x ".join(map(str, dims[:8])) + (" x ..." if len(dims) > 8 else "")
 
 
 def _check_functions(proto: Any, path: Path) -> None:
-    """Count the nodes that there are once every call of a function is written out in its place."""
+    """Bound the number of nodes after inlining all functions, and refuse recursive ones."""
     bodies = {(function.domain, function.name): function for function in proto.functions}
     counts: dict[tuple[str, str], int] = {}
-    running: set[tuple[str, str]] = set()
+    active: set[tuple[str, str]] = set()
 
-    def unfolded(nodes: Any) -> int:
+    def inlined_nodes(nodes: Any) -> int:
         total = 0
         for node in nodes:
             key = (node.domain, node.op_type)
-            total += of_function(key) if key in bodies else 1
+            total += function_nodes(key) if key in bodies else 1
             for attribute in node.attribute:
                 inner = [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
-                total += sum(unfolded(graph.node) for graph in inner)
-            if total > _MOST_NODES:
-                raise ExportError(f"{path} unfolds to more than {_MOST_NODES:,} nodes: export it again")
+                total += sum(inlined_nodes(graph.node) for graph in inner)
+            if total > _MAX_NODES:
+                raise ExportError(f"{path} expands to more than {_MAX_NODES:,} nodes: export it again")
         return total
 
-    def of_function(key: tuple[str, str]) -> int:
-        if key in running or len(running) > 100:
+    def function_nodes(key: tuple[str, str]) -> int:
+        if key in active or len(active) > 100:
             raise ExportError(f"{path}: function '{printable(key[1])}' calls itself: export it again")
         if key not in counts:
-            running.add(key)
-            counts[key] = max(1, unfolded(bodies[key].node))
-            running.discard(key)
+            active.add(key)
+            counts[key] = max(1, inlined_nodes(bodies[key].node))
+            active.discard(key)
         return counts[key]
 
-    unfolded(proto.graph.node)
+    inlined_nodes(proto.graph.node)
     for key in bodies:
-        of_function(key)
+        function_nodes(key)

@@ -1,4 +1,4 @@
-"""What an ONNX file says about itself, in its ``metadata_props``: where it came from, what it takes, gives and costs.
+"""Metadata of exported ONNX files (``metadata_props``): origin, input, classes and MACs, written and read.
 
 ``json.loads(session.get_modelmeta().custom_metadata_map["classes"])`` gives the class names in ONNX Runtime.
 """
@@ -27,21 +27,21 @@ NORMALISATION, MEAN, STD = "normalisation", "mean", "std"
 CLASSES, CLASS_COUNT = "classes", "class_count"
 INPUT_LAYOUT, INPUT_SIZE, INPUT_RANGE, PRECISION = "input_layout", "input_size", "input_range", "precision"
 
-METADATA = 1
-"""Raised when files of the same model would say something else: runs then export theirs again."""
+METADATA_VERSION = 1
+"""Version of this metadata. Increase it when the same model would get other metadata: runs then export again."""
 
-_STANDARD = {"Image.BitmapPixelFormat": "Rgb8", "Image.NominalPixelRange": "Normalized_0_1"}
-"""The keys that ONNX itself has for images (MetadataProps.md)."""
+_ONNX_IMAGE_KEYS = {"Image.BitmapPixelFormat": "Rgb8", "Image.NominalPixelRange": "Normalized_0_1"}
+"""ONNX's own keys for images (MetadataProps.md)."""
 
 
 @dataclass(frozen=True)
 class About:
-    """What no graph shows: where a model came from, and what its logits are called.
+    """Metadata that cannot be read off the model: its recipe, class names, and MACs that depend on routes.
 
     Args:
         recipe: hash of the recipe that made it.
         classes: names of the logits, in their order.
-        macs: multiply-accumulates of one image; None: they are counted. Of a routed file: the most that a route costs.
+        macs: multiply-accumulates of one image; None: they are counted. Of a routed file: those of its dearest route.
         macs_mean: of a routed file: the mean over real images.
     """
 
@@ -51,12 +51,12 @@ class About:
     macs_mean: float | None = None
 
 
-NOTHING = About()
+EMPTY_ABOUT = About()
 
 
 @dataclass(frozen=True)
-class Described:
-    """What ``read_metadata`` found; ``all`` holds every key as it is stored."""
+class OnnxMetadata:
+    """The metadata of a file that slimsight wrote; ``all`` holds the stored text of each key."""
 
     version: str
     macs: int
@@ -70,16 +70,16 @@ class Described:
     all: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
-def describe(model: nn.Module, example: Tensor, class_count: int, about: About = NOTHING) -> dict[str, str]:
+def model_metadata(model: nn.Module, example: Tensor, class_count: int, about: About = EMPTY_ABOUT) -> dict[str, str]:
     """The metadata of ``model``'s file; equal for equal models, recipes and versions.
 
     Args:
-        model: raw images -> logits; its ``Normalize``, where it has one, says what it subtracts and divides by.
+        model: raw images -> logits; mean and std come from its ``Normalize``, where it has one.
         example: (N, 3, H, W), any N; one image of zeros in its size is used where MACs are counted.
         class_count: logits of one image.
 
     Raises:
-        ExportError: there are class names, and not one for every logit.
+        ExportError: there are class names, but not one per logit.
     """
     if about.classes and len(about.classes) != class_count:
         raise ExportError(
@@ -89,7 +89,7 @@ def describe(model: nn.Module, example: Tensor, class_count: int, about: About =
     if macs is None:
         device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), example.device)
         macs = count_macs(model, example.new_zeros(1, *example.shape[1:]).to(device)).total
-    found = {
+    values = {
         VERSION: metadata.version("slimsight"),
         RECIPE: about.recipe,
         MACS: str(macs),
@@ -99,74 +99,76 @@ def describe(model: nn.Module, example: Tensor, class_count: int, about: About =
         INPUT_LAYOUT: "NCHW",
         INPUT_SIZE: "x".join(map(str, example.shape[1:])),
         PRECISION: "fp32",
-        **_input(model),
+        **_normalisation(model),
     }
-    return {key: value for key, value in found.items() if value is not None}
+    return {key: value for key, value in values.items() if value is not None}
 
 
-def _input(model: nn.Module) -> dict[str, str]:
+def _normalisation(model: nn.Module) -> dict[str, str]:
     layer = next((module for module in model.modules() if isinstance(module, Normalize)), None)
     if layer is None:
         return {NORMALISATION: "as the model was given: its file takes what the model takes"}
     values = {MEAN: layer.mean.flatten().tolist(), STD: layer.std.flatten().tolist()}
-    # Seven digits say which float32 it is, and 0.49139997... reads as what somebody wrote.
+    # Seven digits identify a float32, and write 0.4914 rather than 0.49139997.
     rounded = {key: json.dumps([float(f"{value:.7g}") for value in numbers]) for key, numbers in values.items()}
-    return {NORMALISATION: "inside the file", **rounded, INPUT_RANGE: "[0, 1]", **_STANDARD}
+    return {NORMALISATION: "inside the file", **rounded, INPUT_RANGE: "[0, 1]", **_ONNX_IMAGE_KEYS}
 
 
-def write_metadata_(proto: Any, found: Mapping[str, str]) -> None:
-    """Put ``found`` in the place of a model's ``metadata_props``, in the order of its keys."""
+def write_metadata_(proto: Any, values: Mapping[str, str]) -> None:
+    """Replace a model's ``metadata_props`` by ``values``, sorted by key."""
     del proto.metadata_props[:]
-    for key in sorted(found):
+    for key in sorted(values):
         entry = proto.metadata_props.add()
-        entry.key, entry.value = key, found[key]
+        entry.key, entry.value = key, values[key]
 
 
-def to_metadata(proto: Any) -> dict[str, str]:
-    """The ``metadata_props`` of a model."""
+def stored_metadata(proto: Any) -> dict[str, str]:
+    """The ``metadata_props`` of a model as a dictionary."""
     return {entry.key: entry.value for entry in proto.metadata_props}
 
 
-def read_metadata(path: Path) -> Described:
-    """What the ONNX file at ``path`` says about itself.
+def read_metadata(path: Path) -> OnnxMetadata:
+    """The metadata that slimsight stored in the ONNX file at ``path``.
 
     Raises:
-        ExportError: the file is missing or is no ONNX file, or slimsight did not write it.
+        ExportError: the file is missing or is not an ONNX file, or slimsight did not write it.
     """
-    found = to_metadata(read_onnx(path, external=False))
+    stored = stored_metadata(read_onnx(path, external=False))
     try:
-        return Described(
-            version=found[VERSION],
-            macs=int(found[MACS]),
-            classes=tuple(json.loads(found.get(CLASSES, "[]"))),
-            class_count=int(found[CLASS_COUNT]),
-            mean=_numbers(found.get(MEAN)),
-            std=_numbers(found.get(STD)),
-            recipe=found.get(RECIPE),
-            macs_mean=float(found[MACS_MEAN]) if MACS_MEAN in found else None,
-            precision=found[PRECISION],
-            all=found,
+        return OnnxMetadata(
+            version=stored[VERSION],
+            macs=int(stored[MACS]),
+            classes=tuple(json.loads(stored.get(CLASSES, "[]"))),
+            class_count=int(stored[CLASS_COUNT]),
+            mean=_float_tuple(stored.get(MEAN)),
+            std=_float_tuple(stored.get(STD)),
+            recipe=stored.get(RECIPE),
+            macs_mean=float(stored[MACS_MEAN]) if MACS_MEAN in stored else None,
+            precision=stored[PRECISION],
+            all=stored,
         )
     except (KeyError, ValueError) as error:
         raise ExportError(f"{path} has no metadata of slimsight ({error}): export the model again") from error
 
 
 def stated_macs(path: Path) -> float | None:
-    """MACs of one image as the ONNX file at ``path`` states them, the mean of a routed file; None where it does not.
+    """MACs of one image as the metadata of an ONNX file state them, of a routed file the mean; None if they do not.
 
     Raises:
-        ExportError: the file is missing or is no ONNX file, or what it states is no number.
+        ExportError: the file is missing or is not an ONNX file, or the stated MACs are not a valid number.
     """
-    found = to_metadata(read_onnx(path, external=False))
-    text = found.get(MACS_MEAN, found.get(MACS))
+    stored = stored_metadata(read_onnx(path, external=False))
+    text = stored.get(MACS_MEAN, stored.get(MACS))
     try:
         macs = None if text is None else float(text)
     except ValueError:
         macs = math.nan
     if macs is not None and not 0 <= macs < math.inf:
-        raise ExportError(f"{path} states '{printable(str(text))}' MACs, which is no number: export the model again")
+        raise ExportError(
+            f"{path} states '{printable(str(text))}' MACs, which is not a valid number: export the model again"
+        )
     return macs
 
 
-def _numbers(text: str | None) -> tuple[float, ...] | None:
+def _float_tuple(text: str | None) -> tuple[float, ...] | None:
     return None if text is None else tuple(json.loads(text))

@@ -1,1 +1,1 @@
-"""Parity: whether an exported file computes what the PyTorch model computes, and where it first differs."""
+"""Parity: comparison of exported files with the PyTorch model, and the first layer that differs."""

@@ -1,4 +1,4 @@
-"""How near an artefact must stay to the model in fp32: one table, by the precision that it computes in."""
+"""Parity of logits: the tolerance of each precision, and the comparison of two runners on the same images."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from .first_difference import LayerDifference
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What passes.
+    """The limits of a parity comparison.
 
     Args:
-        limit: the largest difference of logits allowed.
-        quantile: which of all differences is held against it (1: the largest).
-        relative: ``limit`` counts times the largest logit of the reference, where that is above 1.
-        agreement: the least share of images (0..1) with the same largest logit.
-        layer: the largest difference within the network, relative to the largest value of the layer, that is still
-            rounding: beyond it ``first_difference`` names the layer.
+        limit: the largest allowed difference of logits.
+        quantile: the quantile of all differences that is compared with ``limit`` (1: the largest).
+        relative: multiply ``limit`` by the largest logit of the reference, where that is above 1.
+        agreement: the smallest allowed top-1 agreement, as a share of images (0..1).
+        layer: the largest difference inside of the network that counts as rounding, relative to the layer's largest
+            value: ``first_difference`` names the first layer beyond it.
     """
 
     limit: float
@@ -38,13 +38,13 @@ class Tolerance:
 
 
 TOLERANCES = {
-    # 24 bits of mantissa and sums in another order: 1e-6 to 1e-5 was found on trained networks. What is larger is
-    # another computation, and one image whose class changes is one too many.
+    # 24 bits of mantissa and sums in another order: 1e-6 to 1e-5 on trained networks. A larger difference means
+    # another computation, and no image may change its class.
     "fp32": Tolerance(limit=1e-4),
-    # 11 bits: every product is off by up to 5e-4 of itself, and so is what comes of dozens of layers: differences
-    # grow with the logits. Single outliers are expected, where the largest value of a map is rounded; images between
-    # two classes may change sides, one in a hundred. ResNet-20 and -56 on CIFAR-10: 1.1e-3 of the largest logit, all
-    # 500 images in agreement; a runtime that also sums in fp16 may be a few times coarser.
+    # 11 bits: relative error up to 5e-4 per product, so differences grow with the logits. Single outliers are
+    # expected, where the largest value of a map is rounded; one image in a hundred, between two classes, may change
+    # its class. ResNet-20 and -56 on CIFAR-10: 1.1e-3 of the largest logit, all 500 images in agreement; a runtime
+    # that also sums in fp16 may be a few times coarser.
     "fp16": Tolerance(limit=5e-3, quantile=0.99, relative=True, agreement=0.99, layer=2e-2),
     # TF32 rounds the factors as fp16 does and sums in fp32; bfloat16 has 8 bits, eight times coarser (the same
     # networks: 9e-3 of the largest logit, 0.994 in agreement).
@@ -54,10 +54,10 @@ TOLERANCES = {
 
 
 def tolerance_of(precision: str, *, fp32: float | None = None) -> Tolerance:
-    """The row of ``precision``; a recipe may set the limit of ``fp32``.
+    """The tolerance of ``precision``; ``fp32`` replaces the limit of fp32, as a recipe may.
 
     Raises:
-        ExportError: there is no such row.
+        ExportError: the precision is unknown.
     """
     if precision not in TOLERANCES:
         raise ExportError(f"parity knows no tolerance for precision '{precision}': it knows {', '.join(TOLERANCES)}")
@@ -66,16 +66,16 @@ def tolerance_of(precision: str, *, fp32: float | None = None) -> Tolerance:
 
 
 Locate = Callable[[NDArray[np.float32]], LayerDifference | None]
-"""Gives the first layer that differs on one image (1, 3, H, W)."""
+"""Finds the first layer that differs on one image (1, 3, H, W)."""
 
 
 @dataclass(frozen=True)
 class ParityResult:
-    """How far an artefact's logits are from the reference's; differences are absolute, in units of logits.
+    """Differences between an artefact's logits and the reference's, absolute, in units of logits.
 
     ``max_abs``, ``p99_abs`` and ``median_abs`` (quantiles over all logits) are infinite where a logit is NaN or
-    infinite. ``top1_agreement`` is the share of images (0..1) with the same largest logit. ``first_difference`` says,
-    where parity failed and the artefact can be looked into, in which layer it begins.
+    infinite. ``top1_agreement`` is the share of images (0..1) with the same largest logit. ``first_difference`` names
+    the first layer that differs, where parity failed and the layers of the artefact can be read.
     """
 
     artifact: str
@@ -111,11 +111,11 @@ def compare_logits(
 ) -> ParityResult:
     """Compare logits (N, classes) of two runtimes for the same images.
 
-    Passes when the difference and top-1 agreement are within ``tolerance``, by default the one of ``precision`` (see
-    ``tolerance.TOLERANCES``). NaN or infinity on either side never passes.
+    Passes when the difference and top-1 agreement are within ``tolerance``, by default the one of ``precision`` in
+    ``TOLERANCES``. NaN or infinity on either side never passes.
 
     Raises:
-        ExportError: the shapes differ, or there is nothing to compare.
+        ExportError: the shapes differ, or there are no logits.
     """
     if reference.shape != candidate.shape or reference.ndim != 2 or reference.size == 0:
         raise ExportError(
@@ -132,7 +132,7 @@ def compare_logits(
     p99_abs = float(np.quantile(difference, 0.99, method="higher"))
     agreement = float(agree.mean())
     limits = tolerance or tolerance_of(precision)
-    judged = float(np.quantile(difference, limits.quantile, method="higher"))
+    compared = float(np.quantile(difference, limits.quantile, method="higher"))
     scale = max(1.0, float(np.abs(reference[finite]).max(initial=0.0))) if limits.relative else 1.0
     return ParityResult(
         artifact=artifact,
@@ -142,7 +142,7 @@ def compare_logits(
         max_abs=max_abs,
         p99_abs=p99_abs,
         top1_agreement=agreement,
-        passed=bool(finite.all()) and judged <= limits.limit * scale and agreement >= limits.agreement,
+        passed=bool(finite.all()) and compared <= limits.limit * scale and agreement >= limits.agreement,
         median_abs=float(np.quantile(difference, 0.5, method="higher")),
     )
 
@@ -158,20 +158,20 @@ def check_parity(
     locate: Locate | None = None,
     progress: Progress = SILENT,
 ) -> ParityResult:
-    """Run two open runners on all ``images`` in batches of ``batch``, the ragged last one too; compare.
+    """Run two open runners on all ``images`` in batches of ``batch`` (the last may be smaller), and compare.
 
     Args:
-        reference: what is right, usually the torch model in fp32.
-        candidate: the artefact; gives the result its runtime and precision.
+        reference: usually the torch model in fp32.
+        candidate: the artefact; the result has its runtime and precision.
         images: (N, 3, H, W), uint8 or floating point in [0, 1].
         artifact: what the result calls the candidate, e.g. ``slim/model.onnx``.
         batch: images per call.
         tolerance: as in ``compare_logits``.
-        locate: asked, when parity fails, where it begins on the image whose logits differ most.
-        progress: where the images that went through are shown.
+        locate: called when parity fails, with the image whose logits differ most.
+        progress: shows the batches that are done.
 
     Raises:
-        ExportError: no images, or the runners do not take them.
+        ExportError: there are no images, or the runners do not take them.
     """
     if len(images) == 0 or batch < 1:
         raise ExportError(f"{artifact}: {len(images)} images in batches of {batch}; parity needs 1 or more of each")
@@ -181,10 +181,10 @@ def check_parity(
     for start in progress.track(starts, f"parity of {artifact} at batch {batch}", unit="batches"):
         chunk = to_input(images[start : start + batch])
         logits.append((reference.run(chunk), candidate.run(chunk)))
-    ours, theirs = (np.concatenate(side) for side in zip(*logits, strict=True))
+    expected, actual = (np.concatenate(side) for side in zip(*logits, strict=True))
     result = compare_logits(
-        ours,
-        theirs,
+        expected,
+        actual,
         artifact=artifact,
         runtime=candidate.runtime,
         precision=candidate.precision,
@@ -193,10 +193,10 @@ def check_parity(
     )
     if result.passed or locate is None:
         return result
-    worst = int(np.nan_to_num(np.abs(ours - theirs), nan=np.inf).max(1).argmax())
+    worst = int(np.nan_to_num(np.abs(expected - actual), nan=np.inf).max(1).argmax())
     try:
-        found = locate(to_input(images[worst : worst + 1]))
-    except ExportError as error:  # the comparison has failed all the same: that must not get lost
+        difference = locate(to_input(images[worst : worst + 1]))
+    except ExportError as error:  # the failed comparison must still be reported
         return replace(result, first_difference=f"differs in a layer that could not be found: {error}")
-    alone = f"differs in no layer by more than rounding on image {worst} alone"
-    return replace(result, first_difference=alone if found is None else str(found))
+    no_layer = f"differs in no layer by more than rounding on image {worst} alone"
+    return replace(result, first_difference=no_layer if difference is None else str(difference))

@@ -1,4 +1,7 @@
-"""What every layer of a network gives for some images, in order of execution: a graph of torch's, or an ONNX file."""
+"""The first layer where an exported file and its torch model differ, from the values of all layers on both sides.
+
+Values are recorded in order of execution, of torch's graph and of an ONNX file, and compared by name.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +22,15 @@ from slimsight.compress.dynamic import DynamicClassifier
 from ..onnx_files.graph import import_onnx, read_onnx
 from ..pt2.export import load_program, trace
 from ..routed.export import with_routes
-from ..runners import CPU, open_session
-from ..to_onnx import convert
+from ..runners import CPU_PROVIDER, open_session
+from ..to_onnx import to_onnx_program
 
 Values = Mapping[str, NDArray[Any]]
 """Name of a value -> the value, in order of execution."""
 
 
 class _ValueRecorder(Interpreter):
-    """Runs a graph and keeps every tensor of floating point that it computes."""
+    """Runs a graph of torch's and records each floating-point tensor that it computes."""
 
     def __init__(self, module: Any) -> None:
         super().__init__(module)
@@ -42,7 +45,7 @@ class _ValueRecorder(Interpreter):
 
 @torch.inference_mode()
 def program_values(program: ExportedProgram, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-    """The values of a program's graph, under the names that the graph has for them."""
+    """The floating-point values of a program's graph, by the names of its nodes."""
     recorder = _ValueRecorder(program.module())
     recorder.run(torch.from_numpy(images))
     return recorder.values
@@ -54,10 +57,10 @@ def program_layers(program: ExportedProgram) -> dict[str, str]:
     return {name: str(list(stack.values())[-1][0]) for name, stack in stacks if stack}
 
 
-def onnx_values(proto: Any, images: NDArray[np.float32], provider: str = CPU) -> dict[str, NDArray[Any]]:
-    """The values of an ONNX model: what its nodes give becomes output of a copy, which then runs as it is stored.
+def onnx_values(proto: Any, images: NDArray[np.float32], provider: str = CPU_PROVIDER) -> dict[str, NDArray[Any]]:
+    """The floating-point values of an ONNX model: they become outputs of a copy, which runs without optimisation.
 
-    Branches are left out: what they give comes out of their `If`. Tensors of integers, too.
+    Values inside of branches are left out; the outputs of their `If` are included.
 
     Raises:
         ExportError: ONNX Runtime cannot run the copy.
@@ -65,51 +68,51 @@ def onnx_values(proto: Any, images: NDArray[np.float32], provider: str = CPU) ->
     onnx = import_onnx()
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
-    known = {value.name for value in copy.graph.output}
-    given = [name for node in copy.graph.node if node.op_type != "Constant" for name in node.output if name]
-    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in given if name not in known)
+    outputs = {value.name for value in copy.graph.output}
+    names = [name for node in copy.graph.node if node.op_type != "Constant" for name in node.output if name]
+    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in outputs)
     session = open_session(copy.SerializeToString(), 1, provider, optimised=False)
-    (taken,) = session.get_inputs()
+    (input_,) = session.get_inputs()
     floats = {item.name for item in session.get_outputs() if item.type in ("tensor(float)", "tensor(float16)")}
-    wanted = [name for name in given if name in floats]
-    found = session.run(wanted, {taken.name: images})
-    return {name: np.asarray(value, np.float32) for name, value in zip(wanted, found, strict=True)}
+    wanted = [name for name in names if name in floats]
+    values = session.run(wanted, {input_.name: images})
+    return {name: np.asarray(value, np.float32) for name, value in zip(wanted, values, strict=True)}
 
 
 def node_names(proto: Any) -> dict[str, str]:
-    """Name of a value -> the node that gives it."""
+    """Name of a value -> the node that computes it."""
     return {name: node.name for node in proto.graph.node for name in node.output}
 
 
 @dataclass(frozen=True)
 class LayerDifference:
-    """``layer`` differs by ``max_abs`` where the reference's largest value is ``scale``; before it nothing does.
+    """The first layer that differs: by ``max_abs``, where the reference's largest value is ``scale``.
 
-    ``place`` of ``compared``: its number among the values that both sides have, in order of execution. ``before``:
-    the largest difference ahead of it, relative to its own layer's largest value.
+    ``position`` of ``compared``: its number among the values that both sides have, in order of execution. ``before``:
+    the largest difference of earlier layers, relative to their own largest values.
     """
 
     layer: str
     max_abs: float
     scale: float
-    place: int
+    position: int
     compared: int
     before: float
 
     def __str__(self) -> str:
         return (
             f"first differs in {self.layer}: by {self.max_abs:.1e}, its largest value is {self.scale:.1e} "
-            f"(value {self.place} of {self.compared}; before it at most {self.before:.0e} of a layer's largest)"
+            f"(value {self.position} of {self.compared}; before it at most {self.before:.0e} of a layer's largest)"
         )
 
 
 def first_in_onnx(
-    model: nn.Module, path: Path, image: NDArray[np.float32], limit: float, *, provider: str = CPU
+    model: nn.Module, path: Path, image: NDArray[np.float32], limit: float, *, provider: str = CPU_PROVIDER
 ) -> LayerDifference | None:
-    """The first layer of an exported file that does not give what it gives in ``model``; None: all do.
+    """The first layer whose values differ between an ONNX file and ``model``; None if none does.
 
-    Both sides carry the names that torch's exporter gave their values, so that layers are found by name; what one
-    side lacks (a folded normalisation, a channel that a route skips) is left out.
+    Values are matched by the names that torch's exporter gave them; what one side lacks (a folded normalisation, a
+    channel that a route skips) is not compared.
 
     Args:
         model: what the file was exported from; a dynamic classifier for its masked or routed form.
@@ -119,57 +122,60 @@ def first_in_onnx(
     """
     proto = read_onnx(path)
     stated = next(item.version for item in proto.opset_import if not item.domain)
-    twin = with_routes(model) if isinstance(model, DynamicClassifier) else model
+    exported = with_routes(model) if isinstance(model, DynamicClassifier) else model
     outputs = [value.name for value in proto.graph.output]
-    program = convert(twin, torch.from_numpy(image), opset=stated, outputs=outputs).exported_program
-    ours = program_values(program, image)
-    ours |= {name: ours[own] for name, own in zip(outputs, _results(program), strict=True) if own in ours}
+    program = to_onnx_program(exported, torch.from_numpy(image), opset=stated, outputs=outputs).exported_program
+    expected = program_values(program, image)
+    expected |= {
+        name: expected[node] for name, node in zip(outputs, _output_nodes(program), strict=True) if node in expected
+    }
     names, modules = node_names(proto), program_layers(program)
-    for branches in (node for node in proto.graph.node if node.op_type == "If"):
-        names |= {value: f"the branches up to {modules.get(value, value)}" for value in branches.output}
-    return _first(ours, onnx_values(proto, image, provider), names, limit, _gated(program))
+    for node in proto.graph.node:
+        if node.op_type == "If":
+            names |= {value: f"the branches up to {modules.get(value, value)}" for value in node.output}
+    return _first_difference(expected, onnx_values(proto, image, provider), names, limit, _gated_values(program))
 
 
 def first_in_pt2(model: nn.Module, path: Path, image: NDArray[np.float32], limit: float) -> LayerDifference | None:
-    """``first_in_onnx`` for a ``.pt2`` file, whose graph is the one that ``model`` is traced to."""
+    """``first_in_onnx`` for a ``.pt2`` file, whose graph is the one that tracing ``model`` gives."""
     program = trace(model, torch.from_numpy(image))
     stored = program_values(load_program(path), image)
-    return _first(program_values(program, image), stored, program_layers(program), limit)
+    return _first_difference(program_values(program, image), stored, program_layers(program), limit)
 
 
-def _results(program: ExportedProgram) -> list[str]:
+def _output_nodes(program: ExportedProgram) -> list[str]:
     return [spec.arg.name for spec in program.graph_signature.output_specs]
 
 
-def _gated(program: ExportedProgram) -> dict[str, list[str]]:
-    """Name of a value -> the products that it goes into: where a routed file's value already holds its gates."""
+def _gated_values(program: ExportedProgram) -> dict[str, list[str]]:
+    """Name of a value -> its products with gates: in a routed file the value is multiplied by its gates already."""
     nodes = [node for node in program.graph.nodes if node.op == "call_function"]
     return {node.name: [user.name for user in node.users if user.name.startswith("mul")] for node in nodes}
 
 
-def _first(
-    ours: Values,
-    theirs: Values,
+def _first_difference(
+    expected: Values,
+    actual: Values,
     layers: Mapping[str, str],
     limit: float,
     alternatives: Mapping[str, Iterable[str]] | None = None,
 ) -> LayerDifference | None:
-    shared = [name for name in theirs if name in ours and ours[name].shape == theirs[name].shape]
+    shared = [name for name in actual if name in expected and expected[name].shape == actual[name].shape]
     before = 0.0
-    for place, name in enumerate(shared, 1):
-        also = [ours[other] for other in (alternatives or {}).get(name, ()) if other in ours]
-        same = [ours[name], *(value for value in also if value.shape == theirs[name].shape)]
-        found = min((_difference(value, theirs[name]) for value in same), key=lambda pair: pair[0] / pair[1])
-        max_abs, scale = found
+    for position, name in enumerate(shared, 1):
+        gated = [expected[product] for product in (alternatives or {}).get(name, ()) if product in expected]
+        comparable = [expected[name], *(value for value in gated if value.shape == actual[name].shape)]
+        differences = (_difference(value, actual[name]) for value in comparable)
+        max_abs, scale = min(differences, key=lambda pair: pair[0] / pair[1])
         if not max_abs / scale <= limit:
-            return LayerDifference(layers.get(name) or name, max_abs, scale, place, len(shared), before)
+            return LayerDifference(layers.get(name) or name, max_abs, scale, position, len(shared), before)
         before = max(before, max_abs / scale)
     return None
 
 
-def _difference(ours: NDArray[Any], theirs: NDArray[Any]) -> tuple[float, float]:
-    """The largest difference, infinite where one side is not finite, and the largest value of ours."""
-    if ours.size == 0:
+def _difference(expected: NDArray[Any], actual: NDArray[Any]) -> tuple[float, float]:
+    """The largest difference, infinite where one side is NaN, and the largest magnitude of the expected values."""
+    if expected.size == 0:
         return 0.0, 1.0
-    difference = np.abs(ours.astype(np.float64) - theirs)
-    return float(np.nan_to_num(difference, nan=np.inf).max()), max(float(np.abs(ours).max()), 1e-30)
+    difference = np.abs(expected.astype(np.float64) - actual)
+    return float(np.nan_to_num(difference, nan=np.inf).max()), max(float(np.abs(expected).max()), 1e-30)

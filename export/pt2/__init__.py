@@ -1,1 +1,1 @@
-"""``.pt2`` files: exported programs, written, and read without running code that they bring."""
+"""``.pt2`` files (exported programs): writing, and reading without running code from the file."""

@@ -1,8 +1,8 @@
-"""What a ``.pt2`` file may hold so that opening it runs nothing: torch.export.load alone would.
+"""Checks of an untrusted ``.pt2`` archive, so that loading it runs no code of its author's.
 
-``torch.export.load`` unpickles what a file asks it to, gives its expressions to ``eval``, compiles its guards, imports
-the modules that it names and calls any function of torch by name. Only what an exported network needs is let through,
-and what is opened in the end is an archive made anew of that, so that no two readers of archives can disagree.
+``torch.export.load`` unpickles objects, passes expressions to ``eval``, compiles guards, imports named modules and
+calls any function of torch by name. Only what an exported network needs is allowed, and torch reads a new archive that
+is written from the checked parts, so that two readers of archives cannot disagree.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import torch
 from slimsight.compress.errors import ExportError
 from slimsight.compress.files.untrusted import MEBIBYTE, open_limited, parse_json, printable
 
-_MOST: Final = 16 * 1024 * MEBIBYTE
-_MOST_GRAPH: Final = 256 * MEBIBYTE
+_MAX_BYTES: Final = 16 * 1024 * MEBIBYTE
+_MAX_GRAPH_BYTES: Final = 256 * MEBIBYTE
 
-_FACTS: Final = re.compile(r"archive_format|archive_version|byteorder|version|\.data/[a-z_]+")
+_ARCHIVE_FACTS: Final = re.compile(r"archive_format|archive_version|byteorder|version|\.data/[a-z_]+")
 _GRAPH: Final = re.compile(r"models/model\.json")
 _CONFIG: Final = re.compile(r"data/(weights|constants)/model_\1_config\.json")
-_STORED: Final = re.compile(r"data/(weights/weight|constants/tensor)_[0-9]+")
+_TENSOR: Final = re.compile(r"data/(weights/weight|constants/tensor)_[0-9]+")
 _EXAMPLE: Final = re.compile(r"data/sample_inputs/model\.pt")
 
 _OPERATOR: Final = re.compile(
@@ -36,10 +36,10 @@ _OPERATOR: Final = re.compile(
     r"|_operator\.(getitem|neg|pos|add|sub|mul|truediv|floordiv|mod|eq|ne|lt|le|gt|ge|and_|or_|not_)"
     r"|math\.(ceil|floor|trunc)"
 )
-"""What a graph may call: torch's own operators on tensors and arithmetic on sizes. ``from_file`` opens files."""
+"""Allowed calls: torch's own operators on tensors, and arithmetic on sizes. ``from_file`` would open files."""
 
-_TOKEN: Final = re.compile(r"\s+|'\w+'|\d+(?:\.\d+)?|[A-Za-z_]\w*|\*\*\s*[1-4]\b|[-+*/%(),=<>!&|~]")
-_WORDS: Final = frozenset(
+_EXPRESSION_TOKEN: Final = re.compile(r"\s+|'\w+'|\d+(?:\.\d+)?|[A-Za-z_]\w*|\*\*\s*[1-4]\b|[-+*/%(),=<>!&|~]")
+_EXPRESSION_WORDS: Final = frozenset(
     re.findall(
         r"\w+",
         "Symbol Integer Rational Float Add Mul Mod Max Min Eq Ne Lt Le Gt Ge And Or Not floor ceiling FloorDiv CeilDiv "
@@ -48,31 +48,31 @@ _WORDS: Final = frozenset(
         "GreaterThan",
     )
 )
-_SIZE: Final = re.compile(r"[su]\d{1,9}")
-_LONGEST: Final = 2000  # characters of an expression
+_SIZE_SYMBOL: Final = re.compile(r"[su]\d{1,9}")
+_MAX_EXPRESSION: Final = 2000  # characters
 
-# torch writes a program's names into Python code that it then runs.
-_PLAIN: Final = re.compile(r"[\w.\-\[\]:/+]*")
-_NAME: Final = re.compile(r"([A-Za-z_]\w*)?")
+# torch writes the names of a program into Python code and runs it.
+_PLAIN_TEXT: Final = re.compile(r"[\w.\-\[\]:/+]*")
+_IDENTIFIER: Final = re.compile(r"([A-Za-z_]\w*)?")
 _CONTAINERS: Final = frozenset({None, "builtins.tuple", "builtins.list", "builtins.dict"})
 
 
 def harmless_archive(path: Path) -> io.BytesIO:
-    """The archive at ``path`` without anything that torch would run while it opens it.
+    """A copy of the archive at ``path`` in which nothing is left that torch would run while loading it.
 
     Raises:
         FileNotFoundError: it is missing.
-        ExportError: it holds something else than a network's graph and its tensors.
+        ExportError: it contains more than a network's graph and tensors.
     """
     try:
-        with open_limited(path, _MOST) as file, zipfile.ZipFile(file) as archive:
-            parts = _read(archive, path.stat().st_size)
+        with open_limited(path, _MAX_BYTES) as file, zipfile.ZipFile(file) as archive:
+            parts = _checked_parts(archive, path.stat().st_size)
     except FileNotFoundError:
         raise
     except (OSError, zipfile.BadZipFile, ValueError, LookupError, TypeError, NotImplementedError, EOFError) as error:
         reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
         raise ExportError(
-            f"{path} is no .pt2 that is opened here ({reason}): export it with torch.export.save"
+            f"{path} is not a .pt2 that can be opened safely ({reason}): export it with torch.export.save"
         ) from error
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as made:
@@ -82,7 +82,8 @@ def harmless_archive(path: Path) -> io.BytesIO:
     return buffer
 
 
-def _read(archive: zipfile.ZipFile, size: int) -> dict[str, bytes]:
+def _checked_parts(archive: zipfile.ZipFile, size: int) -> dict[str, bytes]:
+    """The checked files in the archive by name, without the archive's root folder."""
     members = archive.infolist()
     if sum(member.file_size for member in members) > size:
         raise ValueError("its parts unpack to more than the file holds, which torch never writes")
@@ -91,60 +92,60 @@ def _read(archive: zipfile.ZipFile, size: int) -> dict[str, bytes]:
         _, slash, name = member.filename.partition("/")
         if not slash or name in parts:
             raise ValueError(f"'{printable(member.filename)}' is in it twice, or outside of its folder")
-        if not any(kind.fullmatch(name) for kind in (_FACTS, _GRAPH, _CONFIG, _STORED, _EXAMPLE)):
-            raise ValueError(f"'{printable(name)}' in it is no part of a network: it could be code")
+        if not any(kind.fullmatch(name) for kind in (_ARCHIVE_FACTS, _GRAPH, _CONFIG, _TENSOR, _EXAMPLE)):
+            raise ValueError(f"'{printable(name)}' in it is not part of a network: it could be code")
         parts[name] = archive.read(member)
     for name in list(parts):
         if _GRAPH.fullmatch(name):
             parts[name] = _checked_graph(parts[name])
         elif _CONFIG.fullmatch(name):
-            _check_config(parts, name)
+            _check_tensors(parts, name)
         elif _EXAMPLE.fullmatch(name):
             _check_example(parts[name])
     return parts
 
 
-def _parsed(content: bytes) -> Any:
-    if len(content) > _MOST_GRAPH:
+def _parse_graph(content: bytes) -> Any:
+    if len(content) > _MAX_GRAPH_BYTES:
         raise ValueError(f"a graph of {len(content) / MEBIBYTE:,.0f} MiB")
     return parse_json(content.decode())
 
 
-def _check_config(parts: dict[str, bytes], name: str) -> None:
-    """The list of stored tensors: none is a pickle, none is larger than what is stored of it."""
+def _check_tensors(parts: dict[str, bytes], name: str) -> None:
+    """Refuse a list of tensors with a pickle in it, or with shapes larger than the stored data."""
     kind = name.split("/")[1]
     prefix = {"weights": "weight_", "constants": "tensor_"}[kind]
-    for tensor, entry in _parsed(parts[name])["config"].items():
+    for tensor, entry in _parse_graph(parts[name])["config"].items():
         stored = str(entry["path_name"])
         if entry["use_pickle"] or not stored.startswith(prefix):
             raise ValueError(f"'{printable(tensor)}' of its {kind} is a pickle, and unpickling could run any code")
-        if not _PLAIN.fullmatch(tensor):
-            raise ValueError(f"'{printable(tensor)}' in it is no name of a tensor")
+        if not _PLAIN_TEXT.fullmatch(tensor):
+            raise ValueError(f"'{printable(tensor)}' in it is not a valid name of a tensor")
         sizes = [size["as_int"] for size in entry["tensor_meta"]["sizes"]]
         if math.prod(sizes) > len(parts[f"data/{kind}/{stored}"]):
             raise ValueError(f"'{tensor}' has shape {tuple(sizes)}, and fewer numbers than that are stored")
 
 
 def _check_example(content: bytes) -> None:
-    """torch falls back to unpickling anything where this fails."""
+    """Refuse example inputs other than tensors: torch would fall back to unpickling them."""
     try:
         torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever it is: torch would go on to unpickle
-        raise ValueError("its example inputs hold more than tensors, and unpickling could run any code") from error
+    except Exception as error:  # any error: torch would go on to unpickle
+        raise ValueError("its example inputs are more than tensors, and unpickling could run any code") from error
 
 
 def _checked_graph(content: bytes) -> bytes:
-    """The graph without notes, which torch follows, and without guards, which it runs: shapes are checked without."""
-    program = _parsed(content)
+    """The checked graph without metadata, which torch follows, and without guards, which it runs and does not need."""
+    program = _parse_graph(content)
     program["guards_code"] = []
-    for place in _dicts(program):
-        if "metadata" in place:
-            place["metadata"] = {}
-        if "target" in place and not (isinstance(place["target"], str) and _OPERATOR.fullmatch(place["target"])):
-            raise ValueError(f"it calls '{printable(str(place['target']))}', which is no operator of a network")
-        if place.get("custom_obj_values") or place.get("treespec_namedtuple_fields"):
-            raise ValueError("it holds objects that are no tensors")
-        for key, value in place.items():
+    for entry in _nested_dicts(program):
+        if "metadata" in entry:
+            entry["metadata"] = {}
+        if "target" in entry and not (isinstance(entry["target"], str) and _OPERATOR.fullmatch(entry["target"])):
+            raise ValueError(f"it calls '{printable(str(entry['target']))}', which is not an operator of a network")
+        if entry.get("custom_obj_values") or entry.get("treespec_namedtuple_fields"):
+            raise ValueError("it contains objects other than tensors")
+        for key, value in entry.items():
             _check_text(key, value)
     return json.dumps(program).encode()
 
@@ -155,43 +156,44 @@ def _check_text(key: str, value: Any) -> None:
     elif key in ("in_spec", "out_spec"):
         _check_containers(parse_json(value))
     else:
-        allowed = _NAME if key in ("name", "as_name") else _PLAIN
+        allowed = _IDENTIFIER if key in ("name", "as_name") else _PLAIN_TEXT
         for text in (key, *([value] if isinstance(value, str) else value if isinstance(value, list) else ())):
-            if isinstance(text, str) and not (_PLAIN if text is key else allowed).fullmatch(text):
-                raise ValueError(f"'{printable(text, 80)}' in it is no name")
+            if isinstance(text, str) and not (_PLAIN_TEXT if text is key else allowed).fullmatch(text):
+                raise ValueError(f"'{printable(text, 80)}' in it is not a valid name")
 
 
-def _dicts(value: Any) -> Iterator[dict[str, Any]]:
+def _nested_dicts(value: Any) -> Iterator[dict[str, Any]]:
     stack = [value]
     while stack:
-        found = stack.pop()
-        if isinstance(found, dict):
-            yield found
-            stack += found.values()
-        elif isinstance(found, list):
-            stack += found
+        item = stack.pop()
+        if isinstance(item, dict):
+            yield item
+            stack += item.values()
+        elif isinstance(item, list):
+            stack += item
 
 
 def _check_expression(text: Any) -> None:
-    """An expression of sizes; sympy hands it to ``eval``."""
-    if not isinstance(text, str) or len(text) > _LONGEST or text.count("**") > 1:  # 9**9**9**9
+    """Refuse an expression of a size that is more than arithmetic: sympy passes it to ``eval``."""
+    if not isinstance(text, str) or len(text) > _MAX_EXPRESSION or text.count("**") > 1:  # 9**9**9**9
         raise ValueError("the expression of a size in it is too long")
-    place = 0
-    while place < len(text):
-        token = _TOKEN.match(text, place)
-        word = token.group() if token else text[place]
-        named = word[0].isalpha() or word[0] == "_"
-        if token is None or (named and word not in _WORDS and not _SIZE.fullmatch(word)) or len(word.strip("'")) > 40:
+    position = 0
+    while position < len(text):
+        token = _EXPRESSION_TOKEN.match(text, position)
+        word = token.group() if token else text[position]
+        is_name = word[0].isalpha() or word[0] == "_"
+        unknown = is_name and word not in _EXPRESSION_WORDS and not _SIZE_SYMBOL.fullmatch(word)
+        if token is None or unknown or len(word.strip("'")) > 40:
             raise ValueError(f"a size in it is computed by '{printable(text, 80)}', which is more than arithmetic")
-        place = token.end()
+        position = token.end()
 
 
 def _check_containers(spec: Any) -> None:
-    """How inputs are nested: in tuples, lists and dicts; torch imports other types by name."""
-    for place in _dicts(spec):
-        if place.get("type") not in _CONTAINERS:
-            raise ValueError(f"its inputs come in a '{printable(str(place.get('type')))}'")
-        if place.get("context") is not None:
-            context = parse_json(place["context"])
-            if any(True for _ in _dicts(context)):
+    """Refuse inputs nested in other containers than tuples, lists and dicts: torch imports other types by name."""
+    for entry in _nested_dicts(spec):
+        if entry.get("type") not in _CONTAINERS:
+            raise ValueError(f"its inputs come in a '{printable(str(entry.get('type')))}'")
+        if entry.get("context") is not None:
+            context = parse_json(entry["context"])
+            if any(True for _ in _nested_dicts(context)):
                 raise ValueError("its inputs come with objects of their own")

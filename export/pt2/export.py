@@ -1,4 +1,4 @@
-"""A model as one graph with a free batch size: the ground of every artefact, and the ``.pt2`` file itself."""
+"""Tracing a model with a free batch size, which all exports start from, and writing and reading ``.pt2`` files."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from slimsight.compress.files.atomic import atomic_path
 
 from .contents import harmless_archive
 
-# What forward() and torch.export raise on graphs they cannot handle; torch's own are RuntimeErrors.
+# What forward() and torch.export raise on models that they cannot trace; torch's own errors are RuntimeErrors.
 _TRACE_ERRORS = (RuntimeError, ValueError, TypeError, AssertionError)
-# What torch raises on a program that does not fit together.
-_DAMAGED = (*_TRACE_ERRORS, LookupError, AttributeError, ArithmeticError, SyntaxError, zipfile.BadZipFile)
+# What torch raises on a damaged program.
+_DAMAGED_ERRORS = (*_TRACE_ERRORS, LookupError, AttributeError, ArithmeticError, SyntaxError, zipfile.BadZipFile)
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence what exporters print, warn and log inside the block; exceptions still come through."""
+def silence_output() -> Iterator[None]:
+    """Suppress prints, warnings and logging of exporters inside the block; exceptions are still raised."""
     disabled = logging.root.manager.disable
     sink = io.StringIO()
     with warnings.catch_warnings(), contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
@@ -42,30 +42,29 @@ def quiet() -> Iterator[None]:
 
 def cpu_copy(model: nn.Module) -> nn.Module:
     """A copy of ``model`` on the CPU, in eval mode, contiguous, without gradients."""
-    twin = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format).eval()
-    return twin.requires_grad_(False)
+    return copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
 
 
 def trace(model: nn.Module, example: Tensor) -> ExportedProgram:
-    """The graph of ``model`` in eval mode: any batch size, the other sizes of ``example`` (N, 3, H, W).
+    """Trace ``model`` in eval mode with a free batch size; the other sizes are those of ``example`` (N, 3, H, W).
 
-    ``model`` is not changed. Only the shape and dtype of ``example`` are used: torch.export keeps its
-    inputs in the program, and no image of a user belongs in an artefact.
+    ``model`` is not changed. Only shape and dtype of ``example`` are used: torch.export stores its inputs in the
+    program, and a user's images must not get into an artefact.
 
     Raises:
-        ExportError: ``example`` is no batch of images; the model fixes its batch size or branches on values.
+        ExportError: ``example`` is not a batch of images; the model fixes its batch size or branches on values.
     """
     if example.ndim != 4:
         raise ExportError(f"the example has shape {tuple(example.shape)}: give images (N, 3, H, W)")
-    # torch.export takes a batch of 1 for a constant, so the graph is always traced with two images.
+    # torch.export treats a batch size of 1 as a constant, so the model is always traced with two images.
     images = torch.zeros(2, *example.shape[1:], dtype=example.dtype)
     try:
-        with quiet():
+        with silence_output():
             program = torch.export.export(cpu_copy(model), (images,), dynamic_shapes=({0: Dim("batch")},))
     except _TRACE_ERRORS as error:
         raise ExportError(
             f"{type(model).__name__} cannot be traced with a free batch size for images of shape "
-            f"{tuple(example.shape[1:])}: {first_line(error)}; in forward(), use flatten(1) instead of a "
+            f"{tuple(example.shape[1:])}: {first_error_line(error)}; in forward(), use flatten(1) instead of a "
             "fixed batch size and do not branch on the values of tensors"
         ) from error
     for module in program.graph_module.modules():
@@ -76,7 +75,7 @@ def trace(model: nn.Module, example: Tensor) -> ExportedProgram:
 
 
 def export_pt2(model: nn.Module, example: Tensor, path: Path) -> None:
-    """Write ``model`` as ``.pt2``, loadable with torch alone, of any batch size; whole or not at all.
+    """Write ``model`` as ``.pt2`` of any batch size, loadable with plain torch; atomically.
 
     Args:
         model: raw images (N, 3, H, W) -> logits (N, classes); copied to the CPU in eval mode, not changed.
@@ -85,30 +84,30 @@ def export_pt2(model: nn.Module, example: Tensor, path: Path) -> None:
 
     Raises:
         ExportError: the model cannot be traced with a free batch size.
-        RunError: the disk is full or the place is not writable.
+        RunError: the disk is full or the folder is not writable.
     """
     program = trace(model, example)
     buffer = io.BytesIO()
-    with quiet():
+    with silence_output():
         torch.export.save(program, buffer)
     with atomic_path(path) as part:
         part.write_bytes(buffer.getvalue())
 
 
 def load_program(path: Path) -> ExportedProgram:
-    """The program stored in a ``.pt2`` file; opening it runs nothing that a stranger may have put there.
+    """The program stored in a ``.pt2`` file, loaded without running code from an untrusted file.
 
     Raises:
-        ExportError: the file is missing, is no .pt2 that this torch can read, or holds more than a network.
+        ExportError: the file is missing, is not a .pt2 that this torch can read, or contains more than a network.
     """
     try:
-        with quiet():
+        with silence_output():
             return torch.export.load(harmless_archive(path))
     except FileNotFoundError as error:
         raise ExportError(f"there is no {path}: export the model to pt2 first") from error
-    except _DAMAGED as error:
+    except _DAMAGED_ERRORS as error:
         raise ExportError(
-            f"{path} is no .pt2 that torch {torch.__version__} reads ({first_line(error)}): export it again"
+            f"{path} is not a .pt2 that torch {torch.__version__} reads ({first_error_line(error)}): export it again"
         ) from error
 
 
@@ -116,12 +115,12 @@ def load_pt2(path: Path) -> nn.Module:
     """The model stored in a ``.pt2`` file, on the CPU: raw images (N, 3, H, W) -> logits (N, classes).
 
     Raises:
-        ExportError: the file is missing, or is no .pt2 that this torch can read.
+        ExportError: the file is missing, or is not a .pt2 that this torch can read.
     """
     return load_program(path).module()
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its type when it has none."""
+def first_error_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where it has none."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__

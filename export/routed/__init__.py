@@ -1,1 +1,1 @@
-"""Dynamic (DRIB) models as ONNX: branches that compute only what an image's route needs."""
+"""Export of dynamic (DRIB) models to ONNX, with branches that compute only the channels of an image's route."""

@@ -1,4 +1,4 @@
-"""`If` branches: nodes of a graph again and again, each time with the slices of their weights that one route needs."""
+"""Branches of `If` nodes: copies of a cluster's nodes with weights sliced to the open channels of a mask."""
 
 from __future__ import annotations
 
@@ -8,72 +8,75 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .clusters import Weighted
+from .clusters import RouteUse
 
 Array = NDArray[Any]
 Choice = Mapping[int, int]
-"""Route -> number of the mask that it took."""
+"""Route -> number of its chosen mask."""
 
 
-class Slicer:
-    """Cuts the weights of a node down to what a choice of masks leaves open.
+class WeightSlicer:
+    """Slices the weights of a node to the channels that a choice of masks leaves open.
 
     Args:
-        masks: per route (masks, channels) values; 0 is closed.
+        masks: (masks, channels) gate values of each route; 0 is closed.
     """
 
     def __init__(self, onnx: Any, weights: Mapping[str, Array], masks: Sequence[Array]) -> None:
         self.onnx, self.weights, self.masks = onnx, weights, masks
 
-    def opened(self, route: int, choice: Choice) -> Array:
-        """(channels,) whether a channel of the route is open."""
-        opened: Array = self.masks[route][choice[route]] > 0
-        return opened
+    def open_channels(self, route: int, choice: Choice) -> Array:
+        """(channels,) bool: the open channels of a route."""
+        channels: Array = self.masks[route][choice[route]] > 0
+        return channels
 
-    def cut(self, node: Any, what: Weighted, choice: Choice) -> tuple[Any, dict[str, Array]]:
-        """A copy of ``node`` and its sliced weights, by the names that the copy reads.
+    def slice_node(self, node: Any, use: RouteUse, choice: Choice) -> tuple[Any, dict[str, Array]]:
+        """A copy of ``node``, and its sliced weights by the names that the copy reads.
 
-        A closed input is not read; an open one counts times its mask's value, as where the gate was learned.
+        Weights of closed inputs are dropped; those of open inputs are multiplied by the gate, as in learning.
         """
         copy = self.onnx.NodeProto()
         copy.CopyFrom(node)
         constants: dict[str, Array] = {}
         for position, name in enumerate(node.input):
             if name in self.weights and position > 0:
-                # Exporters store equal tensors once: two layers of a branch may share a name, and not a slice.
+                # Exporters store equal tensors once: two layers of a branch may share a tensor, but not its slice.
                 copy.input[position] = f"{name}/{node.output[0]}"
-                constants[copy.input[position]] = self._slice(node, position, self.weights[name], what, choice)
-        if what.follows and node.op_type == "Conv":
-            assert what.gives is not None
+                constants[copy.input[position]] = self._slice(node, position, self.weights[name], use, choice)
+        if use.channelwise and node.op_type == "Conv":
+            assert use.output is not None
             for attribute in copy.attribute:
                 if attribute.name == "group":
-                    attribute.i = int(self.opened(what.gives, choice).sum())
+                    attribute.i = int(self.open_channels(use.output, choice).sum())
         return copy, constants
 
-    def _slice(self, node: Any, position: int, array: Array, what: Weighted, choice: Choice) -> Array:
-        columns = (position == 1 and node.op_type == "MatMul") or (node.op_type == "Gemm" and not _turned(node))
+    def _slice(self, node: Any, position: int, array: Array, use: RouteUse, choice: Choice) -> Array:
+        columns = (position == 1 and node.op_type == "MatMul") or (node.op_type == "Gemm" and not _is_transposed(node))
         if position == 1 and columns:
             array = array.T
-        if what.gives is not None:
-            array = array[self.opened(what.gives, choice)]
-        if position == 1 and what.reads and not what.follows:
-            factor = np.ones(array.shape[1], array.dtype)
-            for route, slot in what.reads:
-                factor[list(slot.positions)] = self.masks[route][choice[route]][list(slot.sources)]
+        if use.output is not None:
+            array = array[self.open_channels(use.output, choice)]
+        if position == 1 and use.inputs and not use.channelwise:
+            gates = np.ones(array.shape[1], array.dtype)
+            for route, slot in use.inputs:
+                gates[list(slot.positions)] = self.masks[route][choice[route]][list(slot.sources)]
             shape = (1, -1) + (1,) * (array.ndim - 2)
-            array = (array * factor.reshape(shape))[:, factor > 0]
+            array = (array * gates.reshape(shape))[:, gates > 0]
         return np.ascontiguousarray(array.T if position == 1 and columns else array)
 
-    def widened(self, output: str, route: int, choice: Choice) -> tuple[list[Any], dict[str, Array], str]:
-        """Nodes that put the open channels of ``output`` back in their places, times their gates, among zeros."""
-        make, opened = self.onnx.helper.make_node, self.opened(route, choice)
+    def expand_output(self, output: str, route: int, choice: Choice) -> tuple[list[Any], dict[str, Array], str]:
+        """Nodes that expand ``output`` to full width: open channels times their gates, zeros for the others.
+
+        Returns the nodes, their constants by name, and the name of the expanded value.
+        """
+        make, opened = self.onnx.helper.make_node, self.open_channels(route, choice)
         names = {part: f"{output}.{part}" for part in ("gates", "gated", "pads", "padded", "places", "wide")}
-        places = np.full(len(opened), int(opened.sum()), np.int64)
-        places[opened] = np.arange(int(opened.sum()))
+        indices = np.full(len(opened), int(opened.sum()), np.int64)
+        indices[opened] = np.arange(int(opened.sum()))
         constants = {
             names["gates"]: self.masks[route][choice[route]][opened].reshape(1, -1, 1, 1),
             names["pads"]: np.array([0, 0, 0, 0, 0, 1, 0, 0], np.int64),
-            names["places"]: places,
+            names["places"]: indices,
         }
         nodes = [
             make("Mul", [output, names["gates"]], [names["gated"]]),
@@ -83,63 +86,67 @@ class Slicer:
         return nodes, constants, names["wide"]
 
 
-def _turned(node: Any) -> bool:
+def _is_transposed(node: Any) -> bool:
     return any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
 
 
-Span = tuple[int, int, int]
-"""A route and the range of its masks (first, last + 1) that is still open."""
+MaskRange = tuple[int, int, int]
+"""A route and a range of its masks: (route, first, last + 1)."""
 
 
-class Tree:
-    """Nested `If` nodes over the masks of one or more routes; every step halves the masks of a route.
+class BranchTree:
+    """Builds nested `If` nodes over the masks of one or more routes; each level halves the masks of a route.
 
     Args:
-        condition: gives the name of a bool scalar: whether the mask of a route is below a number.
+        condition: the name of a bool scalar that tells whether the mask of a route is below a number.
     """
 
     def __init__(self, onnx: Any, condition: Callable[[int, int], str]) -> None:
         self.onnx, self._condition, self._names = onnx, condition, 0
 
-    def fresh(self, stem: str) -> str:
-        """A name that no other node of the graph has."""
+    def unique_name(self, stem: str) -> str:
+        """A name that occurs nowhere else in the graph."""
         self._names += 1
         return f"{stem}/{self._names}"
 
-    def build(self, spans: Sequence[Span], leaf_of: Callable[[Choice], Any], outputs: Sequence[str]) -> Any:
-        """The `If` node that gives ``outputs``: of the branch for the masks that the routes took.
+    def build(self, ranges: Sequence[MaskRange], branch_of: Callable[[Choice], Any], outputs: Sequence[str]) -> Any:
+        """The `If` node whose ``outputs`` come from the branch of the chosen masks.
 
         Args:
-            spans: at least one of them has two masks or more.
-            leaf_of: the graph of one choice, with as many outputs.
+            ranges: at least one of them has two masks or more.
+            branch_of: the graph of one choice, with as many outputs.
         """
-        place = next(place for place, (_, first, end) in enumerate(spans) if end - first > 1)
-        route, first, end = spans[place]
+        split = next(index for index, (_, first, end) in enumerate(ranges) if end - first > 1)
+        route, first, end = ranges[split]
         middle = (first + end) // 2
-        below = [*spans[:place], (route, first, middle), *spans[place + 1 :]]
-        above = [*spans[:place], (route, middle, end), *spans[place + 1 :]]
+        below = [*ranges[:split], (route, first, middle), *ranges[split + 1 :]]
+        above = [*ranges[:split], (route, middle, end), *ranges[split + 1 :]]
         return self.onnx.helper.make_node(
             "If",
             [self._condition(route, middle)],
             list(outputs),
-            name=self.fresh("route"),
-            then_branch=self._branch(below, leaf_of, len(outputs)),
-            else_branch=self._branch(above, leaf_of, len(outputs)),
+            name=self.unique_name("route"),
+            then_branch=self._subtree(below, branch_of, len(outputs)),
+            else_branch=self._subtree(above, branch_of, len(outputs)),
         )
 
-    def _branch(self, spans: Sequence[Span], leaf_of: Callable[[Choice], Any], count: int) -> Any:
-        if all(end - first == 1 for _, first, end in spans):
-            return leaf_of({route: first for route, first, _ in spans})
-        outputs = [self.fresh("chosen") for _ in range(count)]
+    def _subtree(self, ranges: Sequence[MaskRange], branch_of: Callable[[Choice], Any], count: int) -> Any:
+        if all(end - first == 1 for _, first, end in ranges):
+            return branch_of({route: first for route, first, _ in ranges})
+        outputs = [self.unique_name("chosen") for _ in range(count)]
         values = [self.onnx.helper.make_tensor_value_info(name, self.onnx.TensorProto.FLOAT, None) for name in outputs]
-        return self.onnx.helper.make_graph([self.build(spans, leaf_of, outputs)], self.fresh("branch"), [], values)
+        return self.onnx.helper.make_graph(
+            [self.build(ranges, branch_of, outputs)], self.unique_name("branch"), [], values
+        )
 
 
-def leaf(onnx: Any, tree: Tree, nodes: Sequence[Any], constants: Mapping[str, Array], outputs: Sequence[str]) -> Any:
-    """A branch: copies of ``nodes`` under names of their own, with ``constants`` in the place of their weights."""
-    names = {name: tree.fresh(name) for name in constants}
+def to_branch(
+    onnx: Any, tree: BranchTree, nodes: Sequence[Any], constants: Mapping[str, Array], outputs: Sequence[str]
+) -> Any:
+    """The graph of a branch: copies of ``nodes`` under unique names, with ``constants`` as their weights."""
+    names = {name: tree.unique_name(name) for name in constants}
     for node in nodes:
-        names.update({name: tree.fresh(name) for name in node.output})
+        names.update({name: tree.unique_name(name) for name in node.output})
     copies = []
     for node in nodes:
         copy = onnx.NodeProto()
@@ -148,8 +155,8 @@ def leaf(onnx: Any, tree: Tree, nodes: Sequence[Any], constants: Mapping[str, Ar
             renamed = [names.get(name, name) for name in field]
             del field[:]
             field.extend(renamed)
-        copy.name = tree.fresh(node.name or node.op_type)
+        copy.name = tree.unique_name(node.name or node.op_type)
         copies.append(copy)
     values = [onnx.helper.make_tensor_value_info(names[output], onnx.TensorProto.FLOAT, None) for output in outputs]
     stored = [onnx.numpy_helper.from_array(array, names[name]) for name, array in constants.items()]
-    return onnx.helper.make_graph(copies, tree.fresh("branch"), [], values, initializer=stored)
+    return onnx.helper.make_graph(copies, tree.unique_name("branch"), [], values, initializer=stored)

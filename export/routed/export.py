@@ -1,7 +1,7 @@
-"""Dynamic DRIB as ONNX, in two forms: masked (any batch; the reference), and routed (batch 1; really skips).
+"""Export of dynamic DRIB models to ONNX, masked (any batch; the reference) or routed (batch 1; skips channels).
 
 In the routed form every layer whose channels depend on a route is an `If` over the masks, with the sliced weights of
-each mask as constants inside the branches: channels that are skipped are neither loaded nor computed.
+each mask as constants inside the branches: skipped channels are neither loaded nor computed.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from slimsight.compress.dynamic import DynamicClassifier, macs_per_image, routed
 from slimsight.compress.files.atomic import atomic_path
 from slimsight.compress.gates import CostModel
 
-from ..onnx_files.graph import import_onnx
-from ..onnx_files.metadata import NOTHING, About
+from ..onnx_files.graph import LOGITS_OUTPUT, ROUTES_OUTPUT, import_onnx
+from ..onnx_files.metadata import EMPTY_ABOUT, About
 from ..to_onnx import export_onnx
-from .writer import LOGITS, ROUTES, Routed, RouteWriter, score_name
+from .writer import RoutedSummary, RouteWriter, score_name
 
 RouteMode = Literal["out", "in_out"]
 
 
 class _WithRoutes(nn.Module):
-    """Logits and the number of the mask that every route took, (N, routes) int64."""
+    """Returns logits and, for each route, the number of the chosen mask, (N, routes) int64."""
 
     def __init__(self, model: DynamicClassifier) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class _WithRoutes(nn.Module):
 
 
 class _WithScores(nn.Module):
-    """The dense graph with its heads: logits and, by route, the scores (N, masks) of its masks."""
+    """Computes all channels; returns logits and, for each route, the scores (N, masks) of its masks."""
 
     def __init__(self, model: DynamicClassifier) -> None:
         super().__init__()
@@ -51,14 +51,14 @@ class _WithScores(nn.Module):
 
 
 def with_routes(model: DynamicClassifier) -> nn.Module:
-    """The module that both forms compute: images -> logits and routes."""
+    """The function of both forms as a module: images -> logits and routes."""
     return _WithRoutes(model)
 
 
 def export_masked(
-    model: DynamicClassifier, example: Tensor, path: Path, *, opset: int = 18, about: About = NOTHING
+    model: DynamicClassifier, example: Tensor, path: Path, *, opset: int = 18, about: About = EMPTY_ABOUT
 ) -> None:
-    """Write the masked form: all channels are computed, then multiplied by their gates. Any batch size.
+    """Write the masked form: all channels are computed, then multiplied by their gates; any batch size.
 
     Outputs ``logits`` (batch, classes) and ``routes`` (batch, routes) int64.
 
@@ -66,7 +66,7 @@ def export_masked(
         ExportError: the model cannot be traced.
     """
     about = replace(about, macs=routed_cost(model, example[:1]).total, macs_mean=None)
-    export_onnx(with_routes(model), example, path, opset=opset, outputs=(LOGITS, ROUTES), about=about)
+    export_onnx(with_routes(model), example, path, opset=opset, outputs=(LOGITS_OUTPUT, ROUTES_OUTPUT), about=about)
 
 
 def export_routed(
@@ -76,16 +76,16 @@ def export_routed(
     *,
     route: RouteMode = "in_out",
     opset: int = 18,
-    about: About = NOTHING,
-) -> Routed:
+    about: About = EMPTY_ABOUT,
+) -> RoutedSummary:
     """Write the routed form, for one image at a time. Outputs as in ``export_masked``.
 
-    Masks that training made equal share a branch. The file's ``macs`` are what its dearest route costs, heads
-    included; ``about.macs_mean`` is the mean over images, which only a use of the model can tell.
+    Equal masks share a branch. The file's ``macs`` are those of its dearest route, heads included;
+    ``about.macs_mean`` is the mean over images, which the caller measures.
 
     Args:
-        route: ``out`` slices layers between two routes by their outputs alone; ``in_out`` by the previous route's
-            choice too: faster, with masks x masks branches a layer.
+        route: ``out`` slices a layer between two routes by its outputs only; ``in_out`` by its inputs too, which is
+            faster and needs masks x masks branches per layer.
 
     Raises:
         ExportError: the model cannot be traced, a layer on a route has no sliced form, or the branches need more
@@ -94,10 +94,10 @@ def export_routed(
     return write_routed(dense_graph(model, example, opset=opset, about=about), model, path, route=route)
 
 
-def dense_graph(model: DynamicClassifier, example: Tensor, *, opset: int = 18, about: About = NOTHING) -> Any:
-    """The ONNX model that ``write_routed`` rewrites: every channel open, with the scores of every route's masks.
+def dense_graph(model: DynamicClassifier, example: Tensor, *, opset: int = 18, about: About = EMPTY_ABOUT) -> Any:
+    """The ONNX model that ``write_routed`` rewrites: all channels open, with the scores of all masks as outputs.
 
-    Its metadata are those of the routed form.
+    It has the metadata of the routed form.
 
     Raises:
         ExportError: the model cannot be traced.
@@ -106,19 +106,19 @@ def dense_graph(model: DynamicClassifier, example: Tensor, *, opset: int = 18, a
     with tempfile.TemporaryDirectory() as folder:
         dense = Path(folder) / "dense.onnx"
         scores = [score_name(index) for index in range(len(model.routes))]
-        about = replace(about, macs=_dearest(model, routed_cost(model, example[:1])))
-        export_onnx(_WithScores(model), example, dense, opset=opset, outputs=(LOGITS, *scores), about=about)
+        about = replace(about, macs=_dearest_macs(model, routed_cost(model, example[:1])))
+        export_onnx(_WithScores(model), example, dense, opset=opset, outputs=(LOGITS_OUTPUT, *scores), about=about)
         return onnx.load(dense)
 
 
-def _dearest(model: DynamicClassifier, cost: CostModel) -> int:
-    """MACs of an image that takes the mask with most channels on every route."""
+def _dearest_macs(model: DynamicClassifier, cost: CostModel) -> int:
+    """MACs of an image that takes the mask with the most channels on each route."""
     widest = [router.masks[(router.masks > 0).sum(1).argmax()].detach()[None] for router in model.router_list]
     return int(macs_per_image(cost, widest))
 
 
-def write_routed(dense: Any, model: DynamicClassifier, path: Path, *, route: RouteMode = "in_out") -> Routed:
-    """``export_routed`` from the model's ``dense_graph``, which stays as it is."""
+def write_routed(dense: Any, model: DynamicClassifier, path: Path, *, route: RouteMode = "in_out") -> RoutedSummary:
+    """``export_routed`` from the model's ``dense_graph``, which is not changed."""
     onnx = import_onnx()
     proto = onnx.ModelProto()
     proto.CopyFrom(dense)

@@ -1,19 +1,20 @@
-"""One protocol over runtimes: open an artefact, give it images, get logits."""
+"""Runners: one interface over PyTorch, ONNX Runtime and TensorRT. See ``choose`` for how to add a runtime."""
 
-from .base import BaseRunner, Runner, refuse_not_finite, to_input
-from .in_onnxruntime import CPU, CUDA, TENSORRT, OnnxRunner, import_onnxruntime, open_session
+from .base import BaseRunner, Runner, Runtime, refuse_not_finite, to_input
+from .in_onnxruntime import CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER, OnnxRunner, import_onnxruntime, open_session
 from .in_tensorrt import TensorRtRunner
 from .in_torch import CompiledRunner, Pt2Runner, TorchRunner
 
 __all__ = [
-    "CPU",
-    "CUDA",
-    "TENSORRT",
+    "CPU_PROVIDER",
+    "CUDA_PROVIDER",
+    "TENSORRT_PROVIDER",
     "BaseRunner",
     "CompiledRunner",
     "OnnxRunner",
     "Pt2Runner",
     "Runner",
+    "Runtime",
     "TensorRtRunner",
     "TorchRunner",
     "import_onnxruntime",

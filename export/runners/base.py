@@ -1,9 +1,11 @@
-"""What every runner keeps to: open an artefact, give it images, get logits."""
+"""The interface of runners and runtimes: open a model, give it images, get logits."""
 
 from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -12,26 +14,26 @@ from numpy.typing import NDArray
 
 from slimsight.compress.errors import ExportError
 
-from ..pt2.export import first_line
+from ..pt2.export import first_error_line
 
-_NO_MEMORY = re.compile(r"out of memory|bad_?alloc|bad allocation|allocate memory|OutOfMemory", re.IGNORECASE)
-_COLOURS = (1, 3, 4)
+_OUT_OF_MEMORY = re.compile(r"out of memory|bad_?alloc|bad allocation|allocate memory|OutOfMemory", re.IGNORECASE)
+_COLOUR_CHANNELS = (1, 3, 4)
 
 
 class Runner(Protocol):
-    """Something that computes logits while it is open (``with runner: runner.run(images)``)."""
+    """A model in one runtime; computes logits while it is open (``with runner: runner.run(images)``)."""
 
     @property
     def name(self) -> str:
-        """What runs, e.g. the file's name."""
+        """What reports call the model, e.g. the file's name."""
 
     @property
     def runtime(self) -> str:
-        """Which runtime on which device, e.g. ``onnxruntime-cpu``."""
+        """The runtime and its device, e.g. ``onnxruntime-cpu``."""
 
     @property
     def precision(self) -> str:
-        """``fp32``, ``fp16``, ..."""
+        """What the model computes in: ``fp32``, ``fp16``, ``tf32`` or ``bf16``."""
 
     def __enter__(self) -> Self: ...
 
@@ -43,8 +45,25 @@ class Runner(Protocol):
         """Images (N, 3, H, W) in [0, 1] -> logits (N, classes); returns when they are in host memory."""
 
 
+@dataclass(frozen=True)
+class Runtime:
+    """An entry of ``runners.choose.RUNTIMES``: a runtime, the models that it takes, and how to make their runners.
+
+    Args:
+        name: e.g. ``onnxruntime-cpu``.
+        takes: ``module``, or the suffix of the files that it opens.
+        runner: makes a closed runner from such a module or path, and a number of CPU threads.
+        why_unavailable: the reason why the runtime cannot run on this machine; None where it can.
+    """
+
+    name: str
+    takes: str
+    runner: Callable[[Any, int], Runner]
+    why_unavailable: Callable[[], str | None] = lambda: None
+
+
 def to_input(images: NDArray[Any]) -> NDArray[np.float32]:
-    """Images (N, 3, H, W) as runners take them: float32 in [0, 1]; uint8 is divided by 255.
+    """Images (N, 3, H, W) as float32 in [0, 1], the input of runners; uint8 is divided by 255.
 
     Raises:
         ExportError: neither uint8 nor floating point.
@@ -57,26 +76,26 @@ def to_input(images: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def refuse_not_finite(images: NDArray[Any], name: str) -> None:
-    """Refuse images (N, 3, H, W) that hold NaN or infinity: no logits of theirs mean anything.
+    """Refuse images (N, 3, H, W) with NaN or infinity, whose logits would mean nothing.
 
     Raises:
-        ExportError: how many of the images, and which is the first.
+        ExportError: some have; the message says how many, and which is the first.
     """
     finite = np.isfinite(images)
     if finite.all():
         return
-    wrong = np.flatnonzero(~finite.reshape(len(images), -1).all(1))
+    bad = np.flatnonzero(~finite.reshape(len(images), -1).all(1))
     raise ExportError(
-        f"{name} was given NaN or infinity in {len(wrong)} of {len(images)} images, the first of them image "
-        f"{wrong[0]}: repair or leave out these images"
+        f"{name} was given NaN or infinity in {len(bad)} of {len(images)} images, the first of them image "
+        f"{bad[0]}: repair or leave out these images"
     )
 
 
 class BaseRunner(ABC):
-    """Checks what goes in and puts what fails into words; subclasses open, compute and close.
+    """Base of all runners: checks images and turns a runtime's failures into ExportError; subclasses do the work.
 
-    ``device_ms``: how long the last call computed on its device, copies to and from it apart; None on a CPU, where
-    the time of the whole call says it.
+    A subclass implements ``_open``, ``_run`` and ``_close``. ``device_ms``: ms that the last call computed on its GPU,
+    without copies to and from it; None on a CPU, where the wall-clock time of the call says the same.
     """
 
     def __init__(self, name: str, runtime: str, precision: str) -> None:
@@ -85,7 +104,7 @@ class BaseRunner(ABC):
         self.precision = precision
         self.device_ms: float | None = None
         self._is_open = False
-        self._failures: tuple[type[Exception], ...] = (MemoryError, RuntimeError)  # what _run raises
+        self._runtime_errors: tuple[type[Exception], ...] = (MemoryError, RuntimeError)  # what _run raises
         self._image_shape: tuple[int, ...] | None = None  # (3, H, W) where the artefact fixes it
 
     def __enter__(self) -> Self:
@@ -107,47 +126,50 @@ class BaseRunner(ABC):
 
         Raises:
             ExportError: the runner is not open, it does not take images of this dtype, layout or size, they hold NaN
-                or infinity, or the runtime fails (out of memory, say).
+                or infinity, or the runtime fails (out of memory, for example).
         """
         if not self._is_open:
             raise ExportError(f"{self.name} is not open: call run() inside 'with runner:'")
-        self._check(images)
+        self._check_images(images)
         try:
             return self._run(images)
-        except self._failures as error:
-            raise self._in_words(error, images) from error
+        except self._runtime_errors as error:
+            raise self._to_export_error(error, images) from error
 
-    def _check(self, images: NDArray[np.float32]) -> None:
+    def _check_images(self, images: NDArray[np.float32]) -> None:
         if images.dtype != np.float32 or images.ndim != 4 or len(images) == 0:
             raise ExportError(f"images are {images.dtype} {images.shape}: give float32 (N, 3, H, W), N >= 1")
         given, wanted = images.shape[1:], self._image_shape
-        turned = (given[2], given[0], given[1])
-        channels_last = given[2] in _COLOURS and given[0] not in _COLOURS if wanted is None else turned == wanted
+        transposed = (given[2], given[0], given[1])
+        if wanted is None:
+            channels_last = given[2] in _COLOUR_CHANNELS and given[0] not in _COLOUR_CHANNELS
+        else:
+            channels_last = transposed == wanted
         if channels_last and given != wanted:
             raise ExportError(
                 f"{self.name} was given images of {given}, channels last (NHWC): it takes channels first, "
-                f"{turned}; transpose them, images.transpose(0, 3, 1, 2)"
+                f"{transposed}; transpose them, images.transpose(0, 3, 1, 2)"
             )
         if wanted is not None and given != wanted:
             raise ExportError(f"{self.name} takes images of {wanted}, not {given}: resize them")
         refuse_not_finite(images, self.name)
 
-    def _in_words(self, error: Exception, images: NDArray[np.float32]) -> ExportError:
+    def _to_export_error(self, error: Exception, images: NDArray[np.float32]) -> ExportError:
         size = "x".join(map(str, images.shape[1:]))
         given = f"{len(images)} images of {size}" if len(images) > 1 else f"an image of {size}"
-        if isinstance(error, MemoryError) or _NO_MEMORY.search(f"{type(error).__name__} {error}"):
+        if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(f"{type(error).__name__} {error}"):
             remedy = "give smaller batches" if len(images) > 1 else "free some memory, or take a larger device"
             return ExportError(f"{self.name} ran out of memory in {self.runtime} with {given} in one call: {remedy}")
-        return ExportError(f"{self.name} failed in {self.runtime} on {given} ({first_line(error)})")
+        return ExportError(f"{self.name} failed in {self.runtime} on {given} ({first_error_line(error)})")
 
     @abstractmethod
     def _open(self) -> None:
-        """Make what ``_run`` needs; leave nothing behind on failure."""
+        """Load the model and allocate what ``_run`` needs; release all of it on failure."""
 
     @abstractmethod
     def _close(self) -> None:
-        """Release what ``_open`` made."""
+        """Release what ``_open`` allocated."""
 
     @abstractmethod
     def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Compute the logits of checked images; where there is a device, set ``device_ms``."""
+        """Compute the logits of checked images; on a GPU also set ``device_ms``."""

@@ -1,52 +1,57 @@
-"""ONNX Runtime: files on the CPU, or on a GPU by CUDA or TensorRT, with their buffers bound."""
+"""The ONNX Runtime runner: ONNX files on the CPU, or on a GPU by CUDA or TensorRT, with bound buffers."""
 
 from __future__ import annotations
 
 import importlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from slimsight.compress.errors import ExportError, RuntimeMissing
 
-from ..onnx_files.graph import runtime_errors
-from ..pt2.export import first_line
-from .base import BaseRunner
-from .on_gpu import BoundOnGpu, provider_options
+from ..onnx_files.graph import HEAVY_OPERATORS, runtime_errors
+from ..pt2.export import first_error_line
+from .base import BaseRunner, Runtime
+from .cuda import GPU_INDEX, event_pair, gpu_stream, why_no_gpu
 
-CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
-
-_HEAVY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER = (
+    "CPUExecutionProvider",
+    "CUDAExecutionProvider",
+    "TensorrtExecutionProvider",
+)
 
 
 class OnnxRunner(BaseRunner):
-    """An ONNX file in ONNX Runtime: sequential, ``threads`` intra-op threads that do not spin, bound buffers.
+    """Runs an ONNX file in ONNX Runtime: sequential, ``threads`` intra-op threads that do not spin, bound buffers.
 
-    Threads that spin would steal the core from whatever is timed in turn with this runner. On a GPU images and logits
-    lie in its memory while the graph runs, and ``device_ms`` is the time between.
+    Spinning threads would take the core from a model that is timed in turn with this one. On a GPU, images and logits
+    stay in its memory while the graph runs, and ``device_ms`` is the time of the graph alone.
 
     Args:
         path: the file; one input (batch, 3, H, W) fp32, one output (batch, classes).
         threads: intra-op threads.
         provider: the execution provider that must run it; ONNX Runtime's silent fall-back is refused.
-        precision: what reports call its arithmetic; what TensorRT is given as fp32 it computes in ``tf32``.
+        precision: what the file computes in, for reports; what TensorRT is given as fp32 it computes in ``tf32``.
 
     Raises:
         RuntimeMissing: on opening, when ONNX Runtime or the provider (its driver, its libraries) is missing.
-        ExportError: on opening, when the file is missing or unusable, or part of it would run on another provider.
+        ExportError: on opening, when the file is missing or unusable, or heavy nodes would run on another provider.
     """
 
-    def __init__(self, path: Path, threads: int = 1, *, provider: str = CPU, precision: str = "fp32") -> None:
+    def __init__(self, path: Path, threads: int = 1, *, provider: str = CPU_PROVIDER, precision: str = "fp32") -> None:
         device = provider.removesuffix("ExecutionProvider").lower()
-        rounded = provider == TENSORRT and precision == "fp32"
+        rounded = provider == TENSORRT_PROVIDER and precision == "fp32"
         super().__init__(path.name, f"onnxruntime-{device}", "tf32" if rounded else precision)
         self._path, self._threads, self._provider = path, threads, provider
         self._session: Any = None
         self._input = ""
         self._bound: dict[int, tuple[NDArray[np.float32], Any]] = {}  # batch size -> its buffer and binding
-        self._gpu: BoundOnGpu | None = None
+        self._gpu: _GpuBinding | None = None
 
     def _open(self) -> None:
         ort = import_onnxruntime()
@@ -60,19 +65,19 @@ class OnnxRunner(BaseRunner):
             raise _cannot_start(self._provider)
         inputs = session.get_inputs()
         if len(inputs) != 1 or inputs[0].type != "tensor(float)" or len(inputs[0].shape) != 4:
-            found = ", ".join(f"{item.name}: {item.type} {item.shape}" for item in inputs)
-            raise ExportError(f"{self._path} takes {found}: one float input (batch, 3, H, W) is needed")
-        if elsewhere := _elsewhere(session, self._provider):
+            listed = ", ".join(f"{item.name}: {item.type} {item.shape}" for item in inputs)
+            raise ExportError(f"{self._path} takes {listed}: one float input (batch, 3, H, W) is needed")
+        if fallen_back := _nodes_on_cpu(session, self._provider):
             raise ExportError(
-                f"ONNX Runtime would run {elsewhere} of {self._path} on the CPU and not by {self._provider}: time and "
-                "compare it in another runtime"
+                f"ONNX Runtime would run {fallen_back} of {self._path} on the CPU and not by {self._provider}: time "
+                "and compare it in another runtime"
             )
-        self._failures = (MemoryError, RuntimeError, *runtime_errors())
+        self._runtime_errors = (MemoryError, RuntimeError, *runtime_errors())
         self._session, self._input = session, inputs[0].name
         sizes = tuple(inputs[0].shape[1:])
         self._image_shape = sizes if all(isinstance(size, int) for size in sizes) else None
-        if self._provider != CPU:
-            self._gpu = BoundOnGpu(session)
+        if self._provider != CPU_PROVIDER:
+            self._gpu = _GpuBinding(session)
 
     def _close(self) -> None:
         self._bound.clear()
@@ -80,8 +85,8 @@ class OnnxRunner(BaseRunner):
 
     def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         if self._gpu is not None:
-            on_gpu, self.device_ms = self._gpu.run(images)
-            return on_gpu
+            gpu_logits, self.device_ms = self._gpu.run(images)
+            return gpu_logits
         buffer, binding = self._binding(images)
         np.copyto(buffer, images)
         self._session.run_with_iobinding(binding)
@@ -90,24 +95,64 @@ class OnnxRunner(BaseRunner):
 
     def _binding(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], Any]:
         """The input buffer and binding of this batch shape, made once per batch size."""
-        known = self._bound.get(len(images))
-        if known is None or known[0].shape != images.shape:
+        bound = self._bound.get(len(images))
+        if bound is None or bound[0].shape != images.shape:
             buffer = np.empty(images.shape, np.float32)
             binding = self._session.io_binding()
             binding.bind_cpu_input(self._input, buffer)
             binding.bind_output(self._session.get_outputs()[0].name, "cpu")
-            known = self._bound[len(images)] = (buffer, binding)
-        return known
+            bound = self._bound[len(images)] = (buffer, binding)
+        return bound
+
+
+class _GpuBinding:
+    """A session's input and output, bound to GPU memory once for each batch size; one stream for copies and graph."""
+
+    def __init__(self, session: Any) -> None:
+        self._session, self._stream = session, gpu_stream()
+        self._input, self._output = session.get_inputs()[0].name, session.get_outputs()[0]
+        self._bound: dict[tuple[int, ...], tuple[Tensor, Tensor, Any]] = {}
+
+    def run(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
+        """Logits (N, classes) in host memory, and the ms that the graph took on the GPU, without copies."""
+        inputs, logits, binding = self._buffers(images.shape)
+        start, end = event_pair()
+        with torch.cuda.stream(self._stream):
+            inputs.copy_(torch.from_numpy(images))
+            start.record()
+            self._session.run_with_iobinding(binding)
+            end.record()
+            result: NDArray[np.float32] = logits.cpu().numpy()  # waits for the stream
+        end.synchronize()
+        return result, float(start.elapsed_time(end))
+
+    def _buffers(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Any]:
+        bound = self._bound.get(shape)
+        if bound is None:
+            device = torch.device("cuda", GPU_INDEX)
+            inputs = torch.empty(shape, device=device)
+            logits = torch.empty((shape[0], int(self._output.shape[1])), device=device)
+            binding = self._session.io_binding()
+            binding.bind_input(self._input, "cuda", GPU_INDEX, np.float32, shape, inputs.data_ptr())
+            name = self._output.name
+            binding.bind_output(name, "cuda", GPU_INDEX, np.float32, tuple(logits.shape), logits.data_ptr())
+            bound = self._bound[shape] = (inputs, logits, binding)
+        return bound
 
 
 def open_session(
-    source: Path | bytes, threads: int, provider: str = CPU, *, profile: Path | None = None, optimised: bool = True
+    source: Path | bytes,
+    threads: int,
+    provider: str = CPU_PROVIDER,
+    *,
+    profile: Path | None = None,
+    optimised: bool = True,
 ) -> Any:
     """A session that runs nodes one after the other on ``threads`` threads.
 
     Args:
-        source: a file, or what one would hold.
-        profile: where its profile starts to be named; ``session.end_profiling()`` then says the whole name.
+        source: a file, or the bytes of one.
+        profile: prefix of the profile's path; ``session.end_profiling()`` returns the full path.
         optimised: False runs the graph as it is stored, node by node.
 
     Raises:
@@ -121,50 +166,53 @@ def open_session(
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    if provider != CPU:
+    if provider != CPU_PROVIDER:
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if not optimised:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
-    named = source if isinstance(source, bytes) else str(source)
+    model = source if isinstance(source, bytes) else str(source)
     try:
-        # Without its fall-back: it would print, and run on the CPU what was asked of a GPU.
-        return ort.InferenceSession(named, options, providers=_providers(provider), enable_fallback=0)
+        # No fall-back: it would print, and run on the CPU what was meant for a GPU.
+        return ort.InferenceSession(model, options, providers=_providers(provider), enable_fallback=0)
     except runtime_errors() as error:
         what = "the graph" if isinstance(source, bytes) else source
-        raise ExportError(f"ONNX Runtime cannot open {what} ({first_line(error)}): export it again") from error
-    except RuntimeError as error:  # a provider's libraries: everything about files has classes of its own
+        raise ExportError(f"ONNX Runtime cannot open {what} ({first_error_line(error)}): export it again") from error
+    except RuntimeError as error:  # a provider's libraries: errors about files have classes of their own
         raise _cannot_start(provider) from error
 
 
 def _providers(provider: str) -> list[Any]:
-    if provider == CPU:
-        return [CPU]
-    # What TensorRT cannot take stays on the GPU; see _elsewhere for the CPU.
-    named = [provider, CUDA] if provider == TENSORRT else [provider]
-    return [(name, provider_options(name)) for name in named]
+    if provider == CPU_PROVIDER:
+        return [CPU_PROVIDER]
+    # What TensorRT cannot take stays on the GPU; see _nodes_on_cpu for the CPU.
+    names = [provider, CUDA_PROVIDER] if provider == TENSORRT_PROVIDER else [provider]
+    options = {"device_id": str(GPU_INDEX), "user_compute_stream": str(gpu_stream().cuda_stream)}
+    # By default CUDA computes fp32 in TF32.
+    return [(name, options | ({"use_tf32": "0"} if name == CUDA_PROVIDER else {})) for name in names]
 
 
-def _elsewhere(session: Any, provider: str) -> str:
-    """The heavy nodes that ONNX Runtime put on the CPU although a GPU was asked for; "" when there are none."""
-    if provider == CPU or not hasattr(session, "get_provider_graph_assignment_info"):
+def _nodes_on_cpu(session: Any, provider: str) -> str:
+    """Names of heavy nodes that ONNX Runtime put on the CPU instead of ``provider``, a GPU's; "" if none."""
+    if provider == CPU_PROVIDER or not hasattr(session, "get_provider_graph_assignment_info"):
         return ""
-    on_cpu = [part for part in session.get_provider_graph_assignment_info() if part.ep_name == CPU]
-    heavy = [node.name for part in on_cpu for node in part.get_nodes() if node.op_type in _HEAVY]
+    on_cpu = [part for part in session.get_provider_graph_assignment_info() if part.ep_name == CPU_PROVIDER]
+    heavy = [node.name for part in on_cpu for node in part.get_nodes() if node.op_type in HEAVY_OPERATORS]
     more = f" and {len(heavy) - 3} more nodes" if len(heavy) > 3 else ""
     return ", ".join(heavy[:3]) + more
 
 
 def _cannot_start(provider: str) -> RuntimeMissing:
     return RuntimeMissing(
-        f"ONNX Runtime cannot start {provider}: its driver or libraries are missing here; install them, or use {CPU}"
+        f"ONNX Runtime cannot start {provider}: its driver or libraries are missing here; install them, or use "
+        f"{CPU_PROVIDER}"
     )
 
 
 def import_onnxruntime() -> Any:
-    """The module, quiet.
+    """The onnxruntime module, with its own logging off.
 
     Raises:
         RuntimeMissing: it is not installed.
@@ -178,3 +226,23 @@ def import_onnxruntime() -> Any:
     # Fatal only: failures also come as exceptions, and a machine without a GPU would warn about it.
     ort.set_default_logger_severity(4)
     return ort
+
+
+def _why_unavailable(provider: str) -> str | None:
+    try:
+        ort = import_onnxruntime()
+    except RuntimeMissing as error:
+        return str(error)
+    if provider not in ort.get_available_providers():
+        return f"this ONNX Runtime has no {provider}: pip install onnxruntime-gpu"
+    return None if provider == CPU_PROVIDER else why_no_gpu()
+
+
+RUNTIMES = tuple(
+    Runtime(name, ".onnx", partial(OnnxRunner, provider=provider), partial(_why_unavailable, provider))
+    for name, provider in (
+        ("onnxruntime-cpu", CPU_PROVIDER),
+        ("onnxruntime-cuda", CUDA_PROVIDER),
+        ("onnxruntime-tensorrt", TENSORRT_PROVIDER),
+    )
+)

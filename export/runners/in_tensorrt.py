@@ -1,8 +1,10 @@
-"""TensorRT and TensorRT for RTX: engines on a CUDA device, with their buffers bound."""
+"""The runner of TensorRT and TensorRT for RTX: engines on a CUDA device, with bound buffers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,35 +14,35 @@ from numpy.typing import NDArray
 
 from slimsight.compress.errors import ExportError, RuntimeMissing
 
-from ..engines.flavour import NAMES, Flavour, import_runtime, this_machine, to_logger
-from ..engines.key import read_sidecar, refuse_foreign
+from ..engines.flavour import FLAVOUR_NAMES, PACKAGES, Flavour, import_runtime, keeping_logger, this_machine
+from ..engines.key import read_sidecar, refuse_incompatible
 from ..engines.readback import dtype_name, inspected_layers
-from .base import BaseRunner
-
-LOGITS = "logits"
+from ..onnx_files.graph import LOGITS_OUTPUT
+from .base import BaseRunner, Runtime
+from .cuda import event_pair, why_no_gpu
 
 
 @dataclass(frozen=True)
 class _Buffers:
-    """What one batch size needs: the images in pinned host memory, and every tensor of the engine on the device."""
+    """Buffers of one batch size: images in pinned host memory, and every input and output of the engine on the GPU."""
 
     host: torch.Tensor
     tensors: dict[str, torch.Tensor]
 
 
 class TensorRtRunner(BaseRunner):
-    """An engine on the first CUDA device, on a stream of its own; buffers are made once per batch size.
+    """Runs an engine on the first CUDA device, on a stream of its own; buffers are allocated once per batch size.
 
-    ``device_ms`` is what the last call took on the device alone, without copies, in milliseconds by CUDA events;
-    None before the first.
+    ``device_ms`` is the time of the last call on the GPU by CUDA events, without copies; None before the first call.
 
     Args:
         path: the engine, with its key beside it; float32 images in, ``logits`` among the outputs.
         flavour: the runtime that built it.
 
     Raises:
-        ExportError: on opening, when the runtime, the file or a CUDA device is missing, the engine is damaged, or it
-            was built by another version or for another GPU.
+        RuntimeMissing: on opening, when the runtime or a CUDA device is missing.
+        ExportError: on opening, when the engine is missing or damaged, or was built by another version or for another
+            GPU.
     """
 
     _device = "cuda"
@@ -54,20 +56,20 @@ class TensorRtRunner(BaseRunner):
         self._stream: Any = None
         self._events: tuple[Any, Any] | None = None
         self._images, self._logits = "", ""
-        self._batches = (1, 1)  # fewest and most images of a call
+        self._batches = (1, 1)  # smallest and largest batch size
         self._buffers: dict[int, _Buffers] = {}
-        self._bound = 0  # the batch size that the context is set to
+        self._bound = 0  # the batch size whose buffers the context uses
 
     def _open(self) -> None:
         trt, machine = import_runtime(self._flavour), this_machine()
         key, result = read_sidecar(self._path)
-        refuse_foreign(self._path, key, self._flavour, trt.__version__, machine)
+        refuse_incompatible(self._path, key, self._flavour, trt.__version__, machine)
         if not machine.has_gpu:
             raise RuntimeMissing(
-                f"{self._path.name} runs on a CUDA device, and there is none here: open it on the machine it is for, "
+                f"{self._path.name} runs on a CUDA device, and there is none here: open it on its target machine, "
                 "or run the ONNX file in ONNX Runtime"
             )
-        logger = to_logger(trt)
+        logger = keeping_logger(trt)
         runtime = trt.Runtime(logger)
         data = self._path.read_bytes()
         _refuse_invalid(trt, runtime, data, self._path)
@@ -75,32 +77,31 @@ class TensorRtRunner(BaseRunner):
         context = None if engine is None else engine.create_execution_context()
         if context is None:
             why = next(iter(logger.errors()), "it does not say why")
-            raise ExportError(f"{NAMES[self._flavour]} cannot open {self._path} ({why}): export it again here")
-        self._describe(trt, engine)
+            raise ExportError(f"{FLAVOUR_NAMES[self._flavour]} cannot open {self._path} ({why}): export it again here")
+        self._read_inputs_outputs(trt, engine)
         layers = inspected_layers(trt, engine)
         if layers:
             self.precision = "fp16" if any("float16" in layer.types for layer in layers) else "fp32"
         else:
             self.precision = str(result["precision"])
         self._runtime, self._engine, self._context = runtime, engine, context
-        cuda: Any = torch.cuda  # its streams and events are not typed
-        self._stream = cuda.Stream()
-        self._events = (cuda.Event(enable_timing=True), cuda.Event(enable_timing=True))
+        stream: Any = torch.cuda.Stream  # untyped in torch
+        self._stream, self._events = stream(), event_pair()
 
-    def _describe(self, trt: Any, engine: Any) -> None:
-        """Names, image shape and batch sizes, as the engine says."""
-        names = [engine.get_tensor_name(place) for place in range(engine.num_io_tensors)]
+    def _read_inputs_outputs(self, trt: Any, engine: Any) -> None:
+        """Set names, image shape and batch sizes from the engine."""
+        names = _tensor_names(engine)
         inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         outputs = [name for name in names if name not in inputs]
         kinds = [dtype_name(engine.get_tensor_dtype(name)) for name in inputs]
-        if kinds != ["float32"] or LOGITS not in outputs:
+        if kinds != ["float32"] or LOGITS_OUTPUT not in outputs:
             raise ExportError(
                 f"{self._path} takes {', '.join(kinds)} and gives {', '.join(outputs)}: one float32 input and an "
-                f"output '{LOGITS}' are needed"
+                f"output '{LOGITS_OUTPUT}' are needed"
             )
-        self._images, self._logits = inputs[0], LOGITS
-        least, _, most = engine.get_tensor_profile_shape(self._images, 0)
-        self._batches, self._image_shape = (least[0], most[0]), tuple(most)[1:]
+        self._images, self._logits = inputs[0], LOGITS_OUTPUT
+        smallest, _, largest = engine.get_tensor_profile_shape(self._images, 0)
+        self._batches, self._image_shape = (smallest[0], largest[0]), tuple(largest)[1:]
 
     def _close(self) -> None:
         self._buffers.clear()
@@ -109,9 +110,9 @@ class TensorRtRunner(BaseRunner):
 
     @torch.inference_mode()
     def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        fewest, most = self._batches
-        if not fewest <= len(images) <= most:
-            raise ExportError(f"{self.name} takes {fewest} to {most} images per call, not {len(images)}")
+        smallest, largest = self._batches
+        if not smallest <= len(images) <= largest:
+            raise ExportError(f"{self.name} takes {smallest} to {largest} images per call, not {len(images)}")
         assert self._events is not None
         begin, end = self._events
         buffers = self._bind(images.shape)
@@ -120,7 +121,7 @@ class TensorRtRunner(BaseRunner):
             buffers.tensors[self._images].copy_(buffers.host, non_blocking=True)
             begin.record(self._stream)
             if not self._context.execute_async_v3(self._stream.cuda_stream):
-                raise ExportError(f"{NAMES[self._flavour]} failed to run {self.name} for {len(images)} images")
+                raise ExportError(f"{FLAVOUR_NAMES[self._flavour]} failed to run {self.name} for {len(images)} images")
             end.record(self._stream)
             logits: NDArray[np.float32] = buffers.tensors[self._logits].to("cpu", torch.float32, copy=True).numpy()
         self._stream.synchronize()
@@ -128,36 +129,56 @@ class TensorRtRunner(BaseRunner):
         return logits
 
     def _bind(self, shape: tuple[int, ...]) -> _Buffers:
-        """The buffers of a batch size, with the context set to them."""
+        """Bind the buffers of a batch size to the context, and return them."""
         batch = shape[0]
         if self._bound == batch:
             return self._buffers[batch]
         self._context.set_input_shape(self._images, shape)
-        known = self._buffers.get(batch)
-        if known is None:
-            names = [self._engine.get_tensor_name(place) for place in range(self._engine.num_io_tensors)]
+        buffers = self._buffers.get(batch)
+        if buffers is None:
             tensors = {
                 name: torch.empty(
                     tuple(self._context.get_tensor_shape(name)),
                     dtype=getattr(torch, dtype_name(self._engine.get_tensor_dtype(name))),
                     device=self._device,
                 )
-                for name in names
+                for name in _tensor_names(self._engine)
             }
             host = torch.empty(shape, pin_memory=self._device == "cuda")
-            known = self._buffers[batch] = _Buffers(host, tensors)
-        for name, tensor in known.tensors.items():
+            buffers = self._buffers[batch] = _Buffers(host, tensors)
+        for name, tensor in buffers.tensors.items():
             self._context.set_tensor_address(name, tensor.data_ptr())
         self._bound = batch
-        return known
+        return buffers
+
+
+def _tensor_names(engine: Any) -> list[str]:
+    return [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
 
 
 def _refuse_invalid(trt: Any, runtime: Any, data: bytes, path: Path) -> None:
-    """Raise where the runtime itself says that it cannot run an engine here, with its reasons by name."""
-    if not hasattr(runtime, "get_engine_validity"):  # TensorRT says so only when it opens the engine
+    """Refuse an engine that TensorRT for RTX reports as invalid here; the message names its reasons."""
+    if not hasattr(runtime, "get_engine_validity"):  # TensorRT reports it only when it opens the engine
         return
     validity, reasons = runtime.get_engine_validity(data)
     if validity == trt.EngineValidity.INVALID:
         flags = trt.EngineInvalidityDiagnostics.__members__.items()
         named = [name.lower().replace("_", " ") for name, flag in flags if int(reasons) & int(flag)]
         raise ExportError(f"{path} cannot run here ({', '.join(named) or 'no reason given'}): export it again here")
+
+
+def _why_unavailable(flavour: Flavour) -> str | None:
+    package = PACKAGES[flavour]
+    if find_spec(package) is None:
+        return f"{package} is not installed: pip install 'slimsight[{flavour}]'"
+    return why_no_gpu()
+
+
+def _runtime(flavour: Flavour) -> Runtime:
+    # An engine runs on the GPU: threads of the host do not matter to it.
+    return Runtime(
+        flavour, ".engine", lambda path, _threads: TensorRtRunner(path, flavour), partial(_why_unavailable, flavour)
+    )
+
+
+RUNTIMES = (_runtime("tensorrt"), _runtime("tensorrt-rtx"))

@@ -1,8 +1,10 @@
-"""PyTorch: a module as it is, the same one compiled, and exported programs."""
+"""The runners of PyTorch: a module run eagerly, compiled by torch.compile, or exported as ``.pt2``."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,16 +16,16 @@ from torch import Tensor, nn
 
 from slimsight.compress.errors import ExportError, RuntimeMissing
 
-from ..pt2.export import first_line, load_program, quiet
-from .base import BaseRunner, to_input
-from .on_gpu import timers
+from ..pt2.export import first_error_line, load_program, silence_output
+from .base import BaseRunner, Runtime, to_input
+from .cuda import event_pair
 
 _PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
-_NO_COMPILER = ("InvalidCxxCompiler", "TritonMissing", "GPUTooOldForTriton")
+_MISSING_COMPILER_ERRORS = ("InvalidCxxCompiler", "TritonMissing", "GPUTooOldForTriton")
 
 
 class _TorchBase(BaseRunner):
-    """Runs a module where its parameters are; pins torch's threads while open."""
+    """Runs a module on its parameters' device; sets torch's number of threads while open."""
 
     def __init__(self, name: str, runtime: str, precision: str, threads: int | None) -> None:
         super().__init__(name, runtime, precision)
@@ -33,12 +35,12 @@ class _TorchBase(BaseRunner):
         self._device = torch.device("cpu")
         self._dtype = torch.float32
 
-    def _pin(self) -> None:
+    def _set_threads(self) -> None:
         if self._threads is not None:
             self._threads_before = torch.get_num_threads()
             torch.set_num_threads(self._threads)
 
-    def _unpin(self) -> None:
+    def _restore_threads(self) -> None:
         if self._threads_before is not None:
             torch.set_num_threads(self._threads_before)
             self._threads_before = None
@@ -50,12 +52,12 @@ class _TorchBase(BaseRunner):
         if self._device.type != "cuda":
             host: NDArray[np.float32] = self._model(batch).float().cpu().numpy()
             return host
-        start, end = timers()
+        start, end = event_pair()
         with _without_tf32():
             start.record()
             logits = self._model(batch)
             end.record()
-        # .cpu() waits for the device, so the result is really there when a clock is read next.
+        # .cpu() waits for the GPU, so the result has arrived before the caller reads a clock.
         result: NDArray[np.float32] = logits.float().cpu().numpy()
         self.device_ms = start.elapsed_time(end)
         return result
@@ -63,7 +65,7 @@ class _TorchBase(BaseRunner):
 
 @contextlib.contextmanager
 def _without_tf32() -> Iterator[None]:
-    """Inside the block a GPU's fp32 is fp32: by default cuDNN rounds the factors of convolutions to 10 bits."""
+    """Disable TF32 inside the block: by default cuDNN rounds the factors of fp32 convolutions to 10 bits."""
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     try:
@@ -72,22 +74,22 @@ def _without_tf32() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def _precision(dtype: torch.dtype) -> str:
+def _precision_name(dtype: torch.dtype) -> str:
     return _PRECISIONS.get(dtype, str(dtype).removeprefix("torch."))
 
 
 class TorchRunner(_TorchBase):
-    """A torch model as it is: on its device, in eval mode while open (its training flags come back after).
+    """Runs a torch model eagerly on its device, in eval mode while open; then its training flags are restored.
 
     Args:
         model: raw images (N, 3, H, W) -> logits (N, classes).
-        threads: torch's intra-op threads while open, for the whole process; None leaves them.
-        name: what reports call it.
+        threads: torch's intra-op threads while open, for the whole process; None leaves them unchanged.
+        name: what reports call the model.
     """
 
     def __init__(self, model: nn.Module, threads: int | None = None, *, name: str = "torch") -> None:
         first = next(iter(model.parameters()), torch.empty(0))
-        super().__init__(name, f"torch-{first.device.type}", _precision(first.dtype), threads)
+        super().__init__(name, f"torch-{first.device.type}", _precision_name(first.dtype), threads)
         self._module, self._device, self._dtype = model, first.device, first.dtype
         self._model = model
         self._were_training: list[nn.Module] = []
@@ -95,24 +97,24 @@ class TorchRunner(_TorchBase):
     def _open(self) -> None:
         self._were_training = [module for module in self._module.modules() if module.training]
         self._module.eval()
-        self._pin()
+        self._set_threads()
 
     def _close(self) -> None:
-        self._unpin()
+        self._restore_threads()
         for module in self._were_training:
-            module.training = True  # one by one: train() would also turn on parts that were frozen
+            module.training = True  # not train(), which would also switch frozen children
         self._were_training = []
 
 
 class CompiledRunner(TorchRunner):
-    """A torch model through ``torch.compile``, one piece of code for each batch size that comes.
+    """Runs a torch model through ``torch.compile``, compiled once for each batch size.
 
-    It is compiled on opening for ``example``, and at the first call for every other batch size: let that call pass
-    before a clock is read. What cannot be compiled is refused, never run eagerly instead.
+    It is compiled on opening for ``example``, and on the first call of any other batch size: do not time that call.
+    A model that cannot be compiled is refused, never run eagerly instead.
 
     Args:
         model, threads, name: as for ``TorchRunner``.
-        example: (N, 3, H, W) images in the batch size that will be run, uint8 or floating point in [0, 1].
+        example: (N, 3, H, W) images of the batch size to compile for, uint8 or floating point in [0, 1].
 
     Raises:
         RuntimeMissing: on opening (or the first call), when there is no compiler for the model's device.
@@ -133,27 +135,27 @@ class CompiledRunner(TorchRunner):
 
     def _open(self) -> None:
         super()._open()
-        # With fullgraph torch refuses what it would otherwise run eagerly: breaks, and ever more batch sizes.
+        # fullgraph: torch raises where it would otherwise run eagerly (graph breaks, too many batch sizes).
         compiled: Callable[[Tensor], Tensor] = torch.compile(self._module, dynamic=False, fullgraph=True)
-        sizes: set[int] = set()
+        compiled_sizes: set[int] = set()
 
-        def compile_or_say(batch: Tensor) -> Tensor:
-            if len(batch) in sizes:
+        def compile_or_refuse(batch: Tensor) -> Tensor:
+            if len(batch) in compiled_sizes:
                 return compiled(batch)
-            expected = self._module(batch)  # an image that the model does not take is not the compiler's fault
+            expected = self._module(batch)  # an image that the model refuses is not the compiler's fault
             try:
-                with quiet():
+                with silence_output():
                     logits = compiled(batch)
             except (RuntimeError, OSError) as error:
-                raise _not_compiled(error, self.name, self.runtime) from error
+                raise _compile_error(error, self.name, self.runtime) from error
             assert logits.shape == expected.shape
-            sizes.add(len(batch))
+            compiled_sizes.add(len(batch))
             return logits
 
-        self._model = compile_or_say
+        self._model = compile_or_refuse
         if self._example is not None:
             try:
-                self._check(self._example)
+                self._check_images(self._example)
                 self._run(self._example)
             except ExportError:
                 self._close()
@@ -164,21 +166,21 @@ class CompiledRunner(TorchRunner):
         self._model = self._module
 
 
-def _not_compiled(error: Exception, name: str, runtime: str) -> ExportError:
+def _compile_error(error: Exception, name: str, runtime: str) -> ExportError:
     causes: list[BaseException] = [error]
     while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
         causes.append(cause)
-    missing = next((cause for cause in causes if type(cause).__name__ in _NO_COMPILER), None)
+    missing = next((cause for cause in causes if type(cause).__name__ in _MISSING_COMPILER_ERRORS), None)
     if missing is not None:
         return RuntimeMissing(
-            f"{runtime} has no compiler here ({first_line(missing)}): install one (g++ for a CPU, Triton for "
+            f"{runtime} has no compiler here ({first_error_line(missing)}): install one (g++ for a CPU, Triton for "
             "a GPU), or choose another runtime"
         )
-    return ExportError(f"{name} cannot be compiled ({first_line(error)}): run it in another runtime")
+    return ExportError(f"{name} cannot be compiled ({first_error_line(error)}): run it in another runtime")
 
 
 class Pt2Runner(_TorchBase):
-    """A ``.pt2`` file on the CPU, loaded while open.
+    """Runs a ``.pt2`` file on the CPU; the program is loaded while open.
 
     Raises:
         ExportError: on opening, when the file is missing or unreadable.
@@ -193,10 +195,24 @@ class Pt2Runner(_TorchBase):
         if program.example_inputs is not None:
             example = program.example_inputs[0][0]
             self._image_shape, self._dtype = tuple(example.shape[1:]), example.dtype
-            self.precision = _precision(example.dtype)
+            self.precision = _precision_name(example.dtype)
         self._model = program.module()
-        self._pin()
+        self._set_threads()
 
     def _close(self) -> None:
-        self._unpin()
+        self._restore_threads()
         self._model = None
+
+
+def _why_no_compiler() -> str | None:
+    """Why torch.compile cannot run here: it writes C++ for the CPU, and needs a compiler for it."""
+    if any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++", "c++") if name):
+        return None
+    return "torch.compile needs a C++ compiler: install g++"
+
+
+RUNTIMES = (
+    Runtime("torch", "module", TorchRunner),
+    Runtime("torch-compile", "module", CompiledRunner, _why_no_compiler),
+    Runtime("pt2", ".pt2", Pt2Runner),
+)

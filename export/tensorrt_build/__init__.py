@@ -1,1 +1,1 @@
-"""TensorRT engines built from ONNX, for TensorRT and TensorRT for RTX."""
+"""Building TensorRT engines from ONNX files, for TensorRT and TensorRT for RTX."""

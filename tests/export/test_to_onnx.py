@@ -112,7 +112,9 @@ def test_unreadable_files_are_named(tmp_path):
     with pytest.raises(ExportError, match=re.escape(f"there is no {tmp_path / 'none.onnx'}: export the model")):
         conv_shapes(tmp_path / "none.onnx")
     (tmp_path / "junk.onnx").write_bytes(b"this is not a graph")
-    with pytest.raises(ExportError, match=r"junk\.onnx is no ONNX file, or only a part of one: export the model again"):
+    with pytest.raises(
+        ExportError, match=r"junk\.onnx is not an ONNX file, or only a part of one: export the model again"
+    ):
         conv_shapes(tmp_path / "junk.onnx")
 
 

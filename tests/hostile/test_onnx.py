@@ -95,7 +95,7 @@ ONNX: dict[str, tuple[Callable[[Any, onnx.ModelProto], None], str]] = {
     "a function that calls itself": (functions(("a", ["b"]), ("b", ["a"])), "calls itself"),
     "functions that unfold to 4 to the 15": (
         functions(*((f"f{i}", [f"f{i + 1}"] * 4) for i in range(15)), ("f15", ["g"])),
-        "unfolds to more than 1,000,000 nodes",
+        "expands to more than 1,000,000 nodes",
     ),
     "a compiled engine": (node(op_type="EPContext", domain="com.microsoft"), "holds a compiled engine"),
     "a layer without inputs": (without_inputs, "its shapes do not fit"),

@@ -57,7 +57,7 @@ def test_what_a_model_costs_comes_from_its_report_or_its_file(finished, tmp_path
     assert find_models([foreign])[0].macs is None
     proto.metadata_props.add(key="macs", value="many")
     onnx.save(proto, foreign)
-    with pytest.raises(ExportError, match="states 'many' MACs, which is no number: export the model again"):
+    with pytest.raises(ExportError, match="states 'many' MACs, which is not a valid number: export the model again"):
         find_models([foreign])
 
 
@@ -121,8 +121,8 @@ def test_what_is_no_model_is_refused(tmp_path):
         (["weights.pt"], ConfigError, r"weights\.pt is none of them: give run directories or files \(\.onnx"),
         (["none.onnx"], ConfigError, r"there is no .*none\.onnx"),
         (["folder"], RunError, "is not the folder of a run"),
-        (["cut.onnx"], ExportError, r"cut\.onnx is no ONNX file, or only a part of one"),
-        (["cut.pt2"], ExportError, r"cut\.pt2 is no \.pt2"),
+        (["cut.onnx"], ExportError, r"cut\.onnx is not an ONNX file, or only a part of one"),
+        (["cut.pt2"], ExportError, r"cut\.pt2 is not a \.pt2"),
     ):
         with pytest.raises(error, match=message):
             common_image_size(find_models([tmp_path / name for name in given]))

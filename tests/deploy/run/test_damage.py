@@ -16,6 +16,7 @@ import torch
 
 from slimsight.compress.errors import Damaged
 from slimsight.compress.files.atomic import read_tensors, write_tensors
+from slimsight.compress.training import Learning
 from slimsight.deploy import slim_folder
 from slimsight.deploy.run.session import Outcome, Session
 from slimsight.deploy.run.stages import learn, prove, slim
@@ -128,8 +129,8 @@ def copied(finished: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """Stages copy what they would compute from the finished run; ``{stage: number}``: with other weights."""
     other: dict[str, int] = {}
 
-    def copying(name: str) -> Callable[[Session], Outcome]:
-        def work(session: Session) -> Outcome:
+    def copying(name: str) -> Callable[[Session, Learning], Outcome]:
+        def work(session: Session, _learning: Learning) -> Outcome:
             record = read_run(finished.root).record(name)
             assert record is not None
             files = [session.run.root / file for file in record.files]

@@ -14,6 +14,7 @@ import torch
 from slimsight.compress.errors import PruningError
 from slimsight.compress.files.sealed import read_sealed
 from slimsight.compress.progress import SILENT
+from slimsight.compress.training import Learning
 from slimsight.deploy.run.pipeline import run_recipe
 from slimsight.deploy.run.session import Session
 from slimsight.deploy.run_dir import RunDir
@@ -89,7 +90,7 @@ def test_a_recipe_learns_from_images_that_are_decoded_on_the_way(
 ) -> None:
     """Up to the slim model: the benchmark goes on to exports and report, which are as those of any run."""
 
-    def enough(_session: Session) -> None:
+    def enough(_session: Session, _learning: Learning) -> None:
         raise PruningError("far enough")
 
     monkeypatch.setattr("slimsight.deploy.run.stages.prove.export", enough)

@@ -10,6 +10,7 @@ import pytest
 from slimsight.compress.gates import magnitude, select
 from slimsight.compress.gates.widths import allowed_widths
 from slimsight.compress.progress import SILENT, Silent
+from slimsight.compress.training import Learning
 from slimsight.deploy.report import Report
 from slimsight.deploy.run.fingerprints import fingerprint
 from slimsight.deploy.run.latency import LatencyRow
@@ -170,7 +171,7 @@ def test_a_slim_model_that_is_slower_is_noted(
     row = LatencyRow("onnxruntime-cpu", "fp32", 1, 1, ms, replace(ms, median=1.1), Speedup(0.91, 0.88, high))
     monkeypatch.setattr(prove, "measure_latency", lambda *_runners, **_options: row)
     session = with_budget(BOTH)
-    session.progress = notes = Notes()
-    assert prove.latency(session).metrics == {"latency": [row.to_dict()]}
+    notes = Notes()
+    assert prove.latency(session, Learning(session.fabric, progress=notes)).metrics == {"latency": [row.to_dict()]}
     expected = "the slim model is slower than the original (0.91 times as fast): MACs fell, time did not; try "
     assert notes.said == ([expected + "budget.align auto"] if said else [])

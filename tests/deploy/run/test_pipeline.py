@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from slimsight.compress.errors import RunError
+from slimsight.compress.training import Learning
 from slimsight.deploy.report import read_report
 from slimsight.deploy.run.pipeline import to_stages
 from slimsight.deploy.run.session import Outcome, Session
@@ -49,8 +50,8 @@ def test_a_run_leaves_a_slim_model_its_evidence_and_nothing_half_written(finishe
 def instant(finished: Any, undrawn: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stages that copy what they would compute from the finished run: which of them run is what is tested."""
 
-    def copying(name: str) -> Callable[[Session], Outcome]:
-        def work(session: Session) -> Outcome:
+    def copying(name: str) -> Callable[[Session, Learning], Outcome]:
+        def work(session: Session, _learning: Learning) -> Outcome:
             record = read_run(finished.root).record(name)
             files = []
             for file in record.files:

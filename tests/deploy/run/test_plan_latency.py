@@ -97,7 +97,7 @@ def test_layers_timed_before_are_not_timed_again(
         again, same = timer.timed_cost(cost)
     assert same == liked
     assert again.totals["latency"] == pytest.approx(first.totals["latency"], rel=0.5)  # of two measurements
-    monkeypatch.setattr("slimsight.deploy.run.plan_latency.METHOD", 10**6)
+    monkeypatch.setattr("slimsight.deploy.run.plan_latency.TIMING_METHOD", 10**6)
     with to_timer() as timer, pytest.raises(AssertionError, match="in the file"):
         timer.timed_cost(cost)
 
@@ -119,7 +119,7 @@ def test_layer_times_hold_for_what_they_were_taken_with(monkeypatch: pytest.Monk
     key = machine_key(1, 1)
     assert key == machine_key(1, 1)
     others = [machine_key(2, 1), machine_key(1, 8), machine_key(8, 1)]
-    monkeypatch.setattr("slimsight.deploy.run.plan_latency.METHOD", 10**6)
+    monkeypatch.setattr("slimsight.deploy.run.plan_latency.TIMING_METHOD", 10**6)
     others.append(machine_key(1, 1))
     monkeypatch.setattr("slimsight.deploy.run.plan_latency._processor", lambda: "another")
     others.append(machine_key(1, 1))

@@ -65,7 +65,7 @@ def test_a_run_killed_inside_its_stages_learns_the_same_bits(
         with pytest.raises(Killed):
             rerun(root, progress=notes)
 
-    def die(_: object) -> None:
+    def die(*_: object) -> None:
         raise Killed
 
     monkeypatch.setattr("slimsight.deploy.run.stages.prove.export", die)

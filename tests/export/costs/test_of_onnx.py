@@ -163,7 +163,7 @@ def test_shapes_that_are_computed_from_data_are_measured(tmp_path: Path) -> None
 
 def test_what_is_no_model_of_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"no protobuf")
-    with pytest.raises(ExportError, match="is no ONNX file, or only a part of one"):
+    with pytest.raises(ExportError, match="is not an ONNX file, or only a part of one"):
         onnx_cost(tmp_path / "broken.onnx")
     with pytest.raises(ExportError, match="there is no"):
         onnx_cost(tmp_path / "none.onnx")

@@ -80,14 +80,14 @@ def test_every_kind_of_layer_gets_a_time_and_more_work_takes_longer() -> None:
 
 
 def test_graphs_hold_as_many_layers_as_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layer_times, "TOGETHER", 4)
+    monkeypatch.setattr(layer_times, "LAYERS_PER_GRAPH", 4)
     monkeypatch.setattr(layer_times, "ROUNDS", 3)
     assert time_layers(LAYERS).keys() == set(LAYERS)
 
 
 def test_a_layer_without_a_time_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """A runtime that renames nodes must not give layers the times of others."""
-    monkeypatch.setattr(layer_times, "_NODE", re.compile(r"renamed(\d+)"))
+    monkeypatch.setattr(layer_times, "_NODE_NAME", re.compile(r"renamed(\d+)"))
     with pytest.raises(ExportError, match=r"0 entries for 3x3 /1x1 \+1x1x1x1 d1x1 @14x14 g1 8-12, not \d+ for each"):
         time_layers(LAYERS[:1])
 

@@ -11,7 +11,7 @@ import pytest
 from slimsight.compress.errors import ExportError
 from slimsight.compress.files.sealed import read_sealed, write_sealed
 from slimsight.export.engines.flavour import Machine
-from slimsight.export.engines.key import EngineKey, read_sidecar, refuse_foreign, sha256, sidecar, write_sidecar
+from slimsight.export.engines.key import EngineKey, read_sidecar, refuse_incompatible, sha256, sidecar, write_sidecar
 
 KEY = EngineKey("tensorrt", "10.13.3", "NVIDIA L4", "8.9", "13.0", "ab" * 32, "fp16", (1, 1, 32), "")
 HERE = Machine("NVIDIA L4", "8.9", "13.0")
@@ -58,7 +58,7 @@ def test_damaged_engines_are_refused(engine: Path, change, message: str) -> None
 
 
 def test_engines_of_elsewhere_are_refused_with_what_was_built_and_what_is_here(engine: Path) -> None:
-    refuse_foreign(engine, KEY, "tensorrt", "10.13.3", HERE)
+    refuse_incompatible(engine, KEY, "tensorrt", "10.13.3", HERE)
     cases = [
         (("tensorrt", "11.0.0", HERE), "was built by TensorRT 10.13.3, here is TensorRT 11.0.0: export it again here"),
         (("tensorrt-rtx", "1.7.1", HERE), "was built by TensorRT 10.13.3, here is TensorRT for RTX 1.7.1: "),
@@ -69,10 +69,10 @@ def test_engines_of_elsewhere_are_refused_with_what_was_built_and_what_is_here(e
     ]
     for arguments, message in cases:
         with pytest.raises(ExportError, match=re.escape(message)):
-            refuse_foreign(engine, KEY, *arguments)
+            refuse_incompatible(engine, KEY, *arguments)
     # TensorRT for RTX compiles for the GPU when it opens an engine: one that was built without a GPU runs on many.
     anywhere = replace(KEY, flavour="tensorrt-rtx", version="1.7.1", gpu="none", capability="none")
-    refuse_foreign(engine, anywhere, "tensorrt-rtx", "1.7.1", HERE)
+    refuse_incompatible(engine, anywhere, "tensorrt-rtx", "1.7.1", HERE)
 
 
 @pytest.mark.parametrize("name", ["flavour", "version", "gpu", "capability", "driver", "onnx", "precision", "samples"])

@@ -72,18 +72,18 @@ def test_the_builders_report_is_read_without_the_types_of_weights() -> None:
 
 def test_layers_must_compute_in_what_was_asked_for() -> None:
     half = [layer("conv", "float16"), layer("linear", "float32")]
-    check_layers(half, in_half=["conv"], in_single=["linear"], what="it", strict=True, pure=False)
-    check_layers(half[:1], in_half=["conv"], in_single=["linear"], what="it", strict=False, pure=False)
+    check_layers(half, fp16_nodes=["conv"], fp32_nodes=["linear"], what="it", strict=True, pure=False)
+    check_layers(half[:1], fp16_nodes=["conv"], fp32_nodes=["linear"], what="it", strict=False, pure=False)
     with pytest.raises(ExportError, match="it computes node 'linear' in float32 where float16 was asked for"):
-        check_layers(half, in_half=["conv", "linear"], in_single=[], what="it", strict=True, pure=False)
+        check_layers(half, fp16_nodes=["conv", "linear"], fp32_nodes=[], what="it", strict=True, pure=False)
     with pytest.raises(ExportError, match="it computes node 'conv' in float16 where float32 was asked for"):
-        check_layers(half, in_half=[], in_single=["conv", "linear"], what="it", strict=True, pure=False)
+        check_layers(half, fp16_nodes=[], fp32_nodes=["conv", "linear"], what="it", strict=True, pure=False)
     with pytest.raises(ExportError, match=r"does not say what node 'linear' computes in \(1 of 2 such nodes\)"):
-        check_layers(half[:1], in_half=["conv"], in_single=["linear"], what="it", strict=True, pure=False)
+        check_layers(half[:1], fp16_nodes=["conv"], fp32_nodes=["linear"], what="it", strict=True, pure=False)
     with pytest.raises(ExportError, match=r"does not say what node 'conv' computes in \(1 of 1 such nodes\)"):
-        check_layers([], in_half=["conv"], in_single=[], what="it", strict=False, pure=False)
+        check_layers([], fp16_nodes=["conv"], fp32_nodes=[], what="it", strict=False, pure=False)
     # An fp32 engine computes nothing in FP16, whichever node it is for.
     mixed = [*half[1:], layer("add", "float16")]
-    check_layers(mixed, in_half=[], in_single=["linear"], what="it", strict=True, pure=False)
+    check_layers(mixed, fp16_nodes=[], fp32_nodes=["linear"], what="it", strict=True, pure=False)
     with pytest.raises(ExportError, match="it computes in float16 where float32 was asked for"):
-        check_layers(mixed, in_half=[], in_single=["linear"], what="it", strict=True, pure=True)
+        check_layers(mixed, fp16_nodes=[], fp32_nodes=["linear"], what="it", strict=True, pure=True)

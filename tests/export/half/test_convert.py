@@ -14,7 +14,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from slimsight.compress.errors import ExportError
 from slimsight.export.half.convert import to_half
-from slimsight.export.half.overflow import run_graph, wide_values
+from slimsight.export.half.overflow import overflowing_values, run_graph
 from slimsight.export.onnx_files.value_types import FLOAT, HALF, value_types
 
 RANDOM = np.random.default_rng(0)
@@ -63,15 +63,15 @@ def casts_of(proto: onnx.ModelProto) -> list[tuple[str, int]]:
 
 def test_values_beyond_fp16_are_found_and_stay_in_fp32() -> None:
     proto = louder()
-    found = wide_values(proto, IMAGES)
+    found = overflowing_values(proto, IMAGES)
     assert set(found) == {"b", "c", "d"}
     assert 65504 / 2 < min(found.values()) <= max(found.values()) < 1e7
     exact = run_graph(proto, IMAGES)[0]
     assert not np.isfinite(run_graph(to_half(proto).proto, IMAGES)[0]).all()  # what would happen without
     half = to_half(proto, found)
     onnx.checker.check_model(half.proto, full_check=True)
-    assert half.wide == ("b", "c", "d", "up")  # 1e6 itself is beyond FP16 too
-    assert half.in_half == ("conv", "last")
+    assert half.kept_fp32 == ("b", "c", "d", "up")  # 1e6 itself is beyond FP16 too
+    assert half.fp16_nodes == ("conv", "last")
     # One cast on the way in, one on the way out; none between neighbours that both stay in FP32.
     assert casts_of(half.proto) == [("images", HALF), ("a", FLOAT), ("e", HALF), ("logits/half", FLOAT)]
     assert np.abs(run_graph(half.proto, IMAGES)[0] - exact).max() <= 2e-3 * np.abs(exact).max()
@@ -138,12 +138,12 @@ def test_branches_are_cast_too_and_stay_in_fp32_where_something_overflows_inside
     proto = branching(loud)
     images = np.stack([np.full((3, 8, 8), value, np.float32) for value in (0.2, 0.5, 0.9)])
     images += RANDOM.normal(0, 0.02, images.shape).astype(np.float32)
-    found = wide_values(proto, images)
+    found = overflowing_values(proto, images)
     assert (not found) == (loud == 1.0)
     half = to_half(proto, found)
     onnx.checker.check_model(half.proto, full_check=True)
-    assert set(half.in_half) | set(half.in_single) == {"stem", "conv1", "conv2", "conv3"}
-    assert (set(half.in_single) == set()) == (loud == 1.0)
+    assert set(half.fp16_nodes) | set(half.fp32_nodes) == {"stem", "conv1", "conv2", "conv3"}
+    assert (set(half.fp32_nodes) == set()) == (loud == 1.0)
     exact, ours = run_graph(proto, images)[0], run_graph(half.proto, images)[0]
     assert np.abs(ours - exact).max() <= 2e-3 * np.abs(exact).max()
 
@@ -188,6 +188,6 @@ def test_what_has_no_fp16_form_is_refused_by_name() -> None:
 def test_the_graph_it_is_given_stays_as_it_is(tmp_path: Path) -> None:
     proto = louder()
     before = proto.SerializeToString(deterministic=True)
-    wide_values(proto, IMAGES)
+    overflowing_values(proto, IMAGES)
     to_half(proto)
     assert proto.SerializeToString(deterministic=True) == before

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from slimsight.compress.errors import ExportError
-from slimsight.export.pt2.export import cpu_copy, export_pt2, load_program, load_pt2, quiet, trace
+from slimsight.export.pt2.export import cpu_copy, export_pt2, load_program, load_pt2, silence_output, trace
 
 _ALONE = """
 import sys, torch
@@ -88,12 +88,14 @@ def test_unreadable_files_are_named(tmp_path):
     with pytest.raises(ExportError, match=r"there is no .*none\.pt2: export the model to pt2 first"):
         load_pt2(tmp_path / "none.pt2")
     (tmp_path / "junk.pt2").write_bytes(b"junk")
-    with pytest.raises(ExportError, match=r"junk\.pt2 is no \.pt2 that is opened here \(File is not a zip file\)"):
+    with pytest.raises(
+        ExportError, match=r"junk\.pt2 is not a \.pt2 that can be opened safely \(File is not a zip file\)"
+    ):
         load_pt2(tmp_path / "junk.pt2")
 
 
 def test_quiet_is_local(capfd, caplog):
-    with quiet():
+    with silence_output():
         sys.stdout.write("chatter")
         warnings.warn("chatter", stacklevel=1)
         logging.getLogger("torch").warning("chatter")

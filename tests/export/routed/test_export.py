@@ -137,7 +137,7 @@ def test_files_say_what_they_take_and_give(to_dynamic: Build, tmp_path: Path) ->
 def test_branches_beyond_one_file_are_refused_with_the_remedy(
     to_dynamic: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("slimsight.export.routed.writer.MOST_BYTES", 5000)
+    monkeypatch.setattr("slimsight.export.routed.writer.MAX_BRANCH_BYTES", 5000)
     with pytest.raises(ExportError, match="take route 'out', or fewer masks"):
         export_routed(two_layers(to_dynamic), torch.rand(1, 3, 8, 8), tmp_path / "routed.onnx")
     assert not (tmp_path / "routed.onnx").exists()

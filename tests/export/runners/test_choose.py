@@ -1,31 +1,32 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from torch import nn
 
 from slimsight.compress.errors import ConfigError, ExportError
-from slimsight.export.runners import OnnxRunner, Pt2Runner, TorchRunner, choose
-from slimsight.export.runners.choose import TAKES, open_runner, runtimes
+from slimsight.export.runners import OnnxRunner, Pt2Runner, TorchRunner
+from slimsight.export.runners.choose import RUNTIMES, open_runner, why_unavailable
 
 
 def test_every_runtime_is_known_and_the_ones_of_the_cpu_run_here() -> None:
-    found = runtimes()
-    assert list(found) == list(TAKES)
+    found = why_unavailable()
+    assert list(found) == list(RUNTIMES)
     assert found["torch"] is found["pt2"] is found["onnxruntime-cpu"] is None
 
 
 def test_without_a_device_runtimes_of_the_device_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     for name in ("onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx"):
-        assert runtimes()[name]
+        assert why_unavailable()[name]
 
 
 def test_without_onnxruntime_its_runtimes_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    found = runtimes()
+    found = why_unavailable()
     assert all("pip install onnxruntime" in str(found[name]) for name in found if name.startswith("onnxruntime"))
     assert found["torch"] is None
 
@@ -57,6 +58,7 @@ def test_what_does_not_fit_is_refused(case, monkeypatch: pytest.MonkeyPatch) -> 
         open_runner(nn.Linear(1, 1), "pt2")
     with pytest.raises(ConfigError, match=r"torch takes a module, not model\.onnx"):
         open_runner(case.onnx, "torch")
-    monkeypatch.setattr(choose, "runtimes", lambda: {"onnxruntime-cuda": "no CUDA device"})
+    on_cuda = replace(RUNTIMES["onnxruntime-cuda"], why_unavailable=lambda: "no CUDA device")
+    monkeypatch.setitem(RUNTIMES, "onnxruntime-cuda", on_cuda)
     with pytest.raises(ExportError, match="onnxruntime-cuda cannot run here: no CUDA device"):
         open_runner(case.onnx, "onnxruntime-cuda")

@@ -10,9 +10,9 @@ from torch import nn
 
 from slimsight.compress.errors import ExportError, RuntimeMissing
 from slimsight.export.runners import (
-    CPU,
-    CUDA,
-    TENSORRT,
+    CPU_PROVIDER,
+    CUDA_PROVIDER,
+    TENSORRT_PROVIDER,
     CompiledRunner,
     OnnxRunner,
     Pt2Runner,
@@ -143,7 +143,7 @@ def test_unusable_files_are_named(tmp_path):
         (OnnxRunner(tmp_path / "none.onnx"), r"there is no .*none\.onnx: export the model to onnx first"),
         (OnnxRunner(tmp_path / "junk.onnx"), r"ONNX Runtime cannot open .*junk\.onnx .*: export it again"),
         (Pt2Runner(tmp_path / "none.pt2", 3), r"there is no .*none\.pt2: export the model to pt2 first"),
-        (Pt2Runner(tmp_path / "junk.pt2", 3), r"junk\.pt2 is no \.pt2"),
+        (Pt2Runner(tmp_path / "junk.pt2", 3), r"junk\.pt2 is not a \.pt2"),
     ):
         with pytest.raises(ExportError, match=message), runner:
             pass
@@ -235,7 +235,7 @@ def test_a_runtime_that_is_not_here_is_told_apart_from_a_bad_file(tmp_path, monk
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     (tmp_path / "any.onnx").write_bytes(b"junk")
     available = in_onnxruntime.import_onnxruntime().get_available_providers()
-    for provider in (CUDA, TENSORRT):
+    for provider in (CUDA_PROVIDER, TENSORRT_PROVIDER):
         words = "torch sees no GPU here" if provider in available else f"has no {provider} here: choose from"
         with pytest.raises(RuntimeMissing, match=words), OnnxRunner(tmp_path / "any.onnx", provider=provider):
             pass
@@ -245,9 +245,12 @@ def test_a_runtime_that_is_not_here_is_told_apart_from_a_bad_file(tmp_path, monk
 
 
 def test_what_tensorrt_computes_of_fp32_is_called_tf32(tmp_path):
-    found = [OnnxRunner(tmp_path / "a.onnx", provider=provider).precision for provider in (CPU, CUDA, TENSORRT)]
+    found = [
+        OnnxRunner(tmp_path / "a.onnx", provider=provider).precision
+        for provider in (CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER)
+    ]
     assert found == ["fp32", "fp32", "tf32"]
-    assert OnnxRunner(tmp_path / "a.onnx", provider=TENSORRT, precision="fp16").precision == "fp16"
+    assert OnnxRunner(tmp_path / "a.onnx", provider=TENSORRT_PROVIDER, precision="fp16").precision == "fp16"
 
 
 def test_heavy_nodes_on_the_cpu_are_no_gpu_run():
@@ -261,10 +264,14 @@ def test_heavy_nodes_on_the_cpu_are_no_gpu_run():
 
     class Session:
         def get_provider_graph_assignment_info(self):
-            return [Part(CUDA, "Conv"), Part(CPU, "Shape", "Gemm", "Conv"), Part(CPU, "MatMul", "ConvTranspose")]
+            return [
+                Part(CUDA_PROVIDER, "Conv"),
+                Part(CPU_PROVIDER, "Shape", "Gemm", "Conv"),
+                Part(CPU_PROVIDER, "MatMul", "ConvTranspose"),
+            ]
 
-    assert in_onnxruntime._elsewhere(Session(), CUDA) == "net/Gemm, net/Conv, net/MatMul and 1 more nodes"
-    assert in_onnxruntime._elsewhere(Session(), CPU) == ""
+    assert in_onnxruntime._nodes_on_cpu(Session(), CUDA_PROVIDER) == "net/Gemm, net/Conv, net/MatMul and 1 more nodes"
+    assert in_onnxruntime._nodes_on_cpu(Session(), CPU_PROVIDER) == ""
 
 
 def test_compiled_runner_refuses_what_it_cannot_compile():

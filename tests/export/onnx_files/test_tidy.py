@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from slimsight.export.onnx_files.graph import with_constant_shapes_
+from slimsight.export.onnx_files.tidy import with_constant_shapes_
 from slimsight.export.runners import import_onnxruntime
 
 BATCH = helper.make_node("Shape", ["x"], ["batch"], start=0, end=1)
