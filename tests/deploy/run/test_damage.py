@@ -176,7 +176,7 @@ def test_a_stage_that_runs_out_of_memory_is_one_sentence_and_loses_nothing(
     assert copied == {}
     root = tmp_path / "run"
 
-    def starve(_session: Session) -> Outcome:
+    def starve(*_: object) -> Outcome:
         torch.zeros(1 << 55, dtype=torch.uint8)
         raise AssertionError
 
