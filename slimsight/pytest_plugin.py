@@ -113,7 +113,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
         fixture = pyfuncitem.funcargs.get("slimsight")
         if not (isinstance(fixture, Slimsight) and fixture.checked):
             pytest.fail(
-                f"the marker {_MARKER} names limits, and the test held no model to them: "
+                f"the marker {_MARKER} names limits, and the test checked no model against them: "
                 "take the fixture slimsight and call slimsight.check(model, x)",
                 pytrace=False,
             )
@@ -121,9 +121,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
 
 
 def _limits(item: pytest.Item) -> dict[str, Any]:
-    """Of all markers around the test; the closest wins, key by key."""
+    """Limits of all markers around the test; the closest wins, key by key."""
     __tracebackhide__ = True
-    found: dict[str, Any] = {}
+    limits: dict[str, Any] = {}
     for marker in item.iter_markers(_MARKER):
         if unknown := [key for key in marker.kwargs if key not in _CHECKED]:
             raise pytest.UsageError(
@@ -131,15 +131,16 @@ def _limits(item: pytest.Item) -> dict[str, Any]:
             )
         if marker.args or not marker.kwargs:
             raise pytest.UsageError(f"the marker {_MARKER} needs names: @pytest.mark.{_MARKER}(macs='60M')")
-        found = {**marker.kwargs, **found}
-    if not found:
+        limits = {**marker.kwargs, **limits}
+    if not limits:
         raise pytest.UsageError(
             f"slimsight.check(model, x) found no limits: mark the test, e.g. @pytest.mark.{_MARKER}(macs='60M')"
         )
-    return found
+    return limits
 
 
 def _reference(limit: object, against: nn.Module | None) -> dict[str, Any]:
     """``against`` for a limit that is a share of it; amounts refer to nothing."""
-    share = limit.strip().endswith("%") if isinstance(limit, str) else isinstance(limit, float) and limit <= 1
-    return {"against": against} if share else {}
+    from .deploy.testing.arguments import is_share
+
+    return {"against": against} if is_share(limit) else {}

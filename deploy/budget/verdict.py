@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -26,9 +27,11 @@ def check_figure(
 ) -> Check:
     """Whether ``value`` is at most (``max``), at least (``min``) or exactly (``equal``) ``limit``.
 
-    A value that is missing (None) or NaN never passes. ``reason``: why it is missing, or what to know of a failure.
+    A value that is missing (None) never passes, and one that is not finite counts as missing. ``reason``: why it is
+    missing, or what to know of a failure.
     """
     slack = _ROUNDING.get(unit, 0.0)
+    value = None if value is None or not math.isfinite(value) else value
     if value is None:
         passed = False
     elif bound == "max":

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from slimsight.compress.amounts import Amount
+from slimsight.compress.amounts import Amount, read_number
 from slimsight.compress.errors import ConfigError
 
 from ..budget import allowed_amount
@@ -86,6 +86,12 @@ def to_maximum(
         )
     original = cost(check_module(against, "against"))
     return allowed_amount(amount, original, unit), f"{as_percent(amount.value, 1)} of {as_unit(unit, original)}"
+
+
+def is_share(given: object) -> bool:
+    """Whether a limit is a share of another model's: ``"50%"``, 0.5."""
+    number = read_number(given)
+    return number is not None and (number[1] == "%" or (number[1] == "" and number[0] <= 1))
 
 
 def check_module(model: object, name: str = "model") -> nn.Module:

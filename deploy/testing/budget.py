@@ -12,7 +12,7 @@ from slimsight.compress.errors import ConfigError
 from ..check import CheckRequest, run_check
 from ..check.result import check_line
 from .arguments import Images, to_shape
-from .outcome import Outcome, value_or_raise
+from .outcome import AssertionOutcome, value_or_raise
 
 
 def assert_budget(
@@ -42,13 +42,13 @@ def assert_budget(
     )
 
 
-def _check_budget(target: str, budget: Path, against: str | None, x: Images | None, classes: int) -> Outcome:
+def _check_budget(target: str, budget: Path, against: str | None, x: Images | None, classes: int) -> AssertionOutcome:
     verdict = run_check(CheckRequest(target, budget, against, None if x is None else _one_image(x), classes)).verdict
     failed = verdict.failed
     if verdict.passed:
-        return Outcome(0, None)
+        return AssertionOutcome(0, None)
     lines = [f"{target} against {budget}: {verdict.summary()}", *map(check_line, failed)]
-    return Outcome(len(failed), "\n".join(lines))
+    return AssertionOutcome(len(failed), "\n".join(lines))
 
 
 def _one_image(x: Images) -> tuple[int, int, int]:

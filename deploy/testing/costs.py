@@ -15,7 +15,7 @@ from slimsight.compress.models.user_code import UserCode
 
 from ..report.schema import Unit
 from .arguments import Images, check_module, to_images, to_maximum
-from .outcome import Outcome, check_cost, value_or_raise
+from .outcome import AssertionOutcome, check_cost, value_or_raise
 
 _read_macs = partial(to_amount, what="MACs", units=MACS_UNITS, example="'60M', '0.5 GMACs', 4e9")
 _read_params = partial(to_amount, what="parameters", units=PARAM_UNITS, example="'250k', '11M'")
@@ -61,7 +61,7 @@ def assert_size(model: nn.Module, max: str | float, *, against: nn.Module | None
     return int(value_or_raise(lambda: _check_tensors(model, max, against, _SIZE)))
 
 
-def _check_macs(model: nn.Module, x: Images, maximum: object, against: nn.Module | None) -> Outcome:
+def _check_macs(model: nn.Module, x: Images, maximum: object, against: nn.Module | None) -> AssertionOutcome:
     check_module(model)
     limit, ratio = to_maximum(maximum, against, "MACs", read=_read_macs, cost=lambda other: _count(other, x).total)
     count = _count(model, x)
@@ -75,7 +75,7 @@ def _count(model: nn.Module, x: Images) -> MacsCount:
         return count_macs(model, images)
 
 
-def _check_tensors(model: nn.Module, maximum: object, against: nn.Module | None, cost: _TensorCost) -> Outcome:
+def _check_tensors(model: nn.Module, maximum: object, against: nn.Module | None, cost: _TensorCost) -> AssertionOutcome:
     check_module(model)
     limit, ratio = to_maximum(maximum, against, cost.unit, read=cost.read, cost=cost.count)
     return check_cost(

@@ -23,7 +23,7 @@ from ..report.units import as_ms, as_times, plural
 from ..timing.rounds import time_sessions
 from ..timing.statistics import speedup_noise, time_noise, to_interval, to_quantiles, to_speedup
 from .arguments import Images, check_module, to_images, to_maximum
-from .outcome import Outcome, check_cost, value_or_raise
+from .outcome import AssertionOutcome, check_cost, value_or_raise
 
 _read_time = partial(to_amount, what="latency", units=TIME_UNITS, example="'3ms', '800us'")
 _SESSIONS = 10
@@ -78,7 +78,7 @@ def assert_latency(
 
 def _check_latency(
     model: nn.Module, x: Images, maximum: object, against: nn.Module | None, threads: int, rounds: int, seconds: float
-) -> Outcome:
+) -> AssertionOutcome:
     models = {"model": check_module(model)}
     if against is not None:
         models["against"] = check_module(against, "against")

@@ -15,7 +15,7 @@ _LISTED = 3
 
 
 @dataclass(frozen=True)
-class Outcome:
+class AssertionOutcome:
     """A figure, and the text of the failure where it did not pass."""
 
     value: float
@@ -32,7 +32,7 @@ def check_cost(
     heading: str,
     ratio: str = "",
     notes: tuple[str, ...] = (),
-) -> Outcome:
+) -> AssertionOutcome:
     """``value`` against the most allowed.
 
     Args:
@@ -43,13 +43,13 @@ def check_cost(
     """
     check = check_figure(name, limit, value, unit)
     if check.passed:
-        return Outcome(value, None)
+        return AssertionOutcome(value, None)
     allowed, measured = check_texts(check)
-    origin, relative = f" ({ratio})" if ratio else "", relative_excess(check)
-    over = f"{as_unit(unit, excess(check))} too much" + (
-        "" if relative is None else f", {as_percent(relative, 1)} over"
-    )
-    lines = [f"{name}: {measured}, {allowed}{origin} allowed: {over}", *notes]
+    origin = f" ({ratio})" if ratio else ""
+    over = "" if check.value is None else f": {as_unit(unit, excess(check))} too much"
+    if relative := relative_excess(check):
+        over += f", {as_percent(relative, 1)} over"
+    lines = [f"{name}: {measured}, {allowed}{origin} allowed{over}", *notes]
     layers = by_layer()
     total = sum(layers.values())
     if total > 0:
@@ -60,10 +60,10 @@ def check_cost(
         lines += [
             f"  {layer:{name_width}}  {cost:>{cost_width}}  {share:>{share_width}}" for layer, cost, share in rows
         ]
-    return Outcome(value, "\n".join(lines))
+    return AssertionOutcome(value, "\n".join(lines))
 
 
-def value_or_raise(measure: Callable[[], Outcome]) -> float:
+def value_or_raise(measure: Callable[[], AssertionOutcome]) -> float:
     """The figure of ``measure``.
 
     Raises:

@@ -158,7 +158,7 @@ def test_a_limit_that_nothing_is_held_to_fails(pytester: pytest.Pytester) -> Non
     """
     found = run(pytester, test)
     found.assert_outcomes(failed=5)
-    unheld = "the marker slimsight names limits, and the test held no model to them: take the fixture*"
+    unheld = "the marker slimsight names limits, and the test checked no model against them: take the fixture*"
     found.stdout.fnmatch_lines(
         [
             unheld,

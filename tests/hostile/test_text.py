@@ -80,11 +80,11 @@ def test_report(what: str, place: Any, refused: Callable[..., str]) -> None:
         ({"macs": -1}, "macs is -1"),
         ({"macs": 1.5}, "macs is 1.5"),
         ({"layers": [{"name": "a", "macs": 1, "params": 1, "inputs": 1, "outputs": True}]}, "outputs is True"),
-        ({"layers": [{"name": "a", "\x1b[2J": 1}]}, "not whole"),
-        ({"layers": 7}, "not whole"),
+        ({"layers": [{"name": "a", "\x1b[2J": 1}]}, "not complete"),
+        ({"layers": 7}, "not complete"),
     ],
 )
-def test_what_a_check_is_held_against(
+def test_what_a_check_is_compared_with(
     change: dict[str, Any], why: str, place: Any, refused: Callable[..., str]
 ) -> None:
     other = {"schema": 1, "target": "t", "macs": 1, "params": 1, "size_bytes": 1, "layers": None, **change}

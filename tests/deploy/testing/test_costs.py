@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from slimsight.compress.errors import ConfigError, ModelError
+from slimsight.deploy.testing.arguments import is_share
 from slimsight.testing import assert_macs, assert_params, assert_size
 
 STEM, BODY, HEAD = 3 * 8 * 9 * 64, 8 * 16 * 9 * 64, 16 * 10
@@ -123,3 +124,18 @@ def test_images_of_the_wrong_shape_are_the_model_s_to_refuse_in_a_sentence(net: 
         assert_macs(net, "1x8x8", max="1M")
     frames = [frame.name for frame in traceback.extract_tb(it.value.__traceback__)]
     assert frames[-2:] == ["assert_macs", "value_or_raise"], "the rest of the traceback is nobody's to read"
+
+
+def test_a_share_is_exact_whatever_floats_do() -> None:
+    hundred = nn.Linear(100, 1, bias=False)  # .29 * 100 is 28.999999999999996
+    assert assert_params(nn.Linear(29, 1, bias=False), "29%", against=hundred) == 29
+    with pytest.raises(AssertionError, match=r"parameters: 30, at most 29 \(29.0 % of 100\) allowed"):
+        assert_params(nn.Linear(30, 1, bias=False), "29%", against=hundred)
+
+
+@pytest.mark.parametrize(
+    ("given", "share"),
+    [("50%", True), (0.5, True), ("0.5", True), (1, True), ("60M", False), (4e9, False), ("x", False)],
+)
+def test_which_limits_are_shares_of_another_model(given: object, share: bool) -> None:
+    assert is_share(given) is share
