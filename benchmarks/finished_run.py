@@ -30,7 +30,7 @@ DYNAMIC = ("dynamic.enabled=true", "dynamic.epochs=2", "dynamic.finetune_epochs=
 
 
 def run_command(*arguments: object) -> tuple[int, str]:
-    """Exit code of a command, and what it said."""
+    """Run a command in this process: its exit code, and its output."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
         try:
@@ -42,7 +42,7 @@ def run_command(*arguments: object) -> tuple[int, str]:
 
 
 class NoteCollector(Silent):
-    """Keeps what is noted."""
+    """Collects notes."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -52,7 +52,7 @@ class NoteCollector(Silent):
 
 
 class FinishedRun:
-    """A finished run, what commands made of it, and the caches, in one folder."""
+    """A finished run, the output of commands on it, and its caches, in one folder."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.run, self.cache, self.saved = root, root / "run", root / "cache", root / "saved"

@@ -56,11 +56,7 @@ def measure_maps(given: argparse.Namespace, progress: ConsoleProgress) -> dict[s
     classifier.to(fabric.device)
     config = VarSalConfig(epochs=given.epochs, lr=given.lr, batch_size=given.batch_size)
     train = Batches(
-        sample(splits.train, given.images, given.seed),
-        config.batch_size,
-        shuffle=True,
-        seed=given.seed,
-        drop_last=True,
+        sample(splits.train, given.images, given.seed), config.batch_size, shuffle=True, seed=given.seed, drop_last=True
     )
     val = Batches(sample(splits.val, VALIDATED, given.seed), 250)
     test = Batches(sample(splits.test(), JUDGED, given.seed), 250)

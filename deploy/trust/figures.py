@@ -123,11 +123,7 @@ def _test_panels(test: str, rows: Rows) -> list[CurvePanel]:
     if test == "tiles":
         return [
             CurvePanel(
-                f"tiles of {side} x {side}: {what}",
-                _TILES,
-                _PROBABILITY,
-                _curve_lines(rows, side, order),
-                limits=_UNIT,
+                f"tiles of {side} x {side}: {what}", _TILES, _PROBABILITY, _curve_lines(rows, side, order), limits=_UNIT
             )
             for side in rows[0]["result"]
             for order, what in (("morf", "most relevant first"), ("lerf", "least relevant first"))
@@ -136,11 +132,7 @@ def _test_panels(test: str, rows: Rows) -> list[CurvePanel]:
         lines = [_roar_line(row) for row in rows]
         return [
             CurvePanel(
-                "ROAR",
-                "share of pixels removed, most salient first",
-                "accuracy after retraining",
-                lines,
-                limits=_UNIT,
+                "ROAR", "share of pixels removed, most salient first", "accuracy after retraining", lines, limits=_UNIT
             )
         ]
     return []
