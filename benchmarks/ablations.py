@@ -1,4 +1,4 @@
-"""ISP's ablations on ResNet-20 and CIFAR-10, at half of the MACs: Fig. 4 (what the objective is made of), 5 (g1, g2).
+"""ISP's ablations on ResNet-20 and CIFAR-10, at half of the MACs: Fig. 4 (terms of the objective), 5 (g1, g2).
 
     .venv/bin/python benchmarks/ablations.py [--seed 0 ...] [--runs runs/keep50] [--set threads=1] [--pictures DIR]
 
@@ -41,7 +41,7 @@ JUDGES = ("rbf", "realx", "gradient")
 Row = dict[str, Any]
 
 
-def learned(study: Study, point: Point) -> Row:
+def learn_point(study: Study, point: Point) -> Row:
     """The row of one point, without drift; its plan and its weights are written.
 
     What its stages do in a run (deploy/stages), without what does not matter here: artefacts, latency, the test set.
@@ -97,7 +97,7 @@ def _train(session: Session) -> Batches:
     return session.shuffled(session.splits.train, session.recipe.finetune.batch_size, crop=True, flip=True)
 
 
-def finetuned(study: Study, point: Point, row: Row) -> Row:
+def finetune_point(study: Study, point: Point, row: Row) -> Row:
     """The row after the recipe's finetuning; the weights are written."""
     session = study.at(point)
     recipe = session.recipe
@@ -119,7 +119,7 @@ def finetuned(study: Study, point: Point, row: Row) -> Row:
     return row | {"val_accuracy": accuracies, "finetune_epochs": recipe.finetune.epochs}
 
 
-def drift(study: Study, point: Point, judge: str, state: str) -> Row:
+def measure_drift(study: Study, point: Point, judge: str, state: str) -> Row:
     """How far a point's explanations are from the original's, by one explainer.
 
     Centres in pixels; IoU of the maps for amortized explainers, of the regions that hold half of a map's mass else.
@@ -136,7 +136,7 @@ def drift(study: Study, point: Point, judge: str, state: str) -> Row:
     return {"center_px": maps.center_px.mean, "iou": maps.region_iou.mean}
 
 
-def known() -> dict[str, Row]:
+def load_rows() -> dict[str, Row]:
     """What has been measured, by point."""
     rows: list[Row] = read_json(RESULTS)["rows"] if RESULTS.exists() else []
     return {row["point"]: row for row in rows}
@@ -157,14 +157,14 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, help="draw what is measured into this folder")
     given = parser.parse_args()
     given.seed = given.seed or [0, 1, 2]
-    rows = known()
+    rows = load_rows()
     wanted = [each for each in points(given.seed) if not given.only or (each.recipe in given.only and not each.weight)]
     steered = any(each.recipe == REALX for each in wanted)
     with ConsoleProgress() as progress:
         study = Study(given, progress)
 
         def keep(point: Point, row: Row) -> None:
-            rows.update(known() | {point.name: row})  # seeds may be measured at once
+            rows.update(load_rows() | {point.name: row})  # seeds may be measured at once
             machine = {"device": device_name(), "versions": versions()}
             write_json(RESULTS, {"schema": 1, **machine, "rows": list(rows.values())})
 
@@ -174,18 +174,18 @@ def main() -> None:
                 if name == "realx" and not steered and not study.has_realx(point.seed):
                     continue  # not worth its training where it does not steer
                 if "error" not in row and state not in row["drift"][name]:
-                    found = row["drift"][name] | {state: drift(study, point, name, state)}
+                    found = row["drift"][name] | {state: measure_drift(study, point, name, state)}
                     keep(point, row | {"drift": row["drift"] | {name: found}})
 
         for point in wanted:
             if point.name not in rows:
                 progress.note(point.name)
-                keep(point, learned(study, point))
+                keep(point, learn_point(study, point))
         judge("after_surgery")
         for point in wanted:
             if rows[point.name].get("finetune_epochs") == 0:
                 progress.note(point.name)
-                keep(point, finetuned(study, point, rows[point.name]))
+                keep(point, finetune_point(study, point, rows[point.name]))
         judge("finetuned")
     if given.pictures is not None:
         draw(list(rows.values()), given.pictures)

@@ -1,4 +1,4 @@
-"""Which recipes, seeds and weights the ablations are measured at, and what points share."""
+"""The points of the ablation study (recipes, seeds, weights) and the stages that they share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One byte flipped in each kind of artefact of a run: which command finds it, and what it says.
+"""Damage tests: one byte flipped in each kind of file of a run; which command detects it, and with which message.
 
     .venv/bin/python benchmarks/bit_flips.py [--seed 0]
 
@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from short_place import Place, said_by
+from finished_run import FinishedRun, run_command
 
 from slimsight.compress.files.atomic import write_json
 from slimsight.deploy.machine import device_name, versions
@@ -36,12 +36,12 @@ NOT_ARTEFACTS = {
 }
 
 
-def kind_of(name: str) -> str:
+def artefact_kind(name: str) -> str:
     """``run/panels/explained-03.webp`` -> ``run/panels/explained-N.webp``; a folder of the cache by its split."""
     return re.sub(r"-[0-9a-f]{24}", "", re.sub(r"-\d\d\.", "-N.", name))
 
 
-def damages(data: bytes, draw: random.Random) -> Iterator[tuple[str, bytes | None]]:
+def damaged_versions(data: bytes, draw: random.Random) -> Iterator[tuple[str, bytes | None]]:
     """What may have happened to a file of ``data``; None: it is gone."""
     for what, place in (("first", 0), ("last", len(data) - 1), ("drawn", draw.randrange(len(data)))):
         flipped = bytearray(data)
@@ -52,13 +52,13 @@ def damages(data: bytes, draw: random.Random) -> Iterator[tuple[str, bytes | Non
     yield "gone", None
 
 
-def found_in(name: str, kept: Path, code: int, said: str) -> bool:
+def is_detected(name: str, kept: Path, code: int, said: str) -> bool:
     """Whether damage was found: refused, or (a cache) named and made anew; and the file named."""
     remade = name.startswith("cache/") and code == 0
     return (code == 2 or remade) and kept.name in said
 
 
-def study(place: Place, draw: random.Random) -> tuple[list[dict[str, Any]], list[str]]:
+def study_damage(place: FinishedRun, draw: random.Random) -> tuple[list[dict[str, Any]], list[str]]:
     """A row for every file and damage, and the files that are no artefacts or read by nothing."""
     files = sorted(path for path in place.root.rglob("*") if path.is_file() and path.parent != place.root)
     rows, left = [], []
@@ -71,7 +71,7 @@ def study(place: Place, draw: random.Random) -> tuple[list[dict[str, Any]], list
             continue
         data = path.read_bytes()
         command, find = place.finder(name)
-        for what, damaged in damages(data, draw):
+        for what, damaged in damaged_versions(data, draw):
             path.unlink()
             if damaged is not None:
                 path.write_bytes(damaged)
@@ -79,12 +79,12 @@ def study(place: Place, draw: random.Random) -> tuple[list[dict[str, Any]], list
             lines = [line for line in said.splitlines() if path.name in line]
             rows.append(
                 {
-                    "kind": kind_of(name),
+                    "kind": artefact_kind(name),
                     "file": name,
                     "damage": what,
                     "command": command,
                     "code": code,
-                    "found": found_in(name, path, code, said),
+                    "found": is_detected(name, path, code, said),
                     "message": lines[-1].replace(str(place.root), "") if lines else said[-300:],
                 }
             )
@@ -94,7 +94,7 @@ def study(place: Place, draw: random.Random) -> tuple[list[dict[str, Any]], list
     return rows, left
 
 
-def refusals(place: Place) -> list[dict[str, Any]]:
+def study_refusals(place: FinishedRun) -> list[dict[str, Any]]:
     """Every other command that reads a run, on one damaged file."""
     path = place.run / "slim" / "model.safetensors"
     data = path.read_bytes()
@@ -109,7 +109,7 @@ def refusals(place: Place) -> list[dict[str, Any]]:
     return rows
 
 
-def repairs(place: Place) -> list[dict[str, Any]]:
+def study_repairs(place: FinishedRun) -> list[dict[str, Any]]:
     """A flipped byte in each file that stages made, and in each record: `slimsight run` names it and redoes a stage."""
     rows = []
     stages = json.loads((place.run / "stages" / "report" / "done.json").read_text())["inputs"]
@@ -134,7 +134,7 @@ def repairs(place: Place) -> list[dict[str, Any]]:
                 "named": path.name in said,
                 "code": code,
                 "same_bytes": same,
-                "whole": said_by("status", place.run)[0] == 0,
+                "whole": run_command("status", place.run)[0] == 0,
             }
         )
         print(json.dumps(rows[-1]), flush=True)
@@ -147,11 +147,11 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     with TemporaryDirectory() as folder:
-        place = Place(Path(folder))
+        place = FinishedRun(Path(folder))
         place.make()
-        rows, left = study(place, random.Random(given.seed))
-        refused = refusals(place)
-        repaired = repairs(place)
+        rows, left = study_damage(place, random.Random(given.seed))
+        refused = study_refusals(place)
+        repaired = study_repairs(place)
     kinds = sorted({row["kind"] for row in rows})
     missed = [row for row in rows if not row["found"]]
     value = {
@@ -166,7 +166,7 @@ def main() -> None:
         "flips": sum(row["damage"].startswith("byte") for row in rows),
         "flips_found": sum(row["found"] for row in rows if row["damage"].startswith("byte")),
         "not_artefacts": left,
-        "rows": [first_of(kind, what, rows) for kind in kinds for what in WAYS],
+        "rows": [count_and_first(kind, what, rows) for kind in kinds for what in WAYS],
         "missed": missed,
         "refused": refused,
         "repaired": repaired,
@@ -182,7 +182,7 @@ def main() -> None:
         print(row)
 
 
-def first_of(kind: str, what: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def count_and_first(kind: str, what: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The first row of a kind and damage, with how many there are and were found."""
     these = [row for row in rows if row["kind"] == kind and row["damage"] == what]
     return {**these[0], "files": len(these), "found": sum(row["found"] for row in these)}

@@ -1,4 +1,4 @@
-"""What checkpoints inside a training cost, at the interval that runs have.
+"""Cost of checkpoints inside a training, at the interval that runs use.
 
     .venv/bin/python benchmarks/checkpoints.py [--seconds 90]
 

@@ -1,4 +1,4 @@
-"""Images that stay files: how long their index takes, how much memory reading them does, and how fast batches come.
+"""Images read from files on the fly: time of the index, memory, and batches per second.
 
     python benchmarks/imagenet_layout.py /tmp/inet --classes 1000 --images 50
     python benchmarks/data_throughput.py /tmp/inet [--workers 2 --rounds 7 --images 3072]
@@ -166,7 +166,7 @@ def measure_cpu(splits: Splits, workers: int, images: int) -> dict[str, float]:
     return {"decode_cpu_ms": 1e3 * found[0], "batches_cpu_ms": 1e3 * found[1]}
 
 
-def pss(pid: int) -> int:
+def proportional_set_size(pid: int) -> int:
     """Bytes: private memory and its share of what it has in common with others."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
@@ -176,14 +176,14 @@ def pss(pid: int) -> int:
 
 
 @contextmanager
-def watched(found: dict[str, int]) -> Iterator[None]:
+def peak_memory(found: dict[str, int]) -> Iterator[None]:
     """Into ``found``: the largest sum of this process and its children."""
     over = threading.Event()
 
     def watch() -> None:
         while not over.wait(0.05):
             children = [child.pid for child in multiprocessing.active_children() if child.pid]
-            total = sum(map(pss, (os.getpid(), *children)))
+            total = sum(map(proportional_set_size, (os.getpid(), *children)))
             if total > found.get("peak", 0):
                 found.update(peak=total, processes=1 + len(children))
 
@@ -198,9 +198,9 @@ def watched(found: dict[str, int]) -> Iterator[None]:
 
 def measure_memory(splits: Splits, workers: int, images: int) -> dict[str, Any]:
     """Peak over some batches, beside what the process had before any."""
-    before = pss(os.getpid())
+    before = proportional_set_size(os.getpid())
     found: dict[str, int] = {}
-    with watched(found):
+    with peak_memory(found):
         rate_of_batches(batches_of(splits, workers), images)
     return {"workers": workers, "before_bytes": before, "peak_bytes": found["peak"], "processes": found["processes"]}
 

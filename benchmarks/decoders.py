@@ -1,4 +1,4 @@
-"""How long one JPEG takes to be read at a training size: PIL, which reduces while it decodes, and torchvision."""
+"""Time to decode one JPEG at a training size: PIL, which scales while it decodes, against torchvision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is what steering keeps visible to explainers that did not steer? Reads the runs of cifar10_resnet20_keep50.py.
+"""Drift of explainers that did not steer, on steered and unsteered models of cifar10_resnet20_keep50.py.
 
     .venv/bin/python benchmarks/drift.py [--seed 0 ...] [--with gradient ...] [--images 1000] [--out runs/keep50]
 
@@ -46,7 +46,7 @@ def explainer_of(name: str, network: ExplainedClassifier) -> Explainer:
     return make_explainer(name, network.classifier)
 
 
-def slim_in(session: Session, state: str) -> ExplainedClassifier:
+def load_slim(session: Session, state: str) -> ExplainedClassifier:
     """The slim model as surgery or finetuning leaves it."""
     if state == "after_surgery":
         network = session.slimmed(PrunePlan.load(session.stage_file("surgery", "plan.json")))
@@ -70,7 +70,7 @@ def measure(seed: int, name: str, out: Path, count: int, progress: ConsoleProgre
     for state in STATES:
         for variant, session in sessions.items():
             progress.note(f"seed {seed}, {name}: {variant}, {state}")
-            found[state][variant] = explainer_drift(before, explainer_of(name, slim_in(session, state)), batches)
+            found[state][variant] = explainer_drift(before, explainer_of(name, load_slim(session, state)), batches)
     return {
         "seed": seed,
         "explainer": name,

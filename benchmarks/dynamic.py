@@ -1,4 +1,4 @@
-"""Original, slim and dynamic: accuracy at equal MACs, and how much of the MACs cut the routed form turns into speed.
+"""Original, slim and dynamic models: accuracy at equal MACs, and the speed-up of the routed form.
 
     .venv/bin/python benchmarks/dynamic.py latency [--model vgg16 ...]     # masks drawn at random, no training
     .venv/bin/python benchmarks/dynamic.py accuracy RUN SCHEDULE           # a finished run with `dynamic.enabled`
@@ -49,14 +49,14 @@ Row = dict[str, Any]
 
 def with_routes(model: nn.Module, side: int, masks: int) -> DynamicClassifier:
     """``model`` with heads that tell images apart."""
-    images = coarse(64, side)
+    images = random_images(64, side)
     graph = trace_groups(model, images[:1])
     dynamic = DynamicClassifier(model, find_routes(model, graph, images[:1]), masks).eval()
     dynamic.init_heads_(images)
     return dynamic
 
 
-def draw_(model: DynamicClassifier, share: float) -> None:
+def set_random_masks_(model: DynamicClassifier, share: float) -> None:
     """Random masks, each of ``share`` of its layer's channels in multiples of ``ALIGN``."""
     torch.manual_seed(0)
     for router in model.router_list:
@@ -69,15 +69,15 @@ def draw_(model: DynamicClassifier, share: float) -> None:
         router.project_()
 
 
-def coarse(count: int, side: int) -> Tensor:
+def random_images(count: int, side: int) -> Tensor:
     """(count, 3, side, side) blurred noise of varying brightness."""
     return nn.functional.interpolate(torch.rand(count, 3, 4, 4), side, mode="bilinear")
 
 
-def draw_within_(model: DynamicClassifier, side: int, macs: float) -> float:
+def set_random_masks_within_(model: DynamicClassifier, side: int, macs: float) -> float:
     """Draw masks of the largest share of channels with which images need at most ``macs`` of the MACs; returns it."""
     for share in np.arange(1.0, 0.2, -0.01):
-        draw_(model, float(share))
+        set_random_masks_(model, float(share))
         found, cost = mean_macs(model, side)
         if found <= macs * cost.total:
             return float(share)
@@ -96,7 +96,7 @@ def timed_images(side: int) -> Tensor:
     """(IMAGES, 3, side, side) the images that every variant is timed on."""
     state = torch.get_rng_state()
     torch.manual_seed(1)
-    images = coarse(IMAGES, side)
+    images = random_images(IMAGES, side)
     torch.set_rng_state(state)
     return images
 
@@ -107,7 +107,7 @@ def latency(name: str, masks: int, macs: float, rounds: int) -> list[Row]:
     torch.manual_seed(0)
     model = build_classifier(ModelConfig(name=name), classes).eval()
     dynamic = with_routes(model, side, masks)
-    share = draw_within_(dynamic, side, macs)
+    share = set_random_masks_within_(dynamic, side, macs)
     found, cost = mean_macs(dynamic, side)
     heads = sum(route.inputs * masks for route in dynamic.routes)
     dense = cost.total - heads

@@ -1,4 +1,4 @@
-"""How much of a MACs cut becomes speed: shapes by latency against shapes by rank, at half of the MACs.
+"""How much of a MACs cut becomes speed: channel counts chosen by latency against by rank, at half of the MACs.
 
     .venv/bin/python benchmarks/efficiency.py [--only resnet18@224] [--rounds 60]
 

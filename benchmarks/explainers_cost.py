@@ -1,4 +1,4 @@
-"""What an explanation costs: every explainer beside a plain forward pass of the same classifier, interleaved.
+"""Latency of every explainer against a forward pass of the same classifier, interleaved.
 
     .venv/bin/python benchmarks/explainers_cost.py [--recipe configs/cifar10_resnet20.yaml] [--threads 1]
 
@@ -127,7 +127,7 @@ def to_calls(classifier: nn.Module, side: int, classes: int, percent: int) -> tu
         for name in STEERING
     ]
     encoded = VarSal(Encoder())
-    calls: Calls = {FORWARD: to_forward(classifier), FOLDED: to_forward(folded(classifier, example))}
+    calls: Calls = {FORWARD: to_forward(classifier), FOLDED: to_forward(fold_batch_norms(classifier, example))}
     calls |= {explainer.name: explainer.explain for explainer in learned}
     calls[ENCODED] = encoded.explain
     for name in EXPLAINERS:
@@ -151,7 +151,7 @@ def to_forward(classifier: nn.Module) -> Callable[[Tensor], object]:
     return forward
 
 
-def folded(classifier: nn.Module, example: Tensor) -> nn.Module:
+def fold_batch_norms(classifier: nn.Module, example: Tensor) -> nn.Module:
     """A copy whose normalisations are in the layers before them, which gives the same logits."""
     found = copy.deepcopy(classifier)
     fold_(found, find_fold_pairs(found, lambda: found(example)))
@@ -161,7 +161,7 @@ def folded(classifier: nn.Module, example: Tensor) -> nn.Module:
     return found
 
 
-def keep(rows: Sequence[dict[str, Any]]) -> None:
+def save_rows(rows: Sequence[dict[str, Any]]) -> None:
     """Put ``rows`` in the place of those of the same network, threads and batch."""
     keys = ("network", "threads", "batch")
     fresh = {tuple(row[key] for key in keys) for row in rows}
@@ -202,7 +202,7 @@ def main() -> None:
             what = {"network": recipe.model.name, "threads": given.threads, "closed_percent": percent}
             rows.append({**what, **one, "macs": macs.get(one["explainer"])})
             print(json.dumps(rows[-1]))
-    keep(rows)
+    save_rows(rows)
 
 
 if __name__ == "__main__":

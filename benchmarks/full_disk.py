@@ -1,4 +1,4 @@
-"""A disk that is full at a random write, 20 times: does the next run end as one that was never stopped?
+"""Full-disk tests: 20 runs whose disk fills up at a random write; does the next run end like an undisturbed one?
 
     .venv/bin/python benchmarks/full_disk.py [--trials 20] [--seed 0]
 
@@ -26,7 +26,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from short_run import RECIPE, differences, write_recipe
+from short_run import RECIPE, differing_files, write_recipe
 
 from slimsight.compress.files.atomic import write_json
 from slimsight.deploy.cli.main import main as slimsight
@@ -99,7 +99,7 @@ class Disk:
         os.mkdir, os.sendfile, os.fsync = made, sent, synced
 
 
-def in_child(work: Callable[[], int], out: Path) -> int:
+def run_in_child(work: Callable[[], int], out: Path) -> int:
     """The exit code of ``work`` in a child, what it says in ``out``; 128 + signal where one ended it."""
     number = os.fork()
     if number == 0:
@@ -138,7 +138,7 @@ def run(folder: Path, full: int | None) -> tuple[int, dict[str, float], str]:
             write.close()
         return 0
 
-    code = in_child(work, said)
+    code = run_in_child(work, said)
     return code, json.loads(counted.read_text()), said.read_text()
 
 
@@ -169,7 +169,7 @@ def main() -> None:
                 "one_sentence": len(errors) == 1 and said.rstrip().endswith(errors[0]) and "Traceback" not in said,
             }
             again, _, said = run(folder, None)
-            row |= {"code_after": again, "differences": differences(folder / "run", whole / "run")}
+            row |= {"code_after": again, "differences": differing_files(folder / "run", whole / "run")}
             row["resumed"] = row["one_sentence"] and code == 2 and again in (0, 1) and not row["differences"]
             rows.append(row)
             print(json.dumps(row), flush=True)

@@ -1,4 +1,4 @@
-"""Recipes, budgets, plans, reports and image lists made wrong in every way that hypothesis thinks of.
+"""Fuzz test of recipes, budgets, plans, reports and image lists with hypothesis.
 
     .venv/bin/python benchmarks/fuzz.py [--inputs 20000] [--kind recipe]
 
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fuzz_inputs import BUDGET, EDITS, IMAGES, PLAN, RECIPE, REPORT, changed, to_list, to_yaml
+from fuzz_inputs import BUDGET, EDITS, IMAGES, PLAN, RECIPE, REPORT, mutated, to_list, to_yaml
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -52,21 +52,21 @@ SECONDS = 10.0
 # --- what the command line does with such a file -----------------------------------------------------------------
 
 
-def use_recipe(path: Path) -> None:
+def try_recipe(path: Path) -> None:
     recipe = load_recipe(path)
     again = path.with_name("again.yaml")
     again.write_text(dump_recipe(recipe), encoding="utf-8")
     assert load_recipe(again) == recipe, "a recipe that is written is read differently"
 
 
-def use_budget(path: Path) -> None:
+def try_budget(path: Path) -> None:
     budget = load_budget(path)
     report = path.with_name("report.json")
     report.write_text(json.dumps(REPORT), encoding="utf-8")
     judge(TargetFigures.of_report(read_report(report), None), budget, None)
 
 
-def use_plan(path: Path) -> None:
+def try_plan(path: Path) -> None:
     plan = PrunePlan.load(path)
     torch.manual_seed(0)
     network = nn.Sequential(
@@ -76,22 +76,22 @@ def use_plan(path: Path) -> None:
     slim_(network, plan, torch.rand(1, 3, 8, 8))
 
 
-def use_report(path: Path) -> None:
+def try_report(path: Path) -> None:
     render_markdown(read_report(path))
     render_run(read_page(path))
 
 
-def use_list(path: Path) -> None:
+def try_list(path: Path) -> None:
     check_val_list(read_val_list(path), IMAGES, path=path)
 
 
 Kind = tuple[Any, Callable[[Any], str], str, Callable[[Path], None]]
 KINDS: Mapping[str, Kind] = {
-    "recipe": (RECIPE, to_yaml, "recipe.yaml", use_recipe),
-    "budget": (BUDGET, to_yaml, "budget.yaml", use_budget),
-    "plan": (PLAN, json.dumps, "plan.json", use_plan),
-    "report": (REPORT, json.dumps, "report.json", use_report),
-    "list": (list(IMAGES[3:9]), to_list, "list.txt", use_list),
+    "recipe": (RECIPE, to_yaml, "recipe.yaml", try_recipe),
+    "budget": (BUDGET, to_yaml, "budget.yaml", try_budget),
+    "plan": (PLAN, json.dumps, "plan.json", try_plan),
+    "report": (REPORT, json.dumps, "report.json", try_report),
+    "list": (list(IMAGES[3:9]), to_list, "list.txt", try_list),
 }
 
 
@@ -150,7 +150,7 @@ WATCH = Watch()
 
 
 @contextmanager
-def limited(seconds: float) -> Iterator[None]:
+def time_limit(seconds: float) -> Iterator[None]:
     """Raise ``Hang`` in the block after ``seconds``."""
 
     def stop(_number: int, _frame: Any) -> None:
@@ -187,7 +187,7 @@ class Found:
         started = time.monotonic()
         WATCH.inside, WATCH.on = str(folder), True
         try:
-            with limited(SECONDS):
+            with time_limit(SECONDS):
                 use(path)
             self.taken += 1
         except SlimError as error:
@@ -218,7 +218,7 @@ class Found:
 def fuzz(kind: str, inputs: int, *, first_seed: int = 0) -> Found:
     """Draw ``inputs`` files of ``kind`` and use each; a fifth of them are bytes without any sense."""
     tree, dump, _, _ = KINDS[kind]
-    drawn = st.one_of(*[st.builds(changed, st.just(tree), EDITS, st.just(dump))] * 4, st.binary(max_size=3000))
+    drawn = st.one_of(*[st.builds(mutated, st.just(tree), EDITS, st.just(dump))] * 4, st.binary(max_size=3000))
     found, number = Found(kind), first_seed
     WATCH.seen.clear()
     with tempfile.TemporaryDirectory(prefix="fuzz-") as place:

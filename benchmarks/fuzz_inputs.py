@@ -1,4 +1,4 @@
-"""What fuzzing begins from, a valid file of each kind, and the changes that are made to it."""
+"""Inputs of the fuzz test: a valid file of each kind, and the mutations that are applied to it."""
 
 from __future__ import annotations
 
@@ -177,20 +177,20 @@ EDITS = st.lists(
 )
 
 
-def places(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+def paths_of_values(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Where every value of a tree of mappings and lists stands."""
     items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     for key, value in items:
         yield (*path, key)
-        yield from places(value, (*path, key))
+        yield from paths_of_values(value, (*path, key))
 
 
-def changed(tree: Any, edits: Any, dump: Callable[[Any], str]) -> bytes:
+def mutated(tree: Any, edits: Any, dump: Callable[[Any], str]) -> bytes:
     """The file after the edits: those of its tree first, then those of its text."""
     tree = copy.deepcopy(tree)
     texts = []
     for how, where, count, value, piece in edits:
-        at = list(places(tree))
+        at = list(paths_of_values(tree))
         if how in ("cut", "double", "insert"):
             texts.append((how, where, count, piece))
             continue

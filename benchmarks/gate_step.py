@@ -1,4 +1,4 @@
-"""A full step of gate learning against the plain network's own forward and backward, interleaved in one process.
+"""Time of a step of gate learning against forward and backward of the plain network, interleaved in one process.
 
     .venv/bin/python benchmarks/gate_step.py --only resnet56@32/128 [--seconds 240] [--threads 2]
 
@@ -60,7 +60,7 @@ EAGER = "gates in the weights, folded, channels_last"
 OURS = "full gate step, compiled"
 
 
-class Enough(Exception):
+class StopMeasuring(Exception):
     """Leaves ``learn_gates`` once everything is measured."""
 
 
@@ -194,7 +194,7 @@ class TimedBatches:
                 self.times[name].append(1e3 * (time.perf_counter() - start))
             turn += 1
         gc.enable()
-        raise Enough
+        raise StopMeasuring
 
 
 def measure(name: str, size: int, seconds: float, *, eager: bool) -> list[dict[str, Any]]:
@@ -204,7 +204,7 @@ def measure(name: str, size: int, seconds: float, *, eager: bool) -> list[dict[s
     others = {PLAIN: setting.baseline, **({} if eager else setting.parts())}
     batches = TimedBatches(setting.batch, others, ours, seconds)
     began = time.perf_counter()
-    with ConsoleProgress() as progress, contextlib.suppress(Enough):
+    with ConsoleProgress() as progress, contextlib.suppress(StopMeasuring):
         learn_gates(
             setting.network,
             setting.groups,

@@ -1,4 +1,4 @@
-"""Every recipe of configs/imagenet, from its images to its report, on a generated miniature of ImageNet's layout.
+"""Runs of every recipe in configs/imagenet on a generated miniature of ImageNet's layout.
 
     .venv/bin/python benchmarks/imagenet_recipes.py [--only mobilenet_v2]
 

@@ -1,4 +1,4 @@
-"""Runs that are killed at random instants, against runs that are not: the same plan, the same bits, the same report.
+"""Kill tests: runs killed at random instants against undisturbed runs: same plan, same bits, same report.
 
     .venv/bin/python benchmarks/kill.py --out runs/kill [--kills 30] [--often 4] [--seed 0]
 
@@ -102,7 +102,7 @@ class Process:
         return code, time.monotonic() - self.started
 
 
-def contents(root: Path) -> dict[str, str]:
+def file_digests(root: Path) -> dict[str, str]:
     """Every file that no time decides, by its SHA-256; of stages' records, without their seconds."""
     found = {}
     for path in sorted(path for path in root.rglob("*") if path.is_file()):
@@ -135,7 +135,7 @@ def report_of(root: Path) -> dict[str, Any]:
 
 def compare(found: Path, expected: Path) -> dict[str, Any]:
     """What differs between two finished runs."""
-    ours, theirs = contents(found), contents(expected)
+    ours, theirs = file_digests(found), file_digests(expected)
     differ = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
     report = report_of(found) == report_of(expected)
     return {"report_equal": report, "files": len(theirs), "files_that_differ": differ, "same": report and not differ}
@@ -192,7 +192,7 @@ class Study:
                 code, age = process.finish()
             else:
                 kills.append({"seconds": round(age, 2), "stage": process.stage})
-            resumed += _resumed(process)
+            resumed += _resume_lines(process)
             spent += age
         if not kills:
             return self.kill(kind, stage=stage, often=often)
@@ -223,7 +223,7 @@ class Study:
         write_json(self.results, {**self.found, "summary": summary})
 
 
-def _resumed(process: Process) -> list[str]:
+def _resume_lines(process: Process) -> list[str]:
     """The trainings that went on from a checkpoint, and where."""
     return [line for line in process.said() if RESUMED.match(line)]
 

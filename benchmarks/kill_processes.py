@@ -1,4 +1,4 @@
-"""Runs of two processes that are killed at random instants: the next run ends with the same bits.
+"""Kill tests of runs with two processes: the next run ends with the same bits.
 
     .venv/bin/python benchmarks/kill_processes.py --out runs/kill_processes [--kills 10] [--seed 0]
 
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from kill import Process, Study
-from processes import differences
+from processes import largest_difference
 
 from slimsight.compress.files.atomic import read_json, read_tensors
 
@@ -100,7 +100,7 @@ class RanksStudy(Study):
                 "killed_after_seconds": age,
                 "in_stage": stage,
                 "same_plan": plans[0] == plans[1],
-                "weights": differences(*weights) if plans[0] == plans[1] else None,
+                "weights": largest_difference(*weights) if plans[0] == plans[1] else None,
             }
             self.found.setdefault("another_number", []).append(row)
             self.write()

@@ -1,4 +1,4 @@
-"""Can the latency lab be believed? A model against itself, and against itself slowed by 5 % on purpose.
+"""Validation of latency measurement: a model against itself, and against itself slowed down by 5 %.
 
     .venv/bin/python benchmarks/latency_lab.py [--seconds 280] [--fresh]
 
@@ -72,14 +72,14 @@ class Slowed(OnnxRunner):
         return logits
 
 
-def calibrated(path: Path, images: NDArray[np.uint8]) -> int:
+def calibrate_units(path: Path, images: NDArray[np.uint8]) -> int:
     """Units of work that take ``SLOWER`` of the model's time."""
     units, settings = 70, BenchSettings()
     runners = {"model": OnnxRunner(path), "slowed": Slowed(path, units)}
     found = time_sessions(
         runners, images, sessions=4 * settings.sessions, rounds=4 * settings.rounds, warmup=settings.warmup, seed=0
     )
-    share = _extra(runners["slowed"], found.timings["model"].host)
+    share = _measured_slowdown(runners["slowed"], found.timings["model"].host)
     assert share is not None
     return round(SLOWER / share * units)
 
@@ -112,13 +112,13 @@ def measure(study: str, repeat: int, path: Path, images: NDArray[np.uint8], unit
         "median_ms": to_quantiles(times).median,
         "p90_ms": to_quantiles(times).p90,
         "warm": measured.warm,
-        "slowed_by": _extra(other, times),
+        "slowed_by": _measured_slowdown(other, times),
         "load_average": before["load_average"][0],
         "stolen": steal_share(before, after),
     }
 
 
-def _extra(runner: OnnxRunner, times: tuple[NDArray[np.float64], ...]) -> float | None:
+def _measured_slowdown(runner: OnnxRunner, times: tuple[NDArray[np.float64], ...]) -> float | None:
     """What the work in the calls really took, as a share of the model's time."""
     if not isinstance(runner, Slowed):
         return None
@@ -142,7 +142,7 @@ def main() -> None:
         model = build_classifier(ModelConfig(name="resnet20"), 10).eval()
         export_onnx(model, torch.rand(2, 3, SIDE, SIDE), path)
         export_pt2(model, torch.rand(2, 3, SIDE, SIDE), pt2)
-        units = kept.get("units") or calibrated(path, images)
+        units = kept.get("units") or calibrate_units(path, images)
 
         def write(bench: Row | None) -> None:
             ordered = [rows[key] for key in sorted(rows, key=lambda key: (list(STUDIES).index(key[0]), key[1]))]

@@ -1,4 +1,4 @@
-"""One process against two (gloo, on the CPU), stage by stage, and what they send each other.
+"""One process against two (gloo, on the CPU), stage by stage, with the bytes that they exchange.
 
     .venv/bin/python benchmarks/processes.py --out runs/processes
 
@@ -78,7 +78,7 @@ class Recorded(SharedStep):
         return figures
 
 
-def again(whole: Path, folder: Path, accumulate: int) -> dict[str, Any]:
+def rerun_stages(whole: Path, folder: Path, accumulate: int) -> dict[str, Any]:
     """Every stage that processes do together, from the inputs that it had in ``whole``."""
     recipe = load_recipe(RECIPE, (*SETTINGS, f"accumulate={accumulate}"))
     torch.set_num_threads(1)
@@ -104,7 +104,7 @@ def again(whole: Path, folder: Path, accumulate: int) -> dict[str, Any]:
     return found
 
 
-def followed(folder: Path, kind: str) -> None:
+def train_with_snapshots(folder: Path, kind: str) -> None:
     """A training of the classifier, whose weights and statistics are kept after each of ``STEPS``."""
     recipe = load_recipe(RECIPE, SETTINGS)
     together = int(os.environ["WORLD_SIZE"]) > 1
@@ -140,7 +140,7 @@ def followed(folder: Path, kind: str) -> None:
         torch.save(kept, folder / f"{kind}.pt")
 
 
-def differences(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> dict[str, float]:
+def largest_difference(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> dict[str, float]:
     """The largest difference of two numbers, and as a share of the largest number of their tensor."""
     assert ours.keys() == theirs.keys()
     largest = {"absolute": 0.0, "relative": 0.0}
@@ -154,7 +154,7 @@ def differences(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> dic
 
 
 @contextmanager
-def launched(processes: int, logs: Path) -> Iterator[Any]:
+def launch(processes: int, logs: Path) -> Iterator[Any]:
     """Starts this script in so many processes."""
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id="processes", rdzv_backend="c10d",
@@ -165,7 +165,7 @@ def launched(processes: int, logs: Path) -> Iterator[Any]:
     yield elastic_launch(config, sys.executable)
 
 
-def study(out: Path) -> dict[str, Any]:
+def compare_stages(out: Path) -> dict[str, Any]:
     """All of it."""
     whole = out / "whole"
     words = [word for setting in SETTINGS for word in ("--set", setting)]
@@ -173,7 +173,7 @@ def study(out: Path) -> dict[str, Any]:
     for name, processes, accumulate in WAYS:
         place = out / f"in-{name}"
         place.mkdir()
-        with launched(processes, out / "logs") as start:
+        with launch(processes, out / "logs") as start:
             started = time.monotonic()
             start(str(Path(__file__)), "--out", str(place), "--whole", str(whole), "--accumulate", str(accumulate))
             print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
@@ -182,23 +182,26 @@ def study(out: Path) -> dict[str, Any]:
         row: dict[str, Any] = {"trainings": record["trainings"]}
         for ours, theirs in (("1", "whole"), ("2", "whole"), ("2", "1-in-parts")):
             places = (out / f"in-{ours}" / stage, whole if theirs == "whole" else out / f"in-{theirs}" / stage)
-            every = [differences(*(read_tensors(place / name) for place in places)) for name in written(whole, stage)]
+            every = [
+                largest_difference(*(read_tensors(place / name) for place in places))
+                for name in stage_tensors(whole, stage)
+            ]
             worst = {kind: max(found[kind] for found in every) for kind in ("absolute", "relative")} if every else None
             row[f"{ours} against {theirs.replace('whole', '1')}"] = worst
         metrics = [read_json(out / f"in-{processes}" / "found.json")[stage]["metrics"] for processes in (1, 2)]
         row["figures"] = {name: [one, metrics[1][name]] for name, one in metrics[0].items() if isinstance(one, float)}
         rows[stage] = row
-    return {"stages": rows, **after_steps(out)}
+    return {"stages": rows, **compare_snapshots(out)}
 
 
-def after_steps(out: Path) -> dict[str, Any]:
+def compare_snapshots(out: Path) -> dict[str, Any]:
     """The classifier's training: two processes against one, and each in float32 against one in float64."""
     kept = {(kind, count): torch.load(out / f"in-{count}" / f"{kind}.pt") for kind in KINDS for count in (1, 2)}
 
     def by_step(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
         of = {step: [name for name in theirs if name.startswith(f"{step} ")] for step in STEPS}
         return {
-            str(step): differences({name: ours[name] for name in names}, {name: theirs[name] for name in names})
+            str(step): largest_difference({name: ours[name] for name in names}, {name: theirs[name] for name in names})
             for step, names in of.items()
         }
 
@@ -208,7 +211,7 @@ def after_steps(out: Path) -> dict[str, Any]:
     }
 
 
-def written(whole: Path, stage: str) -> list[str]:
+def stage_tensors(whole: Path, stage: str) -> list[str]:
     """The tensors that a stage left."""
     return [
         name for name in read_json(whole / "stages" / stage / "done.json")["files"] if name.endswith(".safetensors")
@@ -222,14 +225,14 @@ def main() -> None:
     parser.add_argument("--accumulate", type=int, default=1, help="internal: parts of a batch")
     options = parser.parse_args()
     if options.whole is not None:
-        found = again(options.whole, options.out, options.accumulate)
+        found = rerun_stages(options.whole, options.out, options.accumulate)
         for kind in KINDS if options.accumulate == 1 else ():
-            followed(options.out, kind)
+            train_with_snapshots(options.out, kind)
         if rank() == 0:
             write_json(options.out / "found.json", found)
         return
     options.out.mkdir(parents=True)
-    found = study(options.out.absolute())
+    found = compare_stages(options.out.absolute())
     write_json(
         RESULTS,
         {"device": device_name(), "versions": versions(), "recipe": RECIPE.name, "settings": list(SETTINGS), **found},

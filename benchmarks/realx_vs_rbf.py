@@ -1,4 +1,4 @@
-"""REAL-X and VarSal beside ISP's radial basis masks, on ResNet-20 and CIFAR-10: what each says, and how it steers.
+"""REAL-X and VarSal against ISP's radial basis masks on ResNet-20 and CIFAR-10: their maps, and how they steer.
 
     .venv/bin/python benchmarks/realx_vs_rbf.py [--explainer rbf ...] [--epochs 5] [--out runs/realx]
 
@@ -132,7 +132,7 @@ def learned(
 
 
 @torch.inference_mode()
-def said(study: Study, network: ExplainedClassifier, predictor: Predictor, target_area: float) -> dict[str, float]:
+def map_means(study: Study, network: ExplainedClassifier, predictor: Predictor, target_area: float) -> dict[str, float]:
     """Means over all validation images, for the true labels: of the map p, of the mask p > .5, and of the highest p.
 
     The last is a mask of the target area on every image: explainers are then compared at the same area.
@@ -143,7 +143,7 @@ def said(study: Study, network: ExplainedClassifier, predictor: Predictor, targe
         logits, found = network(batch.images, batch.labels)
         p = head.to_maps(found)
         numbers.append(head.steered_part(found))
-        for form, mask in (("map", p), ("mask", (p > 0.5).float()), ("highest", highest(p, target_area))):
+        for form, mask in (("map", p), ("mask", (p > 0.5).float()), ("highest", top_share_mask(p, target_area))):
             for figure, value in (
                 ("kl", float(divergence(logits, predictor(batch.images, mask)).sum())),
                 ("area", float(area(mask).sum())),
@@ -156,14 +156,14 @@ def said(study: Study, network: ExplainedClassifier, predictor: Predictor, targe
     }
 
 
-def highest(maps: Tensor, share: float) -> Tensor:
+def top_share_mask(maps: Tensor, share: float) -> Tensor:
     """(N, 1, H, W) 1 at the ``share`` of the pixels where a map is highest, 0 elsewhere."""
     flat = maps.flatten(1)
     kept = flat.topk(round(share * flat.shape[1]), dim=1).indices
     return torch.zeros_like(flat).scatter_(1, kept, 1.0).view_as(maps)
 
 
-def half_way(study: Study, network: ExplainedClassifier, out: Path, progress: ConsoleProgress) -> dict[str, Tensor]:
+def learn_plain(study: Study, network: ExplainedClassifier, out: Path, progress: ConsoleProgress) -> dict[str, Tensor]:
     """Logits of gates, by group, learned without steering: the same for all explainers."""
     file = out / "gates.safetensors"
     if not file.exists():
@@ -269,7 +269,7 @@ def main() -> None:
     for name in given.explainer or ("rbf", "realx"):
         with ConsoleProgress() as progress:
             network, predictor, config = learned(study, name, epochs, given.out, progress)
-            scores = half_way(study, network, given.out, progress)
+            scores = learn_plain(study, network, given.out, progress)
         quality = STEERING.get(EXPLAINERS[name][0]).judge(network, predictor, study.val, make_fabric(), config=config)
         rows[name] = {
             "explainer": name,
@@ -280,7 +280,7 @@ def main() -> None:
             "seed": given.seed,
             "target_area": config.target_area,
             "quality": quality.to_dict(),
-            **said(study, network, predictor or Predictor(study.classifier), config.target_area),
+            **map_means(study, network, predictor or Predictor(study.classifier), config.target_area),
             **steering(study, network, scores),
         }
         print(rows[name], flush=True)

@@ -1,4 +1,4 @@
-"""ROAR (Hooker et al. 2019) on CIFAR-10: is what an explanation calls salient missed by a network that learns without?
+"""ROAR (Hooker et al. 2019) on CIFAR-10: accuracy of networks retrained without the most salient pixels.
 
     .venv/bin/python benchmarks/roar.py [--run runs/keep50/seed0-rbf] [--with gradient ...] [--share 0.3 ...]
         [--seed 0 ...] [--images 5000] [--epochs 10]
@@ -45,7 +45,7 @@ NOTHING = "nothing"
 """The row with nothing removed."""
 
 
-def part_of(images: ImageSet, count: int, seed: int) -> ImageSet:
+def sample(images: ImageSet, count: int, seed: int) -> ImageSet:
     """A seeded sample of ``images``, in their order."""
     order = np.random.default_rng(seed).permutation(len(images))[:count]
     return images.subset(np.sort(order))
@@ -88,7 +88,7 @@ def main() -> None:
         classifier, classes = session.classifier(), len(session.splits.classes)
         normalize = classifier.normalize
         mean, std = (buffer.flatten().tolist() for buffer in (normalize.mean, normalize.std))
-        learned = part_of(session.splits.train, given.images, 0)
+        learned = sample(session.splits.train, given.images, 0)
         test = session.splits.test()
         judged = test.subset(spread_indices(len(test), TESTED).numpy())
         found: dict[str, tuple[Tensor, Tensor]] = {}

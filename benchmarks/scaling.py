@@ -1,4 +1,4 @@
-"""What a step of each stage costs ResNet-50 at 224 pixels: bytes that are reduced, exactly; seconds, on this CPU.
+"""Cost of a step of each stage for ResNet-50 at 224 pixels: all-reduced bytes, exactly; seconds, on this CPU.
 
     .venv/bin/python benchmarks/scaling.py [--batch 4] [--rounds 2]
 
@@ -38,7 +38,7 @@ RESULTS = Path(__file__).resolve().parent / "results" / "scaling.json"
 SIDE, CLASSES = 224, 1000
 
 
-class Timed(TensorBatches):
+class TimedBatches(TensorBatches):
     """Batches that note when they were asked for."""
 
     def __init__(self, images: torch.Tensor, labels: torch.Tensor, batch_size: int) -> None:
@@ -75,11 +75,11 @@ def measure(batch: int, rounds: int) -> dict[str, Any]:
     norms = sum(isinstance(module, nn.BatchNorm2d) for module in classifier.modules())
     rows: dict[str, Any] = {}
 
-    def add(stage: str, train: Timed, sent: int, synchronised: int) -> None:
+    def add(stage: str, train: TimedBatches, sent: int, synchronised: int) -> None:
         rows[stage] = {"seconds_per_image": train.seconds / batch, "bytes": sent, "batch_norms": synchronised}
         print(stage, rows[stage], flush=True)
 
-    train = Timed(images, labels, batch)
+    train = TimedBatches(images, labels, batch)
     plain = FinetuneConfig.model_validate({"epochs": 1, "distill": 0})
     train_classifier(classifier, train, Learning(fabric), config=plain)
     add("classifier", train, learned_bytes(classifier), norms)
@@ -87,7 +87,7 @@ def measure(batch: int, rounds: int) -> dict[str, Any]:
     predictor = new_predictor(classifier, config.predictor)
     explainer = STEERING.get("rbf")
     assert explainer.masks is not None
-    train = Timed(images, labels, batch)
+    train = TimedBatches(images, labels, batch)
     sent = learned_bytes(predictor)
     train_predictor(
         predictor,
@@ -101,7 +101,7 @@ def measure(batch: int, rounds: int) -> dict[str, Any]:
     add("predictor", train, sent, norms)
 
     selector = Selector(find_scales(classifier, images[:1]), CLASSES, SIDE, explainer.head)
-    network, train = ExplainedClassifier(classifier, selector), Timed(images, labels, batch)
+    network, train = ExplainedClassifier(classifier, selector), TimedBatches(images, labels, batch)
     sent = learned_bytes(selector)
     synchronised = sum(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in selector.modules())
     explainer.train(network, predictor, train, few, Learning(fabric), config=config)
@@ -113,30 +113,30 @@ def measure(batch: int, rounds: int) -> dict[str, Any]:
     cost = CostModel.of(classifier, images[:1], graph.groups, prefix=prefix)
     numbers = torch.rand(count, 3) * 50 + 50
     gates = GatesConfig.model_validate({"steps": max(20, rounds + 1), "compile": False, "batch_size": batch})
-    train = Timed(images, labels, batch)
+    train = TimedBatches(images, labels, batch)
     with suppress(PruningError):  # so few steps do not converge
         learn_gates(
-            network, graph.groups, cost, Until(train, rounds + 1), Learning(fabric),
+            network, graph.groups, cost, LimitedBatches(train, rounds + 1), Learning(fabric),
             config=gates, budget=cost.total / 2,
             targets=to_targets(selector.head, numbers),
         )  # fmt: skip
     add("gates", train, 4 * sum(group.channels for group in graph.groups), 0)
 
-    train = Timed(images, labels, batch)
+    train = TimedBatches(images, labels, batch)
     classifier.eval()
     logits_of(classifier, train)
     add("evaluation", train, 0, 0)
     return rows
 
 
-class Enough(PruningError):
+class StopMeasuring(PruningError):
     """Ends a training once its steps are timed."""
 
 
-class Until:
+class LimitedBatches:
     """Batches that end a training after ``most`` steps."""
 
-    def __init__(self, batches: Timed, most: int) -> None:
+    def __init__(self, batches: TimedBatches, most: int) -> None:
         self.batches, self.most = batches, most
         self.batch_size = batches.batch_size
 
@@ -146,7 +146,7 @@ class Until:
     def epoch(self, k: int, start: int = 0, *, sharding: Sharding = all_rows) -> Iterator[Batch]:
         for batch in self.batches.epoch(k, start, sharding=sharding):
             if len(self.batches.asked) > self.most + 1:  # one more was asked for to see its shape
-                raise Enough("enough steps")
+                raise StopMeasuring("enough steps")
             yield batch
 
 

@@ -1,4 +1,4 @@
-"""A whole run in seconds, for studies that need many: five convolutions on scikit-learn's digits at 16 pixels."""
+"""A short run for studies that need many: five convolutions on scikit-learn's digits at 16 pixels."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def comparable(root: Path) -> dict[str, Any]:
     return {**found, "verdict": [(check["name"], check["value"], check["passed"]) for check in checks]}
 
 
-def differences(root: Path, whole: Path) -> list[str]:
+def differing_files(root: Path, whole: Path) -> list[str]:
     """What of the uninterrupted run in ``whole`` the one in ``root`` has not got."""
     named = [name for name in SAME if (root / name).read_bytes() != (whole / name).read_bytes()]
     ours, theirs = comparable(root), comparable(whole)

@@ -1,4 +1,4 @@
-"""What the interpretation term does while weights are finetuned: reads the runs of cifar10_resnet20_keep50.py.
+"""Effect of the interpretation term on finetuning: reads the runs of cifar10_resnet20_keep50.py.
 
     .venv/bin/python benchmarks/steered_finetuning.py [--seed 0 ...] [--runs runs/keep50] [--epochs 2] [--keep DIR]
 
@@ -50,7 +50,7 @@ EXPLAINERS = ("rbf", "gradient", "grad_cam")
 IMAGES = 1000
 
 
-def finetuned(session: Session, loss: str, epochs: int, keep: Path, progress: ConsoleProgress) -> ExplainedClassifier:
+def finetune(session: Session, loss: str, epochs: int, keep: Path, progress: ConsoleProgress) -> ExplainedClassifier:
     """The slim network, finetuned by ``loss``, one of ``LOSSES``."""
     slim = session.slimmed(PrunePlan.load(session.stage_file("surgery", "plan.json")))
     assert isinstance(slim, ExplainedClassifier)
@@ -75,7 +75,7 @@ def finetuned(session: Session, loss: str, epochs: int, keep: Path, progress: Co
     return slim.eval()
 
 
-def drifts(session: Session, slim: ExplainedClassifier) -> dict[str, MapDrift]:
+def measure_drifts(session: Session, slim: ExplainedClassifier) -> dict[str, MapDrift]:
     """From the original, by every explainer, on the same validation images."""
     val = session.splits.val
     chosen = np.linspace(0, len(val) - 1, min(IMAGES, len(val))).round().astype(np.int64)
@@ -97,7 +97,7 @@ def to_row(session: Session, slim: ExplainedClassifier, found: dict[str, MapDrif
     }
 
 
-def differences(found: dict[str, MapDrift], other: dict[str, MapDrift]) -> dict[str, Any]:
+def paired_differences(found: dict[str, MapDrift], other: dict[str, MapDrift]) -> dict[str, Any]:
     """By every explainer, of every figure, mean and standard error of ``found`` - ``other`` on the same images."""
 
     def of(one: MapDrift, two: MapDrift) -> dict[str, Any]:
@@ -114,13 +114,13 @@ def measure(run: Path, losses: Sequence[str], epochs: int, keep: Path, progress:
     rows: dict[str, Any] = {}
     found: dict[str, dict[str, MapDrift]] = {}
     for loss in losses:
-        slim = finetuned(session, loss, epochs, keep, progress)
-        found[loss] = drifts(session, slim)
+        slim = finetune(session, loss, epochs, keep, progress)
+        found[loss] = measure_drifts(session, slim)
         rows[loss] = {**LOSSES[loss], **to_row(session, slim, found[loss])}
         if loss != PLAIN:
-            rows[loss]["minus_plain"] = differences(found[loss], found[PLAIN])
+            rows[loss]["minus_plain"] = paired_differences(found[loss], found[PLAIN])
     if "both" in found and "distilled" in found:
-        rows["both"]["minus_distilled"] = differences(found["both"], found["distilled"])
+        rows["both"]["minus_distilled"] = paired_differences(found["both"], found["distilled"])
     return rows
 
 

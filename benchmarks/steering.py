@@ -1,4 +1,4 @@
-"""Why steered and unsteered gates end where they do: reads the runs of cifar10_resnet20_keep50.py.
+"""Gates with and without steering: drift, kept channels, gradients; reads the runs of cifar10_resnet20_keep50.py.
 
     .venv/bin/python benchmarks/steering.py [--seed 0 ...] [--out runs/keep50] [--control]
 
@@ -44,12 +44,12 @@ def open_session(place: Path, progress: ConsoleProgress) -> Session:
     return Session(load_recipe(run.recipe), run, progress, default_cache())
 
 
-def wanted(session: Session) -> Tensor:
+def explain_original(session: Session) -> Tensor:
     """(N, 3) explanations of the original on all validation images, in pixels."""
     return explanations(session.explained(), session.plain(session.splits.val))
 
 
-def moved(session: Session, network: ExplainedClassifier, before: Tensor) -> dict[str, float]:
+def measure_drift(session: Session, network: ExplainedClassifier, before: Tensor) -> dict[str, float]:
     """Drift of ``network`` from the original, and its accuracy, on all validation images."""
     val = session.plain(session.splits.val)
     found = rbf_drift(before, explanations(network, val), session.splits.image_size)
@@ -57,14 +57,14 @@ def moved(session: Session, network: ExplainedClassifier, before: Tensor) -> dic
     return {"center_drift_px": found.center_drift_px, "iou": found.iou, "val_accuracy": accuracy}
 
 
-def after_surgery(session: Session, before: Tensor) -> dict[str, float]:
+def measure_after_surgery(session: Session, before: Tensor) -> dict[str, float]:
     """The slim model as surgery leaves it."""
     network = session.slimmed(PrunePlan.load(session.stage_file("surgery", "plan.json")))
     assert isinstance(network, ExplainedClassifier)
-    return moved(session, network, before)
+    return measure_drift(session, network, before)
 
 
-def control(session: Session, before: Tensor, progress: ConsoleProgress) -> dict[str, float]:
+def measure_control(session: Session, before: Tensor, progress: ConsoleProgress) -> dict[str, float]:
     """The original, nothing removed, after the finetuning that slim models get."""
     config, network = session.recipe.finetune, session.explained()
     batches = session.shuffled(session.splits.train, config.batch_size, crop=True, flip=True)
@@ -75,10 +75,10 @@ def control(session: Session, before: Tensor, progress: ConsoleProgress) -> dict
         config=config,
         what="control",
     )
-    return moved(session, network.eval(), before)
+    return measure_drift(session, network.eval(), before)
 
 
-def gradients(session: Session, before: Tensor) -> dict[str, float]:
+def gate_gradients(session: Session, before: Tensor) -> dict[str, float]:
     """Norms of d CE / d logits of the gates and of g1 d interpretation / d logits, means over batches, no noise.
 
     Of validation images, at the learned gates and the first temperature.
@@ -99,7 +99,7 @@ def gradients(session: Session, before: Tensor) -> dict[str, float]:
     return {name: statistics.mean(values) for name, values in norms.items()}
 
 
-def kept(session: Session) -> set[tuple[str, int]]:
+def kept_channels(session: Session) -> set[tuple[str, int]]:
     """Every channel that a run's plan keeps."""
     plan = PrunePlan.load(session.stage_file("surgery", "plan.json"))
     return {(name, channel) for name, channels in plan.kept.items() for channel in channels}
@@ -109,18 +109,18 @@ def measure(seed: int, out: Path, with_control: bool, progress: ConsoleProgress)
     """The row of one seed."""
     sessions = {variant: open_session(out / f"seed{seed}-{variant}", progress) for variant in VARIANTS}
     torch.set_num_threads(sessions["rbf"].recipe.threads or torch.get_num_threads())
-    before = wanted(sessions["rbf"])
-    channels = {variant: kept(session) for variant, session in sessions.items()}
+    before = explain_original(sessions["rbf"])
+    channels = {variant: kept_channels(session) for variant, session in sessions.items()}
     row = {
         "seed": seed,
-        "after_surgery": {variant: after_surgery(session, before) for variant, session in sessions.items()},
+        "after_surgery": {variant: measure_after_surgery(session, before) for variant, session in sessions.items()},
         "shared_channels": {
             f"{a}/{b}": len(channels[a] & channels[b]) / len(channels[a] | channels[b])
             for a, b in combinations(VARIANTS, 2)
         },
-        "gate_gradients": gradients(sessions["rbf"], before),
+        "gate_gradients": gate_gradients(sessions["rbf"], before),
     }
-    return row | ({"control": control(sessions["rbf"], before, progress)} if with_control else {})
+    return row | ({"control": measure_control(sessions["rbf"], before, progress)} if with_control else {})
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Which explanations of a trained ResNet-20 can be trusted: every explainer through the papers' tests, CIFAR-10 test.
+"""Explanation tests of the papers for every explainer, on a trained ResNet-20 and CIFAR-10's test set.
 
     .venv/bin/python benchmarks/trust.py [--run runs/keep50/seed0-rbf] [--realx runs/keep50/seed0-realx]
         [--varsal varsal.safetensors] [--with gradient ...] [--images 1000]
@@ -43,7 +43,7 @@ UNTRAINED = (
 CONTROLS = ("centre", "edges", "constant")
 EXPLAINERS = ("rbf", "realx", "varsal", *UNTRAINED, *CONTROLS)
 TESTS = ("insertion_deletion", "perturbation", "tiles", "sanity")
-FEWER: ImageLimits = {
+IMAGE_LIMITS: ImageLimits = {
     "tiles": 500,
     "sanity": 100,
     **{("sanity", name): 20 for name in ("integrated_gradients", "prunegrad", "prunepgd")},
@@ -62,7 +62,7 @@ LONG = 20
 """Points of a curve; the file does not need all of insertion's and deletion's 114."""
 
 
-def schedule(session: Session, name: str) -> str:
+def describe_training(session: Session, name: str) -> str:
     """How a run's own explainer was trained, in words."""
     given, record = session.recipe.explainer, session.run.record("selector")
     return (
@@ -72,7 +72,7 @@ def schedule(session: Session, name: str) -> str:
     )
 
 
-def varsal_schedule() -> str:
+def describe_varsal_training() -> str:
     """How the maps that varsal.py saved last were trained, in words."""
     settings = read_json(VARSAL)["maps"]["rows"]["settings"]
     return (
@@ -81,7 +81,7 @@ def varsal_schedule() -> str:
     )
 
 
-def coarseness(session: Session) -> dict[str, Any]:
+def measure_coarseness(session: Session) -> dict[str, Any]:
     """How much the areas of insertion and deletion change with DRIB's steps in place of ``STEPS``, image by image."""
     classifier, images = session.classifier(), sample_images(session.splits.test(), COARSE_IMAGES, "test")
     labels, rows = predicted_classes(classifier, images), []
@@ -93,18 +93,18 @@ def coarseness(session: Session) -> dict[str, Any]:
     return {"steps": DRIB, "images": COARSE_IMAGES, "rows": rows}
 
 
-def thinned(result: Any) -> Any:
+def thin_curves(result: Any) -> Any:
     """``result`` in six digits, and an eighth of the points (and the last) of long curves; areas are of all points."""
     if isinstance(result, float):
         return float(f"{result:.6g}")
     if isinstance(result, list):
-        return [thinned(value) for value in result]
+        return [thin_curves(value) for value in result]
     if not isinstance(result, dict):
         return result
     if len(result.get("shares", ())) > LONG:
         keep = sorted({*range(0, len(result["shares"]), 8), len(result["shares"]) - 1})
         result = result | {name: [result[name][index] for index in keep] for name in ("shares", "values")}
-    return {name: thinned(value) for name, value in result.items()}
+    return {name: thin_curves(value) for name, value in result.items()}
 
 
 def main() -> None:
@@ -131,13 +131,13 @@ def main() -> None:
         others = []
         before = read_json(given.out) if given.out.exists() else {}
         words, coarse = dict(before.get("schedules", {})), before.get("coarseness")
-        words["rbf"] = schedule(session, "rbf")
+        words["rbf"] = describe_training(session, "rbf")
         if "realx" in names:
             realx = open_session(given.realx, progress)
             others.append(run_explainer(realx, "realx"))
-            words["realx"] = schedule(realx, "realx")
+            words["realx"] = describe_training(realx, "realx")
         if "varsal" in names:
-            words["varsal"] = varsal_schedule()
+            words["varsal"] = describe_varsal_training()
         found = measure_trust(
             session,
             given.out,
@@ -146,16 +146,16 @@ def main() -> None:
             tests=TESTS,
             count=given.images,
             split="test",
-            fewer=FEWER,
+            image_limits=IMAGE_LIMITS,
             steps=STEPS,
         )
         if coarse is None:
-            coarse = coarseness(session)
+            coarse = measure_coarseness(session)
     places = {name: place for place, name in enumerate((CONTROL, *EXPLAINERS))}
     ordered = sorted(found["rows"], key=lambda row: (places[row["explainer"]], TESTS.index(row["test"])))
     if given.pictures is not None:
         draw_trust(given.pictures, ordered, control=CONTROL)
-    rows = [{**row, "result": thinned(row["result"])} for row in ordered]
+    rows = [{**row, "result": thin_curves(row["result"])} for row in ordered]
     retrained = read_json(ROAR)["rows"] if ROAR.exists() else []
     found |= {"schedules": words, "steps": STEPS, "coarseness": coarse, "orderings": orderings(rows, retrained)}
     found["rows"] = rows

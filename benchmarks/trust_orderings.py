@@ -1,4 +1,4 @@
-"""What papers say of which explanation beats which, held against rows of trust.py and of roar.py."""
+"""Published orderings of explainers compared with the rows of trust.py and roar.py."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ class Claim:
 
 def orderings(rows: Rows, roar: Rows = ()) -> list[dict[str, str]]:
     """Published claims, then that explanations beat what reads no classifier: all that rows can speak to."""
-    claims = [*_passes(rows), *_published(rows), *_retrained(roar)]
-    claims += [claim for control in RIVALS for claim in _against(rows, control)]
+    claims = [*_sanity_claims(rows), *_published_claims(rows), *_roar_claims(roar)]
+    claims += [claim for control in RIVALS for claim in _control_claims(rows, control)]
     return [asdict(claim) for claim in claims]
 
 
-def _passes(rows: Rows) -> list[Claim]:
+def _sanity_claims(rows: Rows) -> list[Claim]:
     found = {row["explainer"]: row["result"] for row in rows if row["test"] == "sanity"}
     claims = [
         Claim(
@@ -87,7 +87,7 @@ def _passes(rows: Rows) -> list[Claim]:
         if name in found
     ]
     if "guided_backprop" in found and "gradient" in found:
-        guided, gradient = (_after_upper(found[name]["steps"]) for name in ("guided_backprop", "gradient"))
+        guided, gradient = (_upper_correlation(found[name]["steps"]) for name in ("guided_backprop", "gradient"))
         text = (
             "Adebayo et al. 2018: guided backpropagation hardly notices that upper layers forget, unlike the gradient "
             f"(here rank correlation {guided:.2f} and {gradient:.2f} of absolute values with the upper quarter of the "
@@ -97,12 +97,12 @@ def _passes(rows: Rows) -> list[Claim]:
     return claims
 
 
-def _after_upper(steps: Sequence[Mapping[str, Any]]) -> float:
+def _upper_correlation(steps: Sequence[Mapping[str, Any]]) -> float:
     """Rank correlation of absolute maps once the upper quarter of the layers is re-initialised."""
     return float(steps[max(len(steps) // 4, 1) - 1]["spearman_abs"]["mean"])
 
 
-def _published(rows: Rows) -> list[Claim]:
+def _published_claims(rows: Rows) -> list[Claim]:
     found = _areas_by_figure(rows)
     return [
         _claim(figure, name, rival, *_difference(found, figure, name, rival), against="paper", says=says)
@@ -111,7 +111,7 @@ def _published(rows: Rows) -> list[Claim]:
     ]
 
 
-def _against(rows: Rows, control: str) -> list[Claim]:
+def _control_claims(rows: Rows, control: str) -> list[Claim]:
     """Every paper's test is meant to tell its explanations from maps that know nothing of the classifier."""
     found = _areas_by_figure(rows)
     return [
@@ -163,11 +163,11 @@ def _claim(
     return Claim(word, against, figure, name, text)
 
 
-def _retrained(rows: Rows) -> list[Claim]:
+def _roar_claims(rows: Rows) -> list[Claim]:
     claims = []
     for name, beats in ROAR:
         says = f"Hooker et al. 2019: ROAR, {name} {'beats' if beats else 'does no better than'} random maps"
-        differences = [_lost(rows, name, share) for share in sorted({row["share"] for row in rows})]
+        differences = [_accuracy_lost(rows, name, share) for share in sorted({row["share"] for row in rows})]
         known = [difference for difference in differences if difference is not None]
         if not known:
             text, word = f"{says} (not measured)", "undecided"
@@ -181,7 +181,7 @@ def _retrained(rows: Rows) -> list[Claim]:
     return claims
 
 
-def _lost(rows: Rows, name: str, share: float) -> tuple[float, float] | None:
+def _accuracy_lost(rows: Rows, name: str, share: float) -> tuple[float, float] | None:
     """How much accuracy the removals of ``name`` cost beyond random ones, and its error; seeds that both have.
 
     With two seeds or more the error is of the differences between seeds (what another training changes is in it), or

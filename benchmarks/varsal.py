@@ -1,4 +1,4 @@
-"""VarSal on ResNet-20/CIFAR-10: do its maps rank pixels better than chance; and what its KL costs.
+"""VarSal on ResNet-20/CIFAR-10: do its maps rank pixels better than chance, and the cost of its KL term.
 
     .venv/bin/python benchmarks/varsal.py maps [--images 6000 --epochs 2 --lr 1e-3] [--pictures DIR] [--save FILE]
     .venv/bin/python benchmarks/varsal.py kl
@@ -42,7 +42,7 @@ VALIDATED, JUDGED, SHOWN = 500, 1000, 8
 SHOWN_KEPT = 0.3
 
 
-def some(images: ImageSet, count: int, seed: int) -> ImageSet:
+def sample(images: ImageSet, count: int, seed: int) -> ImageSet:
     """A seeded sample, in random order."""
     return images.subset(np.random.default_rng(seed).permutation(len(images))[:count])
 
@@ -56,10 +56,10 @@ def measure_maps(given: argparse.Namespace, progress: ConsoleProgress) -> dict[s
     classifier.to(fabric.device)
     config = VarSalConfig(epochs=given.epochs, lr=given.lr, batch_size=given.batch_size)
     train = Batches(
-        some(splits.train, given.images, given.seed), config.batch_size, shuffle=True, seed=given.seed, drop_last=True
+        sample(splits.train, given.images, given.seed), config.batch_size, shuffle=True, seed=given.seed, drop_last=True
     )
-    val = Batches(some(splits.val, VALIDATED, given.seed), 250)
-    test = Batches(some(splits.test(), JUDGED, given.seed), 250)
+    val = Batches(sample(splits.val, VALIDATED, given.seed), 250)
+    test = Batches(sample(splits.test(), JUDGED, given.seed), 250)
     torch.manual_seed(given.seed)
     maps = Encoder()
     start = time.perf_counter()
@@ -86,7 +86,7 @@ def draw(maps: nn.Module, classifier: nn.Module, splits: Splits, folder: Path) -
     """Image, mean map, uncertainty, and what is left of the image with its lowest 70 % in mean grey."""
     from matplotlib import pyplot as plt
 
-    images = torch.from_numpy(np.asarray(some(splits.val, SHOWN, 1).images[:])).float() / 255
+    images = torch.from_numpy(np.asarray(sample(splits.val, SHOWN, 1).images[:])).float() / 255
     found = VarSal(maps).explain(images)
     assert found.uncertainty is not None
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What ``slimsight inspect`` finds in torchvision's CNNs, and whether half of their MACs can be removed exactly.
+"""``slimsight inspect`` on torchvision's CNNs, and whether half of their MACs can be removed exactly.
 
     .venv/bin/python benchmarks/zoo.py [--only resnet18] [--threads 2]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-import tokenize
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,16 +19,7 @@ from slimsight.compress.errors import DataError
 from slimsight.compress.files.untrusted import open_limited
 from slimsight.compress.progress import SILENT, Progress
 
-_NUMPY_LOAD_ERRORS = (
-    ValueError,
-    EOFError,
-    OSError,
-    OverflowError,
-    MemoryError,
-    SyntaxError,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-)
+_LOAD_ERRORS = (ValueError, EOFError, OSError, OverflowError, MemoryError, SyntaxError, TokenError, BadZipFile)
 
 MAX_IMAGES = 512
 """Maximum number of images; one is not enough, as the dynamic model's time depends on the image."""
@@ -98,7 +89,7 @@ def _load_npy(path: Path) -> NDArray[Any]:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise DataError(f"there is no {path}: give a folder of images or a .npy file") from None
-    except _NUMPY_LOAD_ERRORS as error:
+    except _LOAD_ERRORS as error:
         raise DataError(
             f"{path} is not an array that numpy can read ({error_text(error)}): save it again with numpy.save"
         ) from error

@@ -18,10 +18,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from .models import BenchModel
 
 _TRIAL_CALLS = 3  # the first allocates buffers that stay; later ones show what is freed in between
 _CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -30,19 +32,27 @@ _KILOBYTE = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
 
 @dataclass(frozen=True)
 class Trial:
-    """A model in a runtime at a sweep point, as JSON: see ``BenchModel``. ``size`` (H, W) of the images, pixels."""
+    """A model in a runtime at a sweep point. ``size`` (H, W) of the images, pixels."""
 
-    name: str
-    given: str
-    files: dict[str, str]
-    engines: dict[str, str]
-    run: str | None
-    role: str
+    model: BenchModel
     runtime: str
     threads: int
     batch: int
     device: str
     size: tuple[int, int]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), default=str)  # paths
+
+    @classmethod
+    def from_json(cls, text: str) -> Trial:
+        from .models import BenchModel
+
+        trial = json.loads(text)
+        model = trial["model"]
+        paths = {key: {name: Path(path) for name, path in model[key].items()} for key in ("files", "engines")}
+        run = None if model["run"] is None else Path(model["run"])
+        return cls(**{**trial, "model": BenchModel(**{**model, **paths, "run": run}), "size": tuple(trial["size"])})
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,7 @@ class Prober:
             )
         assert self._server.stdin is not None
         assert self._server.stdout is not None
-        self._server.stdin.write(json.dumps(asdict(trial)) + "\n")
+        self._server.stdin.write(trial.to_json() + "\n")
         self._server.stdin.flush()
         answer = self._server.stdout.readline()
         if not answer:
@@ -109,22 +119,12 @@ def run_trial(trial: Trial) -> TrialResult:
 
     from slimsight.export.runners.choose import open_runner
 
-    from .models import BenchModel
-
-    subject = BenchModel(
-        trial.name,
-        trial.given,
-        {suffix: Path(path) for suffix, path in trial.files.items()},
-        {runtime: Path(path) for runtime, path in trial.engines.items()},
-        None if trial.run is None else Path(trial.run),
-        trial.role,
-    )
     images = np.random.default_rng(0).random((trial.batch, 3, *trial.size), dtype=np.float32)
     free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None  # makes the context, which all share
     if trial.runtime in ("torch", "torch-compile", "pt2"):
         _load_torch_kernels()
     before: int | None = _reset_peak()
-    model = subject.open(trial.runtime)
+    model = trial.model.open(trial.runtime)
     if isinstance(model, torch.nn.Module):
         model = model.to(trial.device)
         before = _reset_peak_without(model)
@@ -206,16 +206,9 @@ def run_in_fork(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return {"error": f"its process ended with {how}" + (" (out of memory?)" if number == signal.SIGKILL else "")}
 
 
-def _trial_to_dict(trial: Trial) -> dict[str, Any]:
-    return asdict(run_trial(trial))
-
-
-def _answer_trials(jobs: IO[str], answers: IO[str]) -> None:
-    for line in jobs:
-        trial = Trial(**json.loads(line))
-        answer = run_in_fork(partial(_trial_to_dict, trial))
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+def _answer_trial(line: str) -> str:
+    trial = Trial.from_json(line)
+    return json.dumps(run_in_fork(lambda: asdict(run_trial(trial))))
 
 
 def _main() -> None:
@@ -234,7 +227,8 @@ def _main() -> None:
         importlib.import_module(name)
     if choose.why_unavailable()["onnxruntime-cpu"] is None:
         import_onnxruntime()
-    _answer_trials(sys.stdin, answers)
+    for line in sys.stdin:
+        print(_answer_trial(line), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -166,26 +166,11 @@ def _probe_entry(
     fixed_batches: Mapping[str, int],
     probe: Probe,
 ) -> TrialResult:
-    model = entry.model
-    fixed = fixed_batches.get(model.name)
+    fixed = fixed_batches.get(entry.model.name)
     if fixed is not None and fixed != batch:
-        return TrialResult(f"it takes batches of {fixed} image{'s' if fixed > 1 else ''}, not {batch}")
+        return TrialResult(f"it takes batches of {plural(fixed, 'image')}, not {batch}")
     height, width = images.pixels.shape[2:]
-    return probe(
-        Trial(
-            model.name,
-            model.given,
-            {suffix: str(path) for suffix, path in model.files.items()},
-            {runtime: str(path) for runtime, path in model.engines.items()},
-            None if model.run is None else str(model.run),
-            model.role,
-            entry.runtime,
-            threads,
-            batch,
-            settings.device,
-            (height, width),
-        )
-    )
+    return probe(Trial(entry.model, entry.runtime, threads, batch, settings.device, (height, width)))
 
 
 def _time_sweep_point(

@@ -51,6 +51,6 @@ def explain(
             f"  original: {top_classes(found.original, classes)}; slim: {top_classes(found.slim, classes)}",
             soft_wrap=True,
         )
-        for each in found.compared:
+        for each in found.drifts:
             screen.print(f"  {each.explainer}: {', '.join(drift_text(each))}", soft_wrap=True)
         screen.print(f"  picture: {found.picture}", soft_wrap=True)

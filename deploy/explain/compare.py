@@ -1,4 +1,4 @@
-"""What a run's two models look at in images of anyone's: explanations side by side, and the pictures of them."""
+"""``slimsight explain``: explanations of a run's original and slim model on given images, side by side."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _BATCH: Final = 32
 
 @dataclass(frozen=True)
 class ModelPair:
-    """A finished run's two classifiers, each with the explainer that it was slimmed with, if it has one."""
+    """The original and the slim classifier of a finished run, each with its trained explainer, if it has one."""
 
     original: Classifier
     slim: Classifier
@@ -47,10 +47,10 @@ class ModelPair:
 
     @classmethod
     def of(cls, session: Session) -> ModelPair:
-        """From the run's files.
+        """Load both models from the run's files.
 
         Raises:
-            RunError: the run has not got that far.
+            RunError: the run has no finished slim model.
         """
         run = session.run
         if run.record("finetune") is None:
@@ -85,7 +85,7 @@ class ModelPair:
 
 @dataclass(frozen=True)
 class ExplainerDrift:
-    """One explainer on one image: how far it moved."""
+    """Drift of an explainer's map of one image, from the original to the slim model; None where it is not defined."""
 
     explainer: str
     center_px: float | None
@@ -96,12 +96,13 @@ class ExplainerDrift:
 
 @dataclass(frozen=True)
 class ImageComparison:
-    """One image as both models see it.
+    """Predictions of both models for one image, and the drift of each explainer's map.
 
     Args:
-        truth: its class, where somebody said so; ``explained``: the class that the maps are of.
-        original: probability of each class (C,); ``slim`` the same.
-        picture: the panel's file.
+        truth: the image's class, where it is known; ``explained``: the class that the maps explain.
+        original: probability of each class (C,) by the original model; ``slim``: by the slim model.
+        drifts: one for each explainer.
+        picture: file of the panel.
     """
 
     path: Path
@@ -109,20 +110,20 @@ class ImageComparison:
     explained: str
     original: NDArray[np.float64]
     slim: NDArray[np.float64]
-    compared: tuple[ExplainerDrift, ...]
+    drifts: tuple[ExplainerDrift, ...]
     picture: Path
 
 
 def compare_images(
     session: Session, models: ModelPair, paths: Sequence[Path], names: Sequence[str], *, truth: int | None, out: Path
 ) -> Iterator[ImageComparison]:
-    """A panel per image in ``out``, one after the other.
+    """Draw a panel for each image in ``out``, and yield its comparison.
 
-    The class explained, to both models alike, is the image's own: ``truth``, else the one that its folder is called
-    by; where neither says it, the one that the original predicts.
+    Both models explain the same class: ``truth``, else the class that the image's folder is named after, else the
+    original's prediction.
 
     Args:
-        names: explainers, each of which ``models`` has.
+        names: explainers that ``models`` has.
 
     Raises:
         DataError: an image cannot be read.
@@ -149,47 +150,44 @@ def _compare_batch(
     with torch.inference_mode():
         before, after = (model.eval()(images).double().softmax(1).numpy() for model in (models.original, models.slim))
     labels = [int(row.argmax()) if label is None else label for row, label in zip(before, known, strict=True)]
-    asked = torch.tensor(labels)
-    said = [(ours.explain(images, asked), theirs.explain(images, asked)) for ours, theirs in pairs]
-    drifts = [compare_maps(ours, theirs) for ours, theirs in said]
-    looks = [(to_drawable(ours), to_drawable(theirs)) for ours, theirs in said]
+    targets = torch.tensor(labels)
+    maps = [(original.explain(images, targets), slim.explain(images, targets)) for original, slim in pairs]
+    batch_drifts = [compare_maps(original, slim) for original, slim in maps]
+    drawable = [(to_drawable(original), to_drawable(slim)) for original, slim in maps]
     for row, path in enumerate(paths):
-        compared = tuple(_explainer_drift(pair[0].name, drift, row) for pair, drift in zip(pairs, drifts, strict=True))
+        drifts = tuple(
+            _explainer_drift(pair[0].name, drift, row) for pair, drift in zip(pairs, batch_drifts, strict=True)
+        )
         truth = known[row]
-        found = ImageComparison(
+        comparison = ImageComparison(
             path=path,
             truth=None if truth is None else classes[truth],
             explained=classes[labels[row]],
             original=before[row],
             slim=after[row],
-            compared=compared,
+            drifts=drifts,
             picture=files[row],
         )
         rows = [
-            PanelRow(
-                each.explainer,
-                pair[0][row],
-                pair[1][row],
-                drift_text(each) + _uncertainty_text(pair[0][row], pair[1][row]),
-            )
-            for each, pair in zip(compared, looks, strict=True)
+            PanelRow(drift.explainer, a[row], b[row], drift_text(drift) + _uncertainty_text(a[row], b[row]))
+            for drift, (a, b) in zip(drifts, drawable, strict=True)
         ]
         pixels = (images[row] * 255).round().byte().numpy()
-        draw_panel(files[row], pixels, path.name, _panel_header(found, classes), rows)
-        yield found
+        draw_panel(files[row], pixels, path.name, _panel_header(comparison, classes), rows)
+        yield comparison
 
 
-def drift_text(found: ExplainerDrift) -> list[str]:
-    """The figures of one explainer, line by line."""
-    if found.region_iou is None:
-        return ["neither map says anything"]
-    if found.center_px is None:
-        return ["one of the maps says nothing:", "the explanation is lost"]
+def drift_text(drift: ExplainerDrift) -> list[str]:
+    """The figures of a drift, line by line."""
+    if drift.region_iou is None:
+        return ["both maps are constant"]
+    if drift.center_px is None:
+        return ["one of the maps is constant:", "the explanation is lost"]
     return [
-        f"centre moved {found.center_px:.1f} px",
-        f"overlap of regions {100 * found.region_iou:.0f} %",
-        f"rank correlation {found.spearman:.2f}",
-        "top region moved" if found.moved else "top region stayed",
+        f"centre moved {drift.center_px:.1f} px",
+        f"overlap of regions {100 * drift.region_iou:.0f} %",
+        f"rank correlation {drift.spearman:.2f}",
+        "top region moved" if drift.moved else "top region stayed",
     ]
 
 
@@ -219,9 +217,9 @@ def top_classes(probabilities: NDArray[np.float64], classes: Sequence[str], coun
     return ", ".join(f"{classes[index]} {probabilities[index]:.2f}" for index in best)
 
 
-def _panel_header(found: ImageComparison, classes: Sequence[str]) -> list[str]:
-    lines = [f"true class: {found.truth or 'not known'}"]
-    for name, probabilities in (("original", found.original), ("slim", found.slim)):
-        wrong = found.truth is not None and classes[int(probabilities.argmax())] != found.truth
+def _panel_header(image: ImageComparison, classes: Sequence[str]) -> list[str]:
+    lines = [f"true class: {image.truth or 'not known'}"]
+    for name, probabilities in (("original", image.original), ("slim", image.slim)):
+        wrong = image.truth is not None and classes[int(probabilities.argmax())] != image.truth
         lines.append(f"{WRONG_MARK if wrong else ''}{name}: {top_classes(probabilities, classes)}")
-    return [*lines, f"explained: {found.explained}"]
+    return [*lines, f"explained: {image.explained}"]

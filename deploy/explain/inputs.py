@@ -1,4 +1,4 @@
-"""What ``slimsight explain`` is asked for: explainers, a class, images, and where the pictures go."""
+"""Parses and checks the arguments of ``slimsight explain``: explainers, class, images and names of the pictures."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from slimsight.compress.data.decode import Encoded, decode
 from slimsight.compress.errors import ConfigError, DataError
 from slimsight.compress.registry import nearest
 
-_MAX_LISTED: Final = 20  # class names that an error lists
+_LISTED: Final = 20  # class names listed in an error
 
 
 def parse_explainers(given: str | None, own: str | None) -> list[str]:
-    """``"rbf, gradient"`` as names, each once; the run's own explainer if nothing is given.
+    """Names in ``"rbf, gradient"`` without duplicates; None: the run's own explainer.
 
     Raises:
-        ConfigError: nothing is given for a run without an explainer, or a name is empty.
+        ConfigError: None for a run without an explainer, or an empty name.
     """
     if given is None:
         if own is None:
@@ -32,51 +32,50 @@ def parse_explainers(given: str | None, own: str | None) -> list[str]:
         return [own]
     names = [name.strip() for name in given.split(",")]
     if not all(names):
-        raise ConfigError(f"--with {given!r} names no explainer in one place: separate names by single commas")
+        raise ConfigError(f"--with {given!r} has an empty name: separate explainers by single commas")
     return list(dict.fromkeys(names))
 
 
 def parse_class(text: str, classes: Sequence[str]) -> int:
-    """Which class ``text`` means: a name, or else an index from 0.
+    """Index of the class ``text``: a name, or else an index from 0.
 
     Raises:
-        ConfigError: neither.
+        ConfigError: ``text`` is neither.
     """
     if text in classes:
         return classes.index(text)
-    listed = ", ".join(classes[:_MAX_LISTED]) + (
-        f" and {len(classes) - _MAX_LISTED} more" if len(classes) > _MAX_LISTED else ""
-    )
+    listed = ", ".join(classes[:_LISTED]) + (f" and {len(classes) - _LISTED} more" if len(classes) > _LISTED else "")
     allowed = f"a name ({listed}) or an index from 0 to {len(classes) - 1}"
     if text.lstrip("-").isdecimal():
         if 0 <= int(text) < len(classes):
             return int(text)
         raise ConfigError(f"--class {text}: there is no class {text}; give {allowed}")
-    raise ConfigError(f"--class {text!r} is no class{nearest(text, list(classes))}; give {allowed}")
+    raise ConfigError(f"--class {text!r} is not a class{nearest(text, list(classes))}; give {allowed}")
 
 
 def read_images(paths: Sequence[Path], side: int) -> Tensor:
-    """(N, 3, side, side) in [0, 1], decoded as a recipe's: the centre square, resized.
+    """Images (N, 3, side, side) in [0, 1], decoded as in a run: the centre square, resized.
 
     Raises:
-        DataError: a file is missing or no image; it is named.
+        DataError: a file is missing or not an image.
     """
     for path in paths:
         if path.is_dir():
             raise DataError(f"{path} is a folder; give the images in it: {path}/*")
         if not path.exists():
             raise DataError(f"there is no image {path}; check the name")
-    found = decode((Encoded("", path.name, path, str(path)) for path in paths), resize=side)
-    return torch.from_numpy(np.stack([item.image for item in found])).float() / 255
+    decoded = decode((Encoded("", path.name, path, str(path)) for path in paths), resize=side)
+    return torch.from_numpy(np.stack([item.image for item in decoded])).float() / 255
 
 
 def class_of_folder(path: Path, classes: Sequence[str]) -> int | None:
+    """Index of the class that an image's folder is named after, or None."""
     name = path.absolute().parent.name
     return classes.index(name) if name in classes else None
 
 
 def picture_files(paths: Sequence[Path], out: Path) -> list[Path]:
-    """A PNG per image, named after it; where names meet, after its folder too, then numbered."""
+    """A PNG path for each image, named after it; images of one name also after their folders, then numbered."""
     stems = [path.stem for path in paths]
     names = [
         stem if stems.count(stem) == 1 else f"{path.absolute().parent.name}-{stem}"

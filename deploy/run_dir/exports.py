@@ -20,17 +20,16 @@ def check_exports(folder: Path) -> None:
     """
     remedy = f"export again with 'slimsight export RUN' (its folder is {folder})"
     try:
-        exported = read_sealed(folder / EXPORT_FILE, older=True)
+        data = read_sealed(folder / EXPORT_FILE, older=True)
     except (FileNotFoundError, NotADirectoryError):
         return
     except Damaged as error:
         raise error.remedied(remedy) from error
-    if not exported.keys() <= _KEYS:
+    if not data.keys() <= _KEYS:
         raise Damaged(folder / EXPORT_FILE, "was changed since it was written", remedy)
     try:
         files = [
-            (path_inside(folder, file["file"]), int(file["size_bytes"]), str(file["sha256"]))
-            for file in exported["files"]
+            (path_inside(folder, file["file"]), int(file["size_bytes"]), str(file["sha256"])) for file in data["files"]
         ]
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise Damaged(folder / EXPORT_FILE, "was changed since it was written", remedy) from error

@@ -105,10 +105,8 @@ class RunDir(RunPaths):
             record = read_record(self.stage_dir(name))
         except Damaged:
             return None
-        sizes_match = record is not None and all(
-            _has_size(self.root / file, size) for file, size in record.files.items()
-        )
-        return record if sizes_match else None
+        sized = record is not None and all(_has_size(self.root / file, size) for file, size in record.files.items())
+        return record if sized else None
 
     def valid_record(self, name: str, fingerprint: str) -> StageRecord | None:
         """The record of stage ``name`` if it has this ``fingerprint`` and no file is damaged."""

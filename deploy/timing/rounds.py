@@ -19,9 +19,9 @@ from slimsight.export.runners import Runner, to_input
 Clock = Callable[[], int]  # nanoseconds, monotonic
 Times = dict[str, NDArray[np.float64]]  # ms of each round, by runner
 
-_WARMUP_WINDOW = 10  # rounds whose median is compared with the median of the same number before them
-_WARMUP_TOLERANCE = 0.05  # relative difference of those medians below which times are steady
-_MIN_SLOW_ROUNDS = 4  # minimum for comparing halves, where the warm-up ended before two windows were full
+_WINDOW = 10  # rounds whose median is compared with the median of the same number before them
+_TOLERANCE = 0.05  # relative difference of those medians below which times are steady
+_MIN_SLOW = 4  # minimum for comparing halves, where the warm-up ended before two windows were full
 _MIN_ROUNDS = 5  # of a session, even past its time limit
 
 
@@ -78,11 +78,7 @@ def time_sessions(
         ConfigError: no runners, no images, or no rounds.
         ExportError: a runner cannot be opened.
     """
-    if min(len(runners), len(images), rounds, batch, sessions) < 1:
-        raise ConfigError(
-            f"{len(runners)} runners, {len(images)} images, {rounds} rounds, {sessions} sessions, batch {batch}: "
-            "latency needs 1 or more of each"
-        )
+    _check_counts(len(runners), len(images), rounds, batch, sessions)
     names = list(runners)
     draw = np.random.default_rng(seed)
     order = names
@@ -131,11 +127,7 @@ def time_interleaved(
     Arguments and errors as of ``time_sessions``. An interval of these times does not include the variation between
     openings of a model.
     """
-    if not runners or len(images) == 0 or rounds < 1 or batch < 1:
-        raise ConfigError(
-            f"{len(runners)} runners, {len(images)} images, {rounds} rounds, batch {batch}: latency "
-            "needs 1 or more of each"
-        )
+    _check_counts(len(runners), len(images), rounds, batch, 1)
     with _no_garbage_collection():
         timings, steady = _time_open(
             runners,
@@ -152,6 +144,14 @@ def time_interleaved(
     if not steady:
         progress.note(_drift_note(warmup))
     return {name: timing.host[0] for name, timing in timings.items()}
+
+
+def _check_counts(runners: int, images: int, rounds: int, batch: int, sessions: int) -> None:
+    if min(runners, images, rounds, batch, sessions) < 1:
+        raise ConfigError(
+            f"{runners} runners, {images} images, {rounds} rounds, {sessions} sessions, batch {batch}: latency needs "
+            "1 or more of each"
+        )
 
 
 def _drift_note(warmup: float) -> str:
@@ -228,19 +228,17 @@ def _warm_up(
         for name, (elapsed, _) in one_round(rounds).items():
             history.setdefault(name, []).append(elapsed)
         rounds += 1
-        if rounds >= 2 * _WARMUP_WINDOW and all(_is_steady(times, _WARMUP_WINDOW) for times in history.values()):
+        if rounds >= 2 * _WINDOW and all(_is_steady(times, _WINDOW) for times in history.values()):
             return True
         if clock() >= deadline:
             # Calls that take a second never fill two windows: compare halves instead.
             window = rounds // 2
-            return _MIN_SLOW_ROUNDS <= rounds < 2 * _WARMUP_WINDOW and all(
-                _is_steady(times, window) for times in history.values()
-            )
+            return _MIN_SLOW <= rounds < 2 * _WINDOW and all(_is_steady(times, window) for times in history.values())
 
 
 def _is_steady(times: list[float], window: int) -> bool:
     before, now = float(np.median(times[-2 * window : -window])), float(np.median(times[-window:]))
-    return abs(now - before) <= _WARMUP_TOLERANCE * before
+    return abs(now - before) <= _TOLERANCE * before
 
 
 @contextmanager

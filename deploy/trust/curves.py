@@ -1,4 +1,4 @@
-"""Pictures of what tests say of explanations: a line per explainer, with its standard error."""
+"""Figures of explanation tests: a curve per explainer, with its standard error."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -24,21 +25,21 @@ _DASHES: Final = ("solid", "dashed", "dotted")
 
 @dataclass(frozen=True)
 class CurveLine:
-    """One explainer: heights with standard errors over ``at``; None leaves a gap."""
+    """The curve of one explainer: ``y`` with standard errors over ``x``; None leaves a gap."""
 
     name: str
-    at: Sequence[float]
-    heights: Sequence[float | None]
+    x: Sequence[float]
+    y: Sequence[float | None]
     errors: Sequence[float | None]
 
 
 @dataclass(frozen=True)
 class CurvePanel:
-    """One figure: what its axes show, and in what unit. ``ticks`` name the places of ``at``; ``limits`` of height."""
+    """A panel of a figure: its curves and axis labels. ``ticks``: labels of x = 0, 1, ...; ``limits`` of y."""
 
     title: str
-    across: str
-    up: str
+    x_label: str
+    y_label: str
     lines: Sequence[CurveLine]
     ticks: Sequence[str] = ()
     limits: tuple[float, float] | None = None
@@ -47,7 +48,7 @@ class CurvePanel:
 def draw_curves(path: Path, panels: Sequence[CurvePanel], *, control: str, names: Sequence[str] = ()) -> None:
     """Draw ``panels`` in rows of up to three with one legend; the control is a thick grey line.
 
-    ``names``: of lines in this and in other pictures, so that each looks the same in all of them.
+    ``names``: of all lines of several figures, so that a line has the same style in each.
     """
     assert panels
     columns = len(panels) if len(panels) <= 3 else 2
@@ -66,8 +67,8 @@ def draw_curves(path: Path, panels: Sequence[CurvePanel], *, control: str, names
         for line in panel.lines:
             handles[line.name] = _draw_line(axes, line, styles[line.name])
         axes.set_title(panel.title, fontsize=12)
-        axes.set_xlabel(panel.across, fontsize=11)
-        axes.set_ylabel(panel.up, fontsize=11)
+        axes.set_xlabel(panel.x_label, fontsize=11)
+        axes.set_ylabel(panel.y_label, fontsize=11)
         if panel.ticks:
             axes.set_xticks(range(len(panel.ticks)), panel.ticks, rotation=60, ha="right", fontsize=7)
         if panel.limits is not None:
@@ -89,7 +90,7 @@ def draw_curves(path: Path, panels: Sequence[CurvePanel], *, control: str, names
 
 
 def _line_styles(names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
-    """A colour each, and another dash where colours repeat."""
+    """A style for each name: ten colours, with other dashes where they repeat."""
     return {
         name: {"color": _COLOURS(index % 10), "linestyle": _DASHES[index // 10 % 3], "linewidth": 1.8}
         for index, name in enumerate(names)
@@ -97,9 +98,7 @@ def _line_styles(names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
 
 
 def _draw_line(axes: Axes, line: CurveLine, style: Mapping[str, Any]) -> Any:
-    heights = [float("nan") if value is None else value for value in line.heights]
-    errors = [0.0 if value is None else value for value in line.errors]
-    low = [height - error for height, error in zip(heights, errors, strict=True)]
-    high = [height + error for height, error in zip(heights, errors, strict=True)]
-    axes.fill_between(line.at, low, high, color=style["color"], alpha=0.18, linewidth=0)
-    return axes.plot(line.at, heights, marker="o" if len(line.at) < 30 else None, markersize=3, **style)[0]
+    y = np.array([np.nan if value is None else value for value in line.y])
+    errors = np.array([value or 0.0 for value in line.errors])
+    axes.fill_between(line.x, y - errors, y + errors, color=style["color"], alpha=0.18, linewidth=0)
+    return axes.plot(line.x, y, marker="o" if len(line.x) < 30 else None, markersize=3, **style)[0]

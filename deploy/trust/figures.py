@@ -1,4 +1,4 @@
-"""What tests of explanations found, as figures for a table and as panels for pictures."""
+"""Results of explanation tests as table cells and as figures."""
 
 from __future__ import annotations
 
@@ -11,77 +11,66 @@ from .curves import CurveLine, CurvePanel, draw_curves
 
 Rows = Sequence[Mapping[str, Any]]
 
-_REMOVED_AXIS: Final = "share of pixels removed, least salient first"
-_TILES_AXIS: Final = "share of tiles removed"
-_PROBABILITY_AXIS: Final = "probability of the predicted class"
-_UNIT_RANGE: Final = (0.0, 1.02)
+_REMOVED: Final = "share of pixels removed, least salient first"
+_TILES: Final = "share of tiles removed"
+_PROBABILITY: Final = "probability of the predicted class"
+_UNIT: Final = (0.0, 1.02)
 
 
 def trust_table(rows: Rows) -> Table:
     """A row per explainer: areas with standard errors, and the sanity check's verdict.
 
-    An arrow says which way is better; a figure that was not taken is empty.
+    An arrow shows which direction is better; the cell of a test that was not run is empty.
     """
     heads: dict[str, str] = {}
     cells: dict[str, dict[str, str]] = {}
     for row in rows:
-        mine = cells.setdefault(row["explainer"], {})
+        by_column = cells.setdefault(row["explainer"], {})
         for key, head, text in _table_cells(row):
-            heads[key], mine[key] = head, text
-    order = [key for key in _COLUMN_ORDER if key in heads]
-    found = [[name, *(mine.get(key, "") for key in order)] for name, mine in cells.items()]
-    return Table(["explainer", *(heads[key] for key in order)], found, "l" * (1 + len(order)))
+            heads[key], by_column[key] = head, text
+    order = [key for key in _COLUMNS if key in heads]
+    lines = [[name, *(cell.get(key, "") for key in order)] for name, cell in cells.items()]
+    return Table(["explainer", *(heads[key] for key in order)], lines, "l" * (1 + len(order)))
 
 
-_COLUMN_ORDER: Final = (
-    "sanity",
-    "spearman",
-    "ssim",
-    "kl",
-    "change",
-    "insertion",
-    "deletion",
-    "8",
-    "14",
-    "boxes",
-    "roar",
-)
+_COLUMNS: Final = ("sanity", "spearman", "ssim", "kl", "change", "insertion", "deletion", "8", "14", "boxes", "roar")
 
 
 def _table_cells(row: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    found = row["result"]
+    """Key, head and text of each cell that a row of results fills."""
+    result = row["result"]
     if row["test"] == "sanity":
-        last = found["steps"][-1]
+        last = result["steps"][-1]
         return [
-            ("sanity", "sanity", "passed" if found["passed"] else "FAILED"),
+            ("sanity", "sanity", "passed" if result["passed"] else "FAILED"),
             ("spearman", "Spearman at the end", format_with_error(last["spearman"])),
             ("ssim", "SSIM at the end", format_with_error(last["ssim"])),
         ]
     if row["test"] == "perturbation":
         return [
-            ("kl", "KL, nats \N{DOWNWARDS ARROW}", format_with_error(found["kl"]["area"])),
-            ("change", "change in output \N{DOWNWARDS ARROW}", format_with_error(found["change"]["area"])),
+            ("kl", "KL, nats \N{DOWNWARDS ARROW}", format_with_error(result["kl"]["area"])),
+            ("change", "change in output \N{DOWNWARDS ARROW}", format_with_error(result["change"]["area"])),
         ]
     if row["test"] == "insertion_deletion":
         return [
-            ("insertion", "insertion \N{UPWARDS ARROW}", format_with_error(found["insertion"]["area"])),
-            ("deletion", "deletion \N{DOWNWARDS ARROW}", format_with_error(found["deletion"]["area"])),
+            ("insertion", "insertion \N{UPWARDS ARROW}", format_with_error(result["insertion"]["area"])),
+            ("deletion", "deletion \N{DOWNWARDS ARROW}", format_with_error(result["deletion"]["area"])),
         ]
     if row["test"] == "tiles":
         return [
             (side, f"tiles of {side} \N{UPWARDS ARROW}", format_with_error(each["between"]))
-            for side, each in found.items()
+            for side, each in result.items()
         ]
     if row["test"] == "boxes":
-        chance = found["chance"]["mean"]
-        return [("boxes", f"in the box (chance {chance:.3f}) \N{UPWARDS ARROW}", format_with_error(found["score"]))]
-    points = [point for point in found["points"] if point["share"]]
+        chance = result["chance"]["mean"]
+        return [("boxes", f"in the box (chance {chance:.3f}) \N{UPWARDS ARROW}", format_with_error(result["score"]))]
+    points = [point for point in result["points"] if point["share"]]
     mean = sum(point["accuracy"]["mean"] for point in points) / len(points)
     return [("roar", "ROAR accuracy, mean \N{DOWNWARDS ARROW}", f"{mean:.3f}")]
 
 
 def format_with_error(value: Mapping[str, Any]) -> str:
-    """``0.412 ± 0.006``; a dash where no image defines the figure."""
+    """``0.412 ± 0.006``; a dash where the figure is not defined for any image."""
     if value["mean"] is None:
         return "-"
     error = value["standard_error"]
@@ -89,42 +78,40 @@ def format_with_error(value: Mapping[str, Any]) -> str:
 
 
 def trust_notes(rows: Rows) -> list[str]:
-    """What a reader of the table has to know: verdicts, and maps that are constant."""
-    found = []
+    """Notes below the table: the sanity check's reasons, and how many maps are constant."""
+    notes = []
     for row in rows:
         if row["test"] == "sanity":
-            found.append(f"{row['explainer']}: sanity {row['result']['reason']}")
+            notes.append(f"{row['explainer']}: sanity {row['result']['reason']}")
         elif row["constant_maps"]:
-            found.append(
+            notes.append(
                 f"{row['explainer']}, {row['test']}: {row['constant_maps']} of {row['images']} maps are constant, "
-                "their pixels went in a random order"
+                "their pixels were taken in random order"
             )
-    return found
+    return notes
 
 
 def draw_trust(folder: Path, rows: Rows, *, control: str) -> list[Path]:
-    """A picture per test in ``folder``; their paths. An explainer looks the same in all of them."""
-    written = []
+    """Draw a figure per test in ``folder`` and return their paths; an explainer has the same style in each."""
+    paths = []
     names = list(dict.fromkeys(row["explainer"] for row in rows))
     for test in dict.fromkeys(row["test"] for row in rows):
-        panels = _panels_of_test(test, [row for row in rows if row["test"] == test])
+        panels = _test_panels(test, [row for row in rows if row["test"] == test])
         if panels:
-            written.append(folder / f"{test}.png")
-            draw_curves(written[-1], panels, control=control, names=names)
-    return written
+            paths.append(folder / f"{test}.png")
+            draw_curves(paths[-1], panels, control=control, names=names)
+    return paths
 
 
-def _panels_of_test(test: str, rows: Rows) -> list[CurvePanel]:
+def _test_panels(test: str, rows: Rows) -> list[CurvePanel]:
     if test == "sanity":
         return _sanity_panels(rows)
     if test == "perturbation":
         return [
-            CurvePanel(
-                "pixel perturbation: KL", _REMOVED_AXIS, "KL(original || perturbed), nats", _curve_lines(rows, "kl")
-            ),
+            CurvePanel("pixel perturbation: KL", _REMOVED, "KL(original || perturbed), nats", _curve_lines(rows, "kl")),
             CurvePanel(
                 "pixel perturbation: output",
-                _REMOVED_AXIS,
+                _REMOVED,
                 "|p' - p| / p of the predicted class",
                 _curve_lines(rows, "change"),
             ),
@@ -132,17 +119,13 @@ def _panels_of_test(test: str, rows: Rows) -> list[CurvePanel]:
     if test == "insertion_deletion":
         shown, gone = (f"share of pixels {what}, most salient first" for what in ("shown", "removed"))
         return [
-            CurvePanel("insertion", shown, _PROBABILITY_AXIS, _curve_lines(rows, "insertion"), limits=_UNIT_RANGE),
-            CurvePanel("deletion", gone, _PROBABILITY_AXIS, _curve_lines(rows, "deletion"), limits=_UNIT_RANGE),
+            CurvePanel("insertion", shown, _PROBABILITY, _curve_lines(rows, "insertion"), limits=_UNIT),
+            CurvePanel("deletion", gone, _PROBABILITY, _curve_lines(rows, "deletion"), limits=_UNIT),
         ]
     if test == "tiles":
         return [
             CurvePanel(
-                f"tiles of {side} x {side}: {what}",
-                _TILES_AXIS,
-                _PROBABILITY_AXIS,
-                _curve_lines(rows, side, order),
-                limits=_UNIT_RANGE,
+                f"tiles of {side} x {side}: {what}", _TILES, _PROBABILITY, _curve_lines(rows, side, order), limits=_UNIT
             )
             for side in rows[0]["result"]
             for order, what in (("morf", "most relevant first"), ("lerf", "least relevant first"))
@@ -151,11 +134,7 @@ def _panels_of_test(test: str, rows: Rows) -> list[CurvePanel]:
         lines = [_roar_line(row) for row in rows]
         return [
             CurvePanel(
-                "ROAR",
-                "share of pixels removed, most salient first",
-                "accuracy after retraining",
-                lines,
-                limits=_UNIT_RANGE,
+                "ROAR", "share of pixels removed, most salient first", "accuracy after retraining", lines, limits=_UNIT
             )
         ]
     return []
@@ -192,7 +171,7 @@ def _sanity_panels(rows: Rows) -> list[CurvePanel]:
         lines = []
         for row in rows:
             values = [step[key] for step in row["result"]["steps"]]
-            first = 1.0 if values[0]["mean"] is not None else None  # a map is like itself
+            first = 1.0 if values[0]["mean"] is not None else None  # the correlation of a map with itself
             means, errors = [first, *(v["mean"] for v in values)], [None, *(v["standard_error"] for v in values)]
             lines.append(CurveLine(row["explainer"], range(len(ticks)), means, errors))
         panels.append(

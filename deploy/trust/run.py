@@ -1,4 +1,4 @@
-"""``slimsight trust`` on a finished run: its explainers by name, its images, and a file of rows that is resumed."""
+"""``slimsight trust`` on a finished run: explainers by name, images, and the file of results, which is resumed."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ from slimsight.compress.registry import nearest
 from slimsight.compress.training import Learning
 
 from ..machine import device_name, versions
+from ..report.units import as_duration
 from ..run.fingerprints import fingerprint
 from ..run.session import Session
 from .figures import trust_table
 from .study import TESTS, ImageLimits, RoarTraining, TrustStudy, TrustSubject, spread_indices
 
 CONTROL = "random"
-"""Tested beside every explainer."""
+"""Name of the control explainer, with which all others are compared."""
 
 TRUST_FILE = "trust.json"
 DEFAULT_IMAGES = 200
@@ -45,19 +46,19 @@ _FILE_KEYS = {"schema", "classifier", "split", "images", "seed", "control", "dev
 
 
 def find_trust_subjects(session: Session, names: Sequence[str]) -> list[TrustSubject]:
-    """The control, then the explainers called ``names``: of the registry, or the run's own.
+    """The control and the explainers ``names``, from the registry or the run; none: the run's own, or the gradient.
 
-    A learned explainer of the registry is given with its weights, ``NAME=FILE``.
+    A learned explainer of the registry needs its weights: ``NAME=FILE``.
 
     Raises:
         ConfigError: an unknown name, or weights that are missing.
     """
-    found = []
+    subjects = []
     own = _trained_explainer(session)
     for name in dict.fromkeys((CONTROL, *(names or (own or "gradient",)))):
         plain, given, file = name.partition("=")
         if plain in STEERING and not given:
-            found.append(run_explainer(session, plain))
+            subjects.append(run_explainer(session, plain))
         elif plain not in EXPLAINERS:
             choices = sorted({*EXPLAINERS, *STEERING})
             raise ConfigError(
@@ -69,30 +70,31 @@ def find_trust_subjects(session: Session, names: Sequence[str]) -> list[TrustSub
                 what = f"there is no file {file}" if given else "it is learned"
                 raise ConfigError(f"explainer '{plain}': {what}; give its weights with --with {plain}=FILE")
             learned = hashlib.sha256(weights.read_bytes()).hexdigest()
-            found.append(TrustSubject(plain, partial(make_explainer, plain, weights=weights), learned))
+            subjects.append(TrustSubject(plain, partial(make_explainer, plain, weights=weights), learned))
         elif given:
             raise ConfigError(f"explainer '{plain}' learns nothing and takes no weights: leave '={file}' out")
         else:
-            found.append(TrustSubject(plain, partial(make_explainer, plain)))
-    return found
+            subjects.append(TrustSubject(plain, partial(make_explainer, plain)))
+    return subjects
 
 
 def _trained_explainer(session: Session) -> str | None:
-    """The explainer that the run has trained."""
+    """Name of the explainer that the run has trained, or None."""
     return session.explainer.head.kind if session.run.record("selector") is not None else None
 
 
 def run_explainer(session: Session, name: str) -> TrustSubject:
-    """The run's explainer. Its decoder stays as it is; it reads the features of the classifier that it is given.
+    """The explainer that the run has trained, with its decoder, on the features of the classifier that is tested.
 
     Raises:
         ConfigError: the run has trained no explainer of that ``name``.
     """
-    record = session.run.record("selector")
-    if record is None or _trained_explainer(session) != name:
+    record, own = session.run.record("selector"), _trained_explainer(session)
+    if record is None or own != name:
+        trained = f"that of '{own}'" if own else "no finished selector"
         raise ConfigError(
-            f"this run has no explainer '{name}' ({session.run.root} has {_describe_trained_explainer(session)}): "
-            f"take others, or let 'slimsight run' finish with explainer.enabled=true and gates.steer={name}"
+            f"this run has no explainer '{name}' ({session.run.root} holds {trained}): give others, or let "
+            f"'slimsight run' finish with explainer.enabled=true and gates.steer={name}"
         )
     selector = session.explained().selector.to(session.fabric.device)
     return TrustSubject(
@@ -100,40 +102,33 @@ def run_explainer(session: Session, name: str) -> TrustSubject:
     )
 
 
-def _describe_trained_explainer(session: Session) -> str:
-    own = _trained_explainer(session)
-    return f"that of '{own}'" if own else "no finished selector"
-
-
 def check_tests(names: Sequence[str], boxes: Path | None) -> tuple[str, ...]:
-    """``names`` of tests, each once.
+    """The test ``names`` without duplicates.
 
     Raises:
-        ConfigError: an unknown test, or boxes without the test, or the test without boxes.
+        ConfigError: an unknown test, or only one of the test ``boxes`` and a table of boxes.
     """
     for name in names:
         if name not in TESTS:
             raise ConfigError(f"unknown test '{name}'{nearest(name, list(TESTS))} (choose from: {', '.join(TESTS)})")
     if ("boxes" in names) != (boxes is not None):
-        raise ConfigError("the test 'boxes' and a table of boxes belong together: give --tests boxes with --boxes FILE")
+        raise ConfigError("the test 'boxes' and a table of boxes need each other: give --tests boxes with --boxes FILE")
     return tuple(dict.fromkeys(names))
 
 
 def sample_images(images: ImageSet, count: int, split: str) -> Tensor:
-    """(count, 3, H, W) images in [0, 1], spread over the classes.
+    """(count, 3, H, W) images in [0, 1], evenly spaced in the set, which is sorted by class.
 
     Raises:
-        DataError: there are not as many.
+        DataError: the set has fewer images.
     """
     if not 1 <= count <= len(images):
-        raise DataError(
-            f"{count} images were asked for; the {split} set has {len(images)}: give --images from 1 to that"
-        )
+        raise DataError(f"--images {count}: the {split} set has {len(images)} images: give 1 to {len(images)}")
     return torch.from_numpy(images.images[spread_indices(len(images), count).numpy()]).float() / 255
 
 
 def roar_training(session: Session, judged: ImageSet, epochs: int | None) -> RoarTraining:
-    """ROAR by the run's own recipe: its network from scratch, trained as ``model.train`` says, tested on ``judged``."""
+    """ROAR's training by the run's recipe: its network from scratch by ``model.train``, tested on ``judged``."""
     recipe = session.recipe
     config = recipe.model.train if epochs is None else recipe.model.train.model_copy(update={"epochs": epochs})
 
@@ -159,30 +154,30 @@ def measure_trust(
     boxes: Path | None = None,
     epochs: int | None = None,
     others: Sequence[TrustSubject] = (),
-    fewer: ImageLimits | None = None,
+    image_limits: ImageLimits | None = None,
     steps: int = STEPS,
     skip: Collection[tuple[str, str]] = (),
 ) -> dict[str, Any]:
-    """Run ``tests`` on explainers of the run's original; rows go to ``out`` as they come, and are resumed from it.
+    """Run ``tests`` on explainers of the run's original model; each row is written to ``out``, and resumed from it.
 
     Args:
-        names: of explainers; none: the run's own, or the gradient.
-        count: images, by default up to 200; ``fewer`` for single tests (see ``TrustStudy``).
-        others: explainers that are not the run's and that no registry makes, tested last.
+        names: explainers; none: the run's own, or the gradient.
+        count: number of images, by default up to 200; ``image_limits`` for single tests (see ``TrustStudy``).
+        others: explainers that are neither the run's nor in the registry, tested last.
         steps: of insertion and of deletion.
         skip: pairs of test and explainer to leave out.
         boxes: the table for the test ``boxes``; epochs: of each of ROAR's trainings, by default the recipe's.
 
     Raises:
-        ConfigError: explainers or tests that cannot be run.
-        DataError: more images than there are, images too small for a test, or a map that is not finite.
-        RunError: ``out`` cannot be written.
+        ConfigError: an explainer or a test that cannot be run.
+        DataError: more images than the set has, images too small for a test, or a map that is not finite.
+        RunError: ``out`` is not writable.
     """
     tests = check_tests(tests, boxes)
     subjects = [*find_trust_subjects(session, names), *others]
-    study, common = _open_study(session, subjects[0], tests, count, split, fewer or {}, steps, boxes, epochs)
+    study, common = _open_study(session, subjects[0], tests, count, split, image_limits or {}, steps, boxes, epochs)
     head = {"schema": 1, **common, "control": CONTROL, "device": device_name(), "versions": versions()}
-    kept = _read_earlier_rows(out, common)
+    rows = _read_earlier_rows(out, common)
     special: dict[str, Any] = {"boxes": _boxes_digest(study.boxes), "roar": study.training and study.training.epochs}
     if steps != STEPS:
         special["insertion_deletion"] = steps
@@ -191,16 +186,16 @@ def measure_trust(
         for test in (test for test in tests if (test, subject.name) not in skip):
             parts = {**common, "test": test, "used": study.count(test, subject.name), "on": special.get(test)}
             wanted[fingerprint({**parts, "explainer": subject.name, "learned": subject.learned})] = (test, subject)
-    asked = {(test, subject.name) for test, subject in wanted.values()}
-    kept = {key: row for key, row in kept.items() if key in wanted or (row["test"], row["explainer"]) not in asked}
+    pairs = {(test, subject.name) for test, subject in wanted.values()}
+    rows = {key: row for key, row in rows.items() if key in wanted or (row["test"], row["explainer"]) not in pairs}
     for key, (test, subject) in wanted.items():
-        if key in kept:
+        if key in rows:
             session.progress.note(f"{test} of {subject.name}: taken from {out}")
             continue
-        kept[key] = {"key": key, **study.row(test, subject)}
-        write_sealed(out, {**head, "rows": list(kept.values())})
-        session.progress.note(f"{test} of {subject.name}: {kept[key]['seconds']:.0f} s")
-    return {**head, "rows": list(kept.values())}
+        rows[key] = {"key": key, **study.row(test, subject)}
+        write_sealed(out, {**head, "rows": list(rows.values())})
+        session.progress.note(f"{test} of {subject.name}: {as_duration(rows[key]['seconds'])}")
+    return {**head, "rows": list(rows.values())}
 
 
 def _open_study(
@@ -209,12 +204,12 @@ def _open_study(
     tests: Sequence[str],
     count: int | None,
     split: str,
-    fewer: ImageLimits,
+    image_limits: ImageLimits,
     steps: int,
     boxes: Path | None,
     epochs: int | None,
 ) -> tuple[TrustStudy, dict[str, Any]]:
-    """The study, and what all its rows have in common."""
+    """The study, and the values that all its rows share."""
     record = session.run.record("classifier")
     if record is None:
         raise ConfigError(f"{session.run.root} holds no finished classifier: let 'slimsight run' go on first")
@@ -225,7 +220,7 @@ def _open_study(
         sample_images(judged, count, split),
         control,
         seed=session.recipe.seed,
-        fewer=fewer,
+        image_limits=image_limits,
         steps=steps,
         boxes=None if boxes is None else load_boxes(boxes, session.splits.image_size),
         training=roar_training(session, judged, epochs) if "roar" in tests else None,
@@ -235,24 +230,24 @@ def _open_study(
 
 
 def _boxes_digest(boxes: BoxedImages | None) -> str | None:
-    """Changes with the boxes and the images that they are in."""
+    """A SHA-256 over boxes and images."""
     if boxes is None:
         return None
     return hashlib.sha256(boxes.boxes.numpy().tobytes() + boxes.images.numpy().tobytes()).hexdigest()
 
 
 def _read_earlier_rows(out: Path, common: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Rows of an earlier run on the same model and images, by key."""
+    """Rows in ``out`` that were measured on the same model and images, by key."""
     try:
-        found = read_sealed(out, older=True)
-        if not found.keys() <= _FILE_KEYS:
+        earlier = read_sealed(out, older=True)
+        if not earlier.keys() <= _FILE_KEYS:
             raise Damaged(out, "was changed since it was written")
-        rows = {str(row["key"]): row for row in found["rows"]}
-        trust_table(found["rows"])  # what cannot be shown was written by somebody else
+        rows = {str(row["key"]): row for row in earlier["rows"]}
+        trust_table(earlier["rows"])  # rows that cannot be shown are not of this command
     except FileNotFoundError:
         return {}
     except Damaged as damage:
         raise damage.remedied("remove it to measure its rows again, or choose another --out") from damage
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, OSError) as error:
-        raise ConfigError(f"{out} is there and holds no rows of this command; choose another --out") from error
-    return rows if all(found.get(name) == value for name, value in common.items()) else {}
+        raise ConfigError(f"{out} exists and has no rows of this command; choose another --out") from error
+    return rows if all(earlier.get(name) == value for name, value in common.items()) else {}

@@ -1,4 +1,4 @@
-"""Tests of explanations on one classifier: every explainer, and the random control, through the same tests."""
+"""Explanation tests on one classifier: several explainers, and a random control, in the same tests."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from slimsight.compress.models import Classifier
 from slimsight.compress.progress import SILENT, Progress
 
 ImageLimits = Mapping[str | tuple[str, str], int]
-"""How many images a test uses, by its name, or by its name and an explainer's."""
+"""Maximum number of images by test, or by test and explainer."""
 
 DEFAULT_TESTS = ("sanity", "perturbation", "insertion_deletion", "tiles")
 TESTS = (*DEFAULT_TESTS, "boxes", "roar")
@@ -43,7 +43,7 @@ TESTS = (*DEFAULT_TESTS, "boxes", "roar")
 
 @dataclass(frozen=True)
 class TrustSubject:
-    """An explainer to be tested: how it is made of a classifier, and a fingerprint of what it has learned."""
+    """An explainer to be tested: a factory that takes a classifier, and a fingerprint of its learned weights."""
 
     name: str
     factory: Callable[[Classifier], Explainer]
@@ -52,7 +52,7 @@ class TrustSubject:
 
 @dataclass(frozen=True)
 class RoarTraining:
-    """What ROAR trains, how and on what; ``epochs`` of every training, for the record."""
+    """The training that ROAR repeats: network, training function and image sets; ``epochs`` for the record."""
 
     build: Callable[[], Classifier]
     learn: Learn
@@ -63,7 +63,7 @@ class RoarTraining:
 
 @dataclass(frozen=True)
 class _TestResult:
-    """What one test found of one explainer; of its ``curves``, paired differences to the control are taken."""
+    """Result of one test of one explainer; ``curves`` are compared with the control's, paired by image."""
 
     result: dict[str, Any]
     curves: Mapping[str, Curve]
@@ -72,15 +72,15 @@ class _TestResult:
 
 
 class TrustStudy:
-    """One classifier, some images, and what tests say of explanations of its predictions on them.
+    """Tests of explanations of a classifier's predictions on some images.
 
     Args:
         images: (N, 3, H, W) in [0, 1].
-        control: the explainer that every other one has to beat.
-        fewer: how many of the images a test uses, spread over all, for tests that take long; of a single explainer
-            only for the sanity check, whose figures are not paired with the control's.
+        control: the explainer with which all others are compared.
+        image_limits: for slow tests, the number of images, spread over all; by explainer only for the sanity check,
+            whose figures are not paired with the control's.
         steps: of insertion and of deletion.
-        boxes: what the test ``boxes`` takes; training: what ``roar`` takes.
+        boxes: images and boxes of the test ``boxes``; training: of the test ``roar``.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class TrustStudy:
         control: TrustSubject,
         *,
         seed: int = 0,
-        fewer: ImageLimits | None = None,
+        image_limits: ImageLimits | None = None,
         steps: int = STEPS,
         boxes: BoxedImages | None = None,
         training: RoarTraining | None = None,
@@ -100,8 +100,8 @@ class TrustStudy:
         self.images = images
         self.control = control
         self.seed = seed
-        self.fewer = dict(fewer or {})
-        assert all(isinstance(key, str) or key[0] == "sanity" for key in self.fewer), "curves are paired image by image"
+        self.image_limits = dict(image_limits or {})
+        assert all(isinstance(key, str) or key[0] == "sanity" for key in self.image_limits), "curves are paired"
         self.steps = steps
         self.boxes = boxes
         self.training = training
@@ -110,28 +110,28 @@ class TrustStudy:
         self._controls: dict[str, _TestResult] = {}
 
     def row(self, test: str, subject: TrustSubject) -> dict[str, Any]:
-        """What ``test`` finds of ``subject``, JSON; with curves, their differences to the control's, image by image."""
+        """Run ``test`` on ``subject``: a JSON row, with its curves' differences from the control's, paired by image."""
         start = time.monotonic()
-        found = self._control(test) if subject == self.control else self._run(test, subject)
+        tested = self._run_on_control(test) if subject == self.control else self._run(test, subject)
         row: dict[str, Any] = {
             "explainer": subject.name,
             "test": test,
-            "images": found.images,
-            "constant_maps": found.constant_maps,
+            "images": tested.images,
+            "constant_maps": tested.constant_maps,
             "seconds": round(time.monotonic() - start, 1),
-            "result": found.result,
+            "result": tested.result,
         }
-        if found.curves and subject != self.control:
-            theirs = self._control(test).curves
-            row["versus_control"] = {key: paired(ours, theirs[key]).to_dict() for key, ours in found.curves.items()}
+        if tested.curves and subject != self.control:
+            control = self._run_on_control(test).curves
+            row["versus_control"] = {key: paired(curve, control[key]).to_dict() for key, curve in tested.curves.items()}
         return row
 
     def count(self, test: str, name: str) -> int:
-        """How many images ``test`` uses for the explainer called ``name``."""
+        """The number of images that ``test`` uses for the explainer ``name``."""
         total = len(self.images)
-        return min(self.fewer.get((test, name), self.fewer.get(test, total)), total)
+        return min(self.image_limits.get((test, name), self.image_limits.get(test, total)), total)
 
-    def _control(self, test: str) -> _TestResult:
+    def _run_on_control(self, test: str) -> _TestResult:
         if test not in self._controls:
             self._controls[test] = self._run(test, self.control)
         return self._controls[test]
@@ -141,12 +141,12 @@ class TrustStudy:
         return predicted_classes(self.classifier, self.images)
 
     def _saliency(self, subject: TrustSubject, which: Tensor) -> Saliency:
-        """Maps of the images at ``which``; all images are explained at once, the first time."""
+        """Maps of the images at the indices ``which``; all images are explained on the first call."""
         if subject.name not in self._maps:
             explainer = subject.factory(self.classifier)
             self._maps[subject.name] = self._explain(explainer, self.images, self._labels)
-        found = self._maps[subject.name]
-        return Saliency(found.maps[which], signed=found.signed)
+        saliency = self._maps[subject.name]
+        return Saliency(saliency.maps[which], signed=saliency.signed)
 
     def _explain(self, explainer: Explainer, images: Tensor, labels: Tensor) -> Saliency:
         device = next(self.classifier.parameters()).device
@@ -176,8 +176,8 @@ class TrustStudy:
             assert test == "tiles", test
             result = {}
             for side in SIDES:
-                found = tile_degradation(model, images, maps, tile=side, seed=self.seed, progress=progress)
-                result[str(side)], curves[str(side)] = found.to_dict(), found.difference
+                tiles = tile_degradation(model, images, maps, tile=side, seed=self.seed, progress=progress)
+                result[str(side)], curves[str(side)] = tiles.to_dict(), tiles.difference
         return _TestResult(result, curves, len(which), int(is_constant(maps).sum()))
 
     def _boxes(self, subject: TrustSubject) -> _TestResult:
@@ -185,22 +185,24 @@ class TrustStudy:
         images = self.boxes.images
         explainer = subject.factory(self.classifier)
         maps = self._explain(explainer, images, predicted_classes(self.classifier, images)).importance
-        found = box_score(maps, self.boxes.boxes, seed=self.seed)
-        return _TestResult(found.to_dict(), {}, len(maps), int(is_constant(maps).sum()))
+        score = box_score(maps, self.boxes.boxes, seed=self.seed)
+        return _TestResult(score.to_dict(), {}, len(maps), int(is_constant(maps).sum()))
 
     def _roar(self, subject: TrustSubject) -> _TestResult:
         assert self.training is not None
-        given, explainer, maps = self.training, subject.factory(self.classifier), []
-        for images in (given.train, given.test):
+        training, explainer, maps = self.training, subject.factory(self.classifier), []
+        for images in (training.train, training.test):
             pixels = torch.from_numpy(np.array(images.images[:])).float() / 255
             maps.append(self._explain(explainer, pixels, predicted_classes(self.classifier, pixels)).importance)
-        # What nothing removed gives is the same for all: it stands in the control's row.
+        # The accuracy with no pixel removed is the same for all explainers: only the control's row has it.
         shares = (0.0, *SHARES) if subject == self.control else SHARES
-        found = roar(given.build, given.learn, given.train, given.test, *maps, shares=shares, seed=self.seed)
-        result = {**found.to_dict(), "epochs": given.epochs, "train_images": len(given.train)}
-        return _TestResult(result, {}, len(given.test), int(is_constant(maps[1]).sum()))
+        points = roar(
+            training.build, training.learn, training.train, training.test, *maps, shares=shares, seed=self.seed
+        )
+        result = {**points.to_dict(), "epochs": training.epochs, "train_images": len(training.train)}
+        return _TestResult(result, {}, len(training.test), int(is_constant(maps[1]).sum()))
 
 
 def spread_indices(total: int, count: int) -> Tensor:
-    """``count`` positions in ``total`` images, evenly: sets are sorted by class, so all classes are among them."""
+    """``count`` indices evenly spaced in ``total`` images: sets are sorted by class, so all classes are included."""
     return torch.linspace(0, total - 1, count, dtype=torch.float64).round().long()

@@ -95,10 +95,10 @@ def test_what_was_not_measured_is_left_out_and_said(scripts: dict[str, ModuleTyp
 
 def test_a_sweep_goes_through_the_recipe_and_g1_from_cross_entropy_alone(scripts: dict[str, ModuleType]) -> None:
     learned = [each for each in rows() if "error" not in each]
-    swept = scripts["ablations_pictures"].swept
-    found = [(at, each["recipe"], each["seed"]) for at, each in swept(learned, "steer_weight")]
+    sweep_along = scripts["ablations_pictures"].sweep_along
+    found = [(at, each["recipe"], each["seed"]) for at, each in sweep_along(learned, "steer_weight")]
     assert found == [(0.0, "ce_only", 0), (0.05, "full", 0), (0.2, "full", 0), (0.8, "full", 0)]
-    assert [at for at, _ in swept(learned, "cost_weight")] == [2.0, 8.0]
+    assert [at for at, _ in sweep_along(learned, "cost_weight")] == [2.0, 8.0]
 
 
 def test_pictures_are_drawn_of_what_there_is(scripts: dict[str, ModuleType], tmp_path: Path) -> None:

@@ -215,5 +215,5 @@ def test_a_stage_by_another_name(name: str, place: Any, refused: Callable[..., s
 def test_rows_of_trust(rows: Any, tmp_path: Path) -> None:
     file = tmp_path / "trust.json"
     file.write_text(json.dumps({"rows": rows}), encoding="utf-8")
-    with pytest.raises(ConfigError, match="holds no rows of this command"):
+    with pytest.raises(ConfigError, match="has no rows of this command"):
         _read_earlier_rows(file, {})

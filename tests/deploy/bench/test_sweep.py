@@ -27,7 +27,7 @@ def bench(fake, clock):
         trials = []
 
         def counted(trial):
-            trials.append((trial.name, trial.runtime, trial.threads, trial.batch))
+            trials.append((trial.model.name, trial.runtime, trial.threads, trial.batch))
             return probe(trial)
 
         def opener(path, runtime, threads):
@@ -64,7 +64,7 @@ def test_rows_say_how_fast_and_against_what(bench):
 
 def test_what_cannot_run_is_listed_and_the_rest_runs(bench):
     def probe(trial):
-        return TrialResult("out of memory") if trial.batch == 8 and trial.name == "slim" else TrialResult(None, 1)
+        return TrialResult("out of memory") if trial.batch == 8 and trial.model.name == "slim" else TrialResult(None, 1)
 
     subjects = [_subject("original", ".onnx"), _subject("slim", ".onnx"), _subject("dynamic", ".onnx")]
     costs = {(one.name, "onnxruntime-cpu"): 1.0 for one in subjects}

@@ -70,9 +70,9 @@ def test_a_class_by_name_or_index_is_the_one_explained(
     ("options", "words"),
     [
         (["--class", "12"], "--class 12: there is no class 12; give a name (0, 1, 2, 3, 4, 5, 6, 7, 8, 9) or an index"),
-        (["--class", "dog"], "--class 'dog' is no class; give a name (0, 1"),
+        (["--class", "dog"], "--class 'dog' is not a class; give a name (0, 1"),
         (["--with", "gradients"], "unknown explainer 'gradients'; did you mean 'gradient'? (choose from: rbf, "),
-        (["--with", "rbf,,gradient"], "names no explainer in one place"),
+        (["--with", "rbf,,gradient"], "has an empty name"),
     ],
 )
 def test_bad_options_are_one_sentence(
@@ -143,7 +143,7 @@ def test_pictures_never_overwrite_each_other(tmp_path: Path) -> None:
 
 
 def test_words_for_every_case() -> None:
-    assert drift_text(ExplainerDrift("rbf", None, None, None, None)) == ["neither map says anything"]
+    assert drift_text(ExplainerDrift("rbf", None, None, None, None)) == ["both maps are constant"]
     assert drift_text(ExplainerDrift("rbf", None, 0.0, None, True))[-1] == "the explanation is lost"
     assert drift_text(ExplainerDrift("rbf", 1.26, 0.5, 0.25, False))[0] == "centre moved 1.3 px"
     assert top_classes(np.array([0.2, 0.7, 0.1]), ["a", "b", "c"], 2) == "b 0.70, a 0.20"

@@ -61,7 +61,7 @@ def test_an_undefined_figure_is_a_dash() -> None:
 
 def test_verdicts_and_constant_maps_are_named(rows: list[dict[str, Any]]) -> None:
     assert trust_notes(rows) == [
-        "ours, tiles: 3 of 8 maps are constant, their pixels went in a random order",
+        "ours, tiles: 3 of 8 maps are constant, their pixels were taken in random order",
         "ours: sanity failed: 8 of 8 maps are constant",
     ]
 

@@ -102,9 +102,9 @@ def test_roar_by_the_runs_own_recipe(session: Session, tmp_path: Path, monkeypat
             "unknown explainer 'gradiant'; did you mean 'gradient'? (choose from: centre, constant",
         ),
         (["--tests", "sanety"], "unknown test 'sanety'; did you mean 'sanity'? (choose from: sanity, perturbation"),
-        (["--tests", "boxes"], "the test 'boxes' and a table of boxes belong together"),
-        (["--images", "100000"], "100000 images were asked for; the val set has"),
-        (["--images", "0"], "0 images were asked for"),
+        (["--tests", "boxes"], "the test 'boxes' and a table of boxes need each other"),
+        (["--images", "100000"], "--images 100000: the val set has"),
+        (["--images", "0"], "--images 0: the val set has"),
         (["--split", "train"], "the split is 'train': choose val or test"),
         (["--with", "edges=x"], "explainer 'edges' learns nothing and takes no weights"),
     ],
@@ -171,11 +171,11 @@ def test_steps_fewer_images_and_explainers_of_other_runs(session: Session, tmp_p
     out, tests = tmp_path / "t.json", ("insertion_deletion", "sanity")
     _, own = find_trust_subjects(session, ["rbf"])
     other = TrustSubject("elsewhere", own.factory, own.learned)
-    fewer: ImageLimits = {"sanity": 4, ("sanity", "elsewhere"): 2}
+    limits: ImageLimits = {"sanity": 4, ("sanity", "elsewhere"): 2}
 
     def measured(steps: int) -> dict[tuple[str, str], Any]:
         found = measure_trust(
-            session, out, names=["edges"], others=[other], tests=tests, count=5, fewer=fewer, steps=steps
+            session, out, names=["edges"], others=[other], tests=tests, count=5, image_limits=limits, steps=steps
         )
         return {(row["explainer"], row["test"]): row for row in found["rows"]}
 
@@ -187,7 +187,7 @@ def test_steps_fewer_images_and_explainers_of_other_runs(session: Session, tmp_p
     assert len(again["edges", "insertion_deletion"]["result"]["deletion"]["values"]) == 5
     assert again["edges", "sanity"] == json.loads(json.dumps(rows["edges", "sanity"]))  # as the file has it
     with pytest.raises(AssertionError, match="paired"):
-        TrustStudy(session.classifier(), session.some_images(2), own, fewer={("tiles", "edges"): 1})
+        TrustStudy(session.classifier(), session.some_images(2), own, image_limits={("tiles", "edges"): 1})
 
 
 def test_a_map_that_is_not_finite_is_refused(session: Session) -> None:

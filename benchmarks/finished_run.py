@@ -1,4 +1,4 @@
-"""Everything that a run of seconds leaves, and every command that reads it."""
+"""A finished short run with all its files, and the commands that read them."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from slimsight.export.costs.times import cached_times
 DYNAMIC = ("dynamic.enabled=true", "dynamic.epochs=2", "dynamic.finetune_epochs=1", "dynamic.verify_images=10")
 
 
-def said_by(*arguments: object) -> tuple[int, str]:
-    """Exit code of a command, and what it said."""
+def run_command(*arguments: object) -> tuple[int, str]:
+    """Run a command in this process: its exit code, and its output."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
         try:
@@ -41,8 +41,8 @@ def said_by(*arguments: object) -> tuple[int, str]:
     return code, out.getvalue()
 
 
-class Notes(Silent):
-    """Keeps what is noted."""
+class NoteCollector(Silent):
+    """Collects notes."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -51,8 +51,8 @@ class Notes(Silent):
         self.notes.append(text)
 
 
-class Place:
-    """A finished run, what commands made of it, and the caches, in one folder."""
+class FinishedRun:
+    """A finished run, the output of commands on it, and its caches, in one folder."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.run, self.cache, self.saved = root, root / "run", root / "cache", root / "saved"
@@ -62,7 +62,7 @@ class Place:
     def make(self) -> None:
         """Everything that there is to be damaged."""
         self.done(self.start())
-        self.done(said_by("export", self.run, "--to", "onnx,pt2,tensorrt-rtx"))
+        self.done(run_command("export", self.run, "--to", "onnx,pt2,tensorrt-rtx"))
         self.done(self.trust())
         (self.root / "budget.yaml").write_text("macs: 90%\n")
         pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
@@ -77,10 +77,10 @@ class Place:
 
     def start(self) -> tuple[int, str]:
         words = [word for setting in DYNAMIC for word in ("--set", setting)]
-        return said_by("run", write_recipe(self.root), "--out", self.run, *words)
+        return run_command("run", write_recipe(self.root), "--out", self.run, *words)
 
     def trust(self) -> tuple[int, str]:
-        return said_by("trust", self.run, "--with", "gradient", "--images", 8, "--tests", "perturbation")
+        return run_command("trust", self.run, "--with", "gradient", "--images", 8, "--tests", "perturbation")
 
     def original(self) -> Any:
         config = load_recipe(self.run / "recipe.yaml").model.model_copy(update={"weights": None})
@@ -88,7 +88,7 @@ class Place:
 
     def times(self) -> tuple[int, str]:
         """What a run with a latency budget reads first."""
-        notes = Notes()
+        notes = NoteCollector()
         layer = TimedLayer((3, 3), (1, 1), (1, 1, 1, 1), (1, 1), (8, 8), 1, 8, 8)
         cached_times([layer], self.layer_times, threads=1, batch=1, progress=notes)
         return 0, "\n".join(notes.notes)
@@ -102,7 +102,7 @@ class Place:
 
     def images(self) -> tuple[int, str]:
         """What every run reads first."""
-        notes, config = Notes(), load_recipe(self.run / "recipe.yaml")
+        notes, config = NoteCollector(), load_recipe(self.run / "recipe.yaml")
         open_splits(config.data, cache_dir=self.cache, seed=config.seed, progress=notes).test()
         return 0, "\n".join(notes.notes)
 
@@ -116,15 +116,15 @@ class Place:
             return "api.load", self.load
         if name.startswith("run/trust/"):
             return "trust", self.trust
-        return "status", lambda: said_by("status", self.run)
+        return "status", lambda: run_command("status", self.run)
 
     def others(self) -> dict[str, Callable[[], tuple[int, str]]]:
         """The other commands that read a run; each is shown one damaged file of every kind of record."""
         return {
-            "check": lambda: said_by("check", self.run, "--budget", self.root / "budget.yaml"),
-            "bench": lambda: said_by("bench", self.run),
-            "export": lambda: said_by("export", self.run, "--to", "onnx"),
-            "explain": lambda: said_by("explain", self.run, self.root / "image.png"),
-            "report": lambda: said_by("report", self.run),
+            "check": lambda: run_command("check", self.run, "--budget", self.root / "budget.yaml"),
+            "bench": lambda: run_command("bench", self.run),
+            "export": lambda: run_command("export", self.run, "--to", "onnx"),
+            "explain": lambda: run_command("explain", self.run, self.root / "image.png"),
+            "report": lambda: run_command("report", self.run),
             "trust": self.trust,
         }
