@@ -22,11 +22,11 @@ _CHECKED = ("macs", "params", "size")
 
 
 class Slimsight:
-    """What the fixture gives: the functions of ``slimsight.testing``, whose figures also go into JUnit files."""
+    """The value of the fixture: the functions of ``slimsight.testing``, whose figures also go into JUnit files."""
 
     def __init__(self, item: pytest.Item) -> None:
         self._item = item
-        self.held = False
+        self.checked = False
         """Whether ``check`` was called."""
 
     def assert_macs(self, model: nn.Module, x: Images, max: str | float, **options: Any) -> int:
@@ -65,7 +65,7 @@ class Slimsight:
         testing.assert_budget(target, budget, **options)
 
     def check(self, model: nn.Module, x: Images, *, against: nn.Module | None = None) -> None:
-        """Hold ``model`` to every limit of the marker ``slimsight``: of the test, its class, its file, in this order.
+        """Assert every limit of the marker ``slimsight`` on ``model``: of the test, its class, its file, in this order.
 
         Args:
             x: images, or their shape, as for ``assert_macs``.
@@ -76,7 +76,7 @@ class Slimsight:
             pytest.UsageError: there is no marker, or it has a key that is no limit.
         """
         __tracebackhide__ = True
-        self.held = True
+        self.checked = True
         limits = _limits(self._item)
         if "macs" in limits:
             self.assert_macs(model, x, limits["macs"], **_reference(limits["macs"], against))
@@ -87,9 +87,9 @@ class Slimsight:
 
     def _record(self, name: str, measure: Callable[[], float]) -> float:
         __tracebackhide__ = True
-        found = measure()
-        self._item.user_properties.append((f"slimsight.{name}", found))
-        return found
+        value = measure()
+        self._item.user_properties.append((f"slimsight.{name}", value))
+        return value
 
 
 @pytest.fixture
@@ -107,13 +107,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-    """A limit that nothing is held to would pass in silence."""
+    """Fail a test that has limits and checks no model: it would pass unnoticed."""
     result = yield
     if pyfuncitem.get_closest_marker(_MARKER) is not None:
         fixture = pyfuncitem.funcargs.get("slimsight")
-        if not (isinstance(fixture, Slimsight) and fixture.held):
+        if not (isinstance(fixture, Slimsight) and fixture.checked):
             pytest.fail(
-                f"the marker {_MARKER} names limits, and the test held no model to them: "
+                f"the marker {_MARKER} names limits, and the test checks no model against them: "
                 "take the fixture slimsight and call slimsight.check(model, x)",
                 pytrace=False,
             )
@@ -121,9 +121,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
 
 
 def _limits(item: pytest.Item) -> dict[str, Any]:
-    """Of all markers around the test; the closest wins, key by key."""
+    """Limits of all markers around the test; for each key the closest wins."""
     __tracebackhide__ = True
-    found: dict[str, Any] = {}
+    limits: dict[str, Any] = {}
     for marker in item.iter_markers(_MARKER):
         if unknown := [key for key in marker.kwargs if key not in _CHECKED]:
             raise pytest.UsageError(
@@ -131,12 +131,12 @@ def _limits(item: pytest.Item) -> dict[str, Any]:
             )
         if marker.args or not marker.kwargs:
             raise pytest.UsageError(f"the marker {_MARKER} needs names: @pytest.mark.{_MARKER}(macs='60M')")
-        found = {**marker.kwargs, **found}
-    if not found:
+        limits = {**marker.kwargs, **limits}
+    if not limits:
         raise pytest.UsageError(
-            f"slimsight.check(model, x) found no limits: mark the test, e.g. @pytest.mark.{_MARKER}(macs='60M')"
+            f"slimsight.check(model, x) has no limits: mark the test, e.g. @pytest.mark.{_MARKER}(macs='60M')"
         )
-    return found
+    return limits
 
 
 def _reference(limit: object, against: nn.Module | None) -> dict[str, Any]:

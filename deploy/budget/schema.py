@@ -278,7 +278,7 @@ def load_budget(path: Path) -> Budget:
             f"{path} is not a budget file: it holds {shown_value(content)}, not lines such as 'macs: 50%'"
         )
     problems = Problems()
-    problems.at(found.lines)
+    problems.set_lines(found.lines)
     for place, twice in found.repeated:
         problems.add(twice, place)
     _refuse_truth(content.get("measure"), problems)

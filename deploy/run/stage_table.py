@@ -21,7 +21,8 @@ def stage_needs(recipe: Recipe) -> dict[str, tuple[str, ...]]:
         needs["targets"] = ("selector",)
         scored = "targets"
     needs |= {"gates": (scored,), "surgery": ("gates",), "finetune": ("surgery",), "export": ("finetune",)}
-    timed, judged = ("export",), ("finetune",)
+    timed: tuple[str, ...] = ("export",)
+    judged: tuple[str, ...] = ("finetune",)
     if recipe.dynamic.enabled:
         needs |= {"dynamic": ("classifier",), "dynamic_export": ("dynamic",)}
         timed, judged = (*timed, "dynamic_export"), (*judged, "dynamic")

@@ -158,12 +158,12 @@ def test_a_limit_that_nothing_is_held_to_fails(pytester: pytest.Pytester) -> Non
     """
     found = run(pytester, test)
     found.assert_outcomes(failed=5)
-    unheld = "the marker slimsight names limits, and the test held no model to them: take the fixture*"
+    unheld = "the marker slimsight names limits, and the test checks no model against them: take the fixture*"
     found.stdout.fnmatch_lines(
         [
             unheld,
             unheld,
-            "E*: slimsight.check(model, x) found no limits: mark the test, e.g. @pytest.mark.slimsight(macs='60M')",
+            "E*: slimsight.check(model, x) has no limits: mark the test, e.g. @pytest.mark.slimsight(macs='60M')",
             "E*: the marker slimsight has flops: give macs, params, size, or call assert_latency",
             "E*: the marker slimsight needs names: @pytest.mark.slimsight(macs='60M')",
         ]
