@@ -56,7 +56,10 @@ class Damaged(RunError):
 
     def __init__(self, path: Path, how: str, remedy: str = "") -> None:
         super().__init__(f"{path} {how}" + (f"; {remedy}" if remedy else ""))
-        self.path, self.how = path, how
+        self.path, self.how, self._remedy = path, how, remedy
+
+    def __reduce__(self) -> tuple[type[Damaged], tuple[Path, str, str]]:
+        return Damaged, (self.path, self.how, self._remedy)  # an exception pickles its message alone
 
     def remedied(self, remedy: str) -> Damaged:
         """The same error with ``remedy``."""

@@ -1,4 +1,4 @@
-"""Where decoded images live."""
+"""What this host grants a process: cores, memory, disk space, and the folder that caches decoded images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def default_cache() -> Path:
-    """Where decoded images live, shared by all runs: ``$SLIMSIGHT_CACHE``, else the user's cache folder."""
+    """Folder of decoded images, shared by all runs: ``$SLIMSIGHT_CACHE``, else the user's cache folder."""
     if place := os.environ.get("SLIMSIGHT_CACHE"):
         return Path(place)
     base = os.environ.get("XDG_CACHE_HOME")
@@ -31,17 +31,17 @@ class Cores:
 
 
 def usable_cores(root: Path = Path("/")) -> Cores:
-    """How many threads can compute at the same time here. ``root``: of the file system."""
-    every = os.cpu_count() or 1
-    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else every
-    quota = _quota(root)
-    if quota is not None and quota < bound:
-        return Cores(max(1, int(quota)), every, f"a cgroup (a container's --cpus) gives {quota:g} of them")
-    return Cores(bound, every, "the process is bound to these (taskset)" if bound < every else "")
+    """Cores that this process may use at the same time. ``root``: of the file system."""
+    total = os.cpu_count() or 1
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else total
+    quota = _cpu_quota(root)
+    if quota is not None and quota < affinity:
+        return Cores(max(1, int(quota)), total, f"a cgroup (a container's --cpus) gives {quota:g} of them")
+    return Cores(affinity, total, "the process is bound to these (taskset)" if affinity < total else "")
 
 
 def usable_memory(root: Path = Path("/")) -> int | None:
-    """Bytes that this process may still take; None where the system does not tell."""
+    """Bytes that this process may still allocate; None where the system does not report it."""
     free = _meminfo(root, "MemAvailable")
     left = [limit - used for limit, used in _memory_limits(root)]
     known = [value for value in [free, *left] if value is not None]
@@ -49,33 +49,33 @@ def usable_memory(root: Path = Path("/")) -> int | None:
 
 
 def free_disk(place: Path) -> int:
-    """Bytes free where ``place`` is or would be made."""
-    return shutil.disk_usage(existing(place)).free
+    """Bytes free on the disk of ``place``, which need not exist yet."""
+    return shutil.disk_usage(nearest_folder(place)).free
 
 
-def existing(place: Path) -> Path:
+def nearest_folder(place: Path) -> Path:
     """``place``, or the nearest folder above it that exists."""
     place = place.absolute()
     return next(folder for folder in (place, *place.parents) if folder.is_dir())
 
 
-def _quota(root: Path) -> float | None:
+def _cpu_quota(root: Path) -> float | None:
     """Cores that the tightest cgroup above this process grants; None: no limit."""
-    found = []
+    quotas = []
     for folder in _cgroups(root, "cpu"):
-        words = _words(folder / "cpu.max")  # v2: "200000 100000" or "max 100000"
+        words = _read_words(folder / "cpu.max")  # v2: "200000 100000" or "max 100000"
         if not words:
-            words = _words(folder / "cpu.cfs_quota_us") + _words(folder / "cpu.cfs_period_us")
+            words = _read_words(folder / "cpu.cfs_quota_us") + _read_words(folder / "cpu.cfs_period_us")
         if len(words) == 2 and words[0].isdecimal() and words[1].isdecimal() and int(words[1]):
-            found.append(int(words[0]) / int(words[1]))
-    return min(found, default=None)
+            quotas.append(int(words[0]) / int(words[1]))
+    return min(quotas, default=None)
 
 
 def _memory_limits(root: Path) -> Iterator[tuple[int, int]]:
     """(limit, used) in bytes of every cgroup above this process that has a limit."""
     for folder in _cgroups(root, "memory"):
         for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
-            numbers = [*_words(folder / limit), *_words(folder / used)]
+            numbers = [*_read_words(folder / limit), *_read_words(folder / used)]
             if len(numbers) == 2 and all(map(str.isdecimal, numbers)) and int(numbers[0]) < _UNLIMITED:
                 yield int(numbers[0]), int(numbers[1])
 
@@ -83,7 +83,7 @@ def _memory_limits(root: Path) -> Iterator[tuple[int, int]]:
 def _cgroups(root: Path, controller: str) -> Iterator[Path]:
     """The folders of this process's cgroup and of those above it, v2 and v1."""
     mounted = root / "sys/fs/cgroup"
-    for line in _lines(root / "proc/self/cgroup"):
+    for line in _read_lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
             continue
@@ -93,18 +93,18 @@ def _cgroups(root: Path, controller: str) -> Iterator[Path]:
 
 
 def _meminfo(root: Path, key: str) -> int | None:
-    for line in _lines(root / "proc/meminfo"):
+    for line in _read_lines(root / "proc/meminfo"):
         name, _, value = line.partition(":")
         if name == key:
             return int(value.split()[0]) * 1024
     return None
 
 
-def _words(path: Path) -> list[str]:
-    return [word for line in _lines(path) for word in line.split()]
+def _read_words(path: Path) -> list[str]:
+    return [word for line in _read_lines(path) for word in line.split()]
 
 
-def _lines(path: Path) -> list[str]:
+def _read_lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").splitlines()
     except OSError:  # another system, or a container that hides it

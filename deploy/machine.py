@@ -1,4 +1,4 @@
-"""What figures were measured on: versions, processor, device, and what the machine was busy with."""
+"""The machine that figures were measured on: package versions, processor, device, load and clocks."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _CPUS = Path("/sys/devices/system/cpu")
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computed the figures; packages that are absent are left out."""
-    found = {"python": platform.python_version()}
+    """Versions of Python and of the packages that compute figures; absent packages are left out."""
+    versions_by_name = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            versions_by_name[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions_by_name
 
 
 def device_name() -> str:
@@ -50,7 +50,7 @@ def device_name() -> str:
 
 
 def describe_machine() -> dict[str, Any]:
-    """What does not change while something is measured: processor, cores, system, device, settings of threads."""
+    """Constant facts of a measurement: processor, cores, operating system, device, thread settings."""
     settings = {name: os.environ[name] for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY") if name in os.environ}
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
@@ -65,24 +65,24 @@ def describe_machine() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's model where the system tells it, else its architecture."""
-    named = _lines("/proc/cpuinfo", "model name")
-    return named[0] if named else platform.processor() or platform.machine()
+    """The processor's model where the system reports it, else its architecture."""
+    models = _values_of_key("/proc/cpuinfo", "model name")
+    return models[0] if models else platform.processor() or platform.machine()
 
 
 def machine_state() -> dict[str, Any]:
-    """What may change: load averages, clocks and governors of the cores, CPU ticks by use, and the GPU's clocks.
+    """Varying state of a measurement: load averages, clocks and governors of the cores, CPU ticks, the GPU's clocks.
 
-    ``ticks_stolen`` of ``ticks``: what another guest of the same host took; null where the system does not tell.
+    ``ticks_stolen`` of ``ticks``: taken by other guests of the host; null where the system does not report it.
     """
     ticks = _cpu_ticks()
     return {
         "load_average": list(os.getloadavg()),
-        "cpu_mhz": [float(value) for value in _lines("/proc/cpuinfo", "cpu MHz")],
-        "governors": sorted({_text(path) for path in _CPUS.glob("cpu[0-9]*/cpufreq/scaling_governor")}),
+        "cpu_mhz": [float(value) for value in _values_of_key("/proc/cpuinfo", "cpu MHz")],
+        "governors": sorted({_read_text(path) for path in _CPUS.glob("cpu[0-9]*/cpufreq/scaling_governor")}),
         "ticks": None if ticks is None else sum(ticks),
         "ticks_stolen": None if ticks is None or len(ticks) < 8 else ticks[7],
-        "gpu": _gpu(),
+        "gpu": _gpu_state(),
     }
 
 
@@ -93,33 +93,33 @@ def steal_share(before: dict[str, Any], after: dict[str, Any]) -> float | None:
     return float((after["ticks_stolen"] - before["ticks_stolen"]) / (after["ticks"] - before["ticks"]))
 
 
-def _lines(file: str, key: str) -> list[str]:
-    """The values of ``key : value`` lines."""
+def _values_of_key(file: str, key: str) -> list[str]:
+    """The values of the lines ``key : value`` in ``file``."""
     path = Path(file)
     if not path.is_file():
         return []
-    found = (line.partition(":") for line in _text(path).splitlines())
-    return [value.strip() for name, _, value in found if name.strip() == key]
+    pairs = (line.partition(":") for line in _read_text(path).splitlines())
+    return [value.strip() for name, _, value in pairs if name.strip() == key]
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     return path.read_text(encoding="utf-8").strip()
 
 
 def _cpu_ticks() -> list[int] | None:
     """user, nice, system, idle, iowait, irq, softirq, steal of all cores (proc(5))."""
     path = Path("/proc/stat")
-    return [int(word) for word in _text(path).splitlines()[0].split()[1:9]] if path.is_file() else None
+    return [int(word) for word in _read_text(path).splitlines()[0].split()[1:9]] if path.is_file() else None
 
 
-def _gpu() -> dict[str, str] | None:
-    """What the driver's own tool says of the first GPU; None where there is none, or no such tool."""
+def _gpu_state() -> dict[str, str] | None:
+    """nvidia-smi's figures of the first GPU; None without a GPU or without nvidia-smi."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return None
     query = [tool, f"--query-gpu={','.join(_GPU_FIELDS)}", "--format=csv,noheader"]
-    found = subprocess.run(query, capture_output=True, text=True, check=False, timeout=30)
-    if found.returncode != 0 or not found.stdout.strip():
+    done = subprocess.run(query, capture_output=True, text=True, check=False, timeout=30)
+    if done.returncode != 0 or not done.stdout.strip():
         return None
-    values = [value.strip() for value in found.stdout.splitlines()[0].split(",")]
+    values = [value.strip() for value in done.stdout.splitlines()[0].split(",")]
     return dict(zip(_GPU_FIELDS, values, strict=False))

@@ -22,7 +22,7 @@ _CHECKED = ("macs", "params", "size")
 
 
 class Slimsight:
-    """What the fixture gives: the functions of ``slimsight.testing``, whose figures also go into JUnit files."""
+    """The value of the fixture: the functions of ``slimsight.testing``, whose figures also go into JUnit files."""
 
     def __init__(self, item: pytest.Item) -> None:
         self._item = item
@@ -134,7 +134,7 @@ def _limits(item: pytest.Item) -> dict[str, Any]:
         limits = {**marker.kwargs, **limits}
     if not limits:
         raise pytest.UsageError(
-            f"slimsight.check(model, x) found no limits: mark the test, e.g. @pytest.mark.{_MARKER}(macs='60M')"
+            f"slimsight.check(model, x) has no limits: mark the test, e.g. @pytest.mark.{_MARKER}(macs='60M')"
         )
     return limits
 

@@ -54,6 +54,16 @@ def version() -> str:
     return version("slimsight")
 
 
+def test_an_editable_install_offers_slimsight_alone(tmp_path: Path) -> None:
+    """By a path, not by an import hook: pytest would warn of its module in every project of the environment."""
+    (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["editable"])
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if ".dist-info/" not in name)
+        assert name.endswith(".pth")
+        (folder,) = archive.read(name).decode().split()
+    assert [path.resolve() for path in Path(folder).iterdir()] == [ROOT / "slimsight"]
+
+
 def test_links_written_as_text_files_are_one_sentence(tmp_path: Path) -> None:
     """Git on Windows writes them so where it may not make links."""
     shutil.copytree(ROOT / "slimsight", tmp_path / "slimsight", ignore=lambda *_: {"compress", "export", "deploy"})

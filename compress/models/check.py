@@ -17,17 +17,23 @@ from .user_code import UserCode, calling_line
 _ATTENTION = ("bmm", "baddbmm", "_native_multi_head_attention", "scaled_dot_product")
 
 
+class ClassCountError(ModelError):
+    """The model returns another number of logits than the data has classes."""
+
+
 def check_classifier(model: nn.Module, side: int, classes: int) -> None:
     """Check that ``model`` maps images (2, 3, side, side) to logits (2, classes) in eval mode.
 
     Raises:
-        ModelError: it does not; the message says what it returns.
+        ModelError: it does not; the message says what it returns (ClassCountError for the number of logits).
     """
     tensors = [*model.parameters(), *model.buffers()]
     images = torch.full((2, 3, side, side), 0.5, device=tensors[0].device if tensors else None)
     logits = check_logits(model, images)
     if logits != classes:
-        raise ModelError(f"the model returns {logits} logits for {classes} classes of the data; both must be equal")
+        raise ClassCountError(
+            f"the model returns {logits} logits for {classes} classes of the data; both must be equal"
+        )
 
 
 def check_logits(model: nn.Module, images: Tensor) -> int:

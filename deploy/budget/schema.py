@@ -277,7 +277,7 @@ def load_budget(path: Path) -> Budget:
             f"{path} is not a budget file: it holds {shown_value(content)}, not lines such as 'macs: 50%'"
         )
     problems = Problems()
-    problems.at(document.lines)
+    problems.set_lines(document.lines)
     for place, twice in document.repeated:
         problems.add(twice, place)
     _refuse_booleans(content.get("measure"), problems)

@@ -1,4 +1,4 @@
-"""The commands of ``slimsight``, one module each; what is heavy (torch) is imported inside the function."""
+"""The commands of ``slimsight``; heavy packages (torch) are imported inside their functions."""
 
 from .bench import bench
 from .check import check

@@ -1,4 +1,4 @@
-"""``slimsight bench``: the latency lab."""
+"""``slimsight bench``: models timed against each other, in every runtime."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def bench(
     from ..bench import BenchSettings, run_bench
 
     settings = BenchSettings(
-        batches=_numbers("batch", batch),
-        threads=_numbers("threads", threads),
+        batches=_read_counts("batch", batch),
+        threads=_read_counts("threads", threads),
         rounds=rounds,
         sessions=sessions,
         seconds=seconds,
@@ -61,7 +61,7 @@ def bench(
         seed=seed,
     )
     terminal: Terminal = context.obj
-    found = run_bench(
+    result = run_bench(
         models,
         runtimes=runtime or (),
         settings=settings,
@@ -70,51 +70,51 @@ def bench(
         allow_code=allow_code,
         progress=terminal.progress,
     )
-    _print_result(found)  # first: a place that cannot be written must not lose what was measured
+    _print_result(result)  # before the files: an unwritable path must not lose the measurement
     if json is not None:
-        write_json(json, found.to_dict())
+        write_json(json, result.to_dict())
     if plot is not None:
         from ..bench.plot import draw_bench
 
-        draw_bench(found, plot)
+        draw_bench(result, plot)
 
 
-def _numbers(name: str, text: str) -> tuple[int, ...]:
+def _read_counts(name: str, text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise ConfigError(f"--{name} is '{text}': give whole numbers of 1 or more, e.g. --{name} 1,8")
     return tuple(dict.fromkeys(map(int, parts)))
 
 
-def _print_result(found: BenchResult) -> None:
+def _print_result(result: BenchResult) -> None:
     out = console()
-    columns = [_cells(row) for row in found.rows]
-    shown = [name for name in columns[0] if any(cells[name] for cells in columns)]  # no column that nobody fills
-    table = Table(*shown, box=None, pad_edge=False)
-    for cells in columns:
-        table.add_row(*(cells[name] for name in shown))
+    rows = [_row_texts(row) for row in result.rows]
+    columns = [name for name in rows[0] if any(texts[name] for texts in rows)]  # no empty column
+    table = Table(*columns, box=None, pad_edge=False)
+    for texts in rows:
+        table.add_row(*(texts[name] for name in columns))
     out.print(table)
-    if found.skipped:
+    if result.skipped:
         out.print("\nnot run")
         missing = Table("model", "runtime", "where", "why", box=None, pad_edge=False)
-        for item in found.skipped:
+        for item in result.skipped:
             where = "" if item.batch is None else f"batch {item.batch}, threads {item.threads}"
             missing.add_row(item.model, item.runtime, where, item.reason)
         out.print(missing)
-    out.print(f"\nspeed-up: times as fast as {found.baseline}, with its 95 % interval over sessions", soft_wrap=True)
-    for row in found.rows:
+    out.print(f"\nspeed-up: times as fast as {result.baseline}, with its 95 % interval over sessions", soft_wrap=True)
+    for row in result.rows:
         if row.baseline.runtime != row.runtime:
             base = f"{row.baseline.model} in {row.baseline.runtime}"
             out.print(f"* {row.model} in {row.runtime}, {row.point}: times as fast as {base}", soft_wrap=True)
-    out.print(f"images: {found.images['count']}, {found.images['source']}; {_machine(found)}", soft_wrap=True)
-    for row in found.rows:
+    out.print(f"images: {result.images['count']}, {result.images['source']}; {_machine_text(result)}", soft_wrap=True)
+    for row in result.rows:
         for reason in row.noise:
             out.print(f"noisy: {row.model} in {row.runtime}, {row.point}: {reason}", soft_wrap=True)
-    out.print(f"verdict: {found.verdict}")
+    out.print(f"verdict: {result.verdict}")
 
 
-def _cells(row: BenchRow) -> dict[str, str]:
-    """A row by its columns; empty where there is nothing to say."""
+def _row_texts(row: BenchRow) -> dict[str, str]:
+    """A row's texts by column; empty where there is no value."""
     from ..report.units import as_bytes, as_macs, as_ms, as_percent
 
     memory = [as_bytes(size) for size in (row.host_memory_bytes, row.device_memory_bytes) if size is not None]
@@ -141,8 +141,8 @@ def _cells(row: BenchRow) -> dict[str, str]:
     }
 
 
-def _machine(found: BenchResult) -> str:
-    machine = found.machine
+def _machine_text(result: BenchResult) -> str:
+    machine = result.machine
     load = " to ".join(f"{machine[when]['load_average'][0]:.1f}" for when in ("before", "after"))
     taken = "" if machine["stolen"] is None else f", {100 * machine['stolen']:.1f} % of the time stolen by other guests"
     return f"{machine['processor']}, {machine['usable_cores']} cores, load {load}{taken}"

@@ -1,4 +1,4 @@
-"""``slimsight check``: a model against a budget file."""
+"""``slimsight check``: a model's figures against the limits of a budget file."""
 
 from __future__ import annotations
 
@@ -35,34 +35,34 @@ def check(
     junit: Annotated[Path | None, typer.Option(help="write JUnit XML to this file")] = None,
     summary: Annotated[Path | None, typer.Option(help="append Markdown to this file ($GITHUB_STEP_SUMMARY)")] = None,
 ) -> None:
-    """Hold a model against a budget file: exit 0 within it, 1 if a check fails, 2 if something cannot be read."""
+    """Compare a model with a budget file: exit 0 within it, 1 if a check fails, 2 if something cannot be read."""
     from ..check import CheckRequest, run_check
 
     terminal: Terminal = context.obj
-    image = None if input_ is None else _shape(input_)
-    found = run_check(CheckRequest(target, budget, against, image, classes), terminal.progress)
-    _show(found, json)
-    _write(found, json, junit, summary)
-    if not found.verdict.passed:
-        names = ", ".join(item.check.name for item in found.verdict.failed[:3])
-        more = ", ..." if len(found.verdict.failed) > 3 else ""
-        where = f"; report: {found.report}" if found.report else ""
-        raise BudgetExceeded(f"{found.verdict.summary()}: {names}{more}{where}")
+    image = None if input_ is None else _read_shape(input_)
+    result = run_check(CheckRequest(target, budget, against, image, classes), terminal.progress)
+    _print(result, json)
+    _write(result, json, junit, summary)
+    if not result.verdict.passed:
+        names = ", ".join(item.check.name for item in result.verdict.failed[:3])
+        more = ", ..." if len(result.verdict.failed) > 3 else ""
+        where = f"; report: {result.report}" if result.report else ""
+        raise BudgetExceeded(f"{result.verdict.summary()}: {names}{more}{where}")
     if json != _STDOUT:
-        console().print(f"\n{found.verdict.summary()}")
+        console().print(f"\n{result.verdict.summary()}")
 
 
-def _show(found: CheckResult, json: Path | None) -> None:
+def _print(result: CheckResult, json: Path | None) -> None:
     from ..check.outputs import print_result, to_annotations
 
     if json != _STDOUT:
-        print_result(found, console())
+        print_result(result, console())
     if os.environ.get("GITHUB_ACTIONS") == "true":
-        for line in to_annotations(found):
+        for line in to_annotations(result):
             typer.echo(line, err=json == _STDOUT)  # GitHub reads both streams
 
 
-def _write(found: CheckResult, json: Path | None, junit: Path | None, summary: Path | None) -> None:
+def _write(result: CheckResult, json: Path | None, junit: Path | None, summary: Path | None) -> None:
     from slimsight.compress.files.atomic import write_json, write_text
 
     from ..check.outputs import to_junit, to_markdown
@@ -70,18 +70,18 @@ def _write(found: CheckResult, json: Path | None, junit: Path | None, summary: P
     if json == _STDOUT:
         from json import dumps
 
-        typer.echo(dumps(found.to_dict(), indent=2, allow_nan=False))
+        typer.echo(dumps(result.to_dict(), indent=2, allow_nan=False))
     elif json is not None:
-        write_json(json, found.to_dict())
+        write_json(json, result.to_dict())
     if junit is not None:
-        write_text(junit, to_junit(found))
+        write_text(junit, to_junit(result))
     if summary is not None:
         summary.parent.mkdir(parents=True, exist_ok=True)
         with summary.open("a", encoding="utf-8") as file:
-            file.write(to_markdown(found))
+            file.write(to_markdown(result))
 
 
-def _shape(text: str) -> tuple[int, int, int]:
+def _read_shape(text: str) -> tuple[int, int, int]:
     parts = text.lower().split("x")
     if len(parts) != 3 or not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise ConfigError(f"--input is '{text}': give channels x height x width, e.g. 3x224x224")

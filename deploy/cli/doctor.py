@@ -33,22 +33,22 @@ def doctor(
 
     terminal: Terminal = context.obj
     terminal.progress.note("importing what runs need, in processes of their own: some seconds")
-    found = diagnose()
+    diagnosis = diagnose()
     out = console()
     for area, title in AREAS.items():
         out.print(title)
-        for item in found.findings:
+        for item in diagnosis.findings:
             if item.area == area:
-                out.print("\n".join(_lines(item, min(out.width, _COLUMNS))), soft_wrap=True)
+                out.print("\n".join(_finding_lines(item, min(out.width, _COLUMNS))), soft_wrap=True)
     if json is not None:
-        write_json(json, found.to_dict())
-    if found.broken:
-        names = ", ".join(item.name for item in found.broken)
+        write_json(json, diagnosis.to_dict())
+    if diagnosis.broken:
+        names = ", ".join(item.name for item in diagnosis.broken)
         raise BudgetExceeded(f"a run cannot work here: {names}; see the lines marked BROKEN")
-    out.print(f"\n{_verdict(found)}", soft_wrap=True)
+    out.print(f"\n{_verdict_text(diagnosis)}", soft_wrap=True)
 
 
-def _lines(item: Finding, width: int) -> list[str]:
+def _finding_lines(item: Finding, width: int) -> list[str]:
     indent = " " * 32
     head = f"  {_MARKS[item.state]:<7} {item.name:<21} "
     lines = textwrap.wrap(item.found, width, initial_indent=head, subsequent_indent=indent, break_on_hyphens=False)
@@ -57,6 +57,6 @@ def _lines(item: Finding, width: int) -> list[str]:
     return lines
 
 
-def _verdict(found: Diagnosis) -> str:
-    gpu = any(item.name == "GPU" and item.state == "ok" for item in found.findings)
+def _verdict_text(diagnosis: Diagnosis) -> str:
+    gpu = any(item.name == "GPU" and item.state == "ok" for item in diagnosis.findings)
     return f"a run works here, on the {'GPU' if gpu else 'CPU'}: try 'slimsight init' with your model and images"

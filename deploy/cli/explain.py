@@ -41,16 +41,17 @@ def explain(
     names = parse_explainers(with_, models.own)
     classes = session.splits.classes
     truth = None if class_ is None else parse_class(class_, classes)
-    place = out or run_dir / "explained"
+    folder = out or run_dir / "explained"
     screen = console()
-    for found in compare_images(session, models, images, names, truth=truth, out=place):
+    for explained in compare_images(session, models, images, names, truth=truth, out=folder):
         screen.print(
-            f"{found.path}: true class {found.truth or 'not known'}, explained {found.explained}", soft_wrap=True
-        )
-        screen.print(
-            f"  original: {top_classes(found.original, classes)}; slim: {top_classes(found.slim, classes)}",
+            f"{explained.path}: true class {explained.truth or 'not known'}, explained {explained.explained}",
             soft_wrap=True,
         )
-        for each in found.drifts:
+        screen.print(
+            f"  original: {top_classes(explained.original, classes)}; slim: {top_classes(explained.slim, classes)}",
+            soft_wrap=True,
+        )
+        for each in explained.drifts:
             screen.print(f"  {each.explainer}: {', '.join(drift_text(each))}", soft_wrap=True)
-        screen.print(f"  picture: {found.picture}", soft_wrap=True)
+        screen.print(f"  picture: {explained.picture}", soft_wrap=True)

@@ -33,7 +33,7 @@ def export(
     from ..run.export import FORMATS, PRECISIONS, export_run, read_batch, read_choices
 
     terminal: Terminal = context.obj
-    found = export_run(
+    exported = export_run(
         run_dir,
         formats=read_choices(to, FORMATS, "--to"),
         opset=opset,
@@ -43,25 +43,25 @@ def export(
         allow_code=allow_code,
         progress=terminal.progress,
     )
-    _print(found)
-    failed = [row for row in found.evidence.rows if not row.passed]
+    _print_exported(exported)
+    failed = [row for row in exported.evidence.rows if not row.passed]
     if failed:
         raise BudgetExceeded(
-            f"{len(failed)} of {len(found.evidence.rows)} comparisons failed, see the lines marked FAILED; figures: "
-            f"{found.json}"
+            f"{len(failed)} of {len(exported.evidence.rows)} comparisons failed, see the lines marked FAILED; figures: "
+            f"{exported.json}"
         )
-    console().print(f"figures: {found.json}", soft_wrap=True)
+    console().print(f"figures: {exported.json}", soft_wrap=True)
 
 
-def _print(found: Exported) -> None:
+def _print_exported(exported: Exported) -> None:
     from ..report.units import as_bytes, as_error, as_percent
 
     out = console()
     headers = ("file", "size", "runtime", "precision", "batch", "largest", "0.99", "median", "top-1", "")
     table = Table(*headers, box=None, pad_edge=False)
-    for artifact in found.artifacts:
+    for artifact in exported.artifacts:
         head = [artifact.path.name, as_bytes(artifact.path.stat().st_size)]
-        rows = [row for row in found.evidence.rows if row.artifact == artifact.name]
+        rows = [row for row in exported.evidence.rows if row.artifact == artifact.name]
         for row in rows:
             differences = map(as_error, (row.max_abs, row.p99_abs, row.median_abs))
             verdict = "ok" if row.passed else "FAILED"
@@ -71,14 +71,14 @@ def _print(found: Exported) -> None:
         if not rows:
             table.add_row(*head, "written, not run here")
     out.print(table)
-    for row in found.evidence.rows:
+    for row in exported.evidence.rows:
         if row.first_difference is not None:
             where = f"{row.artifact} in {row.runtime}, batch {row.batch}"
             out.print(f"FAILED {where}: {row.first_difference}", soft_wrap=True)
     reasons: dict[tuple[str, str], list[str]] = {}
-    for absent in found.evidence.absent:
+    for absent in exported.evidence.absent:
         reasons.setdefault((absent.runtime, absent.reason), []).append(absent.artifact)
     for (runtime, reason), artifacts in reasons.items():
         out.print(f"not run: {', '.join(artifacts)} in {runtime}: {reason}", soft_wrap=True)
-    for what, reason in found.skipped:
+    for what, reason in exported.skipped:
         out.print(f"not written: {what}: {reason}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""``slimsight init``: a commented recipe for somebody's model and images."""
+"""``slimsight init`` and ``schema``: a commented recipe for a model and images, and the JSON Schemas for editors."""
 
 from __future__ import annotations
 
@@ -32,51 +32,51 @@ def init(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="overwrite what is there")] = False,
 ) -> None:
-    """Look at a model and at images, and write a recipe and a budget file for them.
+    """Examine a model and images, and write a recipe and a budget file for them.
 
-    Learns nothing. What is guessed is said, and stands in the recipe. MODEL may be left out when IMAGES is a folder.
+    Learns nothing. Guesses are printed, and marked in the recipe. MODEL may be left out when IMAGES is a folder.
     """
     if model is not None and images is None and Path(model).is_dir():
         images = Path(model)
         model = None
-    limits = out.with_name("budget.yaml" if out.stem == "recipe" else f"{out.stem}-budget.yaml")
-    for place in (out, limits):
-        if place.exists() and not force:
-            raise ConfigError(f"{place} exists and is kept; write elsewhere with --out, or overwrite it with --force")
+    budget = out.with_name("budget.yaml" if out.stem == "recipe" else f"{out.stem}-budget.yaml")
+    for path in (out, budget):
+        if path.exists() and not force:
+            raise ConfigError(f"{path} exists and is kept; write elsewhere with --out, or overwrite it with --force")
     if not out.absolute().parent.is_dir():
         raise ConfigError(
             f"there is no folder {out.absolute().parent} to write {out.name} into; make it, or change --out"
         )
     terminal: Terminal = context.obj
-    terminal.progress.note("looking at the images and the model")  # first: torch takes seconds to import
+    terminal.progress.note("looking at the images and the model")  # before torch is imported, which takes seconds
     from slimsight.compress.files.atomic import write_text
 
     from ..budget import load_budget
     from ..host import default_cache, usable_memory
     from ..schemas import schema_file
     from ..settings.recipe import load_recipe
-    from ..starter import look_at_images, look_at_model, to_recipe
+    from ..starter import examine_images, examine_model, to_recipe
 
-    seen = look_at_images(images, cache=default_cache(), progress=terminal.progress)
-    given: Path | Literal["pretrained"] | None = None
+    image_facts = examine_images(images, cache=default_cache(), progress=terminal.progress)
+    source: Path | Literal["pretrained"] | None = None
     if weights is not None:
-        given = "pretrained" if weights == "pretrained" else Path(weights)
-    net = look_at_model(model, seen, weights=given, progress=terminal.progress)
-    starter = to_recipe(seen, net, out=out, memory=usable_memory(), schema=schema_file)
+        source = "pretrained" if weights == "pretrained" else Path(weights)
+    model_facts = examine_model(model, image_facts, weights=source, progress=terminal.progress)
+    starter = to_recipe(image_facts, model_facts, out=out, memory=usable_memory(), schema=schema_file)
     write_text(out, starter.text)
-    write_text(limits, starter.budget)
+    write_text(budget, starter.budget)
     load_recipe(out)
-    load_budget(limits)
+    load_budget(budget)
     screen = console()
-    for line in starter.said:
+    for line in starter.messages:
         screen.print(line, soft_wrap=True)
-    screen.print(f"\nwritten: {out}, and {limits} for what must hold in the end", soft_wrap=True)
+    screen.print(f"\nwritten: {out}, and {budget} for what must hold in the end", soft_wrap=True)
     run = Path("runs") / out.stem
-    width = max(len(f"slimsight run {out} --dry-run"), len(f"slimsight check {run} --budget {limits}"))
+    width = max(len(f"slimsight run {out} --dry-run"), len(f"slimsight check {run} --budget {budget}"))
     for command, what in (
         (f"slimsight run {out} --dry-run", "what it will do, and for how long"),
         (f"slimsight run {out}", f"into {run}; Ctrl-C and the same command again go on"),
-        (f"slimsight check {run} --budget {limits}", "exit code 0: all of it holds"),
+        (f"slimsight check {run} --budget {budget}", "exit code 0: all of it holds"),
     ):
         screen.print(f"  {command:<{width}}  # {what}", soft_wrap=True)
 

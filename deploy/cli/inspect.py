@@ -1,4 +1,4 @@
-"""``slimsight inspect``: what can shrink in a model."""
+"""``slimsight inspect``: which channel groups of a model can shrink, and what its layers cost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .terminal import AllowCode, Terminal, console
 if TYPE_CHECKING:
     from ..inspection import Inspection
 
-_DEAREST = 10
+_SHOWN_LAYERS = 10
 
 
 def inspect(
@@ -40,39 +40,40 @@ def inspect(
     terminal: Terminal = context.obj
     shape, wanted = read_shape(input_), read_limits(budget) if budget else None
     net = load_model(model, classes, allow_code=allow_code)
-    found = inspect_model(model, net, shape, budget=wanted, align=align, limit=limit, progress=terminal.progress)
+    inspection = inspect_model(model, net, shape, budget=wanted, align=align, limit=limit, progress=terminal.progress)
     if json is not None:
-        write_json(json, found.to_dict())
-    _print_inspection(found)
+        write_json(json, inspection.to_dict())
+    _print_inspection(inspection)
 
 
-def _print_inspection(found: Inspection) -> None:
+def _print_inspection(inspection: Inspection) -> None:
     from ..report.units import as_bytes, as_count, as_error, as_macs, as_percent
 
     out = console()
-    out.print(f"{found.model} at {'x'.join(map(str, found.input))}")
+    out.print(f"{inspection.model} at {'x'.join(map(str, inspection.input))}")
     facts = Table("", "", box=None, pad_edge=False, show_header=False)
-    facts.add_row("MACs", as_macs(found.macs))
-    facts.add_row("parameters", as_count(found.params))
-    facts.add_row("size of the weights", as_bytes(found.size_bytes))
-    facts.add_row("channel groups that can shrink", f"{found.groups}, proven in {found.seconds:.0f} s")
+    facts.add_row("MACs", as_macs(inspection.macs))
+    facts.add_row("parameters", as_count(inspection.params))
+    facts.add_row("size of the weights", as_bytes(inspection.size_bytes))
+    facts.add_row("channel groups that can shrink", f"{inspection.groups}, proven in {inspection.seconds:.0f} s")
     facts.add_row(
-        "smallest reachable", f"{as_macs(found.smallest_macs)} ({as_percent(found.smallest_macs / found.macs, 1)})"
+        "smallest reachable",
+        f"{as_macs(inspection.smallest_macs)} ({as_percent(inspection.smallest_macs / inspection.macs, 1)})",
     )
     out.print(facts)
     out.print("\nlayers that cost most")
     layers = Table("", "MACs", "share", box=None, pad_edge=False, show_header=False)
-    for layer in found.layers[:_DEAREST]:
-        layers.add_row(layer.name, as_macs(layer.macs), as_percent(layer.macs / found.macs, 1))
+    for layer in inspection.layers[:_SHOWN_LAYERS]:
+        layers.add_row(layer.name, as_macs(layer.macs), as_percent(layer.macs / inspection.macs, 1))
     out.print(layers)
-    out.print(f"\nfrozen groups: {len(found.frozen_groups)}")
-    for group in found.frozen_groups:
+    out.print(f"\nfrozen groups: {len(inspection.frozen_groups)}")
+    for group in inspection.frozen_groups:
         out.print(f"  {group['name']}: {group['reason']}", soft_wrap=True)
-    if (plan := found.plan) is not None:
+    if (plan := inspection.plan) is not None:
         out.print("\nplan by magnitude")
         proof = Table("", "", box=None, pad_edge=False, show_header=False)
         proof.add_row("MACs", f"{as_macs(plan.macs)} ({as_percent(plan.macs_kept)} kept)")
-        proof.add_row("parameters", f"{as_count(plan.params)} ({as_percent(plan.params / found.params, 1)} kept)")
+        proof.add_row("parameters", f"{as_count(plan.params)} ({as_percent(plan.params / inspection.params, 1)} kept)")
         same = "the same" if plan.cost_model_macs == plan.fvcore_macs else "NOT the same"
         proof.add_row("cost model and fvcore", f"{same}: {plan.cost_model_macs:,} and {plan.fvcore_macs:,}")
         proof.add_row(

@@ -23,17 +23,17 @@ from slimsight.compress.progress import Stop
 
 from ..run.processes import INTERRUPTED_MESSAGE, PEER_LOST_MESSAGE, is_lost_peer, prints_errors
 from . import COMMANDS
-from .help import SHOWN
+from .help import HELP
 from .progress import ConsoleProgress
 from .terminal import LibraryMessages, Terminal, console
 
 
 class _Commands(TyperGroup):
-    """Every way a command can end: one sentence on standard error (and in the run's log), and an exit code."""
+    """Turns every error into one sentence on standard error (and in the run's log) and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         stop = Stop()
-        with LibraryMessages() as libraries, ConsoleProgress() as progress, stopping(stop):
+        with LibraryMessages() as libraries, ConsoleProgress() as progress, stop_on_signals(stop):
             ctx.obj = Terminal(progress, libraries, stop)
             try:
                 return super().invoke(ctx)
@@ -53,15 +53,15 @@ class _Commands(TyperGroup):
                 code = Interrupted.exit_code
             except BrokenPipeError:
                 raise  # `slimsight status RUN | head`: typer leaves quietly
-            except OSError as error:  # what no other place could say better
+            except OSError as error:  # not reported better elsewhere
                 where = f"{error.filename}: " if error.filename else ""
                 progress.error(f"{where}{error.strerror or error}; correct that and run the same command again")
                 code = SlimError.exit_code
             except Exception as error:
-                said = out_of_memory(error)
-                if said is None:
+                reason = out_of_memory(error)
+                if reason is None:
                     raise
-                progress.error(f"'slimsight {ctx.invoked_subcommand}' {said}")
+                progress.error(f"'slimsight {ctx.invoked_subcommand}' {reason}")
                 code = SlimError.exit_code
         raise typer.Exit(code)
 
@@ -95,8 +95,8 @@ def _root(
 
 
 for _command in COMMANDS:
-    _shown = SHOWN[_command.__name__]
-    app.command(short_help=_shown.short, epilog=_shown.epilog)(_command)
+    _help = HELP[_command.__name__]
+    app.command(short_help=_help.short, epilog=_help.epilog)(_command)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -108,16 +108,16 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def stopping(stop: Stop) -> Iterator[None]:
-    """Within the block these signals ask ``stop``; where nobody heeds it, and the second time, KeyboardInterrupt.
+def stop_on_signals(stop: Stop) -> Iterator[None]:
+    """Context in which SIGINT and SIGTERM set ``stop``; KeyboardInterrupt the second time, or where nothing polls it.
 
     Signals that this process was started to ignore stay ignored (nohup, a shell's background jobs). Outside the main
     thread, where handlers cannot be set, nothing changes.
     """
     owner = os.getpid()
 
-    def asked(number: int, _frame: FrameType | None) -> None:
-        if os.getpid() != owner:  # a forked worker: it ends as if it had never heard of us
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != owner:  # a forked worker: the default action
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         elif stop.heeded and not stop.wanted:
@@ -130,7 +130,7 @@ def stopping(stop: Stop) -> Iterator[None]:
         before = {number: signal.getsignal(number) for number in _SIGNALS}
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
-            signal.signal(number, asked)
+            signal.signal(number, handle)
     try:
         yield
     finally:

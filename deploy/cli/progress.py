@@ -1,4 +1,4 @@
-"""What a run shows while it works: bars on a terminal, plain lines elsewhere, a log in the run directory."""
+"""Progress of a run: bars on a terminal, plain lines elsewhere, and a log in the run directory."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from slimsight.compress.files.untrusted import escape_controls
 T = TypeVar("T")
 
 _REDRAW_SECONDS = 0.1
-_LINE_SECONDS = 10.0  # at the latest so often a plain line
-_SHARE_SECONDS = 1.0  # at each further 10 % too, but not more often than this
-_BRIEF_SECONDS = 1.0  # what runs inside something else and is shorter leaves no line
+_LINE_SECONDS = 10.0  # longest time between two plain lines
+_SHARE_SECONDS = 1.0  # shortest time between two lines, one for each 10 %
+_BRIEF_SECONDS = 1.0  # nested work that is shorter leaves no line
 
 
 @dataclass(eq=False)
 class _Task:
-    """One ``track`` that runs: how far it is, in units."""
+    """A running ``track`` and its progress in units."""
 
     what: str
     unit: str
@@ -36,12 +36,12 @@ class _Task:
     started: float
     done: int = 0
     figures: dict[str, float] = field(default_factory=dict)
-    said_at: float = 0.0
-    said_tenths: int = 0
+    printed_at: float = 0.0
+    printed_tenths: int = 0
     bar: TaskID | None = None
 
     def position(self, now: float) -> str:
-        """Where it is: ``40 %, 1,408/3,520 img, 285 img/s, 7 s left, loss 0.31``."""
+        """Progress now: ``40 %, 1,408/3,520 img, 285 img/s, 7 s left, loss 0.31``."""
         seconds = now - self.started
         parts = []
         if self.total:
@@ -55,16 +55,16 @@ class _Task:
             parts.append(_rate(self.done / seconds, self.unit))
             if self.total and self.done < self.total:
                 parts.append(f"{_duration(seconds * (self.total - self.done) / self.done)} left")
-        return ", ".join(parts + _figures(self.figures))
+        return ", ".join(parts + _figure_texts(self.figures))
 
     def result(self, now: float) -> str:
-        """What it came to: ``3,520 img in 12 s, 285 img/s, loss 0.31``."""
+        """Result at the end: ``3,520 img in 12 s, 285 img/s, loss 0.31``."""
         seconds = now - self.started
         partly = f" of {self.total:,}" if self.total and self.done < self.total else ""
         parts = [f"{self.done:,}{partly} {self.unit} in {_duration(seconds)}"]
         if self.done and seconds > 0:
             parts.append(_rate(self.done / seconds, self.unit))
-        return ", ".join(parts + _figures(self.figures))
+        return ", ".join(parts + _figure_texts(self.figures))
 
 
 class ConsoleProgress:
@@ -119,7 +119,7 @@ class ConsoleProgress:
         if total is None and isinstance(items, Sized):
             total = len(items)
         now = self._clock()
-        task = _Task(what, unit, None if total is None else total * scale, now, said_at=now)
+        task = _Task(what, unit, None if total is None else total * scale, now, printed_at=now)
         self._begin(task)
         try:
             for item in items:
@@ -134,17 +134,17 @@ class ConsoleProgress:
         if self._tasks:
             self._tasks[-1].figures.update(figures)
         else:
-            self.note(", ".join(_figures(figures)))
+            self.note(", ".join(_figure_texts(figures)))
 
     def note(self, text: str) -> None:
         """One line that stays on the screen and in the log."""
-        self._say(text)
+        self._print(text)
 
     def error(self, text: str) -> None:
         """``error: text`` in one paragraph, after the bars are gone."""
         self._tasks.clear()
         self._stop_bars()
-        self._say(
+        self._print(
             "error: " + "\n".join(line for line in escape_controls(text).split("\n") if line.strip()), style="red"
         )
 
@@ -152,7 +152,7 @@ class ConsoleProgress:
         self._tasks.append(task)
         if len(self._tasks) == 1:
             size = "started" if task.total is None else f"{task.total:,} {task.unit}"
-            self._say(f"{task.what}: {size}", screen=not self._draws)
+            self._print(f"{task.what}: {size}", screen=not self._draws)
         if not self._draws:
             return
         if self._bars is None:
@@ -182,11 +182,11 @@ class ConsoleProgress:
                 self._bars.refresh()
             return
         tenths = 10 * task.done // task.total if task.total else 0
-        silence = now - task.said_at
-        if silence >= _LINE_SECONDS or (tenths > task.said_tenths and silence >= _SHARE_SECONDS):
+        elapsed = now - task.printed_at
+        if elapsed >= _LINE_SECONDS or (tenths > task.printed_tenths and elapsed >= _SHARE_SECONDS):
             if task.done != task.total:  # the last line is the result
-                self._say(f"{task.what}: {task.position(now)}", log=False)
-            task.said_at, task.said_tenths = now, tenths
+                self._print(f"{task.what}: {task.position(now)}", log=False)
+            task.printed_at, task.printed_tenths = now, tenths
 
     def _end(self, task: _Task) -> None:
         if task not in self._tasks:
@@ -201,14 +201,14 @@ class ConsoleProgress:
                 self._bars.remove_task(task.bar)
         now = self._clock()
         if outermost or now - task.started >= _BRIEF_SECONDS:
-            self._say(f"{task.what}: {task.result(now)}")
+            self._print(f"{task.what}: {task.result(now)}")
 
     def _stop_bars(self) -> None:
         if self._bars is not None:
             self._bars.stop()
             self._bars = None
 
-    def _say(self, text: str, *, style: str | None = None, screen: bool = True, log: bool = True) -> None:
+    def _print(self, text: str, *, style: str | None = None, screen: bool = True, log: bool = True) -> None:
         text = escape_controls(text)
         if screen and self._draws:
             self._console.print(text, style=style, markup=False, soft_wrap=True)
@@ -221,7 +221,7 @@ class ConsoleProgress:
                 self._log = None
 
 
-def _figures(figures: dict[str, float]) -> list[str]:
+def _figure_texts(figures: dict[str, float]) -> list[str]:
     return [
         f"{name.replace('_', ' ')} {value:,}" if isinstance(value, int) else f"{name.replace('_', ' ')} {value:.4g}"
         for name, value in figures.items()

@@ -1,4 +1,4 @@
-"""``slimsight report``: the page of a finished run, or of several side by side."""
+"""``slimsight report`` and ``status``: the page of finished runs, and which stages of a run are done."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def report(
     from ..report.html import COMPARISON_FILE, write_comparison, write_run
     from ..run.resume import check_run_undamaged, rewrite_page
 
-    _check(runs, out)
+    _check_arguments(runs, out)
     for run in runs:
         check_run_undamaged(run)
     if len(runs) > 1:
@@ -34,7 +34,7 @@ def report(
     console().print(f"report: {path}", soft_wrap=True)
 
 
-def _check(runs: list[Path], out: Path | None) -> None:
+def _check_arguments(runs: list[Path], out: Path | None) -> None:
     if out is not None and out.is_dir():
         raise ConfigError(f"--out {out} is a folder; give the file to write, e.g. {out / 'report.html'}")
     seen: set[Path] = set()
@@ -46,7 +46,7 @@ def _check(runs: list[Path], out: Path | None) -> None:
 
 
 def status(run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="run directory")]) -> None:
-    """Which stages of a run are done, and whether a process is at it."""
+    """Which stages of a run are done, and whether a process is working on it."""
     from ..report.units import as_duration
     from ..run.stage_table import stage_needs
     from ..run_dir import read_run

@@ -19,7 +19,7 @@ from ..run.processes import (
     launch,
     launched_processes,
 )
-from .terminal import Terminal, console, leave, print_checks
+from .terminal import Terminal, console, end_with_verdict, print_checks
 
 if TYPE_CHECKING:
     from ..report import Report
@@ -43,7 +43,7 @@ def run(
     from ..settings.recipe import load_recipe
 
     terminal: Terminal = context.obj
-    loaded = load_recipe(recipe, set_ or ())  # before torch is imported: a mistake is told at once
+    loaded = load_recipe(recipe, set_ or ())  # before torch is imported: a mistake is reported at once
     check_devices(devices)
     check_batch_sizes(loaded, launched_processes() or devices or 1)
     if dry and (devices or launched_processes() or 1) > 1:
@@ -53,20 +53,20 @@ def run(
     exit_with_launcher()
     from ..run.pipeline import run_recipe
 
-    place = out or Path("runs") / recipe.stem
+    folder = out or Path("runs") / recipe.stem
     if dry:
         from ..run.dry_run import dry_run
 
-        _print_dry_run(dry_run(loaded, place, reuse=reuse, progress=terminal.progress))
+        _print_dry_run(dry_run(loaded, folder, reuse=reuse, progress=terminal.progress))
         return
     if not is_leader():
         from ..run.pipeline import follow_leader
 
-        follow_leader(loaded, place)
+        follow_leader(loaded, folder)
         return
     report = run_recipe(
         loaded,
-        place,
+        folder,
         name=recipe.name,
         reuse=reuse,
         progress=terminal.progress,
@@ -74,11 +74,11 @@ def run(
         stop=terminal.stop,
     )
     _print_summary(report)
-    _print_places(place)
-    leave(report.verdict, place / "report.html")
+    _print_files(folder)
+    end_with_verdict(report.verdict, folder / "report.html")
 
 
-_PLACES = {
+_FILES = {
     "report.html": "the report, for a browser",
     "report.md": "the same as text",
     "report.json": "the same for programs",
@@ -89,15 +89,15 @@ _PLACES = {
     "slim/explainer.safetensors": "weights of its explainer",
     "dynamic/routed.onnx": "the dynamic variant that skips channels, image by image",
     "original.onnx": "the original, as it was timed",
-    "run.log": "everything that was said",
+    "run.log": "everything that was printed",
 }
-"""What a run may leave, by its place in the run directory."""
+"""Files that a run may write, by their path in its directory."""
 
 
-def _print_places(root: Path) -> None:
+def _print_files(root: Path) -> None:
     out = console()
     table = Table("", "", box=None, pad_edge=False, show_header=False)
-    for name, what in _PLACES.items():
+    for name, what in _FILES.items():
         if (root / name).is_file():
             table.add_row(name, what)
     out.print()
@@ -127,41 +127,41 @@ def _print_summary(report: Report) -> None:
         speed = row.speedup
         change = f"{as_times(speed.median)} as fast ({as_times(speed.low)} to {as_times(speed.high)})"
         table.add_row(f"latency, batch {row.batch}", as_ms(row.original_ms.median), as_ms(row.slim_ms.median), change)
-    if (found := report.saliency) is not None:
-        table.add_row("explanations", "", f"moved {found.center_drift_px:.2f} px", f"{as_percent(found.iou)} overlap")
+    if (drift := report.saliency) is not None:
+        table.add_row("explanations", "", f"moved {drift.center_drift_px:.2f} px", f"{as_percent(drift.iou)} overlap")
     out = console()
     out.print(table)
     out.print()
     print_checks(report.verdict)
 
 
-def _print_dry_run(found: DryRun) -> None:
+def _print_dry_run(plan: DryRun) -> None:
     from slimsight.compress.gates import as_amount
 
     from ..report.units import as_bytes, as_duration, as_macs, as_ms, as_percent
 
-    known, out = found.known, console()
+    known, out = plan.known, console()
     limits = [
         f"{as_amount(name, limit)}{f' ({as_percent(limit / known.macs, 1)})' if name == 'macs' else ''}"
-        for name, limit in found.known.limits.items()
+        for name, limit in plan.known.limits.items()
     ]
-    split = ", ".join(f"{count:,} {name}" for name, count in found.images.items())
+    split = ", ".join(f"{count:,} {name}" for name, count in plan.images.items())
     facts = Table("", "", box=None, pad_edge=False, show_header=False)
-    facts.add_row("images", f"{found.classes} classes at {found.size} px: {split}")
+    facts.add_row("images", f"{plan.classes} classes at {plan.size} px: {split}")
     facts.add_row("original", f"{as_macs(known.macs)} MACs, {known.groups} channel groups that can shrink")
     facts.add_row("target", f"{' and '.join(limits) or 'latency alone'}; down to {as_macs(known.smallest)} is possible")
-    facts.add_row("folder", f"{found.out}: about {as_bytes(found.disk)}; {as_bytes(found.disk_free)} are free")
+    facts.add_row("folder", f"{plan.out}: about {as_bytes(plan.disk)}; {as_bytes(plan.disk_free)} are free")
     out.print(facts)
     out.print()
     stages = Table("stage", "", "time", "why", box=None, pad_edge=False)
-    for stage in found.stages:
+    for stage in plan.stages:
         about = "" if stage.reused else "about "
         stages.add_row(stage.name, "reused" if stage.reused else "runs", about + as_duration(stage.seconds), stage.why)
     out.print(stages)
-    out.print(f"\nexpected: about {as_duration(found.seconds)}", soft_wrap=True)
-    timed = f"{as_ms(1e3 * found.steps.step)} an image with backward, {as_ms(1e3 * found.steps.forward)} without"
+    out.print(f"\nexpected: about {as_duration(plan.seconds)}", soft_wrap=True)
+    timed = f"{as_ms(1e3 * plan.steps.step)} an image with backward, {as_ms(1e3 * plan.steps.forward)} without"
     out.print(
-        f"from batches of {found.steps.batch} timed just now on {found.device}: {timed}; early stopping makes it "
+        f"from batches of {plan.steps.batch} timed just now on {plan.device}: {timed}; early stopping makes it "
         "shorter, other work on this machine longer",
         soft_wrap=True,
     )

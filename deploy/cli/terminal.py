@@ -1,4 +1,4 @@
-"""Where libraries' own messages go: into the run's log, not onto the terminal."""
+"""What commands print with: standard output, a verdict's lines, and library messages kept off the terminal."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 _FORMAT, _TIME = "%(asctime)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S"
 
 
-class _File(logging.FileHandler):
-    """A full disk must not end a run, or fill the terminal, for the sake of its log."""
+class _LogFile(logging.FileHandler):
+    """A log file whose write errors are ignored: a full disk must not end a run because of its log."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         del record
@@ -39,9 +39,9 @@ class _File(logging.FileHandler):
 
 
 class LibraryMessages:
-    """Within the block, what libraries log or warn is kept from the terminal; ``to`` names a file that gets it.
+    """Context that keeps libraries' logs and warnings off the terminal; ``to`` names a file that gets them.
 
-    Enter it before the libraries are imported: Lightning prints by itself unless somebody listens already.
+    Enter it before the libraries are imported: Lightning prints by itself unless a handler is there already.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class LibraryMessages:
 
     def to(self, path: Path) -> None:
         """Append every message from now on to ``path``."""
-        handler = _File(path, encoding="utf-8", delay=True)
+        handler = _LogFile(path, encoding="utf-8", delay=True)
         handler.setFormatter(logging.Formatter(_FORMAT, _TIME))
         self._handlers.append(handler)
         logging.getLogger().addHandler(handler)
@@ -72,7 +72,7 @@ AllowCode = Annotated[
     bool, typer.Option("--allow-code", help="run code that came with the run: its model's file, its engines")
 ]
 
-_WIDE = 160  # columns where there is no terminal: a log breaks no lines
+_COLUMNS_OF_FILES = 160  # without a terminal: lines in a log are not broken
 
 
 class Terminal:
@@ -90,12 +90,12 @@ class Terminal:
 
 def console() -> Console:
     """Standard output as it is now; unlike a terminal, a file or a pipe has no width to keep to."""
-    out = _Plain(highlight=False, markup=False)
-    return out if out.is_terminal else _Plain(highlight=False, markup=False, width=_WIDE)
+    out = _EscapingConsole(highlight=False, markup=False)
+    return out if out.is_terminal else _EscapingConsole(highlight=False, markup=False, width=_COLUMNS_OF_FILES)
 
 
-class _Plain(Console):
-    """Prints names of anyone's so that a terminal, or a CI service that reads along, obeys none of them."""
+class _EscapingConsole(Console):
+    """Escapes control characters: no printed name can command a terminal or a CI service."""
 
     def render(self, renderable: Any, options: Any = None) -> Iterator[Segment]:
         for part in super().render(renderable, options):
@@ -103,6 +103,7 @@ class _Plain(Console):
 
 
 def print_checks(verdict: Verdict) -> None:
+    """One line for each check, with its value and limit."""
     from ..report.units import check_texts
 
     out = console()
@@ -112,9 +113,13 @@ def print_checks(verdict: Verdict) -> None:
         out.print(f"{'ok    ' if item.passed else 'FAILED'} {item.name}: {value} ({limit}){reason}", soft_wrap=True)
 
 
-def leave(verdict: Verdict, report: Path) -> None:
-    """The last line, passed or not: where the report is."""
+def end_with_verdict(verdict: Verdict, report: Path) -> None:
+    """Print where the report is as the last line.
+
+    Raises:
+        BudgetExceeded: a check failed.
+    """
     if not verdict.passed:
-        failed, every = len(verdict.failed), len(verdict.checks)
-        raise BudgetExceeded(f"{failed} of {every} checks failed, see the lines marked FAILED; report: {report}")
+        failed, checks = len(verdict.failed), len(verdict.checks)
+        raise BudgetExceeded(f"{failed} of {checks} checks failed, see the lines marked FAILED; report: {report}")
     console().print(f"report: {report}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""``slimsight trust``: can the explanations of a run's model be trusted?"""
+"""``slimsight trust``: tests of whether the explanations of a run's model can be trusted."""
 
 from __future__ import annotations
 
@@ -42,32 +42,32 @@ def trust(
         raise ConfigError(f"the split is '{split}': choose val or test")
     run = read_run(run_dir)
     session = Session(load_run_recipe(run, allow_code=allow_code), run, terminal.progress, default_cache())
-    place = out or run_dir / "trust"
-    found = measure_trust(
+    folder = out or run_dir / "trust"
+    trusted = measure_trust(
         session,
-        place / TRUST_FILE,
-        names=_words(with_),
-        tests=_words(tests),
+        folder / TRUST_FILE,
+        names=_split_names(with_),
+        tests=_split_names(tests),
         count=images,
         split=split,
         boxes=boxes,
         epochs=epochs,
     )
-    pictures = draw_trust(place, found["rows"], control=CONTROL)
-    shown_table = trust_table(found["rows"])
-    table = Table(*shown_table.head, box=None, pad_edge=False)
-    for row in shown_table.rows:
+    pictures = draw_trust(folder, trusted["rows"], control=CONTROL)
+    results = trust_table(trusted["rows"])
+    table = Table(*results.head, box=None, pad_edge=False)
+    for row in results.rows:
         table.add_row(*map(str, row))
     shown = console()
     shown.print(table)
     shown.print(
-        f"\nmean ± standard error over images ({found['images']} of {split}); areas under curves; arrows: better",
+        f"\nmean ± standard error over images ({trusted['images']} of {split}); areas under curves; arrows: better",
         soft_wrap=True,
     )
-    for note in trust_notes(found["rows"]):
+    for note in trust_notes(trusted["rows"]):
         shown.print(note, soft_wrap=True)
-    shown.print(f"figures: {place / TRUST_FILE}" + "".join(f", {path.name}" for path in pictures), soft_wrap=True)
+    shown.print(f"figures: {folder / TRUST_FILE}" + "".join(f", {path.name}" for path in pictures), soft_wrap=True)
 
 
-def _words(text: str) -> list[str]:
+def _split_names(text: str) -> list[str]:
     return [word for word in (part.strip() for part in text.split(",")) if word]

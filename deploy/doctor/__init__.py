@@ -1,4 +1,4 @@
-"""What works on this machine and what does not, found without trusting any of it."""
+"""Which parts of slimsight work on this machine; heavy libraries are tried in processes of their own."""
 
 from .diagnosis import AREAS, Diagnosis, diagnose
 from .probing import Finding

@@ -1,4 +1,4 @@
-"""From what probes found to what it means for a run, and what to do about it."""
+"""The diagnosis of a machine: findings from probes, and a remedy for each problem."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from ..host import default_cache, existing, free_disk, usable_cores, usable_memory
-from .probing import Facts, Finding, Probed, State, installed, pip_install, probe
-from .runtimes import compiler, onnxruntime, tensorrt
+from ..host import default_cache, free_disk, nearest_folder, usable_cores, usable_memory
+from .probing import Facts, Finding, ProbeResult, State, installed, pip_install, probe
+from .runtimes import compiler_findings, onnxruntime_findings, tensorrt_findings
 
 AREAS = {
     "machine": "machine",
@@ -23,7 +23,7 @@ AREAS = {
     "runtimes": "runtimes",
     "optional": "optional packages",
 }
-"""Parts of a diagnosis, and what they are called."""
+"""Areas of a diagnosis, and their titles."""
 
 _SECONDS = 120.0
 _GB = 1e9
@@ -37,13 +37,13 @@ _OPTIONAL = {
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Everything looked at."""
+    """All findings about a machine."""
 
     findings: tuple[Finding, ...]
 
     @property
     def broken(self) -> tuple[Finding, ...]:
-        """What keeps a run from working."""
+        """Findings that keep a run from working."""
         return tuple(item for item in self.findings if item.state == "broken" and item.area in ("machine", "needed"))
 
     def to_dict(self) -> dict[str, Any]:
@@ -52,20 +52,20 @@ class Diagnosis:
 
 
 def diagnose(*, seconds: float = _SECONDS) -> Diagnosis:
-    """Look at everything; heavy libraries in processes of their own, which may crash or hang.
+    """Examine the machine; heavy libraries in processes of their own, which may crash or hang.
 
     Args:
-        seconds: most for all probes, which run side by side.
+        seconds: limit for all probes together, which run in parallel.
     """
     probes = probe(("learning", "onnxruntime", "tensorrt", "tensorrt_rtx", "compiler"), seconds)
     findings = [
         *_machine(),
         *_requirements(),
         *_learning(probes["learning"]),
-        *onnxruntime(probes["onnxruntime"], probes["learning"]),
-        *compiler(probes["compiler"]),
-        *tensorrt("tensorrt", "tensorrt", probes["tensorrt"], probes["learning"]),
-        *tensorrt("tensorrt-rtx", "tensorrt_rtx", probes["tensorrt_rtx"], probes["learning"]),
+        *onnxruntime_findings(probes["onnxruntime"], probes["learning"]),
+        *compiler_findings(probes["compiler"]),
+        *tensorrt_findings("tensorrt", "tensorrt", probes["tensorrt"], probes["learning"]),
+        *tensorrt_findings("tensorrt-rtx", "tensorrt_rtx", probes["tensorrt_rtx"], probes["learning"]),
         *_optional(),
     ]
     return Diagnosis(tuple(sorted(findings, key=lambda item: list(AREAS).index(item.area))))
@@ -78,19 +78,25 @@ def _machine() -> Iterator[Finding]:
         "machine", "slimsight", "ok", f"{installed('slimsight') or 'not installed'}, {Path(__file__).parents[2]}"
     )
     cores = usable_cores()
-    told = f"{cores.usable} of {cores.all} usable: {cores.limited_by}" if cores.limited_by else f"{cores.usable} usable"
+    core_text = (
+        f"{cores.usable} of {cores.all} usable: {cores.limited_by}" if cores.limited_by else f"{cores.usable} usable"
+    )
     fewer = f"write threads: {cores.usable} into recipes" if "cgroup" in cores.limited_by else ""
-    yield Finding("machine", "cores", "note" if fewer else "ok", told, fewer)
+    yield Finding("machine", "cores", "note" if fewer else "ok", core_text, fewer)
     memory = usable_memory()
     if memory is not None:
         little = "" if memory >= _MEMORY else "close other programs, or lower the batch sizes of a recipe"
         yield Finding("machine", "memory", "note" if little else "ok", f"{memory / _GB:.1f} GB free", little)
-    yield _place("cache of images", default_cache(), "set SLIMSIGHT_CACHE to a folder with room that you may write")
-    yield _place("current folder", Path.cwd(), "runs are written to runs/ here: choose another place with --out")
+    yield _folder_finding(
+        "cache of images", default_cache(), "set SLIMSIGHT_CACHE to a folder with room that you may write"
+    )
+    yield _folder_finding(
+        "current folder", Path.cwd(), "runs are written to runs/ here: choose another place with --out"
+    )
 
 
-def _place(name: str, place: Path, remedy: str) -> Finding:
-    free, above = free_disk(place), existing(place)
+def _folder_finding(name: str, place: Path, remedy: str) -> Finding:
+    free, above = free_disk(place), nearest_folder(place)
     if not os.access(above, os.W_OK | os.X_OK):
         return Finding("machine", name, "broken", f"{place} cannot be written", remedy)
     state: State = "ok" if free >= _ROOM else "note" if free >= _LEAST_ROOM else "broken"
@@ -98,7 +104,7 @@ def _place(name: str, place: Path, remedy: str) -> Finding:
 
 
 def _requirements() -> Iterator[Finding]:
-    """What pip was told to install, with versions that no longer fit; what does is for its import to say."""
+    """Requirements that are missing or have a version that does not fit; probes import the rest."""
     for text in metadata.requires("slimsight") or () if installed("slimsight") else ():
         wanted = Requirement(text)
         if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
@@ -110,27 +116,27 @@ def _requirements() -> Iterator[Finding]:
             command = pip_install(f"{wanted.name}{wanted.specifier}")
             yield Finding("needed", wanted.name, "broken", "not installed", command)
         elif not wanted.specifier.contains(version, prereleases=True):
-            found = f"{version} is installed, {wanted.specifier} is needed"
-            yield Finding("needed", wanted.name, "broken", found, pip_install(f"{wanted.name}{wanted.specifier}"))
+            problem = f"{version} is installed, {wanted.specifier} is needed"
+            yield Finding("needed", wanted.name, "broken", problem, pip_install(f"{wanted.name}{wanted.specifier}"))
 
 
-def _learning(found: Probed) -> Iterator[Finding]:
-    whole = [name for name, facts in found.facts.items() if "version" in facts]
-    for name, facts in found.facts.items():
+def _learning(probed: ProbeResult) -> Iterator[Finding]:
+    imported = [name for name, facts in probed.facts.items() if "version" in facts]
+    for name, facts in probed.facts.items():
         if "broken" in facts:
             remedy = pip_install(_DISTRIBUTIONS.get(name, name)) + " --force-reinstall"
             yield Finding("needed", name, "broken", f"cannot be imported: {facts['broken']}", remedy)
-    if found.died:
-        remedy = pip_install(_DISTRIBUTIONS.get(found.at, found.at)) + " --force-reinstall"
-        yield Finding("needed", found.at, "broken", f"importing it: {found.died}", remedy)
+    if probed.died:
+        remedy = pip_install(_DISTRIBUTIONS.get(probed.at, probed.at)) + " --force-reinstall"
+        yield Finding("needed", probed.at, "broken", f"importing it: {probed.died}", remedy)
     for name in ("torch", "torchvision"):
-        if name in whole:
-            yield Finding("needed", name, "ok", found.facts[name]["version"])
-    others = [name for name in whole if name not in ("torch", "torchvision")]
+        if name in imported:
+            yield Finding("needed", name, "ok", probed.facts[name]["version"])
+    others = [name for name in imported if name not in ("torch", "torchvision")]
     if others:
         yield Finding("needed", "other packages", "ok", f"{len(others)} import: {', '.join(others)}")
-    if "torch devices" in found.facts:
-        yield _gpu(found.facts["torch devices"])
+    if "torch devices" in probed.facts:
+        yield _gpu(probed.facts["torch devices"])
 
 
 def _gpu(facts: Facts) -> Finding:
@@ -144,8 +150,8 @@ def _gpu(facts: Facts) -> Finding:
     if built is None:
         return Finding("machine", "GPU", "note", "this torch is built for the CPU alone", f"with a GPU: {_OTHER_BUILD}")
     why = facts.get("no_gpu") or "none is seen"
-    found = f"none: {why} (torch is built for CUDA {built}); everything runs on the CPU"
-    return Finding("machine", "GPU", "note", found, "with an NVIDIA GPU: install its driver; nvidia-smi must list it")
+    text = f"none: {why} (torch is built for CUDA {built}); everything runs on the CPU"
+    return Finding("machine", "GPU", "note", text, "with an NVIDIA GPU: install its driver; nvidia-smi must list it")
 
 
 _OTHER_BUILD = "choose a build for your GPU and driver at https://pytorch.org/get-started/locally/"

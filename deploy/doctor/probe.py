@@ -40,7 +40,7 @@ _MODULES = (
 _CPP = "#include <Python.h>\n#include <omp.h>\nint threads() { return omp_get_max_threads(); }\n"
 
 
-def _say(name: str, **facts: Any) -> None:
+def _report(name: str, **facts: Any) -> None:
     os.write(_OUT, (json.dumps({"name": name, **facts}) + "\n").encode())
 
 
@@ -49,23 +49,23 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}"[:300]
 
 
-def _imported(name: str) -> Any:
-    """The module, with a word before and after; None where it cannot be imported."""
-    _say("importing", module=name)
+def _import(name: str) -> Any:
+    """The module, reported before and after its import; None where it cannot be imported."""
+    _report("importing", module=name)
     try:
         module = importlib.import_module(name)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a broken package may raise anything: that is the finding
-        _say(name, broken=_reason(error))
+        _report(name, broken=_reason(error))
         return None
-    _say(name, version=str(getattr(module, "__version__", "")))
+    _report(name, version=str(getattr(module, "__version__", "")))
     return module
 
 
 def learning() -> None:
     """The packages that every run needs, and what torch sees."""
     for name in _MODULES:
-        _imported(name)
-    _say("importing", module="torch.cuda")
+        _import(name)
+    _report("importing", module="torch.cuda")
     _torch()
 
 
@@ -88,13 +88,13 @@ def _torch() -> None:
             torch.cuda.init()  # type: ignore[no-untyped-call]  # torch gives it no types
         except (RuntimeError, AssertionError) as error:
             facts["no_gpu"] = str(error).split(". ")[0].split("\n")[0]
-    _say("torch devices", **facts)
+    _report("torch devices", **facts)
 
 
 def onnxruntime() -> None:
     """ONNX, and one node in ONNX Runtime's providers."""
     for name in ("onnx", "onnxscript", "onnxruntime"):
-        if _imported(name) is None:
+        if _import(name) is None:
             return
     onnx, ort = importlib.import_module("onnx"), importlib.import_module("onnxruntime")
     ort.set_default_logger_severity(4)
@@ -104,14 +104,14 @@ def onnxruntime() -> None:
     opset = [onnx.helper.make_opsetid("", 18)]
     model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
     for provider in ort.get_available_providers():
-        _say("importing", module=provider)
+        _report("importing", module=provider)
         try:
             session = ort.InferenceSession(model, providers=[provider], enable_fallback=0)
             given = importlib.import_module("numpy").ones(1, "float32")
             ran = session.get_providers()[0] == provider and float(session.run(None, {"x": given})[0][0]) == 1
-            _say(provider, ran=ran)
+            _report(provider, ran=ran)
         except Exception as error:  # noqa: BLE001 - the library's errors share no base class
-            _say(provider, ran=False, reason=_reason(error))
+            _report(provider, ran=False, reason=_reason(error))
 
 
 def tensorrt() -> None:
@@ -125,35 +125,35 @@ def tensorrt_rtx() -> None:
 
 
 def _engine_builder(name: str) -> None:
-    _say("importing", module=name)
+    _report("importing", module=name)
     try:
         trt = importlib.import_module(name)
-        _say(name, version=str(trt.__version__))
+        _report(name, version=str(trt.__version__))
         logger = trt.Logger(trt.Logger.INTERNAL_ERROR)
-        _say("builder", made=trt.Builder(logger) is not None)
+        _report("builder", made=trt.Builder(logger) is not None)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a broken package may raise anything: that is the finding
-        _say(name, broken=_reason(error))
+        _report(name, broken=_reason(error))
 
 
 def compiler() -> None:
     """What torch.compile needs on a CPU: a C++ compiler with OpenMP, and Python's headers."""
-    found = next(filter(None, map(shutil.which, filter(None, (os.environ.get("CXX"), "g++", "clang++", "c++")))), None)
-    if found is None:
-        _say("compiler", missing="there is no C++ compiler")
+    path = next(filter(None, map(shutil.which, filter(None, (os.environ.get("CXX"), "g++", "clang++", "c++")))), None)
+    if path is None:
+        _report("compiler", missing="there is no C++ compiler")
         return
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "probe.cpp"
         source.write_text(_CPP, encoding="utf-8")
         headers = sysconfig.get_path("include")
-        command = [found, "-fopenmp", "-shared", "-fPIC", f"-I{headers}", str(source), "-o", str(source) + ".so"]
+        command = [path, "-fopenmp", "-shared", "-fPIC", f"-I{headers}", str(source), "-o", str(source) + ".so"]
         made = subprocess.run(command, capture_output=True, text=True, check=False)
     if made.returncode == 0:
-        _say("compiler", path=found)
+        _report("compiler", path=path)
     elif "Python.h" in made.stderr:
-        _say("compiler", path=found, missing=f"Python's headers are not in {headers}")
+        _report("compiler", path=path, missing=f"Python's headers are not in {headers}")
     else:
         errors = [line for line in made.stderr.splitlines() if "error" in line] or ["it does not say why"]
-        _say("compiler", path=found, missing=f"{found} cannot build a library with OpenMP ({errors[0].strip()[:160]})")
+        _report("compiler", path=path, missing=f"{path} cannot build a library with OpenMP ({errors[0].strip()[:160]})")
 
 
 PROBES: dict[str, Callable[[], None]] = {

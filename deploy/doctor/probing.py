@@ -1,4 +1,4 @@
-"""One thing that was looked at, and how what is missing is installed."""
+"""Runs probes in processes of their own and reads their findings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ State = Literal["ok", "note", "absent", "broken"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at. ``note``: works, with a restriction; ``absent``: optional and not there."""
+    """One fact about a machine. ``note``: works, with a restriction; ``absent``: optional and not installed."""
 
     area: str
     name: str
@@ -36,6 +36,7 @@ def pip_install(requirement: str) -> str:
 
 
 def installed(distribution: str) -> str | None:
+    """The installed version of a distribution."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -46,31 +47,26 @@ Facts = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Probed:
-    """What a probe said, by name; ``died``: why it could not say more, and what it was at."""
+class ProbeResult:
+    """Facts that a probe reported, by name; ``died``: why it ended early, and ``at``: which module it was importing."""
 
     facts: Mapping[str, Facts]
     died: str = ""
     at: str = ""
 
 
-def probe(names: Sequence[str], seconds: float) -> dict[str, Probed]:
-    """Run probes side by side, each in a process; none of them can take this one down."""
+def probe(names: Sequence[str], seconds: float) -> dict[str, ProbeResult]:
+    """Run probes in parallel, each in a process of its own that may crash."""
     with tempfile.TemporaryDirectory(prefix="slimsight-doctor-") as folder:  # files: a full pipe would stop a probe
         started = {}
         for name in names:
             with (Path(folder) / f"{name}.out").open("wb") as out, (Path(folder) / f"{name}.err").open("wb") as err:
-                command = [
-                    sys.executable,
-                    "-P",
-                    "-m",
-                    "slimsight.deploy.doctor.probe",
-                    name,
-                ]  # -P: not from the current folder
+                # -P: nothing is imported from the current folder
+                command = [sys.executable, "-P", "-m", "slimsight.deploy.doctor.probe", name]
                 started[name] = subprocess.Popen(
                     command, stdout=out, stderr=err, env=_environment(), start_new_session=True
                 )
-        found = {}
+        results = {}
         for name, process in started.items():
             try:
                 process.wait(seconds)
@@ -79,27 +75,27 @@ def probe(names: Sequence[str], seconds: float) -> dict[str, Probed]:
                 os.killpg(process.pid, signal.SIGKILL)  # with the compiler it may have started
                 process.wait()
                 ended = f"it did not answer within {seconds:g} s"
-            said = (Path(folder) / f"{name}.out").read_text(encoding="utf-8")
+            output = (Path(folder) / f"{name}.out").read_text(encoding="utf-8")
             errors = (Path(folder) / f"{name}.err").read_text(encoding="utf-8", errors="replace").strip().splitlines()
             if not ended and process.returncode:
                 code = process.returncode
                 ended = f"it ended by {signal.Signals(-code).name}" if code < 0 else (errors or ["exit code 1"])[-1]
-            found[name] = _read(said, ended)
-        return found
+            results[name] = _to_result(output, ended)
+        return results
 
 
 def _environment() -> dict[str, str]:
-    """The probes find this package as this process did, wherever they are started."""
+    """This environment, with this package on PYTHONPATH: probes import it wherever they are started."""
     here = str(Path(__file__).parents[3])
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))}
 
 
-def _read(said: str, died: str) -> Probed:
+def _to_result(output: str, died: str) -> ProbeResult:
     facts, at = {}, ""
-    for line in said.splitlines():
+    for line in output.splitlines():
         item = json.loads(line)
         if item["name"] == "importing":
             at = item["module"]
         else:
             facts[item["name"]] = item
-    return Probed(facts, died, at if died else "")
+    return ProbeResult(facts, died, at if died else "")

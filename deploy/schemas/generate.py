@@ -1,4 +1,4 @@
-"""The schemas as the code says them."""
+"""Writes the JSON Schemas of recipes and budget files from the models that validate them."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 def to_schema(name: str) -> dict[str, Any]:
     """JSON Schema of a recipe (``recipe``) or of a budget file (``budget``)."""
     if name == "recipe":
-        found = _tidied(Recipe.model_json_schema())
-        _allow_empty_sections_(found)
+        schema = _simplified(Recipe.model_json_schema())
+        _allow_empty_sections_(schema)
     else:
-        found = _tidied(without_null(BudgetFile.model_json_schema()))
-    return {"$schema": _DRAFT, **found, "title": f"slimsight {name}"}
+        schema = _simplified(without_null(BudgetFile.model_json_schema()))
+    return {"$schema": _DRAFT, **schema, "title": f"slimsight {name}"}
 
 
-def to_text(name: str) -> str:
+def schema_text(name: str) -> str:
     """The content of the shipped file."""
     return json.dumps(to_schema(name), indent=1) + "\n"
 
 
-def _tidied(value: Any, *, names: bool = False) -> Any:
+def _simplified(value: Any, *, names: bool = False) -> Any:
     """Without titles (each is its key again) and defaults of whole sections; with the marks of Markdown.
 
     ``names``: the keys of ``value`` are a file's, not JSON Schema's.
     """
     if isinstance(value, list):
-        return [_tidied(item) for item in value]
+        return [_simplified(item) for item in value]
     if isinstance(value, str):
         return value.replace("``", "`").replace("\n", " ")
     if not isinstance(value, dict):
         return value
-    kept = {key: item for key, item in value.items() if names or not _left_out(key, item)}
-    return {key: _tidied(item, names=not names and key in ("properties", "$defs")) for key, item in kept.items()}
+    kept = {key: item for key, item in value.items() if names or not _is_omitted(key, item)}
+    return {key: _simplified(item, names=not names and key in ("properties", "$defs")) for key, item in kept.items()}
 
 
-def _left_out(key: str, item: Any) -> bool:
+def _is_omitted(key: str, item: Any) -> bool:
     return key == "title" or (key == "default" and isinstance(item, dict))
 
 
@@ -59,7 +59,7 @@ def _allow_empty_sections_(schema: dict[str, Any]) -> None:
 
 def main() -> None:
     for name in NAMES:
-        write_text(schema_file(name), to_text(name))
+        write_text(schema_file(name), schema_text(name))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is wrong with a file, all of it, each mistake with its line."""
+"""Mistakes in a settings file: collected with their lines, and explained by the file's JSON schema."""
 
 from __future__ import annotations
 
@@ -14,45 +14,45 @@ from slimsight.compress.registry import nearest
 
 from .yaml_text import Place, line_of
 
-_LONGEST = 2000  # characters of a mistake's line
+_MOST_CHARACTERS = 2000  # characters of a mistake's line
 
 
 class Problems:
-    """Collects mistakes; ``lines`` says where each key of the file stands."""
+    """Collects mistakes; ``lines``: the line of each key of the file."""
 
     def __init__(self) -> None:
         self.lines: dict[Place, int] = {}
-        self._given: dict[Place, str] = {}
-        self._found: list[tuple[int, str]] = []
+        self._origins: dict[Place, str] = {}
+        self._mistakes: list[tuple[int, str]] = []
 
     def __bool__(self) -> bool:
-        return bool(self._found)
+        return bool(self._mistakes)
 
-    def at(self, lines: Mapping[Place, int]) -> None:
-        """What is added from now on stands at ``lines``."""
+    def set_lines(self, lines: Mapping[Place, int]) -> None:
+        """Set the lines of keys for the mistakes that are added from now on."""
         self.lines = dict(lines)
 
-    def replaced(self, place: Place, by: str) -> None:
-        """``by``, which is no part of the file, has taken the place of what stood there."""
-        self._given[place] = by
+    def set_origin(self, place: Place, by: str) -> None:
+        """The value at ``place`` comes from ``by`` (an option), not from the file."""
+        self._origins[place] = by
 
     def add(self, text: str, place: Place = ()) -> None:
         line = line_of(self.lines, place)
-        if by := self._by(place, known=bool(line)):
-            self._found.append((sys.maxsize, f"{by}: {text}"))
+        if by := self._origin(place, known=bool(line)):
+            self._mistakes.append((sys.maxsize, f"{by}: {text}"))
         else:
-            self._found.append((line, f"line {line}: {text}") if line else (sys.maxsize, text))
+            self._mistakes.append((line, f"line {line}: {text}") if line else (sys.maxsize, text))
 
-    def _by(self, place: Place, *, known: bool) -> str | None:
-        """What took the place; or, where the file holds nothing there (``known``), what made it from below."""
-        above = [by for given, by in self._given.items() if given == place[: len(given)]]
-        below = [by for given, by in self._given.items() if place and place == given[: len(place)] and not known]
+    def _origin(self, place: Place, *, known: bool) -> str | None:
+        """The option that set ``place`` or a key above it; or, if not ``known``, one below it."""
+        above = [by for at, by in self._origins.items() if at == place[: len(at)]]
+        below = [by for at, by in self._origins.items() if place and place == at[: len(place)] and not known]
         return next(iter(above[::-1] + below[::-1]), None)
 
     def listed(self) -> str:
-        """A line for each, in the order of the file; what stands in no line of it comes last."""
-        ordered = [text for _, text in sorted(self._found, key=lambda found: found[0])]
-        return "".join(f"\n  {printable(text, _LONGEST)}" for text in dict.fromkeys(ordered))
+        """A line for each mistake, in the order of the file; those without a line come last."""
+        ordered = [text for _, text in sorted(self._mistakes, key=lambda mistake: mistake[0])]
+        return "".join(f"\n  {printable(text, _MOST_CHARACTERS)}" for text in dict.fromkeys(ordered))
 
 
 Schema: TypeAlias = Mapping[str, Any]
@@ -76,8 +76,8 @@ class Allowed:
     def deref(self, schema: Schema) -> Schema:
         if "$ref" not in schema:
             return schema
-        found: Schema = self.schema["$defs"][schema["$ref"].rpartition("/")[2]]
-        return found
+        definition: Schema = self.schema["$defs"][schema["$ref"].rpartition("/")[2]]
+        return definition
 
     def explain(self, error: ErrorDetails) -> tuple[Place, str]:
         """Where one of pydantic's errors is, and a line for it.
@@ -101,7 +101,7 @@ class Allowed:
                 schema = schema["prefixItems"][part] if "prefixItems" in schema else schema["items"]
             else:
                 break  # pydantic's name for a member of a union
-        if error["type"] == "value_error":  # a rule of ours, which says everything itself
+        if error["type"] == "value_error":  # raised by a validator of ours, with a whole sentence
             cause = error["ctx"]["error"]
             where += getattr(cause, "place", ())
             return tuple(where), f"{'.'.join(where) or self.kind}: {cause}"
@@ -175,11 +175,11 @@ def without_null(schema: Any) -> Any:
         return [without_null(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    found = {key: without_null(item) for key, item in schema.items() if not (key == "default" and item is None)}
-    if isinstance(found.get("anyOf"), list):
-        branches = [branch for branch in found["anyOf"] if branch != {"type": "null"}]
+    kept = {key: without_null(item) for key, item in schema.items() if not (key == "default" and item is None)}
+    if isinstance(kept.get("anyOf"), list):
+        branches = [branch for branch in kept["anyOf"] if branch != {"type": "null"}]
         if len(branches) == 1:
-            del found["anyOf"]
-            return {**branches[0], **found}
-        found["anyOf"] = branches
-    return found
+            del kept["anyOf"]
+            return {**branches[0], **kept}
+        kept["anyOf"] = branches
+    return kept

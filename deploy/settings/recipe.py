@@ -99,7 +99,7 @@ def dump_recipe(recipe: Recipe) -> str:
 def _read_tree(path: Path, problems: Problems) -> dict[str, Any] | None:
     """The file's settings with absolute paths, or None (and a problem) when they cannot be read at all."""
     try:
-        found = read_yaml(read_text(path, MOST_YAML))
+        parsed = read_yaml(read_text(path, MOST_YAML))
     except OSError as error:
         raise ConfigError(_unreadable(path, error)) from error
     except UnicodeDecodeError as error:
@@ -108,14 +108,14 @@ def _read_tree(path: Path, problems: Problems) -> dict[str, Any] | None:
     except ConfigError as error:
         problems.add(f"it is not valid YAML: {error}")
         return None
-    problems.at(found.lines)
-    for place, twice in found.repeated:
+    problems.set_lines(parsed.lines)
+    for place, twice in parsed.repeated:
         problems.add(twice, place)
-    if not isinstance(found.value, dict | None):
+    if not isinstance(parsed.value, dict | None):
         allowed = _allowed()
-        problems.add(f"it holds {shown_value(found.value)}; allowed: {allowed.words(allowed.schema)}")
+        problems.add(f"it holds {shown_value(parsed.value)}; allowed: {allowed.words(allowed.schema)}")
         return None
-    prepared: dict[str, Any] = _prepare(found.value, _allowed().schema, path.parent, (), problems)
+    prepared: dict[str, Any] = _prepare(parsed.value, _allowed().schema, path.parent, (), problems)
     return prepared
 
 
@@ -126,14 +126,14 @@ def _unreadable(path: Path, error: OSError) -> str:
         reason, folder = f"there is no recipe {path}", path.parent
     else:
         return f"the recipe {path} cannot be read: {error.strerror}"
-    found = sorted(p.name for p in folder.glob("*.y*ml")) if folder.is_dir() else []
-    if not found:
+    recipes = sorted(p.name for p in folder.glob("*.y*ml")) if folder.is_dir() else []
+    if not recipes:
         return f"{reason}; give a YAML file (no recipes are in {folder} either)"
-    return f"{reason}{nearest(path.name, found)} (recipes in {folder}: {', '.join(found)})"
+    return f"{reason}{nearest(path.name, recipes)} (recipes in {folder}: {', '.join(recipes)})"
 
 
 def _apply(override: str, tree: dict[str, Any], problems: Problems) -> None:
-    """Write one ``a.b=c`` into ``tree``. What the keys and the value are worth is for validation to say."""
+    """Write one override ``a.b=c`` into ``tree``; keys and values are validated later."""
     dotted, equals, text = override.partition("=")
     keys = dotted.strip().split(".")
     if not equals or not all(keys):
@@ -146,7 +146,7 @@ def _apply(override: str, tree: dict[str, Any], problems: Problems) -> None:
         return
     for twice in repeated:
         problems.add(f"--set {override}: {twice}")
-    problems.replaced(tuple(keys), f"--set {override}")
+    problems.set_origin(tuple(keys), f"--set {override}")
     nested = value
     for key in reversed(keys):
         nested = {key: nested}
@@ -191,8 +191,8 @@ def _absolute(value: str, base: Path, where: Place, schema: Schema, problems: Pr
     if not value or "\0" in value:
         problems.add(_allowed().refusal(where, value, schema), where)
     elif expanded.startswith("~"):
-        nowhere = f"{shown_value(value)} was given, but there is no such home folder; write it in full"
-        problems.add(f"{'.'.join(where)}: {nowhere}", where)
+        no_home = f"{shown_value(value)} was given, but there is no such home folder; write it in full"
+        problems.add(f"{'.'.join(where)}: {no_home}", where)
     else:
         return os.path.realpath(base / expanded)
     return value

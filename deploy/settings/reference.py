@@ -29,33 +29,33 @@ A run writes the recipe with every default filled in to `recipe.yaml` in its fol
 
 def render_recipes() -> str:
     """The page: a heading and a table for each section, in the order in which a resolved recipe has them."""
-    return "\n".join([_HEAD, *_section(Recipe, Recipe.model_json_schema(), ())])
+    return "\n".join([_HEAD, *_section_lines(Recipe, Recipe.model_json_schema(), ())])
 
 
-def _section(model: type[BaseModel], schema: Schema, path: tuple[str, ...]) -> Iterator[str]:
+def _section_lines(model: type[BaseModel], schema: Schema, path: tuple[str, ...]) -> Iterator[str]:
     """Its own settings first, then the sections in it."""
     parts = {name: field.default for name, field in model.model_fields.items()}
     inner = {name: default for name, default in parts.items() if isinstance(default, BaseModel)}
     if path:
         yield f"{'#' * (len(path) + 1)} `{'.'.join(path)}`\n"
-        yield f"{_about(model, path)}\n"
-    rows = [_row(model, name, schema, path) for name in parts if name not in inner]
+        yield f"{_section_text(model, path)}\n"
+    rows = [_table_row(model, name, schema, path) for name in parts if name not in inner]
     if rows:
         yield "| setting | takes | default | |\n|---|---|---|---|"
         yield "\n".join(rows) + "\n"
     for name, default in inner.items():
-        yield from _section(type(default), schema, (*path, name))
+        yield from _section_lines(type(default), schema, (*path, name))
 
 
-def _about(model: type[BaseModel], path: tuple[str, ...]) -> str:
+def _section_text(model: type[BaseModel], path: tuple[str, ...]) -> str:
     """The class's docstring without the name of the section, which is the heading."""
     text = " ".join(inspect.cleandoc(model.__doc__ or "").split())
     return text.replace(f" (``{path[-1]}``)", "").replace("``", "`")
 
 
-def _row(model: type[BaseModel], name: str, whole: Schema, path: tuple[str, ...]) -> str:
-    schema: Schema = whole if model is Recipe else whole["$defs"][model.__name__]
-    allowed = Allowed(whole, "recipe").words(schema["properties"][name])
+def _table_row(model: type[BaseModel], name: str, full: Schema, path: tuple[str, ...]) -> str:
+    schema: Schema = full if model is Recipe else full["$defs"][model.__name__]
+    allowed = Allowed(full, "recipe").words(schema["properties"][name])
     default = json.dumps(model.model_construct().model_dump(mode="json")[name])
     about = model.model_fields[name].description or ""
     key = ".".join((*path, name))

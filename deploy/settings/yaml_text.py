@@ -1,4 +1,4 @@
-"""YAML as people mean it: 1e-3 is a number, `no` is a word, a key written twice is a mistake."""
+"""YAML reader and writer: scalars of YAML 1.2 (1e-3 is a number, `no` a word), line numbers, duplicate keys."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class _Dumper(yaml.SafeDumper):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
 
 
-def _whole(_loader: yaml.SafeLoader, node: yaml.Node) -> int:
+def _construct_int(_loader: yaml.SafeLoader, node: yaml.Node) -> int:
     text = str(node.value)
     try:
         return int(text)  # base 10: 010 is ten, not the eight of YAML 1.1
@@ -72,7 +72,7 @@ _Dumper.add_representer(
 _Dumper.add_representer(
     list, lambda dumper, items: dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True)
 )
-_Loader.add_constructor("tag:yaml.org,2002:int", _whole)
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 
 
 Place: TypeAlias = tuple[str, ...]
@@ -103,12 +103,12 @@ def parse_yaml(text: str) -> tuple[Any, list[str]]:
     Raises:
         ConfigError: not YAML, with line and column, both counted from 1.
     """
-    found = read_yaml(text)
-    return found.value, [sentence for _, sentence in found.repeated]
+    parsed = read_yaml(text)
+    return parsed.value, [sentence for _, sentence in parsed.repeated]
 
 
 def read_yaml(text: str) -> YamlText:
-    """What ``text`` holds, and where.
+    """The content of ``text`` with the line of every key.
 
     Raises:
         ConfigError: not YAML, with line and column, both counted from 1; a tag that no file here needs; or more than
@@ -122,7 +122,7 @@ def read_yaml(text: str) -> YamlText:
             return YamlText(None, (), {})
         _check_size(node, 0, {})
         repeated = tuple(_repeated_keys(node, (), set()))  # before construction writes merged keys into the nodes
-        lines = dict(_lines(node, (), set()))
+        lines = dict(_key_lines(node, (), set()))
         return YamlText(loader.construct_document(node), repeated, lines)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -178,7 +178,7 @@ def _check_size(node: yaml.Node, depth: int, known: dict[int, tuple[int, int]]) 
     return count, height
 
 
-def _lines(node: yaml.Node, place: Place, seen: set[int]) -> Iterator[tuple[Place, int]]:
+def _key_lines(node: yaml.Node, place: Place, seen: set[int]) -> Iterator[tuple[Place, int]]:
     """The line of every key and of every item of a list."""
     if id(node) in seen:  # an alias
         return
@@ -186,12 +186,12 @@ def _lines(node: yaml.Node, place: Place, seen: set[int]) -> Iterator[tuple[Plac
     if isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
             yield (*place, str(index)), item.start_mark.line + 1
-            yield from _lines(item, (*place, str(index)), seen)
+            yield from _key_lines(item, (*place, str(index)), seen)
     elif isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             here = (*place, str(key.value))
             yield here, key.start_mark.line + 1
-            yield from _lines(value, here, seen)
+            yield from _key_lines(value, here, seen)
 
 
 def _repeated_keys(node: yaml.Node, path: Place, seen: set[int]) -> Iterator[tuple[Place, str]]:

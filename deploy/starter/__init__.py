@@ -1,7 +1,7 @@
-"""A first recipe for somebody's model and images, after a look at both; what is guessed is said."""
+"""A first recipe for a given model and images, from what both are; guesses are marked."""
 
-from .images import ImagesSeen, look_at_images
-from .model import ModelSeen, look_at_model
+from .images import ImageFacts, examine_images
+from .model import ModelFacts, examine_model
 from .text import Starter, to_recipe
 
-__all__ = ["ImagesSeen", "ModelSeen", "Starter", "look_at_images", "look_at_model", "to_recipe"]
+__all__ = ["ImageFacts", "ModelFacts", "Starter", "examine_images", "examine_model", "to_recipe"]

@@ -1,4 +1,4 @@
-"""What somebody's images are: layout, classes, sizes, and how they would be split."""
+"""Facts about a folder of images: layout, classes, sizes, and how a run would split them."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from slimsight.compress.progress import SILENT, Progress
 T = TypeVar("T")
 
 SIZES = (32, 48, 64, 96, 128, 160, 192, 224)
-"""Sides that are tried, in pixels."""
+"""Candidate image sizes, in pixels."""
 
-_LOOKED_AT = 256
+_SAMPLED = 256
 _CIFAR = "cifar-10-batches-py"
 _MOST_FILES = 200_000
 _FEW, _LARGE_SHARE = 500, 0.2
 
 
 @dataclass(frozen=True)
-class ImagesSeen:
-    """What was found; ``counts``: of all images, by class; ``splits``: images by split, as a run will make them.
+class ImageFacts:
+    """Facts about images; ``counts``: of all images, by class; ``splits``: images by split, as a run will make them.
 
-    ``sample``: images (N, 3, H, W) uint8 at ``size``, spread over the training images, and ``labels`` (N,).
-    ``sizes``: width x height of the images looked at, the most frequent first; ``notes``: what is odd about them.
+    ``sizes``: width x height of the sampled images, the most frequent first; ``notes``: anything unusual.
+    ``paths`` (or ``arrays``, where images have one size): the training images that are sampled, with labels.
     """
 
     config: DataConfig
@@ -64,47 +64,47 @@ class ImagesSeen:
         """Images (N, 3, size, size) and labels (N,), spread over the classes."""
         if self.arrays is not None:
             return self.arrays
-        images = [_read(path, lambda image: to_bytes(image, size)) for path, _ in self.paths]
+        images = [_read_image(path, lambda image: to_bytes(image, size)) for path, _ in self.paths]
         return np.stack(images), np.array([label for _, label in self.paths])
 
 
-def look_at_images(path: Path | None, *, cache: Path, seed: int = 0, progress: Progress = SILENT) -> ImagesSeen:
-    """Look at the images in ``path``; None: the digits that come with scikit-learn.
+def examine_images(path: Path | None, *, cache: Path, seed: int = 0, progress: Progress = SILENT) -> ImageFacts:
+    """The facts about the images in ``path``; None: the digits that come with scikit-learn.
 
     Raises:
         DataError: nothing there that a recipe can name; the message says which layouts are known.
     """
     if path is None:
-        return _whole(DataConfig(source="digits", flip=False), "the embedded digits", cache, seed, progress)
+        return _facts_of_source(DataConfig(source="digits", flip=False), "the embedded digits", cache, seed, progress)
     if not path.exists():
         raise DataError(f"there is no {path}; give the folder of your images: one folder per class, {_LAYOUTS}")
     if path.is_file():
         layout = "an archive with train/<class>/ and test/<class>/"
-        return _whole(DataConfig(source="image_tree", path=path), layout, cache, seed, progress)
+        return _facts_of_source(DataConfig(source="image_tree", path=path), layout, cache, seed, progress)
     if path.name == _CIFAR or (path / _CIFAR).is_dir():
         config = DataConfig(source="cifar10_batches", path=path)
-        return _whole(config, "CIFAR-10 in torchvision's layout", cache, seed, progress)
-    return _folder(path, seed)
+        return _facts_of_source(config, "CIFAR-10 in torchvision's layout", cache, seed, progress)
+    return _facts_of_folder(path, seed)
 
 
 _LAYOUTS = "or train/<class>/ and test/<class>/ (val/<class>/ too, if you have it)"
 
 
-def _whole(config: DataConfig, layout: str, cache: Path, seed: int, progress: Progress) -> ImagesSeen:
-    """Sources that have one size: read as a run will read them, into its cache."""
+def _facts_of_source(config: DataConfig, layout: str, cache: Path, seed: int, progress: Progress) -> ImageFacts:
+    """Facts about a source whose images have one size, read through the cache as a run does."""
     splits = open_splits(config, cache_dir=cache, seed=seed, progress=progress)
     train = splits.train
-    every = {"train": train, "val": splits.val, "test": splits.test()}
+    by_split = {"train": train, "val": splits.val, "test": splits.test()}
     totals: Counter[int] = Counter()
-    for images in every.values():
+    for images in by_split.values():
         totals.update(np.asarray(images.labels).tolist())
-    chosen = np.linspace(0, len(train) - 1, min(_LOOKED_AT, len(train))).round().astype(np.int64)
+    sampled = np.linspace(0, len(train) - 1, min(_SAMPLED, len(train))).round().astype(np.int64)
     side = splits.image_size
-    return ImagesSeen(
+    return ImageFacts(
         config=config,
         classes=tuple(splits.classes),
         counts={name: totals[index] for index, name in enumerate(splits.classes)},
-        splits={name: len(images) for name, images in every.items()},
+        splits={name: len(images) for name, images in by_split.items()},
         layout=layout,
         sizes=((f"{side}x{side}", sum(totals.values())),),
         short_side=side,
@@ -112,11 +112,11 @@ def _whole(config: DataConfig, layout: str, cache: Path, seed: int, progress: Pr
         why_size="as they are",
         notes=(),
         paths=(),
-        arrays=(np.asarray(train.images[chosen]), np.asarray(train.labels[chosen])),
+        arrays=(np.asarray(train.images[sampled]), np.asarray(train.labels[sampled])),
     )
 
 
-def _folder(path: Path, seed: int) -> ImagesSeen:
+def _facts_of_folder(path: Path, seed: int) -> ImageFacts:
     trial = DataConfig(source="image_folder", path=path, image_size=SIZES[0])
     try:
         source = to_source(trial, seed=seed)
@@ -144,14 +144,14 @@ def _folder(path: Path, seed: int) -> ImagesSeen:
     if "val" not in splits:
         if len(pool) < _FEW:
             trial = trial.model_copy(update={"val_fraction": _LARGE_SHARE})
-        held = len(hold_out(pool, trial.val_fraction, seed=seed, what="validation"))
-        splits |= {"train": splits["train"] - held, "val": held}
-    chosen = _spread([(file, classes.index(name.split("/")[0])) for file, name in named["train"]])
-    sizes, notes = _headers([file for file, _ in chosen])
+        validation = len(hold_out(pool, trial.val_fraction, seed=seed, what="validation"))
+        splits |= {"train": splits["train"] - validation, "val": validation}
+    sampled = _evenly_spaced([(file, classes.index(name.split("/")[0])) for file, name in named["train"]])
+    sizes, notes = _sizes_and_notes([file for file, _ in sampled])
     short = sorted(min(width, height) for width, height in sizes)[len(sizes) // 2]
     size = max((side for side in SIZES if side <= short), default=SIZES[0])
     why = f"the largest usual side that half of the images have (their short side: {short} px in the middle)"
-    return ImagesSeen(
+    return ImageFacts(
         config=trial.model_copy(update={"image_size": size}),
         classes=classes,
         counts={name: counts[name] for name in classes},
@@ -161,21 +161,21 @@ def _folder(path: Path, seed: int) -> ImagesSeen:
         short_side=short,
         size=size,
         why_size=why if short > SIZES[0] else f"the smallest usual side; the images have {short} px",
-        notes=(*notes, *_strays(path)),
-        paths=tuple(chosen),
+        notes=(*notes, *_unread_files(path)),
+        paths=tuple(sampled),
     )
 
 
-def _spread(files: Sequence[tuple[Path, int]]) -> list[tuple[Path, int]]:
-    """Some of them, from every class: they are sorted by class."""
-    chosen = np.linspace(0, len(files) - 1, min(_LOOKED_AT, len(files))).round().astype(int)
-    return [files[index] for index in chosen]
+def _evenly_spaced(files: Sequence[tuple[Path, int]]) -> list[tuple[Path, int]]:
+    """A sample that covers every class, because the files are sorted by class."""
+    sampled = np.linspace(0, len(files) - 1, min(_SAMPLED, len(files))).round().astype(int)
+    return [files[index] for index in sampled]
 
 
-def _headers(files: Sequence[Path]) -> tuple[list[tuple[int, int]], list[str]]:
+def _sizes_and_notes(files: Sequence[Path]) -> tuple[list[tuple[int, int]], list[str]]:
     sizes, modes = [], Counter[str]()
     for file in files:
-        size, mode, transparent, turned = _read(file, _header)
+        size, mode, transparent, turned = _read_image(file, _read_header)
         sizes.append(size)
         alpha = mode in ("RGBA", "LA", "PA") or transparent
         modes["with transparency (it is dropped, what lies behind shows)"] += alpha
@@ -186,16 +186,16 @@ def _headers(files: Sequence[Path]) -> tuple[list[tuple[int, int]], list[str]]:
     return sizes, [f"{count} {of}: {what}" for what, count in modes.items() if count]
 
 
-def _header(image: Image.Image) -> tuple[tuple[int, int], str, bool, bool]:
+def _read_header(image: Image.Image) -> tuple[tuple[int, int], str, bool, bool]:
     """Size, mode, whether a colour is transparent, whether EXIF turns it."""
     turned = image.getexif().get(0x0112, 1) not in (0, 1)
     return image.size, image.mode, "transparency" in image.info, turned
 
 
-def _read(path: Path, what: Callable[[Image.Image], T]) -> T:
+def _read_image(path: Path, read: Callable[[Image.Image], T]) -> T:
     try:
         with open_image(path) as image:
-            return what(image)
+            return read(image)
     except DECODE_ERRORS as error:
         where = printable(str(path), 500)
         raise DataError(
@@ -203,8 +203,8 @@ def _read(path: Path, what: Callable[[Image.Image], T]) -> T:
         ) from error
 
 
-def _strays(path: Path) -> list[str]:
-    """Files that are not read: said, so that nobody misses images of another format."""
+def _unread_files(path: Path) -> list[str]:
+    """A note about files that are not read, so that images of another format are not missed."""
     others: Counter[str] = Counter()
     for number, (_, _, files) in enumerate(os.walk(path)):
         others.update(Path(file).suffix.lower() or file for file in files if not is_image(file))

@@ -1,4 +1,4 @@
-"""What somebody's model is: does it take the images, do its weights load, what can shrink, how fast is a step."""
+"""Facts about a model: image size, weights, normalisation, channel groups that can shrink, seconds of a step."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ import torch
 from slimsight.compress.config import ModelConfig
 from slimsight.compress.errors import ModelError
 from slimsight.compress.models import Classifier, build_classifier, check_classifier
+from slimsight.compress.models.check import ClassCountError
 from slimsight.compress.models.user_code import is_file_name
 from slimsight.compress.progress import SILENT, Progress
 
 from ..inspection import Inspection, inspect_model
-from .images import SIZES, ImagesSeen, statistics
+from .images import SIZES, ImageFacts, statistics
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _CONVENTIONS = {
@@ -42,37 +43,39 @@ class Normalisation:
 
 
 @dataclass(frozen=True)
-class ModelSeen:
-    """What was found. ``accuracy``: of given weights on ``looked_at`` training images; ``tried``: other sides refused.
+class ModelFacts:
+    """Facts about a model. ``accuracy``: of given weights on ``accuracy_images`` training images.
+
+    ``refused_sizes``: image sizes that it does not take; ``weights_beside``: a file beside the model's.
 
     ``forward`` and ``step``: seconds per image, forward alone and with backward.
     """
 
     config: ModelConfig
     size: int
-    tried: tuple[str, ...]
-    found: Inspection
+    refused_sizes: tuple[str, ...]
+    inspection: Inspection
     normalisation: Normalisation
     forward: float
     step: float
     batch_bytes: int
     accuracy: float | None = None
-    looked_at: int = 0
-    beside: Path | None = None
+    accuracy_images: int = 0
+    weights_beside: Path | None = None
 
 
-def look_at_model(
+def examine_model(
     name: str | None,
-    images: ImagesSeen,
+    images: ImageFacts,
     *,
     weights: Path | Literal["pretrained"] | None = None,
     progress: Progress = SILENT,
-) -> ModelSeen:
-    """Build the model for the images' classes and look at what a run will ask of it.
+) -> ModelFacts:
+    """Build the model for the images' classes and examine what a run needs of it.
 
     Args:
         name: as in a recipe; None: a ResNet that fits the images' size.
-        weights: of the model; they are loaded, and tried on images.
+        weights: of the model; they are loaded, and evaluated on images.
 
     Raises:
         ConfigError, ModelError, PruningError: what a run would refuse too, with its sentence.
@@ -84,43 +87,43 @@ def look_at_model(
         config = config.model_copy(update={"shortcut": "conv"})  # nothing was trained with the other yet
     torch.manual_seed(0)
     model = build_classifier(config, len(images.classes))
-    size, tried = _fitting_size(model, images)
+    size, refused_sizes = _fitting_size(model, images)
     pixels, labels = images.sample(size)
     normalisation, accuracy = _normalisation(config, model, pixels, labels)
-    forward, step, taken = _timed(model, pixels)
-    found = inspect_model(chosen, model, (3, size, size), limit=_PROOF_SECONDS, progress=progress)
-    return ModelSeen(
+    forward, step, taken = _time_steps(model, pixels)
+    inspection = inspect_model(chosen, model, (3, size, size), limit=_PROOF_SECONDS, progress=progress)
+    return ModelFacts(
         config=config.model_copy(update={"mean": normalisation.mean, "std": normalisation.std}),
         size=size,
-        tried=tuple(tried),
-        found=found,
+        refused_sizes=tuple(refused_sizes),
+        inspection=inspection,
         normalisation=normalisation,
         forward=forward,
         step=step,
         batch_bytes=taken,
         accuracy=accuracy,
-        looked_at=len(pixels),
-        beside=_beside(chosen) if weights is None else None,
+        accuracy_images=len(pixels),
+        weights_beside=_weights_beside(chosen) if weights is None else None,
     )
 
 
-def _fitting_size(model: Classifier, images: ImagesSeen) -> tuple[int, list[str]]:
+def _fitting_size(model: Classifier, images: ImageFacts) -> tuple[int, list[str]]:
     """The images' own side, or the next one that the model takes."""
     if images.config.source != "image_folder":
         check_classifier(model, images.size, len(images.classes))
         return images.size, []
-    tried: list[str] = []
+    refused_sizes: list[str] = []
     first: ModelError | None = None
     for size in sorted(SIZES, key=lambda side: (side != images.size, side > images.size, abs(side - images.size))):
         try:
             check_classifier(model, size, len(images.classes))
+        except ClassCountError:  # the same for every side
+            raise
         except ModelError as error:
-            if "logits; the data has" in str(error):  # another side changes nothing about that
-                raise
             first = first or error
-            tried.append(f"{size}")
+            refused_sizes.append(f"{size}")
         else:
-            return size, tried
+            return size, refused_sizes
     assert first is not None
     raise first
 
@@ -176,7 +179,7 @@ def _accuracy(model: Classifier, images: np.ndarray, labels: np.ndarray, by: Nor
     return float(right.float().mean())
 
 
-def _timed(model: Classifier, images: np.ndarray) -> tuple[float, float, int]:
+def _time_steps(model: Classifier, images: np.ndarray) -> tuple[float, float, int]:
     """Seconds per image (forward, forward and backward), and bytes that a step keeps per image."""
     batch = torch.from_numpy(images[:16]).float() / 255
     kept = 0
@@ -204,7 +207,7 @@ def _timed(model: Classifier, images: np.ndarray) -> tuple[float, float, int]:
     return min(forwards) / len(batch), min(steps) / len(batch), kept // len(batch)
 
 
-def _beside(name: str) -> Path | None:
+def _weights_beside(name: str) -> Path | None:
     """A file of weights that lies beside the model's file and has its name."""
     if not is_file_name(name):
         return None

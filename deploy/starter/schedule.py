@@ -1,4 +1,4 @@
-"""How long each stage learns, for so many images."""
+"""Epochs, steps and batch size of each stage, from the number of training images."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 FEW = 200
-"""Training images from which on an explainer is learned."""
+"""Fewest training images for which an explainer is trained."""
 
 _GATE_IMAGES = 10_000
 _MEMORY_SHARE = 0.25
@@ -14,7 +14,7 @@ _MEMORY_SHARE = 0.25
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long each stage learns, by the number of training images. ``batch`` images a step."""
+    """Epochs and steps of each stage; ``batch`` images a step; ``explained``: whether an explainer is trained."""
 
     batch: int
     train_epochs: int

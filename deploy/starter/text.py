@@ -1,4 +1,4 @@
-"""YAML with the reasons beside it."""
+"""The commented recipe and budget file that ``slimsight init`` writes, and what it prints."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from slimsight.compress.config import DataConfig
 
 from ..report.units import as_bytes, as_count, as_macs, as_percent, plural
 from ..settings.yaml_text import dump_yaml
-from .images import ImagesSeen
-from .model import ModelSeen
+from .images import ImageFacts
+from .model import ModelFacts
 from .schedule import FEW, Schedule
 
 BESIDE = 40
@@ -32,7 +32,7 @@ class CommentedYaml:
         self.guesses: list[str] = []
         self._section = ""
 
-    def written(self) -> str:
+    def text(self) -> str:
         return "\n".join(self.lines).lstrip("\n") + "\n"
 
     def comment(self, text: str, level: int = 0, *, wrap: bool = True) -> None:
@@ -69,22 +69,22 @@ _USUAL_VAL = DataConfig().val_fraction
 
 @dataclass(frozen=True)
 class Starter:
-    """A recipe to begin with: ``text``, its ``budget`` file, and what was found, guessed and warned of, a line each."""
+    """A recipe to begin with: ``text``, its ``budget`` file, and ``messages``: facts, guesses and warnings."""
 
     text: str
     budget: str
-    said: tuple[str, ...]
+    messages: tuple[str, ...]
 
 
 def to_recipe(
-    images: ImagesSeen, model: ModelSeen, *, out: Path, memory: int | None, schema: Callable[[str], Path]
+    images: ImageFacts, model: ModelFacts, *, out: Path, memory: int | None, schema: Callable[[str], Path]
 ) -> Starter:
-    """The commented recipe for what was seen.
+    """The commented recipe for these images and this model.
 
     Args:
-        out: where it will lie: paths in it count from there.
-        memory: bytes that a run may take.
-        schema: the place of the schema of recipes and of budget files, for editors.
+        out: file that it is written to: relative paths count from its folder.
+        memory: bytes that a run may allocate.
+        schema: gives the path of the JSON Schema of recipes and of budget files, for editors.
     """
     schedule = Schedule.of(images.splits["train"], model.batch_bytes, memory)
     text = CommentedYaml()
@@ -108,11 +108,11 @@ def to_recipe(
     text.key("threads", 1, "as many as the device will give it", 1)
     text.key("batch", 1, "images per call", 1)
     budget = _budget_file(images, model, schema("budget"))
-    return Starter(text.written(), budget.written(), (*_found(images, model), *_said(text)))
+    return Starter(text.text(), budget.text(), (*_facts(images, model), *(f"guess: {guess}" for guess in text.guesses)))
 
 
-def _budget_file(images: ImagesSeen, model: ModelSeen, schema: Path) -> CommentedYaml:
-    """What 'slimsight check' holds the finished run to."""
+def _budget_file(images: ImageFacts, model: ModelFacts, schema: Path) -> CommentedYaml:
+    """The limits of 'slimsight check' on the finished run."""
     text = CommentedYaml()
     text.comment(f"yaml-language-server: $schema={schema.as_posix()}", wrap=False)
     text.comment(
@@ -129,15 +129,11 @@ def _budget_file(images: ImagesSeen, model: ModelSeen, schema: Path) -> Commente
     return text
 
 
-def _said(text: CommentedYaml) -> list[str]:
-    return [f"guess: {guess}" for guess in text.guesses]
-
-
-def _source(images: ImagesSeen) -> str:
+def _source(images: ImageFacts) -> str:
     return images.config.path.name if images.config.path is not None else "digits"
 
 
-def _data(text: CommentedYaml, images: ImagesSeen, model: ModelSeen, out: Path) -> None:
+def _data(text: CommentedYaml, images: ImageFacts, model: ModelFacts, out: Path) -> None:
     text.section("data")
     text.comment(
         f"{images.layout}: {len(images.classes)} classes, {_per_class(images.counts)}",
@@ -152,7 +148,7 @@ def _data(text: CommentedYaml, images: ImagesSeen, model: ModelSeen, out: Path) 
     if images.config.source == "image_folder":
         sizes = ", ".join(f"{size} ({count})" for size, count in images.sizes[:3])
         more = f" and {len(images.sizes) - 3} more" if len(images.sizes) > 3 else ""
-        refused = f"; {', '.join(model.tried)} px: the model does not take them" if model.tried else ""
+        refused = f"; {', '.join(model.refused_sizes)} px: the model does not take them" if model.refused_sizes else ""
         why = images.why_size if model.size == images.size else "the nearest usual side that the model takes"
         text.comment(f"sizes found: {sizes}{more}; each is scaled, and its centre square taken", 1)
         text.key(
@@ -171,29 +167,31 @@ def _data(text: CommentedYaml, images: ImagesSeen, model: ModelSeen, out: Path) 
         text.key("crop_padding", model.size // 8, "shifts of up to so many pixels while weights learn", 1)
 
 
-def _model(text: CommentedYaml, images: ImagesSeen, model: ModelSeen, schedule: Schedule, out: Path) -> None:
-    found, config = model.found, model.config
+def _model(text: CommentedYaml, images: ImageFacts, model: ModelFacts, schedule: Schedule, out: Path) -> None:
+    inspection, config = model.inspection, model.config
     text.section("model")
     text.comment(
-        f"{as_macs(found.macs)} MACs at {model.size} px, {as_count(found.params)} parameters, "
-        f"{as_bytes(found.size_bytes)}; {len(images.classes)} logits, as many as there are classes",
+        f"{as_macs(inspection.macs)} MACs at {model.size} px, {as_count(inspection.params)} parameters, "
+        f"{as_bytes(inspection.size_bytes)}; {len(images.classes)} logits, as many as there are classes",
         1,
     )
     text.comment(
-        f"{plural(found.groups, 'channel group')} can be slimmed, each proven on a copy; frozen: "
-        f"{_frozen(found.frozen_groups)}",
+        f"{plural(inspection.groups, 'channel group')} can be slimmed, each proven on a copy; frozen: "
+        f"{_frozen(inspection.frozen_groups)}",
         1,
     )
     text.key("name", _model_name(config.name, out), "", 1)
     if config.name.startswith("resnet"):
         text.key("shortcut", config.shortcut, "", 1)
     if config.weights is None:
-        near = f" ({model.beside.name} lies beside the model: is it its weights?)" if model.beside else ""
+        near = (
+            f" ({model.weights_beside.name} lies beside the model: is it its weights?)" if model.weights_beside else ""
+        )
         text.key("weights", None, f"none given: the model is trained first, as `train` says{near}", 1)
     else:
         weights = config.weights if isinstance(config.weights, str) else _relative(config.weights, out)
         right = (
-            f"; {as_percent(model.accuracy, 0)} of {model.looked_at} training images right"
+            f"; {as_percent(model.accuracy, 0)} of {model.accuracy_images} training images right"
             if model.accuracy is not None
             else ""
         )
@@ -211,7 +209,7 @@ def _model(text: CommentedYaml, images: ImagesSeen, model: ModelSeen, schedule: 
         ]
 
 
-def _explainer(text: CommentedYaml, images: ImagesSeen, schedule: Schedule) -> None:
+def _explainer(text: CommentedYaml, images: ImageFacts, schedule: Schedule) -> None:
     text.section("explainer", "learns where the model looks; its answers steer the gates")
     if not schedule.explained:
         text.key(
@@ -237,28 +235,28 @@ def _gates(text: CommentedYaml, schedule: Schedule) -> None:
     text.key("batch_size", schedule.batch, "", 1)
 
 
-def _budget(text: CommentedYaml, model: ModelSeen) -> None:
-    found = model.found
+def _budget(text: CommentedYaml, model: ModelFacts) -> None:
+    inspection = model.inspection
     text.section("budget", "what the slim model may cost at most")
-    smallest = found.smallest_macs / found.macs
+    smallest = inspection.smallest_macs / inspection.macs
     text.key(
         "macs",
         f"{_macs_share(model):.0%}",
-        f"of {as_macs(found.macs)}; down to {as_percent(smallest, 1)} can be reached",
+        f"of {as_macs(inspection.macs)}; down to {as_percent(smallest, 1)} can be reached",
         1,
     )
     text.key("align", 8, "channels in multiples of 8, where a group is large enough: processors like them", 1)
 
 
-def _macs_share(model: ModelSeen) -> float:
+def _macs_share(model: ModelFacts) -> float:
     """Half, or what is easily reached where much is frozen."""
-    smallest = model.found.smallest_macs / model.found.macs
+    smallest = model.inspection.smallest_macs / model.inspection.macs
     return 0.5 if smallest < 0.45 else min(0.95, math.ceil(smallest * 110) / 100)
 
 
-def _found(images: ImagesSeen, model: ModelSeen) -> list[str]:
-    """What was found, for the terminal."""
-    found = model.found
+def _facts(images: ImageFacts, model: ModelFacts) -> list[str]:
+    """Facts about the images and the model, for the terminal."""
+    inspection = model.inspection
     lines = [
         f"images: {images.layout}",
         f"  {len(images.classes)} classes: {_per_class(images.counts)}",
@@ -268,21 +266,23 @@ def _found(images: ImagesSeen, model: ModelSeen) -> list[str]:
         lines.append(f"  {_uneven(images)}")
     lines += [f"  {note}" for note in images.notes]
     lines += [
-        f"model: {model.config.name}: {as_macs(found.macs)} MACs at {model.size} px, {as_count(found.params)} "
-        f"parameters, {len(images.classes)} logits",
-        f"  {plural(found.groups, 'channel group')} can be slimmed; frozen: {_frozen(found.frozen_groups)}",
+        f"model: {model.config.name}: {as_macs(inspection.macs)} MACs at {model.size} px, "
+        f"{as_count(inspection.params)} parameters, {len(images.classes)} logits",
+        f"  {plural(inspection.groups, 'channel group')} can be slimmed; frozen: {_frozen(inspection.frozen_groups)}",
     ]
     if model.accuracy is not None:
         lines.append(
-            f"  the weights load, and get {as_percent(model.accuracy, 0)} of {model.looked_at} training images right"
+            f"  the weights load, and get {as_percent(model.accuracy, 0)} of {model.accuracy_images} training images "
+            "right"
         )
         if model.accuracy < _CHANCE / len(images.classes):
             lines.append(
                 "  WARNING: no better than chance: is the order of classes another (here: sorted folder names: "
                 f"{', '.join(images.classes[:5])}...), or the image size, or are these weights of another task?"
             )
-    elif model.beside is not None:
-        lines.append(f"  {model.beside.name} lies beside it: if those are its weights, say --weights {model.beside}")
+    elif model.weights_beside is not None:
+        beside = model.weights_beside
+        lines.append(f"  {beside.name} lies beside it: if those are its weights, say --weights {beside}")
     return lines
 
 
@@ -291,7 +291,7 @@ def _per_class(counts: Mapping[str, int]) -> str:
     return ", ".join(named[:_NAMED]) + (f" and {len(named) - _NAMED} more" if len(named) > _NAMED else "")
 
 
-def _uneven(images: ImagesSeen) -> str:
+def _uneven(images: ImageFacts) -> str:
     largest, smallest = (f(images.counts, key=lambda name: images.counts[name]) for f in (max, min))
     return (
         f"uneven: '{largest}' has {images.imbalance:.0f} times the images of '{smallest}'; accuracy then says little "
@@ -308,14 +308,14 @@ def _frozen(groups: Sequence[Mapping[str, str]]) -> str:
     return "; ".join(named[:2]) + (f"; and {len(named) - 2} more" if len(named) > 2 else "") if named else "none"
 
 
-def _steps(schedule: Schedule, images: ImagesSeen, epochs: int) -> int:
+def _steps(schedule: Schedule, images: ImageFacts, epochs: int) -> int:
     return epochs * max(1, images.splits["train"] // schedule.batch)
 
 
 def _relative(path: Path, out: Path) -> str:
     """As seen from the recipe's folder, unless it lies far away."""
-    found = os.path.relpath(path.resolve(), out.resolve().parent)
-    return str(path.resolve()) if Path(found).parts[:2] == ("..", "..") else Path(found).as_posix()
+    relative = os.path.relpath(path.resolve(), out.resolve().parent)
+    return str(path.resolve()) if Path(relative).parts[:2] == ("..", "..") else Path(relative).as_posix()
 
 
 def _model_name(name: str, out: Path) -> str:

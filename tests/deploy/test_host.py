@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from slimsight.deploy.host import Cores, existing, free_disk, usable_cores, usable_memory
+from slimsight.deploy.host import Cores, free_disk, nearest_folder, usable_cores, usable_memory
 
 
 def _files(root: Path, files: dict[str, str]) -> Path:
@@ -59,5 +59,5 @@ def test_memory_is_the_least_of_what_is_free_and_what_cgroups_allow(tmp_path: Pa
 
 
 def test_disk_is_asked_where_a_folder_would_be_made(tmp_path: Path) -> None:
-    assert existing(tmp_path / "a" / "b") == tmp_path
+    assert nearest_folder(tmp_path / "a" / "b") == tmp_path
     assert free_disk(tmp_path / "a" / "b") > 0

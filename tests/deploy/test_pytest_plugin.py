@@ -163,7 +163,7 @@ def test_a_limit_that_nothing_is_held_to_fails(pytester: pytest.Pytester) -> Non
         [
             unheld,
             unheld,
-            "E*: slimsight.check(model, x) found no limits: mark the test, e.g. @pytest.mark.slimsight(macs='60M')",
+            "E*: slimsight.check(model, x) has no limits: mark the test, e.g. @pytest.mark.slimsight(macs='60M')",
             "E*: the marker slimsight has flops: give macs, params, size, or call assert_latency",
             "E*: the marker slimsight needs names: @pytest.mark.slimsight(macs='60M')",
         ]

@@ -16,7 +16,7 @@ from packaging.version import Version
 from slimsight.compress.errors import ConfigError
 from slimsight.deploy.budget import load_budget
 from slimsight.deploy.schemas import NAMES, schema_file
-from slimsight.deploy.schemas.generate import to_text
+from slimsight.deploy.schemas.generate import schema_text
 from slimsight.deploy.settings.recipe import load_recipe
 from slimsight.deploy.settings.yaml_text import parse_yaml
 
@@ -50,7 +50,7 @@ def load(kind: str, path: Path) -> Any:
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_shipped_is_what_the_code_says(name: str) -> None:
     shipped = schema_file(name).read_text(encoding="utf-8")
-    assert shipped == to_text(name), "run: python -m slimsight.deploy.schemas.generate"
+    assert shipped == schema_text(name), "run: python -m slimsight.deploy.schemas.generate"
     jsonschema.Draft202012Validator.check_schema(json.loads(shipped))
 
 

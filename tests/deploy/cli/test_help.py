@@ -12,7 +12,7 @@ import pytest
 from typer.main import get_command
 
 from slimsight.deploy.cli import COMMANDS
-from slimsight.deploy.cli.help import SHOWN
+from slimsight.deploy.cli.help import HELP
 from slimsight.deploy.cli.main import app
 
 from ..conftest import Said
@@ -22,7 +22,7 @@ HEAVY = {"torch", "numpy", "matplotlib", "pydantic", "onnx", "onnxruntime", "PIL
 
 
 def _examples() -> list[tuple[str, str]]:
-    return [(name, command) for name in NAMES for command, _ in SHOWN[name].examples]
+    return [(name, command) for name in NAMES for command, _ in HELP[name].examples]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -33,7 +33,7 @@ def test_help_fits_80_columns_and_ends_with_examples(
     said = say(name, "--help")
     assert (said.code, said.err) == (0, "")
     assert max(map(len, said.out.splitlines())) <= 80
-    assert f"  Examples:\n    # {SHOWN[name].examples[0][1]}\n    slimsight {name}" in said.out
+    assert f"  Examples:\n    # {HELP[name].examples[0][1]}\n    slimsight {name}" in said.out
 
 
 def test_the_list_of_commands_cuts_no_sentence(say: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:

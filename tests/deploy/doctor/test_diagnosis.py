@@ -6,13 +6,15 @@ import pytest
 
 from slimsight.deploy.doctor import Diagnosis, Finding
 from slimsight.deploy.doctor.diagnosis import _gpu, _learning, _requirements
-from slimsight.deploy.doctor.probing import Probed, probe
-from slimsight.deploy.doctor.runtimes import compiler, onnxruntime, tensorrt
+from slimsight.deploy.doctor.probing import ProbeResult, probe
+from slimsight.deploy.doctor.runtimes import compiler_findings, onnxruntime_findings, tensorrt_findings
 
 from ..conftest import Said
 
-CPU_ONLY = Probed({"torch devices": {"built_for": "13.0", "threads": 2}})
-WITH_GPU = Probed({"torch devices": {"built_for": "13.0", "gpus": [{"name": "A", "memory": 8e9}], "computes": True}})
+CPU_ONLY = ProbeResult({"torch devices": {"built_for": "13.0", "threads": 2}})
+WITH_GPU = ProbeResult(
+    {"torch devices": {"built_for": "13.0", "gpus": [{"name": "A", "memory": 8e9}], "computes": True}}
+)
 
 
 def test_this_machine_can_run_what_its_tests_run(say: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,14 +51,16 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 def test_a_broken_library_is_a_finding(package: Path, code: str, words: str) -> None:
     package.write_text(code)
-    (found,) = tensorrt("tensorrt", "tensorrt", probe(["tensorrt"], 5 if "sleep" in code else 60)["tensorrt"], WITH_GPU)
+    (found,) = tensorrt_findings(
+        "tensorrt", "tensorrt", probe(["tensorrt"], 5 if "sleep" in code else 60)["tensorrt"], WITH_GPU
+    )
     assert (found.state, found.found) == ("broken", words)
     assert found.remedy.endswith("-m pip install 'tensorrt>=10.9' --force-reinstall")
 
 
 def test_what_is_not_installed_comes_with_the_command_that_installs_it() -> None:
-    missing = Probed({"tensorrt": {"broken": "ModuleNotFoundError: No module named 'tensorrt'"}})
-    (found,) = tensorrt("tensorrt", "tensorrt", missing, CPU_ONLY)
+    missing = ProbeResult({"tensorrt": {"broken": "ModuleNotFoundError: No module named 'tensorrt'"}})
+    (found,) = tensorrt_findings("tensorrt", "tensorrt", missing, CPU_ONLY)
     assert (found.state, found.found) == ("absent", "not installed")
     assert found.remedy.endswith("-m pip install 'tensorrt>=10.9'")
 
@@ -69,9 +73,9 @@ def test_only_what_every_run_needs_makes_it_impossible() -> None:
 
 
 def test_a_torch_that_dies_is_named() -> None:
-    found = list(_learning(Probed({"numpy": {"version": "2.0"}}, "it ended by SIGILL", "torch")))
+    found = list(_learning(ProbeResult({"numpy": {"version": "2.0"}}, "it ended by SIGILL", "torch")))
     assert found[0] == Finding("needed", "torch", "broken", "importing it: it ended by SIGILL", found[0].remedy)
-    (scipy, *_) = _learning(Probed({"scipy": {"broken": "ImportError: no"}, "torch": {"version": "2"}}))
+    (scipy, *_) = _learning(ProbeResult({"scipy": {"broken": "ImportError: no"}, "torch": {"version": "2"}}))
     assert (scipy.name, scipy.state) == ("scipy", "broken")
 
 
@@ -95,19 +99,23 @@ def test_gpus_that_torch_cannot_use_are_said() -> None:
 def test_providers_without_a_gpu_and_an_onnxruntime_without_providers() -> None:
     both = {"onnxruntime": {"version": "1.2"}, "CPUExecutionProvider": {"ran": True}}
     with_cuda = {**both, "CUDAExecutionProvider": {"ran": False, "reason": "no driver"}}
-    states = {item.name: (item.state, item.found) for item in onnxruntime(Probed(with_cuda), CPU_ONLY)}
+    states = {item.name: (item.state, item.found) for item in onnxruntime_findings(ProbeResult(with_cuda), CPU_ONLY)}
     assert states["onnxruntime-cpu"] == ("ok", "runs")
     assert states["onnxruntime-cuda"] == ("absent", "in this build, but there is no GPU")
-    states = {item.name: (item.state, item.found) for item in onnxruntime(Probed(with_cuda), WITH_GPU)}
+    states = {item.name: (item.state, item.found) for item in onnxruntime_findings(ProbeResult(with_cuda), WITH_GPU)}
     assert states["onnxruntime-cuda"] == ("absent", "cannot start here: no driver")
     broken = [
-        item for item in onnxruntime(Probed({"onnxruntime": {"version": "1.2"}}), CPU_ONLY) if item.state == "broken"
+        item
+        for item in onnxruntime_findings(ProbeResult({"onnxruntime": {"version": "1.2"}}), CPU_ONLY)
+        if item.state == "broken"
     ]
     assert [item.name for item in broken] == ["onnxruntime-cpu"]
 
 
 def test_a_compiler_that_cannot_build_is_told_from_none() -> None:
-    (none,) = compiler(Probed({"compiler": {"missing": "there is no C++ compiler"}}))
+    (none,) = compiler_findings(ProbeResult({"compiler": {"missing": "there is no C++ compiler"}}))
     assert none.remedy.startswith("apt install g++")
-    (headers,) = compiler(Probed({"compiler": {"path": "g++", "missing": "Python's headers are not in /x"}}))
+    (headers,) = compiler_findings(
+        ProbeResult({"compiler": {"path": "g++", "missing": "Python's headers are not in /x"}})
+    )
     assert "-dev" in headers.remedy

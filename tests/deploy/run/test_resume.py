@@ -14,7 +14,7 @@ import pytest
 from slimsight.compress.errors import ConfigError
 from slimsight.compress.progress import Silent, Stop
 from slimsight.compress.training.checkpoint import LEAST_SECONDS, SavedCheckpoint
-from slimsight.deploy.cli.main import stopping
+from slimsight.deploy.cli.main import stop_on_signals
 from slimsight.deploy.report import Report
 from slimsight.deploy.run.resume import CHECKPOINT_SECONDS_VARIABLE, checkpoint_seconds
 
@@ -101,7 +101,7 @@ def test_a_changed_recipe_never_goes_on_from_a_checkpoint(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_a_signal_asks_first_and_then_stops(number: signal.Signals) -> None:
     stop, before = Stop(), signal.getsignal(number)
-    with stopping(stop):
+    with stop_on_signals(stop):
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(number)
         assert not stop.wanted
@@ -116,7 +116,7 @@ def test_a_signal_asks_first_and_then_stops(number: signal.Signals) -> None:
 def test_signals_that_were_ignored_stay_so() -> None:
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
-        with stopping(Stop()):
+        with stop_on_signals(Stop()):
             os.kill(os.getpid(), signal.SIGTERM)
             assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
     finally:
@@ -124,7 +124,7 @@ def test_signals_that_were_ignored_stay_so() -> None:
 
 
 def test_a_forked_worker_dies_of_the_signal_as_if_it_had_no_handler() -> None:
-    with stopping(Stop()):
+    with stop_on_signals(Stop()):
         child = os.fork()
         if child == 0:
             os.kill(os.getpid(), signal.SIGTERM)

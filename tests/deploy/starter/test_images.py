@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from slimsight.compress.errors import DataError
-from slimsight.deploy.starter import ImagesSeen, look_at_images
+from slimsight.deploy.starter import ImageFacts, examine_images
 from slimsight.deploy.starter.images import statistics
 
 
@@ -14,8 +14,8 @@ def save(path: Path, size: tuple[int, int] = (40, 30), colour: int = 0) -> None:
     Image.new("RGB", size, (colour, 100, 200)).save(path)
 
 
-def look(path: Path | None, cache: Path) -> ImagesSeen:
-    return look_at_images(path, cache=cache)
+def look(path: Path | None, cache: Path) -> ImageFacts:
+    return examine_images(path, cache=cache)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_the_side_is_the_largest_usual_one_that_half_of_the_images_have(tmp_path
     assert (found.short_side, found.size) == (101, 96)
     assert found.sample(96)[0].shape[1:] == (3, 96, 96)
     save(tmp_path / "a" / "5.png", (9, 9))
-    small = look_at_images(tmp_path, cache=tmp_path)
+    small = examine_images(tmp_path, cache=tmp_path)
     assert small.size >= 32
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 from slimsight.compress.errors import ModelError
 from slimsight.deploy.schemas import schema_file
 from slimsight.deploy.settings.recipe import load_recipe
-from slimsight.deploy.starter import ImagesSeen, look_at_images, look_at_model, to_recipe
+from slimsight.deploy.starter import ImageFacts, examine_images, examine_model, to_recipe
 from slimsight.deploy.starter.schedule import Schedule
 
 MODELS = """
@@ -29,40 +29,40 @@ def ten():
 
 
 @pytest.fixture
-def images(tmp_path: Path) -> ImagesSeen:
+def images(tmp_path: Path) -> ImageFacts:
     """30 and 6 images of 70 pixels, two classes that differ in colour."""
     for name, count, red in (("one", 30, 200), ("two", 6, 20)):
         (tmp_path / "images" / name).mkdir(parents=True)
         for number in range(count):
             Image.new("RGB", (70, 80), (red + number, 90, 90)).save(tmp_path / "images" / name / f"{number}.png")
     (tmp_path / "models.py").write_text(MODELS)
-    return look_at_images(tmp_path / "images", cache=tmp_path / "cache")
+    return examine_images(tmp_path / "images", cache=tmp_path / "cache")
 
 
-def test_a_model_that_takes_one_size_decides_the_size(images: ImagesSeen, tmp_path: Path) -> None:
-    seen = look_at_model(f"{tmp_path / 'models.py'}:only_48", images)
-    assert (images.size, seen.size, seen.tried) == (64, 48, ("64",))
+def test_a_model_that_takes_one_size_decides_the_size(images: ImageFacts, tmp_path: Path) -> None:
+    seen = examine_model(f"{tmp_path / 'models.py'}:only_48", images)
+    assert (images.size, seen.size, seen.refused_sizes) == (64, 48, ("64",))
     starter = to_recipe(images, seen, out=tmp_path / "recipe.yaml", memory=None, schema=schema_file)
     (tmp_path / "recipe.yaml").write_text(starter.text)
     assert load_recipe(tmp_path / "recipe.yaml").data.image_size == 48
     assert "64 px: the model does not take them" in starter.text.replace("\n  # ", " ")
 
 
-def test_a_model_with_other_logits_than_classes_is_refused(images: ImagesSeen, tmp_path: Path) -> None:
+def test_a_model_with_other_logits_than_classes_is_refused(images: ImageFacts, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="the model returns 10 logits for 2 classes of the data"):
-        look_at_model(f"{tmp_path / 'models.py'}:ten", images)
+        examine_model(f"{tmp_path / 'models.py'}:ten", images)
 
 
-def test_weights_that_know_nothing_of_these_classes_are_warned_of(images: ImagesSeen, tmp_path: Path) -> None:
+def test_weights_that_know_nothing_of_these_classes_are_warned_of(images: ImageFacts, tmp_path: Path) -> None:
     name = f"{tmp_path / 'models.py'}:any_size"
-    seen = look_at_model(name, images)
+    seen = examine_model(name, images)
     assert seen.accuracy is None
     file = tmp_path / "other.pth"
     torch.save({k: torch.zeros_like(v) for k, v in _states(name).items()}, file)
-    seen = replace(look_at_model(name, images, weights=file), accuracy=0.4)
+    seen = replace(examine_model(name, images, weights=file), accuracy=0.4)
     starter = to_recipe(images, seen, out=tmp_path / "recipe.yaml", memory=None, schema=schema_file)
-    assert any(line.startswith("  WARNING: no better than chance") for line in starter.said)
-    assert any("uneven: 'one' has 5 times the images of 'two'" in line for line in starter.said)
+    assert any(line.startswith("  WARNING: no better than chance") for line in starter.messages)
+    assert any("uneven: 'one' has 5 times the images of 'two'" in line for line in starter.messages)
     text = starter.text.replace("\n  # ", " ")
     assert "uneven: 'one' has 5 times the images of 'two'" in text
     assert "weights: other.pth" in text
@@ -83,9 +83,9 @@ def test_schedules_follow_the_number_of_images_and_the_memory() -> None:
     assert tight.batch == 32  # three times 32 x 10 MB are just below a quarter of 4 GB
 
 
-def test_what_can_hardly_shrink_gets_a_budget_that_can_be_reached(images: ImagesSeen, tmp_path: Path) -> None:
-    seen = look_at_model(f"{tmp_path / 'models.py'}:any_size", images)
-    stiff = replace(seen, found=replace(seen.found, smallest_macs=round(0.6 * seen.found.macs)))
+def test_what_can_hardly_shrink_gets_a_budget_that_can_be_reached(images: ImageFacts, tmp_path: Path) -> None:
+    seen = examine_model(f"{tmp_path / 'models.py'}:any_size", images)
+    stiff = replace(seen, inspection=replace(seen.inspection, smallest_macs=round(0.6 * seen.inspection.macs)))
     for model, macs in ((seen, 0.5), (stiff, 0.66)):
         starter = to_recipe(images, model, out=tmp_path / "recipe.yaml", memory=None, schema=schema_file)
         (tmp_path / "recipe.yaml").write_text(starter.text)
