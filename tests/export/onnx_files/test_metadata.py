@@ -19,8 +19,8 @@ from slimsight.compress.dynamic import DynamicClassifier, measure_usage, routed_
 from slimsight.compress.errors import ExportError
 from slimsight.compress.macs import count_macs
 from slimsight.compress.models import Classifier
-from slimsight.export.onnx_files.tidy import training_nodes
 from slimsight.export.onnx_files.metadata import About, read_metadata
+from slimsight.export.onnx_files.tidy import training_nodes
 from slimsight.export.routed.export import export_masked, export_routed
 from slimsight.export.runners import import_onnxruntime
 from slimsight.export.to_onnx import export_onnx
