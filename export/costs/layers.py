@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 Shape = tuple[int, int, int]
@@ -45,6 +46,15 @@ class LayerCost:
             positions=max(1, self.positions // batch),
             reads=max(1, self.reads // batch),
         )
+
+
+def merge_calls(calls: Iterable[LayerCost], batch: int) -> tuple[LayerCost, ...]:
+    """The layers for one image, in order of their first call, from all calls of layers for ``batch`` images."""
+    layers: dict[str, LayerCost] = {}
+    for call in calls:
+        layer = layers.get(call.name)
+        layers[call.name] = call if layer is None else layer.add_call(call)
+    return tuple(layer.per_image(batch) for layer in layers.values())
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any, Final
 from slimsight.compress.errors import ExportError
 
 from ..onnx_files.graph import nested_graphs, read_onnx, runtime_inputs, subgraphs
-from .layers import LayerCost, ModelCost, Shape
+from .layers import LayerCost, ModelCost, Shape, merge_calls
 from .onnx_shapes import known_dims, with_shapes
 
 # Operator -> positions of its weight and its bias among its inputs (None: it has no bias).
@@ -54,7 +54,7 @@ def onnx_cost(path: Path, image: Shape | None = None) -> ModelCost:
     try:
         shaped = with_shapes(path, image, needed=_layer_values)
         scope = _CostScope(path, shaped.dims, {})
-        layers = tuple(layer.per_image(shaped.batch) for layer in _merge_calls(_layers(shaped.graph, scope)))
+        layers = merge_calls(_layers(shaped.graph, scope), shaped.batch)
     except (LookupError, ArithmeticError, ValueError, TypeError) as error:  # a node without inputs, sizes of zero
         raise ExportError(f"{path} is not well-formed ({' '.join(str(error).split())}): export it again") from error
     return ModelCost(
@@ -191,15 +191,6 @@ def _layer_name(node: Any, weight: str, scope: _CostScope) -> str:
     if slash and operator.partition(".")[0].startswith(node.op_type):
         return module.strip("/")
     return str(node.name) or str(node.output[0])
-
-
-def _merge_calls(calls: Iterator[LayerCost]) -> list[LayerCost]:
-    """Add up the calls of each layer."""
-    layers: dict[str, LayerCost] = {}
-    for call in calls:
-        layer = layers.get(call.name)
-        layers[call.name] = call if layer is None else layer.add_call(call)
-    return list(layers.values())
 
 
 def _count_params(graph: Any) -> int:

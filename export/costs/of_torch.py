@@ -15,7 +15,7 @@ from slimsight.compress.errors import ExportError
 from slimsight.compress.macs import count_macs, count_params
 
 from ..pt2.export import load_program
-from .layers import LayerCost, ModelCost, Shape
+from .layers import LayerCost, ModelCost, Shape, merge_calls
 
 _CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d"})
 _LINEAR = frozenset({"linear", "addmm"})
@@ -87,11 +87,7 @@ def pt2_cost(path: Path) -> ModelCost:
     shape = _sizes(inputs[0].meta["val"]) if is_tensor else ()
     if len(shape) != 4:
         raise ExportError(f"{path} takes no single batch of images (batch, C, H, W): MACs are counted per image")
-    by_name: dict[str, LayerCost] = {}
-    for call in _program_layers(program.graph, names):
-        layer = by_name.get(call.name)
-        by_name[call.name] = call if layer is None else call.add_call(layer)
-    layers = tuple(layer.per_image(shape[0]) for layer in by_name.values())
+    layers = merge_calls(_program_layers(program.graph, names), shape[0])
     params = sum(parameter.numel() for parameter in program.parameters())
     return ModelCost(sum(layer.macs for layer in layers), params, layers, (shape[1], shape[2], shape[3]))
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..onnx_files.graph import import_onnx, subgraphs
 from ..onnx_files.value_types import FLOAT, value_types
-from ..runners import CPU_PROVIDER, import_onnxruntime, to_input
+from ..runners import open_session, to_input
 from .convert import FP16_MAX
 
 FP16_HEADROOM = 2.0
@@ -82,10 +82,7 @@ def run_graph(proto: Any, samples: NDArray[Any], *, batch: int = 16) -> list[NDA
 
     ``batch`` images go in one call, unless the model fixes another number.
     """
-    ort = import_onnxruntime()
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = ort.InferenceSession(proto.SerializeToString(), options, providers=[CPU_PROVIDER])
+    session = open_session(proto.SerializeToString(), torch.get_num_threads())
     (images,) = session.get_inputs()
     step = images.shape[0] if isinstance(images.shape[0], int) else batch
     rows = [

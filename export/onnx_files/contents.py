@@ -15,23 +15,7 @@ _MAX_ELEMENTS: Final = 2**36
 _MAX_BATCH_ELEMENTS, _MAX_IMAGE_ELEMENTS = 2**28, 2**24  # 1 GiB of float32, and 2,364 x 2,364 pixels
 _EXTERNAL: Final = 1  # TensorProto.DataLocation
 # Bytes of an element by TensorProto.DataType; types that pack several into a byte are left to ONNX Runtime.
-_ELEMENT_BYTES: Final = {
-    1: 4,
-    2: 1,
-    3: 1,
-    4: 2,
-    5: 2,
-    6: 4,
-    7: 8,
-    9: 1,
-    10: 2,
-    11: 8,
-    12: 4,
-    13: 8,
-    14: 8,
-    15: 16,
-    16: 2,
-}
+_ITEMSIZE: Final = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 14: 8, 15: 16, 16: 2}
 
 
 def check_contents(proto: Any, path: Path) -> None:
@@ -116,9 +100,9 @@ def _check_tensor(tensor: Any, path: Path) -> None:
             f"{path}: tensor '{name}' has shape {_shape_text(dims)}, which no machine holds: export it again"
         )
     if tensor.data_location == _EXTERNAL or tensor.external_data:
-        needed = elements * _ELEMENT_BYTES.get(tensor.data_type, 0)
+        needed = elements * _ITEMSIZE.get(tensor.data_type, 0)
         _check_external({entry.key: entry.value for entry in tensor.external_data}, name, needed, path)
-    elif tensor.raw_data and len(tensor.raw_data) != elements * _ELEMENT_BYTES.get(tensor.data_type, 0) != 0:
+    elif tensor.raw_data and len(tensor.raw_data) != elements * _ITEMSIZE.get(tensor.data_type, 0) != 0:
         raise ExportError(
             f"{path}: tensor '{name}' has shape {_shape_text(dims)} and {len(tensor.raw_data):,} bytes of data, which "
             "do not fit: export it again"
@@ -149,10 +133,8 @@ def _check_external(given: dict[str, str], name: str, needed: int, path: Path) -
 def _check_value(value: Any, path: Path) -> None:
     dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim if dim.HasField("dim_value")]
     if any(size < 0 for size in dims) or math.prod(dims) > _MAX_ELEMENTS:
-        name = printable(value.name)
-        raise ExportError(
-            f"{path}: value '{name}' has shape {_shape_text(dims)}, which no machine holds: export it again"
-        )
+        name, shape = printable(value.name), _shape_text(dims)
+        raise ExportError(f"{path}: value '{name}' has shape {shape}, which no machine holds: export it again")
 
 
 def _shape_text(dims: Sequence[int]) -> str:

@@ -86,8 +86,9 @@ def tidy_(proto: Any) -> None:
 def training_nodes(graph: Any) -> list[str]:
     """Nodes that compute in training mode, of a graph and of its branches, as ``Dropout 'name'``."""
     stored = {tensor.name: tensor for tensor in graph.initializer}
-    constants = [node for node in graph.node if node.op_type == "Constant" and node.attribute[0].HasField("t")]
-    stored |= {node.output[0]: node.attribute[0].t for node in constants}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].HasField("t"):
+            stored[node.output[0]] = node.attribute[0].t
     in_training = []
     for node in graph.node:
         if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:

@@ -21,7 +21,7 @@ from slimsight.compress.dynamic import DynamicClassifier
 
 from ..onnx_files.graph import import_onnx, read_onnx
 from ..pt2.export import load_program, trace
-from ..routed.export import with_routes
+from ..routed.export import WithRoutes
 from ..runners import CPU_PROVIDER, open_session
 from ..to_onnx import to_onnx_program
 
@@ -122,7 +122,7 @@ def first_in_onnx(
     """
     proto = read_onnx(path)
     stated = next(item.version for item in proto.opset_import if not item.domain)
-    exported = with_routes(model) if isinstance(model, DynamicClassifier) else model
+    exported = WithRoutes(model) if isinstance(model, DynamicClassifier) else model
     outputs = [value.name for value in proto.graph.output]
     program = to_onnx_program(exported, torch.from_numpy(image), opset=stated, outputs=outputs).exported_program
     expected = program_values(program, image)

@@ -26,8 +26,8 @@ from .writer import RoutedSummary, RouteWriter, score_name
 RouteMode = Literal["out", "in_out"]
 
 
-class _WithRoutes(nn.Module):
-    """Returns logits and, for each route, the number of the chosen mask, (N, routes) int64."""
+class WithRoutes(nn.Module):
+    """The function of both forms: images -> logits and, for each route, the number of its mask, (N, routes) int64."""
 
     def __init__(self, model: DynamicClassifier) -> None:
         super().__init__()
@@ -50,11 +50,6 @@ class _WithScores(nn.Module):
         return (routing.logits, *routing.scores)
 
 
-def with_routes(model: DynamicClassifier) -> nn.Module:
-    """The function of both forms as a module: images -> logits and routes."""
-    return _WithRoutes(model)
-
-
 def export_masked(
     model: DynamicClassifier, example: Tensor, path: Path, *, opset: int = 18, about: About = EMPTY_ABOUT
 ) -> None:
@@ -66,7 +61,7 @@ def export_masked(
         ExportError: the model cannot be traced.
     """
     about = replace(about, macs=routed_cost(model, example[:1]).total, macs_mean=None)
-    export_onnx(with_routes(model), example, path, opset=opset, outputs=(LOGITS_OUTPUT, ROUTES_OUTPUT), about=about)
+    export_onnx(WithRoutes(model), example, path, opset=opset, outputs=(LOGITS_OUTPUT, ROUTES_OUTPUT), about=about)
 
 
 def export_routed(

@@ -13,14 +13,7 @@ from slimsight.compress.files.atomic import atomic_path
 from ..engines.flavour import FLAVOUR_NAMES, Flavour, keeping_logger
 
 _CHECKSUM_BYTES = 32  # of the SHA-256 sum that a timing cache file begins with
-_OUT_OF_MEMORY = (
-    "out of memory",
-    "outofmemory",
-    "insufficient memory",
-    "bad_alloc",
-    "memory allocation",
-    "cudaerror 2)",
-)
+_NO_MEMORY = ("out of memory", "outofmemory", "insufficient memory", "bad_alloc", "memory allocation", "cudaerror 2)")
 
 
 @dataclass(frozen=True)
@@ -114,7 +107,7 @@ def _parse_failure(parser: Any, runtime: str, name: str) -> str:
 
 def _build_failure(runtime: str, name: str, batches: tuple[int, int, int], errors: list[str]) -> str:
     """The message for a failed build."""
-    if any(sign in text.lower() for text in errors for sign in _OUT_OF_MEMORY):
+    if any(sign in text.lower() for text in errors for sign in _NO_MEMORY):
         return (
             f"{runtime} ran out of memory while building {name} for up to {batches[2]} images: "
             "lower the largest batch size, or free memory on the device"
