@@ -55,7 +55,7 @@ JSON = {
     "a number of ten thousand digits": ('{"schema": 1, "seed": ' + "9" * 10_000 + "}", "is too large"),
     "a number beyond 64 bits": ('{"schema": 1, "seed": 1' + "0" * 25 + "}", "is too large"),
     "a number beyond floats": ('{"schema": 1, "seed": 1e999}', "is too large"),
-    "NaN": ('{"schema": 1, "seed": NaN}', "NaN is no number"),
+    "NaN": ('{"schema": 1, "seed": NaN}', "NaN is not a JSON number"),
     "a key twice": ('{"schema": 1, "schema": 1}', "'schema' is written twice"),
     "half a surrogate pair": ('{"schema": "\\ud800"}', "surrogate"),
     "no UTF-8": (b'{"schema": "\xff"}', "utf-8"),
@@ -122,11 +122,11 @@ def test_an_image_list_that_is_a_pipe(place: Any, refused: Callable[..., str]) -
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        ("file,x0,y0,x1,y1\n../../../etc/passwd,0,0,1,1\n", "not lie below the table's folder"),
-        ("file,x0,y0,x1,y1\n/etc/passwd,0,0,1,1\n", "not lie below the table's folder"),
+        ("file,x0,y0,x1,y1\n../../../etc/passwd,0,0,1,1\n", "is not below the table's folder"),
+        ("file,x0,y0,x1,y1\n/etc/passwd,0,0,1,1\n", "is not below the table's folder"),
         ("file,x0,y0,x1,y1\n" + "a" * 200_000 + ",0,0,1,1\n", "cannot be read"),
         ("file,x0,y0,x1,y1\nlist.csv,0,0,1,1\n", "cannot be read"),
-        ("file,x0,y0,x1,y1\n\x1b[2J,0,0,1,nan\n", "whole pixels"),
+        ("file,x0,y0,x1,y1\n\x1b[2J,0,0,1,nan\n", "must be integers"),
     ],
 )
 def test_table_of_boxes(content: str, why: str, place: Any, refused: Callable[..., str]) -> None:
