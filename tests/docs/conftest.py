@@ -1,6 +1,6 @@
-"""What the pages presume a reader has: a folder of images, a model of their own, a recipe, a finished run.
+"""Fixtures for the commands of the pages: a reader's images, model, recipe and finished run.
 
-All of it is small, and under the names that the pages use, so that commands run as they are written.
+All are small and have the names that the pages use, so that commands run unchanged.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def write_project(folder: Path) -> None:
 
 
 def finish_run(folder: Path) -> None:
-    """``slimsight run recipe.yaml --out runs/mine``, and what the pages take from elsewhere."""
+    """``slimsight run recipe.yaml --out runs/mine``, and the other files that the pages name."""
     root = folder / "runs/mine"
     run_recipe(load_recipe(folder / "recipe.yaml"), root, name="recipe.yaml", cache=folder / "cache")
     (weights,) = (root / "stages/classifier").glob("*.safetensors")
@@ -104,7 +104,7 @@ def finish_run(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The reader's files alone; nobody works in them."""
+    """The reader's files without a run; tests use copies."""
     folder = tmp_path_factory.mktemp("reader") / "written"
     folder.mkdir()
     write_project(folder)
@@ -113,7 +113,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def pristine(written: Path) -> Path:
-    """The project, finished; nobody works in it."""
+    """The project with a finished run; tests use copies."""
     place = written.parent
     copy_project(written, place / "project")
     before = Path.cwd()
@@ -128,7 +128,7 @@ def pristine(written: Path) -> Path:
 
 @pytest.fixture
 def project(pristine: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy in the place where it was made (recipes hold whole paths), which is the current folder."""
+    """A copy at the original path (recipes have absolute paths), which is the current folder."""
     with working_in(pristine, monkeypatch) as folder:
         yield folder
 

@@ -1,4 +1,4 @@
-"""The pages as a reader's machine sees them: blocks, the commands in them, and what a run of one says."""
+"""Code blocks and commands of README and docs/, and a shell that runs a command."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _EXIT = re.compile(r"#\s*exit (\d)(?=:|$)")
 
 @dataclass(frozen=True)
 class Command:
-    """A line of a block, continued ones joined. ``code``: how it ends; ``# exit 1`` behind it says so."""
+    """A line of a block, continuation lines joined. ``code``: expected exit code, set by a comment ``# exit 1``."""
 
     line: str
     code: int
@@ -40,7 +40,7 @@ def name_of(page: Path) -> str:
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """What stands between the fences of one language."""
+    """The code blocks of one language."""
     return [body for kind, body in _BLOCK.findall(page.read_text(encoding="utf-8")) if kind == language]
 
 
@@ -52,12 +52,12 @@ def commands(text: str) -> Iterator[Command]:
 
 
 def spans(page: Path) -> list[str]:
-    """Our commands in running text: ``slimsight ...`` between single backticks."""
+    """slimsight commands in running text: ``slimsight ...`` between single backticks."""
     return _CODE.findall(re.sub(_BLOCK, "", page.read_text(encoding="utf-8")))
 
 
 def in_shell(line: str, folder: Path, **environment: str) -> tuple[int, str]:
-    """As bash runs it, with our commands first on its path, and with the plugin of this copy."""
+    """Run by bash, with the commands and the pytest plugin of this checkout; gives exit code and output."""
     tools = folder / ".tools"
     tools.mkdir(exist_ok=True)
     for name, code in (("slimsight", '-c "from slimsight.deploy.cli.main import main; main()"'), ("python", "")):

@@ -1,6 +1,6 @@
-"""Every command of README and docs/ works as it is written, on a fresh run, in a folder with what the pages presume.
+"""Every command of README and docs/ works unchanged, on a finished run, in a folder with the reader's files.
 
-Our own commands are called in this process: starting Python and torch for each would take longer than all of them.
+slimsight commands are called in this process: starting Python and torch for each would take longer than all of them.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ PAGES_WITH_COMMANDS = [page for page in PAGES if blocks(page, "sh")]
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is tested elsewhere takes less long here.
+    """Shortens work that other tests cover.
 
-    ``bench`` measures once instead of ten times over, and no memory; ``trust`` looks at fewer images; ``doctor``
-    imports nothing in processes of its own; a run draws no pictures.
+    ``bench`` measures one session instead of ten, and no memory; ``trust`` uses fewer images; ``doctor`` starts no
+    processes; a run draws no pictures.
     """
     whole = slimsight.deploy.bench.run_bench
 
@@ -71,7 +71,7 @@ def reason_not_to_run(command: Command) -> str | None:
 
 @pytest.mark.parametrize("page", PAGES_WITH_COMMANDS, ids=name_of)
 def test_the_commands_of_a_page(
-    page: Path, project: Path, ways: Callable[[Command], tuple[int, str]], done_before: set[str]
+    page: Path, project: Path, run_command: Callable[[Command], tuple[int, str]], done_before: set[str]
 ) -> None:
     for block in blocks(page, "python"):  # files that the text shows are there when its commands run
         if (named := re.match(r"# (\S+\.py)\n", block)) and named[1] != "my_model.py":
@@ -79,14 +79,14 @@ def test_the_commands_of_a_page(
     for block in blocks(page, "sh"):
         for command in commands(block):
             if reason_not_to_run(command) is None and plain(command) not in done_before:
-                code, said = ways(command)
+                code, said = run_command(command)
                 assert code == command.code, f"{command.line}\n{said}"
                 done_before.add(plain(command))
 
 
 @pytest.fixture(scope="session")
 def done_before() -> set[str]:
-    """The same words on two pages are run once."""
+    """A command that is on two pages runs once."""
     return set()
 
 
@@ -95,12 +95,12 @@ def plain(command: Command) -> str:
 
 
 @pytest.fixture
-def ways(project: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[Command], tuple[int, str]]:
-    """How a command is started; gives its exit code and what it said."""
+def run_command(project: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[Command], tuple[int, str]]:
+    """Runs a command; gives its exit code and output."""
 
     def start(command: Command) -> tuple[int, str]:
         if command.is_ours:
-            with made_anew(command, project), pytest.raises(SystemExit) as left:
+            with without_recipe(command, project), pytest.raises(SystemExit) as left:
                 main(command.words[1:])
             found = capsys.readouterr()
             assert "Traceback" not in found.out + found.err
@@ -111,8 +111,8 @@ def ways(project: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[Command
 
 
 @contextmanager
-def made_anew(command: Command, project: Path) -> Iterator[None]:
-    """``init`` writes what is here already. What it writes is read; then the small files are back, which learn less."""
+def without_recipe(command: Command, project: Path) -> Iterator[None]:
+    """``init`` writes files that exist already: they are moved away, its output is loaded, and they are restored."""
     small = {name: project / name for name in ("recipe.yaml", "budget.yaml")} if command.words[1] == "init" else {}
     texts = {name: path.read_text(encoding="utf-8") for name, path in small.items()}
     for path in small.values():

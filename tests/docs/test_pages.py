@@ -1,4 +1,4 @@
-"""What is made from the code is what the code says; what is drawn is well-formed; what is promised is there."""
+"""Generated pages match the code, the picture is well-formed, and the index lists every page."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def here(files: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def presumed(project: Path) -> dict[str, Any]:
-    """What parts of programs say that the reader has: a trained model, a few images, loaders."""
+    """Names that incomplete blocks use: a trained model, a few images, loaders."""
     my_model = importlib.import_module("my_model")  # the pages' own, written into the folder of the test
 
     splits = torch.load(project / "digits.pt")
@@ -59,7 +59,7 @@ def presumed(project: Path) -> dict[str, Any]:
 def test_a_file(
     page: Path, block: str, here: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:
-    """Shown whole, with its name: it runs, and its tests pass."""
+    """A complete file with its name: it runs, and its tests pass."""
     request.config.addinivalue_line("markers", "slimsight: of the plugin, which this session may lack")
     scope: dict[str, Any] = {"__name__": "shown"}
     exec(compile(block, name_of(page), "exec"), scope)
@@ -83,7 +83,7 @@ def once(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def test_parts_of_programs(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In turn, in one scope that has what the text presumes; what they all learn is learned once, and for less long."""
+    """Incomplete blocks run in turn in one scope; their trainings run once, with a short schedule."""
     quick = GatesConfig(steer="rbf", steps=200, batch_size=64)
     explainer = {"predictor": {"epochs": 3, "lr": 1e-3}, "selector": {"epochs": 4, "batch_size": 64}}
     monkeypatch.setattr(slimsight, "learn_gates", once(partial(slimsight.learn_gates, config=quick)))

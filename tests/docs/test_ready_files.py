@@ -1,4 +1,4 @@
-"""The ready files for CI: their form, and their commands, run as the service would in a reader's repository."""
+"""The ready files for CI: their format, and their commands, run as the service would in a reader's repository."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Started = Callable[[str], tuple[int, str]]
 
 @pytest.fixture
 def repository(files: Path) -> Path:
-    """A repository with what a pipeline fetches: the default branch beside it."""
+    """A repository with a checkout of the default branch, as a pipeline has it."""
     (files / "main").mkdir()
     shutil.copy(files / "my_model.py", files / "main")
     return files
@@ -49,7 +49,7 @@ def repository(files: Path) -> Path:
 
 @pytest.fixture
 def start(capsys: pytest.CaptureFixture[str]) -> Started:
-    """Our commands in this process, others in a shell; gives the exit code and what was said."""
+    """Runs slimsight commands in this process, others in a shell; gives exit code and output."""
 
     def run(line: str) -> tuple[int, str]:
         words = shlex.split(os.path.expandvars(line), comments=True)
@@ -124,7 +124,7 @@ def test_the_push_workflow_passes_and_a_grown_model_fails_it(
 
 
 def test_the_weekly_workflow(project: Path, start: Started, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its run is done here already, so that it only takes it up again."""
+    """The run is finished already, so its stages are reused."""
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(project / "summary.md"))
     (job,) = read("github-scheduled.yml")["jobs"].values()
     for line in our_lines([step["run"] for step in job["steps"] if "run" in step]):
