@@ -1,4 +1,4 @@
-"""Parsing of amounts with units: ``50%``, ``20M``, ``0.5 GMACs``, ``1.2 MB``, ``3 ms``."""
+"""Amounts as people write and read them: ``50%``, ``0.5 GMACs``, ``1.2 MB``, ``3 ms``, ``3x224x224``, ``42 s``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
+
+from .errors import ConfigError
 
 _NUMBER: Final = re.compile(r"([0-9][0-9_]*\.?[0-9_]*|\.[0-9]+)(e[+-]?[0-9]+)?\s*(%|[a-z]*(?: [a-z]+)?)", re.IGNORECASE)
 
@@ -112,3 +114,29 @@ def to_amount(value: object, *, what: str, units: Mapping[str, float], example: 
     if unit == "" and number < PLAUSIBLE:
         raise ValueError(f"{value!r} is neither a ratio nor a plausible amount of {what}: {allowed}")
     return Amount(number * units[unit], relative=False)
+
+
+def read_image_shape(text: str) -> tuple[int, int, int]:
+    """(C, H, W) of a text such as ``3x224x224``.
+
+    Raises:
+        ConfigError: not three positive whole numbers with x between them.
+    """
+    parts = text.lower().split("x")
+    if len(parts) != 3 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise ConfigError(f"the input is '{text}': give channels x height x width, e.g. 3x224x224")
+    channels, height, width = map(int, parts)
+    return channels, height, width
+
+
+def as_duration(seconds: float) -> str:
+    """``0.4 s``, ``42 s``, ``3 min 20 s`` or ``1 h 05 min``."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"

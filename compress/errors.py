@@ -115,3 +115,9 @@ def report_out_of_memory(what: str) -> Iterator[None]:
         if reason is None:
             raise
         raise RunError(f"{what} {reason}: what was finished is kept") from error
+
+
+def first_error_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -84,19 +84,6 @@ class Inspection:
         return {**value, "input": "x".join(map(str, self.input))}
 
 
-def read_shape(text: str) -> Shape:
-    """``3x224x224`` as numbers.
-
-    Raises:
-        ConfigError: anything else.
-    """
-    parts = text.lower().split("x")
-    if len(parts) != 3 or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise ConfigError(f"the input is '{text}': give channels x height x width, e.g. 3x224x224")
-    channels, height, width = map(int, parts)
-    return channels, height, width
-
-
 def read_limits(texts: Sequence[str]) -> BudgetConfig:
     """``macs=50%``, ``params=1.2M``, ``size=2MB``: what a plan may cost at most.
 
@@ -161,7 +148,7 @@ def inspect_model(
     generator = torch.Generator().manual_seed(_SEED)
     images = torch.rand(_IMAGES, *shape, generator=generator)
     check_logits(net, images)
-    graph = find_groups(net, images, limit=limit, progress=progress)
+    graph = find_groups(net, images, limit=limit, progress=progress, announce=True)
     cost = to_cost_model(net, images, graph)
     counted = count_macs(net, images[:1])
     dearest = sorted(counted.layers.items(), key=lambda item: -item[1])

@@ -65,13 +65,20 @@ _RANKINGS = {"magnitude": magnitude, "uniform": uniform}
 
 
 def find_groups(
-    network: nn.Module, images: Tensor, *, prefix: str | None = None, progress: Progress = SILENT, **options: Any
+    network: nn.Module,
+    images: Tensor,
+    *,
+    prefix: str | None = None,
+    progress: Progress = SILENT,
+    announce: bool = False,
+    **options: Any,
 ) -> ChannelGraph:
     """The channel groups of ``network``, each proven by a dry run on a copy; what fails is frozen, with its reason.
 
     Args:
         images: (N, C, H, W), as the network takes them.
         prefix: of the layers that may shrink; by default all of a classifier, and the classifier of a joined network.
+        announce: tell ``progress`` how many groups there are before they are proven.
         options: see ``prove_groups``.
 
     Raises:
@@ -80,6 +87,8 @@ def find_groups(
     inner, view = _scope(network)
     prefix = inner if prefix is None else prefix
     graph = trace_groups(network, images[:1], prefix=prefix, view=view)
+    if announce:
+        progress.note(f"{len(graph.groups)} channel groups found; each is proven on a copy")
     return prove_groups(network, graph, images, prefix=prefix, view=view, progress=progress, **options)
 
 

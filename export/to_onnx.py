@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from slimsight.compress.errors import ExportError
+from slimsight.compress.errors import ExportError, first_error_line
 from slimsight.compress.files.atomic import atomic_path
 
 from .onnx_files.graph import (
@@ -25,7 +25,7 @@ from .onnx_files.graph import (
 )
 from .onnx_files.metadata import EMPTY_ABOUT, About, model_metadata, write_metadata_
 from .onnx_files.tidy import name_layers_, tidy_, training_nodes, with_constant_shapes_
-from .pt2.export import cpu_copy, first_error_line, silence_output, trace
+from .pt2.export import cpu_copy, silence_output, trace
 
 WeightShape = tuple[int, ...]
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Batch
-from ..errors import PruningError
+from ..errors import PruningError, first_error_line
 from ..explain import Capture, ExplainedClassifier
 from ..models.fold import FoldPair, find_fold_pairs, fold_
 from ..progress import SILENT, Progress
@@ -131,7 +131,7 @@ class GatedNetwork(nn.Module):
             with _without_cpp_extension_warnings():
                 outputs = self._probe(compiled, batch)
         except (RuntimeError, OSError) as error:  # of the compiler: the same step has just run without it
-            progress.note(f"gates: the step runs eagerly, it cannot be compiled ({_first_error_line(error)})")
+            progress.note(f"gates: the step runs eagerly, it cannot be compiled ({first_error_line(error)})")
             return False
         difference = max_relative(outputs, eager)
         if difference > COMPILED_TOLERANCE[_conv_precision(batch.images.device)]:
@@ -211,8 +211,3 @@ def _without_cpp_extension_warnings() -> Iterator[None]:
 def _conv_precision(device: torch.device) -> torch.dtype:
     """The dtype in which convolutions compute, given the present autocast."""
     return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
-
-
-def _first_error_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].strip() if lines else type(error).__name__

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..errors import PruningError
+from ..errors import PruningError, first_error_line
 from ..progress import SILENT, Progress
 from .graph import ChannelGraph, ChannelGroup, View
 from .mask import hard_factors, masked
@@ -134,8 +134,7 @@ def _dry_run(
             slim.requires_grad_(False)
             difference = gated_vs_slim(network, slim, groups, plan, images)
         except (RuntimeError, IndexError, ValueError, PruningError) as error:
-            text = str(error).splitlines()
-            return f"removing channels breaks the network ({text[0] if text else type(error).__name__})"
+            return f"removing channels breaks the network ({first_error_line(error)})"
         if not difference <= DRY_RUN_TOLERANCE:
             return f"removing channels is not what closing them is (outputs differ by {difference:.1e})"
     return None

@@ -22,6 +22,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from slimsight.compress.errors import first_error_line
+
 if TYPE_CHECKING:
     from .models import BenchModel
 
@@ -189,8 +191,7 @@ def run_in_fork(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         try:
             answer = work()
         except Exception as error:  # noqa: BLE001 - runtimes share no base class, and any failure is the answer
-            lines = str(error).strip().splitlines()
-            answer = {"error": lines[0].rstrip(".") if lines else type(error).__name__}
+            answer = {"error": first_error_line(error)}
         with os.fdopen(write, "w") as pipe:
             json.dump(answer, pipe)
         os._exit(0)  # nothing of the parent's is flushed or closed twice

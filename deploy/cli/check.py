@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from slimsight.compress.errors import BudgetExceeded, ConfigError
+from slimsight.compress.amounts import read_image_shape
+from slimsight.compress.errors import BudgetExceeded
 
 from .terminal import Terminal, console
 
@@ -39,7 +40,7 @@ def check(
     from ..check import CheckRequest, run_check
 
     terminal: Terminal = context.obj
-    image = None if input_ is None else _read_shape(input_)
+    image = None if input_ is None else read_image_shape(input_)
     result = run_check(CheckRequest(target, budget, against, image, classes), terminal.progress)
     _print(result, json)
     _write(result, json, junit, summary)
@@ -79,11 +80,3 @@ def _write(result: CheckResult, json: Path | None, junit: Path | None, summary: 
         summary.parent.mkdir(parents=True, exist_ok=True)
         with summary.open("a", encoding="utf-8") as file:
             file.write(to_markdown(result))
-
-
-def _read_shape(text: str) -> tuple[int, int, int]:
-    parts = text.lower().split("x")
-    if len(parts) != 3 or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise ConfigError(f"--input is '{text}': give channels x height x width, e.g. 3x224x224")
-    channels, height, width = map(int, parts)
-    return channels, height, width

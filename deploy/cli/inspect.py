@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from slimsight.compress.amounts import read_image_shape
+
 from .terminal import AllowCode, Terminal, console
 
 if TYPE_CHECKING:
@@ -35,10 +37,10 @@ def inspect(
     """What can shrink in a model, what cannot and why, what costs most, and how small it can get. Learns nothing."""
     from slimsight.compress.files.atomic import write_json
 
-    from ..inspection import inspect_model, load_model, read_limits, read_shape
+    from ..inspection import inspect_model, load_model, read_limits
 
     terminal: Terminal = context.obj
-    shape, wanted = read_shape(input_), read_limits(budget) if budget else None
+    shape, wanted = read_image_shape(input_), read_limits(budget) if budget else None
     net = load_model(model, classes, allow_code=allow_code)
     inspection = inspect_model(model, net, shape, budget=wanted, align=align, limit=limit, progress=terminal.progress)
     if json is not None:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
+from slimsight.compress.amounts import as_duration
 from slimsight.compress.errors import RunError
 from slimsight.compress.files.untrusted import escape_controls
 
@@ -54,14 +55,14 @@ class _Task:
         if self.done and seconds > 0:
             parts.append(_rate(self.done / seconds, self.unit))
             if self.total and self.done < self.total:
-                parts.append(f"{_duration(seconds * (self.total - self.done) / self.done)} left")
+                parts.append(f"{as_duration(seconds * (self.total - self.done) / self.done)} left")
         return ", ".join(parts + _figure_texts(self.figures))
 
     def result(self, now: float) -> str:
         """Result at the end: ``3,520 img in 12 s, 285 img/s, loss 0.31``."""
         seconds = now - self.started
         partly = f" of {self.total:,}" if self.total and self.done < self.total else ""
-        parts = [f"{self.done:,}{partly} {self.unit} in {_duration(seconds)}"]
+        parts = [f"{self.done:,}{partly} {self.unit} in {as_duration(seconds)}"]
         if self.done and seconds > 0:
             parts.append(_rate(self.done / seconds, self.unit))
         return ", ".join(parts + _figure_texts(self.figures))
@@ -233,16 +234,3 @@ def _rate(per_second: float, unit: str) -> str:
     if per_second < 1:
         return f"{1 / per_second:.3g} s/{unit}"
     return f"{per_second:,.0f} {unit}/s" if per_second >= 100 else f"{per_second:.3g} {unit}/s"
-
-
-def _duration(seconds: float) -> str:
-    """``0.4 s``, ``42 s``, ``3 min 20 s`` or ``1 h 05 min``."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min"

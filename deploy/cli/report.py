@@ -47,7 +47,6 @@ def _check_arguments(runs: list[Path], out: Path | None) -> None:
 
 def status(run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="run directory")]) -> None:
     """Which stages of a run are done, and whether a process is working on it."""
-    from ..report.units import as_duration
     from ..run.stage_table import stage_needs
     from ..run_dir import read_run
     from ..run_dir.exports import check_exports

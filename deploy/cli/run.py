@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from slimsight.compress.amounts import as_duration
 from slimsight.compress.errors import ConfigError
 
 from ..run.processes import (
@@ -138,7 +139,7 @@ def _print_summary(report: Report) -> None:
 def _print_dry_run(plan: DryRun) -> None:
     from slimsight.compress.gates import as_amount
 
-    from ..report.units import as_bytes, as_duration, as_macs, as_ms, as_percent
+    from ..report.units import as_bytes, as_macs, as_ms, as_percent
 
     known, out = plan.known, console()
     limits = [

@@ -13,7 +13,7 @@ from slimsight.compress.files.atomic import write_text
 from . import rows, rows_explained
 from .schema import Report
 from .table import Table, code, plain, to_markdown
-from .units import as_count, as_duration, as_error, as_macs, as_percent, plural
+from .units import as_count, as_error, as_macs, as_percent, plural
 
 MARKDOWN_FILE: Final = "report.md"
 SALIENCY_PICTURE: Final = "saliency.png"

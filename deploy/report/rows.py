@@ -12,7 +12,6 @@ from .units import (
     as_3_decimals,
     as_bytes,
     as_count,
-    as_duration,
     as_error,
     as_macs,
     as_ms,

@@ -88,16 +88,6 @@ def as_growth(value: float) -> str:
     return f"{value * 100:+.2g} %" if value and text.lstrip("+-").startswith("0.0") else text.replace("-0.0", "+0.0")
 
 
-def as_duration(seconds: float) -> str:
-    """``4.2 s``, ``3 min 20 s``, ``2 h 05 min``."""
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
 _AS_TEXT: Final[dict[Unit, Callable[[float], str]]] = {
     "MACs": as_macs,
     "parameters": as_count,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slimsight.compress.amounts import as_duration
 from slimsight.compress.data import ImageSet
 from slimsight.compress.data.boxes import BoxedImages, load_boxes
 from slimsight.compress.errors import ConfigError, Damaged, DataError
@@ -30,7 +31,6 @@ from slimsight.compress.registry import nearest
 from slimsight.compress.training import Learning
 
 from ..machine import device_name, versions
-from ..report.units import as_duration
 from ..run.fingerprints import fingerprint
 from ..run.session import Session
 from .figures import trust_table

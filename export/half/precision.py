@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slimsight.compress.errors import ExportError
+from slimsight.compress.errors import ExportError, first_error_line
 from slimsight.compress.files.atomic import atomic_path
 
 from ..engines.result import BatchProfile, Precision
@@ -28,7 +28,6 @@ from ..onnx_files.graph import (
 )
 from ..onnx_files.value_types import FLOAT
 from ..parity.compare import compare_logits
-from ..pt2.export import first_error_line
 from .convert import to_half
 from .overflow import overflowing_values, run_graph
 

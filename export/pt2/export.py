@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from slimsight.compress.errors import ExportError
+from slimsight.compress.errors import ExportError, first_error_line
 from slimsight.compress.files.atomic import atomic_path
 
 from .contents import harmless_archive
@@ -118,9 +118,3 @@ def load_pt2(path: Path) -> nn.Module:
         ExportError: the file is missing, or is not a .pt2 that this torch can read.
     """
     return load_program(path).module()
-
-
-def first_error_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type where it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -12,9 +12,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from slimsight.compress.errors import ExportError
-
-from ..pt2.export import first_error_line
+from slimsight.compress.errors import ExportError, first_error_line
 
 _OUT_OF_MEMORY = re.compile(r"out of memory|bad_?alloc|bad allocation|allocate memory|OutOfMemory", re.IGNORECASE)
 _COLOUR_CHANNELS = (1, 3, 4)

@@ -12,10 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from slimsight.compress.errors import ExportError, RuntimeMissing
+from slimsight.compress.errors import ExportError, RuntimeMissing, first_error_line
 
 from ..onnx_files.graph import HEAVY_OPERATORS, runtime_errors
-from ..pt2.export import first_error_line
 from .base import BaseRunner, Runtime
 from .cuda import GPU_INDEX, event_pair, gpu_stream, why_no_gpu
 

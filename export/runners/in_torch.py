@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from slimsight.compress.errors import ExportError, RuntimeMissing
+from slimsight.compress.errors import ExportError, RuntimeMissing, first_error_line
 
-from ..pt2.export import first_error_line, load_program, silence_output
+from ..pt2.export import load_program, silence_output
 from .base import BaseRunner, Runtime, to_input
 from .cuda import event_pair
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from slimsight.compress.amounts import Amount
+from slimsight.compress.amounts import Amount, read_image_shape
 from slimsight.compress.config import BudgetConfig
 from slimsight.compress.errors import ConfigError, ModelError, PruningError
 from slimsight.compress.gates import CostModel
 from slimsight.compress.macs import count_macs, count_params
 from slimsight.compress.surgery import trace_groups
-from slimsight.deploy.inspection import inspect_model, load_model, read_limits, read_shape
+from slimsight.deploy.inspection import inspect_model, load_model, read_limits
 from slimsight.deploy.run.stages.preflight import check_countable_limits
 
 SHAPE = (3, 16, 16)
@@ -167,10 +167,10 @@ def test_a_budget_out_of_reach_names_the_smallest_and_what_is_frozen() -> None:
 
 
 def test_shapes() -> None:
-    assert read_shape("3x224X96") == (3, 224, 96)
+    assert read_image_shape("3x224X96") == (3, 224, 96)
     for wrong in ("224", "3x0x2", "3x224x224x1", "axbxc", ""):
         with pytest.raises(ConfigError, match=f"the input is '{wrong}': give channels x height x width"):
-            read_shape(wrong)
+            read_image_shape(wrong)
 
 
 def test_budgets() -> None:

@@ -15,7 +15,6 @@ from ..table import Table
 from ..units import (
     as_bytes,
     as_count,
-    as_duration,
     as_error,
     as_macs,
     as_macs_tick,

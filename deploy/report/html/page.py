@@ -19,7 +19,7 @@ from slimsight.compress.files.atomic import write_text
 from .. import rows, rows_explained
 from ..markdown import TABLES
 from ..table import Code, Result
-from ..units import as_count, as_duration, as_error, as_macs, as_percent, latency_label, plural
+from ..units import as_count, as_error, as_macs, as_percent, latency_label, plural
 from . import compare, facts, views
 from .source import RunPage, read_page
 

@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 
 from markupsafe import Markup
 
+from slimsight.compress.amounts import as_duration
+
 from .. import rows
 from ..schema import LatencyFigures, QuantilesMs, Report
-from ..units import as_duration, as_error, as_macs_tick, as_ms, as_percent_1, latency_label
+from ..units import as_error, as_macs_tick, as_ms, as_percent_1, latency_label
 from .charts import Bar, Point, Series, Span, bars, gate_charts, in_columns, lines, scatter, spans
 from .facts import HeadlineAccuracy, accuracy_points
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from slimsight.compress.amounts import as_duration
 from slimsight.compress.errors import RunError
 from slimsight.compress.progress import Progress
-from slimsight.deploy.cli.progress import ConsoleProgress, _duration, _rate
+from slimsight.deploy.cli.progress import ConsoleProgress, _rate
 
 
 class Clock:
@@ -218,7 +219,7 @@ def test_it_is_a_progress() -> None:
     ],
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert _duration(seconds) == text
+    assert as_duration(seconds) == text
 
 
 @pytest.mark.parametrize(

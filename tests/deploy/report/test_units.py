@@ -2,11 +2,11 @@ from typing import Any
 
 import pytest
 
+from slimsight.compress.amounts import as_duration
 from slimsight.deploy.report.schema import Check
 from slimsight.deploy.report.units import (
     as_bytes,
     as_count,
-    as_duration,
     as_error,
     as_growth,
     as_macs,
