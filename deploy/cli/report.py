@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from slimsight.compress.amounts import as_duration
 from slimsight.compress.errors import ConfigError
 
 from .terminal import console

@@ -8,6 +8,7 @@ from typing import Final
 
 import jinja2
 
+from slimsight.compress.amounts import as_duration
 from slimsight.compress.files.atomic import write_text
 
 from . import rows, rows_explained

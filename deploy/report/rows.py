@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from slimsight.compress.amounts import as_duration
+
 from .schema import Interval, LatencyFigures, QuantilesMs, Report
 from .table import Cell, Code, Number, Result, Table
 from .units import (

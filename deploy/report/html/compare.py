@@ -8,6 +8,8 @@ from typing import Any, Final, Literal
 
 from markupsafe import Markup
 
+from slimsight.compress.amounts import as_duration
+
 from ...settings.yaml_text import dump_yaml
 from ..rows import interval_text, signed_points
 from ..schema import Interval, Report, SaliencyFigures

@@ -14,6 +14,7 @@ from typing import Any, Final
 import jinja2
 from markupsafe import Markup
 
+from slimsight.compress.amounts import as_duration
 from slimsight.compress.files.atomic import write_text
 
 from .. import rows, rows_explained
