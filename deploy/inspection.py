@@ -15,12 +15,7 @@ from torch import Tensor, nn
 
 from slimsight.compress.config import BudgetConfig, ModelConfig
 from slimsight.compress.errors import ConfigError
-from slimsight.compress.gates import (
-    CostModel,
-    counted_limits,
-    read_budget,
-    smallest_macs,
-)
+from slimsight.compress.gates import CostModel, counted_limits, read_budget, smallest_macs
 from slimsight.compress.macs import count_macs, count_params, size_bytes
 from slimsight.compress.models import build_net, check_logits
 from slimsight.compress.progress import SILENT, Progress

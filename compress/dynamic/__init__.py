@@ -1,8 +1,7 @@
 """Dynamic channel routing (DRIB): each image computes only the channels that it needs."""
 
 from .bottleneck import RouteEvidence, VerificationEvidence, verify_routes
-from .cost import Usage, macs_per_image, measure_usage, routed_cost
-from .harden import check_reachable, harden_
+from .cost import Usage, check_reachable, harden_, macs_per_image, measure_usage, routed_cost
 from .learn import LearnedRouting, learn_routing
 from .routing import DynamicClassifier, Route, Router, find_routes, head_name
 

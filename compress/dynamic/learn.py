@@ -16,8 +16,7 @@ from ..data import Batch, BatchSource
 from ..gates import CostModel
 from ..parallel.processes import mean_over_batch, random_per_image
 from ..training import History, Learning, fit, one_cycle, to_device
-from .cost import Usage, macs_per_image
-from .harden import check_reachable, harden_
+from .cost import Usage, check_reachable, harden_, macs_per_image
 from .routing import DynamicClassifier
 
 SPARSITY_WEIGHT = 0.5

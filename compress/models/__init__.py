@@ -1,8 +1,7 @@
 """Classifiers with built-in normalisation: our CIFAR networks, torchvision's, timm's and users' own files."""
 
-from .check import check_classifier, check_logits
 from .cifar import VGG16, MobileNetV2, ResNet
-from .normalize import Classifier, Normalize
+from .classifier import Classifier, Normalize, check_classifier, check_logits
 from .weights import load_weights, restore_
 from .zoo import NETWORKS, build_classifier, build_net
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from ..files.atomic import read_tensors
 from ..files.untrusted import printable
-from .normalize import Classifier
+from .classifier import Classifier
 
 TORCH_SUFFIXES = (".pt", ".pth", ".th", ".bin", ".ckpt", ".tar")
 # Keys under which training scripts store the state dict, and prefixes added by DataParallel, torch.compile and others.

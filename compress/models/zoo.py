@@ -12,8 +12,8 @@ from ..config import ModelConfig
 from ..errors import ConfigError
 from ..registry import Registry
 from .cifar import DEPTHS, VGG16, MobileNetV2, ResNet, Shortcut
+from .classifier import Classifier
 from .libraries import build_from_timm, build_from_torchvision
-from .normalize import Classifier
 from .user_code import build_from_file, is_file_name
 from .weights import load_weights
 

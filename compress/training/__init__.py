@@ -4,8 +4,7 @@ from ..progress import Stop
 from .checkpoint import Checkpoints, Stateful
 from .course import History
 from .evaluate import Score, evaluate, logits_of, to_device
-from .fabric import LearningFabric, Precision, make_fabric
-from .learning import Learning
+from .learning import Learning, LearningFabric, Precision, make_fabric
 from .loop import fit, one_cycle
 from .step import Loss, SharedStep
 

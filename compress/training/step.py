@@ -20,7 +20,7 @@ from ..errors import DataError
 from ..parallel.global_batch import GlobalBatch
 from ..parallel.processes import all_reduce_sum, computing_shard, rank, sync_random_state, world_size
 from .evaluate import to_device
-from .fabric import LearningFabric
+from .learning import LearningFabric
 
 Loss = Callable[[nn.Module, Batch], Mapping[str, Tensor]]
 

@@ -14,7 +14,7 @@ import torch
 from slimsight.compress.config import ModelConfig
 from slimsight.compress.errors import ModelError
 from slimsight.compress.models import Classifier, build_classifier, check_classifier
-from slimsight.compress.models.check import ClassCountError
+from slimsight.compress.models.classifier import ClassCountError
 from slimsight.compress.models.user_code import is_file_name
 from slimsight.compress.progress import SILENT, Progress
 

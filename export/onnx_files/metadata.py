@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from slimsight.compress.errors import ExportError
 from slimsight.compress.files.untrusted import printable
 from slimsight.compress.macs import count_macs
-from slimsight.compress.models.normalize import Normalize
+from slimsight.compress.models.classifier import Normalize
 
 from .graph import read_onnx
 

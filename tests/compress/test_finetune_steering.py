@@ -11,14 +11,7 @@ from torch import nn
 
 from slimsight.compress.config import FinetuneConfig
 from slimsight.compress.data import Batches, ImageSet
-from slimsight.compress.explain import (
-    ExplainedClassifier,
-    RealXHead,
-    Selector,
-    explanations,
-    find_scales,
-    rbf_drift,
-)
+from slimsight.compress.explain import ExplainedClassifier, RealXHead, Selector, explanations, find_scales, rbf_drift
 from slimsight.compress.explain.varsal import VarSalHead
 from slimsight.compress.finetune import Steering, train_classifier
 from slimsight.compress.models import Classifier

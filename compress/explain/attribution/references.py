@@ -21,7 +21,7 @@ from ...errors import ConfigError, ModelError
 from ...registry import nearest
 from ..amortized.rbf import fixed_draws
 from ..base import CheckedExplainer, signed_max_abs
-from .activations import RELUS, ReplacedActivations
+from .neurons import RELUS, ReplacedActivations
 
 _ROWS = 64
 """Images (or steps, or noisy copies) in one forward pass: bounds memory, does not change the result."""

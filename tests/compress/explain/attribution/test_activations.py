@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from slimsight.compress.explain.attribution.activations import RELUS, ReplacedActivations
+from slimsight.compress.explain.attribution.neurons import RELUS, ReplacedActivations
 
 SPELLINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "module": nn.ReLU(),

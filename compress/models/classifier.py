@@ -1,4 +1,4 @@
-"""Checks that a network is a classifier that can be traced: one tensor of logits, the same layers for all images."""
+"""Classifier: normalisation as its first layer, so that it takes raw images in [0, 1]; checks that a network is one."""
 
 from __future__ import annotations
 
@@ -12,6 +12,39 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..errors import ModelError
 from ..modes import eval_mode
 from .user_code import UserCode, calling_line
+
+
+class Normalize(nn.Module):
+    """(x - mean) / std per channel. (N, 3, H, W) in [0, 1] -> (N, 3, H, W).
+
+    Buffers ``mean`` and ``std`` (1, 3, 1, 1) are saved with the weights.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        assert min(std) > 0, f"std is {std}"
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+
+class Classifier(nn.Module):
+    """Normalisation, then the network. Raw images (N, 3, H, W) in [0, 1] -> logits (N, classes)."""
+
+    def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.normalize = Normalize(mean, std)
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(self.normalize(x))
+        return logits
+
 
 # Products of activations: not counted in any layer's MACs, and their channels cannot be removed.
 _ATTENTION = ("bmm", "baddbmm", "_native_multi_head_attention", "scaled_dot_product")
