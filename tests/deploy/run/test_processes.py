@@ -16,7 +16,13 @@ import torch
 from slimsight.compress.errors import ConfigError, Interrupted
 from slimsight.compress.files.atomic import read_tensors
 from slimsight.deploy.run.pipeline import run_recipe
-from slimsight.deploy.run.processes import _exit_code, as_arguments, check_batch_sizes, check_devices
+from slimsight.deploy.run.processes import (
+    _exit_code,
+    as_arguments,
+    check_batch_sizes,
+    check_devices,
+    launch,
+)
 from slimsight.deploy.settings.recipe import Recipe, load_recipe
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -140,3 +146,11 @@ def test_a_run_as_a_command_line() -> None:
     found = as_arguments(Path("a.yaml"), Path("out"), ["x.y=1", "z=2"], Path("old"))
     assert found == ["run", "a.yaml", "--out", "out", "--reuse", "old", "--set", "x.y=1", "--set", "z=2"]
     assert as_arguments(Path("a.yaml"), None, [], None) == ["run", "a.yaml"]
+
+
+def test_processes_import_nothing_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``slimsight`` does not either: a file of the user's named typer.py is none of its business."""
+    (tmp_path / "typer.py").write_text("raise SystemExit(7)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM")  # torch sets it and leaves it behind
+    assert launch(["--version"], 1) == 0
