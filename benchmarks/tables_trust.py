@@ -41,7 +41,8 @@ def trust(found: dict[str, Any]) -> str:
 
 def _figures(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Sorted by the KL of pixel perturbation; controls in italics, the best explanation of each test in bold."""
-    heads, cells = trust_table(rows)
+    table = trust_table(rows)
+    heads, cells = table.head[1:], {str(row[0]): [str(cell) for cell in row[1:]] for row in table.rows}
     order: dict[str, float] = {}
     best: dict[str, dict[str, float]] = {figure: {} for figure in FIGURES}
     for row in rows:

@@ -75,9 +75,9 @@ def test_a_name_that_moves_the_cursor(place: Any, refused: Callable[..., str]) -
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b"\x93NUMPY\x01\x00\x10\x00{'descr': '|O', ", "no array"),
-        (b"PK\x05\x06" + bytes(18), "no array"),
-        (b"\x80\x04cos\nsystem\n.", "no array"),
+        (b"\x93NUMPY\x01\x00\x10\x00{'descr': '|O', ", "not an array"),
+        (b"PK\x05\x06" + bytes(18), "not an array"),
+        (b"\x80\x04cos\nsystem\n.", "not an array"),
     ],
 )
 def test_array(content: bytes, why: str, place: Any, refused: Callable[..., str]) -> None:

@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from slimsight.compress.data import Batch, Batches, ImageSet
-from slimsight.compress.progress import Silent
+from slimsight.compress.progress import SILENT, Silent
 from slimsight.compress.training import Checkpoints, History, Learning, fit, one_cycle
 
 
@@ -107,13 +107,12 @@ def train(
         if adam
         else torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True)
     )
-    options: dict[str, Any] = {} if progress is None else {"progress": progress}
     history = fit(
         model,
         batches,
         loss,
         optimizer,
-        Learning(fabric, checkpoints=checkpoints),
+        Learning(fabric, checkpoints, SILENT if progress is None else progress),
         what="test",
         steps=STEPS,
         schedule=one_cycle,
@@ -122,7 +121,6 @@ def train(
         patience=patience,
         after_step=weight.follow,
         keeps={"weight": weight},
-        **options,
     )
     return model.state_dict(), history, weight.value, batches
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from slimsight.compress.data import Batch, Batches, ImageSet
 from slimsight.compress.errors import PruningError, TrainingError
+from slimsight.compress.progress import SILENT
 from slimsight.compress.training import History, Learning, evaluate, fit, make_fabric, one_cycle, to_device
 
 T = TypeVar("T")
@@ -85,7 +86,8 @@ def run(model: nn.Module, batches: Batches, fabric: Fabric, *, lr: float = 0.1, 
         options.setdefault("epochs", 1)
     loss = options.pop("loss", entropy)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-    return fit(model, batches, loss, optimizer, Learning(fabric), what="test", **options)
+    learning = Learning(fabric, progress=options.pop("progress", SILENT))
+    return fit(model, batches, loss, optimizer, learning, what="test", **options)
 
 
 @pytest.mark.parametrize(

@@ -243,19 +243,19 @@ def test_the_best_epoch_within_the_band_of_areas_stays(
 @pytest.mark.parametrize(("steps", "rate"), [(10, 0.1), (200, 0.1), (400, 0.05), (1000, 0.02), (20_000, 0.02)], ids=str)
 def test_the_area_weight_follows_the_error_within_limits(steps: int, rate: float) -> None:
     weight = learn._AreaWeight(1.0, 0.25, steps)
-    weight.follow(0, {"area": 0.25})
+    weight.update(0, {"area": 0.25})
     assert weight.value == 1
-    weight.follow(1, {"area": 0.3})
+    weight.update(1, {"area": 0.3})
     assert weight.value == pytest.approx(math.exp(rate * 0.2))
-    weight.follow(2, {"area": 0.2})
+    weight.update(2, {"area": 0.2})
     assert weight.value == pytest.approx(1)
-    weight.follow(3, {"area": 0.99})  # an error counts as 1 at most
+    weight.update(3, {"area": 0.99})  # an error counts as 1 at most
     assert weight.value == pytest.approx(math.exp(rate))
     for _ in range(int(12 / rate)):
-        weight.follow(4, {"area": 1.0})
+        weight.update(4, {"area": 1.0})
     assert weight.value == 1e4
     for _ in range(int(25 / rate)):
-        weight.follow(5, {"area": 0.0})
+        weight.update(5, {"area": 0.0})
     assert weight.value == 1e-4
 
 
