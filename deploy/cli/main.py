@@ -68,7 +68,7 @@ class _Commands(TyperGroup):
 
 app = typer.Typer(
     cls=_Commands,
-    help="Make trained vision models small enough for the edge, without changing what they look at.",
+    help="Remove channels from trained image classifiers until they meet a budget; prove, export and time the result.",
     no_args_is_help=True,
     epilog="\b\nThe three commands of a first run:\n"
     "  slimsight init my_model.py:build my_images    # writes recipe.yaml\n"
