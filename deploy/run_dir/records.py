@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import Field, ValidationError, field_validator
 
 from slimsight.compress.config import NonNegative, Section
-from slimsight.compress.errors import Damaged, PruningError
+from slimsight.compress.errors import Damaged, TrainingError
 from slimsight.compress.files.sealed import find_damage, read_sealed, write_sealed
 from slimsight.compress.files.untrusted import path_inside
 
@@ -101,10 +101,10 @@ def check_finite(stage: str, metrics: Mapping[str, Any]) -> None:
     """Refuse metrics that are NaN or infinite, which JSON cannot hold.
 
     Raises:
-        PruningError: the stage did not converge.
+        TrainingError: the stage diverged.
     """
     if first := next(_not_finite(metrics), None):
-        raise PruningError(f"stage '{stage}' ended with {first}: it did not converge; lower its lr in the recipe")
+        raise TrainingError(f"stage '{stage}' ended with {first}: it diverged; lower its lr in the recipe")
 
 
 def _not_finite(value: Any, where: str = "") -> Iterator[str]:

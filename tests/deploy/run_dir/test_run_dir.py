@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from slimsight.compress.config import GatesConfig
-from slimsight.compress.errors import Damaged, PruningError, RunError
+from slimsight.compress.errors import Damaged, RunError, TrainingError
 from slimsight.deploy.run.fingerprints import fingerprint
 from slimsight.deploy.run_dir import MARKER, open_run, read_run
 
@@ -137,7 +137,7 @@ def test_begin_clears_what_an_earlier_run_left(tmp_path: Path) -> None:
 def test_figures_that_are_no_numbers_do_not_finish_a_stage(tmp_path: Path) -> None:
     with open_run(tmp_path) as run:
         run.begin("gates")
-        with pytest.raises(PruningError, match=r"'gates' ended with history\.1\.loss = nan: it did not converge"):
+        with pytest.raises(TrainingError, match=r"'gates' ended with history\.1\.loss = nan: it diverged"):
             run.finish("gates", "abc", 1, {"history": [{"loss": 1.0}, {"loss": float("nan")}]}, [])
         assert run.record("gates") is None
 
