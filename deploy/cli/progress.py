@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass, field
@@ -25,6 +27,9 @@ _REDRAW_SECONDS = 0.1
 _LINE_SECONDS = 10.0  # longest time between two plain lines
 _SHARE_SECONDS = 1.0  # shortest time between two lines, one for each 10 %
 _BRIEF_SECONDS = 1.0  # nested work that is shorter leaves no line
+_HEARTBEAT_SECONDS = 25.0  # longest silence where output is not a terminal
+_HEARTBEAT_POLL = 5.0
+_FILE_SECONDS = 2.0  # shortest time between two updates of the run's progress file
 
 
 @dataclass(eq=False)
@@ -71,8 +76,9 @@ class _Task:
 class ConsoleProgress:
     """``slimsight.compress.progress.Progress`` on standard error; leave the block before anything else is printed.
 
-    Bars vanish when they are full: what stays is one line each, with the last figures. Nothing is drawn by a
-    thread, so that measurements between two items are not disturbed.
+    Bars vanish when they are full: what stays is one line each, with the last figures. Bars are not drawn by a
+    thread, so that measurements between two items are not disturbed. Where output is not a terminal, a thread prints
+    a line after ``_HEARTBEAT_SECONDS`` of silence.
     """
 
     def __init__(self, stream: TextIO | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -84,9 +90,15 @@ class ConsoleProgress:
         self._bars: Bars | None = None
         self._tasks: list[_Task] = []
         self._log: TextIO | None = None
-        self._drawn_at = 0.0
+        self._file: Path | None = None
+        self._drawn_at = self._filed_at = 0.0
+        self._last_note, self._printed_at = "", clock()
+        self._noted_at = self._printed_at
+        self._closed = threading.Event()
 
     def __enter__(self) -> ConsoleProgress:
+        if not self._draws:
+            threading.Thread(target=self._beat, name="progress heartbeat", daemon=True).start()
         return self
 
     def __exit__(
@@ -94,12 +106,16 @@ class ConsoleProgress:
     ) -> None:
         self.close()
 
-    def log_to(self, path: Path) -> None:
+    def log_to(self, path: Path, progress: Path | None = None) -> None:
         """Append every line that stays on the screen to ``path`` too, with its time.
+
+        Args:
+            progress: JSON file that is kept up to date with the current step, for ``slimsight status``.
 
         Raises:
             RunError: ``path`` cannot be written.
         """
+        self._file = progress
         try:
             self._log = path.open("a", encoding="utf-8", buffering=1)
         except OSError as error:
@@ -107,7 +123,12 @@ class ConsoleProgress:
 
     def close(self) -> None:
         """Take the bars off the screen and close the log; safe to call twice."""
+        self._closed.set()
         self._tasks.clear()
+        if self._file is not None:
+            for path in (self._file, self._part):
+                path.unlink(missing_ok=True)
+            self._file = None
         self._stop_bars()
         if self._log is not None:
             self._log.close()
@@ -139,7 +160,9 @@ class ConsoleProgress:
 
     def note(self, text: str) -> None:
         """One line that stays on the screen and in the log."""
+        self._last_note, self._noted_at = text, self._clock()
         self._print(text)
+        self._write_file(self._noted_at)
 
     def error(self, text: str) -> None:
         """``error: text`` in one paragraph, after the bars are gone."""
@@ -174,6 +197,8 @@ class ConsoleProgress:
         if task not in self._tasks:  # closed, or an error was printed: the generator outlives its use
             return
         now = self._clock()
+        if now - self._filed_at >= _FILE_SECONDS:
+            self._write_file(now)
         if self._bars is not None and task.bar is not None:
             if now - self._drawn_at >= _REDRAW_SECONDS:
                 self._drawn_at = now
@@ -209,8 +234,36 @@ class ConsoleProgress:
             self._bars.stop()
             self._bars = None
 
+    def _beat(self) -> None:
+        while not self._closed.wait(_HEARTBEAT_POLL):
+            if self._clock() - self._printed_at >= _HEARTBEAT_SECONDS:
+                self._print(self._current(self._clock()), log=False)
+
+    def _current(self, now: float) -> str:
+        """The innermost task and its position; without one, the last note and the time since."""
+        if tasks := self._tasks[-1:]:
+            return f"{tasks[0].what}: {tasks[0].position(now)}"
+        return f"{self._last_note or 'working'} ({as_duration(now - self._noted_at)} so far)"
+
+    @property
+    def _part(self) -> Path:
+        assert self._file is not None
+        return self._file.with_name(f".{self._file.name}.part")
+
+    def _write_file(self, now: float) -> None:
+        if self._file is None:
+            return
+        self._filed_at = now
+        try:
+            self._part.write_text(json.dumps({"note": self._last_note, "step": self._current(now)}), encoding="utf-8")
+            self._part.replace(self._file)
+        except OSError:  # a full disk must not end a run for the sake of its progress
+            self._file = None
+
     def _print(self, text: str, *, style: str | None = None, screen: bool = True, log: bool = True) -> None:
         text = escape_controls(text)
+        if screen:
+            self._printed_at = self._clock()
         if screen and self._draws:
             self._console.print(text, style=style, markup=False, soft_wrap=True)
         elif screen:

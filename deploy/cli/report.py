@@ -13,6 +13,8 @@ from slimsight.compress.errors import ConfigError
 
 from .terminal import console
 
+_MAX_PROGRESS_BYTES = 10_000
+
 
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="run directories; several are compared")],
@@ -46,6 +48,20 @@ def _check_arguments(runs: list[Path], out: Path | None) -> None:
         seen.add(place)
 
 
+def _current_step(path: Path) -> str:
+    """``: stage 5 of 10: gates; gates (rbf): 40 %, ..., 7 s left`` from a run's progress file; "" without one."""
+    from slimsight.compress.files.untrusted import escape_controls, parse_json, read_text
+
+    try:
+        found = parse_json(read_text(path, _MAX_PROGRESS_BYTES))
+    except (OSError, ValueError):  # it is replaced and removed while this reads
+        return ""
+    if not isinstance(found, dict):
+        return ""
+    steps = [str(found[key]) for key in ("note", "step") if found.get(key)]
+    return escape_controls(f": {'; '.join(dict.fromkeys(steps))}") if steps else ""
+
+
 def status(run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="run directory")]) -> None:
     """Which stages of a run are done, and whether a process is working on it."""
     from ..run.stage_table import stage_needs
@@ -63,7 +79,7 @@ def status(run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="run dire
     out = console()
     out.print(table)
     if writer is not None:
-        out.print(f"process {writer} is working on it")
+        out.print(f"process {writer} is working on it{_current_step(opened.progress)}", soft_wrap=True, markup=False)
         return
     opened.check()
     check_exports(opened.export_json.parent)

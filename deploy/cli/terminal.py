@@ -84,7 +84,7 @@ class Terminal:
         self.stop = stop
 
     def log_to(self, run: RunDir) -> None:
-        self.progress.log_to(run.log)
+        self.progress.log_to(run.log, run.progress)
         self.libraries.to(run.log)
 
 

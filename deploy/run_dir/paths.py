@@ -35,6 +35,11 @@ class RunPaths:
         return self.root / "run.log"
 
     @property
+    def progress(self) -> Path:
+        """Step and time left of a run in progress; there only while a process writes the run."""
+        return self.root / "progress.json"
+
+    @property
     def original_onnx(self) -> Path:
         return self.root / "original.onnx"
 

@@ -149,6 +149,12 @@ def test_status_tells_what_is_done_and_who_is_at_it(say: Callable[..., Said], fi
         file.write("4711")
         file.flush()
         assert say("status", root).out.splitlines()[-1] == "process 4711 is working on it"
+        step = {"note": "stage 5 of 10: gates", "step": "gates (rbf): 40 %, 7 s left\x1b[31m"}
+        (root / "progress.json").write_text(json.dumps(step), encoding="utf-8")
+        expected = "process 4711 is working on it: stage 5 of 10: gates; gates (rbf): 40 %, 7 s left\\x1b[31m"
+        assert say("status", root).out.splitlines()[-1] == expected
+        (root / "progress.json").write_text("[" * 20_000, encoding="utf-8")
+        assert say("status", root).out.splitlines()[-1] == "process 4711 is working on it"
     said = say("status", tmp_path)
     assert (said.code, "is not the folder of a run" in said.error) == (2, True)
 

@@ -1,6 +1,8 @@
 import io
+import json
 import re
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from slimsight.compress.amounts import as_duration
 from slimsight.compress.errors import RunError
 from slimsight.compress.progress import Progress
+from slimsight.deploy.cli import progress as module
 from slimsight.deploy.cli.progress import ConsoleProgress, _rate
 
 
@@ -71,6 +74,58 @@ def test_fast_loops_leave_two_lines_and_slow_ones_one_every_ten_seconds() -> Non
     assert lines[1] == "slow: 0 %, 4/1,000 it, 3 s/it, 49 min 48 s left"
     assert len(lines) == 2 + 25
     assert lines[-1] == "slow: 100 of 1,000 it in 5 min 00 s, 3 s/it"
+
+
+def test_silence_without_a_terminal_is_broken_by_where_the_work_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_HEARTBEAT_POLL", 0.01)
+    progress, stream, clock = plain()
+
+    def wait_for(text: str) -> None:
+        deadline = time.monotonic() + 20
+        while text not in stream.getvalue():
+            assert time.monotonic() < deadline, stream.getvalue()
+            time.sleep(0.01)
+
+    with progress:
+        progress.note("tracing the model")
+        clock.now += 24
+        time.sleep(0.1)
+        assert stream.getvalue() == "tracing the model\n"
+        clock.now += 2
+        wait_for("tracing the model (26 s so far)\n")
+        for _ in progress.track(range(10), "groups", unit="groups"):
+            clock.now += 26
+            wait_for("groups: 0 %, 0/10 groups\n")
+            break
+    clock.now += 100
+    length = len(stream.getvalue())
+    time.sleep(0.1)
+    assert len(stream.getvalue()) == length, "nothing is printed after the end"
+
+
+def test_a_terminal_has_no_heartbeat(
+    terminal: tuple[ConsoleProgress, Terminal, Clock], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_HEARTBEAT_POLL", 0.01)
+    progress, stream, clock = terminal
+    with progress:
+        clock.now += 1000
+        time.sleep(0.1)
+    assert stream.getvalue() == ""
+
+
+def test_the_progress_file_is_kept_while_the_run_is_written(tmp_path: Path) -> None:
+    progress, _, clock = plain()
+    file = tmp_path / "progress.json"
+    progress.log_to(tmp_path / "run.log", file)
+    progress.note("stage 5 of 10: gates")
+    assert json.loads(file.read_text())["note"] == "stage 5 of 10: gates"
+    for _ in progress.track(range(4), "gates", unit="img", scale=10):
+        clock.now += 5
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["progress.json", "run.log"]
+    assert json.loads(file.read_text())["step"] == "gates: 100 %, 40/40 img, 2 img/s"
+    progress.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["run.log"]
 
 
 def test_unknown_and_empty_totals() -> None:
