@@ -83,7 +83,7 @@ def test_no_two_files_import_each_other() -> None:
 
 
 def test_a_class_name_means_one_class() -> None:
-    names = Counter(node.name for tree in TREES.values() for node in tree.body if isinstance(node, ast.ClassDef))
+    names = Counter(node.name for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
     assert not [name for name, count in names.items() if count > 1]
 
 

@@ -189,11 +189,15 @@ def _folder_on_sys_path(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        # While the folder is on the path: a namespace package computes where it lies from that.
+        added = {name for name in sys.modules.keys() - before if _lies_in(sys.modules[name], folder)}
         if folder in sys.path:  # the file may have changed the list
             sys.path.remove(folder)
-        added = {name for name in sys.modules.keys() - before if _lies_in(sys.modules[name], folder)}
         _imported_from.setdefault(folder, set()).update(added)
 
 
 def _lies_in(module: ModuleType, folder: str) -> bool:
-    return str(getattr(module, "__file__", None) or "").startswith(folder + os.sep)
+    """Whether the file of ``module``, or one of the folders of a package without ``__init__.py``, is in ``folder``."""
+    file = getattr(module, "__file__", None)
+    places = [file] if file else getattr(module, "__path__", [])
+    return any(str(place).startswith(folder + os.sep) for place in places)

@@ -101,6 +101,21 @@ def test_two_versions_of_a_project_are_two_models(tmp_path: Path) -> None:
         assert (net.in_features, net.out_features) == (width, width)
 
 
+def test_a_package_replaces_the_other_version_s_folder_of_modules(tmp_path: Path) -> None:
+    """The old version's package has no ``__init__.py``, the new one's has."""
+    for version, width in (("old", 3), ("new", 4)):
+        package = tmp_path / version / "slimsight_test_package"
+        package.mkdir(parents=True)
+        (package / "heads.py").write_text(f"WIDTH = {width}\n")
+        (tmp_path / version / "model.py").write_text(
+            "from slimsight_test_package.heads import WIDTH\nfrom torch import nn\n"
+            "def make(): return nn.Linear(WIDTH, 2)\n"
+        )
+    (tmp_path / "new" / "slimsight_test_package" / "__init__.py").write_text("")
+    for version, width in (("old", 3), ("new", 4)):
+        assert build_from_file(f"{tmp_path / version / 'model.py'}:make", 10).in_features == width
+
+
 def test_a_file_may_change_the_path_itself(tmp_path: Path) -> None:
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib" / "slimsight_test_lib.py").write_text("from torch import nn\nhead = nn.Identity\n")
