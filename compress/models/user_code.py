@@ -82,7 +82,12 @@ class UserCode:
             return
         text = " ".join(str(error).split())
         line = _line_of_error(error, trace, self.file)
-        raise ModelError(f"{self.doing}: {type(error).__name__}{f': {text}' if text else ''} ({line})") from error
+        if isinstance(error, ImportError) and self.file is None:  # raised while the network runs
+            doing, remedy = "the model imports while it runs", "; import it at the top of the model's file"
+        else:
+            doing, remedy = self.doing, ""
+        described = f"{type(error).__name__}{f': {text}' if text else ''}"
+        raise ModelError(f"{doing}: {described} ({line}){remedy}") from error
 
 
 def calling_line() -> str:

@@ -4,9 +4,10 @@ import sys
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from slimsight.compress.errors import ConfigError, ModelError
+from slimsight.compress.models import check_logits
 from slimsight.compress.models.user_code import UserCode
 
 
@@ -39,3 +40,16 @@ def test_silent_when_all_is_well() -> None:
 def test_lines_inside_torch_are_not_the_place() -> None:
     with pytest.raises(ModelError, match=r"\(.*test_user_code\.py, line \d+\)$"), UserCode("x"):
         nn.Linear(2, 2)(torch.zeros(1, 3))
+
+
+def test_an_import_that_fails_inside_forward_is_not_blamed_on_the_images() -> None:
+    class Lazy(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            import no_such_neighbour  # type: ignore[import-not-found]
+
+            return no_such_neighbour.head(images)  # type: ignore[no-any-return]
+
+    with pytest.raises(
+        ModelError, match=r"^the model imports while it runs: ModuleNotFoundError: .*top of the model's"
+    ):
+        check_logits(Lazy(), torch.rand(2, 3, 8, 8))
