@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from slimsight.compress.config import FinetuneConfig, TrainConfig
 from slimsight.compress.data import Batches, ImageSet
-from slimsight.compress.finetune import recalibrate_bn, train_classifier
-from slimsight.compress.training import Learning, evaluate, make_fabric, one_cycle
+from slimsight.compress.finetune import train_classifier
+from slimsight.compress.training import Learning, evaluate, make_fabric, one_cycle, recalibrate_bn
 
 
 @pytest.fixture(scope="module")

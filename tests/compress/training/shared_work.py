@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from slimsight.compress.config import DynamicConfig, GatesConfig
 from slimsight.compress.data import Batch, Batches, ImageSet
 from slimsight.compress.dynamic import DynamicClassifier, find_routes, learn_routing, routed_cost
-from slimsight.compress.finetune import recalibrate_bn
 from slimsight.compress.gates import CostModel
 from slimsight.compress.gates import learn as gates_of
 from slimsight.compress.gates.learn import learn_gates
@@ -30,7 +29,7 @@ from slimsight.compress.parallel.processes import (
     world_size,
 )
 from slimsight.compress.surgery import prove_groups, trace_groups
-from slimsight.compress.training import Learning, LearningFabric, evaluate, fit, logits_of, make_fabric
+from slimsight.compress.training import Learning, LearningFabric, evaluate, fit, logits_of, make_fabric, recalibrate_bn
 
 
 class Net(nn.Module):
