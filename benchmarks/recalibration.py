@@ -39,7 +39,7 @@ MOMENTA = (0.1, 0.01)
 
 
 def photographs(part: str, side: int, count: int, shared: Path = SHARED) -> TensorDataset:
-    """``count`` images of ``part`` (train or test), drawn by a fixed seed; short side ``side``, its centre, normalised."""
+    """``count`` images of ``part`` (train or test), drawn by a fixed seed; short side ``side``, centre, normalised."""
     with tarfile.open(shared / "data/clothing.tar") as archive:
         names = sorted(name for name in archive.getnames() if name.startswith(f"clothing/{part}/") and "." in name)
         classes = sorted({name.split("/")[2] for name in names})
