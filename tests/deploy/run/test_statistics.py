@@ -22,10 +22,6 @@ def finetuned(root: Path) -> dict[str, Any]:
     return found
 
 
-def norms(session: Session) -> list[nn.BatchNorm2d]:
-    return [module for module in session.classifier().modules() if isinstance(module, nn.BatchNorm2d)]
-
-
 @pytest.mark.usefixtures("undrawn")
 def test_a_momentum_that_cannot_follow_costs_no_accuracy(
     finished: Any, rerun: Callable[..., Report], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -49,7 +45,7 @@ def test_a_momentum_that_cannot_follow_costs_no_accuracy(
     monkeypatch.setattr(Session, "slimmed", slow)
     monkeypatch.setattr(batch_norm, "recalibrate_bn", seen)
     report = rerun(root, "finetune.epochs=1", "finetune.recalibrate_batches=7")
-    assert [stage.name for stage in report.stages if not stage.reused][0] == "finetune"
+    assert next(stage.name for stage in report.stages if not stage.reused) == "finetune"
     metrics = finetuned(root)
     found = metrics["statistics"]
     assert found["momentum"] == pytest.approx(1 - 0.01 ** (1 / 20))
@@ -58,14 +54,14 @@ def test_a_momentum_that_cannot_follow_costs_no_accuracy(
     assert report.slim.val_accuracy == metrics["val_accuracy"] > 0.5
 
 
-@pytest.mark.parametrize(("score", "kept", "batches"), [(Score(0.0, 9.0), "running", 40), (None, "recalibrated", 7)])
+@pytest.mark.parametrize(("recalibrated", "kept"), [(0.4, "running"), (0.6, "recalibrated")])
 @pytest.mark.usefixtures("undrawn")
 def test_what_is_delivered_is_what_was_kept(
-    score: Score | None, kept: str, batches: int, finished: Any, rerun: Callable[..., Report], tmp_path: Path,
+    recalibrated: float, kept: str, finished: Any, rerun: Callable[..., Report], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Weights are the same; their statistics are of 7 batches, or of 20 steps of training after those 7."""
-    root, measured = finished.copy(tmp_path / "run"), iter([Score(0.5, 1.0), score or Score(0.6, 1.0)])
+    root, measured = finished.copy(tmp_path / "run"), iter([Score(0.5, 1.0), Score(recalibrated, 1.0)])
     monkeypatch.setattr(batch_norm, "evaluate", lambda *_: next(measured))
     rerun(root, "finetune.epochs=1", "finetune.recalibrate_batches=7")
     found = finetuned(root)["statistics"]
