@@ -27,9 +27,9 @@ from slimsight.compress.errors import PruningError, TrainingError
 from slimsight.compress.explain import STEERING, ExplainedClassifier, explanations, head_drift, make_explainer
 from slimsight.compress.explain.fidelity import explainer_drift
 from slimsight.compress.files.atomic import read_json, read_tensors, write_json, write_tensors
-from slimsight.compress.finetune import recalibrate_bn, train_classifier
+from slimsight.compress.finetune import train_classifier
 from slimsight.compress.gates import learn_gates, select
-from slimsight.compress.training import Learning, evaluate
+from slimsight.compress.training import Learning, evaluate, recalibrate_bn
 from slimsight.deploy.cli.progress import ConsoleProgress
 from slimsight.deploy.machine import device_name, versions
 from slimsight.deploy.run.session import Session

@@ -26,9 +26,9 @@ from slimsight.compress.data import Batches
 from slimsight.compress.explain import ExplainedClassifier
 from slimsight.compress.explain.fidelity import Estimate, MapDrift, explainer_drift
 from slimsight.compress.files.atomic import read_json, read_tensors, write_json, write_tensors
-from slimsight.compress.finetune import Steering, recalibrate_bn, train_classifier
+from slimsight.compress.finetune import Steering, train_classifier
 from slimsight.compress.surgery import PrunePlan
-from slimsight.compress.training import Learning, evaluate
+from slimsight.compress.training import Learning, evaluate, recalibrate_bn
 from slimsight.deploy.cli.progress import ConsoleProgress
 from slimsight.deploy.machine import device_name, versions
 from slimsight.deploy.run.session import Session

@@ -1,8 +1,7 @@
-"""Finetuning of a slim model: recalibrate batch normalisation, then SGD, with distillation and steering if asked."""
+"""Training of a classifier, as a slim model is finetuned: SGD, with distillation and steering if asked."""
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 import torch
@@ -10,50 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import FinetuneConfig, TrainConfig
-from .data import Batch, BatchSource, round_robin
+from .data import Batch, BatchSource
 from .explain import ExplainedClassifier, RbfHead, squared_distance
-from .modes import eval_mode
-from .parallel.processes import all_reduce_sum, rank, world_size
-from .training import History, Learning, fit, one_cycle, to_device
-
-
-@torch.no_grad()
-def recalibrate_bn(model: nn.Module, batches: BatchSource, count: int) -> None:
-    """Replace the running statistics of every batch normalisation by exact averages over ``count`` batches.
-
-    All other modules are in eval mode meanwhile: with dropout the averages would not be those of the deployed network.
-    """
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) and m.track_running_stats]
-    if not norms or count == 0:
-        return
-    momenta = [norm.momentum for norm in norms]
-    device = next(model.parameters()).device
-    processes = world_size()
-    own = batches.epoch(0, sharding=round_robin(rank(), processes))
-    with eval_mode(model):
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # a cumulative average
-            norm.train()
-        # Each process takes its own batches, unsplit, so that every statistic is of a full batch.
-        for batch in itertools.islice(own, len(range(rank(), count, processes))):
-            model(to_device(batch, device).images)
-    for norm in norms if processes > 1 else ():
-        _average_across_ranks_(norm)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-
-
-def _average_across_ranks_(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
-    """Average the running statistics of all ranks, weighted by the number of batches of each."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    assert norm.num_batches_tracked is not None
-    count = norm.num_batches_tracked.double()
-    total = all_reduce_sum(count.clone())
-    for running in (norm.running_mean, norm.running_var):
-        running.copy_(all_reduce_sum(running.double() * count) / total)
-    norm.num_batches_tracked.copy_(total)
+from .training import History, Learning, fit, one_cycle
 
 
 @dataclass(frozen=True)

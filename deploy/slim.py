@@ -5,13 +5,15 @@
     traced = slimsight.trace(model, example)                      # channel groups, each proven
     traced = slimsight.explain(traced, train_loader, val_loader)  # optional: gates are then steered by explanations
     scores = slimsight.learn_gates(traced, train_loader, macs=0.5)
-    slimmed = slimsight.slim(traced, slimsight.select(traced, scores, macs=0.5, align=8))
+    plan = slimsight.select(traced, scores, macs=0.5, align=8)
+    slimmed = slimsight.slim(traced, plan, train_loader)          # with batch-norm statistics of its own
     ...                                                           # finetune slimmed.model in your own loop
+    slimsight.recalibrate(slimmed, train_loader)                  # the statistics of the weights that were learned
     slimsight.save(slimmed, "slim")
     model = slimsight.load("slim")                                # needs torch only, not the code of the model
 
-The model is never changed: every step works on copies. Loaders yield (images, labels), the images as the model takes
-them (normalised, if it was trained so).
+The model is never changed: every step works on copies; only ``recalibrate`` changes what it is given. Loaders yield
+(images, labels), the images as the model takes them (normalised, if it was trained so).
 """
 
 from __future__ import annotations
@@ -25,14 +27,15 @@ import torch
 from torch import Tensor, nn
 
 from slimsight.compress.config import ExplainerConfig, GatesConfig
-from slimsight.compress.data import LoaderBatches, TensorBatches, first_images
+from slimsight.compress.data import LoaderBatches, TensorBatches, first_batches, first_images
 from slimsight.compress.errors import ConfigError, ModelError, PruningError
 from slimsight.compress.explain import STEERING, ExplainedClassifier, find_targets
 from slimsight.compress.gates import CostModel, check_budget, counted_limits, read_budget
 from slimsight.compress.models import Classifier, check_logits
+from slimsight.compress.parallel.processes import single_process
 from slimsight.compress.progress import SILENT, Progress
 from slimsight.compress.surgery import ChannelGraph, PrunePlan
-from slimsight.compress.training import Learning, make_fabric
+from slimsight.compress.training import Learning, make_fabric, take_statistics_, tracked_norms
 
 from .slim_folder import Slimmed, load, save
 from .steps import (
@@ -51,7 +54,19 @@ from .steps import (
     to_cost_model,
 )
 
-__all__ = ["Scores", "Slimmed", "Traced", "explain", "learn_gates", "load", "save", "select", "slim", "trace"]
+__all__ = [
+    "Scores",
+    "Slimmed",
+    "Traced",
+    "explain",
+    "learn_gates",
+    "load",
+    "recalibrate",
+    "save",
+    "select",
+    "slim",
+    "trace",
+]
 
 Scores = Mapping[str, Tensor]
 """What each channel is worth: (channels,) for every group, comparable across groups."""
@@ -60,6 +75,9 @@ _JOINED_NET = JOINED + "net."
 """Prefix of the model's layers in the network that also explains it."""
 
 _EXACT = 1e-4
+
+RECALIBRATE_BATCHES = 50
+"""As ``finetune.recalibrate_batches`` of recipes."""
 
 
 @dataclass(frozen=True)
@@ -200,14 +218,22 @@ def select(
     return choose_plan(traced.cost, scores, limits, align=align, frozen=traced.graph.frozen).plan
 
 
-def slim(traced: Traced, plan: PrunePlan) -> Slimmed:
+def slim(
+    traced: Traced, plan: PrunePlan, loader: Iterable[Any] | None = None, *, batches: int = RECALIBRATE_BATCHES
+) -> Slimmed:
     """Remove what ``plan`` does not keep from a copy of the model (and of its explainer), and prove it.
 
     The slim model comes in eval mode, on the CPU, all its parameters ready to be trained.
 
+    Args:
+        loader: shuffled training images, (images, labels): the model's batch-norm statistics, which are still those of
+            the original, are taken anew from the first ``batches`` of it (``recalibrate``). None: they stay.
+
     Raises:
+        ConfigError, DataError: see ``recalibrate``.
         PruningError: the plan does not fit the model, or the slim model does not compute what closed gates do.
     """
+    _check_count(batches)
     network = _joint(traced)
     prefix = "" if traced.explained is None else _JOINED_NET
     twin = slim_copy(network, plan, traced.example, prefix=prefix)
@@ -220,7 +246,62 @@ def slim(traced: Traced, plan: PrunePlan) -> Slimmed:
     explained = twin if isinstance(twin, ExplainedClassifier) else None
     model = twin.classifier.net if isinstance(twin, ExplainedClassifier) else twin
     model.requires_grad_(True)  # it was traced frozen
+    if loader is not None:
+        recalibrate(model, loader, batches=batches)
     return Slimmed(model, plan, traced.example[:1], proof.slim.macs, proof.max_rel, explained)
+
+
+def recalibrate(slimmed: Slimmed | nn.Module, loader: Iterable[Any], *, batches: int = RECALIBRATE_BATCHES) -> int:
+    """Set the running statistics of batch normalisation to exact averages over images, in place.
+
+    Running statistics belong to the channels and weights that they were collected with: after surgery, and after
+    finetuning with a small momentum or in few steps, they are others', and the accuracy in eval mode is far below the
+    model's own. Weights, momenta and modes do not change. Left alone are other kinds of layers, norms that keep no
+    statistics, and frozen ones: their weights take no gradient while others of the model do.
+
+    Args:
+        slimmed: a slim model, or any model.
+        loader: shuffled training images, (images, labels), of which the first ``batches`` are taken.
+
+    Returns:
+        The number of batch normalisations with new statistics.
+
+    Raises:
+        ConfigError: ``batches`` is not a positive number.
+        DataError: the loader yields nothing, or something else than (images, labels); a batch has a single image where
+            one value per channel arrives; statistics are NaN or infinite. Nothing has changed then.
+        ModelError: the model is a program (``load`` without a model), or its batch normalisations are out of reach.
+    """
+    _check_count(batches)
+    model = slimmed.model if isinstance(slimmed, Slimmed) else slimmed
+    norms = tracked_norms(model)
+    if not norms and isinstance(model, torch.fx.GraphModule | torch.jit.ScriptModule):
+        raise ModelError(
+            f"the model is a program ({type(model).__name__}), whose statistics are fixed: recalibrate the slim model "
+            "before it is saved, or load it as an instance of its class: slimsight.load(folder, YourModel())"
+        )
+    if any(parameter.requires_grad for parameter in model.parameters()):
+        norms = {name: norm for name, norm in norms.items() if not _is_frozen(norm)}
+    if not norms:
+        return 0
+    with single_process():  # whether or not other processes do the same
+        changed = take_statistics_(model, norms, (batch.images for batch in first_batches(loader, batches)))
+    if not changed:
+        raise ModelError(
+            f"none of the model's {len(norms)} batch normalisations was called by it: give the module itself, not a "
+            "compiled one (torch.compile keeps it as _orig_mod)"
+        )
+    return changed
+
+
+def _check_count(batches: int) -> None:
+    if isinstance(batches, bool) or not isinstance(batches, int) or batches < 1:
+        raise ConfigError(f"batches is {batches!r}; give the number of batches to take statistics from, 1 or more")
+
+
+def _is_frozen(norm: nn.Module) -> bool:
+    parameters = list(norm.parameters(recurse=False))
+    return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
 
 
 def _kind(traced: Traced) -> str | None:

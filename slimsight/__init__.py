@@ -7,8 +7,10 @@ The Python API, for a model and data loaders of your own:
     traced = slimsight.trace(model, example)                      # channel groups, each proven
     traced = slimsight.explain(traced, train_loader, val_loader)  # optional: gates are then steered by explanations
     scores = slimsight.learn_gates(traced, train_loader, macs=0.5)
-    slimmed = slimsight.slim(traced, slimsight.select(traced, scores, macs=0.5, align=8))
+    plan = slimsight.select(traced, scores, macs=0.5, align=8)
+    slimmed = slimsight.slim(traced, plan, train_loader)          # with batch-norm statistics of its own
     ...                                                           # finetune slimmed.model in your own loop
+    slimsight.recalibrate(slimmed, train_loader)                  # the statistics of the weights that were learned
     slimsight.save(slimmed, "slim")
     model = slimsight.load("slim")                                # needs torch only, not the code of the model
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from .compress.config import ExplainerConfig, GatesConfig
     from .compress.errors import SlimError
     from .compress.surgery import PrunePlan
-    from .deploy.slim import Scores, Slimmed, Traced, explain, learn_gates, load, save, select, slim, trace
+    from .deploy.slim import Scores, Slimmed, Traced, explain, learn_gates, load, recalibrate, save, select, slim, trace
 
     __version__: str
 
@@ -42,6 +44,7 @@ __all__ = [
     "explain",
     "learn_gates",
     "load",
+    "recalibrate",
     "save",
     "select",
     "slim",

@@ -130,12 +130,13 @@ class ModelConfig(Section):
 
 
 class FinetuneConfig(TrainConfig):
-    """After surgery: BN recalibration, then SGD, optionally with distillation from the original."""
+    """After surgery: BN recalibration, SGD, optionally with distillation from the original, BN recalibration."""
 
     epochs: Annotated[int, Field(ge=0)] = Field(default=10, description="times through the training images")
     lr: Positive = Field(default=0.05, description="SGD, the highest of a one-cycle schedule")
     recalibrate_batches: Annotated[int, Field(ge=0)] = Field(
-        default=50, description="batches whose statistics BatchNorm takes before anything is learned"
+        default=50,
+        description="batches whose statistics BatchNorm takes before finetuning, and after it if they validate better",
     )
     distill: Annotated[float, Field(ge=0, le=1)] = Field(default=0.0, description="share of the loss from the original")
     distill_temperature: Positive = Field(default=4.0, description="of both softmaxes in distillation")

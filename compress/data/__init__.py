@@ -4,7 +4,7 @@ from .batches import Batch, Batches, Sharding, all_rows, round_robin, shard_rows
 from .file_batches import FileBatches, to_batches
 from .flow import Flow
 from .images import ImageSet, Rows
-from .loader import BatchSource, LoaderBatches, TensorBatches, first_images, one_pass
+from .loader import BatchSource, LoaderBatches, TensorBatches, first_batches, first_images, one_pass
 from .on_the_fly import FileImages
 from .splits import Splits, open_splits
 
@@ -22,6 +22,7 @@ __all__ = [
     "Splits",
     "TensorBatches",
     "all_rows",
+    "first_batches",
     "first_images",
     "one_pass",
     "open_splits",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sized
+from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -115,6 +116,21 @@ def first_images(loader: Iterable[Any], count: int) -> tuple[Tensor, Tensor]:
     if not images:
         raise DataError("the loader yields no batches: give one that yields (images, labels)")
     return torch.cat(images)[:count], torch.cat(labels)[:count]
+
+
+def first_batches(loader: Iterable[Any], count: int) -> Iterator[Batch]:
+    """The first ``count`` batches of a loader, read once; fewer if it has fewer.
+
+    Raises:
+        DataError: the loader yields nothing, or something else than (images, labels).
+    """
+    seen = 0
+    for item in islice(loader, count):
+        images, labels = _check_batch(item)
+        yield Batch(images, labels, torch.arange(seen, seen + len(labels)))
+        seen += len(labels)
+    if not seen:
+        raise DataError("the loader yields no batches: give one that yields (images, labels)")
 
 
 def one_pass(

@@ -1,6 +1,14 @@
-"""The training loop used by all learning stages, its checkpoints, and the evaluation of classifiers."""
+"""The training loop of all learning stages, its checkpoints, evaluation, and statistics of batch normalisation."""
 
 from ..progress import Stop
+from .batch_norm import (
+    StatisticsScores,
+    following_statistics,
+    keep_better_statistics_,
+    recalibrate_bn,
+    take_statistics_,
+    tracked_norms,
+)
 from .checkpoint import Checkpoints, Stateful
 from .course import History
 from .evaluate import Score, evaluate, logits_of, to_device
@@ -18,11 +26,17 @@ __all__ = [
     "Score",
     "SharedStep",
     "Stateful",
+    "StatisticsScores",
     "Stop",
     "evaluate",
     "fit",
+    "following_statistics",
+    "keep_better_statistics_",
     "logits_of",
     "make_fabric",
     "one_cycle",
+    "recalibrate_bn",
+    "take_statistics_",
     "to_device",
+    "tracked_norms",
 ]

@@ -75,6 +75,20 @@ class GatedFigures(ReportPart):
     val_accuracy: Share
 
 
+class StatisticsFigures(ReportPart):
+    """The finetuned model with its running batch-norm statistics and with exact ones; the better were kept.
+
+    ``momentum``: given during finetuning to batch normalisations whose own is too small for the schedule.
+    """
+
+    running_val_accuracy: Share
+    running_val_loss: Measured = None
+    recalibrated_val_accuracy: Share | None = None
+    recalibrated_val_loss: Measured = None
+    kept: Literal["running", "recalibrated"]
+    momentum: Share | None = None
+
+
 class BudgetFigures(ReportPart):
     """The limits of the recipe, those that it has; ``macs_used`` = slim.macs / macs_max.
 
@@ -299,6 +313,7 @@ class Report(ReportPart):
     original: ModelFigures
     slim: ModelFigures
     gated: GatedFigures | None = None
+    statistics: StatisticsFigures | None = None
     gates: GatesFigures | None = None
     budget: BudgetFigures
     exactness: Exactness

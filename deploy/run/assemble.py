@@ -39,6 +39,7 @@ from ..report.schema import (
     SelectorFigures,
     SigmaPx,
     StageFigures,
+    StatisticsFigures,
 )
 from ..run_dir import StageRecord
 from .session import Session
@@ -91,6 +92,7 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
         original=original,
         slim=slim,
         gated=GatedFigures(val_accuracy=cut["gated_val_accuracy"]),
+        statistics=_statistics(metrics["finetune"]),
         gates=_gates(metrics["gates"], session.recipe.gates.steps, slim.macs),
         budget=budget,
         exactness=exactness,
@@ -119,6 +121,11 @@ def _budget(budget: BudgetConfig, limits: Mapping[str, float], slim: ModelFigure
         latency_ms_max=latency.value if latency is not None and not latency.relative else None,
         latency_ratio_max=latency.value if latency is not None and latency.relative else None,
     )
+
+
+def _statistics(metrics: Mapping[str, Any]) -> StatisticsFigures | None:
+    """None: nothing was finetuned, or an earlier version finetuned."""
+    return StatisticsFigures(**metrics["statistics"]) if "statistics" in metrics else None
 
 
 def _short(model: str) -> str:

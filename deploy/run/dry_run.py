@@ -122,6 +122,7 @@ def estimate(session: Session, known: Preflight, steps: Steps) -> dict[str, floa
     )
     if recipe.finetune.steer_weight:
         finetune *= _SELECTOR_STEPS
+    recalibrations = recipe.finetune.recalibrate_batches * (2 if recipe.finetune.epochs else 1)  # before and after
     epochs = explainer.varsal.epochs if gates.explainer == "varsal" else explainer.selector.epochs
     learns_on = image_count(explainer.images, train)
     learns = gates.steer not in ("magnitude", "uniform")
@@ -137,7 +138,7 @@ def estimate(session: Session, known: Preflight, steps: Steps) -> dict[str, floa
         "targets": seen * 2 * forward,
         "gates": known.proof_seconds + gate_steps,
         "surgery": 2 * known.proof_seconds,
-        "finetune": finetune + recipe.finetune.recalibrate_batches * recipe.finetune.batch_size * forward,
+        "finetune": finetune + recalibrations * recipe.finetune.batch_size * forward,
         "export": files * (_EXPORT_SECONDS + 3 * val * forward),
         "dynamic": (recipe.dynamic.epochs + recipe.dynamic.finetune_epochs) * train * step * 2,
         "dynamic_export": 2 * _EXPORT_SECONDS + 3 * val * forward,

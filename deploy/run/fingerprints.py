@@ -113,8 +113,10 @@ def _gate_budget(recipe: Recipe) -> Any:
 
 
 def finetune_parts(session: Session) -> Parts:
+    """``recalibrated``: earlier versions recalibrated before finetuning only."""
     recipe = session.recipe
-    return {"finetune": recipe.finetune, "augment": augmentation(recipe.data), **_training_parts(recipe)}
+    parts = {"finetune": recipe.finetune, "recalibrated": ["before", "after"]}
+    return {**parts, "augment": augmentation(recipe.data), **_training_parts(recipe)}
 
 
 def dynamic_parts(session: Session) -> Parts:

@@ -1,4 +1,4 @@
-"""Recalibration against averages by hand; what the loss and the decay act on."""
+"""What the loss and the decay of finetuning act on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from slimsight.compress.config import FinetuneConfig, TrainConfig
 from slimsight.compress.data import Batches, ImageSet
-from slimsight.compress.finetune import recalibrate_bn, train_classifier
+from slimsight.compress.finetune import train_classifier
 from slimsight.compress.training import Learning, evaluate, make_fabric, one_cycle
 
 
@@ -51,67 +51,6 @@ def train(model: nn.Module, images: ImageSet, fabric: Fabric, teacher: nn.Module
 def distance(first: nn.Module, second: nn.Module) -> float:
     pairs = zip(first.parameters(), second.parameters(), strict=True)
     return max(float((a.detach() - b.detach()).abs().max()) for a, b in pairs)
-
-
-@pytest.mark.parametrize(("count", "used"), [(1, 1), (2, 2), (3, 3), (50, 4)])
-def test_statistics_are_the_exact_average_over_the_batches(count: int, used: int, images: ImageSet) -> None:
-    norm = nn.BatchNorm2d(3, momentum=0.3)
-    norm.running_mean = torch.full((3,), 7.0)
-    before = copy.deepcopy(dict(norm.named_parameters()))
-    batches = Batches(images, 7, shuffle=True)  # 7, 7, 7 and 3 images
-    means, variances = [], []
-    for batch in list(batches)[:count]:
-        pixels = batch.images.transpose(0, 1).flatten(1).double()
-        means.append(pixels.mean(1))
-        variances.append(pixels.var(1, correction=1))
-    assert len(means) == used
-    model = nn.Sequential(norm, nn.Flatten()).eval()
-    recalibrate_bn(model, batches, count)
-    torch.testing.assert_close(norm.running_mean, torch.stack(means).mean(0).float())
-    torch.testing.assert_close(norm.running_var, torch.stack(variances).mean(0).float())
-    assert int(norm.num_batches_tracked or 0) == used
-    assert norm.momentum == 0.3
-    assert not model.training
-    assert not norm.training
-    for name, value in norm.named_parameters():
-        assert torch.equal(value, before[name]), name
-
-
-def test_every_norm_gets_its_own_momentum_back(images: ImageSet) -> None:
-    norms = [nn.BatchNorm2d(3, momentum=0.2), nn.BatchNorm2d(3, momentum=None), nn.BatchNorm2d(3, momentum=0.05)]
-    model = nn.Sequential(*norms).train()
-    recalibrate_bn(model, Batches(images, 8), 2)
-    assert [norm.momentum for norm in norms] == [0.2, None, 0.05]
-    assert model.training
-
-
-def test_deeper_statistics_belong_to_the_batches_as_well(images: ImageSet) -> None:
-    model = to_model().eval()
-    recalibrate_bn(model, Batches(images, 24), 1)
-    (batch,) = Batches(images, 24)
-    with torch.no_grad():
-        maps = model[0](batch.images).transpose(0, 1).flatten(1)
-    torch.testing.assert_close(model[1].running_mean, maps.mean(1), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(model[1].running_var, maps.var(1), rtol=1e-4, atol=1e-5)
-
-
-def test_dropout_rests_while_statistics_are_taken(images: ImageSet) -> None:
-    norm = nn.BatchNorm2d(3)
-    model = nn.Sequential(nn.Dropout(0.5), norm).train()
-    recalibrate_bn(model, Batches(images, 24), 1)
-    pixels = next(iter(Batches(images, 24))).images.transpose(0, 1).flatten(1)
-    torch.testing.assert_close(norm.running_mean, pixels.mean(1))
-    assert model.training
-    assert model[0].training
-
-
-@pytest.mark.parametrize("count", [0, 3])
-def test_nothing_to_recalibrate_changes_nothing(count: int, images: ImageSet) -> None:
-    """No batches; or no statistics to replace."""
-    model = to_model() if count == 0 else nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False), nn.ReLU())
-    before = copy.deepcopy(model.state_dict())
-    recalibrate_bn(model, Batches(images, 8), count)
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_training_lowers_the_loss(images: ImageSet, fabric: Fabric) -> None:

@@ -6,17 +6,25 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 from torch import Tensor
 
 from slimsight.compress.explain import ExplainedClassifier
 from slimsight.compress.files.atomic import atomic_path, read_tensors
-from slimsight.compress.finetune import Steering, recalibrate_bn, train_classifier
+from slimsight.compress.finetune import Steering, train_classifier
 from slimsight.compress.gates import Selection
 from slimsight.compress.models import Classifier
 from slimsight.compress.parallel.processes import rank
 from slimsight.compress.surgery import PrunePlan
-from slimsight.compress.training import Learning, evaluate
+from slimsight.compress.training import (
+    Learning,
+    StatisticsScores,
+    evaluate,
+    following_statistics,
+    keep_better_statistics_,
+    recalibrate_bn,
+)
 
 from ...report.units import as_error, as_macs, as_percent, plural
 from ...steps import choose_plan, classifier_of, prove_slim
@@ -98,19 +106,29 @@ def _plan_text(align: Mapping[str, int]) -> str:
 
 
 def finetune(session: Session, learning: Learning) -> Outcome:
-    """Recalibrate batch normalisation, then finetune: the result is the slim model."""
+    """Recalibrate batch normalisation, finetune, recalibrate again; the better statistics go into the slim model."""
     config, splits = session.recipe.finetune, session.splits
     plan_path = session.stage_file("surgery", "plan.json")
     network = session.slimmed(PrunePlan.load(plan_path)).to(learning.device)
     slim = classifier_of(network)
     batches = session.shuffled(splits.train, config.batch_size, learning.flow, crop=True, flip=True)
+    validation = session.plain(splits.val, learning.flow)
     recalibrate_bn(slim, batches, config.recalibrate_batches)
-    recalibrated = evaluate(slim, session.plain(splits.val, learning.flow))
+    score = evaluate(slim, validation)
+    metrics: dict[str, Any] = {"recalibrated_val_accuracy": score.accuracy}
     if config.epochs:
         teacher = session.classifier().to(learning.device) if config.distill else None
         steering = _steering(session, network)
-        train_classifier(slim, batches, learning, config=config, teacher=teacher, steering=steering, what="finetune")
-    score = evaluate(slim, session.plain(splits.val, learning.flow))
+        updates = config.epochs * len(batches) * session.recipe.accumulate
+        with following_statistics(slim, updates) as raised:
+            train_classifier(
+                slim, batches, learning, config=config, teacher=teacher, steering=steering, what="finetune"
+            )
+        found = keep_better_statistics_(slim, batches, config.recalibrate_batches, validation)
+        score = found.better
+        metrics["statistics"] = _figures(found, raised)
+        learning.progress.note(_statistics_text(found))
+    metrics["val_accuracy"] = score.accuracy
     learning.progress.note(f"slim model: validation accuracy {as_percent(score.accuracy)}")
     run = session.run
     session.write(run.slim_model, slim.state_dict())
@@ -121,7 +139,23 @@ def finetune(session: Session, learning: Learning) -> Outcome:
     if isinstance(network, ExplainedClassifier):
         session.write(run.slim_explainer, network.selector.state_dict(), {"explainer": network.selector.head.kind})
         files.append(run.slim_explainer)
-    return Outcome({"val_accuracy": score.accuracy, "recalibrated_val_accuracy": recalibrated.accuracy}, files)
+    return Outcome(metrics, files)
+
+
+def _figures(found: StatisticsScores, momentum: float | None) -> dict[str, Any]:
+    """``momentum``: given meanwhile to batch normalisations whose own is too small for the schedule."""
+    exact = found.recalibrated
+    figures = {"running_val_accuracy": found.running.accuracy, "running_val_loss": found.running.loss}
+    if exact is not None:
+        figures |= {"recalibrated_val_accuracy": exact.accuracy, "recalibrated_val_loss": exact.loss}
+    return {**figures, "kept": found.kept} | ({} if momentum is None else {"momentum": momentum})
+
+
+def _statistics_text(found: StatisticsScores) -> str:
+    running = f"validation accuracy {as_percent(found.running.accuracy)} with the running statistics of finetuning"
+    if found.recalibrated is None:
+        return running
+    return f"{running}, {as_percent(found.recalibrated.accuracy)} with exact ones: the {found.kept} ones are kept"
 
 
 def _steering(session: Session, network: ExplainedClassifier | Classifier) -> Steering | None:

@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from slimsight.compress.config import DynamicConfig, GatesConfig
 from slimsight.compress.data import Batch, Batches, ImageSet
 from slimsight.compress.dynamic import DynamicClassifier, find_routes, learn_routing, routed_cost
-from slimsight.compress.finetune import recalibrate_bn
 from slimsight.compress.gates import CostModel
 from slimsight.compress.gates import learn as gates_of
 from slimsight.compress.gates.learn import learn_gates
@@ -30,7 +29,16 @@ from slimsight.compress.parallel.processes import (
     world_size,
 )
 from slimsight.compress.surgery import prove_groups, trace_groups
-from slimsight.compress.training import Learning, LearningFabric, evaluate, fit, logits_of, make_fabric
+from slimsight.compress.training import (
+    Learning,
+    LearningFabric,
+    evaluate,
+    fit,
+    keep_better_statistics_,
+    logits_of,
+    make_fabric,
+    recalibrate_bn,
+)
 
 
 class Net(nn.Module):
@@ -94,6 +102,10 @@ def learning(fabric: LearningFabric) -> dict[str, Any]:
     found["score"] = (evaluate(model, batches).accuracy, evaluate(model, batches).loss)
     recalibrate_bn(model, batches, 3)
     found["recalibrated"] = {name: value.clone() for name, value in model.named_buffers()}
+    found["kept"] = keep_better_statistics_(model, batches, 4, batches)
+    found["better"] = {name: value.clone() for name, value in model.named_buffers()}
+    synced = nn.Sequential(nn.SyncBatchNorm(3), nn.Flatten(), nn.Linear(192, 3))  # three batches: 2 and 1
+    found["synced"] = recalibrate_bn(synced, batches, 3), synced[0].running_mean.clone()
     return found
 
 

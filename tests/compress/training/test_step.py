@@ -72,11 +72,17 @@ def test_uneven_shares_give_the_gradients_and_statistics_of_whole_batches(
         close(ours["ce"], theirs["ce"])
         assert torch.equal(ours["random"], theirs["random"])
         close(ours["recalibrated"], theirs["recalibrated"])
+        close(ours["better"], theirs["better"])
+        assert ours["kept"].kept == theirs["kept"].kept
+        assert ours["synced"][0] == theirs["synced"][0] == 1
+        close(ours["synced"][1], theirs["synced"][1])
         close(ours["logits"], theirs["logits"])
         close(ours["score"], theirs["score"])
     first, second = (found["learning"] for found in both)
     assert all(torch.equal(first["weights"][name], second["weights"][name]) for name in first["weights"])
     assert torch.equal(first["logits"], second["logits"])
+    assert first["kept"] == second["kept"]
+    assert all(torch.equal(first["better"][name], second["better"][name]) for name in first["better"])
 
 
 def test_parts_accumulate_to_the_whole_batch(alone: dict[str, Any], both: list[dict[str, Any]]) -> None:

@@ -201,3 +201,14 @@ def test_a_model_that_became_slower_is_said_to_be(content: dict[str, Any]) -> No
     assert words not in render_markdown(Report.model_validate(content))
     row["speedup"]["high"] = 0.95
     assert words + "budget.align auto." in render_markdown(Report.model_validate(content))
+
+
+def test_statistics_of_batch_normalisation_are_named_where_there_are_two(content: dict[str, Any]) -> None:
+    assert "running statistics" not in render_markdown(Report.model_validate(content))  # of an earlier version
+    content["statistics"] = {"running_val_accuracy": 0.091, "recalibrated_val_accuracy": 0.205, "kept": "recalibrated"}
+    (line,) = [
+        line for line in render_markdown(Report.model_validate(content)).splitlines() if "running statis" in line
+    ]
+    assert line.endswith("normalisation: 9.10 %; with exact ones, taken anew: 20.50 %. Kept: the exact ones.")
+    content["statistics"] = {"running_val_accuracy": 0.8, "kept": "running"}
+    assert "running statistics" not in render_markdown(Report.model_validate(content))

@@ -20,6 +20,11 @@ def test_every_figure_is_the_one_its_stage_measured(finished: Any) -> None:
     assert report.original.val_accuracy == metrics("classifier")["val_accuracy"]
     assert report.original.test_accuracy == judged["original_test_accuracy"]
     assert report.slim.val_accuracy == metrics("finetune")["val_accuracy"]
+    statistics = metrics("finetune")["statistics"]
+    figures = report.statistics.model_dump()
+    assert {name: figures[name] for name in statistics} == statistics
+    assert report.slim.val_accuracy == statistics[f"{report.statistics.kept}_val_accuracy"]
+    assert report.slim.val_accuracy == max(statistics["running_val_accuracy"], statistics["recalibrated_val_accuracy"])
     assert report.slim.test_accuracy == judged["slim_test_accuracy"]
     assert report.gated.val_accuracy == cut["gated_val_accuracy"]
     assert report.budget.macs_max == cut["limits"]["macs"] == report.original.macs // 2
