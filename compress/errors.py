@@ -24,6 +24,10 @@ class DataError(SlimError):
     """Images that are missing, corrupt or do not fit the model."""
 
 
+class BrokenImage(DataError):
+    """A file that should be an image and cannot be decoded."""
+
+
 class ModelError(SlimError):
     """A model that cannot be built, or weights that do not fit it."""
 

@@ -142,6 +142,13 @@ class ArchiveSource:
                 seen.names[split].add(name)
                 yield Encoded(split, name, content, where)
 
+    def files(self) -> Iterator[tuple[str, bytes]]:
+        """Path below the folder of the splits, and content, of every image."""
+        seen = _SeenFiles({split: set() for split in self.splits}, {split: set() for split in self.splits})
+        for item in self._encoded(seen):
+            assert isinstance(item.data, bytes)
+            yield f"{self.layout.folders[item.split]}/{item.name}", item.data
+
     def _check_tree(self, seen: _SeenFiles) -> None:
         classes = {split: {name.split("/")[0] for name in seen.names[split]} for split in self.splits}
         inside = {split: f"{self.path}: {folder}/" for split, folder in self.layout.folders.items()}

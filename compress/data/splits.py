@@ -11,6 +11,7 @@ from ..config import DataConfig
 from ..errors import DataError
 from ..progress import SILENT, Progress
 from .archive import ArchiveSource
+from .broken import naming_all_broken
 from .cache import CachedImages, Source, load_cached
 from .images import ImageSet
 from .layout import find_layout, refuse_archive, refuse_val_list
@@ -75,9 +76,17 @@ def open_splits(config: DataConfig, *, cache_dir: Path, seed: int, progress: Pro
         RunError: the disk is full or ``cache_dir`` is not writable.
     """
     open_all = _open_cached if config.decode == "once" else open_on_the_fly
-    train, val, open_test = open_all(config, cache_dir=cache_dir, seed=seed, progress=progress)
+    with naming_all_broken(config, progress):
+        train, val, load_test = open_all(config, cache_dir=cache_dir, seed=seed, progress=progress)
     if config.subset is not None:
         train = train.subset(stratified_rows(train.labels, config.subset, seed=seed))
+    if load_test is None:
+        return Splits(train, val, None)
+
+    def open_test() -> ImageSet:
+        with naming_all_broken(config, progress):
+            return load_test()
+
     return Splits(train, val, open_test)
 
 

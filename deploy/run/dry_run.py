@@ -107,7 +107,7 @@ def estimate(session: Session, known: Preflight, steps: Steps) -> dict[str, floa
     Early stopping makes stages shorter; what a budget of latency measures, and compiling, is not in it.
     """
     recipe, splits = session.recipe, session.splits
-    train, val, test = len(splits.train), len(splits.val), len(splits.test())
+    train, val, test = len(splits.train), len(splits.val), _test_images(session)
     forward, step = steps.forward, steps.step
     seen = image_count(recipe.gates.images, train)
 
@@ -144,6 +144,10 @@ def estimate(session: Session, known: Preflight, steps: Steps) -> dict[str, floa
         "latency": 2 * (calls * forward + latency.sessions * _OPEN_SECONDS),
         "judgement": 2 * test * forward + (_DRIFT_PASSES * 2 * val * forward if explainer.enabled else 0.0),
     }
+
+
+def _test_images(session: Session) -> int:
+    return len(session.splits.test()) if session.splits.has_test else 0
 
 
 def disk_needed(session: Session, known: Preflight) -> int:
@@ -205,7 +209,7 @@ def dry_run(
     keys = stage_fingerprints(stages, session)
     known = preflight(session)
     splits = session.splits
-    images = {"train": len(splits.train), "val": len(splits.val), "test": len(splits.test())}
+    images = {"train": len(splits.train), "val": len(splits.val), "test": _test_images(session)}
     steps = time_steps(session, known.classifier)
     expected = estimate(session, known, steps)
     return DryRun(

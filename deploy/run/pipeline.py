@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from slimsight.compress.data.broken import naming_all_broken
 from slimsight.compress.errors import report_out_of_memory
 from slimsight.compress.parallel.processes import broadcast, distributed, shutdown, single_process
 from slimsight.compress.progress import SILENT, Progress, Stop
@@ -228,6 +229,7 @@ def _run_stage(stage: Stage, session: Session, learning: Learning, key: str, inp
     assert checkpoints is not None
     with (
         report_out_of_memory(f"stage '{stage.name}'"),
+        naming_all_broken(session.recipe.data, session.progress),
         distributed() if stage.on_all_ranks else single_process(),
     ):
         broadcast((stage.name, checkpoints.key))  # following ranks begin the stage, too
