@@ -25,7 +25,11 @@ class DataError(SlimError):
 
 
 class BrokenImage(DataError):
-    """A file that should be an image and cannot be decoded."""
+    """A file that should be an image and cannot be decoded; ``all_named``: others were looked for, and are named."""
+
+    def __init__(self, message: str, *, all_named: bool = False) -> None:
+        super().__init__(message)
+        self.all_named = all_named
 
 
 class ModelError(SlimError):

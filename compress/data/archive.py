@@ -210,8 +210,7 @@ def _find_layout(path: Path) -> ArchiveLayout:
 
 def _refuse_missing(path: Path, folder: str) -> NoReturn:
     raise DataError(
-        f"{path} holds no {folder}/<class>/ folders with images; "
-        "an image tree holds train/<class>/* and test/<class>/*"
+        f"{path} holds no {folder}/<class>/ folders with images; an image tree holds train/<class>/* and test/<class>/*"
     )
 
 

@@ -79,15 +79,15 @@ def naming_all_broken(config: DataConfig, progress: Progress = SILENT) -> Iterat
     try:
         yield
     except BrokenImage as error:
+        if error.all_named:
+            raise
         progress.note("a broken image: looking for others")
         broken = find_broken(config, progress=progress)
         if broken is None:
-            raise BrokenImage(
-                f"{error} (others were not looked for: there are more than {MOST_CHECKED:,} images)"
-            ) from error
-        if len(broken) < 2:
-            raise BrokenImage(f"{error} ({_REMEDY})") from error
-        raise BrokenImage(broken_sentence(broken, config.path)) from error
+            text = f"{error} (others were not looked for: there are more than {MOST_CHECKED:,} images)"
+        else:
+            text = f"{error} ({_REMEDY})" if len(broken) < 2 else broken_sentence(broken, config.path)
+        raise BrokenImage(text, all_named=True) from error
 
 
 def write_skip_list(path: Path, broken: Sequence[BrokenFile]) -> None:

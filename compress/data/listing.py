@@ -176,9 +176,7 @@ def image_names(root: Path, folder: str, skip: Collection[str] = ()) -> list[str
     return sorted(name for name, _ in scan.files)
 
 
-def _scan_folder(
-    root: Path, folder: str, skip: Collection[str], scan: Scanned, *, sizes: bool = True
-) -> list[str]:
+def _scan_folder(root: Path, folder: str, skip: Collection[str], scan: Scanned, *, sizes: bool = True) -> list[str]:
     """Add one folder to ``scan`` and return its subfolders. As in ``os.walk``, links to folders are not followed.
 
     Without ``sizes`` files are taken whatever they hold, with size 0.

@@ -100,9 +100,7 @@ def _refuse_unclear(where: str, named: Sequence[str], classes: Sequence[str]) ->
     )
 
 
-def _refuse_classes_beside(
-    where: str, train: str, others: Sequence[str], look: Callable[[str], FolderContent]
-) -> None:
+def _refuse_classes_beside(where: str, train: str, others: Sequence[str], look: Callable[[str], FolderContent]) -> None:
     """Raise DataError for folders beside the splits that hold images of the training classes: they would be lost."""
     classes = look(train).folders
     for name in others:

@@ -90,9 +90,7 @@ def open_splits(config: DataConfig, *, cache_dir: Path, seed: int, progress: Pro
     return Splits(train, val, open_test)
 
 
-def to_source(
-    config: DataConfig, *, seed: int, reserved: Sequence[str] = (), cache_dir: Path | None = None
-) -> Source:
+def to_source(config: DataConfig, *, seed: int, reserved: Sequence[str] = (), cache_dir: Path | None = None) -> Source:
     """The image source of ``config``; ``reserved`` names stay out of a test set drawn by ``seed``.
 
     Args:

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from slimsight.compress.config import TrainConfig
 from slimsight.compress.data import FileImages, Rows
+from slimsight.compress.data.broken import naming_all_broken
 from slimsight.compress.data.file_batches import default_workers
 from slimsight.compress.data.images import image_count
 from slimsight.compress.errors import RunError
@@ -206,11 +207,12 @@ def dry_run(
     run = _look(out)
     session = Session(recipe, run, progress, cache or default_cache())
     stages = to_stages(recipe)
-    keys = stage_fingerprints(stages, session)
-    known = preflight(session)
-    splits = session.splits
-    images = {"train": len(splits.train), "val": len(splits.val), "test": _test_images(session)}
-    steps = time_steps(session, known.classifier)
+    with naming_all_broken(recipe.data, progress):
+        keys = stage_fingerprints(stages, session)
+        known = preflight(session)
+        splits = session.splits
+        images = {"train": len(splits.train), "val": len(splits.val), "test": _test_images(session)}
+        steps = time_steps(session, known.classifier)
     expected = estimate(session, known, steps)
     return DryRun(
         out=out,

@@ -130,7 +130,12 @@ def run_recipe(
         SlimError: finished stages are kept.
     """
     donor = read_run(reuse, verify=False) if reuse is not None else None
-    with open_run(out) as run, _threads(recipe.threads), single_process():
+    with (
+        open_run(out) as run,
+        _threads(recipe.threads),
+        single_process(),
+        naming_all_broken(recipe.data, progress),
+    ):
         if on_open is not None:
             on_open(run)
         remember_code(recipe.model, cache or default_cache())
@@ -229,7 +234,6 @@ def _run_stage(stage: Stage, session: Session, learning: Learning, key: str, inp
     assert checkpoints is not None
     with (
         report_out_of_memory(f"stage '{stage.name}'"),
-        naming_all_broken(session.recipe.data, session.progress),
         distributed() if stage.on_all_ranks else single_process(),
     ):
         broadcast((stage.name, checkpoints.key))  # following ranks begin the stage, too

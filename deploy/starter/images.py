@@ -143,11 +143,13 @@ def _without_broken(
     """
     broken = find_broken(config, progress=progress)
     if broken is None:
-        progress.note(f"more than {MOST_CHECKED:,} images: only a sample is looked at, broken ones may be among the rest")
+        progress.note(
+            f"more than {MOST_CHECKED:,} images: only a sample is looked at, broken ones may be among the rest"
+        )
     if not broken:
         return config, ()
     if skip_list is None:
-        raise BrokenImage(broken_sentence(broken, config.path))
+        raise BrokenImage(broken_sentence(broken, config.path), all_named=True)
     write_skip_list(skip_list, broken)
     return config.model_copy(update={"skip": skip_list.absolute()}), broken
 
@@ -177,7 +179,9 @@ def _facts_of_folder(path: Path, seed: int, skip_list: Path | None, progress: Pr
             split: [(root / name, name) for name in source.names if (name in source.test) == (split == "test")]
             for split in ("train", "test")
         }
-        layout = f"one folder per class in {f'{root.name}/' if root != path else path.name}; a test set is held out of them"
+        layout = (
+            f"one folder per class in {f'{root.name}/' if root != path else path.name}; a test set is held out of them"
+        )
     pool = [name for _, name in named["train"]]
     counts = Counter(name.split("/")[0] for split in named.values() for _, name in split)
     classes = tuple(sorted(counts))

@@ -66,7 +66,7 @@ def test_opening_names_them_all_and_the_list_leaves_them_out(
     damaged: Path, kind: str, pack_tree: Tree, tmp_path: Path
 ) -> None:
     path = place(damaged, kind, pack_tree)
-    with pytest.raises(BrokenImage, match="4 images in .* cannot be read: ") as error:
+    with pytest.raises(BrokenImage, match=r"4 images in .* cannot be read: ") as error:
         open_splits(config(path, kind), cache_dir=tmp_path / "cache", seed=0)
     assert all(name in str(error.value) for name in BROKEN)
     assert "slimsight init --skip-broken" in str(error.value)

@@ -75,7 +75,9 @@ def test_the_users_validation_images_validate_and_nothing_is_tested(
 ) -> None:
     splits = opened(kind, {"train": names[0], "val": names[1]})
     assert sizes(splits) == (40, 10, None)
-    with pytest.raises(DataError, match=r"there are no test images: .*add test/<class>/\* beside them, or set data\.val_is"):
+    with pytest.raises(
+        DataError, match=r"there are no test images: .*add test/<class>/\* beside them, or set data\.val_is"
+    ):
         splits.test()
 
 
@@ -85,12 +87,20 @@ def test_a_recipe_may_say_that_val_is_the_test_set(opened: Callable[..., Splits]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("names", "has"), [(("train", "test"), "has no val/"), (COUNTS, "has a test/ folder of its own")])
+@pytest.mark.parametrize("names", [("train", "test"), ("train", "val", "test")])
 def test_val_is_the_test_set_only_where_there_is_no_other(
-    opened: Callable[..., Splits], kind: str, names: Any, has: str
+    opened: Callable[..., Splits], kind: str, names: tuple[str, ...]
 ) -> None:
-    with pytest.raises(DataError, match=rf"data\.val_is_test is true, but .* {has}"):
+    with pytest.raises(DataError, match=r"data\.val_is_test is true, but .* has a test/ folder of its own"):
         opened(kind, {name: name for name in names}, val_is_test=True)
+
+
+@pytest.mark.parametrize("folders", [("train/cat", "train/dog"), CLASSES])
+def test_without_val_it_cannot_be_the_test_set(make_tree: Tree, tmp_path: Path, folders: tuple[str, str]) -> None:
+    root = make_tree(dict.fromkeys(folders, 4))
+    config = DataConfig(source="image_folder", path=root, image_size=8, val_is_test=True)
+    with pytest.raises(DataError, match=r"data\.val_is_test is true, but .* has no val/ folder"):
+        open_splits(config, cache_dir=tmp_path / "cache", seed=0)
 
 
 @pytest.mark.parametrize("archive", [False, True])
@@ -152,7 +162,10 @@ def test_a_wrapping_folder_may_have_the_name_of_a_split(make_tree: Tree, pack_tr
     ("name", "similar"),
     [
         *((name, True) for name in ("train_set", "Test-Data", "val.01", "trainval", "images_test", "held-out", "EVAL")),
-        *((name, False) for name in ("bullet_train", "test tube", "trainers", "valve", "device", "images", "contest", "")),
+        *(
+            (name, False)
+            for name in ("bullet_train", "test tube", "trainers", "valve", "device", "images", "contest", "")
+        ),
     ],
 )
 def test_names_that_are_nearly_those_of_splits(name: str, similar: bool) -> None:
