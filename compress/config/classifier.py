@@ -32,8 +32,8 @@ class DataConfig(Section):
     )
     val_is_test: bool = Field(
         default=False,
-        description="train/ and val/ without test/: true makes val/ the test set (ImageNet's habit) and holds validation "
-        "images out of train/; false: val/ validates, and nothing is tested",
+        description="train/ and val/ without test/: true makes val/ the test set (ImageNet's habit) and holds "
+        "validation images out of train/; false: val/ validates, and nothing is tested",
     )
     image_size: Annotated[int, Field(ge=8)] | None = Field(
         default=None, description="side in pixels; image_folder needs it"

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, NoReturn, Self, cast
+from typing import IO, Any, Self, cast
 
 from ..config import DataConfig
 from ..errors import Damaged, DataError
@@ -154,7 +154,7 @@ class ArchiveSource:
         inside = {split: f"{self.path}: {folder}/" for split, folder in self.layout.folders.items()}
         for split, where in inside.items():
             if not classes[split] | seen.folders[split]:
-                _refuse_missing(self.path, self.layout.folders[split])
+                raise _missing(self.path, self.layout.folders[split])
             empty = sorted(seen.folders[split] - classes[split])
             if empty:
                 raise DataError(f"class folder {where}{empty[0]} holds no images; add images to it or leave it out")
@@ -205,11 +205,11 @@ def _find_layout(path: Path) -> ArchiveLayout:
         if "train" in found.folders and len(found.folders) > 1:
             return found
         incomplete = incomplete or found
-    _refuse_missing(path, "train" if incomplete is None or not incomplete.folders else "test")
+    raise _missing(path, "train" if incomplete is None or not incomplete.folders else "test")
 
 
-def _refuse_missing(path: Path, folder: str) -> NoReturn:
-    raise DataError(
+def _missing(path: Path, folder: str) -> DataError:
+    return DataError(
         f"{path} holds no {folder}/<class>/ folders with images; an image tree holds train/<class>/* and test/<class>/*"
     )
 

@@ -93,10 +93,11 @@ def _refuse_unclear(where: str, named: Sequence[str], classes: Sequence[str]) ->
     """Raise DataError: folders are ``named`` nearly like splits, or like splits where there is no train/."""
     several = len(named) > 1
     beside = f" beside {first_names(classes, _NAMED)}" if classes else ""
+    looks = "they look like splits" if several else "it looks like a split"
+    rename = "them other names if they are classes" if several else "it another name if it is a class"
     raise DataError(
-        f"{where} holds {first_names(named, _NAMED)}{beside}: {'they look' if several else 'it looks'} like "
-        f"{'splits' if several else 'a split'} of the images; put class folders into train/, val/ and test/ (train/ "
-        f"alone is enough), or give {'them other names if they are classes' if several else 'it another name if it is a class'}"
+        f"{where} holds {first_names(named, _NAMED)}{beside}: {looks} of the images; put class folders into train/, "
+        f"val/ and test/ (train/ alone is enough), or give {rename}"
     )
 
 

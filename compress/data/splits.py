@@ -55,8 +55,8 @@ class Splits:
         """
         if self._open_test is None:
             raise DataError(
-                "there are no test images: the folder has train/ and val/ alone; add test/<class>/* beside them, or set "
-                "data.val_is_test to use val/ for testing alone"
+                "there are no test images: the folder has train/ and val/ alone; add test/<class>/* beside them, or "
+                "set data.val_is_test to use val/ for testing alone"
             )
         if self._test is None:
             self._test = self._open_test()
@@ -66,10 +66,11 @@ class Splits:
 def open_splits(config: DataConfig, *, cache_dir: Path, seed: int, progress: Progress = SILENT) -> Splits:
     """The splits of ``config``, decoded once into ``cache_dir`` and read from there afterwards.
 
-    Validation is ``val_list``, or a folder named val/, valid/, validation/ or dev/, or ``val_fraction`` of every class,
-    drawn by ``seed``. Test images are those of test/ or testing/; without one, a share is held out of the training
-    images, unless the user brought validation images: then nothing is cut from his, and there is no test set. ``data.subset`` is drawn from the remaining training images, so that it does not change
-    validation and test images. With ``decode: on_the_fly`` the cache holds only an index of the files.
+    Validation is ``val_list``, or a folder named val/, valid/, validation/ or dev/, or ``val_fraction`` of every
+    class, drawn by ``seed``. Test images are those of test/ or testing/; without one, a share is held out of the
+    training images, unless the user brought validation images: then nothing is cut from the training images, and there
+    is no test set. ``data.subset`` is drawn from the remaining training images, so that it does not change validation
+    and test images. With ``decode: on_the_fly`` the cache holds only an index of the files.
 
     Raises:
         DataError: images are missing, corrupt, or cannot be split as the recipe asks.
