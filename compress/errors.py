@@ -24,6 +24,14 @@ class DataError(SlimError):
     """Images that are missing, corrupt or do not fit the model."""
 
 
+class BrokenImage(DataError):
+    """A file that should be an image and cannot be decoded; ``all_named``: others were looked for, and are named."""
+
+    def __init__(self, message: str, *, all_named: bool = False) -> None:
+        super().__init__(message)
+        self.all_named = all_named
+
+
 class ModelError(SlimError):
     """A model that cannot be built, or weights that do not fit it."""
 

@@ -18,14 +18,23 @@ class DataConfig(Section):
     source: Literal["digits", "image_tree", "cifar10_batches", "image_folder"] = Field(
         default="digits",
         description="digits (embedded), image_tree (train/<class>/*.jpg and test/<class>/*.jpg), cifar10_batches "
-        "(torchvision's files), image_folder (<class>/*.jpg, or train/val/test, or ImageNet's layout)",
+        "(torchvision's files), image_folder (<class>/*.jpg, or train/val/test)",
     )
     path: Path | None = Field(default=None, description="folder or .tar.xz; not used by digits")
     val_list: Path | None = Field(
         default=None, description="file with one path below train/ per line: the validation images"
     )
-    val_fraction: Fraction = Field(default=0.1, description="share of the training images held out for validation")
-    test_fraction: Fraction = Field(default=0.2, description="digits and image_folder without a test folder")
+    val_fraction: Fraction = Field(
+        default=0.1, description="share of the training images held out for validation, where no folder validates"
+    )
+    test_fraction: Fraction = Field(
+        default=0.2, description="digits and image_folder without a folder of test or validation images"
+    )
+    val_is_test: bool = Field(
+        default=False,
+        description="train/ and val/ without test/: true makes val/ the test set (ImageNet's habit) and holds "
+        "validation images out of train/; false: val/ validates, and nothing is tested",
+    )
     image_size: Annotated[int, Field(ge=8)] | None = Field(
         default=None, description="side in pixels; image_folder needs it"
     )
@@ -80,6 +89,8 @@ class DataConfig(Section):
                 raise ValueError(f"'{name}' is for folders of images: choose source {' or '.join(folders)}")
         if self.test_labels is not None and self.source != "image_folder":
             raise ValueError("'test_labels' is for source image_folder")
+        if self.val_is_test and self.source not in folders:
+            raise ValueError(f"'val_is_test' is for folders of images: choose source {' or '.join(folders)}")
         if self.decode == "once":
             for name in ("resize", "crop_scale"):
                 if getattr(self, name) is not None:

@@ -8,18 +8,24 @@ import lzma
 import sys
 import tarfile
 import zlib
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, Self, cast
 
-from ..errors import DataError
+from ..config import DataConfig
+from ..errors import Damaged, DataError
+from ..files.sealed import read_sealed, write_sealed
 from ..files.untrusted import MEBIBYTE, open_limited, printable
 from .cache import fingerprint
 from .decode import MOST_BYTES, Decoded, Encoded, decode, error_text, is_image
+from .layout import take_val_as_test
+from .lists import read_skip
 from .partition import check_classes, check_same_classes
+from .split_names import FolderContent, find_splits, split_of
 
-_SPLITS = ("train", "test")
 # Headers that describe the next member: long names, and POSIX extended headers.
 _METADATA_TYPES = (
     tarfile.GNUTYPE_LONGNAME,
@@ -35,58 +41,91 @@ _BOMB_BYTES, _BOMB_RATIO = 512 * MEBIBYTE, 200
 
 
 @dataclass
-class _TreeIndex:
+class _SeenFiles:
     """Class folders and image names per split, collected while the archive is read."""
 
-    prefix: str | None = None  # a folder around train/ and test/, as in archives made by code hosts
-    folders: dict[str, set[str]] = field(default_factory=lambda: {split: set() for split in _SPLITS})
-    names: dict[str, set[str]] = field(default_factory=lambda: {split: set() for split in _SPLITS})
+    folders: dict[str, set[str]]
+    names: dict[str, set[str]]
+
+
+@dataclass(frozen=True)
+class ArchiveLayout:
+    """Where the splits lie in an archive: a folder around them (or ""), and the folder of each split."""
+
+    prefix: str
+    folders: Mapping[str, str]
 
     def locate(self, path: str) -> tuple[str, str] | None:
         """Split and name below it, or None for a path outside the tree."""
-        parts = [part for part in path.split("/") if part not in ("", ".")]
-        for depth in (0, 1):
-            if len(parts) > depth + 1 and parts[depth] in _SPLITS:
-                prefix = "/".join(parts[:depth])
-                if self.prefix is None:
-                    self.prefix = prefix
-                if self.prefix == prefix:
-                    return parts[depth], "/".join(parts[depth + 1 :])
+        parts = _parts(path)
+        depth = 1 if self.prefix else 0
+        if len(parts) > depth + 1 and (not depth or parts[0] == self.prefix):
+            for split, folder in self.folders.items():
+                if parts[depth] == folder:
+                    return split, "/".join(parts[depth + 1 :])
         return None
 
 
 @dataclass(frozen=True)
 class ArchiveSource:
-    """Source: ``train/<class>/*`` and ``test/<class>/*`` in a .tar, .tar.gz, .tar.bz2 or .tar.xz."""
+    """Source: ``train/<class>/*`` and ``test/<class>/*`` (or val/, or both) in a .tar, .tar.gz, .tar.bz2 or .tar.xz.
+
+    Args:
+        config: decides whether val/ is the test set, and which images are left out; None: neither.
+        cache_dir: where the archive's layout is remembered: finding it means to read the whole archive.
+    """
 
     path: Path
     resize: int | None
-    splits: tuple[str, ...] = _SPLITS
+    config: DataConfig | None = None
+    skip: frozenset[str] = frozenset()
+    cache_dir: Path | None = None
     one_pass: bool = True
 
+    @classmethod
+    def of(cls, config: DataConfig, cache_dir: Path | None) -> ArchiveSource:
+        """The archive that a recipe names."""
+        assert config.path is not None, "DataConfig requires a path"
+        skip = frozenset[str]() if config.skip is None else read_skip(config.skip)
+        return cls(config.path, config.image_size, config, skip, cache_dir)
+
+    @cached_property
+    def layout(self) -> ArchiveLayout:
+        """Where its splits lie.
+
+        Raises:
+            DataError: a split is missing, or two folders of the archive may be the same split.
+        """
+        found = read_layout(self.path, self.cache_dir)
+        if self.config is None:
+            return found
+        return ArchiveLayout(found.prefix, take_val_as_test(found.folders, self.config))
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self.layout.folders)
+
     def fingerprint(self, split: str) -> str:
-        stat = self.path.stat()
-        facts = {"path": self.path.resolve(), "bytes": stat.st_size, "changed": stat.st_mtime_ns}
+        facts: dict[str, Any] = _facts(self.path)
+        if self.config is not None and self.config.val_is_test:
+            facts["folder"] = self.layout.folders[split]
+        if self.skip:
+            facts["skip"] = sorted(self.skip)
         return fingerprint(split, kind="archive", resize=self.resize, **facts)
 
     def count(self, splits: Collection[str]) -> None:
         """None: the number is known only at the end of the archive."""
 
     def stream(self, splits: Collection[str]) -> Iterator[Decoded]:
-        seen = _TreeIndex()
+        seen = _SeenFiles({split: set() for split in self.splits}, {split: set() for split in self.splits})
         for item in decode(self._encoded(seen), resize=self.resize):
             if item.split in splits:
                 yield item
         self._check_tree(seen)
 
-    def _encoded(self, seen: _TreeIndex) -> Iterator[Encoded]:
-        for member, content in _members(self.path):
-            if member.name.startswith("/") or ".." in member.name.split("/"):
-                raise DataError(
-                    f"{self.path}: {printable(member.name)} points outside the archive; make it again from the folder "
-                    "that holds train/ and test/"
-                )
-            location = seen.locate(member.name)
+    def _encoded(self, seen: _SeenFiles) -> Iterator[Encoded]:
+        for member, content in read_members(self.path):
+            location = self.layout.locate(member.name)
             if location is None:
                 continue
             split, name = location
@@ -94,7 +133,7 @@ class ArchiveSource:
                 label = name.split("/")[0]
                 if not label.startswith("."):
                     seen.folders[split].add(label)
-            elif is_image(name) and "/" in name:
+            elif is_image(name) and "/" in name and f"{self.layout.folders[split]}/{name}" not in self.skip:
                 where = f"{self.path}: {printable(member.name)}"
                 if not member.isreg():
                     raise DataError(f"{where} is a link; make the archive again with --dereference --hard-dereference")
@@ -103,28 +142,103 @@ class ArchiveSource:
                 seen.names[split].add(name)
                 yield Encoded(split, name, content, where)
 
-    def _check_tree(self, seen: _TreeIndex) -> None:
-        classes = {split: {name.split("/")[0] for name in seen.names[split]} for split in _SPLITS}
-        for split in _SPLITS:
-            where = f"{self.path}: {split}/"
+    def files(self) -> Iterator[tuple[str, bytes]]:
+        """Path below the folder of the splits, and content, of every image."""
+        seen = _SeenFiles({split: set() for split in self.splits}, {split: set() for split in self.splits})
+        for item in self._encoded(seen):
+            assert isinstance(item.data, bytes)
+            yield f"{self.layout.folders[item.split]}/{item.name}", item.data
+
+    def _check_tree(self, seen: _SeenFiles) -> None:
+        classes = {split: {name.split("/")[0] for name in seen.names[split]} for split in self.splits}
+        inside = {split: f"{self.path}: {folder}/" for split, folder in self.layout.folders.items()}
+        for split, where in inside.items():
             if not classes[split] | seen.folders[split]:
-                raise DataError(
-                    f"{self.path} holds no {split}/<class>/ folders with images; "
-                    "an image tree holds train/<class>/* and test/<class>/*"
-                )
+                raise _missing(self.path, self.layout.folders[split])
             empty = sorted(seen.folders[split] - classes[split])
             if empty:
                 raise DataError(f"class folder {where}{empty[0]} holds no images; add images to it or leave it out")
             check_classes(sorted(classes[split]), where)
-        check_same_classes(classes["train"], classes["test"], f"{self.path}: train/", f"{self.path}: test/")
+        for split, where in inside.items():
+            check_same_classes(classes["train"], classes[split], inside["train"], where)
 
 
-def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
-    """Members in the order of the archive; with the bytes of image files, without those of others.
+def read_layout(path: Path, cache_dir: Path | None = None) -> ArchiveLayout:
+    """The layout of an archive, from ``cache_dir`` if it was read before, else by reading the archive.
 
     Raises:
-        DataError: not an archive, or a damaged or truncated one.
+        DataError: not an archive, a damaged one, or one without the splits of an image tree.
     """
+    remembered = None if cache_dir is None else cache_dir / f"{fingerprint('layout', **_facts(path))}.json"
+    if remembered is not None:
+        with suppress(FileNotFoundError, Damaged):
+            known = read_sealed(remembered)
+            return ArchiveLayout(known["prefix"], known["folders"])
+    found = _find_layout(path)
+    if remembered is not None:
+        write_sealed(remembered, {"prefix": found.prefix, "folders": dict(found.folders)})
+    return found
+
+
+def _find_layout(path: Path) -> ArchiveLayout:
+    """The first folder of the archive, or the archive itself, that holds train/ and test/ or val/."""
+    content: dict[str, dict[str, None]] = {}  # folders in folders, in the order of the archive
+    images: set[str] = set()
+    for member, _ in read_members(path, content=False):
+        parts = _parts(member.name)
+        folders = parts if member.isdir() else parts[:-1]
+        if any(part.startswith(".") for part in folders[:3]):
+            continue
+        for depth, name in enumerate(folders[:3]):
+            content.setdefault("/".join(folders[:depth]), {})[name] = None
+        if not member.isdir() and len(folders) <= 2 and is_image(member.name):
+            images.add("/".join(folders))
+    incomplete: ArchiveLayout | None = None
+    for prefix in ("", *content.get("", ())):
+        names = list(content.get(prefix, ()))
+        if not any(split_of(name) == "train" for name in names):
+            continue
+        where = f"{path}: {prefix}/" if prefix else str(path)
+        base = f"{prefix}/" if prefix else ""
+        below = {name: FolderContent(frozenset(content.get(base + name, ())), base + name in images) for name in names}
+        found = ArchiveLayout(prefix, find_splits(where, names, below.__getitem__) or {})
+        if "train" in found.folders and len(found.folders) > 1:
+            return found
+        incomplete = incomplete or found
+    raise _missing(path, "train" if incomplete is None or not incomplete.folders else "test")
+
+
+def _missing(path: Path, folder: str) -> DataError:
+    return DataError(
+        f"{path} holds no {folder}/<class>/ folders with images; an image tree holds train/<class>/* and test/<class>/*"
+    )
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in path.split("/") if part not in ("", ".")]
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    stat = path.stat()
+    return {"path": path.resolve(), "bytes": stat.st_size, "changed": stat.st_mtime_ns}
+
+
+def read_members(path: Path, *, content: bool = True) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
+    """Members in the order of the archive; with the bytes of image files (if ``content``), without those of others.
+
+    Raises:
+        DataError: not an archive, a damaged or truncated one, or one whose files would lie outside its folder.
+    """
+    for member, data in _read_members(path, content):
+        if member.name.startswith("/") or ".." in member.name.split("/"):
+            raise DataError(
+                f"{path}: {printable(member.name)} points outside the archive; make it again from the folder "
+                "that holds train/ and test/"
+            )
+        yield member, data
+
+
+def _read_members(path: Path, content: bool) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
     try:
         with (
             open_limited(path, sys.maxsize) as raw,
@@ -135,12 +249,13 @@ def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
         ):
             while (member := tar.next()) is not None:
                 cast(Any, tar).members.clear()  # it would keep every header
-                content = tar.extractfile(member) if member.isreg() and is_image(_basename(member)) else None
-                if content and member.size > MOST_BYTES:
+                wanted = content and member.isreg() and is_image(_basename(member))
+                if wanted and member.size > MOST_BYTES:
                     raise tarfile.ReadError(
                         f"{printable(member.name)} has {member.size:,} bytes, more than the {MOST_BYTES:,} of an image"
                     )
-                yield member, content.read() if content else b""
+                file_in_tar = tar.extractfile(member) if wanted else None
+                yield member, file_in_tar.read() if file_in_tar else b""
             # tarfile takes a damaged header or a truncated file for the end; the real end is zero blocks.
             if tar.fileobj is None or tar.fileobj.read(_BLOCK) != bytes(_BLOCK):
                 raise tarfile.ReadError("it ends in the middle")

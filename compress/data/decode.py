@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..errors import DataError
+from ..errors import BrokenImage, DataError
 from ..files.untrusted import MEBIBYTE, open_limited, printable
 
 FORMATS: Final = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
@@ -174,7 +174,26 @@ def _decode_one(item: Encoded, resize: int | None) -> NDArray[np.uint8]:
             return to_bytes(image, resize)
     except UnidentifiedImageError as error:
         where = printable(item.where, 500)
-        raise DataError(f"{where} is not an image that can be read; replace or remove it") from error
+        raise BrokenImage(f"{where} is not an image that can be read; replace or remove it") from error
     except DECODE_ERRORS as error:
         where = printable(item.where, 500)
-        raise DataError(f"{where} cannot be decoded ({error_text(error)}); replace or remove it") from error
+        raise BrokenImage(f"{where} cannot be decoded ({error_text(error)}); replace or remove it") from error
+
+
+_SMALL = 64  # a JPEG is decoded at an eighth of its size at least, if that has so many pixels a side
+
+
+def image_error(source: Path | bytes) -> str | None:
+    """Why an image cannot be decoded; None if it can. JPEGs are decoded at a fraction of their size: all is read."""
+    try:
+        if not (len(source) if isinstance(source, bytes) else source.stat().st_size):
+            return "empty (0 bytes)"
+        with open_image(source) as image:
+            refuse_mode(image)
+            image.draft(None, (_SMALL, _SMALL))
+            image.convert("RGB")
+    except UnidentifiedImageError:
+        return "not an image"
+    except DECODE_ERRORS as error:
+        return error_text(error)
+    return None

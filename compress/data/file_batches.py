@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..errors import DataError, RunError
+from ..errors import BrokenImage, DataError, RunError
 from ..parallel.processes import ShardSlice
 from .augment import Augmentation, epoch_key, uniform_draws
 from .batches import Batch, Batches, Sharding, all_rows, epoch_generator, shard_slices
@@ -220,9 +220,10 @@ class _DecodeJob(NamedTuple):
 
 @dataclass(frozen=True)
 class _DecodeError:
-    """The message of a worker's DataError, returned instead of raised; the main process raises it."""
+    """A worker's DataError, returned instead of raised; the main process raises it."""
 
     message: str
+    broken: bool
 
 
 class _JobDataset(Dataset[Any]):
@@ -237,7 +238,7 @@ class _JobDataset(Dataset[Any]):
             for number, row in enumerate(job.rows.tolist()):
                 images[number] = self._decode_image(row, job.position + number, job.key)
         except DataError as error:
-            return _DecodeError(str(error))
+            return _DecodeError(str(error), isinstance(error, BrokenImage))
         return job
 
     def _decode_image(self, row: int, position: int, key: int) -> Pixels:
@@ -266,7 +267,7 @@ class _JobSampler:
 def _chunks(done: Iterator[_DecodeJob | _DecodeError], slots: Tensor) -> Iterator[Tensor]:
     for job in done:
         if isinstance(job, _DecodeError):
-            raise DataError(job.message)
+            raise BrokenImage(job.message) if job.broken else DataError(job.message)
         yield slots[job.slot, : len(job.rows)]
 
 

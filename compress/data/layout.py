@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from ..config import DataConfig
 from ..errors import DataError
@@ -13,6 +13,9 @@ from .decode import is_image
 from .listing import FolderFilter, class_folders
 from .lists import Labels, read_classes, read_labels, read_skip
 from .partition import check_same_classes
+from .split_names import FolderContent, find_splits, split_of
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ def find_layout(config: DataConfig) -> Layout:
     """
     assert config.path is not None, "DataConfig requires a path"
     folders = _tree_splits(config.path) if config.source == "image_tree" else _folder_splits(config.path)
+    folders = take_val_as_test(folders, config)
     if config.test_labels is not None and "test" not in folders:
         raise DataError(
             f"data.test_labels {config.test_labels} is given, but {config.path} holds no folder for it: put the images "
@@ -65,9 +69,8 @@ def check_folders(folders: Mapping[str, Path], selection: FolderFilter | None, l
 
 def refuse_archive(config: DataConfig) -> None:
     """Raise DataError if a recipe sets options for an archive that only work for folders."""
-    for name, given in (("classes", config.classes), ("skip", config.skip)):
-        if given is not None:
-            raise DataError(f"data.{name} is for folders, but {config.path} is an archive; unpack it, or leave it out")
+    if config.classes is not None:
+        raise DataError(f"data.classes is for folders, but {config.path} is an archive; unpack it, or leave it out")
     if config.decode == "on_the_fly":
         raise DataError(
             f"data.decode is on_the_fly, but {config.path} is an archive, which is read from front to back; unpack it, "
@@ -76,9 +79,9 @@ def refuse_archive(config: DataConfig) -> None:
 
 
 def refuse_val_list(config: DataConfig) -> NoReturn:
-    """Raise DataError for a val_list beside a val/ folder."""
+    """Raise DataError for a val_list beside a folder of validation images."""
     raise DataError(
-        f"val_list {config.val_list} is given, but {config.path} has a val/ folder beside test/: "
+        f"val_list {config.val_list} is given, but {config.path} has a folder of validation images: "
         "leave val_list out, or move the folder away"
     )
 
@@ -94,38 +97,47 @@ def _refuse_flat(root: Path, split: str) -> None:
 
 
 def _tree_splits(path: Path) -> dict[str, Path]:
-    folders = {split: path / split for split in ("train", "test")}
-    for folder in folders.values():
-        if not folder.is_dir():
+    """The folders of train/ and of test/ or val/, or both."""
+    names = _folder_names(path) if path.is_dir() else []
+    present = {split_of(name) for name in names}
+    for split in ("train", "test"):
+        if split not in present and not (split == "test" and "val" in present):
             raise DataError(
-                f"there is no folder {folder}; an image tree holds train/<class>/* and test/<class>/* "
+                f"there is no folder {path / split}; an image tree holds train/<class>/* and test/<class>/* "
                 "(source image_folder splits other folders itself)"
             )
-    return folders
+    return _folder_splits(path)
 
 
 def _folder_splits(path: Path) -> dict[str, Path]:
-    """train/, val/ and test/, or only class folders. As for ImageNet, val/ without test/ is the test set."""
-    present = {split: path / split for split in ("train", "val", "test") if (path / split).is_dir()}
-    if present and "train" not in present and not _has_other_folders(path, present):
-        raise DataError(f"{path} holds {', '.join(present)} but no train/; add train/<class>/* beside them")
-    if "train" not in present or _train_is_a_class(path, present):
-        return {"train": path}
-    if "test" in present:
-        return present
-    if "val" in present:
-        return {"train": present["train"], "test": present["val"]}
-    return present
+    """train/, val/ and test/ by any of their names, or only class folders."""
+    found = find_splits(str(path), _folder_names(path), lambda name: folder_content(path / name))
+    return {"train": path} if found is None else {split: path / name for split, name in found.items()}
 
 
-def _has_other_folders(path: Path, splits: Collection[str]) -> bool:
-    """Whether there are visible folders beside those of the splits."""
-    names = (entry.name for entry in path.iterdir() if entry.is_dir())
-    return any(name not in splits and not name.startswith(".") for name in names)
+def _folder_names(path: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"folder {path} cannot be listed ({error.strerror}); make it readable") from error
 
 
-def _train_is_a_class(path: Path, splits: Collection[str]) -> bool:
-    """Whether path/train is a class folder of that name: it holds images and has other folders beside it."""
-    return _has_other_folders(path, splits) and any(
-        entry.is_file() and is_image(entry.name) for entry in (path / "train").iterdir()
-    )
+def folder_content(path: Path) -> FolderContent:
+    """The visible folders in ``path``, and whether it holds images."""
+    folders = frozenset(_folder_names(path))
+    return FolderContent(folders, any(is_image(entry.name) and entry.is_file() for entry in path.iterdir()))
+
+
+def take_val_as_test(folders: Mapping[str, T], config: DataConfig) -> dict[str, T]:
+    """The splits with val/ as the test set, where the recipe says so.
+
+    Raises:
+        DataError: the recipe says so, but there is a test/, or no val/.
+    """
+    flat_test = config.test_labels is not None and "test" not in folders and "val" in folders
+    if not config.val_is_test and not flat_test:
+        return dict(folders)
+    if "test" in folders or "val" not in folders:
+        has = "has a test/ folder of its own" if "test" in folders else "has no val/ folder"
+        raise DataError(f"data.val_is_test is true, but {config.path} {has}; leave val_is_test out")
+    return {("test" if split == "val" else split): folder for split, folder in folders.items()}

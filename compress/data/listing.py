@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import DataError
+from ..errors import BrokenImage, DataError
 from .decode import SUFFIXES, is_image
 from .lists import Labels
 from .partition import check_classes, first_names
@@ -167,8 +167,20 @@ def scan_flat(root: Path, skip: Collection[str] = ()) -> Scanned:
     return scan
 
 
-def _scan_folder(root: Path, folder: str, skip: Collection[str], scan: Scanned) -> list[str]:
-    """Add one folder to ``scan`` and return its subfolders. As in ``os.walk``, links to folders are not followed."""
+def image_names(root: Path, folder: str, skip: Collection[str] = ()) -> list[str]:
+    """The images below a class folder (or "", of a flat folder), sorted by name; also those that cannot be read."""
+    scan = Scanned([], {})
+    pending = [folder]
+    while pending:
+        pending += _scan_folder(root, pending.pop(), skip, scan, sizes=False)
+    return sorted(name for name, _ in scan.files)
+
+
+def _scan_folder(root: Path, folder: str, skip: Collection[str], scan: Scanned, *, sizes: bool = True) -> list[str]:
+    """Add one folder to ``scan`` and return its subfolders. As in ``os.walk``, links to folders are not followed.
+
+    Without ``sizes`` files are taken whatever they hold, with size 0.
+    """
     subfolders: list[str] = []
     count = 0
     prefix = f"{folder}/" if folder else ""
@@ -183,7 +195,7 @@ def _scan_folder(root: Path, folder: str, skip: Collection[str], scan: Scanned) 
                 if entry.is_dir(follow_symlinks=False):
                     subfolders.append(prefix + entry.name)
                 elif _is_image_name(entry.name) and prefix + entry.name not in skip and not entry.is_dir():
-                    scan.files.append((prefix + entry.name, _size_of_entry(entry)))
+                    scan.files.append((prefix + entry.name, _size_of_entry(entry) if sizes else 0))
     except OSError as error:
         raise _listing_error(error) from error
     scan.folders[folder] = (changed, count)
@@ -194,9 +206,9 @@ def _size_of_entry(entry: os.DirEntry[str]) -> int:
     try:
         size = entry.stat().st_size
     except OSError as error:
-        raise DataError(f"{entry.path} cannot be read ({error.strerror}); replace or remove it") from error
+        raise BrokenImage(f"{entry.path} cannot be read ({error.strerror}); replace or remove it") from error
     if not size:
-        raise DataError(f"{entry.path} is empty (0 bytes); replace it, or name it in a file for data.skip")
+        raise BrokenImage(f"{entry.path} is empty (0 bytes); replace it, or name it in a file for data.skip")
     return size
 
 

@@ -88,8 +88,10 @@ class FileImages:
 
 def open_on_the_fly(
     config: DataConfig, *, cache_dir: Path, seed: int, progress: Progress
-) -> tuple[ImageSet, ImageSet, Callable[[], ImageSet]]:
+) -> tuple[ImageSet, ImageSet, Callable[[], ImageSet] | None]:
     """Training and validation images, and a function that opens the test images; split as with ``decode: once``.
+
+    The function is None if there are no test images.
 
     Raises:
         DataError: images are missing or cannot be split as the recipe asks.
@@ -106,16 +108,17 @@ def open_on_the_fly(
     opener = _Opener(config, layout, classes, cache_dir, progress)
     listed = None if config.val_list is None else read_val_list(config.val_list)
     train = opener.index("train")
+    if "val" in layout.folders:
+        if listed is not None:
+            refuse_val_list(config)
+        load_test = (lambda: opener.images(opener.index("test"))) if "test" in layout.folders else None
+        return opener.images(train), opener.images(opener.index("val")), load_test
     test = None if "test" in layout.folders else _test_mask(train, config, seed, listed)
     pool = np.ones(len(train), dtype=np.bool_) if test is None else ~test
 
     def open_test() -> ImageSet:
         return opener.images(opener.index("test")) if test is None else opener.images(train, test)
 
-    if "val" in layout.folders and test is None:
-        if listed is not None:
-            refuse_val_list(config)
-        return opener.images(train, pool), opener.images(opener.index("val")), open_test
     val = _validation_mask(train, pool, config, seed, listed)
     return opener.images(train, pool & ~val), opener.images(train, val), open_test
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from ..errors import DataError
+from ..errors import BrokenImage, DataError
 from ..files.untrusted import printable
 from .decode import DECODE_ERRORS, error_text, open_image, refuse_mode
 
@@ -84,9 +84,9 @@ def read_scaled(path: Path | str, side: int, window: Callable[[int, int], Window
     except FileNotFoundError as error:
         raise DataError(f"{_name(path)} is gone; put it back, or run again: the folder is then listed anew") from error
     except UnidentifiedImageError as error:
-        raise DataError(f"{_name(path)} is not an image that can be read; {_REMEDY}") from error
+        raise BrokenImage(f"{_name(path)} is not an image that can be read; {_REMEDY}") from error
     except DECODE_ERRORS as error:
-        raise DataError(f"{_name(path)} cannot be decoded ({error_text(error)}); {_REMEDY}") from error
+        raise BrokenImage(f"{_name(path)} cannot be decoded ({error_text(error)}); {_REMEDY}") from error
 
 
 _REMEDY = "replace it, or name it in a file for data.skip to leave it out"

@@ -11,6 +11,7 @@ from ..config import DataConfig
 from ..errors import DataError
 from ..progress import SILENT, Progress
 from .archive import ArchiveSource
+from .broken import naming_all_broken
 from .cache import CachedImages, Source, load_cached
 from .images import ImageSet
 from .layout import find_layout, refuse_archive, refuse_val_list
@@ -19,14 +20,14 @@ from .on_the_fly import open_on_the_fly
 from .partition import hold_out, stratified_rows
 from .sources import CifarBatches, FolderSource, digits, folder_without_test
 
-OpenedSplits = tuple[ImageSet, ImageSet, Callable[[], ImageSet]]
-"""Training and validation images, and a function that opens the test images."""
+OpenedSplits = tuple[ImageSet, ImageSet, Callable[[], ImageSet] | None]
+"""Training and validation images, and a function that opens the test images; None: there are none."""
 
 
 class Splits:
-    """The image sets of a recipe: ``train``, ``val`` and ``test()``, which is opened on first use."""
+    """The image sets of a recipe: ``train``, ``val`` and, if it ``has_test``, ``test()``, opened on first use."""
 
-    def __init__(self, train: ImageSet, val: ImageSet, open_test: Callable[[], ImageSet]) -> None:
+    def __init__(self, train: ImageSet, val: ImageSet, open_test: Callable[[], ImageSet] | None) -> None:
         self.train = train
         self.val = val
         self._open_test = open_test
@@ -41,8 +42,22 @@ class Splits:
         """Side of the square images, pixels."""
         return int(self.train.images.shape[-1])
 
+    @property
+    def has_test(self) -> bool:
+        """Whether there are test images: not if the user brought train/ and val/ alone."""
+        return self._open_test is not None
+
     def test(self) -> ImageSet:
-        """The test images, decoded or opened from the cache on the first call."""
+        """The test images, decoded or opened from the cache on the first call.
+
+        Raises:
+            DataError: there are none (see ``has_test``).
+        """
+        if self._open_test is None:
+            raise DataError(
+                "there are no test images: the folder has train/ and val/ alone; add test/<class>/* beside them, or "
+                "set data.val_is_test to use val/ for testing alone"
+            )
         if self._test is None:
             self._test = self._open_test()
         return self._test
@@ -51,23 +66,36 @@ class Splits:
 def open_splits(config: DataConfig, *, cache_dir: Path, seed: int, progress: Progress = SILENT) -> Splits:
     """The splits of ``config``, decoded once into ``cache_dir`` and read from there afterwards.
 
-    Validation is ``val_list``, or a val/ folder beside a test/ folder, or ``val_fraction`` of every class,
-    drawn by ``seed``. ``data.subset`` is drawn from the remaining training images, so that it does not change
-    validation and test images. With ``decode: on_the_fly`` the cache holds only an index of the files.
+    Validation is ``val_list``, or a folder named val/, valid/, validation/ or dev/, or ``val_fraction`` of every
+    class, drawn by ``seed``. Test images are those of test/ or testing/; without one, a share is held out of the
+    training images, unless the user brought validation images: then nothing is cut from the training images, and there
+    is no test set. ``data.subset`` is drawn from the remaining training images, so that it does not change validation
+    and test images. With ``decode: on_the_fly`` the cache holds only an index of the files.
 
     Raises:
         DataError: images are missing, corrupt, or cannot be split as the recipe asks.
         RunError: the disk is full or ``cache_dir`` is not writable.
     """
     open_all = _open_cached if config.decode == "once" else open_on_the_fly
-    train, val, open_test = open_all(config, cache_dir=cache_dir, seed=seed, progress=progress)
+    with naming_all_broken(config, progress):
+        train, val, load_test = open_all(config, cache_dir=cache_dir, seed=seed, progress=progress)
     if config.subset is not None:
         train = train.subset(stratified_rows(train.labels, config.subset, seed=seed))
+    if load_test is None:
+        return Splits(train, val, None)
+
+    def open_test() -> ImageSet:
+        with naming_all_broken(config, progress):
+            return load_test()
+
     return Splits(train, val, open_test)
 
 
-def to_source(config: DataConfig, *, seed: int, reserved: Sequence[str] = ()) -> Source:
+def to_source(config: DataConfig, *, seed: int, reserved: Sequence[str] = (), cache_dir: Path | None = None) -> Source:
     """The image source of ``config``; ``reserved`` names stay out of a test set drawn by ``seed``.
+
+    Args:
+        cache_dir: where the layout of an archive is remembered.
 
     Raises:
         DataError: the path is missing, or of the wrong kind for the source.
@@ -81,14 +109,14 @@ def to_source(config: DataConfig, *, seed: int, reserved: Sequence[str] = ()) ->
         raise DataError(f"data path {path} does not exist; give the folder (or archive) that holds the images")
     if config.source == "image_tree" and not path.is_dir():
         refuse_archive(config)
-        return ArchiveSource(path, size)
+        return ArchiveSource.of(config, cache_dir)
     if not path.is_dir():
         hint = "; source image_tree reads archives" if config.source == "image_folder" else ""
         raise DataError(f"data path {path} is a file, but source {config.source} takes a folder{hint}")
     if config.source == "cifar10_batches":
         return CifarBatches.at(path, size)
     layout = find_layout(config)
-    if "test" in layout.folders:
+    if "test" in layout.folders or "val" in layout.folders:
         return FolderSource(layout.folders, size, selection=layout.selection, labels=layout.labels)
     assert size is not None, "DataConfig requires image_size for image_folder"
     return folder_without_test(
@@ -103,12 +131,13 @@ def to_source(config: DataConfig, *, seed: int, reserved: Sequence[str] = ()) ->
 
 def _open_cached(config: DataConfig, *, cache_dir: Path, seed: int, progress: Progress) -> OpenedSplits:
     listed = None if config.val_list is None else read_val_list(config.val_list)
-    source = to_source(config, seed=seed, reserved=listed or ())
+    source = to_source(config, seed=seed, reserved=listed or (), cache_dir=cache_dir)
     pool = load_cached(source, "train", cache_dir, progress)
 
-    def open_test() -> ImageSet:
+    def load_test() -> ImageSet:
         return load_cached(source, "test", cache_dir, progress).images
 
+    open_test = load_test if "test" in source.splits else None
     if "val" in source.splits:
         if listed is not None:
             refuse_val_list(config)

@@ -18,6 +18,7 @@ from .schema import Budget, BudgetFile, DriftLimits
 from .verdict import BudgetCheck, BudgetVerdict, allowed_amount, check_figure, check_levels
 
 NO_LATENCY: Final = "the report has no latency rows; time the models and run again"
+NO_TEST: Final = " (no test images)"
 NOT_FINITE: Final = "the logits are not finite numbers"
 _NO_PARITY: Final = "the report has no parity rows; export the model and run again"
 _NO_EXPLAINER: Final = (
@@ -125,23 +126,24 @@ def _accuracy_checks(figures: TargetFigures, limits: BudgetFile) -> Iterator[Bud
     report = figures.report
     accuracy: float | None = None
     drop: float | None = None
-    images, reason = "", None
+    images, reason, untested = "", None, False
     if report is None:
         reason = f"{figures.kind} says nothing of its accuracy: check the run that made it, or remove the line"
     else:
         old, new = report.original, report.slim
         images, accuracy = "validation ", new.val_accuracy
+        untested = report.data is not None and report.data.without_test
         if new.test_accuracy is not None:
             images, accuracy = "test ", new.test_accuracy
     if limits.accuracy is not None:
-        name = f"{images}accuracy"
+        name = f"{images}accuracy{NO_TEST if untested else ''}"
         yield check_levels(("accuracy",), name, limits.accuracy, accuracy, "accuracy", bound="min", reason=reason)
     if limits.accuracy_drop is not None:
         if report is not None:
             images, drop = "validation ", round(old.val_accuracy - new.val_accuracy, 10)
             if new.test_accuracy is not None and old.test_accuracy is not None:
                 images, drop = "test ", round(old.test_accuracy - new.test_accuracy, 10)
-        name = f"{images}accuracy drop"
+        name = f"{images}accuracy drop{NO_TEST if untested else ''}"
         yield check_levels(("accuracy_drop",), name, limits.accuracy_drop, drop, "points", bound="max", reason=reason)
 
 

@@ -31,6 +31,9 @@ def init(
         str | None, typer.Option(metavar="FILE", help=".safetensors or a state dict (.pt, .pth); or pretrained")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="overwrite what is there")] = False,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="go on without images that cannot be read: they are listed in a file")
+    ] = False,
 ) -> None:
     """Examine a model and images, and write a recipe and a budget file for them.
 
@@ -40,7 +43,8 @@ def init(
         images = Path(model)
         model = None
     budget = out.with_name("budget.yaml" if out.stem == "recipe" else f"{out.stem}-budget.yaml")
-    for path in (out, budget):
+    skip_list = out.with_name("skip.txt" if out.stem == "recipe" else f"{out.stem}-skip.txt") if skip_broken else None
+    for path in (out, budget, *([skip_list] if skip_list is not None and not _is_skip_list(skip_list) else [])):
         if path.exists() and not force:
             raise ConfigError(f"{path} exists and is kept; write elsewhere with --out, or overwrite it with --force")
     if not out.absolute().parent.is_dir():
@@ -57,7 +61,7 @@ def init(
     from ..settings.recipe import load_recipe
     from ..starter import examine_images, examine_model, to_recipe
 
-    image_facts = examine_images(images, cache=default_cache(), progress=terminal.progress)
+    image_facts = examine_images(images, cache=default_cache(), skip_list=skip_list, progress=terminal.progress)
     source: Path | Literal["pretrained"] | None = None
     if weights is not None:
         source = "pretrained" if weights == "pretrained" else Path(weights)
@@ -79,6 +83,15 @@ def init(
         (f"slimsight check {run} --budget {budget}", "exit code 0: all of it holds"),
     ):
         screen.print(f"  {command:<{width}}  # {what}", soft_wrap=True)
+
+
+def _is_skip_list(path: Path) -> bool:
+    """Whether an earlier ``init`` wrote ``path``: such a list may be written again."""
+    if not path.is_file():
+        return False
+    from slimsight.compress.data.broken import is_skip_list
+
+    return is_skip_list(path)
 
 
 def schema(

@@ -124,6 +124,8 @@ def _print_summary(report: Report) -> None:
     ):
         if was is not None and now is not None:
             table.add_row(name, as_percent(was), as_percent(now), f"{100 * (now - was):+.2f} points")
+        elif name == "test accuracy" and report.data is not None and report.data.without_test:
+            table.add_row(name, "", "", "no test images")
     for row in report.latency:
         speed = row.speedup
         change = f"{as_times(speed.median)} as fast ({as_times(speed.low)} to {as_times(speed.high)})"
@@ -146,7 +148,7 @@ def _print_dry_run(plan: DryRun) -> None:
         f"{as_amount(name, limit)}{f' ({as_percent(limit / known.macs, 1)})' if name == 'macs' else ''}"
         for name, limit in plan.known.limits.items()
     ]
-    split = ", ".join(f"{count:,} {name}" for name, count in plan.images.items())
+    split = ", ".join(f"{count:,} {name}" if count else f"no {name} images" for name, count in plan.images.items())
     facts = Table("", "", box=None, pad_edge=False, show_header=False)
     facts.add_row("images", f"{plan.classes} classes at {plan.size} px: {split}")
     facts.add_row("original", f"{as_macs(known.macs)} MACs, {known.groups} channel groups that can shrink")

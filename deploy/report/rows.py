@@ -38,6 +38,9 @@ _STEER: Final = {
 _RANKED: Final = {"magnitude": "ranked by weight magnitude", "uniform": "the same share from every group"}
 
 
+NO_TEST_IMAGES: Final = "no test images"
+
+
 def interval_text(speedup: Interval) -> str:
     """``1.56x [1.51x, 1.61x]``."""
     return f"{as_times(speedup.median)} [{as_times(speedup.low)}, {as_times(speedup.high)}]"
@@ -78,6 +81,8 @@ def summary(report: Report) -> Table:
         if right_before is not None and right_after is not None:
             shares = (Number(right_before, as_percent), Number(right_after, as_percent))
             rows.append([name, *shares, Number(right_after - right_before, signed_points)])
+        elif name == "test accuracy" and report.data is not None and report.data.without_test:
+            rows.append([name, NO_TEST_IMAGES, NO_TEST_IMAGES, ""])
     for row in report.latency:
         medians = (Number(row.original_ms.median, as_ms), Number(row.slim_ms.median, as_ms))
         rows.append([f"median latency, {latency_label(row)}", *medians, f"speed-up {interval_text(row.speedup)}"])
@@ -262,8 +267,10 @@ def ranked_by(report: Report) -> str | None:
 def verdict(report: Report) -> str:
     """Why it passed or failed, in a sentence."""
     count, failed = len(report.verdict.checks), report.verdict.failed
+    untested = report.data is not None and report.data.without_test
+    more = " There are no test images: accuracies are those of validation images." if untested else ""
     if not count:
-        return "nothing was checked."
+        return f"nothing was checked.{more}"
     if report.verdict.passed:
-        return f"all {count} checks hold." if count > 1 else "its check holds."
-    return f"{len(failed)} of {plural(count, 'check')}. {'; '.join(map(describe_check, failed))}."
+        return (f"all {count} checks hold." if count > 1 else "its check holds.") + more
+    return f"{len(failed)} of {plural(count, 'check')}. {'; '.join(map(describe_check, failed))}.{more}"

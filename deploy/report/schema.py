@@ -43,7 +43,11 @@ Unit = Literal[
 
 
 class DataFigures(ReportPart):
-    """Source of the images, and the size of each split."""
+    """Source of the images, and the size of each split.
+
+    ``test``: 0 where there are no test images, None in reports that do not say. ``skipped``: images that the recipe
+    leaves out (``data.skip``), and the first of their paths.
+    """
 
     source: str
     train: Whole
@@ -51,6 +55,13 @@ class DataFigures(ReportPart):
     test: Whole | None = None
     classes: Whole
     image_size: Whole | None = None
+    skipped: Whole = 0
+    skipped_names: tuple[str, ...] = ()
+
+    @property
+    def without_test(self) -> bool:
+        """Whether the images are known to have no test set."""
+        return self.test == 0
 
 
 class ModelInfo(ReportPart):

@@ -13,6 +13,7 @@ import torch
 from matplotlib.axes import Axes
 
 from slimsight.compress.config import BudgetConfig
+from slimsight.compress.data.lists import read_skip
 from slimsight.compress.explain.varsal import VarSalHead
 
 from ..budget import run_checks
@@ -45,6 +46,7 @@ from ..run_dir import StageRecord
 from .session import Session
 
 PICTURED = 12
+_NAMED_SKIPPED = 10
 
 
 def assemble_report(session: Session, name: str, records: Mapping[str, StageRecord], reused: Sequence[str]) -> Report:
@@ -74,6 +76,7 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
     parity = tuple(ParityRow(**row) for rows in written for row in rows)
     latency = tuple(LatencyFigures(**row) for row in metrics["latency"]["latency"])
     budget = _budget(recipe.budget, cut["limits"], slim)
+    skipped = () if recipe.data.skip is None else tuple(sorted(read_skip(recipe.data.skip)))
     return Report(
         recipe=name,
         created=datetime.now(UTC),
@@ -88,6 +91,8 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
             test=judged["test_images"],
             classes=len(splits.classes),
             image_size=splits.image_size,
+            skipped=len(skipped),
+            skipped_names=skipped[:_NAMED_SKIPPED],
         ),
         original=original,
         slim=slim,

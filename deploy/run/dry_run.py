@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from slimsight.compress.config import TrainConfig
 from slimsight.compress.data import FileImages, Rows
+from slimsight.compress.data.broken import naming_all_broken
 from slimsight.compress.data.file_batches import default_workers
 from slimsight.compress.data.images import image_count
 from slimsight.compress.errors import RunError
@@ -107,7 +108,7 @@ def estimate(session: Session, known: Preflight, steps: Steps) -> dict[str, floa
     Early stopping makes stages shorter; what a budget of latency measures, and compiling, is not in it.
     """
     recipe, splits = session.recipe, session.splits
-    train, val, test = len(splits.train), len(splits.val), len(splits.test())
+    train, val, test = len(splits.train), len(splits.val), _test_images(session)
     forward, step = steps.forward, steps.step
     seen = image_count(recipe.gates.images, train)
 
@@ -145,6 +146,10 @@ def estimate(session: Session, known: Preflight, steps: Steps) -> dict[str, floa
         "latency": 2 * (calls * forward + latency.sessions * _OPEN_SECONDS),
         "judgement": 2 * test * forward + (_DRIFT_PASSES * 2 * val * forward if explainer.enabled else 0.0),
     }
+
+
+def _test_images(session: Session) -> int:
+    return len(session.splits.test()) if session.splits.has_test else 0
 
 
 def disk_needed(session: Session, known: Preflight) -> int:
@@ -203,11 +208,12 @@ def dry_run(
     run = _look(out)
     session = Session(recipe, run, progress, cache or default_cache())
     stages = to_stages(recipe)
-    keys = stage_fingerprints(stages, session)
-    known = preflight(session)
-    splits = session.splits
-    images = {"train": len(splits.train), "val": len(splits.val), "test": len(splits.test())}
-    steps = time_steps(session, known.classifier)
+    with naming_all_broken(recipe.data, progress):
+        keys = stage_fingerprints(stages, session)
+        known = preflight(session)
+        splits = session.splits
+        images = {"train": len(splits.train), "val": len(splits.val), "test": _test_images(session)}
+        steps = time_steps(session, known.classifier)
     expected = estimate(session, known, steps)
     return DryRun(
         out=out,

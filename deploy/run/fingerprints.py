@@ -137,4 +137,5 @@ def dynamic_export_parts(session: Session) -> Parts:
 
 def judgement_parts(session: Session) -> Parts:
     """The list of measured figures is included: earlier versions did not measure the drift of maps."""
-    return {"data": evaluation_settings(session.recipe.data), "figures": ["accuracy", "drift", "maps"]}
+    parts = {"data": evaluation_settings(session.recipe.data), "figures": ["accuracy", "drift", "maps"]}
+    return parts if session.splits.has_test else {**parts, "tested": False}

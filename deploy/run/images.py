@@ -47,12 +47,17 @@ def augmentation(data: DataConfig) -> list[Any]:
 
 def evaluation_settings(data: DataConfig) -> dict[str, Any]:
     """Data settings that decide which images are evaluated and how they are preprocessed."""
-    settings = data.model_dump(mode="json", exclude={"workers"})
+    # val_is_test changes the training images, too, so that the stages before are made anew.
+    settings = data.model_dump(mode="json", exclude={"workers", "val_is_test"})
     unused = {name for name in _ADDED_LATER if settings[name] == DataConfig.model_fields[name].default}
     return {name: value for name, value in settings.items() if name not in unused}
 
 
 EVALUATION_BATCH = 256
+NO_TEST_FOLDER = (
+    "what the folder calls validation images validates, nothing is cut from train/, and there is no test/; add one, or "
+    "set data.val_is_test"
+)
 _PARITY_BYTES = 300_000_000
 
 
@@ -71,7 +76,10 @@ class RunImages:
 
     @cached_property
     def splits(self) -> Splits:
-        return open_splits(self.recipe.data, cache_dir=self.cache, seed=self.recipe.seed, progress=self.progress)
+        opened = open_splits(self.recipe.data, cache_dir=self.cache, seed=self.recipe.seed, progress=self.progress)
+        if not opened.has_test:
+            self.progress.note(f"no test images: {NO_TEST_FOLDER}")
+        return opened
 
     @cached_property
     def data_key(self) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from slimsight.compress.data.broken import naming_all_broken
 from slimsight.compress.errors import report_out_of_memory
 from slimsight.compress.parallel.processes import broadcast, distributed, shutdown, single_process
 from slimsight.compress.progress import SILENT, Progress, Stop
@@ -129,7 +130,12 @@ def run_recipe(
         SlimError: finished stages are kept.
     """
     donor = read_run(reuse, verify=False) if reuse is not None else None
-    with open_run(out) as run, _threads(recipe.threads), single_process():
+    with (
+        open_run(out) as run,
+        _threads(recipe.threads),
+        single_process(),
+        naming_all_broken(recipe.data, progress),
+    ):
         if on_open is not None:
             on_open(run)
         remember_code(recipe.model, cache or default_cache())

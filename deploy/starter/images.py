@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,11 +15,19 @@ from PIL import Image
 
 from slimsight.compress.config import DataConfig
 from slimsight.compress.data import open_splits
+from slimsight.compress.data.broken import (
+    MOST_CHECKED,
+    BrokenFile,
+    broken_sentence,
+    find_broken,
+    write_skip_list,
+)
 from slimsight.compress.data.decode import DECODE_ERRORS, SUFFIXES, error_text, is_image, open_image, to_bytes
+from slimsight.compress.data.layout import find_layout
 from slimsight.compress.data.partition import hold_out
 from slimsight.compress.data.sources import FolderSource, PooledSource
 from slimsight.compress.data.splits import to_source
-from slimsight.compress.errors import DataError
+from slimsight.compress.errors import BrokenImage, DataError
 from slimsight.compress.files.untrusted import printable
 from slimsight.compress.progress import SILENT, Progress
 
@@ -39,6 +47,7 @@ class ImageFacts:
     """Facts about images; ``counts``: of all images, by class; ``splits``: images by split, as a run will make them.
 
     ``sizes``: width x height of the sampled images, the most frequent first; ``notes``: anything unusual.
+    ``splits`` has 0 test images where the user brought train/ and val/ alone; ``skipped``: broken images, left out.
     ``paths`` (or ``arrays``, where images have one size): the training images that are sampled, with labels.
     """
 
@@ -54,6 +63,7 @@ class ImageFacts:
     notes: tuple[str, ...]
     paths: tuple[tuple[Path, int], ...]
     arrays: tuple[NDArray[np.uint8], NDArray[np.int64]] | None = None
+    skipped: tuple[BrokenFile, ...] = ()
 
     @property
     def imbalance(self) -> float:
@@ -68,11 +78,17 @@ class ImageFacts:
         return np.stack(images), np.array([label for _, label in self.paths])
 
 
-def examine_images(path: Path | None, *, cache: Path, seed: int = 0, progress: Progress = SILENT) -> ImageFacts:
+def examine_images(
+    path: Path | None, *, cache: Path, seed: int = 0, skip_list: Path | None = None, progress: Progress = SILENT
+) -> ImageFacts:
     """The facts about the images in ``path``; None: the digits that come with scikit-learn.
+
+    Args:
+        skip_list: where broken images are listed, to go on without them; None: they are refused.
 
     Raises:
         DataError: nothing there that a recipe can name; the message says which layouts are known.
+        BrokenImage: images that cannot be decoded; they are named.
     """
     if path is None:
         return _facts_of_source(DataConfig(source="digits", flip=False), "the embedded digits", cache, seed, progress)
@@ -80,11 +96,12 @@ def examine_images(path: Path | None, *, cache: Path, seed: int = 0, progress: P
         raise DataError(f"there is no {path}; give the folder of your images: one folder per class, {_LAYOUTS}")
     if path.is_file():
         layout = "an archive with train/<class>/ and test/<class>/"
-        return _facts_of_source(DataConfig(source="image_tree", path=path), layout, cache, seed, progress)
+        config, skipped = _without_broken(DataConfig(source="image_tree", path=path), skip_list, progress)
+        return replace(_facts_of_source(config, layout, cache, seed, progress), skipped=skipped)
     if path.name == _CIFAR or (path / _CIFAR).is_dir():
         config = DataConfig(source="cifar10_batches", path=path)
         return _facts_of_source(config, "CIFAR-10 in torchvision's layout", cache, seed, progress)
-    return _facts_of_folder(path, seed)
+    return _facts_of_folder(path, seed, skip_list, progress)
 
 
 _LAYOUTS = "or train/<class>/ and test/<class>/ (val/<class>/ too, if you have it)"
@@ -94,7 +111,7 @@ def _facts_of_source(config: DataConfig, layout: str, cache: Path, seed: int, pr
     """Facts about a source whose images have one size, read through the cache as a run does."""
     splits = open_splits(config, cache_dir=cache, seed=seed, progress=progress)
     train = splits.train
-    by_split = {"train": train, "val": splits.val, "test": splits.test()}
+    by_split = {"train": train, "val": splits.val, **({"test": splits.test()} if splits.has_test else {})}
     totals: Counter[int] = Counter()
     for images in by_split.values():
         totals.update(np.asarray(images.labels).tolist())
@@ -104,7 +121,7 @@ def _facts_of_source(config: DataConfig, layout: str, cache: Path, seed: int, pr
         config=config,
         classes=tuple(splits.classes),
         counts={name: totals[index] for index, name in enumerate(splits.classes)},
-        splits={name: len(images) for name, images in by_split.items()},
+        splits={"test": 0, **{name: len(images) for name, images in by_split.items()}},
         layout=layout,
         sizes=((f"{side}x{side}", sum(totals.values())),),
         short_side=side,
@@ -116,10 +133,34 @@ def _facts_of_source(config: DataConfig, layout: str, cache: Path, seed: int, pr
     )
 
 
-def _facts_of_folder(path: Path, seed: int) -> ImageFacts:
+def _without_broken(
+    config: DataConfig, skip_list: Path | None, progress: Progress
+) -> tuple[DataConfig, tuple[BrokenFile, ...]]:
+    """``config`` without its broken images, and these; ``skip_list`` is written to name them.
+
+    Raises:
+        BrokenImage: there are some, and no ``skip_list``.
+    """
+    broken = find_broken(config, progress=progress)
+    if broken is None:
+        progress.note(
+            f"more than {MOST_CHECKED:,} images: only a sample is looked at, broken ones may be among the rest"
+        )
+    if not broken:
+        return config, ()
+    if skip_list is None:
+        raise BrokenImage(broken_sentence(broken, config.path), all_named=True)
+    write_skip_list(skip_list, broken)
+    return config.model_copy(update={"skip": skip_list.absolute()}), broken
+
+
+def _facts_of_folder(path: Path, seed: int, skip_list: Path | None, progress: Progress) -> ImageFacts:
     trial = DataConfig(source="image_folder", path=path, image_size=SIZES[0])
     try:
+        trial, skipped = _without_broken(trial, skip_list, progress)
         source = to_source(trial, seed=seed)
+    except BrokenImage:
+        raise
     except DataError as error:
         raise DataError(f"{error} (layouts that are known: one folder per class, {_LAYOUTS})") from error
     if isinstance(source, FolderSource):
@@ -129,14 +170,18 @@ def _facts_of_folder(path: Path, seed: int) -> ImageFacts:
         }
         has = ", ".join(f"{folder.name}/" for folder in source.folders.values())
         layout = f"class folders in {has}"
+        if "test" not in source.folders:
+            layout += f"; {source.folders['val'].name}/ validates, and there is no test set"
     else:
         assert isinstance(source, PooledSource)
-        root = path if (path / source.names[0]).is_file() else path / "train"
+        root = find_layout(trial).folders["train"]
         named = {
             split: [(root / name, name) for name in source.names if (name in source.test) == (split == "test")]
             for split in ("train", "test")
         }
-        layout = f"one folder per class in {'train/' if root != path else path.name}; a test set is held out of them"
+        layout = (
+            f"one folder per class in {f'{root.name}/' if root != path else path.name}; a test set is held out of them"
+        )
     pool = [name for _, name in named["train"]]
     counts = Counter(name.split("/")[0] for split in named.values() for _, name in split)
     classes = tuple(sorted(counts))
@@ -155,7 +200,7 @@ def _facts_of_folder(path: Path, seed: int) -> ImageFacts:
         config=trial.model_copy(update={"image_size": size}),
         classes=classes,
         counts={name: counts[name] for name in classes},
-        splits={name: splits[name] for name in ("train", "val", "test")},
+        splits={name: splits.get(name, 0) for name in ("train", "val", "test")},
         layout=layout,
         sizes=tuple((f"{width}x{height}", count) for (width, height), count in Counter(sizes).most_common()),
         short_side=short,
@@ -163,6 +208,7 @@ def _facts_of_folder(path: Path, seed: int) -> ImageFacts:
         why_size=why if short > SIZES[0] else f"the smallest usual side; the images have {short} px",
         notes=(*notes, *_unread_files(path)),
         paths=tuple(sampled),
+        skipped=skipped,
     )
 
 

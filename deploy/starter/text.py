@@ -13,6 +13,7 @@ from pathlib import Path
 import jinja2
 
 from slimsight.compress.config import DataConfig
+from slimsight.compress.files.untrusted import printable
 
 from ..report.units import as_bytes, as_count, as_macs, as_percent, plural
 from ..settings.yaml_text import dump_yaml
@@ -29,6 +30,7 @@ _MARK = "\x1f"
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _NAMED = 12
+_NAMED_BROKEN = 10
 _UNEVEN = 3.0
 _CHANCE = 1.5
 _LARGE_CACHE = 20_000_000_000
@@ -61,7 +63,8 @@ def to_recipe(
     why_size = images.why_size if model.size == images.size else "the nearest usual side that the model takes"
     if model.refused_sizes:
         why_size += f"; {', '.join(model.refused_sizes)} px: the model does not take them"
-    point = 1 / max(1, images.splits["test"])
+    judged = images.splits["test"] or images.splits["val"]
+    point = 1 / max(1, judged)
     known = {
         "images": images,
         "model": model,
@@ -82,6 +85,7 @@ def to_recipe(
         "weights": _relative(weights, out) if isinstance(weights, Path) else weights,
         "macs": f"{_macs_share(model):.0%}",
         "point": 100 * point,
+        "judged": judged,
         "allowed_drop": max(0.03, math.ceil(200 * point) / 100),
     }
     templates = _templates(out, lambda epochs: epochs * max(1, images.splits["train"] // schedule.batch))
@@ -161,6 +165,10 @@ def _facts(images: ImageFacts, model: ModelFacts) -> list[str]:
     ]
     if images.imbalance > _UNEVEN:
         lines.append(f"  {_uneven(images)}")
+    if images.skipped:
+        names = [f"{printable(each.name, 500)} ({each.reason})" for each in images.skipped[:_NAMED_BROKEN]]
+        more = f" and {len(images.skipped) - _NAMED_BROKEN} more" if len(images.skipped) > _NAMED_BROKEN else ""
+        lines.append(f"  left out, because they cannot be read: {', '.join(names)}{more}")
     lines += [f"  {note}" for note in images.notes]
     lines += [
         f"model: {model.config.name}: {as_macs(inspection.macs)} MACs at {model.size} px, "
@@ -197,7 +205,8 @@ def _uneven(images: ImageFacts) -> str:
 
 
 def _splits(splits: Mapping[str, int]) -> str:
-    return f"{splits['train']:,} to learn from, {splits['val']:,} to validate, {splits['test']:,} to test"
+    tested = f"{splits['test']:,} to test" if splits["test"] else "none to test (no test accuracy is measured)"
+    return f"{splits['train']:,} to learn from, {splits['val']:,} to validate, {tested}"
 
 
 def _frozen(groups: Sequence[Mapping[str, str]]) -> str:

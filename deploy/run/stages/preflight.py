@@ -37,11 +37,13 @@ def preflight(session: Session) -> Preflight:
 
     Raises:
         ModelError: the model or its weights do not fit, or it has no feature maps for an explainer.
-        ConfigError, DataError: the explainer's settings do not fit the images.
+        ConfigError, DataError: the explainer's settings do not fit the images, or a test image is broken.
         PruningError: nothing can shrink, or the budget is out of reach.
         ExportError: the model cannot be traced.
     """
     recipe = session.recipe
+    if recipe.data.decode == "once" and session.splits.has_test:
+        session.splits.test()  # decoded into the cache, not evaluated: a broken image is found now
     classifier = session.new_classifier().eval()
     started = time.monotonic()
     graph = session.find_groups(classifier)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -86,10 +88,15 @@ def latency(session: Session, learning: Learning) -> Outcome:
     return Outcome({"latency": [row.to_dict()]}, [])
 
 
-def judgement(session: Session, learning: Learning) -> Outcome:
-    """Accuracy on the test set, read here and nowhere else, and saliency drift on validation images."""
+def _test_accuracies(session: Session, learning: Learning) -> dict[str, Any]:
+    """Accuracies on the test set; None and 0 images where the user's folder has none."""
     device = learning.device
-    original, (slim, slim_explained) = session.classifier(), session.slim()
+    if not session.splits.has_test:
+        learning.progress.note("test accuracy: there are no test images")
+        names = ["original_test_accuracy", "slim_test_accuracy"]
+        names += ["dynamic_test_accuracy", "dynamic_test_macs"] if session.recipe.dynamic.enabled else []
+        return {"test_images": 0, **dict.fromkeys(names)}
+    original, (slim, _) = session.classifier(), session.slim()
     on_leader(lambda: len(session.splits.test()))  # decoded once, by rank 0
     test = session.plain(session.splits.test(), learning.flow)
     before, after = (evaluate(model.to(device), test).accuracy for model in (original, slim))
@@ -100,6 +107,14 @@ def judgement(session: Session, learning: Learning) -> Outcome:
         found = measure_usage(routed, routed_cost(routed, session.example), test)
         learning.progress.note(f"dynamic: test accuracy {as_percent(found.accuracy)}, {as_macs(found.macs_mean)} MACs")
         metrics |= {"dynamic_test_accuracy": found.accuracy, "dynamic_test_macs": found.macs_mean}
+    return metrics
+
+
+def judgement(session: Session, learning: Learning) -> Outcome:
+    """Accuracy on the test set, if there is one, read here and nowhere else; saliency drift on validation images."""
+    device = learning.device
+    _, slim_explained = session.slim()
+    metrics = _test_accuracies(session, learning)
     if slim_explained is None:
         return Outcome(metrics, [])
     val = session.plain(session.splits.val, learning.flow)

@@ -82,7 +82,7 @@ def test_what_is_no_archive_is_refused(tmp_path: Path, content: bytes) -> None:
 
 
 def test_an_archive_without_train_is_refused(tree: Path, tmp_path: Path, pack_tree: Pack) -> None:
-    (tree / "train").rename(tree / "training")
+    (tree / "train").rename(tree / "learning")
     with pytest.raises(DataError, match="holds no train/<class>/ folders with images; an image tree holds"):
         names(pack_tree(tree, tmp_path / "tree.tar"))
 

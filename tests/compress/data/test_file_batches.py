@@ -26,7 +26,7 @@ Make = Callable[..., FileBatches]
 @pytest.fixture
 def train(photos: Path, tmp_path: Path) -> ImageSet:
     """54 images of 16 pixels that stay files."""
-    config = DataConfig(source="image_folder", path=photos, image_size=16, decode="on_the_fly")
+    config = DataConfig(source="image_folder", path=photos, image_size=16, decode="on_the_fly", val_is_test=True)
     return open_splits(config, cache_dir=tmp_path / "cache", seed=0).train
 
 
