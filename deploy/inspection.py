@@ -18,6 +18,7 @@ from slimsight.compress.errors import ConfigError
 from slimsight.compress.gates import CostModel, counted_limits, read_budget, smallest_macs
 from slimsight.compress.macs import count_macs, count_params, size_bytes
 from slimsight.compress.models import build_net, check_logits
+from slimsight.compress.modes import one_thread
 from slimsight.compress.progress import SILENT, Progress
 from slimsight.compress.surgery import ChannelGraph, gated_vs_slim, shake_
 
@@ -143,9 +144,10 @@ def inspect_model(
     generator = torch.Generator().manual_seed(_SEED)
     images = torch.rand(_IMAGES, *shape, generator=generator)
     check_logits(net, images)
+    with one_thread():
+        counted = count_macs(net, images[:1])
     graph = find_groups(net, images, limit=limit, progress=progress, announce=True)
-    cost = to_cost_model(net, images, graph)
-    counted = count_macs(net, images[:1])
+    cost = to_cost_model(net, images, graph, counted=counted.total)
     dearest = sorted(counted.layers.items(), key=lambda item: -item[1])
     found = Inspection(
         model=name,
@@ -164,6 +166,7 @@ def inspect_model(
     return replace(found, plan=_prove_plan(net, graph, cost, images, budget, align))
 
 
+@one_thread()
 def _prove_plan(
     net: nn.Module, graph: ChannelGraph, cost: CostModel, images: Tensor, budget: BudgetConfig, align: int
 ) -> PlanProof:

@@ -40,6 +40,7 @@ from slimsight.compress.gates import (
 from slimsight.compress.gates.widths import Align
 from slimsight.compress.macs import count_macs, count_params, size_bytes
 from slimsight.compress.models import Classifier
+from slimsight.compress.modes import one_thread
 from slimsight.compress.progress import SILENT, Progress
 from slimsight.compress.surgery import (
     ChannelGraph,
@@ -86,23 +87,28 @@ def find_groups(
     """
     inner, view = _scope(network)
     prefix = inner if prefix is None else prefix
-    graph = trace_groups(network, images[:1], prefix=prefix, view=view)
+    with one_thread():
+        graph = trace_groups(network, images[:1], prefix=prefix, view=view)
     if announce:
         progress.note(f"{len(graph.groups)} channel groups found; each is proven on a copy")
     return prove_groups(network, graph, images, prefix=prefix, view=view, progress=progress, **options)
 
 
-def to_cost_model(model: nn.Module, example: Tensor, graph: ChannelGraph, *, prefix: str = "") -> CostModel:
+@one_thread()
+def to_cost_model(
+    model: nn.Module, example: Tensor, graph: ChannelGraph, *, prefix: str = "", counted: int | None = None
+) -> CostModel:
     """What ``model`` costs as a function of open channels; its MACs are those that fvcore counts.
 
     Args:
         prefix: of the model's layers in the network that ``graph`` was traced in.
+        counted: MACs of the model by fvcore, where the caller counted them already.
 
     Raises:
         PruningError: fvcore counts something else.
     """
     cost = CostModel.of(model, example[:1], graph.groups, prefix=prefix)
-    _check_macs(cost.total, count_macs(model, example[:1]).total)
+    _check_macs(cost.total, count_macs(model, example[:1]).total if counted is None else counted)
     return cost
 
 
@@ -255,6 +261,7 @@ class SlimProof:
     slim: CountedCosts
 
 
+@one_thread()
 def prove_slim(
     original: nn.Module, slim: nn.Module, graph: ChannelGraph, cost: CostModel, plan: PrunePlan, images: Tensor
 ) -> SlimProof:

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import PruningError, first_error_line
+from ..modes import one_thread
 from ..progress import SILENT, Progress
 from .graph import ChannelGraph, ChannelGroup, View
 from .mask import hard_factors, masked
 from .plan import PrunePlan
+from .side import small_images
 from .slim import slim_or_break_
 
 DRY_RUN_TOLERANCE = 1e-9
@@ -148,6 +150,7 @@ def _widths_hint(network: nn.Module, group: ChannelGroup) -> str:
     return f"; layers of {listed} channels share them (a shortcut that pads channels?)" if len(widths) > 1 else ""
 
 
+@one_thread()
 def prove_groups(
     network: nn.Module,
     graph: ChannelGraph,
@@ -162,7 +165,8 @@ def prove_groups(
     """Freeze every group for which closing channels is not the same function as removing them.
 
     All groups are tried together first: equal outputs prove them all. Only when that fails are the culprits found,
-    by halving; and only when the rest still fails together, groups are added one by one.
+    by halving; and only when the rest still fails together, groups are added one by one. Large images are made
+    smaller where that proves the same (``small_images``).
 
     Args:
         images: (N, 3, H, W) real images, a few.
@@ -170,13 +174,15 @@ def prove_groups(
     """
     deadline = time.monotonic() + limit
     generator = torch.Generator().manual_seed(seed)
-    images = images.double()
+    if not graph.groups:
+        return graph
+    images = small_images(network, graph, images, prefix=prefix, view=view).double()
     shaken = shake_(copy.deepcopy(network), images, generator).requires_grad_(False)
 
     def fails(groups: Sequence[ChannelGroup]) -> str | None:
         return _dry_run(shaken, groups, images, generator, prefix, view)
 
-    if not graph.groups or fails(graph.groups) is None:
+    if fails(graph.groups) is None:
         return graph
     reasons: dict[str, str] = {}
     pending = _halves(graph.groups)
