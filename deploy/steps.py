@@ -45,6 +45,7 @@ from slimsight.compress.progress import SILENT, Progress
 from slimsight.compress.surgery import (
     ChannelGraph,
     FrozenGroup,
+    ProofCache,
     PrunePlan,
     View,
     gated_vs_slim,
@@ -72,6 +73,7 @@ def find_groups(
     prefix: str | None = None,
     progress: Progress = SILENT,
     announce: bool = False,
+    proofs: ProofCache | None = None,
     **options: Any,
 ) -> ChannelGraph:
     """The channel groups of ``network``, each proven by a dry run on a copy; what fails is frozen, with its reason.
@@ -80,6 +82,7 @@ def find_groups(
         images: (N, C, H, W), as the network takes them.
         prefix: of the layers that may shrink; by default all of a classifier, and the classifier of a joined network.
         announce: tell ``progress`` how many groups there are before they are proven.
+        proofs: where proofs are kept and looked up; None: the groups are proven here and now.
         options: see ``prove_groups``.
 
     Raises:
@@ -91,7 +94,8 @@ def find_groups(
         graph = trace_groups(network, images[:1], prefix=prefix, view=view)
     if announce:
         progress.note(f"{len(graph.groups)} channel groups found; each is proven on a copy")
-    return prove_groups(network, graph, images, prefix=prefix, view=view, progress=progress, **options)
+    prove = prove_groups if proofs is None else proofs.prove_groups
+    return prove(network, graph, images, prefix=prefix, view=view, progress=progress, **options)
 
 
 @one_thread()

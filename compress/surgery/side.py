@@ -27,39 +27,62 @@ _CUTS = ("slice", "select", "narrow")
 
 @dataclass(frozen=True)
 class Operator:
-    """An operator that a network ran: its arguments without tensors, the shapes of its inputs and of its results."""
+    """An operator that a network ran: its arguments without tensors, the shapes of its inputs and of its results.
+
+    ``read``: which tensors its inputs are: names of parameters and buffers, and numbers of earlier results.
+    ``gradients``: whether autograd recorded it.
+    """
 
     name: str
     arguments: tuple[Any, ...]
     inputs: tuple[tuple[int, ...], ...]
     results: tuple[tuple[int, ...], ...]
+    read: tuple[str | int, ...]
+    gradients: bool
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Context: keeps every operator of ATen in ``operators``, in the order in which they run."""
 
-    def __init__(self) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.operators: list[Operator] = []
+        named = (*network.named_parameters(), *network.named_buffers())
+        self._known: dict[int, str | int] = {id(tensor): name for name, tensor in named}
+        self._alive: list[Tensor] = []  # else the number of a tensor that is gone may be given again
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         inputs = _shapes((args, kwargs))
+        read = tuple(map(self._number, _tensors((args, kwargs))))
         result = func(*args, **(kwargs or {}))
         plain = tree_map_only(Tensor, lambda _: "tensor", (tuple(args), tuple(sorted((kwargs or {}).items()))))
-        self.operators.append(Operator(func.overloadpacket.__name__, plain, inputs, _shapes(result)))
+        name = func.overloadpacket.__name__
+        self.operators.append(Operator(name, plain, inputs, _shapes(result), read, torch.is_grad_enabled()))
+        for tensor in _tensors(result):
+            self._number(tensor)
         return result
+
+    def _number(self, tensor: Tensor) -> str | int:
+        if id(tensor) not in self._known:
+            self._known[id(tensor)] = len(self._alive)
+            self._alive.append(tensor)
+        return self._known[id(tensor)]
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
 def _shapes(value: Any) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(leaf.shape) for leaf in tree_leaves(value) if isinstance(leaf, Tensor))
+    return tuple(tuple(tensor.shape) for tensor in _tensors(value))
 
 
-def record_operators(network: nn.Module, images: Tensor) -> list[Operator]:
-    """The operators that ``network`` runs on ``images`` in eval mode, in order."""
-    recorder = _Recorder()
-    with eval_mode(network), torch.no_grad(), recorder:
+def record_operators(network: nn.Module, images: Tensor, *, gradients: bool = False) -> list[Operator]:
+    """The operators that ``network`` runs on ``images`` in eval mode, in order, with autograd recording or not."""
+    recorder = _Recorder(network)
+    with eval_mode(network), torch.set_grad_enabled(gradients), recorder:
         network(images)
     return recorder.operators
 

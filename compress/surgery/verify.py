@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from ..errors import PruningError, first_error_line
 from ..modes import one_thread
@@ -20,6 +21,9 @@ from .slim import slim_or_break_
 
 DRY_RUN_TOLERANCE = 1e-9
 """Relative difference in float64: correct surgery differs by rounding only."""
+
+UNPROVEN = "it could not be proven within"
+"""How the reason begins of a group for which there was no time."""
 
 _CONSTANT = 1e-24
 """Variance below which a channel is constant but for rounding."""
@@ -62,13 +66,16 @@ def gated_vs_slim(
 
 
 def shake_(network: nn.Module, images: Tensor, generator: torch.Generator) -> nn.Module:
-    """Float64, eval mode, random numbers for parameters that are still constant (a head that starts at zero, a layer
-    scale of 1e-6), and normalisations with random statistics around those of ``images``.
+    """Float64, eval mode, random weights for convolutions and linear layers, random numbers for other parameters that
+    are still constant (a layer scale of 1e-6), and normalisations with random statistics around those of ``images``.
 
-    So a leaking bias cannot hide behind a zero, nor a wrong coupling behind a signal that fades layer by layer (in an
-    untrained EfficientNet, closing half of an early group moves the logits by 1e-11).
+    What is not finite stays, as it proves nothing. Nothing else depends on what these layers have learned: a filter
+    that learned zeros hides no wrong coupling. So a leaking bias cannot hide behind a zero, nor a wrong coupling behind
+    a signal that fades layer by layer (in an untrained EfficientNet, closing half of an early group moves the logits by
+    1e-11).
     """
     network = network.double().eval()
+    _redraw_weights(network, generator)
     _wake_constants(network, generator)
 
     def scramble(module: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -92,6 +99,23 @@ def shake_(network: nn.Module, images: Tensor, generator: torch.Generator) -> nn
         for handle in handles:
             handle.remove()
     return network
+
+
+def _redraw_weights(network: nn.Module, generator: torch.Generator) -> None:
+    """Weights by He's rule, under which a signal neither fades nor grows from layer to layer; biases around zero."""
+    for module in network.modules():
+        if not isinstance(module, _ConvNd | nn.Linear):
+            continue
+        for parameter in module.parameters(recurse=False):
+            values = parameter.data
+            if not torch.isfinite(values).all():
+                continue
+            if values.dim() > 1:
+                noise = torch.randn(values.shape, generator=generator, dtype=torch.float64)
+                noise *= (2 / max(1, values[0].numel())) ** 0.5
+            else:
+                noise = torch.rand(values.shape, generator=generator, dtype=torch.float64) - 0.5
+            parameter.data = noise.to(values.device)
 
 
 def _wake_constants(network: nn.Module, generator: torch.Generator) -> None:
@@ -204,7 +228,7 @@ def prove_groups(
 
 
 def _unproven(limit: float) -> str:
-    return f"it could not be proven within {limit:g} s"
+    return f"{UNPROVEN} {limit:g} s"
 
 
 def _halves(groups: Sequence[ChannelGroup]) -> list[Sequence[ChannelGroup]]:
