@@ -1,10 +1,11 @@
-"""Eval mode of a network as a context, restored module by module."""
+"""Modes of work as contexts, restored afterwards: eval mode of a network, one thread."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 
@@ -18,3 +19,17 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Context: torch computes in one thread.
+
+    For few or small images: threads gain little there, and on a busy machine they burn time waiting for each other.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -17,6 +17,11 @@ def default_cache() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "slimsight"
 
 
+def proof_folder(cache: Path | None = None) -> Path:
+    """Folder of kept proofs of channel groups in ``cache`` (``default_cache`` if None)."""
+    return (cache or default_cache()) / "proofs"
+
+
 _UNLIMITED = 2**60
 """cgroup v1 writes nearly 2**63 where there is no limit."""
 

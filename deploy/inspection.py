@@ -18,8 +18,9 @@ from slimsight.compress.errors import ConfigError
 from slimsight.compress.gates import CostModel, counted_limits, read_budget, smallest_macs
 from slimsight.compress.macs import count_macs, count_params, size_bytes
 from slimsight.compress.models import build_net, check_logits
+from slimsight.compress.modes import one_thread
 from slimsight.compress.progress import SILENT, Progress
-from slimsight.compress.surgery import ChannelGraph, gated_vs_slim, shake_
+from slimsight.compress.surgery import ChannelGraph, ProofCache, gated_vs_slim, shake_
 
 from .run_dir import read_run
 from .steps import choose_plan, find_groups, prove_slim, rank_by_weights, slim_copy, to_cost_model
@@ -123,6 +124,7 @@ def inspect_model(
     budget: BudgetConfig | None = None,
     align: int = 1,
     limit: float = 300.0,
+    proofs: ProofCache | None = None,
     progress: Progress = SILENT,
 ) -> Inspection:
     """Trace ``net``, prove its groups, count its costs; with a budget, apply a magnitude plan to a copy and prove it.
@@ -133,6 +135,7 @@ def inspect_model(
         shape: (C, H, W) of one image.
         budget: limits on MACs, parameters and bytes (``read_limits``).
         limit: seconds for the proof of the groups; what is not proven by then is frozen.
+        proofs: where proofs are kept and looked up.
 
     Raises:
         ModelError: the model does not give logits for such images.
@@ -143,9 +146,10 @@ def inspect_model(
     generator = torch.Generator().manual_seed(_SEED)
     images = torch.rand(_IMAGES, *shape, generator=generator)
     check_logits(net, images)
-    graph = find_groups(net, images, limit=limit, progress=progress, announce=True)
-    cost = to_cost_model(net, images, graph)
-    counted = count_macs(net, images[:1])
+    with one_thread():
+        counted = count_macs(net, images[:1])
+    graph = find_groups(net, images, limit=limit, progress=progress, announce=True, proofs=proofs)
+    cost = to_cost_model(net, images, graph, counted=counted.total)
     dearest = sorted(counted.layers.items(), key=lambda item: -item[1])
     found = Inspection(
         model=name,
@@ -164,6 +168,7 @@ def inspect_model(
     return replace(found, plan=_prove_plan(net, graph, cost, images, budget, align))
 
 
+@one_thread()
 def _prove_plan(
     net: nn.Module, graph: ChannelGraph, cost: CostModel, images: Tensor, budget: BudgetConfig, align: int
 ) -> PlanProof:

@@ -40,10 +40,12 @@ from slimsight.compress.gates import (
 from slimsight.compress.gates.widths import Align
 from slimsight.compress.macs import count_macs, count_params, size_bytes
 from slimsight.compress.models import Classifier
+from slimsight.compress.modes import one_thread
 from slimsight.compress.progress import SILENT, Progress
 from slimsight.compress.surgery import (
     ChannelGraph,
     FrozenGroup,
+    ProofCache,
     PrunePlan,
     View,
     gated_vs_slim,
@@ -71,6 +73,7 @@ def find_groups(
     prefix: str | None = None,
     progress: Progress = SILENT,
     announce: bool = False,
+    proofs: ProofCache | None = None,
     **options: Any,
 ) -> ChannelGraph:
     """The channel groups of ``network``, each proven by a dry run on a copy; what fails is frozen, with its reason.
@@ -79,6 +82,7 @@ def find_groups(
         images: (N, C, H, W), as the network takes them.
         prefix: of the layers that may shrink; by default all of a classifier, and the classifier of a joined network.
         announce: tell ``progress`` how many groups there are before they are proven.
+        proofs: where proofs are kept and looked up; None: the groups are proven here and now.
         options: see ``prove_groups``.
 
     Raises:
@@ -86,23 +90,29 @@ def find_groups(
     """
     inner, view = _scope(network)
     prefix = inner if prefix is None else prefix
-    graph = trace_groups(network, images[:1], prefix=prefix, view=view)
+    with one_thread():
+        graph = trace_groups(network, images[:1], prefix=prefix, view=view)
     if announce:
         progress.note(f"{len(graph.groups)} channel groups found; each is proven on a copy")
-    return prove_groups(network, graph, images, prefix=prefix, view=view, progress=progress, **options)
+    prove = prove_groups if proofs is None else proofs.prove_groups
+    return prove(network, graph, images, prefix=prefix, view=view, progress=progress, **options)
 
 
-def to_cost_model(model: nn.Module, example: Tensor, graph: ChannelGraph, *, prefix: str = "") -> CostModel:
+@one_thread()
+def to_cost_model(
+    model: nn.Module, example: Tensor, graph: ChannelGraph, *, prefix: str = "", counted: int | None = None
+) -> CostModel:
     """What ``model`` costs as a function of open channels; its MACs are those that fvcore counts.
 
     Args:
         prefix: of the model's layers in the network that ``graph`` was traced in.
+        counted: MACs of the model by fvcore, where the caller counted them already.
 
     Raises:
         PruningError: fvcore counts something else.
     """
     cost = CostModel.of(model, example[:1], graph.groups, prefix=prefix)
-    _check_macs(cost.total, count_macs(model, example[:1]).total)
+    _check_macs(cost.total, count_macs(model, example[:1]).total if counted is None else counted)
     return cost
 
 
@@ -255,6 +265,7 @@ class SlimProof:
     slim: CountedCosts
 
 
+@one_thread()
 def prove_slim(
     original: nn.Module, slim: nn.Module, graph: ChannelGraph, cost: CostModel, plan: PrunePlan, images: Tensor
 ) -> SlimProof:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import ModelError
-from ..modes import eval_mode
+from ..modes import eval_mode, one_thread
 from .user_code import UserCode, calling_line
 
 
@@ -69,6 +69,7 @@ def check_classifier(model: nn.Module, side: int, classes: int) -> None:
         )
 
 
+@one_thread()
 def check_logits(model: nn.Module, images: Tensor) -> int:
     """The number of classes of ``model``, from its logits in eval mode, after checking that it can be traced.
 

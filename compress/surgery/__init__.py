@@ -3,6 +3,7 @@
 from .graph import ChannelGraph, ChannelGroup, FrozenGroup, Slot, View, trace_groups
 from .mask import InputFactors, hard_factors, masked
 from .plan import PrunePlan
+from .proofs import ProofCache, proof_key
 from .slim import slim_
 from .verify import gated_vs_slim, max_relative, prove_groups, shake_
 
@@ -11,6 +12,7 @@ __all__ = [
     "ChannelGroup",
     "FrozenGroup",
     "InputFactors",
+    "ProofCache",
     "PrunePlan",
     "Slot",
     "View",
@@ -18,6 +20,7 @@ __all__ = [
     "hard_factors",
     "masked",
     "max_relative",
+    "proof_key",
     "prove_groups",
     "shake_",
     "slim_",

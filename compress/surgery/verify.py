@@ -8,16 +8,22 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from ..errors import PruningError, first_error_line
+from ..modes import one_thread
 from ..progress import SILENT, Progress
 from .graph import ChannelGraph, ChannelGroup, View
 from .mask import hard_factors, masked
 from .plan import PrunePlan
+from .side import small_images
 from .slim import slim_or_break_
 
 DRY_RUN_TOLERANCE = 1e-9
 """Relative difference in float64: correct surgery differs by rounding only."""
+
+UNPROVEN = "it could not be proven within"
+"""How the reason begins of a group for which there was no time."""
 
 _CONSTANT = 1e-24
 """Variance below which a channel is constant but for rounding."""
@@ -60,13 +66,16 @@ def gated_vs_slim(
 
 
 def shake_(network: nn.Module, images: Tensor, generator: torch.Generator) -> nn.Module:
-    """Float64, eval mode, random numbers for parameters that are still constant (a head that starts at zero, a layer
-    scale of 1e-6), and normalisations with random statistics around those of ``images``.
+    """Float64, eval mode, random weights for convolutions and linear layers, random numbers for other parameters that
+    are still constant (a layer scale of 1e-6), and normalisations with random statistics around those of ``images``.
 
-    So a leaking bias cannot hide behind a zero, nor a wrong coupling behind a signal that fades layer by layer (in an
-    untrained EfficientNet, closing half of an early group moves the logits by 1e-11).
+    What is not finite stays, as it proves nothing. Nothing else depends on what these layers have learned: a filter
+    that learned zeros hides no wrong coupling. So a leaking bias cannot hide behind a zero, nor a wrong coupling behind
+    a signal that fades layer by layer (in an untrained EfficientNet, closing half of an early group moves the logits by
+    1e-11).
     """
     network = network.double().eval()
+    _redraw_weights(network, generator)
     _wake_constants(network, generator)
 
     def scramble(module: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -90,6 +99,23 @@ def shake_(network: nn.Module, images: Tensor, generator: torch.Generator) -> nn
         for handle in handles:
             handle.remove()
     return network
+
+
+def _redraw_weights(network: nn.Module, generator: torch.Generator) -> None:
+    """Weights by He's rule, under which a signal neither fades nor grows from layer to layer; biases around zero."""
+    for module in network.modules():
+        if not isinstance(module, _ConvNd | nn.Linear):
+            continue
+        for parameter in module.parameters(recurse=False):
+            values = parameter.data
+            if not torch.isfinite(values).all():
+                continue
+            if values.dim() > 1:
+                noise = torch.randn(values.shape, generator=generator, dtype=torch.float64)
+                noise *= (2 / max(1, values[0].numel())) ** 0.5
+            else:
+                noise = torch.rand(values.shape, generator=generator, dtype=torch.float64) - 0.5
+            parameter.data = noise.to(values.device)
 
 
 def _wake_constants(network: nn.Module, generator: torch.Generator) -> None:
@@ -148,6 +174,7 @@ def _widths_hint(network: nn.Module, group: ChannelGroup) -> str:
     return f"; layers of {listed} channels share them (a shortcut that pads channels?)" if len(widths) > 1 else ""
 
 
+@one_thread()
 def prove_groups(
     network: nn.Module,
     graph: ChannelGraph,
@@ -162,7 +189,8 @@ def prove_groups(
     """Freeze every group for which closing channels is not the same function as removing them.
 
     All groups are tried together first: equal outputs prove them all. Only when that fails are the culprits found,
-    by halving; and only when the rest still fails together, groups are added one by one.
+    by halving; and only when the rest still fails together, groups are added one by one. Large images are made
+    smaller where that proves the same (``small_images``).
 
     Args:
         images: (N, 3, H, W) real images, a few.
@@ -170,13 +198,15 @@ def prove_groups(
     """
     deadline = time.monotonic() + limit
     generator = torch.Generator().manual_seed(seed)
-    images = images.double()
+    if not graph.groups:
+        return graph
+    images = small_images(network, graph, images, prefix=prefix, view=view).double()
     shaken = shake_(copy.deepcopy(network), images, generator).requires_grad_(False)
 
     def fails(groups: Sequence[ChannelGroup]) -> str | None:
         return _dry_run(shaken, groups, images, generator, prefix, view)
 
-    if not graph.groups or fails(graph.groups) is None:
+    if fails(graph.groups) is None:
         return graph
     reasons: dict[str, str] = {}
     pending = _halves(graph.groups)
@@ -198,7 +228,7 @@ def prove_groups(
 
 
 def _unproven(limit: float) -> str:
-    return f"it could not be proven within {limit:g} s"
+    return f"{UNPROVEN} {limit:g} s"
 
 
 def _halves(groups: Sequence[ChannelGroup]) -> list[Sequence[ChannelGroup]]:

@@ -36,13 +36,24 @@ def inspect(
 ) -> None:
     """What can shrink in a model, what cannot and why, what costs most, and how small it can get. Learns nothing."""
     from slimsight.compress.files.atomic import write_json
+    from slimsight.compress.surgery import ProofCache
 
+    from ..host import proof_folder
     from ..inspection import inspect_model, load_model, read_limits
 
     terminal: Terminal = context.obj
     shape, wanted = read_image_shape(input_), read_limits(budget) if budget else None
     net = load_model(model, classes, allow_code=allow_code)
-    inspection = inspect_model(model, net, shape, budget=wanted, align=align, limit=limit, progress=terminal.progress)
+    inspection = inspect_model(
+        model,
+        net,
+        shape,
+        budget=wanted,
+        align=align,
+        limit=limit,
+        proofs=ProofCache(proof_folder()),
+        progress=terminal.progress,
+    )
     if json is not None:
         write_json(json, inspection.to_dict())
     _print_inspection(inspection)

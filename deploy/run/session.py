@@ -30,10 +30,11 @@ from slimsight.compress.gates import CostModel, counted_limits
 from slimsight.compress.models import Classifier, build_classifier, check_classifier, restore_
 from slimsight.compress.parallel.processes import rank
 from slimsight.compress.progress import Progress
-from slimsight.compress.surgery import ChannelGraph, PrunePlan
+from slimsight.compress.surgery import ChannelGraph, ProofCache, PrunePlan
 from slimsight.export.onnx_files.metadata import About
 
 from ..host import default_cache as default_cache
+from ..host import proof_folder
 from ..run_dir import RunDir
 from ..settings.recipe import Recipe
 from ..steps import JOINED, PROOF_IMAGES, classifier_of, find_groups, join_explainer, slim_copy, to_cost_model
@@ -142,7 +143,8 @@ class Session(RunImages):
         Raises:
             PruningError: not one group can shrink.
         """
-        graph = find_groups(network, self.some_images(PROOF_IMAGES), progress=self.progress)
+        proofs = ProofCache(proof_folder(self.cache))
+        graph = find_groups(network, self.some_images(PROOF_IMAGES), progress=self.progress, proofs=proofs)
         if not graph.groups:
             named = [f"{group.name}: {group.reason}" for group in graph.frozen]
             more = f"; and {len(named) - _NAMED} more" if len(named) > _NAMED else ""

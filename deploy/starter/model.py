@@ -17,7 +17,9 @@ from slimsight.compress.models import Classifier, build_classifier, check_classi
 from slimsight.compress.models.classifier import ClassCountError
 from slimsight.compress.models.user_code import is_file_name
 from slimsight.compress.progress import SILENT, Progress
+from slimsight.compress.surgery import ProofCache
 
+from ..host import proof_folder
 from ..inspection import Inspection, inspect_model
 from .images import SIZES, ImageFacts, statistics
 
@@ -91,7 +93,8 @@ def examine_model(
     pixels, labels = images.sample(size)
     normalisation, accuracy = _normalisation(config, model, pixels, labels)
     forward, step, taken = _time_steps(model, pixels)
-    inspection = inspect_model(chosen, model, (3, size, size), limit=_PROOF_SECONDS, progress=progress)
+    proofs = ProofCache(proof_folder())
+    inspection = inspect_model(chosen, model, (3, size, size), limit=_PROOF_SECONDS, proofs=proofs, progress=progress)
     return ModelFacts(
         config=config.model_copy(update={"mean": normalisation.mean, "std": normalisation.std}),
         size=size,
