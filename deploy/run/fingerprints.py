@@ -134,5 +134,5 @@ def dynamic_export_parts(session: Session) -> Parts:
 
 
 def judgement_parts(session: Session) -> Parts:
-    """The list of measured figures is included: earlier versions did not measure the drift of maps."""
-    return {"data": evaluation_settings(session.recipe.data), "figures": ["accuracy", "drift", "maps"]}
+    """The list of measured figures is included: earlier versions measured no drift of maps and no agreement."""
+    return {"data": evaluation_settings(session.recipe.data), "figures": ["accuracy", "drift", "maps", "agreement"]}

@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from slimsight.compress.data import one_pass
 from slimsight.compress.dynamic import measure_usage, routed_cost
 from slimsight.compress.explain import explanations, head_drift
 from slimsight.compress.explain.amortized.rbf import area
 from slimsight.compress.explain.fidelity import drift_of_numbers
+from slimsight.compress.models import Classifier
 from slimsight.compress.parallel.processes import on_leader
-from slimsight.compress.training import Learning, evaluate
+from slimsight.compress.training import Learning, evaluate, logits_of
 from slimsight.export.parity.prove import Artifact, ParityEvidence, prove_parity
 from slimsight.export.pt2.export import export_pt2
 from slimsight.export.runners import OnnxRunner
@@ -87,7 +89,7 @@ def latency(session: Session, learning: Learning) -> Outcome:
 
 
 def judgement(session: Session, learning: Learning) -> Outcome:
-    """Accuracy on the test set, read here and nowhere else, and saliency drift on validation images."""
+    """Accuracy on the test set, read here and nowhere else; agreement and saliency drift on validation images."""
     device = learning.device
     original, (slim, slim_explained) = session.classifier(), session.slim()
     on_leader(lambda: len(session.splits.test()))  # decoded once, by rank 0
@@ -95,6 +97,7 @@ def judgement(session: Session, learning: Learning) -> Outcome:
     before, after = (evaluate(model.to(device), test).accuracy for model in (original, slim))
     learning.progress.note(f"test accuracy: {as_percent(before)} -> {as_percent(after)}")
     metrics = {"test_images": test.count, "original_test_accuracy": before, "slim_test_accuracy": after}
+    metrics |= _agreement(original, slim, session, learning)
     if session.recipe.dynamic.enabled:
         routed = session.dynamic().to(device)
         found = measure_usage(routed, routed_cost(routed, session.example), test)
@@ -120,3 +123,24 @@ def judgement(session: Session, learning: Learning) -> Outcome:
         areas = torch.cat([area(head.to_maps(part)) for part in torch.split(kept, EVALUATION_BATCH)])
         moved["area"] = float(areas.mean())
     return Outcome({**metrics, "saliency": moved}, [])
+
+
+def _agreement(original: Classifier, slim: Classifier, session: Session, learning: Learning) -> dict[str, float | int]:
+    """Of the validation images: on how many both models predict the same class, and the share of the largest class.
+
+    Logits that are not finite agree with nothing.
+    """
+    val = session.plain(session.splits.val, learning.flow)
+    before, after = (logits_of(model.to(learning.device), val) for model in (original, slim))
+    finite = before.isfinite().all(1) & after.isfinite().all(1)
+    same = int(((before.argmax(1) == after.argmax(1)) & finite).sum())
+    images = len(before)
+    learning.progress.note(
+        f"original and slim model predict the same class on {as_percent(same / images)} of {images:,} validation images"
+    )
+    labels = torch.cat(one_pass(val, lambda _, batch: batch.labels))
+    return {
+        "val_images": images,
+        "val_majority": float(labels.bincount().max()) / images,
+        "val_same_top1": same / images,
+    }
