@@ -30,8 +30,9 @@ SEEDS = (0, 1, 2)
 
 
 def key_of(recipe: Recipe) -> str:
-    """Changes when the recipe does, wherever its files lie and whatever its seed and variant are."""
-    parts = recipe.model_dump(mode="json", exclude={"seed": True, "threads": True, "gates": {"steer", "compile"}})
+    """Changes when what it computes does, wherever its files lie and whatever its seed and variant are."""
+    left_out = {"seed": True, "threads": True, "checks": True, "gates": {"steer", "compile"}}
+    parts = recipe.model_dump(mode="json", exclude=left_out)
     for section, name in (("data", "path"), ("data", "val_list"), ("model", "weights")):
         parts[section][name] = Path(parts[section][name]).name
     return fingerprint(parts)[:12]

@@ -24,7 +24,7 @@ def test_every_recipe_loads_and_survives_being_written(path: Path, tmp_path: Pat
 
 def test_ablations_differ_from_the_study_in_gates_and_in_how_long_they_finetune() -> None:
     """So that its classifier, predictor and selector serve them, and so that they can be compared."""
-    learned = {"gates": True, "finetune": True, "export": True, "explainer": {"varsal"}}
+    learned = {"gates": True, "checks": True, "finetune": True, "export": True, "explainer": {"varsal"}}
     study = load_recipe(CONFIGS / "cifar10_resnet20.yaml").model_dump(exclude=learned)
     recipes = {path.stem: load_recipe(path) for path in ABLATIONS}
     assert all(recipe.model_dump(exclude=learned) == study for recipe in recipes.values())

@@ -31,6 +31,7 @@ model: {name: resnet20, shortcut: conv, train: {epochs: 1, lr: 0.05, batch_size:
 explainer: {enabled: false}
 gates: {steer: magnitude}
 budget: {macs: 0.5}
+checks: {accuracy_drop: null}
 finetune: {epochs: 1, lr: 0.02, batch_size: 64}
 latency: {rounds: 20, warmup_seconds: 0.1}
 """

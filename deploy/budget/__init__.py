@@ -2,14 +2,17 @@
 
 from slimsight.compress.amounts import Amount
 
+from .accuracy import AccuracyFacts
 from .figures import TargetCosts, TargetFigures, TimedFigures
 from .judge import Comparison, check_report, judge
 from .limit import Limit
 from .own_checks import run_checks
+from .remedies import SlimmingFacts
 from .schema import Budget, BudgetFile, load_budget
 from .verdict import BudgetCheck, BudgetVerdict, allowed_amount, check_figure
 
 __all__ = [
+    "AccuracyFacts",
     "Amount",
     "Budget",
     "BudgetCheck",
@@ -17,6 +20,7 @@ __all__ = [
     "BudgetVerdict",
     "Comparison",
     "Limit",
+    "SlimmingFacts",
     "TargetCosts",
     "TargetFigures",
     "TimedFigures",

@@ -10,10 +10,11 @@ from slimsight.compress.amounts import Amount
 
 from ..report.schema import Check, ParityRow, Report, Unit
 from ..report.units import as_macs, as_percent, parity_label
+from .accuracy import accuracy_drop
 from .changes import LayerChange
 from .figures import TargetFigures, TimedFigures
 from .judge_layers import NO_COMPARISON, layer_checks
-from .limit import Bound, Limit
+from .limit import LEVELS, Bound, Limit
 from .schema import Budget, BudgetFile, DriftLimits
 from .verdict import BudgetCheck, BudgetVerdict, allowed_amount, check_figure, check_levels
 
@@ -21,6 +22,7 @@ NO_LATENCY: Final = "the report has no latency rows; time the models and run aga
 NO_TEST: Final = " (no test images)"
 NOT_FINITE: Final = "the logits are not finite numbers"
 _NO_PARITY: Final = "the report has no parity rows; export the model and run again"
+_NOT_JUDGED: Final = "the run did not judge its accuracy (checks.accuracy_drop is null, or an earlier version made it)"
 _NO_EXPLAINER: Final = (
     "the run has no explainer, so nothing is known of its saliency; set explainer.enabled and run again"
 )
@@ -65,6 +67,8 @@ def judge(figures: TargetFigures, budget: Budget, against: Comparison | None = N
 def _checks(
     figures: TargetFigures, limits: BudgetFile, against: Comparison | None, source: Budget | None = None
 ) -> Iterator[BudgetCheck]:
+    if limits.own_checks is not None:
+        yield from _own_checks(figures, limits.own_checks)
     yield from _cost_checks(figures, limits, against)
     yield from _accuracy_checks(figures, limits)
     if limits.parity is not None:
@@ -82,6 +86,23 @@ def _checks(
         yield check_levels(("growth",), "growth of MACs", limits.growth, growth, "growth", bound="max", reason=reason)
     if limits.layers is not None:
         yield from layer_checks(figures, limits.layers, None if against is None else against.changes, source)
+
+
+def _own_checks(figures: TargetFigures, limit: Limit[Literal[True]]) -> Iterator[BudgetCheck]:
+    """The checks of the run's own verdict, as they were judged; that accuracy was not judged is a warning."""
+    key, level = ("own_checks",), LEVELS[0] if limit.fail else LEVELS[1]
+    if figures.report is None:
+        reason = f"{figures.kind} has no verdict of its own: check the run that made it, or remove the line"
+        yield BudgetCheck(key, check_figure("the run's own checks", 1, None, "rows", bound="min", reason=reason), level)
+        return
+    verdict = figures.report.verdict
+    for check in verdict.checks:
+        why = "; ".join(filter(None, (check.reason, check.remedy))) or None
+        yield BudgetCheck(key, check.model_copy(update={"reason": why}), level)
+    if not verdict.accuracy_judged:
+        yield BudgetCheck(
+            key, check_figure("accuracy judged by the run", 1, None, "rows", bound="min", reason=_NOT_JUDGED), "warn"
+        )
 
 
 def _cost_checks(figures: TargetFigures, limits: BudgetFile, against: Comparison | None) -> Iterator[BudgetCheck]:
@@ -140,9 +161,9 @@ def _accuracy_checks(figures: TargetFigures, limits: BudgetFile) -> Iterator[Bud
         yield check_levels(("accuracy",), name, limits.accuracy, accuracy, "accuracy", bound="min", reason=reason)
     if limits.accuracy_drop is not None:
         if report is not None:
-            images, drop = "validation ", round(old.val_accuracy - new.val_accuracy, 10)
+            images, drop = "validation ", accuracy_drop(old.val_accuracy, new.val_accuracy)
             if new.test_accuracy is not None and old.test_accuracy is not None:
-                images, drop = "test ", round(old.test_accuracy - new.test_accuracy, 10)
+                images, drop = "test ", accuracy_drop(old.test_accuracy, new.test_accuracy)
         name = f"{images}accuracy drop{NO_TEST if untested else ''}"
         yield check_levels(("accuracy_drop",), name, limits.accuracy_drop, drop, "points", bound="max", reason=reason)
 

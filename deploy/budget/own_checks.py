@@ -7,6 +7,7 @@ from typing import Final
 
 from ..report.parts import DynamicFigures
 from ..report.schema import BudgetFigures, Exactness, LatencyFigures, ModelFigures, ParityRow, Unit, Verdict
+from .accuracy import AccuracyFacts, accuracy_checks
 from .figures import TimedFigures
 from .judge import NO_LATENCY, NOT_FINITE, latency_checks, parity_passed
 from .limit import Limit
@@ -20,13 +21,15 @@ def run_checks(
     slim: ModelFigures,
     budget: BudgetFigures,
     exactness: Exactness,
+    accuracy: AccuracyFacts | None,
     parity: Sequence[ParityRow],
     latency: Sequence[LatencyFigures] = (),
     dynamic: DynamicFigures | None = None,
 ) -> Verdict:
-    """The run's own verdict: within its recipe's budget, exact, counted right, and in parity.
+    """The run's own verdict: within its recipe's budget, accurate, exact, counted right, and in parity.
 
-    A run that exported nothing passes ``parity=()`` and has no parity check.
+    A run that exported nothing passes ``parity=()`` and has no parity check. ``accuracy=None``: it was measured, and is
+    not judged (``checks.accuracy_drop: null``); the verdict says so.
     """
     checks = []
     if budget.macs_max is not None:
@@ -42,9 +45,13 @@ def run_checks(
     if budget.latency_max is not None:
         timed = TimedFigures.of_rows(latency)
         checks += [item.check for item in latency_checks(timed, Limit(budget.latency_max), NO_LATENCY)]
+    if accuracy is not None:
+        checks += accuracy_checks(accuracy)
     difference = exactness.gated_vs_slim_max_rel
     reason = NOT_FINITE if difference is None else None
     checks.append(check_figure("exactness, gated against slim", EXACTNESS_LIMIT, difference, "error", reason=reason))
     predicted, counted = exactness.cost_model_macs, exactness.fvcore_macs
     checks.append(check_figure("cost model against fvcore", counted, predicted, "MACs", bound="equal"))
-    return Verdict.of([*checks, parity_passed(parity)] if parity else checks)
+    if parity:
+        checks.append(parity_passed(parity))
+    return Verdict.of(checks, accuracy_judged=accuracy is not None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, partial
@@ -26,6 +25,7 @@ from slimsight.compress.errors import ConfigError
 from slimsight.compress.files.untrusted import read_text
 
 from ..settings.allowed import Allowed, Problems, shown_value, without_null
+from ..settings.checks import read_drop, read_share
 from ..settings.latency import LatencyConfig
 from ..settings.yaml_text import MOST_YAML, Place, line_of, read_yaml
 from .limit import Levels, Limit
@@ -36,27 +36,11 @@ read_size = partial(to_amount, what="bytes", units=BYTE_UNITS, example="1.2MB, 8
 read_latency = partial(to_amount, what="latency", units=TIME_UNITS, example="3ms, 800us")
 
 
-def read_share(value: object, *, what: str, example: str) -> float:
-    """A share 0..1, from a number or a percentage."""
-    parsed = read_number(value)
-    number = math.nan if parsed is None else parsed[0] / (100 if parsed[1] == "%" else 1)
-    if parsed is None or parsed[1] not in ("", "%") or not 0 <= number <= 1:
-        raise ValueError(f"{value!r} is not a valid {what}: give a share from 0 to 1 or a percentage ({example})")
-    return number
-
-
 read_accuracy = partial(read_share, what="accuracy", example="0.88 or '88%'")
 read_overlap = partial(read_share, what="overlap of maps", example="0.5 or '50%'")
 read_region_overlap = partial(read_share, what="overlap of regions", example="0.5 or '50%'")
 read_moved = partial(read_share, what="share of images", example="0.1 or '10%'")
 read_lost = partial(read_share, what="share of images", example="0.01 or '1%'")
-
-
-def read_drop(value: object) -> float:
-    drop = read_share(value, what="accuracy drop", example="0.01 or '1%' for one point")
-    if drop == 1:
-        raise ValueError(f"{value!r} is a drop by 100 points: write '1%' (or 0.01) for one point")
-    return drop
 
 
 def read_growth(value: object) -> float:
@@ -77,6 +61,12 @@ def read_parity(value: object) -> Literal[True] | float:
             "logits allowed (1e-4); remove the line to check nothing"
         )
     return parsed[0]
+
+
+def read_true(value: object) -> Literal[True]:
+    if value is True:
+        return True
+    raise ValueError(f"{value!r} is not a valid choice: give true, or remove the line")
 
 
 def read_speedup(value: object) -> float:
@@ -123,6 +113,7 @@ LAYER_PARAMS: Final = {"anyOf": [_number_schema(exclusiveMinimum=1), _text_schem
 SHARE: Final = {"anyOf": [_number_schema(minimum=0, maximum=1), _text_schema("", "%")]}
 SPEEDUP: Final = {"anyOf": [_number_schema(exclusiveMinimum=0), _text_schema("", "x")]}
 PIXELS: Final = {"anyOf": [_number_schema(minimum=0), _text_schema("", "px")]}
+TRUE: Final = {"const": True}
 PARITY: Final = {"anyOf": [{"const": True}, _number_schema(exclusiveMinimum=0), _text_schema("")]}
 
 
@@ -139,6 +130,7 @@ Accuracy: TypeAlias = Annotated[Numbers, Levels(read_accuracy, SHARE, bound="min
 Drop: TypeAlias = Annotated[Numbers, Levels(read_drop, SHARE, bound="max")]
 Growth: TypeAlias = Annotated[Numbers, Levels(read_growth, SHARE, bound="max")]
 SpeedUp: TypeAlias = Annotated[Numbers, Levels(read_speedup, SPEEDUP, bound="min")]
+OwnChecks: TypeAlias = Annotated[Limit[Literal[True]], Levels(read_true, TRUE, bound="max")]
 Parity: TypeAlias = Annotated[Limit[Literal[True] | float], Levels(read_parity, PARITY, bound="max")]
 Pixels: TypeAlias = Annotated[Numbers, Levels(read_pixels, PIXELS, bound="max")]
 Overlap: TypeAlias = Annotated[Numbers, Levels(read_overlap, SHARE, bound="min")]
@@ -212,6 +204,11 @@ class BudgetFile(_Limits):
     accuracy_drop: Drop | None = _key("the most points of accuracy lost against the original", "1%", 0.01)
     parity: Parity | None = _key(
         "true: every artefact computes what PyTorch does; or the largest difference", True, 1e-4
+    )
+    own_checks: OwnChecks | None = _key(
+        "true: all checks of the run's own verdict, with the limits of the recipe that it ran with",
+        True,
+        {"warn": True},
     )
     saliency_drift: DriftLimits | None = _key("how far explanations may have moved", {"center_px": 3, "iou": 0.5})
     growth: Growth | None = _key("the most that MACs may grow against OTHER (check --against)", "2%", 0)

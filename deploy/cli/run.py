@@ -36,6 +36,12 @@ def run(
     dry: Annotated[
         bool, typer.Option("--dry-run", help="show what would be done and for how long; write nothing there")
     ] = False,
+    no_accuracy_check: Annotated[
+        bool,
+        typer.Option(
+            "--no-accuracy-check", help="measure accuracy, do not judge it; the same as --set checks.accuracy_drop=null"
+        ),
+    ] = False,
     devices: Annotated[
         int | None, typer.Option(metavar="N", help="processes on this machine, one for each GPU; several: torchrun")
     ] = None,
@@ -44,13 +50,14 @@ def run(
     from ..settings.recipe import load_recipe
 
     terminal: Terminal = context.obj
-    loaded = load_recipe(recipe, set_ or ())  # before torch is imported: a mistake is reported at once
+    overrides = [*(set_ or ()), *(["checks.accuracy_drop=null"] if no_accuracy_check else [])]
+    loaded = load_recipe(recipe, overrides)  # before torch is imported: a mistake is reported at once
     check_devices(devices)
     check_batch_sizes(loaded, launched_processes() or devices or 1)
     if dry and (devices or launched_processes() or 1) > 1:
         raise ConfigError("--dry-run times one process: leave --devices out")
     if devices is not None and devices > 1 and not launched_processes():
-        raise typer.Exit(launch(as_arguments(recipe, out, set_ or (), reuse), devices))
+        raise typer.Exit(launch(as_arguments(recipe, out, overrides, reuse), devices))
     exit_with_launcher()
     from ..run.pipeline import run_recipe
 

@@ -111,6 +111,10 @@ def print_checks(verdict: Verdict) -> None:
         limit, value = check_texts(item)
         reason = f": {item.reason}" if item.reason else ""
         out.print(f"{'ok    ' if item.passed else 'FAILED'} {item.name}: {value} ({limit}){reason}", soft_wrap=True)
+    if verdict.accuracy_judged is False:
+        out.print("accuracy was measured, not judged (checks.accuracy_drop is null)")
+    for remedy in dict.fromkeys(item.remedy for item in verdict.failed if item.remedy):
+        out.print(f"what to change: {remedy}", soft_wrap=True)
 
 
 def end_with_verdict(verdict: Verdict, report: Path) -> None:

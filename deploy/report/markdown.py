@@ -63,6 +63,7 @@ def render_markdown(report: Report, pictures: Sequence[str] = ()) -> str:
     return environment.get_template("report.md.j2").render(
         report=report,
         verdict=f"**{'PASSED' if report.verdict.passed else 'FAILED'}**: {rows.verdict(report)}",
+        agreement=rows.agreement(report),
         steer=rows.steer(report),
         slower=rows.slower(report),
         degenerate=rows_explained.degenerate(report),

@@ -9,6 +9,7 @@ from typing import Final
 from slimsight.compress.amounts import as_duration
 
 from .schema import Interval, LatencyFigures, QuantilesMs, Report
+from .shares import wilson
 from .table import Cell, Code, Number, Result, Table
 from .units import (
     as_3_decimals,
@@ -264,13 +265,33 @@ def ranked_by(report: Report) -> str | None:
     return _RANKED.get(report.gates.steer) if report.gates else None
 
 
+def agreement(report: Report) -> str:
+    """On how many validation images slim model and original predict the same class; "" where it was not measured."""
+    found = report.agreement
+    if found is None:
+        return ""
+    low, high = wilson(found.top1, found.images)
+    return (
+        f"Slim model and original predict the same class on {as_percent(found.top1)} of "
+        f"{plural(found.images, 'validation image')} (95 % interval: {as_percent_1(low)} to {as_percent_1(high)})."
+    )
+
+
 def verdict(report: Report) -> str:
-    """Why it passed or failed, in a sentence."""
+    """Why it passed or failed, and what to change, in a few sentences."""
     count, failed = len(report.verdict.checks), report.verdict.failed
     untested = report.data is not None and report.data.without_test
-    more = " There are no test images: accuracies are those of validation images." if untested else ""
+    notes = " There are no test images: accuracies are those of validation images." if untested else ""
+    if report.verdict.accuracy_judged is False:
+        notes += " Accuracy was measured, not judged (checks.accuracy_drop is null)."
     if not count:
-        return f"nothing was checked.{more}"
+        return f"nothing was checked.{notes}"
     if report.verdict.passed:
-        return (f"all {count} checks hold." if count > 1 else "its check holds.") + more
-    return f"{len(failed)} of {plural(count, 'check')}. {'; '.join(map(describe_check, failed))}.{more}"
+        return f"{f'all {count} checks hold' if count > 1 else 'its check holds'}.{notes}"
+    sentence = f"{len(failed)} of {plural(count, 'check')}. {'; '.join(map(describe_check, failed))}."
+    return " ".join([sentence, *(f"What to change: {remedy}." for remedy in remedies(report))]) + notes
+
+
+def remedies(report: Report) -> list[str]:
+    """What to change so that the failed checks pass, each said once."""
+    return list(dict.fromkeys(check.remedy for check in report.verdict.failed if check.remedy))

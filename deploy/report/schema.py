@@ -46,7 +46,7 @@ class DataFigures(ReportPart):
     """Source of the images, and the size of each split.
 
     ``test``: 0 where there are no test images, None in reports that do not say. ``skipped``: images that the recipe
-    leaves out (``data.skip``), and the first of their paths.
+    leaves out (``data.skip``), and the first of their paths. ``val_majority``: share of the most frequent class.
     """
 
     source: str
@@ -55,6 +55,7 @@ class DataFigures(ReportPart):
     test: Whole | None = None
     classes: Whole
     image_size: Whole | None = None
+    val_majority: Share | None = None
     skipped: Whole = 0
     skipped_names: tuple[str, ...] = ()
 
@@ -98,6 +99,13 @@ class StatisticsFigures(ReportPart):
     recalibrated_val_loss: Measured = None
     kept: Literal["running", "recalibrated"]
     momentum: Share | None = None
+
+
+class AgreementFigures(ReportPart):
+    """Share of ``images`` validation images on which slim model and original predict the same class."""
+
+    top1: Share
+    images: Count
 
 
 class BudgetFigures(ReportPart):
@@ -268,7 +276,8 @@ class StageFigures(ReportPart):
 class Check(ReportPart):
     """A limit and a measured value; None: the figure is missing, and the check failed.
 
-    ``bound``: ``limit`` is the most (``max``), the least (``min``) or the only value (``equal``) allowed.
+    ``bound``: ``limit`` is the most (``max``), the least (``min``) or the only value (``equal``) allowed;
+    ``remedy``: what to change so that it passes, from facts of the run.
     """
 
     name: str
@@ -278,6 +287,7 @@ class Check(ReportPart):
     bound: Literal["max", "min", "equal"] = "max"
     unit: Unit
     reason: str | None = None
+    remedy: str | None = None
 
     @model_validator(mode="after")
     def _passes_only_with_a_value(self) -> Check:
@@ -287,10 +297,14 @@ class Check(ReportPart):
 
 
 class Verdict(ReportPart):
-    """All checks together; without a single check nothing has passed."""
+    """All checks together; without a single check nothing has passed.
+
+    ``accuracy_judged``: whether a check is of accuracy; None: the report of an earlier version, whose verdict was not.
+    """
 
     passed: bool
     checks: tuple[Check, ...]
+    accuracy_judged: bool | None = None
 
     @model_validator(mode="after")
     def _follows_from_its_checks(self) -> Verdict:
@@ -299,10 +313,11 @@ class Verdict(ReportPart):
         return self
 
     @classmethod
-    def of(cls, checks: Iterable[Check]) -> Verdict:
+    def of(cls, checks: Iterable[Check], *, accuracy_judged: bool | None = None) -> Verdict:
         """The verdict that follows from ``checks``."""
         kept = tuple(checks)
-        return cls(passed=bool(kept) and all(check.passed for check in kept), checks=kept)
+        passed = bool(kept) and all(check.passed for check in kept)
+        return cls(passed=passed, checks=kept, accuracy_judged=accuracy_judged)
 
     @property
     def failed(self) -> tuple[Check, ...]:
@@ -323,6 +338,7 @@ class Report(ReportPart):
     data: DataFigures | None = None
     original: ModelFigures
     slim: ModelFigures
+    agreement: AgreementFigures | None = None
     gated: GatedFigures | None = None
     statistics: StatisticsFigures | None = None
     gates: GatesFigures | None = None

@@ -16,7 +16,7 @@ from slimsight.compress.config import BudgetConfig
 from slimsight.compress.data.lists import read_skip
 from slimsight.compress.explain.varsal import VarSalHead
 
-from ..budget import run_checks
+from ..budget import AccuracyFacts, SlimmingFacts, run_checks
 from ..machine import device_name, versions
 from ..report import Report
 from ..report.canvas import draw_strip
@@ -25,6 +25,7 @@ from ..report.markdown import CHANNELS_PICTURE, SALIENCY_PICTURE
 from ..report.parts import DynamicFigures, GateHistoryFigures, RankingFigures
 from ..report.pictures import draw_channels, draw_row, draw_saliency
 from ..report.schema import (
+    AgreementFigures,
     BudgetFigures,
     ChannelsKept,
     DataFigures,
@@ -77,6 +78,7 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
     latency = tuple(LatencyFigures(**row) for row in metrics["latency"]["latency"])
     budget = _budget(recipe.budget, cut["limits"], slim)
     skipped = () if recipe.data.skip is None else tuple(sorted(read_skip(recipe.data.skip)))
+    gates = _gates(metrics["gates"], recipe.gates.steps, slim.macs)
     return Report(
         recipe=name,
         created=datetime.now(UTC),
@@ -93,12 +95,14 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
             image_size=splits.image_size,
             skipped=len(skipped),
             skipped_names=skipped[:_NAMED_SKIPPED],
+            val_majority=judged["val_majority"],
         ),
         original=original,
         slim=slim,
+        agreement=AgreementFigures(top1=judged["val_same_top1"], images=judged["val_images"]),
         gated=GatedFigures(val_accuracy=cut["gated_val_accuracy"]),
         statistics=_statistics(metrics["finetune"]),
-        gates=_gates(metrics["gates"], session.recipe.gates.steps, slim.macs),
+        gates=gates,
         budget=budget,
         exactness=exactness,
         channels=(*(ChannelsKept(**row) for row in cut["channels"]), *_frozen_channels(cut)),
@@ -111,7 +115,46 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
             for stage, record in records.items()
         ),
         verdict=run_checks(
-            slim=slim, budget=budget, exactness=exactness, dynamic=dynamic, parity=parity, latency=latency
+            slim=slim,
+            budget=budget,
+            exactness=exactness,
+            accuracy=_accuracy(session, metrics, (original, slim), gates),
+            dynamic=dynamic,
+            parity=parity,
+            latency=latency,
+        ),
+    )
+
+
+def _accuracy(
+    session: Session,
+    metrics: Mapping[str, Mapping[str, Any]],
+    models: tuple[ModelFigures, ModelFigures],
+    gates: GatesFigures,
+) -> AccuracyFacts | None:
+    """What accuracy is judged by; None where the recipe leaves it unjudged."""
+    recipe, (original, slim) = session.recipe, models
+    if recipe.checks.accuracy_drop is None:
+        return None
+    finetune, judged = recipe.finetune, metrics["judgement"]
+    return AccuracyFacts(
+        original=original.val_accuracy,
+        slim=slim.val_accuracy,
+        images=judged["val_images"],
+        classes=len(session.splits.classes),
+        majority=judged["val_majority"],
+        drop_max=recipe.checks.accuracy_drop,
+        made=SlimmingFacts(
+            kept=slim.macs / original.macs,
+            limits=tuple(recipe.budget.limits),
+            epochs=finetune.epochs,
+            steps=finetune.epochs * -(-len(session.splits.train) // finetune.batch_size),
+            lr=finetune.lr,
+            recalibrated=metrics["finetune"]["recalibrated_val_accuracy"],
+            distill=finetune.distill,
+            steer=gates.steer,
+            gate_steps=gates.steps,
+            converged=gates.converged,
         ),
     )
 

@@ -136,6 +136,7 @@ def dynamic_export_parts(session: Session) -> Parts:
 
 
 def judgement_parts(session: Session) -> Parts:
-    """The list of measured figures is included: earlier versions did not measure the drift of maps."""
-    parts = {"data": evaluation_settings(session.recipe.data), "figures": ["accuracy", "drift", "maps"]}
+    """The list of measured figures is included: earlier versions measured no drift of maps and no agreement."""
+    figures = ["accuracy", "drift", "maps", "agreement"]
+    parts = {"data": evaluation_settings(session.recipe.data), "figures": figures}
     return parts if session.splits.has_test else {**parts, "tested": False}

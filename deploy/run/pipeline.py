@@ -17,7 +17,7 @@ from slimsight.compress.progress import SILENT, Progress, Stop
 from slimsight.compress.training import Learning
 
 from ..report import Report
-from ..run_dir import RECIPE, REPORT, RunDir, StageRecord, open_run, read_run
+from ..run_dir import REPORT, RunDir, StageRecord, open_run, read_run
 from ..run_dir.allowed_code import remember_code
 from ..settings.recipe import Recipe
 from .assemble import assemble_report, draw_pictures
@@ -40,6 +40,7 @@ from .report_pictures import draw_worst
 from .resume import (
     discard_stale,
     find_reusable,
+    is_written,
     open_checkpoints,
     record_report_files,
     reuse_from,
@@ -149,7 +150,7 @@ def run_recipe(
         if len(reusable) < len(stages):
             preflight(session)
             discard_stale(run, recipe, [stage.name for stage in stages if stage.name not in reusable])
-        elif run.record(RECIPE) is None or run.damage(RECIPE) is not None:
+        elif not is_written(run, recipe):
             write_recipe(run, recipe)
         records: dict[str, StageRecord] = {}
         reused = []

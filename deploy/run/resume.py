@@ -158,6 +158,13 @@ def write_recipe(run: RunDir, recipe: Recipe) -> None:
     run.finish(RECIPE, "", 0, {}, [run.recipe])
 
 
+def is_written(run: RunDir, recipe: Recipe) -> bool:
+    """Whether recipe.yaml is undamaged and holds ``recipe``, settings that change no stage (``checks``) included."""
+    if run.record(RECIPE) is None or run.damage(RECIPE) is not None:
+        return False
+    return run.recipe.read_text(encoding="utf-8") == dump_recipe(recipe)
+
+
 def reuse_from(name: str, key: str, inputs: Mapping[str, str], donor: RunDir, run: RunDir) -> StageRecord | None:
     """Copy a finished stage from ``donor``; None if its fingerprint or its inputs differ."""
     record = donor.valid_record(name, key)

@@ -28,6 +28,7 @@ from slimsight.compress.registry import nearest
 from slimsight.export.config import ExportConfig
 
 from .allowed import Allowed, Problems, Schema, choices, shown_value
+from .checks import ChecksConfig
 from .latency import LatencyConfig
 from .yaml_text import MOST_YAML, Place, dump_yaml, parse_yaml, read_yaml
 
@@ -52,6 +53,7 @@ class Recipe(Section):
     explainer: ExplainerConfig = ExplainerConfig()
     gates: GatesConfig = GatesConfig()
     budget: BudgetConfig = BudgetConfig()
+    checks: ChecksConfig = ChecksConfig()
     finetune: FinetuneConfig = FinetuneConfig()
     dynamic: DynamicConfig = DynamicConfig()
     export: ExportConfig = ExportConfig()

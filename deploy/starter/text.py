@@ -16,6 +16,7 @@ from slimsight.compress.config import DataConfig
 from slimsight.compress.files.untrusted import printable
 
 from ..report.units import as_bytes, as_count, as_macs, as_percent, plural
+from ..settings.checks import ChecksConfig
 from ..settings.yaml_text import dump_yaml
 from .images import ImageFacts
 from .model import ModelFacts
@@ -33,6 +34,7 @@ _NAMED = 12
 _NAMED_BROKEN = 10
 _UNEVEN = 3.0
 _CHANCE = 1.5
+_MOST_DROP = 0.5
 _LARGE_CACHE = 20_000_000_000
 _USUAL_VAL = DataConfig().val_fraction
 
@@ -86,7 +88,7 @@ def to_recipe(
         "macs": f"{_macs_share(model):.0%}",
         "point": 100 * point,
         "judged": judged,
-        "allowed_drop": max(0.03, math.ceil(200 * point) / 100),
+        "allowed_drop": _allowed_drop(images.splits),
     }
     templates = _templates(out, lambda epochs: epochs * max(1, images.splits["train"] // schedule.batch))
     text, guesses = _lay_out(templates.get_template("recipe.yaml.j2").render(known, schema=schema("recipe").as_posix()))
@@ -153,6 +155,19 @@ def _macs_share(model: ModelFacts) -> float:
     """Half, or what is easily reached where much is frozen."""
     smallest = model.inspection.smallest_macs / model.inspection.macs
     return 0.5 if smallest < 0.45 else min(0.95, math.ceil(smallest * 110) / 100)
+
+
+def _allowed_drop(splits: Mapping[str, int]) -> float:
+    """The usual limit, or what two images of the smaller split are worth, up to half: one image must not fail a run."""
+    usual = ChecksConfig().accuracy_drop
+    assert usual is not None
+    return max(
+        usual,
+        min(
+            _MOST_DROP,
+            math.ceil(200 / max(1, min(count for split, count in splits.items() if split != "train" and count))) / 100,
+        ),
+    )
 
 
 def _facts(images: ImageFacts, model: ModelFacts) -> list[str]:

@@ -53,6 +53,7 @@ explainer:
   predictor: {epochs: 3, lr: 1e-3, batch_size: 64}
   selector: {epochs: 4, batch_size: 64}
 gates: {steer: rbf, steps: 200, lr: 0.12, batch_size: 64}
+checks: {accuracy_drop: null}
 finetune: {epochs: 2, lr: 0.02, batch_size: 64}
 latency: {rounds: 20, warmup_seconds: 0.1}
 """

@@ -51,6 +51,7 @@ explainer:
   selector: {{epochs: 4, batch_size: 64}}
 gates: {{steer: magnitude}}
 budget: {{macs: 0.5}}
+checks: {{accuracy_drop: null}}
 finetune: {{epochs: 1, lr: 0.02, batch_size: 64}}
 latency: {{rounds: 20, warmup_seconds: 0.1}}
 """

@@ -10,20 +10,12 @@ from typing import Final
 from .. import rows
 from ..parts import GateHistoryFigures
 from ..schema import Report
+from ..shares import wilson
 from ..table import Cell, Number, Table
 from ..units import as_4_digits, as_bytes, as_count, as_macs, as_ms, as_percent, as_percent_1, as_times, latency_label
 from .source import RunPage
 
 NOT_MEASURED: Final = "\N{EN DASH}"
-_OF_NORMAL: Final = 1.959964  # 97.5 % quantile of the normal distribution
-
-
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """95 % score interval of a share of ``count`` images (Wilson 1927)."""
-    z = _OF_NORMAL**2 / count
-    centre = (share + z / 2) / (1 + z)
-    half = _OF_NORMAL / (1 + z) * (share * (1 - share) / count + z / (4 * count)) ** 0.5
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,7 @@ def _render(template: str, **values: Any) -> str:
     environment.globals.update({f"{name}_table": to_table for name, to_table in TABLES.items()})
     environment.globals.update(
         verdict=rows.verdict,
+        agreement=rows.agreement,
         steer=rows.steer,
         ranked_by=rows.ranked_by,
         slower=rows.slower,

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from slimsight.compress.data import one_pass
 from slimsight.compress.dynamic import measure_usage, routed_cost
 from slimsight.compress.explain import explanations, head_drift
 from slimsight.compress.explain.amortized.rbf import area
 from slimsight.compress.explain.fidelity import drift_of_numbers
+from slimsight.compress.models import Classifier
 from slimsight.compress.parallel.processes import on_leader
-from slimsight.compress.training import Learning, evaluate
+from slimsight.compress.training import Learning, evaluate, logits_of
 from slimsight.export.parity.prove import Artifact, ParityEvidence, prove_parity
 from slimsight.export.pt2.export import export_pt2
 from slimsight.export.runners import OnnxRunner
@@ -111,10 +113,10 @@ def _test_accuracies(session: Session, learning: Learning) -> dict[str, Any]:
 
 
 def judgement(session: Session, learning: Learning) -> Outcome:
-    """Accuracy on the test set, if there is one, read here and nowhere else; saliency drift on validation images."""
+    """Accuracy on the test set (read here and nowhere else); agreement and saliency drift on validation images."""
     device = learning.device
-    _, slim_explained = session.slim()
-    metrics = _test_accuracies(session, learning)
+    slim, slim_explained = session.slim()
+    metrics = _test_accuracies(session, learning) | _agreement(session.classifier(), slim, session, learning)
     if slim_explained is None:
         return Outcome(metrics, [])
     val = session.plain(session.splits.val, learning.flow)
@@ -135,3 +137,24 @@ def judgement(session: Session, learning: Learning) -> Outcome:
         areas = torch.cat([area(head.to_maps(part)) for part in torch.split(kept, EVALUATION_BATCH)])
         moved["area"] = float(areas.mean())
     return Outcome({**metrics, "saliency": moved}, [])
+
+
+def _agreement(original: Classifier, slim: Classifier, session: Session, learning: Learning) -> dict[str, float | int]:
+    """Of the validation images: on how many both models predict the same class, and the share of the largest class.
+
+    Logits that are not finite agree with nothing.
+    """
+    val = session.plain(session.splits.val, learning.flow)
+    before, after = (logits_of(model.to(learning.device), val) for model in (original, slim))
+    finite = before.isfinite().all(1) & after.isfinite().all(1)
+    same = int(((before.argmax(1) == after.argmax(1)) & finite).sum())
+    images = len(before)
+    learning.progress.note(
+        f"original and slim model predict the same class on {as_percent(same / images)} of {images:,} validation images"
+    )
+    labels = torch.cat(one_pass(val, lambda _, batch: batch.labels))
+    return {
+        "val_images": images,
+        "val_majority": float(labels.bincount().max()) / images,
+        "val_same_top1": same / images,
+    }

@@ -13,6 +13,7 @@ def verdict_of(content: dict[str, Any]) -> Verdict:
         slim=report.slim,
         budget=report.budget,
         exactness=report.exactness,
+        accuracy=None,
         parity=report.parity,
         latency=report.latency,
     )

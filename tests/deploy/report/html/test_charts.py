@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slimsight.deploy.report.html.charts import Bar, Point, Series, bars, in_columns, lines, scatter
-from slimsight.deploy.report.html.facts import wilson
 from slimsight.deploy.report.html.svg import WIDTH, AxisScale, fitted, tag
+from slimsight.deploy.report.shares import wilson
 
 
 @given(st.floats(-1e9, 1e9), st.floats(1e-9, 1e9), st.integers(2, 8))

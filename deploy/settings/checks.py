@@ -1,0 +1,50 @@
+"""Recipe section ``checks``: what a run's verdict holds the slim model to, beside its budget; and shares as text."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+
+from slimsight.compress.amounts import number_pattern, read_number
+from slimsight.compress.config import Section
+
+
+def read_share(value: object, *, what: str, example: str) -> float:
+    """A share 0..1, from a number or a percentage."""
+    parsed = read_number(value)
+    number = math.nan if parsed is None else parsed[0] / (100 if parsed[1] == "%" else 1)
+    if parsed is None or parsed[1] not in ("", "%") or not 0 <= number <= 1:
+        raise ValueError(f"{value!r} is not a valid {what}: give a share from 0 to 1 or a percentage ({example})")
+    return number
+
+
+def read_drop(value: object) -> float:
+    """Points of accuracy: ``2%`` or 0.02 for two of them."""
+    drop = read_share(value, what="accuracy drop", example="0.01 or '1%' for one point")
+    if drop == 1:
+        raise ValueError(f"{value!r} is a drop by 100 points: write '1%' (or 0.01) for one point")
+    return drop
+
+
+_DROP = [
+    {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
+    {"type": "string", "pattern": number_pattern(["", "%"])},
+]
+AccuracyDrop = Annotated[float, BeforeValidator(read_drop), WithJsonSchema({"anyOf": _DROP})]
+"""A drop of accuracy at or above 0 and below 1; may be written as ``2%``."""
+
+
+class ChecksConfig(Section):
+    """What the verdict holds the slim model to, beside its budget (``checks``); no result depends on it.
+
+    Under any limit on accuracy, a slim model that is not better than chance fails.
+    """
+
+    accuracy_drop: AccuracyDrop | None = Field(
+        default=0.02,
+        description="the most points of validation accuracy lost against the original (2% or 0.02); null: accuracy is "
+        "measured, not judged, as with --no-accuracy-check",
+        examples=["2%", 0.02],
+    )
