@@ -161,13 +161,8 @@ def _allowed_drop(splits: Mapping[str, int]) -> float:
     """The usual limit, or what two images of the smaller split are worth, up to half: one image must not fail a run."""
     usual = ChecksConfig().accuracy_drop
     assert usual is not None
-    return max(
-        usual,
-        min(
-            _MOST_DROP,
-            math.ceil(200 / max(1, min(count for split, count in splits.items() if split != "train" and count))) / 100,
-        ),
-    )
+    judged = min(count for split, count in splits.items() if split != "train" and count)
+    return max(usual, min(_MOST_DROP, math.ceil(200 / judged) / 100))
 
 
 def _facts(images: ImageFacts, model: ModelFacts) -> list[str]:
