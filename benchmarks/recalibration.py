@@ -3,9 +3,9 @@
     .venv/bin/python benchmarks/recalibration.py [--side 96] [--images 768] [--steps 150] [--epochs 2]
 
 EfficientNet-Lite0, finetuned on photographs of clothing (ten classes; both in ../shared), keeps 90 % of its MACs by
-unsteered gates. Test accuracy is measured after ``slim`` without and with a loader, then after finetuning in a loop of
-plain PyTorch, with batch norms of momentum .1 and .01, before and after ``recalibrate``. Writes
-results/recalibration.json.
+unsteered gates, or by magnitude. Test accuracy is measured after ``slim`` without and with a loader, then
+after finetuning in a loop of plain PyTorch, with batch norms of momentum .1 and .01, before and after ``recalibrate``.
+Writes results/recalibration.json.
 """
 
 from __future__ import annotations
@@ -122,12 +122,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=96, help="of the images, pixels")
     parser.add_argument("--images", type=int, default=768, help="training images")
-    parser.add_argument("--steps", type=int, default=150, help="of the gates")
+    parser.add_argument("--steps", type=int, default=150, help="of the gates; 0: channels are ranked by magnitude")
     parser.add_argument("--epochs", type=int, default=2, help="of finetuning")
     parser.add_argument("--macs", type=float, nargs="+", default=[0.9], help="shares to keep")
     given = parser.parse_args()
     train, test = photographs("train", given.side, given.images), photographs("test", given.side, 372)
-    gates = slimsight.GatesConfig(steer="none", steps=given.steps, batch_size=BATCH)
+    gates = slimsight.GatesConfig(steer="magnitude")
+    if given.steps:
+        gates = slimsight.GatesConfig(steer="none", steps=given.steps, batch_size=BATCH)
     rows = []
     for macs in given.macs:
         start = time.process_time()
