@@ -60,7 +60,7 @@ def find_broken(config: DataConfig, *, progress: Progress = SILENT) -> tuple[Bro
 
 def broken_sentence(broken: Sequence[BrokenFile], where: Path | None) -> str:
     """Names of broken images with their reasons: the first ten, and how many more there are."""
-    named = [f"{printable(each.name, 500)} ({each.reason})" for each in broken[:_NAMED]]
+    named = [f"{printable(each.name, 500)} ({printable(each.reason)})" for each in broken[:_NAMED]]
     more = f" and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
     images = "1 image" if len(broken) == 1 else f"{len(broken):,} images"
     return (
@@ -98,13 +98,22 @@ def write_skip_list(path: Path, broken: Sequence[BrokenFile]) -> None:
         RunError: the file cannot be written.
     """
     for each in broken:
-        if each.name.splitlines() != [each.name] or each.name != each.name.strip() or each.name.startswith("#"):
+        if not _is_one_line(each.name):
             raise DataError(
                 f"{printable(each.name, 500)} is broken, and its name cannot be written as a line of data.skip; remove "
                 "or rename it"
             )
     lines = [f"# {len(broken)} {_HEAD}", *(each.name for each in broken)]
     write_text(path, "\n".join(lines) + "\n")
+
+
+def _is_one_line(name: str) -> bool:
+    """Whether a line of a UTF-8 file, read without its surrounding space and unless it is a comment, gives ``name``."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # a name that is not UTF-8 on the disk
+        return False
+    return name.splitlines() == [name.strip()] and not name.startswith("#")
 
 
 def is_skip_list(path: Path) -> bool:

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from slimsight.compress.config import BudgetConfig
 from slimsight.compress.data.lists import read_skip
 from slimsight.compress.explain.varsal import VarSalHead
+from slimsight.compress.files.untrusted import printable
 
 from ..budget import AccuracyFacts, SlimmingFacts, run_checks
 from ..machine import device_name, versions
@@ -94,7 +95,7 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
             classes=len(splits.classes),
             image_size=splits.image_size,
             skipped=len(skipped),
-            skipped_names=skipped[:_NAMED_SKIPPED],
+            skipped_names=tuple(printable(path, 500) for path in skipped[:_NAMED_SKIPPED]),
             val_majority=judged["val_majority"],
         ),
         original=original,

@@ -116,7 +116,7 @@ def test_in_a_very_large_folder_the_first_is_named_alone(
         open_splits(config(damaged), cache_dir=tmp_path / "cache", seed=0)
 
 
-@pytest.mark.parametrize("name", ["#1.png", " a.png", "a\n.png", "a\u2028.png"])
+@pytest.mark.parametrize("name", ["#1.png", " a.png", "a\n.png", "a\u2028.png", "a\udcff.png"])
 def test_a_name_that_no_line_can_hold_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match=r"cannot be written as a line of data\.skip; remove or rename it"):
         write_skip_list(tmp_path / "skip.txt", [BrokenFile(name, "not an image")])
