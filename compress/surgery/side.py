@@ -19,7 +19,7 @@ SIDES = (48, 64, 96, 128, 160)
 
 _WORTHWHILE = 1.3
 # Their sizes are pixels: what they do to channels shows in the shape that they return.
-_SIZED: tuple[str, ...] = (
+_SIZED = (
     "view",
     "_unsafe_view",
     "reshape",
@@ -27,9 +27,13 @@ _SIZED: tuple[str, ...] = (
     "avg_pool2d",
     "_adaptive_avg_pool2d",
     "adaptive_max_pool2d",
+    "max_pool2d_with_indices",
+    "upsample_nearest2d",
+    "upsample_bilinear2d",
+    "upsample_bicubic2d",
+    "_upsample_bilinear2d_aa",
+    "_upsample_nearest_exact2d",
 )
-_SIZED += ("max_pool2d_with_indices", "upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d")
-_SIZED += ("_upsample_bilinear2d_aa", "_upsample_nearest_exact2d")
 _CUTS = ("slice", "select", "narrow")
 
 
