@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
@@ -200,3 +200,24 @@ class PercentilesMs(ReportPart):
             if any(later < before for before, later in pairwise(column or ())):
                 raise ValueError(f"'{name}' falls; percentiles stand in rising order")
         return self
+
+
+class StatisticsFigures(ReportPart):
+    """The finetuned model with its running batch-norm statistics and with exact ones; the better were kept.
+
+    ``momentum``: given during finetuning to batch normalisations whose own is too small for the schedule.
+    """
+
+    running_val_accuracy: Share
+    running_val_loss: Measured = None
+    recalibrated_val_accuracy: Share | None = None
+    recalibrated_val_loss: Measured = None
+    kept: Literal["running", "recalibrated"]
+    momentum: Share | None = None
+
+
+class AgreementFigures(ReportPart):
+    """Share of ``images`` validation images on which slim model and original predict the same class."""
+
+    top1: Share
+    images: Count

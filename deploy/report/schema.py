@@ -11,6 +11,7 @@ from slimsight.compress.amounts import Amount
 from slimsight.compress.config import Count, NonNegative, Positive
 
 from .parts import (
+    AgreementFigures,
     DynamicFigures,
     GateHistoryFigures,
     MapDriftFigures,
@@ -19,6 +20,7 @@ from .parts import (
     RankingFigures,
     ReportPart,
     Share,
+    StatisticsFigures,
     Whole,
 )
 
@@ -85,27 +87,6 @@ class GatedFigures(ReportPart):
     """The original with hard gates: the slim model before recalibration and finetuning."""
 
     val_accuracy: Share
-
-
-class StatisticsFigures(ReportPart):
-    """The finetuned model with its running batch-norm statistics and with exact ones; the better were kept.
-
-    ``momentum``: given during finetuning to batch normalisations whose own is too small for the schedule.
-    """
-
-    running_val_accuracy: Share
-    running_val_loss: Measured = None
-    recalibrated_val_accuracy: Share | None = None
-    recalibrated_val_loss: Measured = None
-    kept: Literal["running", "recalibrated"]
-    momentum: Share | None = None
-
-
-class AgreementFigures(ReportPart):
-    """Share of ``images`` validation images on which slim model and original predict the same class."""
-
-    top1: Share
-    images: Count
 
 
 class BudgetFigures(ReportPart):

@@ -23,10 +23,9 @@ from ..report import Report
 from ..report.canvas import draw_strip
 from ..report.files import Strip, write_strips
 from ..report.markdown import CHANNELS_PICTURE, SALIENCY_PICTURE
-from ..report.parts import DynamicFigures, GateHistoryFigures, RankingFigures
+from ..report.parts import AgreementFigures, DynamicFigures, GateHistoryFigures, RankingFigures, StatisticsFigures
 from ..report.pictures import draw_channels, draw_row, draw_saliency
 from ..report.schema import (
-    AgreementFigures,
     BudgetFigures,
     ChannelsKept,
     DataFigures,
@@ -42,7 +41,6 @@ from ..report.schema import (
     SelectorFigures,
     SigmaPx,
     StageFigures,
-    StatisticsFigures,
 )
 from ..run_dir import StageRecord
 from .session import Session
