@@ -249,12 +249,12 @@ def _read_members(path: Path, content: bool) -> Iterator[tuple[tarfile.TarInfo, 
         ):
             while (member := tar.next()) is not None:
                 cast(Any, tar).members.clear()  # it would keep every header
-                wanted = content and member.isreg() and is_image(_basename(member))
-                if wanted and member.size > MOST_BYTES:
+                image = member.isreg() and is_image(_basename(member))
+                if image and member.size > MOST_BYTES:
                     raise tarfile.ReadError(
                         f"{printable(member.name)} has {member.size:,} bytes, more than the {MOST_BYTES:,} of an image"
                     )
-                file_in_tar = tar.extractfile(member) if wanted else None
+                file_in_tar = tar.extractfile(member) if image and content else None
                 yield member, file_in_tar.read() if file_in_tar else b""
             # tarfile takes a damaged header or a truncated file for the end; the real end is zero blocks.
             if tar.fileobj is None or tar.fileobj.read(_BLOCK) != bytes(_BLOCK):

@@ -47,6 +47,15 @@ class Splits:
         """Whether there are test images: not if the user brought train/ and val/ alone."""
         return self._open_test is not None
 
+    def decode_test(self) -> None:
+        """Decode the test images, if there are any, into the cache and give none of them away: broken ones are found.
+
+        Raises:
+            DataError: an image is broken.
+        """
+        if self._open_test is not None:
+            self._open_test()
+
     def test(self) -> ImageSet:
         """The test images, decoded or opened from the cache on the first call.
 

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -236,14 +237,14 @@ class ConsoleProgress:
 
     def _beat(self) -> None:
         while not self._closed.wait(_HEARTBEAT_POLL):
-            if self._clock() - self._printed_at >= _HEARTBEAT_SECONDS:
+            if (self._last_note or self._tasks) and self._clock() - self._printed_at >= _HEARTBEAT_SECONDS:
                 self._print(self._current(self._clock()), log=False)
 
     def _current(self, now: float) -> str:
         """The innermost task and its position; without one, the last note and the time since."""
         if tasks := self._tasks[-1:]:
             return f"{tasks[0].what}: {tasks[0].position(now)}"
-        return f"{self._last_note or 'working'} ({as_duration(now - self._noted_at)} so far)"
+        return f"{self._last_note} ({as_duration(now - self._noted_at)} so far)"
 
     @property
     def _part(self) -> Path:
@@ -258,6 +259,8 @@ class ConsoleProgress:
             self._part.write_text(json.dumps({"note": self._last_note, "step": self._current(now)}), encoding="utf-8")
             self._part.replace(self._file)
         except OSError:  # a full disk must not end a run for the sake of its progress
+            with suppress(OSError):
+                self._part.unlink(missing_ok=True)
             self._file = None
 
     def _print(self, text: str, *, style: str | None = None, screen: bool = True, log: bool = True) -> None:

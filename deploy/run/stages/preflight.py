@@ -42,8 +42,8 @@ def preflight(session: Session) -> Preflight:
         ExportError: the model cannot be traced.
     """
     recipe = session.recipe
-    if recipe.data.decode == "once" and session.splits.has_test:
-        session.splits.test()  # decoded into the cache, not evaluated: a broken image is found now
+    if recipe.data.decode == "once":
+        session.splits.decode_test()  # only the judgement opens them
     classifier = session.new_classifier().eval()
     started = time.monotonic()
     graph = session.find_groups(classifier)

@@ -238,7 +238,9 @@ def test_images_that_cannot_be_used_are_named(
     broken.write_bytes(whole[:50])
     said = run()
     assert said.code == 2
-    assert re.match(rf"error: {re.escape(str(broken))} cannot be decoded \(.*\); replace or remove it\n", said.error)
+    assert re.match(
+        rf"error: {re.escape(str(broken))} cannot be decoded \(.*\); replace or remove it \('slimsight init", said.error
+    )
     assert not (out / "recipe.yaml").exists()
     broken.write_bytes(whole)
 
