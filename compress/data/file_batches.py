@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import gc
 import math
+import multiprocessing
 import os
 import signal
 import sys
@@ -285,3 +286,6 @@ def _init_worker(_number: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG; elsewhere torch polls every few seconds
+        parent = multiprocessing.parent_process()
+        if parent is not None and os.getppid() != parent.pid:
+            os._exit(1)  # it died before this process asked to be told
