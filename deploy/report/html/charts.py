@@ -101,7 +101,8 @@ def _whisker(axes: Axes, point: Point) -> Markup:
 def _marks(axes: Axes, points: Sequence[Point]) -> tuple[list[Markup], list[Markup]]:
     """Lines to marks that had to move aside, and the marks."""
     leaders, marks = [], []
-    taken: list[tuple[float, float, float]] = []
+    # Of every plain mark, so that no other point's name is written over it: its left, its right, its text line.
+    taken = [(axes.x(p.x) - 6, axes.x(p.x) + 6, axes.y(p.y) + 4) for p in points if not p.inside]
     for point in points:
         x, y = axes.x(point.x), axes.y(point.y)
         at = x

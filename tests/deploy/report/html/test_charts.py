@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slimsight.deploy.report.html.charts import Bar, Point, Series, bars, in_columns, lines, scatter
+from slimsight.deploy.report.html.charts import LETTER, Bar, Point, Series, bars, in_columns, lines, scatter
 from slimsight.deploy.report.html.svg import WIDTH, AxisScale, fitted, tag
 from slimsight.deploy.report.shares import wilson
 
@@ -99,3 +99,19 @@ def test_intervals_of_shares_are_wilsons() -> None:
     assert wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
     low, high = wilson(1.0, 359)
     assert (low, high) == pytest.approx((0.9894, 1.0), abs=1e-4)
+
+
+@pytest.mark.parametrize("x", [0.5, 0.6, 0.75])
+def test_no_name_is_written_over_another_mark(x: float) -> None:
+    points = [Point("slim", x, 0.99, "slim"), Point("original", 0.75, 0.99, "original")]
+    drawn = str(scatter("s", "t", points, x_name="x", y_name="y", x_text=str, y_text=str))
+    circles = [tuple(map(float, found)) for found in re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', drawn)]
+    assert len(circles) == 2
+    names = re.findall(r"<text ([^>]*)>(slim|original)</text>", drawn)
+    assert len(names) == 2
+    for attributes, name in names:
+        at, line = (float(re.search(rf'\b{key}="([\d.]+)"', attributes).group(1)) for key in ("x", "y"))
+        width = LETTER * len(name)
+        start = at - width if 'text-anchor="end"' in attributes else at
+        for cx, cy in circles:
+            assert not (start < cx + 5 and cx - 5 < start + width and abs(line - 4 - cy) < 12), (name, drawn)
