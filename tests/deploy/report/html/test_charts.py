@@ -103,7 +103,7 @@ def test_intervals_of_shares_are_wilsons() -> None:
 
 @pytest.mark.parametrize("x", [0.5, 0.6, 0.75])
 def test_no_name_is_written_over_another_mark(x: float) -> None:
-    points = [Point("slim", x, 0.99, "slim"), Point("original", 0.75, 0.99, "original")]
+    points = [Point("original", 0.75, 0.99, "original"), Point("slim", x, 0.99, "slim")]
     drawn = str(scatter("s", "t", points, x_name="x", y_name="y", x_text=str, y_text=str))
     circles = [tuple(map(float, found)) for found in re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', drawn)]
     assert len(circles) == 2
