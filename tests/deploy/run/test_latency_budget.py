@@ -74,7 +74,10 @@ def test_a_run_holds_macs_and_latency(both: tuple[Path, Report, Notes], quick: A
     (row,) = report.latency
     check = checks["median latency, onnxruntime-cpu fp32, 1 thread, batch 1"]
     assert (check.limit, check.value, check.unit) == (0.95 * row.original_ms.median, row.slim_ms.median, "ms")
-    assert report.verdict.passed
+    # On a busy machine a measured time may exceed its limit; the verdict has to say so, and nothing else may fail.
+    assert check.passed == (row.slim_ms.median <= 0.95 * row.original_ms.median)
+    assert [name for name, other in checks.items() if not other.passed] == ([] if check.passed else [check.name])
+    assert report.verdict.passed == check.passed
     assert load_recipe(root / "recipe.yaml") == quick(BOTH)
     assert "| median latency, onnxruntime-cpu fp32, 1 thread, batch 1 |" in (root / "report.md").read_text()
 
