@@ -21,7 +21,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,8 @@ from slimsight.compress.data import LoaderBatches, TensorBatches, first_batches,
 from slimsight.compress.errors import ConfigError, ModelError, PruningError
 from slimsight.compress.explain import STEERING, ExplainedClassifier, find_targets
 from slimsight.compress.gates import CostModel, check_budget, counted_limits, read_budget
+from slimsight.compress.gates.importance import needs_gradients
+from slimsight.compress.gates.scope import inner_groups
 from slimsight.compress.models import Classifier, check_logits
 from slimsight.compress.parallel.processes import single_process
 from slimsight.compress.progress import SILENT, Progress
@@ -46,7 +48,6 @@ from .steps import (
     join_explainer,
     learn_predictor,
     learn_selector,
-    needs_gates,
     prove_slim,
     rank_by_weights,
     score_channels,
@@ -88,20 +89,27 @@ class Traced:
     example: Tensor
     graph: ChannelGraph
     cost: CostModel
+    scope: Literal["all", "inner"] = "all"
     explained: ExplainedClassifier | None = None
 
 
-def trace(model: nn.Module, example: Tensor, *, progress: Progress = SILENT) -> Traced:
+def trace(
+    model: nn.Module, example: Tensor, *, scope: Literal["all", "inner"] = "all", progress: Progress = SILENT
+) -> Traced:
     """Find the channel groups of ``model`` and prove each by a dry run.
 
     Args:
         model: images (N, 3, H, W) -> logits (N, classes); copied, in eval mode, to the CPU.
         example: (N, 3, H, W) a few real images, as the model takes them.
+        scope: ``inner`` leaves residual streams (what blocks add to) whole; ``all`` lets them shrink too.
 
     Raises:
+        ConfigError: another scope.
         ModelError: the model does not give logits for the example.
         PruningError: its channels cannot be followed.
     """
+    if scope not in ("all", "inner"):
+        raise ConfigError(f"the scope is '{scope}'; allowed: 'all' and 'inner'")
     if example.dim() != 4 or not example.is_floating_point():
         raise ModelError(
             f"the example is {tuple(example.shape)} {example.dtype}; give a few images as the model takes them: "
@@ -111,7 +119,9 @@ def trace(model: nn.Module, example: Tensor, *, progress: Progress = SILENT) -> 
     example = example[:PROOF_IMAGES].detach().cpu().float()
     check_logits(model, example)
     graph = find_groups(model, example, progress=progress)
-    return Traced(model, example, graph, to_cost_model(model, example, graph))
+    if scope == "inner":
+        graph = inner_groups(graph)
+    return Traced(model, example, graph, to_cost_model(model, example, graph), scope)
 
 
 def explain(
@@ -146,6 +156,8 @@ def explain(
     learn_selector(explainer, network, predictor, batches, validation, learning, config)
     network.cpu().to(memory_format=torch.contiguous_format)
     graph = find_groups(network, traced.example, prefix=_JOINED_NET, progress=progress)
+    if traced.scope == "inner":
+        graph = inner_groups(graph)
     cost = to_cost_model(traced.model, traced.example, graph, prefix=_JOINED_NET)
     return replace(traced, graph=graph, cost=cost, explained=network)
 
@@ -173,7 +185,10 @@ def learn_gates(
     budget = counted_limits(read_budget(macs=macs), traced.cost)["macs"]
     check_budget(traced.cost, budget, frozen=traced.graph.frozen)
     config = config or GatesConfig.model_validate({"steer": _kind(traced) or "none"})
-    if not needs_gates(config):
+    if config.scope != "all":
+        raise ConfigError(f"gates.scope is {config.scope}: give it to trace(model, example, scope='inner') instead")
+    if not config.learned and not needs_gradients(config.steer):
+        torch.manual_seed(seed)
         return rank_by_weights(_joint(traced), traced.graph, config.steer)
     if config.explainer is not None and config.explainer != _kind(traced):
         there = f"the explainer is {_kind(traced)}" if traced.explained is not None else "there is no explainer"

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
+import torch
 from torch import Tensor, nn
 
 from slimsight.compress.config import ExplainerConfig, GatesConfig
@@ -37,6 +38,7 @@ from slimsight.compress.gates import (
     select,
     uniform,
 )
+from slimsight.compress.gates.importance import add_gradients_, importances, needs_gradients
 from slimsight.compress.gates.widths import Align
 from slimsight.compress.macs import count_macs, count_params, size_bytes
 from slimsight.compress.models import Classifier
@@ -63,7 +65,7 @@ PROOF_IMAGES = 4
 JOINED = ExplainedClassifier.PREFIX
 """Prefix of the classifier's layers in a network that also explains it."""
 
-_RANKINGS = {"magnitude": magnitude, "uniform": uniform}
+_BY_WEIGHTS = {"magnitude": magnitude, "uniform": uniform}
 
 
 def find_groups(
@@ -175,14 +177,23 @@ class ChannelScores:
     learned: GateResult | None = None
 
 
-def needs_gates(config: GatesConfig) -> bool:
-    """Whether channels are ranked by learning gates, and not by the weights alone."""
-    return config.steer not in _RANKINGS
-
-
 def rank_by_weights(network: nn.Module, graph: ChannelGraph, ranking: str) -> dict[str, Tensor]:
-    """Scores of a ranking that learns nothing: ``magnitude`` or ``uniform``."""
-    return _RANKINGS[ranking](network, graph.groups)
+    """Scores of a ranking that learns nothing and needs no images: one of ``RANKINGS`` but ``taylor``."""
+    if ranking in _BY_WEIGHTS:
+        return _BY_WEIGHTS[ranking](network, graph.groups)
+    return importances(network, graph.groups, ranking)
+
+
+def rank_by_gradients(
+    network: nn.Module, graph: ChannelGraph, ranking: str, train: BatchSource, learning: Learning
+) -> dict[str, Tensor]:
+    """Scores of a ranking that reads the gradients of the loss (``taylor``); ``network`` is left as it was."""
+    twin = copy.deepcopy(network)
+    add_gradients_(classifier_of(twin), train, learning)
+    for parameter in twin.parameters():
+        if parameter.grad is None:  # of an explainer: it is no part of the loss
+            parameter.grad = torch.zeros_like(parameter)
+    return importances(twin, graph.groups, ranking)
 
 
 def score_channels(
@@ -196,7 +207,7 @@ def score_channels(
     budget: float,
     targets: Targets | None,
 ) -> ChannelScores:
-    """Rank the channels as ``config.steer`` says: by learned gates (ISP Eq. 10), or by the weights.
+    """Rank the channels as ``config.steer`` says: by learned gates (ISP Eq. 10), gradients, or the weights alone.
 
     Args:
         train: images without augmentation, which ``targets`` belong to.
@@ -206,7 +217,9 @@ def score_channels(
     Raises:
         PruningError: the gates did not converge.
     """
-    if not needs_gates(config):
+    if needs_gradients(config.steer):
+        return ChannelScores(rank_by_gradients(network, graph, config.steer, train, learning))
+    if not config.learned:
         return ChannelScores(rank_by_weights(network, graph, config.steer))
     result = learn_gates(network, graph.groups, cost, train, learning, config=config, budget=budget, targets=targets)
     return ChannelScores(result.scores, result)

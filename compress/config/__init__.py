@@ -5,9 +5,10 @@ from .budget import BudgetConfig, LatencyLimit, MacsLimit, ParamsLimit, SizeLimi
 from .classifier import DataConfig, FinetuneConfig, ModelConfig, TrainConfig
 from .dynamic import DynamicConfig
 from .explainer import ExplainerConfig, MaskConfig, PredictorConfig, RealXConfig, SelectorConfig, VarSalConfig
-from .gates import GatesConfig, Steer
+from .gates import RANKINGS, GatesConfig, Steer
 
 __all__ = [
+    "RANKINGS",
     "BudgetConfig",
     "Count",
     "DataConfig",

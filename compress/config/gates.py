@@ -8,10 +8,15 @@ from pydantic import Field, model_validator
 
 from .base import Count, Fraction, Images, NonNegative, Positive, Section
 
-Steer = Literal["rbf", "realx", "varsal", "none", "magnitude", "uniform"]
+Steer = Literal[
+    "rbf", "realx", "varsal", "none", "magnitude", "uniform", "taylor", "fpgm", "bn_scale", "lamp", "random"
+]
 
 EXPLAINERS = ("rbf", "realx", "varsal")
 """The values of ``gates.steer`` that are explainers."""
+
+RANKINGS = ("magnitude", "uniform", "taylor", "fpgm", "bn_scale", "lamp", "random")
+"""The values of ``gates.steer`` that learn no gates."""
 
 
 class GatesConfig(Section):
@@ -20,7 +25,13 @@ class GatesConfig(Section):
     steer: Steer = Field(
         "rbf",
         description="rbf (ISP), realx (REAL-X) and varsal (VarSal) steer by their explanations, none learns without; "
-        "magnitude and uniform rank by weights",
+        "magnitude and uniform rank by weights; taylor (by gradients), fpgm, bn_scale, lamp and random are "
+        "Torch-Pruning's importances",
+    )
+    scope: Literal["all", "inner", "auto"] = Field(
+        default="all",
+        description="channels that may go. inner: those inside of blocks, while residual streams (what blocks add to) "
+        "stay whole; auto: inner where that reaches the budget with room to choose, else all",
     )
     images: Images | None = Field(
         default=None,
@@ -44,14 +55,18 @@ class GatesConfig(Section):
 
     @model_validator(mode="after")
     def _has_a_term_that_ranks_channels(self) -> GatesConfig:
-        learned = self.steer not in ("magnitude", "uniform")
-        if learned and self.class_weight == 0 and (self.explainer is None or self.steer_weight == 0):
+        if self.learned and self.class_weight == 0 and (self.explainer is None or self.steer_weight == 0):
             raise ValueError(
                 f"class_weight is 0 and {'steer_weight is 0 too' if self.explainer else 'steer is none'}: nothing is "
                 f"left but the cost, which ranks no channel; give class_weight above 0, or steer "
                 f"({', '.join(EXPLAINERS)}) with steer_weight above 0"
             )
         return self
+
+    @property
+    def learned(self) -> bool:
+        """Whether gates are learned: not so by rankings, which only read weights or their gradients."""
+        return self.steer not in RANKINGS
 
     @property
     def explainer(self) -> str | None:

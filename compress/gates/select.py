@@ -42,6 +42,12 @@ def counted_limits(budget: BudgetConfig, cost: CostModel) -> dict[str, float]:
     }
 
 
+def proxy_limits(budget: BudgetConfig, cost: CostModel) -> dict[str, float]:
+    """``counted_limits``; a budget that limits latency alone counts as the same share of the MACs, if it is a share."""
+    limits, latency = counted_limits(budget, cost), budget.limits.get("latency")
+    return {"macs": latency.of(cost.total)} if not limits and latency is not None and latency.relative else limits
+
+
 Budget = float | Mapping[str, float]
 """MACs, or a limit for each resource by name: ``macs``, ``params``, ``size`` (bytes), ``latency`` (ms)."""
 

@@ -37,6 +37,8 @@ class ChannelGroup:
     ``channels`` counts what can go on its own. Where a grouped convolution takes part, that is a channel of each of
     its groups at once (all groups keep the same places): channel u of the group is then every channel of the layer it
     is named after whose number is u, modulo ``channels``.
+
+    ``residual``: the outputs of layers are added here, as where blocks add to what they were given (a residual stream).
     """
 
     name: str
@@ -44,6 +46,7 @@ class ChannelGroup:
     producers: tuple[Slot, ...]
     consumers: tuple[Slot, ...]
     followers: tuple[Slot, ...]
+    residual: bool = False
 
 
 @dataclass(frozen=True)
@@ -205,7 +208,8 @@ def read_group(graph: Any, root: nn.Module, name: str, names: dict[nn.Module, st
         reason = "its channels are the network's output"
     if reason is None and width == 1:
         reason = "a single channel cannot be split"
-    group = ChannelGroup(name, width, tuple(producers), tuple(consumers), tuple(followers))
+    residual = len(producers) > 1 and any(item.adds for item in items)
+    group = ChannelGroup(name, width, tuple(producers), tuple(consumers), tuple(followers), residual)
     return _with_ties(group, tied) if reason is None and tied else (group, reason)
 
 
@@ -234,8 +238,12 @@ def _with_ties(group: ChannelGroup, tied: Sequence[tuple[Slot, int]]) -> tuple[C
     def folded(slots: Sequence[Slot]) -> tuple[Slot, ...]:
         return tuple(replace(slot, sources=tuple(source % channels for source in slot.sources)) for slot in slots)
 
-    return ChannelGroup(
-        group.name, channels, folded(group.producers), folded(group.consumers), folded(group.followers)
+    return replace(
+        group,
+        channels=channels,
+        producers=folded(group.producers),
+        consumers=folded(group.consumers),
+        followers=folded(group.followers),
     ), None
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import nn
+from torch_pruning.ops import _ElementWiseOp
 
 LOST = 2**16
 """A position beyond this, and beyond every layer's width, is a misreading."""
@@ -27,13 +28,15 @@ class _Index(NamedTuple):
 class Reached:
     """Position ``positions[k]`` of a layer's inputs (``inward``) or outputs is channel ``sources[k]`` of the root.
 
-    ``layer`` is an operation of Torch-Pruning's, or a parameter, where no module of the network stands.
+    ``layer`` is an operation of Torch-Pruning's, or a parameter, where no module of the network stands; ``adds``:
+    it is the addition of two or more tensors of the network.
     """
 
     layer: nn.Module | nn.Parameter
     inward: bool
     positions: tuple[int, ...]
     sources: tuple[int, ...]
+    adds: bool = False
 
 
 def reach(graph: Any, root: nn.Module, width: int) -> tuple[list[Reached], str | None]:
@@ -65,11 +68,24 @@ def reach(graph: Any, root: nn.Module, width: int) -> tuple[list[Reached], str |
             if fresh:
                 pending.append((dependency.target, dependency.handler, fresh))
     reached = [
-        Reached(node.module, graph.is_in_channel_pruning_fn(handler), tuple(channels), tuple(channels.values()))
+        Reached(
+            node.module,
+            graph.is_in_channel_pruning_fn(handler),
+            tuple(channels),
+            tuple(channels.values()),
+            adds=_adds(node),
+        )
         for (node, handler), channels in found.items()
         if channels
     ]
     return reached, reason
+
+
+def _adds(node: Any) -> bool:
+    """Whether a node of Torch-Pruning's graph is an addition (or subtraction) of two tensors that depend on weights."""
+    if not isinstance(node.module, _ElementWiseOp):
+        return False
+    return node.module._grad_fn.startswith(("Add", "Sub")) and len(set(node.inputs)) > 1
 
 
 def _is_layer(node: Any) -> bool:

@@ -20,7 +20,11 @@ SMALL_SHARE: Final = 0.25
 """MACs kept below which the budget itself is the first suspect."""
 
 _HARMED: Final = 0.01
-_BY_WEIGHTS: Final = {"magnitude": "weight magnitude", "uniform": "the same share in every group"}
+_NOT_LEARNED: Final = {
+    "magnitude": "weight magnitude",
+    "uniform": "the same share in every group",
+    "random": "chance",
+}
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,8 @@ def remedies(made: SlimmingFacts, slim: float | None) -> list[str]:
 def _of_gates(made: SlimmingFacts) -> list[str]:
     if made.converged is False:
         return [f"the gates did not converge: raise gates.steps (now {made.gate_steps})"]
-    if made.steer in _BY_WEIGHTS:
-        return [f"channels were ranked by {_BY_WEIGHTS[made.steer]}: learn gates instead (gates.steer: none)"]
+    if made.steer in _NOT_LEARNED:
+        return [f"channels were ranked by {_NOT_LEARNED[made.steer]}: learn gates instead (gates.steer: none)"]
     if made.gate_steps is not None and made.gate_steps < FEW_GATE_STEPS:
         return [f"the gates learned for {plural(made.gate_steps, 'step')} only: raise gates.steps"]
     return []

@@ -36,7 +36,15 @@ _STEER: Final = {
     "varsal": "gates learned and steered by VarSal's mean maps, so that the explanations stay what they were",
     "none": "gates learned without the explainer",
 }
-_RANKED: Final = {"magnitude": "ranked by weight magnitude", "uniform": "the same share from every group"}
+_RANKED: Final = {
+    "magnitude": "ranked by weight magnitude",
+    "uniform": "the same share from every group",
+    "taylor": "ranked by first-order Taylor importance (Torch-Pruning)",
+    "fpgm": "ranked by the distance to other filters (FPGM, Torch-Pruning)",
+    "bn_scale": "ranked by the scales of batch normalisation (Torch-Pruning)",
+    "lamp": "ranked by LAMP (Torch-Pruning)",
+    "random": "drawn at random",
+}
 
 
 NO_TEST_IMAGES: Final = "no test images"

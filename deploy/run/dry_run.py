@@ -126,9 +126,8 @@ def estimate(session: Session, known: Preflight, steps: Steps) -> dict[str, floa
     recalibrations = recipe.finetune.recalibrate_batches * (2 if recipe.finetune.epochs else 1)  # before and after
     epochs = explainer.varsal.epochs if gates.explainer == "varsal" else explainer.selector.epochs
     learns_on = image_count(explainer.images, train)
-    learns = gates.steer not in ("magnitude", "uniform")
     beside = _SELECTOR_STEPS if gates.explainer else 1.0
-    gate_steps = gates.steps * min(gates.batch_size, seen) * step * beside * _GATE_SHARE if learns else 0.0
+    gate_steps = gates.steps * min(gates.batch_size, seen) * step * beside * _GATE_SHARE if gates.learned else 0.0
     files = 1 + len(recipe.export.formats)
     latency = recipe.latency
     calls = (latency.rounds + _STEADY_CALLS * latency.sessions) * latency.batch

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from slimsight.compress.gates.importance import needs_gradients
 from slimsight.export.onnx_files.metadata import METADATA_VERSION
 
 from ..settings.recipe import Recipe
@@ -87,9 +88,14 @@ def _explainer_parts(session: Session, of_rbf: Parts) -> Parts:
 
 def gate_parts(session: Session) -> Parts:
     recipe = session.recipe
-    if recipe.gates.steer in ("magnitude", "uniform"):
-        return {"steer": recipe.gates.steer}
-    gates = recipe.gates.model_dump(mode="json", exclude={"compile"})  # changes speed, not results
+    scope: dict[str, Any] = {}  # for "all", as before this key existed
+    if recipe.gates.scope != "all":
+        scope["scope"] = recipe.gates.scope
+    if recipe.gates.scope == "auto":
+        scope["budget"] = recipe.budget
+    if not recipe.gates.learned:
+        return {"steer": recipe.gates.steer, **scope, **_ranking_parts(recipe)}
+    gates = recipe.gates.model_dump(mode="json", exclude={"compile", "scope"}) | scope  # compile: the speed only
     if recipe.gates.class_weight == 1:  # as before this key existed
         del gates["class_weight"]
     parts = {"gates": gates, "budget": _gate_budget(recipe), **_training_parts(recipe)}
@@ -98,6 +104,15 @@ def gate_parts(session: Session) -> Parts:
     ):  # then the MACs target comes from measured layer times
         parts["latency"] = recipe.latency
     return parts
+
+
+def _ranking_parts(recipe: Recipe) -> dict[str, Any]:
+    """What decides a ranking beside the weights."""
+    if recipe.gates.steer == "random":
+        return {"seed": recipe.seed}
+    if needs_gradients(recipe.gates.steer):
+        return {"images": recipe.gates.images, "batch_size": recipe.gates.batch_size, **_training_parts(recipe)}
+    return {}
 
 
 def surgery_parts(session: Session) -> Parts:

@@ -228,7 +228,7 @@ def batch_sizes(recipe: Recipe) -> dict[str, int]:
         else:
             sizes["explainer.predictor.batch_size"] = explainer.predictor.batch_size
             sizes["explainer.selector.batch_size"] = explainer.selector.batch_size
-    if recipe.gates.steer not in ("magnitude", "uniform"):
+    if recipe.gates.learned:
         sizes["gates.batch_size"] = recipe.gates.batch_size
     if recipe.dynamic.enabled:
         sizes["dynamic.batch_size"] = recipe.dynamic.batch_size

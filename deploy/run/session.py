@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from slimsight.compress.explain import (
     to_targets,
 )
 from slimsight.compress.files.atomic import read_tensors, write_tensors
-from slimsight.compress.gates import CostModel, counted_limits
+from slimsight.compress.gates import CostModel, counted_limits, proxy_limits
+from slimsight.compress.gates.scope import choose_scope
 from slimsight.compress.models import Classifier, build_classifier, check_classifier, restore_
 from slimsight.compress.parallel.processes import rank
 from slimsight.compress.progress import Progress
@@ -134,8 +135,22 @@ class Session(RunImages):
 
     @cached_property
     def graph(self) -> ChannelGraph:
-        """Channel groups of the original (``find_groups``)."""
-        return self.find_groups(self.network())
+        """Channel groups of the original that may shrink: those that are proven, within ``gates.scope``.
+
+        Raises:
+            PruningError: not one group can shrink.
+        """
+        proven, budget = self.find_groups(self.network()), self.recipe.budget
+        align = budget.align if isinstance(budget.align, int) else 1
+        limits = partial(proxy_limits, budget)
+        graph = choose_scope(proven, self.recipe.gates.scope, self._cost_of, limits, align)
+        if not graph.groups:
+            raise self._nothing_to_prune(graph)
+        return graph
+
+    def _cost_of(self, graph: ChannelGraph) -> CostModel:
+        prefix = JOINED if self.recipe.explainer.enabled else ""
+        return to_cost_model(self.classifier(), self.example, graph, prefix=prefix)
 
     def find_groups(self, network: ExplainedClassifier | Classifier) -> ChannelGraph:
         """Channel groups of a network, each proven by a dry run.
@@ -146,20 +161,22 @@ class Session(RunImages):
         proofs = ProofCache(proof_folder(self.cache))
         graph = find_groups(network, self.some_images(PROOF_IMAGES), progress=self.progress, proofs=proofs)
         if not graph.groups:
-            named = [f"{group.name}: {group.reason}" for group in graph.frozen]
-            more = f"; and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
-            reasons = "; ".join(named[:_NAMED]) + more if named else "it has no convolution and no linear layer"
-            raise PruningError(
-                f"model '{self.recipe.model.name}' has nothing to prune ({reasons}); choose a model with channels "
-                "between two layers that nothing else ties"
-            )
+            raise self._nothing_to_prune(graph)
         return graph
+
+    def _nothing_to_prune(self, graph: ChannelGraph) -> PruningError:
+        named = [f"{group.name}: {group.reason}" for group in graph.frozen]
+        more = f"; and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+        reasons = "; ".join(named[:_NAMED]) + more if named else "it has no convolution and no linear layer"
+        return PruningError(
+            f"model '{self.recipe.model.name}' has nothing to prune ({reasons}); choose a model with channels "
+            "between two layers that nothing else ties"
+        )
 
     @cached_property
     def cost(self) -> CostModel:
         """MACs of the classifier as a function of gates."""
-        prefix = JOINED if self.recipe.explainer.enabled else ""
-        return to_cost_model(self.classifier(), self.example, self.graph, prefix=prefix)
+        return self._cost_of(self.graph)
 
     @property
     def limits(self) -> dict[str, float]:
@@ -192,7 +209,7 @@ class Session(RunImages):
     def new_dynamic(self) -> DynamicClassifier:
         """The original with untrained routes, without an explainer."""
         classifier = self.classifier()
-        graph = self.find_groups(classifier) if self.recipe.explainer.enabled else self.graph
+        graph = self.find_groups(classifier)
         routes = find_routes(classifier, graph, self.example)
         return DynamicClassifier(classifier, routes, self.recipe.dynamic.masks).eval()
 

@@ -17,7 +17,7 @@ from slimsight.compress.parallel.processes import on_leader
 from slimsight.compress.training import Learning, evaluate
 
 from ...report.units import as_percent
-from ...steps import learn_predictor, learn_selector, needs_gates, rank_by_weights, score_channels
+from ...steps import learn_predictor, learn_selector, rank_by_weights, score_channels
 from ..session import Outcome, Session
 from .preflight import check_countable_limits, fixed_align
 
@@ -81,15 +81,14 @@ def gates(session: Session, learning: Learning) -> Outcome:
     cost = session.cost
     check_countable_limits(session.recipe.budget, cost, session.graph)  # joining the explainer may have frozen groups
     path = session.stage_file("gates", "scores.safetensors")
-    learns = needs_gates(config)
     scores = score_channels(
-        session.network().to(learning.device) if learns else session.network(),
+        session.network().to(learning.device) if config.learned else session.network(),
         session.graph,
         cost,
         session.shuffled(session.gate_images(), config.batch_size, learning.flow),
         learning,
         config=config,
-        budget=_macs_target(session) if learns else cost.total,
+        budget=_macs_target(session) if config.learned else cost.total,
         targets=session.targets(),
     )
     session.write(path, scores.of)
