@@ -113,7 +113,7 @@ BROKEN = [
     ("recipe", "precision: 16", 1, ["precision", "16", "32-true or bf16-mixed"]),
     ("recipe", "seed: 1\n\nmodle: {name: vgg16}", 3, ["modle", "allowed: seed, precision", "did you mean 'model'?"]),
     ("recipe", "gates:\n  steer: rgb", 2, ["gates.steer", "'rgb'", "rbf, realx, varsal, none", "did you mean 'rbf'?"]),
-    ("recipe", "gates:\n  stpes: 200", 2, ["gates.stpes", "allowed: steer, images", "did you mean 'steps'?"]),
+    ("recipe", "gates:\n  stpes: 200", 2, ["gates.stpes", "allowed: steer, scope", "did you mean 'steps'?"]),
     ("recipe", "gates: {steps: 5}", 1, ["gates.steps", "5", "at least 20"]),
     ("recipe", "gates: [rbf]", 1, ["gates", "['rbf']", "a mapping with the keys steer"]),
     ("recipe", "gates: {lr: .nan}", 1, ["gates.lr", "nan", "above 0"]),
