@@ -69,8 +69,8 @@ class DataConfig(Section):
     )
     crop_scale: tuple[AreaShare, AreaShare] | None = Field(
         default=None,
-        description="on_the_fly: training images are random windows of this share of the area, from and to, scaled to "
-        "image_size (ImageNet: [0.08, 1]); null: shifts of crop_padding",
+        description="training images are random windows of this share of the area, from and to, scaled to image_size "
+        "(ImageNet: [0.08, 1]; photographs of a few thousand: [0.35, 1]); null: shifts of crop_padding",
     )
 
     @model_validator(mode="after")
@@ -91,10 +91,11 @@ class DataConfig(Section):
             raise ValueError("'test_labels' is for source image_folder")
         if self.val_is_test and self.source not in folders:
             raise ValueError(f"'val_is_test' is for folders of images: choose source {' or '.join(folders)}")
+        if self.crop_scale is not None and self.crop_scale[0] > self.crop_scale[1]:
+            raise ValueError(f"crop_scale {list(self.crop_scale)}: the smaller share comes first")
         if self.decode == "once":
-            for name in ("resize", "crop_scale"):
-                if getattr(self, name) is not None:
-                    raise ValueError(f"'{name}' needs decode: on_the_fly; images that are decoded once keep one window")
+            if self.resize is not None:
+                raise ValueError("'resize' needs decode: on_the_fly; images that are decoded once keep one window")
             return self
         if self.source not in folders:
             raise ValueError(f"decode: on_the_fly reads folders of images: choose source {' or '.join(folders)}")
@@ -102,8 +103,6 @@ class DataConfig(Section):
             raise ValueError("decode: on_the_fly needs 'image_size': the side in pixels, e.g. 224")
         if self.resize is not None and self.resize < self.image_size:
             raise ValueError(f"resize {self.resize} is below image_size {self.image_size}: the centre would not fit")
-        if self.crop_scale is not None and self.crop_scale[0] > self.crop_scale[1]:
-            raise ValueError(f"crop_scale {list(self.crop_scale)}: the smaller share comes first")
         return self
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from .on_the_fly import FileImages
 from .scaled import DRAWS, Pixels, Window, random_window, read_scaled
@@ -58,6 +59,20 @@ def _mirrored(image: Pixels) -> Pixels:
     for channel in range(image.shape[2]):
         mirrored[..., channel] = image[:, ::-1, channel]
     return mirrored
+
+
+def scale_window(image: NDArray[np.uint8], scale: tuple[float, float], draws: NDArray[np.float64]) -> Pixels:
+    """A random window (``random_window``) of a decoded image, scaled to the image's size (bilinear, antialiased).
+
+    Args:
+        image: ``(3, H, W)``; the result is, too.
+        draws: (DRAWS,) uniform in [0, 1).
+    """
+    height, width = image.shape[1:]
+    left, top, w, h = random_window(width, height, scale, draws)
+    rgb = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
+    box = (left, top, left + w, top + h)
+    return np.asarray(rgb.resize((width, height), Image.Resampling.BILINEAR, box=box)).transpose(2, 0, 1)
 
 
 def epoch_key(seed: int, k: int) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..parallel.processes import ShardSlice, even_slice
+from .augment import epoch_key, scale_window, uniform_draws
 from .images import ImageSet
 
 Sharding = Callable[[int, int], Sequence[slice]]
@@ -70,6 +71,7 @@ class Batches:
 
     ``crop_padding``: zeros around the image, in pixels, before a random crop back to its size. Padding
     happens in raw image space, before any normalisation: zeros are black.
+    ``crop_scale``: instead, random windows of this share of the area, from and to, scaled back to the images' size.
     ``flip``: mirror every image with probability 1/2.
 
     Raises:
@@ -84,6 +86,7 @@ class Batches:
         shuffle: bool = False,
         seed: int = 0,
         crop_padding: int = 0,
+        crop_scale: tuple[float, float] | None = None,
         flip: bool = False,
         drop_last: bool = False,
     ) -> None:
@@ -98,7 +101,8 @@ class Batches:
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
-        self.crop_padding = crop_padding
+        self.crop_padding = crop_padding if crop_scale is None else 0
+        self.crop_scale = crop_scale
         self.flip = flip
         self.drop_last = drop_last
 
@@ -131,6 +135,8 @@ class Batches:
                 rows = slice(first + part.start, first + part.stop)
                 indices = order[rows]
                 images = self._read(indices)
+                if self.crop_scale is not None:
+                    images = scaled_windows(images, self.crop_scale, self.seed, k, first + part.start)
                 if self.crop_padding:
                     images = crop(images, corners[rows], self.crop_padding)
                 if self.flip:
@@ -157,6 +163,22 @@ def crop(images: Tensor, corners: Tensor, padding: int) -> Tensor:
     padded = torch.nn.functional.pad(images, [padding] * 4)
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (N, 3, 2p + 1, 2p + 1, H, W), a view
     return windows[torch.arange(len(images)), :, corners[:, 0], corners[:, 1]]
+
+
+def scaled_windows(images: Tensor, scale: tuple[float, float], seed: int, k: int, first: int) -> Tensor:
+    """A random window of each image, scaled back to the images' size; what is drawn for an image depends on ``seed``,
+    the epoch ``k`` and its place in it alone.
+
+    Args:
+        images: ``(N, 3, H, W)`` uint8.
+        scale: share of the area that a window has, from and to (``random_window``).
+        first: place of the first of them in the epoch's order.
+    """
+    key = epoch_key(seed, k)
+    scaled = np.empty(images.shape, dtype=np.uint8)
+    for row, image in enumerate(images.numpy()):
+        scaled[row] = scale_window(image, scale, uniform_draws(key, first + row))
+    return torch.from_numpy(scaled)
 
 
 def epoch_generator(seed: int, k: int) -> torch.Generator:

@@ -167,7 +167,7 @@ def to_batches(images: ImageSet, batch_size: int, **options: Any) -> Batches:
     """``FileBatches`` for images decoded on the fly, else ``Batches``, which ignore workers, device and flow."""
     if isinstance(images.images, Rows) and isinstance(images.images.pool, FileImages):
         return FileBatches(images, batch_size, **options)
-    known = {"shuffle", "seed", "crop_padding", "flip", "drop_last"}
+    known = {"shuffle", "seed", "crop_padding", "crop_scale", "flip", "drop_last"}
     return Batches(images, batch_size, **{name: value for name, value in options.items() if name in known})
 
 

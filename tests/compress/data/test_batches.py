@@ -129,3 +129,32 @@ def test_too_few_images_for_a_batch_are_refused(images: ImageSet) -> None:
     with pytest.raises(DataError, match="0 images do not fill one batch of 1"):
         Batches(images.subset([]), 32)
     assert len(Batches(images, 32)) == 1
+
+
+def test_windows_depend_on_seed_epoch_and_place_only(images: ImageSet) -> None:
+    def epoch(k: int, size: int = 4, start: int = 0, **options: object) -> Tensor:
+        batches = Batches(images, size, shuffle=True, crop_scale=(0.2, 0.6), **{"seed": 3, **options})  # type: ignore[arg-type]
+        return torch.cat([batch.images for batch in batches.epoch(k, start)])
+
+    whole = epoch(1)
+    assert torch.equal(whole, epoch(1, size=3))
+    assert torch.equal(whole[4:], epoch(1, start=1))
+    assert not torch.equal(whole, epoch(2))
+    assert not torch.equal(whole, epoch(1, seed=4))
+
+
+def test_windows_are_scaled_parts_of_their_image(images: ImageSet) -> None:
+    side = 32
+    ramp = np.tile(np.linspace(0, 255, side).astype(np.uint8), (40, 3, side, 1))
+    labelled = ImageSet(ramp, np.zeros(40, dtype=np.int64), ("a", "b"))
+    shown = gather(list(Batches(labelled, 8, crop_scale=(0.25, 0.25)).epoch(0)))[0]
+    assert shown.shape == (40, 3, side, side)
+    spans = (shown[:, 0, :, -1] - shown[:, 0, :, 0]).mean(1)
+    # Windows of a quarter of the area and of aspect ratios from 3/4 to 4/3 are .43 to .58 of the width.
+    assert spans.min() > 0.40
+    assert spans.max() < 0.60
+    starts = shown[:, 0, 0, 0]
+    assert starts.min() < 0.1
+    assert starts.max() > 0.4
+    whole = gather(list(Batches(labelled, 8, crop_scale=(1, 1), crop_padding=9).epoch(0)))[0]
+    assert torch.equal(whole, torch.from_numpy(ramp).float() / 255)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from slimsight.compress.config import DataConfig
 from slimsight.compress.data import Batches, FileBatches, Flow, ImageSet, open_splits, shard_rows, to_batches
@@ -205,3 +206,20 @@ def test_images_in_memory_need_no_workers() -> None:
     assert type(batches) is Batches
     assert batches.shuffle
     assert batches.seed == 1
+
+
+def test_windows_of_decoded_images_are_those_of_their_files(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for name in "ab":
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(12):
+            pixels_of_one = generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels_of_one).save(tmp_path / "images" / name / f"{number}.png")
+
+    def batches(decode: str) -> torch.Tensor:
+        config = DataConfig(source="image_folder", path=tmp_path / "images", image_size=16, decode=decode)  # type: ignore[arg-type]
+        train = open_splits(config, cache_dir=tmp_path / "cache", seed=0).train
+        options = {"shuffle": True, "seed": 2, "crop_scale": (0.3, 0.9), "workers": 0}
+        return torch.cat([to_device(batch, torch.device("cpu")).images for batch in to_batches(train, 5, **options)])
+
+    assert torch.equal(batches("once"), batches("on_the_fly"))
