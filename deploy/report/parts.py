@@ -93,6 +93,24 @@ class MapDriftFigures(ReportPart):
     worst: tuple[DriftedImage, ...] = ()
 
 
+class AttributionFigures(ReportPart):
+    """Original against slim on ``images`` validation images by an explainer that steers nothing (Grad-CAM).
+
+    ``region_iou``, ``spearman``, ``moved``: see ``MapDriftFigures``; ``chance``: overlap of the original's map with
+    its map of another image; ``share``: (1 - overlap) / (1 - chance), 0 where nothing moved, 1 where the slim model's
+    map is no nearer than another image's. ``reason``: why nothing was measured.
+    """
+
+    explainer: str
+    images: Whole = 0
+    region_iou: EstimateFigures | None = None
+    spearman: EstimateFigures | None = None
+    moved: EstimateFigures | None = None
+    chance: EstimateFigures | None = None
+    share: EstimateFigures | None = None
+    reason: str | None = None
+
+
 class RankingFigures(ReportPart):
     """Evidence for VarSal's maps: KL in nats of the prediction once pixels are removed, lowest first.
 

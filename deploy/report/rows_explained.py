@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
-from .parts import EstimateFigures, MapDriftFigures
+from .parts import AttributionFigures, EstimateFigures, MapDriftFigures
 from .schema import Report
 from .table import Cell, Code, Number, Table
 from .units import (
@@ -17,6 +18,7 @@ from .units import (
     as_percent_0,
     as_percent_1,
     latency_label,
+    plural,
 )
 
 
@@ -39,6 +41,46 @@ def map_drift(report: Report) -> Table:
         for name, estimate, as_text in figures
     ]
     return Table(["original against slim", "mean", "standard error", "images"], rows, "lrrr")
+
+
+_METHODS: Final = {"grad_cam": "Grad-CAM"}
+
+
+def attribution(report: Report) -> Table:
+    """Overlap of the two models' maps by an explainer that steers nothing, beside its chance level."""
+    found = _attributed(report)
+    assert found is not None
+    figures: tuple[tuple[str, EstimateFigures | None, Callable[[float], str]], ...] = (
+        ("overlap of the regions with half of the mass, original and slim", found.region_iou, as_percent_1),
+        ("the same between different images: chance", found.chance, as_percent_1),
+        ("way gone from no change (0 %) to chance (100 %)", found.share, as_percent_1),
+        ("rank correlation of pixels", found.spearman, as_3_decimals),
+        ("images whose top region moved", found.moved, as_percent_1),
+    )
+    rows: list[list[Cell]] = [
+        [name, *(MISSING if v is None else Number(v, as_text) for v in (value.mean, value.standard_error))]
+        for name, value, as_text in figures
+        if value is not None
+    ]
+    return Table([f"by {_METHODS.get(found.explainer, found.explainer)}", "mean", "standard error"], rows, "lrr")
+
+
+def attribution_text(report: Report) -> str:
+    """How the table of ``attribution`` was made, or why there is none; empty where an earlier version made the run."""
+    found = report.attribution
+    if found is None:
+        return ""
+    method = _METHODS.get(found.explainer, found.explainer)
+    if found.reason is not None:
+        return f"What the models look at was not compared by {method}: {found.reason}."
+    return (
+        f"{method} steers nothing here; its maps of {plural(found.images, 'validation image')} are for the class that "
+        "the original predicts."
+    )
+
+
+def _attributed(report: Report) -> AttributionFigures | None:
+    return None if report.attribution is None or report.attribution.reason is not None else report.attribution
 
 
 def degenerate(report: Report) -> str:

@@ -12,6 +12,7 @@ from slimsight.compress.config import Count, NonNegative, Positive
 
 from .parts import (
     AgreementFigures,
+    AttributionFigures,
     DynamicFigures,
     GateHistoryFigures,
     MapDriftFigures,
@@ -330,5 +331,6 @@ class Report(ReportPart):
     parity: tuple[ParityRow, ...] = ()
     latency: tuple[LatencyFigures, ...] = ()
     saliency: SaliencyFigures | None = None
+    attribution: AttributionFigures | None = None
     stages: tuple[StageFigures, ...] = ()
     verdict: Verdict

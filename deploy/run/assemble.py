@@ -23,7 +23,14 @@ from ..report import Report
 from ..report.canvas import draw_strip
 from ..report.files import Strip, write_strips
 from ..report.markdown import CHANNELS_PICTURE, SALIENCY_PICTURE
-from ..report.parts import AgreementFigures, DynamicFigures, GateHistoryFigures, RankingFigures, StatisticsFigures
+from ..report.parts import (
+    AgreementFigures,
+    AttributionFigures,
+    DynamicFigures,
+    GateHistoryFigures,
+    RankingFigures,
+    StatisticsFigures,
+)
 from ..report.pictures import draw_channels, draw_row, draw_saliency
 from ..report.schema import (
     BudgetFigures,
@@ -109,6 +116,7 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
         parity=parity,
         latency=latency,
         saliency=_saliency(metrics),
+        attribution=AttributionFigures(**judged["attribution"]) if "attribution" in judged else None,
         stages=tuple(
             StageFigures(name=stage, seconds=record.seconds, reused=stage in reused)
             for stage, record in records.items()

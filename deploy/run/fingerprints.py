@@ -151,7 +151,8 @@ def dynamic_export_parts(session: Session) -> Parts:
 
 
 def judgement_parts(session: Session) -> Parts:
-    """The list of measured figures is included: earlier versions measured no drift of maps and no agreement."""
-    figures = ["accuracy", "drift", "maps", "agreement"]
+    """The list of measured figures is included: earlier versions measured no drift of maps, no agreement
+    and nothing by Grad-CAM."""
+    figures = ["accuracy", "drift", "maps", "agreement", "attribution"]
     parts = {"data": evaluation_settings(session.recipe.data), "figures": figures}
     return parts if session.splits.has_test else {**parts, "tested": False}

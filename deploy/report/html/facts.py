@@ -12,7 +12,18 @@ from ..parts import GateHistoryFigures
 from ..schema import Report
 from ..shares import wilson
 from ..table import Cell, Number, Table
-from ..units import as_4_digits, as_bytes, as_count, as_macs, as_ms, as_percent, as_percent_1, as_times, latency_label
+from ..units import (
+    as_4_digits,
+    as_bytes,
+    as_count,
+    as_macs,
+    as_ms,
+    as_percent,
+    as_percent_0,
+    as_percent_1,
+    as_times,
+    latency_label,
+)
 from .source import RunPage
 
 NOT_MEASURED: Final = "\N{EN DASH}"
@@ -98,6 +109,10 @@ def tiles(report: Report) -> list[Tile]:
     if report.saliency is not None:
         moved = f"centre moved by {report.saliency.center_drift_px:.2f} px"
         shown.append(Tile("explanations overlap", as_percent_1(report.saliency.iou), moved))
+    looks = report.attribution
+    if looks is not None and looks.share is not None and looks.share.mean is not None:
+        note = "of the way to where it looks in another image (Grad-CAM)"
+        shown.append(Tile("what it looks at moved", as_percent_0(looks.share.mean), note))
     return shown
 
 

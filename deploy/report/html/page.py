@@ -82,6 +82,7 @@ def _render(template: str, **values: Any) -> str:
         ranked_by=rows.ranked_by,
         slower=rows.slower,
         degenerate=rows_explained.degenerate,
+        attribution_text=rows_explained.attribution_text,
         plural=plural,
         latency_label=latency_label,
     )

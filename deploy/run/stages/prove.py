@@ -24,6 +24,7 @@ from ...report.units import as_macs, as_percent
 from ..images import EVALUATION_BATCH
 from ..latency import measure_latency
 from ..session import Outcome, Session
+from .attribution import attribution
 
 _EXAMPLES = 2
 
@@ -117,6 +118,7 @@ def judgement(session: Session, learning: Learning) -> Outcome:
     device = learning.device
     slim, slim_explained = session.slim()
     metrics = _test_accuracies(session, learning) | _agreement(session.classifier(), slim, session, learning)
+    metrics["attribution"] = attribution(session.classifier(), slim, session, learning)
     if slim_explained is None:
         return Outcome(metrics, [])
     val = session.plain(session.splits.val, learning.flow)
