@@ -133,7 +133,8 @@ def explain(
         ConfigError: no such explainer, or the prior of ``varsal`` cannot be on images of this size.
         DataError: ``varsal`` and images of less than 8 pixels.
         ModelError: the model has no feature maps to explain with.
-        PruningError: the explainer collapsed, or is no better than random masks.
+        ExplainerRefused: a PruningError: the explainer collapsed, or is no better than centred masks of the same area.
+        TrainingError: its training diverged.
     """
     explainer, config = STEERING.get(kind), config or ExplainerConfig()
     classifier = Classifier(copy.deepcopy(traced.model), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)).eval()
@@ -191,9 +192,15 @@ def learn_gates(
         targets = find_targets(network, ordered, progress=progress)
     torch.manual_seed(seed)
     train = TensorBatches(pixels, labels, config.batch_size, seed=seed)
-    return score_channels(
+    scored = score_channels(
         network, traced.graph, traced.cost, train, learning, config=config, budget=budget, targets=targets
-    ).of
+    )
+    if scored.learned is not None and not scored.learned.converged:
+        raise PruningError(
+            f"{scored.learned.in_words()}; raise gates.steps (now {config.steps}) or gates.cost_weight (now "
+            f"{config.cost_weight:g})"
+        )
+    return scored.of
 
 
 def select(

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, overload
 from torch import Tensor, nn
 
 from slimsight.compress.config import ExplainerConfig, GatesConfig
-from slimsight.compress.data import BatchSource
+from slimsight.compress.data import BatchSource, Subsample
 from slimsight.compress.errors import PruningError
 from slimsight.compress.explain import (
     ExplainedClassifier,
@@ -23,7 +23,9 @@ from slimsight.compress.explain import (
     SteeringExplainer,
     Targets,
     find_scales,
+    judge_predictor,
     new_predictor,
+    refuse_constant,
     train_predictor,
 )
 from slimsight.compress.explain.amortized.heads import Head
@@ -62,6 +64,9 @@ PROOF_IMAGES = 4
 
 JOINED = ExplainedClassifier.PREFIX
 """Prefix of the classifier's layers in a network that also explains it."""
+
+_JUDGED_IMAGES = 1024
+"""Validation images, at most, that a predictor is judged on."""
 
 _RANKINGS = {"magnitude": magnitude, "uniform": uniform}
 
@@ -137,12 +142,19 @@ def learn_predictor(
     learning: Learning,
     config: ExplainerConfig,
 ) -> tuple[Predictor, History] | None:
-    """q_pred, trained on masked images; None for an explainer that learns without one."""
+    """q_pred, trained on masked images and judged on some of ``val``; None for an explainer that learns without one.
+
+    Raises:
+        ExplainerRefused: it is no better than a constant prediction.
+    """
     if explainer.masks is None:
         return None
     predictor = new_predictor(classifier, config.predictor)
     draw = explainer.masks(config)
     history = train_predictor(predictor, classifier, train, val, learning, config=config.predictor, draw=draw)
+    quality = judge_predictor(predictor, classifier, Subsample(val, _JUDGED_IMAGES), learning.fabric, draw)
+    learning.progress.note(f"predictor: {quality.in_words()}")
+    refuse_constant(quality)
     return predictor, history
 
 
@@ -158,7 +170,7 @@ def learn_selector(
     """Train the selector of ``network`` and judge it on ``val``.
 
     Raises:
-        PruningError: it collapsed, or is no better than random masks.
+        ExplainerRefused: it collapsed, or is no better than centred masks of the same area.
     """
     history = explainer.train(network, predictor, train, val, learning, config=config)
     quality = explainer.judge(network, predictor, val, learning.fabric, config=config)
@@ -203,8 +215,8 @@ def score_channels(
         budget: MACs that the gates aim for.
         targets: C_x of the unpruned network; None: the gates are not steered.
 
-    Raises:
-        PruningError: the gates did not converge.
+    Returns:
+        Gates that did not converge are there too (``GateResult.converged``): the caller decides what they are worth.
     """
     if not needs_gates(config):
         return ChannelScores(rank_by_weights(network, graph, config.steer))

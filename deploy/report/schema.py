@@ -236,14 +236,37 @@ class ChannelsKept(ReportPart):
 
 
 class GatesFigures(ReportPart):
-    """How channels were ranked. ``soft_macs``: expected under soft gates; ``hard_macs``: of the plan."""
+    """How channels were ranked. ``soft_macs``: expected under soft gates; ``hard_macs``: of the plan.
+
+    ``steer``: what was done; ``steer_asked``: what the recipe asked for, where that is something else (``explainer``
+    says why). ``steps``: all that were learned; ``extension``: those beyond ``gates.steps``. ``converged``: whether the
+    gates came to the budget by themselves; if not, the plan was selected by their scores as they were.
+    """
 
     steer: str
+    steer_asked: str | None = None
     steps: Whole | None = None
+    extension: Whole | None = None
     soft_macs: NonNegative | None = None
     hard_macs: Whole | None = None
     converged: bool | None = None
     history: GateHistoryFigures | None = None
+
+
+class ExplainerFigures(ReportPart):
+    """The amortized explainer that the recipe asks for. ``used``: false where it was found to explain nothing.
+
+    ``reason``: why it is not used; ``stage``: the one that found out; ``stopped_after`` and ``planned_steps``: where
+    its training was stopped, if before its end; ``seconds_saved``: estimated time of the steps that were left.
+    """
+
+    kind: str
+    used: bool
+    reason: str | None = None
+    stage: str | None = None
+    stopped_after: Whole | None = None
+    planned_steps: Whole | None = None
+    seconds_saved: NonNegative | None = None
 
 
 class StageFigures(ReportPart):
@@ -281,11 +304,13 @@ class Verdict(ReportPart):
     """All checks together; without a single check nothing has passed.
 
     ``accuracy_judged``: whether a check is of accuracy; None: the report of an earlier version, whose verdict was not.
+    ``notes``: what was not done as the recipe asks, a sentence each.
     """
 
     passed: bool
     checks: tuple[Check, ...]
     accuracy_judged: bool | None = None
+    notes: tuple[str, ...] | None = None
 
     @model_validator(mode="after")
     def _follows_from_its_checks(self) -> Verdict:
@@ -294,11 +319,11 @@ class Verdict(ReportPart):
         return self
 
     @classmethod
-    def of(cls, checks: Iterable[Check], *, accuracy_judged: bool | None = None) -> Verdict:
+    def of(cls, checks: Iterable[Check], *, accuracy_judged: bool | None = None, notes: Iterable[str] = ()) -> Verdict:
         """The verdict that follows from ``checks``."""
         kept = tuple(checks)
         passed = bool(kept) and all(check.passed for check in kept)
-        return cls(passed=passed, checks=kept, accuracy_judged=accuracy_judged)
+        return cls(passed=passed, checks=kept, accuracy_judged=accuracy_judged, notes=tuple(notes) or None)
 
     @property
     def failed(self) -> tuple[Check, ...]:
@@ -323,6 +348,7 @@ class Report(ReportPart):
     gated: GatedFigures | None = None
     statistics: StatisticsFigures | None = None
     gates: GatesFigures | None = None
+    explainer: ExplainerFigures | None = None
     budget: BudgetFigures
     exactness: Exactness
     channels: tuple[ChannelsKept, ...] = ()
