@@ -218,7 +218,7 @@ def learn_gates(
 
     planned = learn(f"gates ({config.steer})", 0, config.steps)
     extra = round(MAX_EXTENSION * config.steps)
-    if planned.converged:
+    if planned.converged or not extra:
         return planned
     learning.progress.note(f"{planned.in_words()}; they go on for up to {extra:,} steps")
     every = max(1, extra // EXTENSION_CHECKS)

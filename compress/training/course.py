@@ -23,7 +23,8 @@ CHECK_EVERY = 100
 class Validation:
     """Result of a validation: the ``loss`` (lower is better), and ``figures`` to show.
 
-    ``excess``: how far a constraint is missed, 0 where it is met: an epoch with less of it is better, whatever the loss.
+    ``excess``: how far a constraint is missed, 0 where it is met: the epoch with the least of it is the best, and the
+    loss decides between epochs that have the same.
     """
 
     loss: float

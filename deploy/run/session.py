@@ -121,6 +121,14 @@ class Session(RunImages):
         refusal = self.refusal
         return self.recipe.explainer.enabled and (refusal is None or refusal.explains)
 
+    @property
+    def why_no_explainer(self) -> str:
+        """Why the run has no explainer of its own, for messages."""
+        if not self.recipe.explainer.enabled:
+            return "explainer.enabled is false"
+        refusal = self.refusal
+        return "it is not trained yet" if refusal is None else f"the run went on without it: {refusal.why}"
+
     def predictor(self) -> Predictor | None:
         """The trained q_pred; None for an explainer that learns without one."""
         if self.explainer.masks is None:
