@@ -207,6 +207,7 @@ def selector_kl(report: Report) -> list[tuple[str, Number]]:
         ("same sizes, at the image centre", selector.kl_centred),
         ("same areas, at the image centre", selector.kl_centred_same_area),
         ("same sizes, anywhere", selector.kl_random),
+        ("same areas, anywhere", selector.kl_random_same_area),
     )
     return [(name, Number(value, as_3_decimals)) for name, value in figures if value is not None]
 

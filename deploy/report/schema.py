@@ -190,7 +190,9 @@ class SelectorFigures(ReportPart):
     """Evidence for the explainer: KL in nats of the masked prediction, and of its controls.
 
     ``kl_centred`` and ``kl_random`` put masks of the same sigmas at the image centre and at random;
-    ``kl_centred_same_area`` centres masks of the same areas (a mask at the edge loses some of its own);
+    ``kl_centred_same_area`` and ``kl_random_same_area`` do so with masks of the same areas (a mask at the edge loses
+    some of its own). ``gain_centred``, ``gain_random``: how much better the explainer is than these two, paired by
+    image, with standard errors.
     ``kl_predicted_label`` asks with the predicted instead of the true label.
     """
 
@@ -200,6 +202,11 @@ class SelectorFigures(ReportPart):
     kl_centred: NonNegative
     kl_centred_same_area: NonNegative | None = None
     kl_random: NonNegative
+    kl_random_same_area: NonNegative | None = None
+    gain_centred: float | None = None
+    gain_centred_error: NonNegative | None = None
+    gain_random: float | None = None
+    gain_random_error: NonNegative | None = None
     kl_predicted_label: NonNegative | None = None
 
 

@@ -257,17 +257,11 @@ def _saliency(metrics: Mapping[str, Mapping[str, Any]]) -> SaliencyFigures | Non
         return None
     found, quality = metrics["judgement"]["saliency"], metrics["selector"]
     if found["explainer"] == VarSalHead.kind:
-        names = RankingFigures.model_fields
-        return SaliencyFigures(**found, ranking=RankingFigures(**{name: quality[name] for name in names}))
-    selector = SelectorFigures(
-        mean_area=quality["mean_area"],
-        sigma_px=SigmaPx(p10=quality["sigma_p10"], median=quality["sigma_median"], p90=quality["sigma_p90"]),
-        kl=quality["kl"],
-        kl_centred=quality["kl_centred"],
-        kl_centred_same_area=quality["kl_centred_same_area"],
-        kl_random=quality["kl_random"],
-        kl_predicted_label=quality["kl_predicted_label"],
-    )
+        figures = RankingFigures(**{name: quality[name] for name in RankingFigures.model_fields})
+        return SaliencyFigures(**found, ranking=figures)
+    names = SelectorFigures.model_fields.keys() & quality.keys()  # an earlier version measured fewer
+    sigma = SigmaPx(p10=quality["sigma_p10"], median=quality["sigma_median"], p90=quality["sigma_p90"])
+    selector = SelectorFigures(**{name: quality[name] for name in names}, sigma_px=sigma)
     return SaliencyFigures(**found, selector=selector)
 
 

@@ -31,6 +31,7 @@ from slimsight.compress.registry import nearest
 from slimsight.compress.training import Learning
 
 from ..machine import device_name, versions
+from ..report.units import plural
 from ..run.fingerprints import fingerprint
 from ..run.session import Session
 from .estimate import estimate_seconds
@@ -217,7 +218,7 @@ def _announce(
     chosen: bool,
 ) -> None:
     """Say what will be tested, on how many images, and for about how long."""
-    named = ", ".join(subject.name for subject in subjects)
+    named = ", ".join(subject.name for subject in subjects[1:]) or "none"
     if not chosen and _trained_explainer(session) is None:
         session.progress.note(
             f"this run has no explainer of its own ({session.why_no_explainer}); choose others with --with"
@@ -226,7 +227,7 @@ def _announce(
     seconds = estimate_seconds(study, left)
     shorter = "; fewer --images or --tests take less" if seconds > _LONG else ""
     session.progress.note(
-        f"trust: {tests} of {named} (beside {CONTROL} maps) on {len(study.images)} images of {split}: about "
+        f"trust: {tests} of {named}, beside {CONTROL} maps, on {plural(len(study.images), 'image')} of {split}: about "
         f"{as_duration(seconds)}{shorter}"
     )
 
