@@ -69,8 +69,8 @@ def test_what_will_be_timed_and_for_how_long_at_most_is_said_first(bench, notes)
     bench(subjects, costs, settings=settings, progress=notes)
     # 2 runtimes x 2 points x (65 s + 2 sessions x 5 s of warm-up)
     assert notes.lines[0] == (
-        "bench: 2 models in 2 runtimes at 2 points: at most about 5 min 00 s of timing (--seconds 65 for each runtime and "
-        "point, --sessions 2)"
+        "bench: 2 models in 2 runtimes at 2 points: at most about 5 min 00 s of timing (--seconds 65 for each runtime "
+        "and point, --sessions 2)"
     )
 
 
