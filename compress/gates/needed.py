@@ -33,6 +33,9 @@ def steps_needed(config: GatesConfig, share: float) -> int:
 
     Args:
         share: above 0 and below 1.
+
+    Returns:
+        A multiple of 10, at least ``FEWEST``.
     """
     cut = math.log(1 / share)
     # Mean R_res per step, were all gates to stay open while the target falls linearly over ``shrink`` of the steps.
@@ -42,4 +45,4 @@ def steps_needed(config: GatesConfig, share: float) -> int:
     needed = _MARGIN * max(0.0, growth) / residual
     if config.lr is not None:
         needed = max(needed, _MARGIN * (OFFSET + GUMBEL_MEDIAN) / config.lr)
-    return max(FEWEST, math.ceil(needed))
+    return max(FEWEST, 10 * math.ceil(needed / 10))

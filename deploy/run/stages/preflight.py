@@ -10,6 +10,7 @@ from slimsight.compress.config import BudgetConfig
 from slimsight.compress.explain import find_scales
 from slimsight.compress.gates import (
     CostModel,
+    as_amount,
     check_budget,
     counted_limits,
     smallest_macs,
@@ -19,7 +20,9 @@ from slimsight.compress.models import Classifier
 from slimsight.compress.surgery import ChannelGraph
 from slimsight.export.pt2.export import trace
 
-from ...steps import to_cost_model
+from ...report.units import as_macs, as_ms, as_percent
+from ...settings.recipe import Recipe
+from ...steps import needs_gates, to_cost_model
 from ..session import Session
 
 
@@ -65,6 +68,25 @@ def preflight(session: Session) -> Preflight:
         session.explainer.check(recipe.explainer, session.splits.image_size)
     trace(classifier, session.example)
     smallest = smallest_macs(cost, align)
+    shares = [
+        f"{as_amount(name, limit)} ({as_percent(limit / cost.totals[name], 1)})" for name, limit in limits.items()
+    ]
+    if (latency := recipe.budget.latency) is not None:
+        shares.append(f"{as_percent(latency.value, 1)} of the latency" if latency.relative else as_ms(latency.value))
+    session.progress.note(
+        f"model: {as_macs(cost.total)} MACs, {len(graph.groups)} channel groups that can shrink, down to "
+        f"{as_macs(smallest)}; the budget is {' and '.join(shares)}"
+    )
+    needed = _gate_steps(recipe, limits, cost)
+    if needed is not None and (warning := few_gate_steps(recipe.gates.steps, needed)):
+        session.progress.note(f"WARNING: {warning}")
+    return Preflight(cost.total, smallest, len(graph.groups), limits, classifier, proof_seconds, needed)
+
+
+def _gate_steps(recipe: Recipe, limits: Mapping[str, float], cost: CostModel) -> int | None:
+    """About how many steps the gates need; None: none are learned. A latency budget alone counts as half the MACs."""
+    if not needs_gates(recipe.gates):
+        return None
     binding = {"macs": limits["macs"]} if "macs" in limits else limits
     share = min((limit / cost.totals[name] for name, limit in binding.items()), default=0.5)
     return steps_needed(recipe.gates, share) if share < 1 else None
