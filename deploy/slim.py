@@ -130,7 +130,8 @@ def explain(
         kind: ``rbf`` (ISP Eq. 7 and 8), ``realx`` (REAL-X) or ``varsal`` (VarSal).
 
     Raises:
-        ConfigError: no such explainer, or the prior of ``varsal`` cannot be on images of this size.
+        ConfigError: no such explainer, a target area that ``rbf`` cannot cover, or the prior of ``varsal`` cannot be
+            on images of this size.
         DataError: ``varsal`` and images of less than 8 pixels.
         ModelError: the model has no feature maps to explain with.
         ExplainerRefused: a PruningError: the explainer collapsed, or is no better than centred masks of the same area.
@@ -139,6 +140,7 @@ def explain(
     explainer, config = STEERING.get(kind), config or ExplainerConfig()
     classifier = Classifier(copy.deepcopy(traced.model), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)).eval()
     network = join_explainer(classifier, traced.example, check_logits(classifier, traced.example), explainer.head)
+    explainer.check(config, traced.example.shape[-1])
     learning = Learning(make_fabric(), progress=progress)
     network.to(learning.device)
     batches, validation = LoaderBatches(train), LoaderBatches(val)

@@ -106,14 +106,23 @@ class Session(RunImages):
         """The run's amortized explainer."""
         return explainer_of(self.recipe)
 
-    @property
-    def refusal(self) -> Refusal | None:
-        """Why the finished stages of the explainer found that it cannot steer; None: they did not."""
-        for stage in stage_needs(self.recipe):
-            record = self.run.record(stage) if stage in _EXPLAINING else None
+    def refusal_before(self, stage: str | None = None) -> Refusal | None:
+        """Why the explainer's stages before ``stage`` (None: all of them) refused it; None: they did not.
+
+        A record of a later stage may be of another explainer, until that stage has run again.
+        """
+        for name in stage_needs(self.recipe):
+            if name == stage:
+                return None
+            record = self.run.record(name) if name in _EXPLAINING else None
             if record is not None and (found := Refusal.of_metrics(record.metrics)) is not None:
                 return found
         return None
+
+    @property
+    def refusal(self) -> Refusal | None:
+        """Why the finished stages of the explainer found that it cannot steer; None: they did not."""
+        return self.refusal_before()
 
     @property
     def explains(self) -> bool:

@@ -58,7 +58,7 @@ def predictor(session: Session, learning: Learning) -> Outcome:
 
 def selector(session: Session, learning: Learning) -> Outcome:
     """Train f_sel at the target area (ISP Eq. 8). One that explains nothing is refused: the record says why."""
-    if (refusal := session.refusal) is not None:
+    if (refusal := session.refusal_before("selector")) is not None:
         return Outcome(refusal.to_metrics(), [])
     config, splits, explainer = session.recipe.explainer, session.splits, session.explainer
     network, predictor = session.new_explained().to(learning.device), session.predictor()
@@ -77,7 +77,7 @@ def selector(session: Session, learning: Learning) -> Outcome:
 
 def targets(session: Session, learning: Learning) -> Outcome:
     """Compute C_x of every image that gates learn on, from the unpruned network; refused if all are the same."""
-    if (refusal := session.refusal) is not None:
+    if (refusal := session.refusal_before("targets")) is not None:
         return Outcome(refusal.to_metrics(), [])
     path = session.stage_file("targets", "targets.safetensors")
     network = session.explained().to(learning.device)

@@ -162,7 +162,7 @@ def _steering(session: Session, network: ExplainedClassifier | Classifier) -> St
     weight = session.recipe.finetune.steer_weight
     if not weight:
         return None
-    if not session.explains:
+    if session.refusal is not None:
         session.progress.note("finetune: not steered, the run goes on without its explainer")
         return None
     assert isinstance(network, ExplainedClassifier), "the recipe was refused otherwise"

@@ -57,7 +57,7 @@ def test_a_run_goes_on_without_an_explainer_that_explains_nothing(
     note = f"The gates were NOT steered by explanations: gates.steer rbf was asked for, and {WHY}."
     assert report.verdict.notes == (note,)
     assert f"selector: the explainer is not used: {WHY}" in notes.lines
-    assert "selector: stopped after step 40 of 400, about 90 s saved" in notes.lines
+    assert "selector: stopped after step 40 of 400, about 1 min 30 s saved" in notes.lines
     assert not {"slim/explainer.safetensors", "saliency.png", "drift.png"} & contents(root).keys()
     text = (root / "report.md").read_text(encoding="utf-8")
     assert note in text[: text.index("## ")]
@@ -166,6 +166,12 @@ def test_explanations_that_are_all_the_same_do_not_steer_and_are_compared(
     assert report.saliency.center_drift_px >= 0
     assert report.verdict.notes is not None
     assert "all images the same explanation" in report.verdict.notes[0]
+    # A selector that has to be learned again is not judged by what a later stage said of the one before.
+    (root / "stages" / "selector" / "selector.safetensors").write_bytes(b"")
+    assert "selector" not in reused(rerun(root))
+    record = read_run(root).record("selector")
+    assert record is not None
+    assert "refused" not in record.metrics
 
 
 def test_gates_that_do_not_converge_are_selected_by_their_scores(
