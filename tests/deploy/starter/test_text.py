@@ -94,6 +94,7 @@ def test_a_small_set_is_told_how_many_images_would_do(images: ImageFacts, tmp_pa
     )
     assert f"guess: explainer.enabled: {said}" in starter.messages
     assert said in starter.text.replace("\n  # ", " ")
+    assert "about 100 are needed to come to the budget" in starter.text.replace("\n  # ", " ")
     plenty = replace(images, splits={**images.splits, "train": 200})
     assert "explainer.enabled" not in "".join(
         to_recipe(plenty, seen, out=tmp_path / "recipe.yaml", memory=None, schema=schema_file).messages
