@@ -23,14 +23,22 @@ from ..report import Report
 from ..report.canvas import draw_strip
 from ..report.files import Strip, write_strips
 from ..report.markdown import CHANNELS_PICTURE, SALIENCY_PICTURE
-from ..report.parts import AgreementFigures, DynamicFigures, GateHistoryFigures, RankingFigures, StatisticsFigures
+from ..report.parts import (
+    AgreementFigures,
+    DynamicFigures,
+    ExplainerFigures,
+    GateHistoryFigures,
+    RankingFigures,
+    SelectorFigures,
+    SigmaPx,
+    StatisticsFigures,
+)
 from ..report.pictures import draw_channels, draw_row, draw_saliency
 from ..report.schema import (
     BudgetFigures,
     ChannelsKept,
     DataFigures,
     Exactness,
-    ExplainerFigures,
     FrozenGroupFigures,
     GatedFigures,
     GatesFigures,
@@ -39,8 +47,6 @@ from ..report.schema import (
     ModelInfo,
     ParityRow,
     SaliencyFigures,
-    SelectorFigures,
-    SigmaPx,
     StageFigures,
 )
 from ..run_dir import StageRecord

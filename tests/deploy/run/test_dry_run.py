@@ -63,8 +63,6 @@ def test_gates_that_need_more_steps_are_warned_of(plan: Callable[..., DryRun], n
     assert (few.gate_steps, few.known.gate_steps) == (60, 100)
     warned = [line for line in notes.lines if line.startswith("WARNING: ")]
     assert [line.startswith("WARNING: gates.steps is 60, and about 100 are needed") for line in warned] == [True]
-        "WARNING: gates.steps is 60, and about 100 are needed to bring this "[:66]
-    ]
     notes.lines.clear()
     enough = plan(out, "gates.steps=100", "gates.lr=null", progress=notes)
     assert enough.known.gate_steps == 100
