@@ -77,6 +77,8 @@ def learn_point(study: Study, point: Point) -> Row:
         )
     except (PruningError, TrainingError) as error:
         return {**row, "error": str(error)}
+    if not result.converged:
+        return {**row, "error": result.in_words()}
     row |= {"gate_seconds": time.monotonic() - started, "gates": result.to_dict()}
     plan = select(cost, result.scores, budget=session.limits, align=1, rank_weight=recipe.budget.rank_weight).plan
     slim = session.slimmed(plan)

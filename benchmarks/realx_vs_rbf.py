@@ -181,6 +181,7 @@ def learn_plain(study: Study, network: ExplainedClassifier, out: Path, progress:
             budget=0.5 * cost.total,
             targets=None,
         )
+        assert result.converged, result.in_words()
         write_tensors(file, result.scores)
     return read_tensors(file)
 

@@ -40,6 +40,21 @@ class PruningError(SlimError):
     """Nothing can shrink, a budget is out of reach, or gates or an explainer did not converge."""
 
 
+class ExplainerRefused(PruningError):
+    """An explainer that explains nothing: it collapsed, or is no better than masks that know nothing of the image.
+
+    Attributes:
+        step, steps: when its training was stopped, and how many steps were planned; None: it learned to the end.
+        seconds_saved: estimated time of the steps that were left.
+    """
+
+    def __init__(
+        self, message: str, *, step: int | None = None, steps: int | None = None, seconds_saved: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.step, self.steps, self.seconds_saved = step, steps, seconds_saved
+
+
 class TrainingError(SlimError):
     """A training diverged: its loss or a weight is NaN or infinite."""
 

@@ -140,14 +140,17 @@ def explain(
         kind: ``rbf`` (ISP Eq. 7 and 8), ``realx`` (REAL-X) or ``varsal`` (VarSal).
 
     Raises:
-        ConfigError: no such explainer, or the prior of ``varsal`` cannot be on images of this size.
+        ConfigError: no such explainer, a target area that ``rbf`` cannot cover, or the prior of ``varsal`` cannot be
+            on images of this size.
         DataError: ``varsal`` and images of less than 8 pixels.
         ModelError: the model has no feature maps to explain with.
-        PruningError: the explainer collapsed, or is no better than random masks.
+        ExplainerRefused: a PruningError: the explainer collapsed, or is no better than centred masks of the same area.
+        TrainingError: its training diverged.
     """
     explainer, config = STEERING.get(kind), config or ExplainerConfig()
     classifier = Classifier(copy.deepcopy(traced.model), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)).eval()
     network = join_explainer(classifier, traced.example, check_logits(classifier, traced.example), explainer.head)
+    explainer.check(config, traced.example.shape[-1])
     learning = Learning(make_fabric(), progress=progress)
     network.to(learning.device)
     batches, validation = LoaderBatches(train), LoaderBatches(val)
@@ -206,9 +209,15 @@ def learn_gates(
         targets = find_targets(network, ordered, progress=progress)
     torch.manual_seed(seed)
     train = TensorBatches(pixels, labels, config.batch_size, seed=seed)
-    return score_channels(
+    scored = score_channels(
         network, traced.graph, traced.cost, train, learning, config=config, budget=budget, targets=targets
-    ).of
+    )
+    if scored.learned is not None and not scored.learned.converged:
+        raise PruningError(
+            f"{scored.learned.in_words()}; raise gates.steps (now {config.steps}) or gates.cost_weight (now "
+            f"{config.cost_weight:g})"
+        )
+    return scored.of
 
 
 def select(

@@ -53,7 +53,7 @@ def save(slimmed: Slimmed, folder: str | Path) -> None:
     written = [PROGRAM, WEIGHTS, PLAN]
     if slimmed.explained is not None:
         selector = slimmed.explained.selector
-        write_tensors(place / EXPLAINER, selector.state_dict(), {"explainer": selector.head.kind})
+        write_tensors(place / EXPLAINER, selector.state_dict(), selector.head.metadata)
         written.append(EXPLAINER)
     write_sealed(place / SUMS, {"sha256": {name: sha256_of_file(place / name) for name in written}})
 

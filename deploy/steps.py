@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from slimsight.compress.config import ExplainerConfig, GatesConfig
-from slimsight.compress.data import BatchSource
+from slimsight.compress.data import BatchSource, Subsample
 from slimsight.compress.errors import PruningError
 from slimsight.compress.explain import (
     ExplainedClassifier,
@@ -24,7 +24,9 @@ from slimsight.compress.explain import (
     SteeringExplainer,
     Targets,
     find_scales,
+    judge_predictor,
     new_predictor,
+    refuse_constant,
     train_predictor,
 )
 from slimsight.compress.explain.amortized.heads import Head
@@ -66,6 +68,8 @@ JOINED = ExplainedClassifier.PREFIX
 """Prefix of the classifier's layers in a network that also explains it."""
 
 _BY_WEIGHTS = {"magnitude": magnitude, "uniform": uniform}
+_JUDGED_IMAGES = 1024
+"""Validation images, at most, that a predictor is judged on."""
 
 
 def find_groups(
@@ -139,12 +143,19 @@ def learn_predictor(
     learning: Learning,
     config: ExplainerConfig,
 ) -> tuple[Predictor, History] | None:
-    """q_pred, trained on masked images; None for an explainer that learns without one."""
+    """q_pred, trained on masked images and judged on some of ``val``; None for an explainer that learns without one.
+
+    Raises:
+        ExplainerRefused: it is no better than a constant prediction.
+    """
     if explainer.masks is None:
         return None
     predictor = new_predictor(classifier, config.predictor)
     draw = explainer.masks(config)
     history = train_predictor(predictor, classifier, train, val, learning, config=config.predictor, draw=draw)
+    quality = judge_predictor(predictor, classifier, Subsample(val, _JUDGED_IMAGES), learning.fabric, draw)
+    learning.progress.note(f"predictor: {quality.in_words()}")
+    refuse_constant(quality)
     return predictor, history
 
 
@@ -160,7 +171,7 @@ def learn_selector(
     """Train the selector of ``network`` and judge it on ``val``.
 
     Raises:
-        PruningError: it collapsed, or is no better than random masks.
+        ExplainerRefused: it collapsed, or is no better than centred masks of the same area.
     """
     history = explainer.train(network, predictor, train, val, learning, config=config)
     quality = explainer.judge(network, predictor, val, learning.fabric, config=config)
@@ -214,8 +225,8 @@ def score_channels(
         budget: MACs that the gates aim for.
         targets: C_x of the unpruned network; None: the gates are not steered.
 
-    Raises:
-        PruningError: the gates did not converge.
+    Returns:
+        Gates that did not converge are there too (``GateResult.converged``): the caller decides what they are worth.
     """
     if needs_gradients(config.steer):
         return ChannelScores(rank_by_gradients(network, graph, config.steer, train, learning))

@@ -82,6 +82,11 @@ class ExplainerConfig(Section):
     """The amortized explainer (``explainer``): the one that steers the gates; ``rbf`` where none does."""
 
     enabled: bool = Field(default=True, description="false: no explainer, for models without feature maps")
+    required: bool = Field(
+        default=False,
+        description="true: an explainer that explains nothing (it collapsed, or is no better than centred masks) ends "
+        "the run; false: the run goes on without it, and says so",
+    )
     target_area: Fraction = Field(default=0.25, description="share of the image that an explanation should keep")
     images: Images | None = Field(
         default=None,

@@ -7,6 +7,7 @@ from .images import ImageSet, Rows
 from .loader import BatchSource, LoaderBatches, TensorBatches, first_batches, first_images, one_pass
 from .on_the_fly import FileImages
 from .splits import Splits, open_splits
+from .subsample import Subsample
 
 __all__ = [
     "Batch",
@@ -20,6 +21,7 @@ __all__ = [
     "Rows",
     "Sharding",
     "Splits",
+    "Subsample",
     "TensorBatches",
     "all_rows",
     "first_batches",

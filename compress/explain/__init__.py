@@ -1,9 +1,18 @@
 """Explanations: where in an image the classifier's evidence lies; amortized ones in one forward pass."""
 
 from .amortized.heads import Head, RbfHead, RealXHead, rbf_saliency
-from .amortized.learn import SelectorQuality, judge_selector, rbf_objective, refuse_collapsed, train_selector
-from .amortized.predictor import Predictor, new_predictor, rbf_masks, train_predictor
+from .amortized.learn import rbf_objective, train_selector
+from .amortized.predictor import (
+    Predictor,
+    PredictorQuality,
+    judge_predictor,
+    new_predictor,
+    rbf_masks,
+    refuse_constant,
+    train_predictor,
+)
 from .amortized.pyramid import Capture, FeatureScale, find_scales
+from .amortized.quality import SelectorQuality, judge_selector, refuse_collapsed
 from .amortized.rbf import REFERENCE_SIDE, rbf_map
 from .amortized.realx import pixel_masks, realx_objective, realx_sample
 from .amortized.selector import AmortizedExplainer, ExplainedClassifier, RbfExplainer, RealXExplainer, Selector
@@ -45,6 +54,7 @@ __all__ = [
     "FeatureScale",
     "Head",
     "Predictor",
+    "PredictorQuality",
     "PruneGrad",
     "PrunePGD",
     "Pruning",
@@ -66,6 +76,7 @@ __all__ = [
     "find_scales",
     "find_targets",
     "head_drift",
+    "judge_predictor",
     "judge_selector",
     "make_explainer",
     "needs_weights",
@@ -79,6 +90,7 @@ __all__ = [
     "realx_objective",
     "realx_sample",
     "refuse_collapsed",
+    "refuse_constant",
     "signed_max_abs",
     "squared_distance",
     "to_inputs",

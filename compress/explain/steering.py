@@ -11,19 +11,14 @@ from lightning_fabric import Fabric
 
 from ..config import ExplainerConfig
 from ..data import BatchSource
+from ..errors import ConfigError
 from ..registry import Registry
 from ..training import History, Learning
 from .amortized.heads import Head, RbfHead, RealXHead
-from .amortized.learn import (
-    Objective,
-    Sample,
-    SelectorQuality,
-    judge_selector,
-    rbf_objective,
-    refuse_collapsed,
-    train_selector,
-)
+from .amortized.learn import Objective, rbf_objective, train_selector
 from .amortized.predictor import DrawMasks, Predictor, rbf_masks
+from .amortized.quality import Sample, SelectorQuality, judge_selector, refuse_collapsed
+from .amortized.rbf import SIGMA_SHARE
 from .amortized.realx import pixel_masks, realx_objective, realx_sample
 from .amortized.selector import ExplainedClassifier
 from .varsal import MapQuality, SelectorMaps, SoftTVPrior, VarSalHead, check_side, judge_maps, refuse_flat, train_maps
@@ -88,7 +83,7 @@ class SteeringExplainer(ABC, Generic[Q]):
 
     @abstractmethod
     def refuse(self, quality: Q, config: ExplainerConfig) -> None:
-        """Raise PruningError for a selector that collapsed: the silent failure of amortized explainers."""
+        """Raise ExplainerRefused for a selector that explains nothing: the silent failure of amortized explainers."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +98,15 @@ class MaskExplainer(SteeringExplainer[SelectorQuality]):
     masks: Callable[[ExplainerConfig], DrawMasks]
     objective: Callable[[Head, Predictor, ExplainerConfig], Objective]
     sample: Callable[[ExplainerConfig], Sample | None]
+
+    def check(self, config: ExplainerConfig, side: int) -> None:
+        del side
+        if self.head is RbfHead and config.target_area > RBF_MOST_AREA:
+            raise ConfigError(
+                f"explainer.target_area is {config.target_area:g}: the sigma of radial masks is at most "
+                f"{SIGMA_SHARE:g} of the side, so that they cover up to {RBF_MOST_AREA:g} of the image; give at most "
+                f"{RBF_MOST_AREA:g}, or explain by realx"
+            )
 
     def batch_size(self, config: ExplainerConfig) -> int:
         return config.selector.batch_size
@@ -197,6 +201,9 @@ class MapExplainer(SteeringExplainer[MapQuality]):
         del config
         refuse_flat(quality)
 
+
+RBF_MOST_AREA = 0.4
+"""Largest target area of radial masks: at the largest sigma one in the image's centre covers 0.46, others less."""
 
 STEERING: Registry[SteeringExplainer[Any]] = Registry("explainer that can steer gates")
 

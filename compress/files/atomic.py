@@ -122,6 +122,14 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise ModelError(f"weights file {path} is not a readable safetensors file: {reason}") from error
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a safetensors file that ``read_tensors`` takes says of itself; empty where it says nothing."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return dict(file.metadata() or {})
+
+
 def sync_file(path: Path) -> None:
     """Flush the content of ``path`` to disk (fsync)."""
     handle = os.open(path, os.O_RDONLY)

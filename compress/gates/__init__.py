@@ -4,6 +4,7 @@ from .cost import CostModel, Resource
 from .gate import Gates
 from .layers import LayerShape, read_layers
 from .learn import GateResult, learn_gates, residual_cost
+from .needed import steps_needed
 from .rank import magnitude, uniform
 from .select import (
     Selection,
@@ -36,5 +37,6 @@ __all__ = [
     "select",
     "smallest_amounts",
     "smallest_macs",
+    "steps_needed",
     "uniform",
 ]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +13,6 @@ from torch.nn.modules.conv import _ConvNd
 
 from ..config import GatesConfig
 from ..data import Batch, BatchSource
-from ..errors import PruningError
 from ..explain import Targets
 from ..parallel.processes import even_slice, rank, world_size
 from ..surgery import ChannelGroup
@@ -23,6 +20,7 @@ from ..training import Learning, fit, to_device
 from .cost import CostModel
 from .gate import Gates
 from .gated import GatedNetwork, pays_to_compile
+from .history import GateHistory
 
 LOGIT_TRAVEL = 16.0
 """Distance that Adam can move a logit over all steps: the default learning rate is this / steps."""
@@ -48,44 +46,11 @@ COST_FLOOR = 0.98
 """Share of the target below which gates are pulled open again. ISP has no such term: where the images are easy, cross
 entropy keeps no gate open, all of them close together, and their logits give no ranking."""
 
-MAX_POINTS = 60
-"""Most points of a history; each is a mean over the steps since the one before."""
+MAX_EXTENSION = 1.0
+"""Most steps that gates go on for when they did not reach the budget, as a share of the steps planned."""
 
-
-class GateHistory:
-    """Figures of all training steps, averaged into at most ``MAX_POINTS`` points.
-
-    ``columns``: ``step`` counts from 1 to the last step of the point; ``macs`` and ``target`` are shares of the
-    unpruned model's MACs (of the relaxed gates; of the schedule at that step); ``ce`` in nats, ``residual`` (R_res)
-    and, where gates are steered, ``steer`` are terms of ISP Eq. 10, unweighted.
-    """
-
-    def __init__(self, steps: int) -> None:
-        self._interval = math.ceil(steps / MAX_POINTS)
-        self._steps = steps
-        self._sums: dict[str, float] = {}
-        self.columns: dict[str, list[float]] = {}
-
-    def add(self, step: int, figures: Mapping[str, float], target: float) -> None:
-        """Add the figures of ``step`` (from 0)."""
-        for name in ("macs", "ce", "residual", "steer"):
-            if name in figures:
-                self._sums[name] = self._sums.get(name, 0.0) + figures[name]
-        count = step % self._interval + 1
-        if count < self._interval and step + 1 < self._steps:
-            return
-        point = {"step": step + 1, "target": target, **{name: total / count for name, total in self._sums.items()}}
-        for name, value in point.items():
-            self.columns.setdefault(name, []).append(value if name == "step" else float(f"{value:.5g}"))
-        self._sums = {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        return {"sums": self._sums, "columns": self.columns}
-
-    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        """Continue from ``state_dict``."""
-        self._sums, self.columns = state["sums"], state["columns"]
+EXTENSION_CHECKS = 10
+"""How often convergence is checked in an extension, evenly spaced."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +68,10 @@ class GateResult:
     """Largest share of the hard cost that one channel has: the resolution of the other figures."""
     history: dict[str, list[float]] = field(default_factory=dict)
     """Columns of ``GateHistory``."""
+    steps: int = 0
+    """Steps learned, those of an extension included."""
+    extension: int = 0
+    """Steps of the extension; 0: the planned steps were enough."""
 
     def to_dict(self) -> dict[str, float]:
         """JSON form of the figures, without scores and history."""
@@ -113,6 +82,15 @@ class GateResult:
         """Whether R_res = 0 and relaxed and hard cost agree, within their limits or one channel."""
         agrees = abs(self.soft_macs / self.hard_macs - 1) <= max(MAX_COST_DIFFERENCE, self.channel)
         return self.residual <= max(MAX_RESIDUAL, self.channel) and agrees
+
+    def in_words(self) -> str:
+        """A sentence on the convergence, with the figures that decide it and their limits."""
+        return (
+            f"the gates {'converged' if self.converged else 'did not converge'} in {self.steps:,} steps: R_res is "
+            f"{self.residual:.3f} (at most {max(MAX_RESIDUAL, self.channel):.3f}) and their relaxed cost of "
+            f"{self.soft_macs / 1e6:.2f} M MACs is {self.soft_macs / self.hard_macs - 1:+.1%} off their hard cost (at "
+            f"most {max(MAX_COST_DIFFERENCE, self.channel):.0%})"
+        )
 
 
 def residual_cost(macs: Tensor, target: Tensor) -> Tensor:
@@ -193,7 +171,8 @@ def learn_gates(
 
     Weights and selector are frozen, batch normalisation is in eval mode. The cost's target falls from that of the
     unpruned model to ``budget`` over ``config.shrink`` of the steps, the sample's noise falls to 0 towards the end,
-    and the weight of R_res grows while R_res is not zero.
+    and the weight of R_res grows while R_res is not zero. Gates that are not at the budget then go on under the last
+    target, without noise, until they are or ``MAX_EXTENSION`` ends.
 
     Args:
         network: the classifier, or the classifier with its explainer (needed for steering).
@@ -201,8 +180,8 @@ def learn_gates(
         budget: MACs.
         targets: C_x of the UNPRUNED network, by image index; None learns without steering.
 
-    Raises:
-        PruningError: the gates did not converge; the message says what to change.
+    Returns:
+        The scores, also of gates that did not converge: see ``GateResult.converged``.
     """
     network.eval().requires_grad_(False).to(learning.device)
     cost = copy.deepcopy(cost).to(learning.device)
@@ -210,24 +189,47 @@ def learn_gates(
     gated = _to_gated(network, gates, groups, cost, train, learning, config=config, steered=targets is not None)
     objective = GateObjective(cost, config, budget, targets)
     lr = config.lr if config.lr is not None else LOGIT_TRAVEL / config.steps
+    optimizer = torch.optim.Adam([gates.theta], lr=lr)
     curve = GateHistory(config.steps)
 
-    def after_step(step: int, figures: Mapping[str, float]) -> None:
-        curve.add(step, figures, objective.target / objective.total)
-        objective.advance(step, figures)
+    def result(last: Mapping[str, float], steps: int) -> GateResult:
+        extension = max(0, steps - config.steps)
+        return _to_result(gates, cost, budget, last, objective.temperature, curve, steps, extension)
 
-    history = fit(
-        gated,
-        train,
-        objective,
-        torch.optim.Adam([gates.theta], lr=lr),
-        learning,
-        what=f"gates ({config.steer})",
-        steps=config.steps,
-        after_step=after_step,
-        keeps={"objective": objective, "curve": curve},
-    )
-    return _to_result(gates, cost, budget, history.epochs[-1], config, objective.temperature, curve)
+    def learn(what: str, start: int, steps: int, finished: Callable[[int], bool] | None = None) -> GateResult:
+        def after_step(step: int, figures: Mapping[str, float]) -> None:
+            last = step + 1 == steps or (finished is not None and finished(step + 1))
+            curve.add(start + step, figures, objective.target / objective.total, last=last)
+            objective.advance(start + step, figures)
+
+        history = fit(
+            gated,
+            train,
+            objective,
+            optimizer,
+            learning,
+            what=what,
+            steps=steps,
+            after_step=after_step,
+            finished=finished,
+            keeps={"objective": objective, "history": curve},
+        )
+        return result(history.epochs[-1], int(curve.columns["step"][-1]))
+
+    planned = learn(f"gates ({config.steer})", 0, config.steps)
+    extra = round(MAX_EXTENSION * config.steps)
+    if planned.converged or not extra:
+        return planned
+    learning.progress.note(f"{planned.in_words()}; they go on for up to {extra:,} steps")
+    every = max(1, extra // EXTENSION_CHECKS)
+    figures = {"ce": planned.ce, "steer": planned.steer}
+
+    def reached(step: int) -> bool:
+        return step % every == 0 and result(figures, config.steps + step).converged
+
+    extended = learn(f"gates ({config.steer}), extension", config.steps, extra, reached)
+    learning.progress.note(extended.in_words())
+    return extended
 
 
 def _to_gated(
@@ -265,27 +267,30 @@ def _to_result(
     cost: CostModel,
     budget: float,
     last: Mapping[str, float],
-    config: GatesConfig,
     temperature: float,
     curve: GateHistory,
+    steps: int,
+    extension: int,
 ) -> GateResult:
     hard_gates = gates.hard().double().requires_grad_()
     hard_cost = cost.of_values(hard_gates)
     (channel_costs,) = torch.autograd.grad(hard_cost, hard_gates)
-    hard = float(hard_cost.detach())
+    hard = max(float(hard_cost.detach()), 1.0)  # every gate may be closed
     channel = float(channel_costs.max()) / hard
     with torch.no_grad():
         soft = float(cost.of_values(gates(noise=0.0, temperature=temperature).double()))
     residual = float(residual_cost(torch.tensor(soft), torch.tensor(budget)))
     scores = {name: value.detach().cpu().clone() for name, value in gates.split(gates.theta).items()}
-    result = GateResult(
-        scores, soft, hard, budget, residual, last["ce"], last.get("steer", 0.0), channel, curve.columns
+    return GateResult(
+        scores,
+        soft,
+        hard,
+        budget,
+        residual,
+        last["ce"],
+        last.get("steer", 0.0),
+        channel,
+        curve.columns,
+        steps,
+        extension,
     )
-    if not result.converged:
-        raise PruningError(
-            f"the gates did not converge: R_res is {residual:.3f} (at most {max(MAX_RESIDUAL, channel):.3f}) and their "
-            f"relaxed cost of {soft / 1e6:.2f} M MACs is {soft / hard - 1:+.1%} off their hard cost (at most "
-            f"{max(MAX_COST_DIFFERENCE, channel):.0%}); raise gates.steps (now {config.steps}) or gates.cost_weight "
-            f"(now {config.cost_weight:g})"
-        )
-    return result

@@ -10,7 +10,7 @@ from .batch_norm import (
     tracked_norms,
 )
 from .checkpoint import Checkpoints, Stateful
-from .course import History
+from .course import History, Validation
 from .evaluate import Score, evaluate, logits_of, to_device
 from .learning import Learning, LearningFabric, Precision, make_fabric
 from .loop import fit, one_cycle
@@ -28,6 +28,7 @@ __all__ = [
     "Stateful",
     "StatisticsScores",
     "Stop",
+    "Validation",
     "evaluate",
     "fit",
     "following_statistics",

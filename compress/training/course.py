@@ -19,14 +19,28 @@ CHECK_EVERY = 100
 """Steps between two checks of the loss on an accelerator: a check waits for the device."""
 
 
+@dataclass(frozen=True)
+class Validation:
+    """Result of a validation: the ``loss`` (lower is better), and ``figures`` to show.
+
+    ``excess``: how far a constraint is missed, 0 where it is met: the epoch with the least of it is the best, and the
+    loss decides between epochs that have the same.
+    """
+
+    loss: float
+    figures: Mapping[str, float]
+    excess: float = 0.0
+
+
 @dataclass
 class History:
-    """Result of ``fit``: mean figures per epoch and, with validation, its values and the best (lower is better)."""
+    """Result of ``fit``: mean figures per epoch and, with validation, its losses, and loss and excess of the best."""
 
     epochs: list[dict[str, float]] = field(default_factory=list)
     validations: list[float] = field(default_factory=list)
     best: float = math.inf
     best_epoch: int = -1
+    best_excess: float = math.inf
     reduced_bytes: int = 0
     """Bytes of gradients that this process sent to the all-reduce in the last step."""
 
@@ -35,7 +49,11 @@ class Course:
     """State of a training's history: running sums, validations, best weights; saved in checkpoints."""
 
     def __init__(
-        self, model: nn.Module, validate: Callable[[], float] | None, patience: int | None, progress: Progress
+        self,
+        model: nn.Module,
+        validate: Callable[[], float | Validation] | None,
+        patience: int | None,
+        progress: Progress,
     ) -> None:
         self.history = History()
         self.stalled = False
@@ -61,15 +79,18 @@ class Course:
         if self._validate is None:
             self._progress.show(**means)
             return
-        value = self._validate()
-        self._progress.show(**means, validation=value)
-        self._record_validation(value)
+        found = self._validate()
+        if not isinstance(found, Validation):
+            found = Validation(found, {"validation_loss": found})
+        self._progress.show(**means, **found.figures)
+        self._record_validation(found)
 
-    def _record_validation(self, value: float) -> None:
+    def _record_validation(self, found: Validation) -> None:
         history, epoch = self.history, len(self.history.epochs) - 1
-        history.validations.append(value)
-        if value < history.best:
-            history.best, history.best_epoch = value, epoch
+        history.validations.append(found.loss)
+        better = (found.excess, found.loss) < (history.best_excess, history.best)
+        if better and not math.isnan(found.loss + found.excess):
+            history.best, history.best_excess, history.best_epoch = found.loss, found.excess, epoch
             self._best = copy.deepcopy(self._model.state_dict())
         elif self._patience is not None:
             self.stalled = epoch - history.best_epoch >= self._patience

@@ -14,7 +14,7 @@ from ..data import Batch, BatchSource
 from ..errors import RunError
 from ..parallel.processes import check_same_on_all_ranks, gather, rank
 from .checkpoint import Checkpoint, Stateful
-from .course import Course, History, Watch
+from .course import Course, History, Validation, Watch
 from .learning import Learning
 from .states import ModelState, RandomState, check_finite
 from .step import Loss, SharedStep
@@ -39,9 +39,10 @@ def fit(
     steps: int | None = None,
     schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
     max_norm: float | None = None,
-    validate: Callable[[], float] | None = None,
+    validate: Callable[[], float | Validation] | None = None,
     patience: int | None = None,
     after_step: Callable[[int, Mapping[str, float]], None] | None = None,
+    finished: Callable[[int], bool] | None = None,
     keeps: Mapping[str, Stateful] | None = None,
 ) -> History:
     """Minimise ``loss(model, batch)["loss"]``; the caller sets the model's train/eval modes.
@@ -50,9 +51,12 @@ def fit(
         loss: called under autocast with the wrapped model; returns "loss" and figures to show.
         what: name of the training, for messages and its checkpoint.
         epochs, steps: length; exactly one of the two. A last epoch that ``steps`` cuts short counts as an epoch.
-        validate: called after each epoch, lower is better; at the end ``model`` has the best state.
+        validate: called after each epoch; gives a loss, or one with a constraint (``Validation``). At the end ``model``
+            has the best state.
         patience: epochs without a better validation after which training stops early.
         after_step: called with the step's number and figures (a controller, an annealed temperature).
+        finished: called after ``after_step`` with the number of steps done; True ends the training there. It depends on
+            saved state alone, so that a resumed training ends at the same step.
         keeps: by name, state that ``loss``, ``validate`` and ``after_step`` change, to save in checkpoints.
 
     Raises:
@@ -73,7 +77,8 @@ def fit(
     done = _same(checkpoint.load_(), what)
     if done:
         learning.progress.note(f"{what}: goes on after step {done:,} of {steps:,}")
-    left = itertools.islice(_endless(shared, batches, done), 0 if course.stalled else steps - done)
+    over = course.stalled or (done > 0 and finished is not None and finished(done))
+    left = itertools.islice(_endless(shared, batches, done), 0 if over else steps - done)
     ticks = learning.progress.track(left, what, total=steps - done, unit="img", scale=batches.batch_size)
     with checkpoint.heeding_stop():
         for step, parts_of_batch in enumerate(ticks, done):
@@ -88,14 +93,15 @@ def fit(
             course.add(figures)
             if after_step is not None:
                 after_step(step, {name: float(value.detach()) for name, value in figures.items()})
-            if (step + 1) % len(batches) == 0 or step + 1 == steps:
+            last = step + 1 == steps or (finished is not None and finished(step + 1))
+            if (step + 1) % len(batches) == 0 or last:
                 watch.look(saved=checkpoint.step)
                 course.end_epoch()
             if rank() == 0 and checkpoint.due:  # all could save the same
                 watch.look(saved=checkpoint.step)
                 check_finite(what, step + 1, model)
                 checkpoint.save(step + 1)
-            if course.stalled:
+            if course.stalled or (last and step + 1 < steps):
                 break
     course.restore_()
     check_same_on_all_ranks(what, model.state_dict())

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch import nn
 
+from slimsight.compress.amounts import as_duration
 from slimsight.compress.errors import ConfigError
 from slimsight.compress.progress import SILENT, Progress
 from slimsight.export.runners import Runner
@@ -104,6 +105,8 @@ def run_sweep(
     rows: list[BenchRow] = []
     facts, before = describe_machine(), machine_state()
     points = [(threads, batch) for threads in settings.threads for batch in settings.batches]
+    if entries:
+        progress.note(_announcement(entries, len(points), settings))
     for threads, batch in progress.track(points, "bench", unit="points"):
         running: list[tuple[SweepEntry, TrialResult]] = []
         for entry in entries:
@@ -155,6 +158,18 @@ def _plan_entries(
             else:
                 entries.append(SweepEntry(model, name))
     return entries, skipped
+
+
+def _announcement(entries: Sequence[SweepEntry], points: int, settings: BenchSettings) -> str:
+    """What will be timed, and the time that it takes at most: rounds end earlier where calls are fast."""
+    runtimes = len({entry.runtime for entry in entries})
+    names = len({entry.model.name for entry in entries})
+    most = points * runtimes * (settings.seconds + settings.sessions * settings.warmup)
+    return (
+        f"bench: {plural(names, 'model')} in {plural(runtimes, 'runtime')} at {plural(points, 'point')}: at most about "
+        f"{as_duration(most)} of timing (--seconds {settings.seconds:g} for each runtime and point, --sessions "
+        f"{settings.sessions})"
+    )
 
 
 def _probe_entry(

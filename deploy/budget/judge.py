@@ -103,6 +103,10 @@ def _own_checks(figures: TargetFigures, limit: Limit[Literal[True]]) -> Iterator
         yield BudgetCheck(
             key, check_figure("accuracy judged by the run", 1, None, "rows", bound="min", reason=_NOT_JUDGED), "warn"
         )
+    for note in verdict.notes or ():
+        yield BudgetCheck(
+            key, check_figure("done as the recipe asks", 1, None, "rows", bound="min", reason=note.rstrip(".")), "warn"
+        )
 
 
 def _cost_checks(figures: TargetFigures, limits: BudgetFile, against: Comparison | None) -> Iterator[BudgetCheck]:
@@ -229,6 +233,14 @@ def _no_original(figures: TargetFigures) -> str:
     return f"{figures.kind} has no original that this could refer to: give an amount, or name a baseline in the file"
 
 
+def _no_saliency(figures: TargetFigures) -> str:
+    """Why a run has no figures of saliency."""
+    explainer = None if figures.report is None else figures.report.explainer
+    if explainer is None or explainer.used:
+        return _NO_EXPLAINER
+    return f"the run went on without its explainer: {explainer.reason}"
+
+
 def _drift_checks(figures: TargetFigures, limits: DriftLimits) -> Iterator[BudgetCheck]:
     """A check per limit, of the mean over images.
 
@@ -236,7 +248,7 @@ def _drift_checks(figures: TargetFigures, limits: DriftLimits) -> Iterator[Budge
     """
     saliency = None if figures.report is None else figures.report.saliency
     maps = None if saliency is None else saliency.maps
-    missing = _NO_EXPLAINER if saliency is None else _NOT_MEASURED
+    missing = _NOT_MEASURED if saliency is not None else _no_saliency(figures)
     if figures.report is None:
         missing = f"{figures.kind} has no explanations to compare: check the run that made it, or remove the line"
 

@@ -25,11 +25,12 @@ def run_checks(
     parity: Sequence[ParityRow],
     latency: Sequence[LatencyFigures] = (),
     dynamic: DynamicFigures | None = None,
+    notes: Sequence[str] = (),
 ) -> Verdict:
     """The run's own verdict: within its recipe's budget, accurate, exact, counted right, and in parity.
 
     A run that exported nothing passes ``parity=()`` and has no parity check. ``accuracy=None``: it was measured, and is
-    not judged (``checks.accuracy_drop: null``); the verdict says so.
+    not judged (``checks.accuracy_drop: null``); the verdict says so. ``notes``: what was not done as the recipe asks.
     """
     checks = []
     if budget.macs_max is not None:
@@ -54,4 +55,4 @@ def run_checks(
     checks.append(check_figure("cost model against fvcore", counted, predicted, "MACs", bound="equal"))
     if parity:
         checks.append(parity_passed(parity))
-    return Verdict.of(checks, accuracy_judged=accuracy is not None)
+    return Verdict.of(checks, accuracy_judged=accuracy is not None, notes=notes)

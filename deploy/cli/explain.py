@@ -38,12 +38,15 @@ def explain(
     run = read_run(run_dir)
     session = Session(load_run_recipe(run, allow_code=allow_code), run, terminal.progress, default_cache())
     models = ModelPair.of(session)
-    names = parse_explainers(with_, models.own)
+    names = parse_explainers(with_, models.own, session.why_no_explainer)
     classes = session.splits.classes
     truth = None if class_ is None else parse_class(class_, classes)
     folder = out or run_dir / "explained"
+    compared = compare_images(session, models, images, names, truth=truth, out=folder)
+    # Printed when all are drawn: until then the time left is shown.
+    shown = list(terminal.progress.track(compared, f"explain by {', '.join(names)}", total=len(images), unit="images"))
     screen = console()
-    for explained in compare_images(session, models, images, names, truth=truth, out=folder):
+    for explained in shown:
         screen.print(
             f"{explained.path}: true class {explained.truth or 'not known'}, explained {explained.explained}",
             soft_wrap=True,

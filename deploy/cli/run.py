@@ -160,6 +160,9 @@ def _print_dry_run(plan: DryRun) -> None:
     facts.add_row("images", f"{plan.classes} classes at {plan.size} px: {split}")
     facts.add_row("original", f"{as_macs(known.macs)} MACs, {known.groups} channel groups that can shrink")
     facts.add_row("target", f"{' and '.join(limits) or 'latency alone'}; down to {as_macs(known.smallest)} is possible")
+    if known.gate_steps is not None:
+        needed = f"about {known.gate_steps:,} are needed to come to the target"
+        facts.add_row("gates", f"{plan.gate_steps:,} steps; {needed}")
     facts.add_row("folder", f"{plan.out}: about {as_bytes(plan.disk)}; {as_bytes(plan.disk_free)} are free")
     out.print(facts)
     out.print()

@@ -113,6 +113,8 @@ def print_checks(verdict: Verdict) -> None:
         out.print(f"{'ok    ' if item.passed else 'FAILED'} {item.name}: {value} ({limit}){reason}", soft_wrap=True)
     if verdict.accuracy_judged is False:
         out.print("accuracy was measured, not judged (checks.accuracy_drop is null)")
+    for note in verdict.notes or ():
+        out.print(f"note: {note}", soft_wrap=True)
     for remedy in dict.fromkeys(item.remedy for item in verdict.failed if item.remedy):
         out.print(f"what to change: {remedy}", soft_wrap=True)
 

@@ -17,8 +17,8 @@ from slimsight.compress.registry import nearest
 _LISTED: Final = 20  # class names listed in an error
 
 
-def parse_explainers(given: str | None, own: str | None) -> list[str]:
-    """Names in ``"rbf, gradient"`` without duplicates; None: the run's own explainer.
+def parse_explainers(given: str | None, own: str | None, why: str = "explainer.enabled is false") -> list[str]:
+    """Names in ``"rbf, gradient"`` without duplicates; None: the run's own explainer. ``why``: it has none.
 
     Raises:
         ConfigError: None for a run without an explainer, or an empty name.
@@ -26,8 +26,8 @@ def parse_explainers(given: str | None, own: str | None) -> list[str]:
     if given is None:
         if own is None:
             raise ConfigError(
-                "this run has no explainer of its own (explainer.enabled is false): name others with --with, such as "
-                "--with gradient,grad_cam"
+                f"this run has no explainer of its own ({why}): name others with --with, such as --with "
+                "gradient,grad_cam"
             )
         return [own]
     names = [name.strip() for name in given.split(",")]

@@ -63,7 +63,7 @@ def render_markdown(report: Report, pictures: Sequence[str] = ()) -> str:
         environment.filters[to_text.__name__] = to_text
     return environment.get_template("report.md.j2").render(
         report=report,
-        verdict=f"**{'PASSED' if report.verdict.passed else 'FAILED'}**: {rows.verdict(report)}",
+        verdict=f"**{'PASSED' if report.verdict.passed else 'FAILED'}**: {plain(rows.verdict(report))}",
         agreement=rows.agreement(report),
         steer=rows.steer(report),
         slower=rows.slower(report),

@@ -1,4 +1,4 @@
-"""Parts of report.json: the base class, and figures of saliency drift, the dynamic variant, gates and latency."""
+"""Parts of report.json: the base class; figures of explainers, saliency drift, dynamic variant, gates and latency."""
 
 from __future__ import annotations
 
@@ -239,3 +239,51 @@ class AgreementFigures(ReportPart):
 
     top1: Share
     images: Count
+
+
+class SigmaPx(ReportPart):
+    """Spread of the selector's sigma over images, in pixels."""
+
+    p10: NonNegative
+    median: NonNegative
+    p90: NonNegative
+
+
+class SelectorFigures(ReportPart):
+    """Evidence for the explainer: KL in nats of the masked prediction, and of its controls.
+
+    ``kl_centred`` and ``kl_random`` put masks of the same sigmas at the image centre and at random;
+    ``kl_centred_same_area`` and ``kl_random_same_area`` do so with masks of the same areas (a mask at the edge loses
+    some of its own). ``gain_centred``, ``gain_random``: how much better the explainer is than these two, paired by
+    image, with standard errors.
+    ``kl_predicted_label`` asks with the predicted instead of the true label.
+    """
+
+    mean_area: Share
+    sigma_px: SigmaPx
+    kl: NonNegative
+    kl_centred: NonNegative
+    kl_centred_same_area: NonNegative | None = None
+    kl_random: NonNegative
+    kl_random_same_area: NonNegative | None = None
+    gain_centred: float | None = None
+    gain_centred_error: NonNegative | None = None
+    gain_random: float | None = None
+    gain_random_error: NonNegative | None = None
+    kl_predicted_label: NonNegative | None = None
+
+
+class ExplainerFigures(ReportPart):
+    """The amortized explainer that the recipe asks for. ``used``: false where it was found to explain nothing.
+
+    ``reason``: why it is not used; ``stage``: the one that found out; ``stopped_after`` and ``planned_steps``: where
+    its training was stopped, if before its end; ``seconds_saved``: estimated time of the steps that were left.
+    """
+
+    kind: str
+    used: bool
+    reason: str | None = None
+    stage: str | None = None
+    stopped_after: Whole | None = None
+    planned_steps: Whole | None = None
+    seconds_saved: NonNegative | None = None

@@ -215,6 +215,7 @@ def selector_kl(report: Report) -> list[tuple[str, Number]]:
         ("same sizes, at the image centre", selector.kl_centred),
         ("same areas, at the image centre", selector.kl_centred_same_area),
         ("same sizes, anywhere", selector.kl_random),
+        ("same areas, anywhere", selector.kl_random_same_area),
     )
     return [(name, Number(value, as_3_decimals)) for name, value in figures if value is not None]
 
@@ -265,7 +266,9 @@ def steer(report: Report) -> str:
         return ""
     if (ranked := ranked_by(report)) is not None:
         return f"{ranked}; no gates were learned"
-    return _STEER.get(report.gates.steer, report.gates.steer)
+    done = _STEER.get(report.gates.steer, report.gates.steer)
+    asked = report.gates.steer_asked
+    return done if asked is None else f"{done}, although {asked} was asked to steer them"
 
 
 def ranked_by(report: Report) -> str | None:
@@ -292,6 +295,7 @@ def verdict(report: Report) -> str:
     notes = " There are no test images: accuracies are those of validation images." if untested else ""
     if report.verdict.accuracy_judged is False:
         notes += " Accuracy was measured, not judged (checks.accuracy_drop is null)."
+    notes += "".join(f" {note}" for note in report.verdict.notes or ())
     if not count:
         return f"nothing was checked.{notes}"
     if report.verdict.passed:

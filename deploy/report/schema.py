@@ -14,12 +14,14 @@ from .parts import (
     AgreementFigures,
     AttributionFigures,
     DynamicFigures,
+    ExplainerFigures,
     GateHistoryFigures,
     MapDriftFigures,
     Measured,
     PercentilesMs,
     RankingFigures,
     ReportPart,
+    SelectorFigures,
     Share,
     StatisticsFigures,
     Whole,
@@ -179,31 +181,6 @@ class LatencyFigures(ReportPart):
     speedup: Interval
 
 
-class SigmaPx(ReportPart):
-    """Spread of the selector's sigma over images, in pixels."""
-
-    p10: NonNegative
-    median: NonNegative
-    p90: NonNegative
-
-
-class SelectorFigures(ReportPart):
-    """Evidence for the explainer: KL in nats of the masked prediction, and of its controls.
-
-    ``kl_centred`` and ``kl_random`` put masks of the same sigmas at the image centre and at random;
-    ``kl_centred_same_area`` centres masks of the same areas (a mask at the edge loses some of its own);
-    ``kl_predicted_label`` asks with the predicted instead of the true label.
-    """
-
-    mean_area: Share
-    sigma_px: SigmaPx
-    kl: NonNegative
-    kl_centred: NonNegative
-    kl_centred_same_area: NonNegative | None = None
-    kl_random: NonNegative
-    kl_predicted_label: NonNegative | None = None
-
-
 class SaliencyFigures(ReportPart):
     """Drift of explanations from the original to the slim model: means over ``images``, pixels.
 
@@ -237,10 +214,17 @@ class ChannelsKept(ReportPart):
 
 
 class GatesFigures(ReportPart):
-    """How channels were ranked. ``soft_macs``: expected under soft gates; ``hard_macs``: of the plan."""
+    """How channels were ranked. ``soft_macs``: expected under soft gates; ``hard_macs``: of the plan.
+
+    ``steer``: what was done; ``steer_asked``: what the recipe asked for, where that is something else (``explainer``
+    says why). ``steps``: all that were learned; ``extension``: those beyond ``gates.steps``. ``converged``: whether the
+    gates came to the budget by themselves; if not, the plan was selected by their scores as they were.
+    """
 
     steer: str
+    steer_asked: str | None = None
     steps: Whole | None = None
+    extension: Whole | None = None
     soft_macs: NonNegative | None = None
     hard_macs: Whole | None = None
     converged: bool | None = None
@@ -282,11 +266,13 @@ class Verdict(ReportPart):
     """All checks together; without a single check nothing has passed.
 
     ``accuracy_judged``: whether a check is of accuracy; None: the report of an earlier version, whose verdict was not.
+    ``notes``: what was not done as the recipe asks, a sentence each.
     """
 
     passed: bool
     checks: tuple[Check, ...]
     accuracy_judged: bool | None = None
+    notes: tuple[str, ...] | None = None
 
     @model_validator(mode="after")
     def _follows_from_its_checks(self) -> Verdict:
@@ -295,11 +281,11 @@ class Verdict(ReportPart):
         return self
 
     @classmethod
-    def of(cls, checks: Iterable[Check], *, accuracy_judged: bool | None = None) -> Verdict:
+    def of(cls, checks: Iterable[Check], *, accuracy_judged: bool | None = None, notes: Iterable[str] = ()) -> Verdict:
         """The verdict that follows from ``checks``."""
         kept = tuple(checks)
         passed = bool(kept) and all(check.passed for check in kept)
-        return cls(passed=passed, checks=kept, accuracy_judged=accuracy_judged)
+        return cls(passed=passed, checks=kept, accuracy_judged=accuracy_judged, notes=tuple(notes) or None)
 
     @property
     def failed(self) -> tuple[Check, ...]:
@@ -324,6 +310,7 @@ class Report(ReportPart):
     gated: GatedFigures | None = None
     statistics: StatisticsFigures | None = None
     gates: GatesFigures | None = None
+    explainer: ExplainerFigures | None = None
     budget: BudgetFigures
     exactness: Exactness
     channels: tuple[ChannelsKept, ...] = ()

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 
-from slimsight.compress.config import BudgetConfig
+from slimsight.compress.config import BudgetConfig, GatesConfig
 from slimsight.compress.data.lists import read_skip
 from slimsight.compress.explain.varsal import VarSalHead
 from slimsight.compress.files.untrusted import printable
@@ -27,8 +27,11 @@ from ..report.parts import (
     AgreementFigures,
     AttributionFigures,
     DynamicFigures,
+    ExplainerFigures,
     GateHistoryFigures,
     RankingFigures,
+    SelectorFigures,
+    SigmaPx,
     StatisticsFigures,
 )
 from ..report.pictures import draw_channels, draw_row, draw_saliency
@@ -45,8 +48,6 @@ from ..report.schema import (
     ModelInfo,
     ParityRow,
     SaliencyFigures,
-    SelectorFigures,
-    SigmaPx,
     StageFigures,
 )
 from ..run_dir import StageRecord
@@ -84,7 +85,8 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
     latency = tuple(LatencyFigures(**row) for row in metrics["latency"]["latency"])
     budget = _budget(recipe.budget, cut["limits"], slim)
     skipped = () if recipe.data.skip is None else tuple(sorted(read_skip(recipe.data.skip)))
-    gates = _gates(metrics["gates"], recipe.gates.steps, slim.macs)
+    gates = _gates(metrics["gates"], recipe.gates, slim.macs)
+    explainer = _explainer(session)
     return Report(
         recipe=name,
         created=datetime.now(UTC),
@@ -109,6 +111,7 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
         gated=GatedFigures(val_accuracy=cut["gated_val_accuracy"]),
         statistics=_statistics(metrics["finetune"]),
         gates=gates,
+        explainer=explainer,
         budget=budget,
         exactness=exactness,
         channels=(*(ChannelsKept(**row) for row in cut["channels"]), *_frozen_channels(cut)),
@@ -129,7 +132,39 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
             dynamic=dynamic,
             parity=parity,
             latency=latency,
+            notes=tuple(_notes(gates, explainer, metrics["gates"])),
         ),
+    )
+
+
+def _notes(gates: GatesFigures, explainer: ExplainerFigures | None, metrics: Mapping[str, Any]) -> Iterator[str]:
+    """What was not done as the recipe asks: a sentence each, for the verdict."""
+    if explainer is not None and not explainer.used:
+        asked = f"gates.steer {gates.steer_asked} was asked for" if gates.steer_asked else "no drift was measured"
+        what = "The gates were NOT steered by explanations" if gates.steer_asked else "Explanations were NOT compared"
+        yield f"{what}: {asked}, and {explainer.reason}."
+    if gates.converged is False:
+        yield (
+            f"The gates did NOT reach the budget by themselves ({metrics['learned']['why']}): channels were selected "
+            "by their scores as they were, down to the budget."
+        )
+
+
+def _explainer(session: Session) -> ExplainerFigures | None:
+    """The explainer and why it is not used; None: the recipe asks for none."""
+    if not session.recipe.explainer.enabled:
+        return None
+    kind, refusal = session.explainer.head.kind, session.refusal
+    if refusal is None:
+        return ExplainerFigures(kind=kind, used=True)
+    return ExplainerFigures(
+        kind=kind,
+        used=False,
+        reason=refusal.why,
+        stage=refusal.stage,
+        stopped_after=refusal.step,
+        planned_steps=refusal.steps,
+        seconds_saved=refusal.seconds_saved,
     )
 
 
@@ -160,7 +195,7 @@ def _accuracy(
             recalibrated=metrics["finetune"]["recalibrated_val_accuracy"],
             distill=finetune.distill,
             steer=gates.steer,
-            gate_steps=gates.steps,
+            gate_steps=None if gates.steps is None else recipe.gates.steps,
             converged=gates.converged,
         ),
     )
@@ -193,19 +228,22 @@ def _frozen_channels(cut: Mapping[str, Any]) -> Iterator[ChannelsKept]:
         yield ChannelsKept(group=row["group"], total=row["total"], kept=row["total"])
 
 
-def _gates(metrics: Mapping[str, Any], steps: int, macs: int) -> GatesFigures:
+def _gates(metrics: Mapping[str, Any], config: GatesConfig, macs: int) -> GatesFigures:
     """``macs``: of the plan that was selected."""
+    asked = None if metrics["steer"] == config.steer else config.steer
     if "learned" not in metrics:
         return GatesFigures(steer=metrics["steer"], hard_macs=macs)
     learned = metrics["learned"]
-    # An earlier version's stage kept no history. The stage refuses gates that did not converge.
+    # An earlier version's stage kept no history, and was refused where the gates did not converge.
     history = GateHistoryFigures(**learned["history"]) if "history" in learned else None
     return GatesFigures(
         steer=metrics["steer"],
-        steps=steps,
+        steer_asked=asked,
+        steps=learned.get("steps", config.steps),
+        extension=learned.get("extension") or None,
         soft_macs=learned["soft_macs"],
         hard_macs=macs,
-        converged=True,
+        converged=learned.get("converged", True),
         history=history,
     )
 
@@ -227,17 +265,11 @@ def _saliency(metrics: Mapping[str, Mapping[str, Any]]) -> SaliencyFigures | Non
         return None
     found, quality = metrics["judgement"]["saliency"], metrics["selector"]
     if found["explainer"] == VarSalHead.kind:
-        names = RankingFigures.model_fields
-        return SaliencyFigures(**found, ranking=RankingFigures(**{name: quality[name] for name in names}))
-    selector = SelectorFigures(
-        mean_area=quality["mean_area"],
-        sigma_px=SigmaPx(p10=quality["sigma_p10"], median=quality["sigma_median"], p90=quality["sigma_p90"]),
-        kl=quality["kl"],
-        kl_centred=quality["kl_centred"],
-        kl_centred_same_area=quality["kl_centred_same_area"],
-        kl_random=quality["kl_random"],
-        kl_predicted_label=quality["kl_predicted_label"],
-    )
+        figures = RankingFigures(**{name: quality[name] for name in RankingFigures.model_fields})
+        return SaliencyFigures(**found, ranking=figures)
+    names = SelectorFigures.model_fields.keys() & quality.keys()  # an earlier version measured fewer
+    sigma = SigmaPx(p10=quality["sigma_p10"], median=quality["sigma_median"], p90=quality["sigma_p90"])
+    selector = SelectorFigures(**{name: quality[name] for name in names}, sigma_px=sigma)
     return SaliencyFigures(**found, selector=selector)
 
 

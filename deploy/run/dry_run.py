@@ -174,7 +174,7 @@ class PlannedStage:
 
 @dataclass(frozen=True)
 class DryRun:
-    """Result of a dry run. ``images``: number by split; ``device``: where training runs."""
+    """Result of a dry run. ``images``: number by split; ``device``: where training runs; ``gate_steps``: planned."""
 
     out: Path
     classes: int
@@ -186,6 +186,7 @@ class DryRun:
     disk: int
     disk_free: int
     device: str
+    gate_steps: int
 
     @property
     def seconds(self) -> float:
@@ -225,6 +226,7 @@ def dry_run(
         disk=disk_needed(session, known),
         disk_free=free_disk(out),
         device=str(session.fabric.device),
+        gate_steps=recipe.gates.steps,
     )
 
 

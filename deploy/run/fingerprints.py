@@ -10,6 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from slimsight.compress.explain import RbfHead
+from slimsight.compress.explain.amortized.rbf import SIGMA_SHARE
 from slimsight.compress.gates.importance import needs_gradients
 from slimsight.export.onnx_files.metadata import METADATA_VERSION
 
@@ -73,6 +75,8 @@ def selector_parts(session: Session) -> Parts:
     parts: dict[str, Any] = {"flip": recipe.data.flip}
     if session.explainer.masks is not None:
         parts |= {"selector": explainer.selector, "area": explainer.target_area}
+    if session.explainer.head is RbfHead:
+        parts["sigma"] = SIGMA_SHARE  # earlier versions did not bound it
     return {**parts, **_explainer_parts(session, {}), **_training_parts(recipe)}
 
 

@@ -36,6 +36,7 @@ from .fingerprints import (
     surgery_parts,
 )
 from .processes import ignore_signals_unless_leader, launched_processes
+from .refusal import report_refusal
 from .report_pictures import draw_worst
 from .resume import (
     discard_stale,
@@ -159,6 +160,7 @@ def run_recipe(
             if stage.name in reusable and reusable[stage.name].follows(inputs):
                 records[stage.name] = reusable[stage.name]
                 reused.append(stage.name)
+                report_refusal(recipe, stage.name, records[stage.name].metrics, progress)
                 continue
             if stage.name in reusable:
                 progress.note(f"{stage.name}: what it was made from has changed ({', '.join(stage.needs)})")
@@ -167,6 +169,7 @@ def run_recipe(
                 progress.note(f"{stage.name}: taken from {donor.root}")
                 records[stage.name] = taken
                 reused.append(stage.name)
+                report_refusal(recipe, stage.name, taken.metrics, progress)
                 continue
             progress.note(f"stage {number} of {len(stages)}: {stage.name}")
             made_from = fingerprint(
@@ -175,6 +178,7 @@ def run_recipe(
             checkpoints = open_checkpoints(run, stage.name, made_from, stop, progress)
             learning = Learning(session.fabric, checkpoints, progress)
             records[stage.name] = _run_stage(stage, session, learning, keys[stage.name], inputs)
+            report_refusal(recipe, stage.name, records[stage.name].metrics, progress)
         report = _write_report(session, name, records, reused)
         shutil.rmtree(run.checkpoints, ignore_errors=True)
         with distributed():

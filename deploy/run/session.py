@@ -25,7 +25,7 @@ from slimsight.compress.explain import (
     new_predictor,
     to_targets,
 )
-from slimsight.compress.files.atomic import read_tensors, write_tensors
+from slimsight.compress.files.atomic import read_metadata, read_tensors, write_tensors
 from slimsight.compress.gates import CostModel, counted_limits, proxy_limits
 from slimsight.compress.gates.scope import choose_scope
 from slimsight.compress.models import Classifier, build_classifier, check_classifier, restore_
@@ -41,7 +41,10 @@ from ..settings.recipe import Recipe
 from ..steps import JOINED, PROOF_IMAGES, classifier_of, find_groups, join_explainer, slim_copy, to_cost_model
 from .images import RunImages
 from .plan_latency import PlanTimer
+from .refusal import Refusal
+from .stage_table import stage_needs
 
+_EXPLAINING = ("predictor", "selector", "targets")
 _TIMED_IMAGES = 16
 _NAMED = 3
 
@@ -104,6 +107,38 @@ class Session(RunImages):
         """The run's amortized explainer."""
         return explainer_of(self.recipe)
 
+    def refusal_before(self, stage: str | None = None) -> Refusal | None:
+        """Why the explainer's stages before ``stage`` (None: all of them) refused it; None: they did not.
+
+        A record of a later stage may be of another explainer, until that stage has run again.
+        """
+        for name in stage_needs(self.recipe):
+            if name == stage:
+                return None
+            record = self.run.record(name) if name in _EXPLAINING else None
+            if record is not None and (found := Refusal.of_metrics(record.metrics)) is not None:
+                return found
+        return None
+
+    @property
+    def refusal(self) -> Refusal | None:
+        """Why the finished stages of the explainer found that it cannot steer; None: they did not."""
+        return self.refusal_before()
+
+    @property
+    def explains(self) -> bool:
+        """Whether the run has an explainer: the recipe asks for one, and it was not found useless."""
+        refusal = self.refusal
+        return self.recipe.explainer.enabled and (refusal is None or refusal.explains)
+
+    @property
+    def why_no_explainer(self) -> str:
+        """Why the run has no explainer of its own, for messages."""
+        if not self.recipe.explainer.enabled:
+            return "explainer.enabled is false"
+        refusal = self.refusal
+        return "it is not trained yet" if refusal is None else f"the run went on without it: {refusal.why}"
+
     def predictor(self) -> Predictor | None:
         """The trained q_pred; None for an explainer that learns without one."""
         if self.explainer.masks is None:
@@ -119,19 +154,21 @@ class Session(RunImages):
     def explained(self) -> ExplainedClassifier:
         """The original joined with its trained selector."""
         network = self.new_explained()
-        restore_(network.selector, self.stage_file("selector", "selector.safetensors"))
+        path = self.stage_file("selector", "selector.safetensors")
+        restore_(network.selector, path)
+        network.selector.head.read_metadata_(read_metadata(path))
         return network.eval()
 
     def targets(self) -> Targets | None:
-        """C_x from the targets stage; None if no explainer steers."""
-        if self.recipe.gates.explainer is None:
+        """C_x from the targets stage; None if no explainer steers, or it was refused."""
+        if self.recipe.gates.explainer is None or self.refusal is not None:
             return None
         head = self.new_explained().selector.head
         return to_targets(head, read_tensors(self.stage_file("targets", "targets.safetensors"))[head.kind])
 
     def network(self) -> ExplainedClassifier | Classifier:
         """The network that is traced, gated and slimmed: the classifier, joined with its explainer if there is one."""
-        return self.explained() if self.recipe.explainer.enabled else self.classifier()
+        return self.explained() if self.explains else self.classifier()
 
     @cached_property
     def graph(self) -> ChannelGraph:
@@ -149,7 +186,7 @@ class Session(RunImages):
         return graph
 
     def _cost_of(self, graph: ChannelGraph) -> CostModel:
-        prefix = JOINED if self.recipe.explainer.enabled else ""
+        prefix = JOINED if self.explains else ""
         return to_cost_model(self.classifier(), self.example, graph, prefix=prefix)
 
     def find_groups(self, network: ExplainedClassifier | Classifier) -> ChannelGraph:

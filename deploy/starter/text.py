@@ -12,8 +12,9 @@ from pathlib import Path
 
 import jinja2
 
-from slimsight.compress.config import DataConfig
+from slimsight.compress.config import DataConfig, GatesConfig
 from slimsight.compress.files.untrusted import printable
+from slimsight.compress.gates import steps_needed
 
 from ..report.units import as_bytes, as_count, as_macs, as_percent, plural
 from ..settings.checks import ChecksConfig
@@ -67,6 +68,7 @@ def to_recipe(
         why_size += f"; {', '.join(model.refused_sizes)} px: the model does not take them"
     judged = images.splits["test"] or images.splits["val"]
     point = 1 / max(1, judged)
+    gate_steps_needed = steps_needed(GatesConfig(), _macs_share(model))
     known = {
         "images": images,
         "model": model,
@@ -85,6 +87,8 @@ def to_recipe(
         "frozen": _frozen(model.inspection.frozen_groups),
         "name": _model_name(model.config.name, out),
         "weights": _relative(weights, out) if isinstance(weights, Path) else weights,
+        "gate_steps": max(schedule.gate_steps, gate_steps_needed),
+        "gate_steps_needed": gate_steps_needed,
         "macs": f"{_macs_share(model):.0%}",
         "point": 100 * point,
         "judged": judged,

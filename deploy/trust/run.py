@@ -31,8 +31,10 @@ from slimsight.compress.registry import nearest
 from slimsight.compress.training import Learning
 
 from ..machine import device_name, versions
+from ..report.units import plural
 from ..run.fingerprints import fingerprint
 from ..run.session import Session
+from .estimate import estimate_seconds
 from .figures import trust_table
 from .study import TESTS, ImageLimits, RoarTraining, TrustStudy, TrustSubject, spread_indices
 
@@ -79,8 +81,9 @@ def find_trust_subjects(session: Session, names: Sequence[str]) -> list[TrustSub
 
 
 def _trained_explainer(session: Session) -> str | None:
-    """Name of the explainer that the run has trained, or None."""
-    return session.explainer.head.kind if session.run.record("selector") is not None else None
+    """Name of the explainer that the run has trained and uses, or None."""
+    trained = session.explains and session.run.record("selector") is not None
+    return session.explainer.head.kind if trained else None
 
 
 def run_explainer(session: Session, name: str) -> TrustSubject:
@@ -91,10 +94,10 @@ def run_explainer(session: Session, name: str) -> TrustSubject:
     """
     record, own = session.run.record("selector"), _trained_explainer(session)
     if record is None or own != name:
-        trained = f"that of '{own}'" if own else "no finished selector"
+        trained = f"{session.run.root} holds that of '{own}'" if own else session.why_no_explainer
         raise ConfigError(
-            f"this run has no explainer '{name}' ({session.run.root} holds {trained}): give others, or let "
-            f"'slimsight run' finish with explainer.enabled=true and gates.steer={name}"
+            f"this run has no explainer '{name}' ({trained}): give others, or let 'slimsight run' finish with "
+            f"explainer.enabled=true and gates.steer={name}"
         )
     selector = session.explained().selector.to(session.fabric.device)
     return TrustSubject(
@@ -188,6 +191,9 @@ def measure_trust(
             wanted[fingerprint({**parts, "explainer": subject.name, "learned": subject.learned})] = (test, subject)
     pairs = {(test, subject.name) for test, subject in wanted.values()}
     rows = {key: row for key, row in rows.items() if key in wanted or (row["test"], row["explainer"]) not in pairs}
+    left = [pair for key, pair in wanted.items() if key not in rows]
+    if left:
+        _announce(session, study, subjects, left, split, chosen=bool(names))
     for key, (test, subject) in wanted.items():
         if key in rows:
             session.progress.note(f"{test} of {subject.name}: taken from {out}")
@@ -196,6 +202,34 @@ def measure_trust(
         write_sealed(out, {**head, "rows": list(rows.values())})
         session.progress.note(f"{test} of {subject.name}: {as_duration(rows[key]['seconds'])}")
     return {**head, "rows": list(rows.values())}
+
+
+_LONG = 60.0
+"""Seconds above which the announcement says how to take less."""
+
+
+def _announce(
+    session: Session,
+    study: TrustStudy,
+    subjects: Sequence[TrustSubject],
+    left: Sequence[tuple[str, TrustSubject]],
+    split: str,
+    *,
+    chosen: bool,
+) -> None:
+    """Say what will be tested, on how many images, and for about how long."""
+    named = ", ".join(subject.name for subject in subjects[1:]) or "none"
+    if not chosen and _trained_explainer(session) is None:
+        session.progress.note(
+            f"this run has no explainer of its own ({session.why_no_explainer}); choose others with --with"
+        )
+    tests = ", ".join(dict.fromkeys(test for test, _ in left))
+    seconds = estimate_seconds(study, left)
+    shorter = "; fewer --images or --tests take less" if seconds > _LONG else ""
+    session.progress.note(
+        f"trust: {tests} of {named}, beside {CONTROL} maps, on {plural(len(study.images), 'image')} of {split}: about "
+        f"{as_duration(seconds)}{shorter}"
+    )
 
 
 def _open_study(

@@ -11,7 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from slimsight.compress.config import DynamicConfig, ExplainerConfig, FinetuneConfig, MaskConfig, PredictorConfig
+from slimsight.compress.config import (
+    DynamicConfig,
+    ExplainerConfig,
+    FinetuneConfig,
+    GatesConfig,
+    MaskConfig,
+    PredictorConfig,
+)
 from slimsight.compress.data import Batches, ImageSet
 from slimsight.compress.dynamic import DynamicClassifier, find_routes, learn_routing, routed_cost
 from slimsight.compress.explain import (
@@ -24,6 +31,7 @@ from slimsight.compress.explain import (
 )
 from slimsight.compress.explain.amortized.predictor import rbf_masks
 from slimsight.compress.finetune import Steering, train_classifier
+from slimsight.compress.gates import CostModel, learn_gates
 from slimsight.compress.models import Classifier
 from slimsight.compress.surgery import trace_groups
 from slimsight.compress.training import Checkpoints, Learning, make_fabric
@@ -136,6 +144,34 @@ def test_a_predictor(train: Batches, images: ImageSet, survives: Callable[..., N
         return predictor.state_dict()
 
     survives(work, predictor=6)
+
+
+@pytest.mark.parametrize("training", ["gates (rbf)", "gates (rbf), extension"])
+def test_gates_and_their_extension(training: str, images: ImageSet, survives: Callable[..., None]) -> None:
+    """At this rate gates need the extension."""
+    plain = Batches(images, 12, shuffle=True)
+
+    def work(checkpoints: Checkpoints | None) -> dict[str, Tensor]:
+        network = to_explained()
+        example = torch.zeros(1, 3, SIDE, SIDE)
+        graph = trace_groups(network, example, prefix=network.PREFIX, view=network.view)
+        cost = CostModel.of(network.classifier, example, graph.groups, prefix=network.PREFIX)
+        torch.manual_seed(3)
+        found = learn_gates(
+            network,
+            graph.groups,
+            cost,
+            plain,
+            Learning(make_fabric(accelerator="cpu"), checkpoints=checkpoints),
+            config=GatesConfig(steps=20, lr=0.05),
+            budget=0.5 * cost.total,
+            targets=None,
+        )
+        assert found.extension > 0
+        columns = {f"history.{name}": torch.tensor(values) for name, values in found.history.items()}
+        return {**found.scores, **columns, "steps": torch.tensor(found.steps)}
+
+    survives(work, **{training: 7})
 
 
 def test_finetuning_that_is_taught_and_steered(train: Batches, survives: Callable[..., None]) -> None:

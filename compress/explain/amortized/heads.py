@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...errors import PruningError
+from ...errors import ExplainerRefused
 from ..base import Saliency
-from .rbf import REFERENCE_SIDE, random_rbf, rbf_map, same_area_centred, to_rbf
+from .rbf import REFERENCE_SIDE, SIGMA_SHARE, random_rbf, rbf_map, same_area_at, same_area_centred, to_rbf
 
 
 def resize_maps(maps: Tensor, side: int) -> Tensor:
@@ -62,6 +64,8 @@ def total_variance(numbers: Tensor) -> float:
         squares += float((part.double().cpu() - mean).square().sum())
     return squares / count
 
+
+_SIGMA = "sigma_share"
 
 RBF_VARIANCE = 22.8
 """Total variance of ISP's C_x over images, in squared pixels of a 32-pixel side, for which g1 was chosen. Measured on
@@ -119,8 +123,20 @@ class Head(nn.Conv2d):
         """The explanations as saliency maps."""
 
     @abstractmethod
-    def control_masks(self, numbers: Tensor) -> list[Tensor]:
-        """Three controls (N, 1, side, side): the masks centred; centred RBFs of equal area; masks moved at random."""
+    def control_masks(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Two controls (N, 1, side, side): the masks centred, and moved to random places."""
+
+    @abstractmethod
+    def equal_area_masks(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Controls (N, 1, side, side), each of the area of the image's own map: centred RBFs; maps at random places."""
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What a file of a selector's weights says of its head."""
+        return {"explainer": self.kind}
+
+    def read_metadata_(self, metadata: Mapping[str, str]) -> None:
+        """Interpret the numbers as the version did that wrote a file with ``metadata``."""
 
     @abstractmethod
     def unit(self, numbers: Tensor) -> float:
@@ -130,7 +146,7 @@ class Head(nn.Conv2d):
             numbers: (N, ...) ``steered_part`` of the original's explanations of the images that gates learn on.
 
         Raises:
-            PruningError: they are the same for all images.
+            ExplainerRefused: they are the same for all images.
         """
 
 
@@ -141,8 +157,11 @@ class RbfHead(Head):
     outputs = 3
     spanning = True
 
+    sigma_share = SIGMA_SHARE
+    """Bound of sigma, as a share of the side."""
+
     def init_weights_(self) -> None:
-        """Explanations start at the centre with sigma a third of the side, nearly the same for all images."""
+        """Explanations start at the centre with sigma about a quarter of the side, nearly the same for all images."""
         assert self.bias is not None
         nn.init.normal_(self.weight, std=1e-3)
         with torch.no_grad():
@@ -151,7 +170,7 @@ class RbfHead(Head):
     def forward(self, maps: Tensor) -> Tensor:
         # The kernel spans the map, so this is a matrix product, which is faster as such.
         raw = F.linear(maps.flatten(1), self.weight.flatten(1), self.bias)
-        return to_rbf(raw.float(), self.side)
+        return to_rbf(raw.float(), self.side, self.sigma_share)
 
     def to_maps(self, numbers: Tensor) -> Tensor:
         return rbf_map(numbers, self.side)
@@ -162,13 +181,29 @@ class RbfHead(Head):
     def to_saliency(self, numbers: Tensor) -> Saliency:
         return rbf_saliency(numbers, self.side)
 
-    def control_masks(self, numbers: Tensor) -> list[Tensor]:
+    def control_masks(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         centred = numbers.clone()
         centred[:, :2] = (self.side - 1) / 2
+        anywhere = torch.cat([self._random_centres(numbers), numbers[:, 2:]], 1)
+        return rbf_map(centred, self.side), rbf_map(anywhere, self.side)
+
+    def equal_area_masks(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        numbers = numbers.float()
+        areas = self.to_maps(numbers).flatten(1).mean(1)
+        anywhere = same_area_at(self._random_centres(numbers), areas, self.side)
+        return rbf_map(same_area_centred(areas, self.side), self.side), rbf_map(anywhere, self.side)
+
+    def _random_centres(self, numbers: Tensor) -> Tensor:
         anywhere = random_rbf(len(numbers), self.side, centre=(2.0, 30.0), sigma=(1.0, 1.0), device=numbers.device)
-        anywhere[:, 2] = numbers[:, 2]
-        areas = self.to_maps(numbers.float()).flatten(1).mean(1)
-        return [rbf_map(params, self.side) for params in (centred, same_area_centred(areas, self.side), anywhere)]
+        return anywhere[:, :2]
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        return {**super().metadata, _SIGMA: f"{self.sigma_share:g}"}
+
+    def read_metadata_(self, metadata: Mapping[str, str]) -> None:
+        """Earlier versions did not bound sigma, and did not say so."""
+        self.sigma_share = float(metadata.get(_SIGMA, math.inf))
 
     def unit(self, numbers: Tensor) -> float:
         """Squared pixels of a 32-pixel side, the unit of ISP's g1, whatever the images."""
@@ -191,17 +226,24 @@ class PixelHead(Head):
     def to_moments(self, numbers: Tensor) -> Tensor:
         return map_moments(self.to_maps(numbers))
 
-    def control_masks(self, numbers: Tensor) -> list[Tensor]:
+    def control_masks(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        maps = self.to_maps(numbers)
+        return centre_maps(maps), self._moved(maps)
+
+    def equal_area_masks(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         maps = self.to_maps(numbers)
         areas = maps.flatten(1).mean(1)
-        shifts = torch.randint(self.side, (len(maps), 2), device=maps.device)
-        return [centre_maps(maps), rbf_map(same_area_centred(areas, self.side), self.side), shift_maps(maps, shifts)]
+        return rbf_map(same_area_centred(areas, self.side), self.side), self._moved(maps)
+
+    def _moved(self, maps: Tensor) -> Tensor:
+        """The maps rolled by random shifts: what leaves at one side comes back at the other."""
+        return shift_maps(maps, torch.randint(self.side, (len(maps), 2), device=maps.device))
 
     def unit(self, numbers: Tensor) -> float:
         """Scales the explanations' variance to that of RBF parameters (``RBF_VARIANCE``)."""
         variance = total_variance(numbers)
         if variance == 0:
-            raise PruningError(
+            raise ExplainerRefused(
                 "the explainer gives all images the same explanation: it cannot steer gates; train it for longer "
                 f"({self.epoch_keys}) or choose gates.steer=none"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -34,12 +35,29 @@ def rbf_map(params: Tensor, side: int) -> Tensor:
     return rows.unsqueeze(3) * columns.unsqueeze(2)
 
 
-def to_rbf(raw: Tensor, side: int) -> Tensor:
-    """RBF parameters of the selector's raw outputs u (N, 3): centre a*tanh(u/a) + side/2, sigma softplus(u)."""
-    reach = side / 2 - max(2.0, side / 56)  # 14 at 32 pixels and 108 at 224, as in the released code
+SIGMA_SHARE = 0.3
+"""Largest sigma, as a share of the side: a centred map covers 0.46 of the image then, one in a corner 0.14. Wider maps
+of a usual target area can only lie in a corner, where they explain nothing."""
+
+
+def centre_reach(side: int) -> float:
+    """Largest distance of a centre from the middle, along an axis: 14 at 32 pixels, 108 at 224 (released code)."""
+    return side / 2 - max(2.0, side / 56)
+
+
+def to_rbf(raw: Tensor, side: int, sigma_share: float = SIGMA_SHARE) -> Tensor:
+    """RBF parameters of the selector's raw outputs u (N, 3): centre a*tanh(u/a) + side/2, sigma b*tanh(softplus(u)/b).
+
+    Both are smooth and bounded: the centre lies within the image, sigma is at most b = ``sigma_share`` x side. The
+    released code does not bound sigma: softplus(u), as an infinite ``sigma_share`` does here.
+    """
+    reach = centre_reach(side)
     centre = reach * torch.tanh(raw[:, :2] / reach) + side / 2
-    sigma = F.softplus(raw[:, 2:]) + _TINY
-    return torch.cat([centre, sigma], 1)
+    sigma = F.softplus(raw[:, 2:])
+    if math.isfinite(sigma_share):
+        most = sigma_share * side
+        sigma = most * torch.tanh(sigma / most)
+    return torch.cat([centre, sigma + _TINY], 1)
 
 
 def relaxed_bernoulli(probability: Tensor, temperature: float) -> Tensor:
@@ -85,12 +103,19 @@ def roughness(mask: Tensor) -> Tensor:
 
 
 def same_area_centred(areas: Tensor, side: int) -> Tensor:
-    """(N, 3) parameters of centred RBFs whose maps have the given mean areas (N,), by bisection on sigma."""
+    """(N, 3) parameters of centred RBFs whose maps have the given mean areas (N,)."""
+    return same_area_at(areas.new_full((len(areas), 2), (side - 1) / 2), areas, side)
+
+
+def same_area_at(centres: Tensor, areas: Tensor, side: int) -> Tensor:
+    """(N, 3) parameters of RBFs at centres (N, 2) whose maps have the mean areas (N,), by bisection on sigma."""
+    grid = torch.arange(side, dtype=areas.dtype, device=areas.device)
+    squares = (grid - centres.unsqueeze(2)).square() * -0.5  # (N, 2, side)
     low = torch.full_like(areas, 1e-3)
     high = torch.full_like(areas, 100.0 * side)
-    middle = torch.full_like(areas, (side - 1) / 2)
     for _ in range(60):
         sigma = (low + high) / 2
-        too_large = area(rbf_map(torch.stack([middle, middle, sigma], 1), side)) > areas
+        profiles = torch.exp(squares / sigma.square()[:, None, None]).mean(2)  # the map is separable
+        too_large = profiles.prod(1) > areas
         high, low = torch.where(too_large, sigma, high), torch.where(too_large, low, sigma)
-    return torch.stack([middle, middle, (low + high) / 2], 1)
+    return torch.cat([centres, ((low + high) / 2).unsqueeze(1)], 1)

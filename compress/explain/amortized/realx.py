@@ -15,8 +15,9 @@ from ...config import RealXConfig, SelectorConfig
 from ...data import Batch
 from ...parallel.processes import random_per_image
 from .heads import Head
-from .learn import Objective, Sample
+from .learn import Objective
 from .predictor import DrawMasks, Predictor, divergence
+from .quality import Sample
 from .rbf import area, relaxed_bernoulli
 
 _TINY = 1e-6

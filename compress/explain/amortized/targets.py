@@ -106,7 +106,7 @@ def to_targets(head: Head, numbers: Tensor) -> Targets:
     """Targets of ``numbers`` (N, ...), the ``Head.steered_part`` of the images that gates learn on.
 
     Raises:
-        PruningError: they are the same for all images.
+        ExplainerRefused: they are the same for all images.
     """
     return Targets(head, numbers, head.unit(numbers))
 

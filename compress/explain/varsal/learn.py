@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...config import VarSalConfig
 from ...data import Batch, BatchSource, one_pass
-from ...errors import PruningError
+from ...errors import ExplainerRefused
 from ...models import Classifier
 from ...training import History, Learning, fit, one_cycle, to_device
 from ..amortized.predictor import divergence
@@ -148,15 +148,15 @@ def masked_logits(classifier: nn.Module, images: Tensor, mask: Tensor) -> Tensor
 
 
 def refuse_flat(quality: MapQuality) -> None:
-    """Raise PruningError for useless maps: constant ones, or no better than a random order of the pixels."""
+    """Raise ExplainerRefused for useless maps: constant ones, or no better than a random order of the pixels."""
     if not quality.spread >= MIN_SPREAD:
-        raise PruningError(
+        raise ExplainerRefused(
             f"the VarSal maps collapsed to a constant (standard deviation {quality.spread:.2g} over the pixels, "
             f"{MIN_SPREAD:g} or more is needed): lower explainer.varsal.beta, or train for longer "
             "(explainer.varsal.epochs, explainer.varsal.lr)"
         )
     if not quality.mean_kl < quality.mean_kl_random:
-        raise PruningError(
+        raise ExplainerRefused(
             f"the VarSal maps are no better than a random order of the pixels (KL {quality.mean_kl:.3f} against "
             f"{quality.mean_kl_random:.3f} nats): train them for longer (explainer.varsal.epochs, explainer.varsal.lr)"
         )

@@ -13,6 +13,7 @@ from ..schema import Report
 from ..shares import wilson
 from ..table import Cell, Number, Table
 from ..units import (
+    as_3_decimals,
     as_4_digits,
     as_bytes,
     as_count,
@@ -158,12 +159,24 @@ def selector_words(report: Report) -> str:
     selector = report.saliency.selector
     assert selector is not None
     controls = {
-        "masks of the same sizes at the centre": selector.kl_centred,
-        "masks anywhere": selector.kl_random,
         "masks of the same areas at the centre": selector.kl_centred_same_area,
+        "masks of the same areas anywhere": selector.kl_random_same_area,
     }
+    if selector.kl_random_same_area is None:  # an earlier version compared masks of other areas
+        controls |= {
+            "masks of the same sizes at the centre": selector.kl_centred,
+            "masks anywhere": selector.kl_random,
+        }
     lost = [name for name, kl in controls.items() if kl is not None and selector.kl >= kl]
-    return f"This one does NOT beat {' and '.join(lost)}." if lost else "This one beats all of them."
+    if lost:
+        return f"This one does NOT beat {' and '.join(lost)}."
+    if selector.gain_centred is None or selector.gain_centred_error is None:
+        return "This one beats all of them."
+    gain, error = as_3_decimals(selector.gain_centred), as_3_decimals(selector.gain_centred_error)
+    return (
+        f"At the same area this one beats masks at the centre by {gain} \N{PLUS-MINUS SIGN} {error} nats (paired by "
+        "image), and masks anywhere."
+    )
 
 
 def commands(page: RunPage) -> str:

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from slimsight.compress.explain import explanations
+from slimsight.compress.errors import ExplainerRefused, TrainingError
+from slimsight.compress.explain import explanations, to_targets
 from slimsight.compress.finetune import train_classifier
 from slimsight.compress.gates import select
 from slimsight.compress.gates.widths import Align
@@ -18,6 +19,7 @@ from slimsight.compress.training import Learning, evaluate
 
 from ...report.units import as_percent
 from ...steps import learn_predictor, learn_selector, rank_by_weights, score_channels
+from ..refusal import Refusal
 from ..session import Outcome, Session
 from .preflight import check_countable_limits, fixed_align
 
@@ -43,7 +45,10 @@ def predictor(session: Session, learning: Learning) -> Outcome:
     original = session.classifier().to(learning.device)
     train = session.shuffled(session.explainer_images(), config.predictor.batch_size, learning.flow, flip=True)
     val = session.plain(splits.val, learning.flow)
-    trained = learn_predictor(session.explainer, original, train, val, learning, config)
+    try:
+        trained = learn_predictor(session.explainer, original, train, val, learning, config)
+    except (ExplainerRefused, TrainingError) as error:
+        return Outcome(Refusal.of("predictor", error).to_metrics(), [])
     assert trained is not None, "there is no such stage otherwise"
     model, history = trained
     path = session.stage_file("predictor", "predictor.safetensors")
@@ -52,32 +57,48 @@ def predictor(session: Session, learning: Learning) -> Outcome:
 
 
 def selector(session: Session, learning: Learning) -> Outcome:
-    """Train f_sel at the target area (ISP Eq. 8); a collapsed selector is refused."""
+    """Train f_sel at the target area (ISP Eq. 8). One that explains nothing is refused: the record says why."""
+    if (refusal := session.refusal_before("selector")) is not None:
+        return Outcome(refusal.to_metrics(), [])
     config, splits, explainer = session.recipe.explainer, session.splits, session.explainer
     network, predictor = session.new_explained().to(learning.device), session.predictor()
     if predictor is not None:
         predictor.to(learning.device)
     train = session.shuffled(session.explainer_images(), explainer.batch_size(config), learning.flow, flip=True)
     val = session.plain(splits.val, learning.flow)
-    quality, history = learn_selector(explainer, network, predictor, train, val, learning, config)
+    try:
+        quality, history = learn_selector(explainer, network, predictor, train, val, learning, config)
+    except (ExplainerRefused, TrainingError) as error:
+        return Outcome(Refusal.of("selector", error).to_metrics(), [])
     path = session.stage_file("selector", "selector.safetensors")
-    session.write(path, network.selector.state_dict(), {"explainer": explainer.head.kind})
+    session.write(path, network.selector.state_dict(), network.selector.head.metadata)
     return Outcome({**quality.to_dict(), "epochs": len(history.epochs)}, [path])
 
 
 def targets(session: Session, learning: Learning) -> Outcome:
-    """Compute C_x of every image that gates learn on, from the unpruned network."""
+    """Compute C_x of every image that gates learn on, from the unpruned network; refused if all are the same."""
+    if (refusal := session.refusal_before("targets")) is not None:
+        return Outcome(refusal.to_metrics(), [])
     path = session.stage_file("targets", "targets.safetensors")
     network = session.explained().to(learning.device)
     batches = session.plain(session.gate_images(), learning.flow)
     found = explanations(network, batches, stored=True, progress=learning.progress)
+    try:
+        to_targets(network.selector.head, found)
+    except ExplainerRefused as error:
+        return Outcome(Refusal.of("targets", error).to_metrics(), [])
     session.write(path, {session.explainer.head.kind: found})
     return Outcome({"images": batches.count}, [path])
 
 
 def gates(session: Session, learning: Learning) -> Outcome:
-    """Score every channel, by learned gates or by the weights."""
+    """Score every channel, by learned gates or by the weights; gates are not steered by an explainer that was refused.
+
+    Gates that do not reach the budget are kept as they are: ``surgery`` selects down to it by their scores.
+    """
     config = session.recipe.gates
+    if config.explainer is not None and session.refusal is not None:
+        config = config.model_copy(update={"steer": "none"})
     cost = session.cost
     check_countable_limits(session.recipe.budget, cost, session.graph)  # joining the explainer may have frozen groups
     path = session.stage_file("gates", "scores.safetensors")
@@ -94,7 +115,12 @@ def gates(session: Session, learning: Learning) -> Outcome:
     session.write(path, scores.of)
     if scores.learned is None:
         return Outcome({"steer": config.steer}, [path])
-    learned = {**scores.learned.to_dict(), "history": scores.learned.history}
+    found = scores.learned
+    if not found.converged:
+        session.progress.note("channels are selected by the gates' scores as they are, down to the budget")
+    learned = {**found.to_dict(), "converged": found.converged, "history": found.history}
+    if not found.converged:
+        learned["why"] = found.in_words()
     return Outcome({"steer": config.steer, "learned": learned}, [path])
 
 

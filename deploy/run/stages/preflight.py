@@ -8,19 +8,30 @@ from dataclasses import dataclass
 
 from slimsight.compress.config import BudgetConfig
 from slimsight.compress.explain import find_scales
-from slimsight.compress.gates import CostModel, as_amount, check_budget, counted_limits, smallest_macs
+from slimsight.compress.gates import (
+    CostModel,
+    as_amount,
+    check_budget,
+    counted_limits,
+    smallest_macs,
+    steps_needed,
+)
 from slimsight.compress.models import Classifier
 from slimsight.compress.surgery import ChannelGraph
 from slimsight.export.pt2.export import trace
 
 from ...report.units import as_macs, as_ms, as_percent
+from ...settings.recipe import Recipe
 from ...steps import to_cost_model
 from ..session import Session
 
 
 @dataclass(frozen=True)
 class Preflight:
-    """Result of the preflight. ``limits``: the budget by resource; ``classifier``: untrained."""
+    """Result of the preflight. ``limits``: the budget by resource; ``classifier``: untrained.
+
+    ``gate_steps``: about how many steps the gates need to come to the budget; None: none are learned.
+    """
 
     macs: int
     smallest: int
@@ -28,6 +39,7 @@ class Preflight:
     limits: Mapping[str, float]
     classifier: Classifier
     proof_seconds: float
+    gate_steps: int | None = None
 
 
 def preflight(session: Session) -> Preflight:
@@ -65,7 +77,29 @@ def preflight(session: Session) -> Preflight:
         f"model: {as_macs(cost.total)} MACs, {len(graph.groups)} channel groups that can shrink, down to "
         f"{as_macs(smallest)}; the budget is {' and '.join(shares)}"
     )
-    return Preflight(cost.total, smallest, len(graph.groups), limits, classifier, proof_seconds)
+    needed = _gate_steps(recipe, limits, cost)
+    if needed is not None and (warning := few_gate_steps(recipe.gates.steps, needed)):
+        session.progress.note(f"WARNING: {warning}")
+    return Preflight(cost.total, smallest, len(graph.groups), limits, classifier, proof_seconds, needed)
+
+
+def _gate_steps(recipe: Recipe, limits: Mapping[str, float], cost: CostModel) -> int | None:
+    """About how many steps the gates need; None: none are learned. A latency budget alone counts as half the MACs."""
+    if not recipe.gates.learned:
+        return None
+    binding = {"macs": limits["macs"]} if "macs" in limits else limits
+    share = min((limit / cost.totals[name] for name, limit in binding.items()), default=0.5)
+    return steps_needed(recipe.gates, share) if share < 1 else None
+
+
+def few_gate_steps(steps: int, needed: int) -> str:
+    """A warning that ``gates.steps`` may not be enough; empty where it is."""
+    if steps >= needed:
+        return ""
+    return (
+        f"gates.steps is {steps:,}, and about {needed:,} are needed to bring this network's gates to its budget: raise "
+        "it; else they go on for up to as many steps again, and are then selected by their scores as they are"
+    )
 
 
 def fixed_align(budget: BudgetConfig) -> int:

@@ -137,7 +137,7 @@ def finetune(session: Session, learning: Learning) -> Outcome:
             shutil.copyfile(plan_path, part)
     files = [run.slim_model, run.plan]
     if isinstance(network, ExplainedClassifier):
-        session.write(run.slim_explainer, network.selector.state_dict(), {"explainer": network.selector.head.kind})
+        session.write(run.slim_explainer, network.selector.state_dict(), network.selector.head.metadata)
         files.append(run.slim_explainer)
     return Outcome(metrics, files)
 
@@ -161,6 +161,9 @@ def _statistics_text(found: StatisticsScores) -> str:
 def _steering(session: Session, network: ExplainedClassifier | Classifier) -> Steering | None:
     weight = session.recipe.finetune.steer_weight
     if not weight:
+        return None
+    if session.refusal is not None:
+        session.progress.note("finetune: not steered, the run goes on without its explainer")
         return None
     assert isinstance(network, ExplainedClassifier), "the recipe was refused otherwise"
     targets = session.targets()

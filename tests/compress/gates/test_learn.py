@@ -1,4 +1,5 @@
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -7,7 +8,6 @@ from torch import Tensor, nn
 
 from slimsight.compress.config import GatesConfig, TrainConfig
 from slimsight.compress.data import Batches, ImageSet
-from slimsight.compress.errors import PruningError
 from slimsight.compress.explain import ExplainedClassifier, RealXHead, Selector, find_scales, find_targets
 from slimsight.compress.finetune import train_classifier
 from slimsight.compress.gates import CostModel, GateResult, Gates, learn_gates, residual_cost
@@ -188,9 +188,26 @@ def test_without_cross_entropy_gates_learn_as_of_a_classifier_that_says_nothing(
     assert float((heard - left_out).abs().max()) > 0.1
 
 
-def test_gates_that_cannot_move_are_refused(network: ExplainedClassifier, images: ImageSet) -> None:
-    with pytest.raises(PruningError, match=r"the gates did not converge: R_res is 0.*raise gates\.steps \(now 20\)"):
-        learn(network, images, steered=False, steps=20, lr=1e-4)
+def test_gates_that_cannot_move_go_on_for_as_long_again_and_say_that_they_did_not_converge(
+    network: ExplainedClassifier, images: ImageSet
+) -> None:
+    result = learn(network, images, steered=False, steps=20, lr=1e-4)
+    assert not result.converged
+    assert (result.steps, result.extension) == (40, 20)
+    assert result.residual == pytest.approx(math.log(2), abs=0.01)  # nothing closed: twice the budget
+    assert result.history["step"] == list(range(1, 41))
+    assert result.history["target"][19:] == pytest.approx([0.995 * 0.5] * 21, rel=1e-4)
+    assert result.in_words().startswith("the gates did not converge in 40 steps: R_res is 0.69")
+
+
+def test_an_extension_ends_once_the_gates_are_at_the_budget(network: ExplainedClassifier, images: ImageSet) -> None:
+    """At this rate gates begin to close in the last planned steps."""
+    result = learn(network, images, steered=False, steps=40, lr=0.1)
+    assert result.converged
+    assert 0 < result.extension < 40
+    assert result.extension % 4 == 0  # checked ten times
+    assert result.steps == 40 + result.extension == result.history["step"][-1]
+    assert 0.45 * result.budget < result.hard_macs <= 1.02 * result.budget
 
 
 def groups_of(*widths: int) -> list[ChannelGroup]:

@@ -273,7 +273,7 @@ def test_progress_hears_of_every_step_and_epoch(batches: Batches, fabric: Fabric
     record = Record()
     history = run(to_model(), batches, fabric, steps=4, validate=lambda: 0.25, progress=record)
     assert record.tracked[0]["total"] == record.items == 4
-    assert record.shown == [{**epoch, "validation": 0.25} for epoch in history.epochs]
+    assert record.shown == [{**epoch, "validation_loss": 0.25} for epoch in history.epochs]
 
 
 def test_one_cycle_rises_to_its_peak_and_falls_to_almost_nothing(images: ImageSet, fabric: Fabric) -> None:

@@ -62,6 +62,18 @@ def test_rows_say_how_fast_and_against_what(bench):
     assert (found.verdict, found.to_dict()["verdict"]) == ("clear", "clear")
 
 
+def test_what_will_be_timed_and_for_how_long_at_most_is_said_first(bench, notes):
+    subjects = [_subject("original", ".onnx"), _subject("slim", ".onnx", ".pt2")]
+    costs = {(one.name, runtime): 1.0 for one in subjects for runtime in ("onnxruntime-cpu", "pt2")}
+    settings = BenchSettings(batches=(1, 2), rounds=20, sessions=2, seconds=65.0, warmup=5.0)
+    bench(subjects, costs, settings=settings, progress=notes)
+    # 2 runtimes x 2 points x (65 s + 2 sessions x 5 s of warm-up)
+    assert notes.lines[0] == (
+        "bench: 2 models in 2 runtimes at 2 points: at most about 5 min 00 s of timing (--seconds 65 for each runtime "
+        "and point, --sessions 2)"
+    )
+
+
 def test_what_cannot_run_is_listed_and_the_rest_runs(bench):
     def probe(trial):
         return TrialResult("out of memory") if trial.batch == 8 and trial.model.name == "slim" else TrialResult(None, 1)

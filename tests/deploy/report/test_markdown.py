@@ -151,6 +151,18 @@ def test_what_went_wrong_is_not_hidden(content: dict[str, Any]) -> None:
     assert cells(text, "`slim/model.onnx`")[4:] == ["not finite", "not finite", "100.00 %", "**FAILED**"]
 
 
+def test_what_was_not_done_as_asked_stands_in_the_first_line(content: dict[str, Any]) -> None:
+    content["gates"] |= {"steer": "none", "steer_asked": "rbf", "steps": 80, "extension": 20}
+    content["verdict"]["notes"] = ["The gates were NOT steered: <b>why</b>.", "A second one."]
+    text = render_markdown(Report.model_validate(content))
+    verdict = text.splitlines()[2]
+    assert verdict == ("**PASSED**: its check holds. The gates were NOT steered: \\<b>why\\</b>. A second one.")
+    assert (
+        "- Method: gates learned without the explainer, although rbf was asked to steer them, 80 steps (20 of them"
+        in text
+    )
+
+
 def test_dynamic_model_is_timed_too(content: dict[str, Any]) -> None:
     content["latency"][0]["dynamic_ms"] = {"median": 0.407, "p90": 0.5, "p99": 0.6}
     text = render_markdown(Report.model_validate(content)).partition("## Latency")[2].partition("##")[0]

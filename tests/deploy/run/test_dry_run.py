@@ -57,6 +57,19 @@ def test_longer_schedules_are_expected_to_take_longer(plan: Callable[..., DryRun
     assert times["finetune"] > 10 * times["classifier"]
 
 
+def test_gates_that_need_more_steps_are_warned_of(plan: Callable[..., DryRun], notes: Any, tmp_path: Path) -> None:
+    out = tmp_path / "new"
+    few = plan(out, "gates.steps=60", "gates.lr=null", progress=notes)
+    assert (few.gate_steps, few.known.gate_steps) == (60, 100)
+    warned = [line for line in notes.lines if line.startswith("WARNING: ")]
+    assert [line.startswith("WARNING: gates.steps is 60, and about 100 are needed") for line in warned] == [True]
+    notes.lines.clear()
+    enough = plan(out, "gates.steps=100", "gates.lr=null", progress=notes)
+    assert enough.known.gate_steps == 100
+    assert plan(out, "gates.steer=magnitude", "explainer.enabled=false", progress=notes).known.gate_steps is None
+    assert not [line for line in notes.lines if line.startswith("WARNING: ")]
+
+
 def test_a_folder_that_a_run_would_refuse_is_refused(plan: Callable[..., DryRun], tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("all of it")
     with pytest.raises(RunError, match=r"is not the folder of a run: .* choose a new or empty folder with --out"):

@@ -83,6 +83,24 @@ def test_schedules_follow_the_number_of_images_and_the_memory() -> None:
     assert tight.batch == 32  # three times 32 x 10 MB are just below a quarter of 4 GB
 
 
+def test_a_small_set_is_told_how_many_images_would_do(images: ImageFacts, tmp_path: Path) -> None:
+    seen = examine_model(f"{tmp_path / 'models.py'}:any_size", images)
+    starter = to_recipe(images, seen, out=tmp_path / "recipe.yaml", memory=None, schema=schema_file)
+    count = images.splits["train"]
+    assert 0 < count < 36
+    said = (
+        f"it is learned from 200 training images on, and there are {count}; with {200 - count} more, set it to true "
+        "and gates.steer to rbf"
+    )
+    assert f"guess: explainer.enabled: {said}" in starter.messages
+    assert said in starter.text.replace("\n  # ", " ")
+    assert "about 100 are needed to come to the budget" in starter.text.replace("\n  # ", " ")
+    plenty = replace(images, splits={**images.splits, "train": 200})
+    assert "explainer.enabled" not in "".join(
+        to_recipe(plenty, seen, out=tmp_path / "recipe.yaml", memory=None, schema=schema_file).messages
+    )
+
+
 def test_what_can_hardly_shrink_gets_a_budget_that_can_be_reached(images: ImageFacts, tmp_path: Path) -> None:
     seen = examine_model(f"{tmp_path / 'models.py'}:any_size", images)
     stiff = replace(seen, inspection=replace(seen.inspection, smallest_macs=round(0.6 * seen.inspection.macs)))

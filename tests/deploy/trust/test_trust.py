@@ -1,6 +1,7 @@
 """``slimsight trust`` on the finished run, and what it is made of."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from slimsight.compress.files.sealed import read_sealed
 from slimsight.compress.progress import SILENT
 from slimsight.deploy.run.session import Session
 from slimsight.deploy.run_dir import read_run
+from slimsight.deploy.settings.recipe import load_recipe
+from slimsight.deploy.trust.estimate import estimate_seconds, work_of
 from slimsight.deploy.trust.run import find_trust_subjects, measure_trust
 from slimsight.deploy.trust.study import ImageLimits, TrustStudy, TrustSubject, spread_indices
 
@@ -56,6 +59,46 @@ def test_every_test_stands_in_one_file_one_table_and_pictures(
     written = (out / "trust.json").stat().st_mtime_ns
     assert measure_trust(session, out / "trust.json", names=["rbf", "edges"], tests=tests, count=6) == found
     assert (out / "trust.json").stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize(
+    ("test", "side", "expected"),
+    [
+        ("sanity", 224, (1, 22)),
+        ("perturbation", 224, (10, 1)),
+        ("insertion_deletion", 224, (225, 1)),
+        ("tiles", 224, (1567 + 511, 1)),
+        ("tiles", 16, (7 + 7, 1)),
+        ("boxes", 16, (1, 1)),
+    ],
+)
+def test_the_work_of_every_test(test: str, side: int, expected: tuple[int, int]) -> None:
+    work = work_of(test, side, side, steps=113, layers=21)
+    assert (work.forwards, work.explanations) == expected
+
+
+def test_the_estimate_counts_passes_of_the_classifier(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles of a 16-pixel image take 14 passes: all that are made but those for the explainer and the labels."""
+    control, edges = find_trust_subjects(session, ["edges"])
+    study = TrustStudy(session.classifier(), torch.rand(3, 3, 16, 16), control)
+    monkeypatch.setattr("slimsight.deploy.trust.estimate._fastest", lambda work, images: 0.5)
+    assert estimate_seconds(study, [("tiles", edges)]) == pytest.approx(3 * (14 + 1) * 0.5)
+    assert estimate_seconds(study, [("tiles", edges), ("perturbation", control)]) == pytest.approx(3 * (15 + 11) * 0.5)
+
+
+def test_what_is_tested_is_said_beforehand_and_not_where_all_is_there(
+    session: Session, tiny: Path, cache: Path, notes: Any, tmp_path: Path
+) -> None:
+    recipe = load_recipe(tiny, ("explainer.enabled=false", "gates.steer=none"))
+    unexplained = Session(recipe, session.run, notes, cache)
+    for _ in range(2):
+        measure_trust(unexplained, tmp_path / "t.json", names=[], tests=["perturbation"], count=2)
+    why, what, *rest = notes.lines
+    assert why == "this run has no explainer of its own (explainer.enabled is false); choose others with --with"
+    assert re.fullmatch(
+        r"trust: perturbation of gradient, beside random maps, on 2 images of val: about [\d.]+ \w+", what
+    )
+    assert [line for line in rest if line.startswith("trust:")] == []  # the second time both rows are there
 
 
 def test_the_object_in_a_box(say: Callable[..., Said], finished: Any, tmp_path: Path) -> None:

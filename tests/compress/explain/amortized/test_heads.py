@@ -90,13 +90,44 @@ def test_rbf_numbers_are_their_own_moments_and_parameters() -> None:
     assert torch.equal(saliency.maps, rbf_map(numbers, 32)[:, 0])
 
 
+def test_radial_rivals_of_equal_area_lie_where_the_others_do() -> None:
+    selector, numbers = said(RbfHead, 32)
+    areas = rbf_map(numbers, 32).mean((1, 2, 3))
+    torch.manual_seed(0)
+    centred, anywhere = selector.head.control_masks(numbers)
+    torch.manual_seed(0)
+    equal_centred, equal_anywhere = selector.head.equal_area_masks(numbers)
+    for rival in (equal_centred, equal_anywhere):
+        torch.testing.assert_close(rival.mean((1, 2, 3)), areas, rtol=1e-3, atol=1e-4)
+    assert torch.equal(centred.flatten(1).argmax(1), equal_centred.flatten(1).argmax(1))
+    assert torch.equal(anywhere.flatten(1).argmax(1), equal_anywhere.flatten(1).argmax(1))
+    assert float((anywhere.mean((1, 2, 3)) - areas).abs().max()) > 0.01  # the border cuts off another part
+
+
+def test_a_file_says_how_its_sigmas_are_bounded() -> None:
+    selector, _ = said(RbfHead, 32)
+    maps = torch.ones(1, *selector.head.weight.shape[1:])
+    assert selector.head.metadata == {"explainer": "rbf", "sigma_share": "0.3"}
+    with torch.no_grad():
+        selector.head.bias[2] = 40.0
+    assert float(selector.head(maps)[0, 2]) <= 9.6 + 1e-4
+    selector.head.read_metadata_({"explainer": "rbf"})  # as an earlier version wrote it
+    assert float(selector.head(maps)[0, 2]) > 30
+    selector.head.read_metadata_({"explainer": "rbf", "sigma_share": "0.3"})
+    assert float(selector.head(maps)[0, 2]) <= 9.6 + 1e-4
+    assert said(RealXHead, 32)[0].head.metadata == {"explainer": "realx"}
+
+
 @pytest.mark.parametrize("head", [RealXHead, VarSalHead])
 def test_rivals_of_a_map_are_as_large_as_it_is(head: type[Head]) -> None:
     selector, numbers = said(head, 32)
     maps = selector.head.to_maps(numbers)
     areas = maps.mean((1, 2, 3))
     torch.manual_seed(0)
-    centred, radial, anywhere = selector.head.control_masks(numbers)
+    centred, moved = selector.head.control_masks(numbers)
+    torch.manual_seed(0)
+    radial, anywhere = selector.head.equal_area_masks(numbers)
+    assert torch.equal(anywhere, moved)  # moving a map does not change its area
     for rival in (centred, radial, anywhere):
         assert rival.shape == maps.shape
         torch.testing.assert_close(rival.mean((1, 2, 3)), areas, rtol=1e-3, atol=1e-4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from slimsight.compress.config import PredictorConfig, SelectorConfig
 from slimsight.compress.data import Batches, ImageSet
-from slimsight.compress.errors import PruningError
+from slimsight.compress.errors import ExplainerRefused
 from slimsight.compress.explain import (
     ExplainedClassifier,
     Predictor,
@@ -28,6 +29,7 @@ from slimsight.compress.explain import (
     train_selector,
 )
 from slimsight.compress.explain.amortized import learn
+from slimsight.compress.explain.amortized.quality import Extent, hopeless
 from slimsight.compress.explain.amortized.rbf import area, rbf_map
 from slimsight.compress.models import Classifier
 from slimsight.compress.training import History, Learning, make_fabric
@@ -44,6 +46,13 @@ GOOD = SelectorQuality(
     kl_centred=0.7,
     kl_centred_same_area=0.7,
     kl_random=0.9,
+    kl_random_same_area=0.8,
+    gain_centred=0.2,
+    gain_centred_error=0.05,
+    gain_random=0.3,
+    gain_random_error=0.06,
+    cornered=0.1,
+    images=20,
 )
 
 
@@ -119,16 +128,21 @@ def test_figures_are_those_of_a_brute_force_computation(
                 predicted = network(image, logits.argmax(1))[1][0].tolist()
                 wanted, centre = naive_area(row, column, sigma), (SIDE - 1) / 2
                 same_area = brentq(lambda s: naive_area(centre, centre, s) - wanted, 0.1, 1000)  # noqa: B023
+                there = places[n, :2].tolist()
+                there_same_area = brentq(lambda s: naive_area(*there, s) - wanted, 0.1, 1000)  # noqa: B023
                 rivals = [
                     [row, column, sigma],
                     predicted,
                     [centre, centre, sigma],
                     [centre, centre, same_area],
-                    [*places[n, :2].tolist(), sigma],
+                    [*there, sigma],
+                    [*there, there_same_area],
                 ]
                 kls.append([naive_kl(predictor, logits, image, rbf) for rbf in rivals])
                 found.append([row, column, sigma])
-    params = np.array(found)
+    params, kl = np.array(found), np.array(kls)
+    gains = [kl[:, 3] - kl[:, 0], kl[:, 5] - kl[:, 0]]
+    corner = np.abs(params[:, :2] - SIDE / 2) > 0.75 * (SIDE / 2 - 2)
     low, median, high = np.quantile(params[:, 2], [0.1, 0.5, 0.9])
     expected = SelectorQuality(
         float(np.mean([naive_area(*p) for p in found])),
@@ -137,6 +151,12 @@ def test_figures_are_those_of_a_brute_force_computation(
         high,
         float(params[:, :2].std(0, ddof=1).mean()),
         *np.mean(kls, 0).tolist(),
+        gain_centred=float(gains[0].mean()),
+        gain_centred_error=float(gains[0].std(ddof=1) / 20**0.5),
+        gain_random=float(gains[1].mean()),
+        gain_random_error=float(gains[1].std(ddof=1) / 20**0.5),
+        cornered=float(corner.all(1).mean()),
+        images=20,
     )
     assert expected.centre_spread > 0.5  # else the rivals would be all alike
     assert expected.sigma_p90 - expected.sigma_p10 > 0.5
@@ -154,14 +174,25 @@ def test_judging_takes_no_random_numbers_and_is_repeatable(
     assert judge_selector(network, predictor, val, fabric) == first
 
 
-def test_a_brief_judgement_leaves_out_the_comparisons_only(
-    network: ExplainedClassifier, predictor: Predictor, val: Batches, fabric: Fabric
+UNEQUAL = {"kl_predicted_label", "kl_centred", "kl_random"}
+EQUAL = {"kl_centred_same_area", "kl_random_same_area"}
+GAINS = {"gain_centred", "gain_centred_error", "gain_random", "gain_random_error"}
+
+
+@pytest.mark.parametrize(("extent", "without"), [("brief", UNEQUAL | EQUAL | GAINS), ("equal_area", UNEQUAL)])
+def test_a_shorter_judgement_leaves_out_comparisons_only(
+    extent: Extent,
+    without: set[str],
+    network: ExplainedClassifier,
+    predictor: Predictor,
+    val: Batches,
+    fabric: Fabric,
 ) -> None:
     full = judge_selector(network, predictor, val, fabric).to_dict()
-    brief = judge_selector(network, predictor, val, fabric, brief=True).to_dict()
-    left_out = {name for name, value in brief.items() if math.isnan(value)}
-    assert left_out == {"kl_predicted_label", "kl_centred", "kl_centred_same_area", "kl_random"}
-    assert {name: brief[name] for name in brief.keys() - left_out} == {
+    short = judge_selector(network, predictor, val, fabric, extent=extent).to_dict()
+    left_out = {name for name, value in short.items() if value is None or math.isnan(value)}
+    assert left_out == without
+    assert {name: short[name] for name in short.keys() - left_out} == {
         name: full[name] for name in full.keys() - left_out
     }
 
@@ -171,26 +202,26 @@ def test_the_verdict_is_in_float32_whatever_the_precision_of_learning(
 ) -> None:
     half = make_fabric("bf16-mixed", accelerator="cpu")
     assert judge_selector(network, predictor, val, half) == judge_selector(network, predictor, val, fabric)
-    brief = [judge_selector(network, predictor, val, each, brief=True).kl for each in (half, fabric)]
+    brief = [judge_selector(network, predictor, val, each, extent="brief").kl for each in (half, fabric)]
     assert brief[0] != brief[1]
     assert brief[0] == pytest.approx(brief[1], rel=0.1)
 
 
 @pytest.mark.parametrize("term", ["mean", "power"])
-def test_training_moves_the_area_from_the_whole_image_towards_the_target(
+def test_training_moves_the_area_from_the_largest_maps_towards_the_target(
     term: str, network: ExplainedClassifier, predictor: Predictor, train: Batches, val: Batches, fabric: Fabric
 ) -> None:
     torch.manual_seed(0)
     with torch.no_grad():
         network.selector.head.bias[2] = 16.0
     start = areas_of(network, val)
-    assert start > 0.85
+    assert start > 0.4  # nearly what the largest sigma covers
     weights = {name: value.clone() for name, value in network.classifier.state_dict().items()}
     config = SelectorConfig.model_validate({"epochs": 8, "patience": 8, "area_term": term})
     history = learned(network, predictor, train, val, fabric, config)
     assert abs(areas_of(network, val) - 0.25) < 0.15
-    assert history.epochs[0]["area"] > 0.85
-    assert history.epochs[3]["area"] < 0.4
+    assert history.epochs[0]["area"] > 0.4
+    assert history.epochs[7]["area"] < 0.35
     assert history.epochs[3]["area_weight"] > history.epochs[0]["area_weight"]  # for as long as it was too large
     assert not network.training
     assert not any(p.requires_grad for p in network.parameters())
@@ -223,9 +254,11 @@ def test_the_best_epoch_within_the_band_of_areas_stays(
     script = [(0.01, 0.9), (0.5, 0.29), (0.4, 0.21), (0.05, 0.31), (0.45, 0.25), (0.3, 0.25)]
     states = []
 
-    def judge(*_args: object, brief: bool, sample: None) -> SelectorQuality:
-        assert brief
+    def judge(*_args: object, extent: str, sample: None) -> SelectorQuality:
         assert sample is None
+        if extent == "equal_area":  # an early check
+            return GOOD
+        assert extent == "brief"
         kl, mean_area = script[len(states)]
         states.append(copy.deepcopy(network.state_dict()))
         network.eval()
@@ -233,8 +266,8 @@ def test_the_best_epoch_within_the_band_of_areas_stays(
 
     monkeypatch.setattr(learn, "judge_selector", judge)
     history = learned(network, predictor, train, val, fabric, SelectorConfig(epochs=6, patience=2))
-    assert history.validations == pytest.approx([1e3 * (1 + 2.6), 0.5, 0.4, 1e3 * 1.24, 0.45])  # then it stopped
-    assert (history.best, history.best_epoch) == (0.4, 2)
+    assert history.validations == [0.01, 0.5, 0.4, 0.05, 0.45]  # losses, whatever the areas; then it stopped
+    assert (history.best, history.best_epoch, history.best_excess) == (0.4, 2, 0.0)
     for name, value in network.state_dict().items():
         assert torch.equal(value, states[2][name]), name
     assert not torch.equal(states[2]["selector.head.bias"], states[4]["selector.head.bias"])
@@ -243,26 +276,26 @@ def test_the_best_epoch_within_the_band_of_areas_stays(
 @pytest.mark.parametrize(("steps", "rate"), [(10, 0.1), (200, 0.1), (400, 0.05), (1000, 0.02), (20_000, 0.02)], ids=str)
 def test_the_area_weight_follows_the_error_within_limits(steps: int, rate: float) -> None:
     weight = learn._AreaWeight(1.0, 0.25, steps)
-    weight.update(0, {"area": 0.25})
+    weight.update({"area": 0.25})
     assert weight.value == 1
-    weight.update(1, {"area": 0.3})
+    weight.update({"area": 0.3})
     assert weight.value == pytest.approx(math.exp(rate * 0.2))
-    weight.update(2, {"area": 0.2})
+    weight.update({"area": 0.2})
     assert weight.value == pytest.approx(1)
-    weight.update(3, {"area": 0.99})  # an error counts as 1 at most
+    weight.update({"area": 0.99})  # an error counts as 1 at most
     assert weight.value == pytest.approx(math.exp(rate))
     for _ in range(int(12 / rate)):
-        weight.update(4, {"area": 1.0})
+        weight.update({"area": 1.0})
     assert weight.value == 1e4
     for _ in range(int(25 / rate)):
-        weight.update(5, {"area": 0.0})
+        weight.update({"area": 0.0})
     assert weight.value == 1e-4
 
 
-def refused(**change: float) -> bool:
+def refused(**change: Any) -> bool:
     try:
         refuse_collapsed(dataclasses.replace(GOOD, **change), 0.25)
-    except PruningError:
+    except ExplainerRefused:
         return True
     return False
 
@@ -270,7 +303,13 @@ def refused(**change: float) -> bool:
 def test_a_selector_is_refused_beyond_the_limits_and_not_at_them() -> None:
     assert not refused()
     assert [refused(mean_area=area) for area in (0.019, 0.02, 0.85, 0.851)] == [True, False, False, True]
-    assert [refused(kl=kl, kl_random=0.9) for kl in (0.899, 0.9, 0.901)] == [False, True, True]
+    assert [refused(gain_centred=gain) for gain in (-0.1, 0.05, 0.051)] == [True, True, False]
+    assert [refused(gain_random=gain) for gain in (-0.1, 0.06, 0.061)] == [True, True, False]
+
+
+def test_masks_of_other_areas_decide_nothing() -> None:
+    """A selector of small maps may lose to larger ones at the centre, which show more of the image."""
+    assert not refused(kl=0.5, kl_centred=0.1, kl_random=0.1)
 
 
 @pytest.mark.parametrize(
@@ -286,15 +325,61 @@ def test_a_selector_is_refused_beyond_the_limits_and_not_at_them() -> None:
             r"collapsed to nothing \(mean area 0.004, target 0.25\): lower explainer.selector.area_weight",
         ),
         (
-            {"kl": 0.91},
-            r"no better than random ones \(KL 0.910 against 0.900 nats\).*"
-            r"explainer.predictor.epochs, explainer.selector.epochs",
+            {"kl": 0.313, "kl_centred_same_area": 0.285, "gain_centred": -0.028},
+            r"no better than centred ones of the same area \(KL 0.313 against 0.285 nats, 0.028 worse over 20 images; "
+            r"it must be better by more than the standard error of 0.050; at random positions 0.800\); train predictor "
+            r"and selector for longer \(explainer.predictor.epochs, explainer.selector.epochs\)",
         ),
-        ({"kl": 0.9}, "no better than random ones"),
-        ({"kl": math.nan}, r"no better than random ones \(KL nan"),
+        ({"gain_centred": 0.04}, r"0\.040 better over 20 images; it must be better by more than the standard error"),
+        ({"gain_centred": math.nan, "kl": math.nan}, r"no better than centred ones of the same area \(KL nan"),
+        ({"gain_centred_error": None, "images": 1}, r"not defined for one image: give more validation images"),
+        (
+            {"gain_random": 0.01, "kl_random_same_area": 0.51},
+            r"no better than random ones at the same area \(KL 0.500 against 0.510 nats, 0.010 better over 20 images",
+        ),
     ],
-    ids=["whole image", "nothing", "worse than random", "as good as random", "not a number"],
+    ids=["whole image", "nothing", "worse than centred", "within the error", "not a number", "one image", "random"],
 )
-def test_a_collapsed_selector_is_refused(change: dict[str, float], message: str) -> None:
-    with pytest.raises(PruningError, match=message):
+def test_a_selector_that_explains_nothing_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ExplainerRefused, match=message):
         refuse_collapsed(dataclasses.replace(GOOD, **change), 0.25)
+
+
+@pytest.mark.parametrize(
+    ("change", "early", "late"),
+    [
+        ({}, None, None),
+        ({"kl": math.nan}, "KL of nan: lower explainer.selector.lr", "KL of nan"),
+        ({"cornered": 0.97, "gain_centred": 0.01}, "stuck: 97 % of its maps are centred in a corner", "stuck"),
+        ({"cornered": 0.97}, None, None),  # there the objects are
+        ({"cornered": 0.89, "gain_centred": 0.01}, None, None),
+        ({"gain_centred": -0.04, "gain_random": -0.04}, None, None),
+        ({"gain_centred": -0.2, "gain_random": -0.04}, None, None),
+        ({"gain_centred": -0.2, "gain_random": -0.2}, None, "clearly worse than both"),
+        ({"mean_area": 0.004}, None, "collapsed to nothing"),
+        ({"mean_area": 0.9}, None, "collapsed to the whole image"),
+    ],
+    ids=str,
+)
+def test_what_is_hopeless_early_and_late(change: dict[str, Any], early: str | None, late: str | None) -> None:
+    quality = dataclasses.replace(GOOD, **change)
+    for expected, found in (
+        (early, hopeless(quality, 0.25, "rbf", late=False)),
+        (late, hopeless(quality, 0.25, "rbf", late=True)),
+    ):
+        assert (expected is None) == (found is None)
+        assert expected is None or expected in found
+
+
+def test_a_selector_stuck_in_a_corner_is_stopped_after_few_steps(
+    network: ExplainedClassifier, predictor: Predictor, train: Batches, val: Batches, fabric: Fabric
+) -> None:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        network.selector.head.bias[:2] = 60.0  # saturated: no gradient leads out
+    stuck = r"100 % of its maps are centred in a corner, and .*\(after step 20 of 200\)"
+    with pytest.raises(ExplainerRefused, match=stuck) as refused:
+        learned(network, predictor, train, val, fabric, SelectorConfig(epochs=50))
+    assert (refused.value.step, refused.value.steps) == (20, 200)
+    assert refused.value.seconds_saved is not None
+    assert refused.value.seconds_saved > 0

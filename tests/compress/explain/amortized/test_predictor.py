@@ -10,7 +10,16 @@ from torch.nn import functional as F
 
 from slimsight.compress.config import MaskConfig, PredictorConfig
 from slimsight.compress.data import Batches
-from slimsight.compress.explain import Predictor, new_predictor, rbf_masks, train_predictor
+from slimsight.compress.errors import ExplainerRefused
+from slimsight.compress.explain import (
+    Predictor,
+    PredictorQuality,
+    judge_predictor,
+    new_predictor,
+    rbf_masks,
+    refuse_constant,
+    train_predictor,
+)
 from slimsight.compress.explain.amortized.predictor import divergence
 from slimsight.compress.explain.amortized.rbf import random_rbf, rbf_map, relaxed_bernoulli
 from slimsight.compress.models import Classifier
@@ -135,3 +144,45 @@ def test_validation_takes_no_random_numbers_from_training(
         )
         states.append(torch.random.get_rng_state())
     assert torch.equal(*states)
+
+
+def test_quality_is_that_of_a_plain_computation(classifier: Classifier, val: Batches, fabric: Fabric) -> None:
+    predictor = new_predictor(classifier, PredictorConfig())
+    found = judge_predictor(predictor, classifier, val, fabric, rbf_masks(MaskConfig()))
+    with torch.no_grad():
+        reference = torch.cat([classifier(batch.images) for batch in val]).double().softmax(1)
+    constant = (reference * (reference / reference.mean(0)).log()).sum(1)
+    assert found.kl == pytest.approx(masked_kl(predictor.eval(), classifier, val), rel=1e-4)
+    assert found.kl_constant == pytest.approx(float(constant.mean()), rel=1e-6)
+    assert found.gain == pytest.approx(found.kl_constant - found.kl, rel=1e-6)
+    assert found.gain_error is not None
+    assert found.gain_error > 0
+    assert found.images == 20
+
+
+@pytest.mark.parametrize(
+    ("gain", "error", "useless"), [(0.3, 0.1, False), (0.1, 0.1, True), (-0.2, 0.1, True), (0.3, None, True)]
+)
+def test_a_predictor_that_says_what_it_would_of_any_image_is_refused(
+    gain: float, error: float | None, useless: bool
+) -> None:
+    quality = PredictorQuality(1.0 - gain, 1.0, gain, error, 20)
+    if not useless:
+        refuse_constant(quality)
+        return
+    with pytest.raises(ExplainerRefused, match=r"no better than a constant prediction: .*a constant prediction 1\.000"):
+        refuse_constant(quality)
+
+
+def test_a_predictor_that_does_not_learn_is_stopped(
+    classifier: Classifier, train: Batches, val: Batches, fabric: Fabric
+) -> None:
+    torch.manual_seed(0)
+    predictor = new_predictor(classifier, PredictorConfig(init="scratch"))
+    config = PredictorConfig(init="scratch", lr=1e-12, epochs=50, patience=50)
+    with pytest.raises(ExplainerRefused, match=r"no better than a constant prediction.*of 200\)") as refused:
+        train_predictor(
+            predictor, classifier, train, val, Learning(fabric), config=config, draw=rbf_masks(MaskConfig())
+        )
+    assert refused.value.step in (20, 100)  # statistics of its normalisations still move, and with them its KL
+    assert refused.value.steps == 200

@@ -19,6 +19,7 @@ from slimsight.compress.explain.amortized.rbf import (
     rbf_map,
     relaxed_bernoulli,
     roughness,
+    same_area_at,
     same_area_centred,
     to_rbf,
 )
@@ -67,12 +68,33 @@ def test_centres_reach_as_far_as_the_released_code_lets_them(side: int, reach: f
 
 
 @pytest.mark.parametrize("side", [8, 32, 224])
-def test_sigma_is_the_softplus_and_always_positive(side: int) -> None:
+def test_sigma_is_a_bounded_softplus_and_always_positive(side: int) -> None:
     raw = torch.tensor([[0.0, 0.0, u] for u in (-1e4, -3.0, 0.0, 10.0, 1e3)])
+    softplus = torch.tensor([0.0, math.log1p(math.exp(-3)), math.log(2), math.log1p(math.exp(10)), 1e3])
     sigma = to_rbf(raw, side)[:, 2]
     assert (sigma > 0).all()
-    expected = torch.tensor([0.0, math.log1p(math.exp(-3)), math.log(2), math.log1p(math.exp(10)), 1e3])
+    most = 0.3 * side
+    expected = torch.tensor([most * math.tanh(float(value) / most) for value in softplus])
     torch.testing.assert_close(sigma, expected, atol=2e-6, rtol=1e-5)
+    assert float(sigma.max()) <= most + 1e-5
+    unbounded = to_rbf(raw, side, math.inf)[:, 2]  # of selectors that earlier versions learned
+    torch.testing.assert_close(unbounded, softplus, atol=2e-6, rtol=1e-5)
+
+
+def test_the_largest_mask_covers_the_centre_and_cannot_fill_an_area_from_a_corner() -> None:
+    """A quarter of the image, the usual target area, is covered by none that lies in a corner."""
+    raw = torch.tensor([[0.0, 0.0, 1e4], [-1e4, -1e4, 1e4]])
+    centred, cornered = area(rbf_map(to_rbf(raw, 224), 224)).tolist()
+    assert centred == pytest.approx(0.46, abs=0.01)
+    assert cornered == pytest.approx(0.15, abs=0.015)
+
+
+def test_masks_of_an_area_are_found_wherever_they_lie() -> None:
+    torch.manual_seed(0)
+    centres, areas = 2 + 28 * torch.rand(50, 2), 0.02 + 0.6 * torch.rand(50)
+    params = same_area_at(centres, areas, 32)
+    assert torch.equal(params[:, :2], centres)
+    torch.testing.assert_close(area(naive_map(params.double(), 32)).float(), areas, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("temperature", [0.1, 1.0])

@@ -200,6 +200,42 @@ def test_report_json_can_be_given_itself(newest_page: RunPage, tmp_path: Path) -
     assert path.read_text(encoding="utf-8") == render_run(newest_page)
 
 
+def test_a_run_that_went_on_without_its_explainer_says_so_first(
+    content: dict[str, Any], to_folder: Callable[..., Path]
+) -> None:
+    del content["saliency"]
+    why = "the selector's masks are no better than centred ones"
+    content["explainer"] = {"kind": "rbf", "used": False, "reason": why, "stage": "selector"}
+    content["gates"] |= {"steer": "none", "steer_asked": "rbf", "converged": False}
+    content["verdict"]["notes"] = [f"The gates were NOT steered by explanations: {why}."]
+    page = render_run(read_page(to_folder("unsteered", content)))
+    assert (
+        f"The gates were NOT steered by explanations: {why}.".replace("'", "&#39;")
+        in page[: page.index('id="verdict"')]
+    )
+    text = Page(page).text
+    assert f"The run went on without its explainer (rbf), so its areas are not compared: {why}." in text
+    assert "channels were selected by their scores as they were; give the gates more steps" in text
+
+
+def test_an_explainer_is_judged_at_equal_areas_where_they_were_measured(
+    content: dict[str, Any], to_folder: Callable[..., Path]
+) -> None:
+    content["saliency"]["selector"] |= {
+        "kl_centred": 0.5,  # larger masks show more of the image
+        "kl_centred_same_area": 0.91,
+        "kl_random_same_area": 1.02,
+        "gain_centred": 0.17,
+        "gain_centred_error": 0.012,
+    }
+    text = Page(render_run(read_page(to_folder("equal", content)))).text
+    beaten = "At the same area this one beats masks at the centre by 0.170 \N{PLUS-MINUS SIGN} 0.012 nats"
+    assert f"{beaten} (paired by image), and masks anywhere." in text
+    content["saliency"]["selector"]["kl_random_same_area"] = 0.7
+    text = Page(render_run(read_page(to_folder("worse", content)))).text
+    assert "This one does NOT beat masks of the same areas anywhere." in text
+
+
 def test_controls_that_the_explainer_does_not_beat_are_named(
     content: dict[str, Any], to_folder: Callable[..., Path]
 ) -> None:
