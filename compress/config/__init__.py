@@ -2,7 +2,7 @@
 
 from .base import Count, Fraction, Images, NonNegative, Positive, Section, Share
 from .budget import BudgetConfig, LatencyLimit, MacsLimit, ParamsLimit, SizeLimit
-from .classifier import DataConfig, FinetuneConfig, ModelConfig, TrainConfig
+from .classifier import DataConfig, FinetuneConfig, Interpolation, ModelConfig, TrainConfig
 from .dynamic import DynamicConfig
 from .explainer import ExplainerConfig, MaskConfig, PredictorConfig, RealXConfig, SelectorConfig, VarSalConfig
 from .gates import GatesConfig, Steer
@@ -17,6 +17,7 @@ __all__ = [
     "Fraction",
     "GatesConfig",
     "Images",
+    "Interpolation",
     "LatencyLimit",
     "MacsLimit",
     "MaskConfig",

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from slimsight.compress.data import Preprocessing
 from slimsight.export.onnx_files.metadata import METADATA_VERSION
 
 from ..settings.recipe import Recipe
@@ -51,6 +52,9 @@ def classifier_parts(session: Session) -> Parts:
         "weights": _file_digest(model.weights) if isinstance(model.weights, Path) else model.weights,
         "data": session.data_key,
     }
+    # The sampled pixels of ``data_key`` may be equal where those of other images are not.
+    if session.preprocessing != Preprocessing.square(session.preprocessing.side):
+        parts["preprocessing"] = session.preprocessing.cache_key
     if model.weights is None:
         parts |= {"train": model.train, "augment": augmentation(data), **_training_parts(session.recipe)}
     return parts
