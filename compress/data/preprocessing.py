@@ -77,6 +77,11 @@ class Preprocessing:
         return f"{self.side} of {self.resize} {self.interpolation}{' stretched' if self.stretch else ''}"
 
     @property
+    def brief(self) -> str:
+        """In the words of a recipe, to tell several apart."""
+        return f"resize {self.resize}{' stretched' if self.stretch else ''} {self.interpolation}, crop {self.side}"
+
+    @property
     def words(self) -> str:
         """In words, for recipes, reports and the metadata of exported files."""
         scaled = f"{'both sides' if self.stretch else 'short side'} scaled to {self.resize} pixels"
