@@ -26,15 +26,17 @@ IMAGENET: tuple[Triple, Triple] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 USUAL: dict[str, tuple[Triple, Triple]] = {
     "ImageNet's": IMAGENET,
     "0.5 and 0.5": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-    "127 and 128 of 255": ((127 / 255,) * 3, (128 / 255,) * 3),
+    "127 and 128 of 255": ((0.498039,) * 3, (0.501961,) * 3),
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
     "ImageNet's mean alone": (IMAGENET[0], (1.0, 1.0, 1.0)),
-    "values from 0 to 255": ((0.0, 0.0, 0.0), (1 / 255,) * 3),
-    "values from 0 to 255 less ImageNet's mean": (IMAGENET[0], (1 / 255,) * 3),
+    "values from 0 to 255": ((0.0, 0.0, 0.0), (0.003922,) * 3),
+    "values from 0 to 255 less ImageNet's mean": (IMAGENET[0], (0.003922,) * 3),
 }
 """Normalisations that are tried, as mean and std of images in [0, 1]."""
 
 _CROPPED = 0.875
+_NORMALISATION = "model.mean and model.std"
+_PREPROCESSING = "data.resize, data.interpolation and data.stretch"
 Kind = Literal["stated", "decided", "harmless", "undecided", "guessed"]
 
 
@@ -156,8 +158,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class _Candidates(Generic[T]):
-    """What is tried, with names; ``own``: the position of what the model states; ``notes``: what cannot be tried."""
+    """What is tried for some ``settings`` of a recipe, with names.
 
+    ``own``: the position of what the model states; ``notes``: what it states that cannot be tried.
+    """
+
+    settings: str
     names: Sequence[str]
     values: Sequence[T]
     own: int | None = None
@@ -165,7 +171,8 @@ class _Candidates(Generic[T]):
 
 
 def _stored(model: Classifier) -> _Candidates[tuple[Triple, Triple]]:
-    return _Candidates(["stored in the weights file"], [(_triple(model.normalize.mean), _triple(model.normalize.std))])
+    values = _triple(model.normalize.mean), _triple(model.normalize.std)
+    return _Candidates(_NORMALISATION, ["stored in the weights file"], [values])
 
 
 def _triple(values: torch.Tensor) -> Triple:
@@ -182,7 +189,7 @@ def _normalisations(stated: Stated | None, measured: tuple[Triple, Triple]) -> _
         tried[own] = f"{tried[own]}, of {stated.by}" if own in tried else f"that of {stated.by}"
     tried.setdefault(measured, "statistics of the training images")
     values = list(tried)
-    return _Candidates(list(tried.values()), values, None if own is None else values.index(own))
+    return _Candidates(_NORMALISATION, list(tried.values()), values, None if own is None else values.index(own))
 
 
 def _preprocessings(
@@ -206,7 +213,7 @@ def _preprocessings(
         usual.append(Preprocessing(size, size, stretch=True))
     for each in usual:
         tried.setdefault(each, each.brief)
-    return _Candidates(list(tried.values()), list(tried), None if own is None else 0, notes)
+    return _Candidates(_PREPROCESSING, list(tried.values()), list(tried), None if own is None else 0, notes)
 
 
 def _why(verdict: Verdict, candidates: _Candidates[Any], images: str) -> str:
@@ -218,10 +225,11 @@ def _why(verdict: Verdict, candidates: _Candidates[Any], images: str) -> str:
     if verdict.blind:
         return (
             f"{chosen}, unproven: on {images} the weights recognise nothing with any of {len(names)} that were tried; "
-            "give what they were trained with"
+            f"set {candidates.settings} to what they were trained with"
         )
     if verdict.kind == "undecided":
-        why = f"{chosen} is the most plausible, but {others} may be right on {images}; give what was trained with"
+        why = f"{chosen} is the most plausible, but on {images} {others} cannot be ruled out: set {candidates.settings}"
+        why += " to what the weights were trained with"
     elif verdict.kind == "harmless":
         why = f"{chosen}; {others} cannot be told apart from it by cross entropy on {images}"
     else:

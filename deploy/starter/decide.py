@@ -19,9 +19,9 @@ import numpy as np
 from .race import Difference, Pair, Race
 
 APART: Final = 2.0
-HARMLESS: Final = 0.02
+HARMLESS: Final = 0.01
 COSTLY: Final = 0.1
-"""Nats: half a point of accuracy, and two or three."""
+"""Nats: a quarter of a point of accuracy, and two or three points."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,10 @@ def recognises(race: Race, pair: Pair) -> bool:
 
 
 def decide_normalisation(race: Race, stated: int | None) -> Verdict:
-    """The normalisation; each counts with the preprocessing that suits it best. ``stated``: what the model names."""
+    """The normalisation, of candidates that come in the order of how usual they are; ``stated``: what the model names.
+
+    Each counts with the preprocessing that suits it best.
+    """
     winner = race.best()
     best = winner.normalisation
     others = sorted({pair.normalisation for pair in race.logits} - {best})
@@ -76,7 +79,9 @@ def decide_normalisation(race: Race, stated: int | None) -> Verdict:
         return Verdict(plausible, "undecided", _without(plausible, (best, *others)), worse, blind=True)
     alike = [number for number in others if at_most(worse[number]) <= HARMLESS]
     rivals = [number for number in others if number not in alike and not told_apart(worse[number])]
-    chosen = stated if stated is not None and stated in (*alike, *rivals) else best
+    # Of those that make the same answers the stated one is taken, else the most usual: cross entropy without a
+    # temperature would prefer the sharpest where nearly all images are recognised.
+    chosen = stated if stated is not None and stated in (*alike, *rivals) else min((best, *alike))
     left = _without(chosen, (best, *rivals, *alike))
     return Verdict(chosen, "undecided" if rivals else "harmless" if left else "decided", left, worse)
 

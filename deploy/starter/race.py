@@ -5,6 +5,8 @@ Candidates that are worse than the best beyond doubt are dropped early; the othe
 
 from __future__ import annotations
 
+import itertools
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,12 +27,14 @@ from .unseen import UnseenImages
 Triple = tuple[float, float, float]
 Losses = NDArray[np.float64]
 
-_ROUNDS: Final = (32, 64, 128)
+_ROUNDS: Final = (16, 32, 64, 128)
 """Images after which candidates are dropped; the last round goes over the rest."""
 _DROPPED: Final = 4.0
 """Standard errors by which a candidate must be worse to be dropped before all images are seen."""
 _BATCH: Final = 32
-_TEMPERATURES: Final = 2.0 ** np.linspace(-4, 6, 41)
+_SURE: Final = 3.0
+_COARSE: Final = np.linspace(0, 6, 7)
+_FINE: Final = np.linspace(-0.75, 0.75, 7)
 
 
 class Pair(NamedTuple):
@@ -72,6 +76,7 @@ class Race:
     labels: Tensor
     logits: dict[Pair, Tensor] = field(default_factory=dict)
     seconds: float = 0.0
+    _losses: dict[tuple[Pair, int], Losses] = field(default_factory=dict, repr=False)
 
     def add(self, pair: Pair, logits: Tensor) -> None:
         known = self.logits.get(pair)
@@ -80,7 +85,10 @@ class Race:
     def losses(self, pair: Pair, count: int | None = None) -> Losses:
         """Cross entropies of the first ``count`` images; None: of all that it has seen."""
         logits = self.logits[pair][:count]
-        return cross_entropies(logits, self.labels[: len(logits)])
+        key = pair, len(logits)
+        if key not in self._losses:
+            self._losses[key] = cross_entropies(logits, self.labels[: len(logits)])
+        return self._losses[key]
 
     def compare(self, pair: Pair, other: Pair) -> Difference:
         """How much worse ``pair`` is than ``other``."""
@@ -102,16 +110,28 @@ class Race:
 
 
 def cross_entropies(logits: Tensor, labels: Tensor) -> Losses:
-    """Cross entropy (n,) of logits (n, classes), divided by the temperature for which its mean is least.
+    """Cross entropy (n,) of logits (n, classes), comparable between normalisations that scale logits differently.
 
-    Without the temperature a normalisation would win by making a network less sure (or, where it was trained with soft
-    labels, more), as that alone changes cross entropy: Guo et al. 2017, On Calibration of Modern Neural Networks.
+    Less contrast makes a network less sure, and that alone changes cross entropy: it helps where the network was too
+    sure, or not sure enough (Guo et al. 2017, On Calibration of Modern Neural Networks). So logits are centred and
+    brought to one scale, that of answers with a lead of ``_SURE`` nats over ln(classes); then they are divided by the
+    temperature, of 1 or more, for which the mean is least. A temperature below 1 would make all alike where every image
+    is recognised.
     """
     if not logits.isfinite().all():
         return np.full(len(logits), np.inf)
-    scaled = [_cross_entropy(logits.double() / temperature, labels) for temperature in _TEMPERATURES]
-    best = min(scaled, key=lambda losses: float(losses.mean()))
-    return best.numpy()
+    classes = logits.shape[1]
+    centred = logits.double() - logits.double().mean(1, keepdim=True)
+    lead = math.log(classes) + _SURE
+    scale = lead * math.sqrt((classes - 1) / classes**2) / centred.square().mean().sqrt().clamp_min(1e-12)
+    scaled: dict[float, Tensor] = {}
+
+    def least(exponents: NDArray[np.float64]) -> float:
+        for exponent in exponents[exponents >= 0]:
+            scaled.setdefault(float(exponent), _cross_entropy(centred * scale / 2.0**exponent, labels))
+        return min(scaled, key=lambda exponent: float(scaled[exponent].mean()))
+
+    return scaled[least(least(_COARSE) + _FINE)].numpy()
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -126,25 +146,17 @@ def run_race(
     *,
     progress: Progress = SILENT,
 ) -> Race:
-    """Measure ``model`` on ``images`` under each normalisation (mean, std) and preprocessing; it is not changed.
-
-    All normalisations are first tried with the first preprocessing; those left, with all.
-    """
+    """Measure ``model`` on ``images`` under each normalisation (mean, std) and preprocessing; it is not changed."""
     race = Race(torch.from_numpy(images.labels))
     started = time.process_time()
     stops = [*(stop for stop in _ROUNDS if stop < len(images)), len(images)]
-    alive = [Pair(number, 0) for number in range(len(normalisations))]
+    alive = [Pair(*at) for at in itertools.product(range(len(normalisations)), range(len(preprocessings)))]
     first = 0
     with eval_mode(model), torch.inference_mode():
         for stop in progress.track(stops, "decide the preprocessing", total=len(stops), unit="rounds"):
-            used = sorted({pair.preprocessing for pair in alive}) if first else range(len(preprocessings))
+            used = sorted({pair.preprocessing for pair in alive})
             pixels = dict(zip(used, images.read(first, stop, [preprocessings[at] for at in used]), strict=True))
             _measure(race, model, pixels, normalisations, alive)
-            if not first:
-                kept = [pair.normalisation for pair in _without_losers(race, alive)]
-                others = [Pair(number, at) for number in kept for at in range(1, len(preprocessings))]
-                _measure(race, model, pixels, normalisations, others)
-                alive = [*alive, *others]
             alive = _without_losers(race, alive)
             first = stop
     race.seconds = time.process_time() - started
