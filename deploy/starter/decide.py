@@ -79,9 +79,10 @@ def decide_normalisation(race: Race, stated: int | None) -> Verdict:
         return Verdict(plausible, "undecided", _without(plausible, (best, *others)), worse, blind=True)
     alike = [number for number in others if at_most(worse[number]) <= HARMLESS]
     rivals = [number for number in others if number not in alike and not told_apart(worse[number])]
-    # Of those that make the same answers the stated one is taken, else the most usual: cross entropy without a
-    # temperature would prefer the sharpest where nearly all images are recognised.
-    chosen = stated if stated is not None and stated in (*alike, *rivals) else min((best, *alike))
+    if stated is not None and stated in (*alike, *rivals):
+        chosen = stated
+    else:  # the most usual of those that are as good, or as plausible: within one standard error
+        chosen = min((best, *alike, *(number for number in rivals if worse[number].mean <= worse[number].error)))
     left = _without(chosen, (best, *rivals, *alike))
     return Verdict(chosen, "undecided" if rivals else "harmless" if left else "decided", left, worse)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,7 +29,7 @@ Picture = np.ndarray
 
 
 def draw(label: int, generator: np.random.Generator, width: int = SIDE) -> Picture:
-    """A disc near the centre of an image (SIDE, width, 3) uint8; the class is its radius in pixels and its brightness."""
+    """A disc near the centre of an image (SIDE, width, 3) uint8; the class is its radius and its brightness."""
     radius, level = CLASSES[label]
     y, x = np.mgrid[:SIDE, :width] + 0.5
     shift = generator.uniform(-1, 1, 2)
