@@ -79,7 +79,7 @@ def decide_normalisation(race: Race, stated: int | None) -> Verdict:
         return Verdict(plausible, "undecided", _without(plausible, (best, *others)), worse, blind=True)
     alike = [number for number in others if at_most(worse[number]) <= HARMLESS]
     rivals = [number for number in others if number not in alike and not told_apart(worse[number])]
-    if stated is not None and stated in (*alike, *rivals):
+    if stated is not None and stated in (best, *alike, *rivals):
         chosen = stated
     else:  # the most usual of those that are as good, or as plausible: within one standard error
         chosen = min((best, *alike, *(number for number in rivals if worse[number].mean <= worse[number].error)))
@@ -95,7 +95,7 @@ def decide_preprocessing(race: Race, preference: Sequence[int]) -> Verdict:
     worse = {pair.preprocessing: race.compare(pair, winner) for pair in pairs}
     if not recognises(race, winner):
         return Verdict(preference[0], "undecided", tuple(preference[1:]), worse, blind=True)
-    alike = [best, *(number for number, difference in worse.items() if not told_apart(difference))]
+    alike = [best, *(n for n, found in worse.items() if not told_apart(found) or at_most(found) <= HARMLESS)]
     chosen = min(alike, key=preference.index)
     left = _without(chosen, alike)
     costly = chosen != best and at_most(worse[chosen]) > COSTLY
