@@ -16,7 +16,8 @@ from imagenet_layout import picture
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import functional
 
-from slimsight.compress.data.scaled import centre, read_scaled
+from slimsight.compress.data import Preprocessing
+from slimsight.compress.data.scaled import read_scaled
 
 SIDE, SHORT = 224, 256
 SIZES = ((500, 375), (320, 240), (1200, 900), (3000, 2000))
@@ -45,11 +46,11 @@ def measure_decoders(repeats: int = 9) -> list[dict[str, Any]]:
 
 
 def _by_pil(path: Path) -> None:
-    read_scaled(path, SIDE, lambda width, height: centre(width, height, SIDE, SHORT))
+    read_scaled(path, SIDE, Preprocessing(SIDE, SHORT).window)
 
 
 def _by_torchvision(path: Path) -> None:
     image = decode_jpeg(torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8), mode=ImageReadMode.RGB)
     height, width = image.shape[1:]
-    left, top, w, h = (int(edge) for edge in centre(width, height, SIDE, SHORT))
+    left, top, w, h = (int(edge) for edge in Preprocessing(SIDE, SHORT).window(width, height))
     functional.resized_crop(image, top, left, h, w, [SIDE, SIDE], antialias=True)

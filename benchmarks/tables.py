@@ -13,7 +13,7 @@ from pathlib import Path
 from tables_ablations import ablations
 from tables_bench import latency_lab
 from tables_cost import cost
-from tables_data import miniatures, throughput
+from tables_data import miniatures, preprocessing, throughput
 from tables_drift import drift, steered_finetuning
 from tables_dynamic import dynamic
 from tables_faults import faults
@@ -67,6 +67,7 @@ TABLES: dict[str, tuple[Callable[..., str], *tuple[str, ...]]] = {
     ),
     "throughput": (throughput, "data_throughput.json"),
     "miniatures": (miniatures, "imagenet_recipes.json"),
+    "preprocessing": (preprocessing, "preprocessing.json"),
     "processes": (processes, "processes.json"),
     "scaling": (scaling, "scaling.json"),
 }

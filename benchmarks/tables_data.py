@@ -1,4 +1,4 @@
-"""The tables of ImageNet's layout: reading speed, and its recipes on a miniature."""
+"""The tables of images: ImageNet's layout, its recipes on a miniature, and what ``init`` decides of preprocessing."""
 
 from __future__ import annotations
 
@@ -38,5 +38,25 @@ def miniatures(found: Results) -> str:
             f"| {row['network']} | {100 * row['budget']:.1f} % | {100 * row['kept_macs']:.2f} % | "
             f"{row['gated_vs_slim_max_rel']:.0e} | {files:.0e} | {'passed' if row['parity_passed'] else 'failed'} | "
             f"{sum(row['seconds'].values()):.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def preprocessing(found: Results) -> str:
+    """A line for each of the twelve ways in which weights were trained."""
+    lines = [
+        "| trained with | prepared for | normalisation chosen | preprocessing chosen | test accuracy: chosen, truth | "
+        "CPU seconds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in sorted(found["cases"], key=lambda row: (row["preprocessing"], row["normalisation"])):
+        chosen, made = row["chosen"], row["chosen_preprocessing"]
+        same = "the same" if row["same_normalisation"] else f"mean {chosen['mean'][0]:.3f}, std {chosen['std'][0]:.3f}"
+        right = "the same" if row["same_preprocessing"] else made["brief"]
+        accuracies = row["test_accuracy_of_the_choice"], row["test_accuracy_of_the_truth"]
+        lines.append(
+            f"| {row['normalisation']} | {row['preprocessing']} | {same} ({chosen['kind']}) | {right} "
+            f"({made['kind']}) | {', '.join(f'{100 * share:.1f} %' for share in accuracies)} | "
+            f"{row['cpu_seconds']:.0f} |"
         )
     return "\n".join(lines)

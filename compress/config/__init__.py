@@ -2,7 +2,7 @@
 
 from .base import Count, Fraction, Images, NonNegative, Positive, Section, Share
 from .budget import BudgetConfig, LatencyLimit, MacsLimit, ParamsLimit, SizeLimit
-from .classifier import DataConfig, FinetuneConfig, ModelConfig, TrainConfig
+from .classifier import DataConfig, FinetuneConfig, Interpolation, ModelConfig, TrainConfig
 from .dynamic import DynamicConfig
 from .explainer import ExplainerConfig, MaskConfig, PredictorConfig, RealXConfig, SelectorConfig, VarSalConfig
 from .gates import RANKINGS, GatesConfig, Steer
@@ -18,6 +18,7 @@ __all__ = [
     "Fraction",
     "GatesConfig",
     "Images",
+    "Interpolation",
     "LatencyLimit",
     "MacsLimit",
     "MaskConfig",

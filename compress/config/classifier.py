@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from .base import Count, Fraction, NonNegative, Positive, Section, Share
 
 AreaShare = Annotated[float, Field(gt=0, le=1)]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 
 class DataConfig(Section):
@@ -65,7 +66,16 @@ class DataConfig(Section):
     )
     resize: Annotated[int, Field(ge=8)] | None = Field(
         default=None,
-        description="on_the_fly: short side in pixels before the centre is taken (ImageNet: 256); null: image_size",
+        description="pixels that the short side is scaled to before the centre square of image_size is cut out "
+        "(ImageNet: 256 for 224); null: image_size",
+    )
+    interpolation: Interpolation = Field(
+        default="bilinear", description="how images are scaled; PIL's filters, antialiased (all but nearest)"
+    )
+    stretch: bool = Field(
+        default=False,
+        description="true: both sides are scaled to resize, whatever the aspect ratio (torchvision's Resize((n, n)), "
+        "timm's squash); false: the short side is, and what the centre square leaves over is cut off",
     )
     crop_scale: tuple[AreaShare, AreaShare] | None = Field(
         default=None,
@@ -93,17 +103,29 @@ class DataConfig(Section):
             raise ValueError(f"'val_is_test' is for folders of images: choose source {' or '.join(folders)}")
         if self.crop_scale is not None and self.crop_scale[0] > self.crop_scale[1]:
             raise ValueError(f"crop_scale {list(self.crop_scale)}: the smaller share comes first")
+        self._check_preprocessing()
         if self.decode == "once":
-            if self.resize is not None:
-                raise ValueError("'resize' needs decode: on_the_fly; images that are decoded once keep one window")
             return self
         if self.source not in folders:
             raise ValueError(f"decode: on_the_fly reads folders of images: choose source {' or '.join(folders)}")
         if self.image_size is None:
             raise ValueError("decode: on_the_fly needs 'image_size': the side in pixels, e.g. 224")
-        if self.resize is not None and self.resize < self.image_size:
-            raise ValueError(f"resize {self.resize} is below image_size {self.image_size}: the centre would not fit")
         return self
+
+    def _check_preprocessing(self) -> None:
+        changed = [
+            n for n in ("resize", "interpolation", "stretch") if getattr(self, n) != type(self).model_fields[n].default
+        ]
+        if changed and self.image_size is None:
+            raise ValueError(
+                f"'{changed[0]}' needs 'image_size', the side in pixels of the square that images become, e.g. 224; "
+                "without it they are taken as they are"
+            )
+        if self.image_size is not None and self.resize is not None and self.resize < self.image_size:
+            raise ValueError(
+                f"resize {self.resize} is below image_size {self.image_size}: the centre would not fit; give resize at "
+                f"least {self.image_size}, or leave it out"
+            )
 
 
 class TrainConfig(Section):

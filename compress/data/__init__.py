@@ -6,6 +6,7 @@ from .flow import Flow
 from .images import ImageSet, Rows
 from .loader import BatchSource, LoaderBatches, TensorBatches, first_batches, first_images, one_pass
 from .on_the_fly import FileImages
+from .preprocessing import Preprocessing
 from .splits import Splits, open_splits
 from .subsample import Subsample
 
@@ -18,6 +19,7 @@ __all__ = [
     "Flow",
     "ImageSet",
     "LoaderBatches",
+    "Preprocessing",
     "Rows",
     "Sharding",
     "Splits",

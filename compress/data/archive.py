@@ -24,6 +24,7 @@ from .decode import MOST_BYTES, Decoded, Encoded, decode, error_text, is_image
 from .layout import take_val_as_test
 from .lists import read_skip
 from .partition import check_classes, check_same_classes
+from .preprocessing import Preprocessing, cache_key
 from .split_names import FolderContent, find_splits, split_of
 
 # Headers that describe the next member: long names, and POSIX extended headers.
@@ -76,7 +77,7 @@ class ArchiveSource:
     """
 
     path: Path
-    resize: int | None
+    preprocessing: Preprocessing | None
     config: DataConfig | None = None
     skip: frozenset[str] = frozenset()
     cache_dir: Path | None = None
@@ -87,7 +88,7 @@ class ArchiveSource:
         """The archive that a recipe names."""
         assert config.path is not None, "DataConfig requires a path"
         skip = frozenset[str]() if config.skip is None else read_skip(config.skip)
-        return cls(config.path, config.image_size, config, skip, cache_dir)
+        return cls(config.path, Preprocessing.of(config), config, skip, cache_dir)
 
     @cached_property
     def layout(self) -> ArchiveLayout:
@@ -111,14 +112,14 @@ class ArchiveSource:
             facts["folder"] = self.layout.folders[split]
         if self.skip:
             facts["skip"] = sorted(self.skip)
-        return fingerprint(split, kind="archive", resize=self.resize, **facts)
+        return fingerprint(split, kind="archive", resize=cache_key(self.preprocessing), **facts)
 
     def count(self, splits: Collection[str]) -> None:
         """None: the number is known only at the end of the archive."""
 
     def stream(self, splits: Collection[str]) -> Iterator[Decoded]:
         seen = _SeenFiles({split: set() for split in self.splits}, {split: set() for split in self.splits})
-        for item in decode(self._encoded(seen), resize=self.resize):
+        for item in decode(self._encoded(seen), self.preprocessing):
             if item.split in splits:
                 yield item
         self._check_tree(seen)

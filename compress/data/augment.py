@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .on_the_fly import FileImages
-from .scaled import DRAWS, Pixels, Window, random_window, read_scaled
+from .preprocessing import Window
+from .scaled import DRAWS, Pixels, random_window, read_scaled
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Augmentation:
             def window(width: int, height: int) -> Window:
                 return random_window(width, height, scale, draws)
 
-            image = read_scaled(files.path(row), files.side, window)
+            image = read_scaled(files.path(row), files.side, window, files.preprocessing.interpolation)
         return _mirrored(image) if self.flip and draws[DRAWS - 1] < 0.5 else image
 
     def _shifted(self, image: Pixels, draws: NDArray[np.float64]) -> Pixels:

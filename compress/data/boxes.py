@@ -16,6 +16,7 @@ from torch import Tensor
 from ..errors import DataError
 from ..files.untrusted import MOST_LIST, parse_json, path_inside, printable, read_text
 from .decode import DECODE_ERRORS, Encoded, decode, error_text, open_image
+from .preprocessing import Preprocessing
 
 COLUMNS = ("file", "x0", "y0", "x1", "y1")
 
@@ -29,8 +30,8 @@ class BoxedImages:
     boxes: Tensor
 
 
-def load_boxes(path: Path, side: int) -> BoxedImages:
-    """The images of a table of boxes, their centre square scaled to ``side``, and the boxes scaled with it.
+def load_boxes(path: Path, preprocessing: Preprocessing) -> BoxedImages:
+    """The images of a table of boxes, preprocessed, and the boxes scaled with them.
 
     The table is CSV with the header ``file,x0,y0,x1,y1``, or JSON: a list of objects with those keys. ``file`` is
     relative to the table's folder; x grows to the right, y down, in pixels of the file; x1 and y1 are exclusive.
@@ -49,9 +50,9 @@ def load_boxes(path: Path, side: int) -> BoxedImages:
         if file is None:
             raise DataError(f"{where}: {printable(name)} is not below the table's folder; put the images there")
         names.append(name)
-        boxes.append(_scale_box(box, _image_size(file, where), side, where))
+        boxes.append(_scale_box(box, _image_size(file, where), preprocessing, where))
         encoded.append(Encoded("boxes", name, file, str(file)))
-    images = np.stack([item.image for item in decode(encoded, resize=side)])
+    images = np.stack([item.image for item in decode(encoded, preprocessing)])
     return BoxedImages(tuple(names), torch.from_numpy(images).float() / 255, torch.tensor(boxes))
 
 
@@ -91,9 +92,9 @@ def _image_size(file: Path, where: str) -> tuple[int, int]:
 
 
 def _scale_box(
-    box: tuple[int, int, int, int], size: tuple[int, int], side: int, where: str
+    box: tuple[int, int, int, int], size: tuple[int, int], preprocessing: Preprocessing, where: str
 ) -> tuple[int, int, int, int]:
-    """The box in the centre square of an image of ``size``, scaled to ``side`` and rounded to whole pixels."""
+    """The box in the square that an image of ``size`` becomes, rounded to whole pixels."""
     x0, y0, x1, y1 = box
     width, height = size
     if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
@@ -101,15 +102,15 @@ def _scale_box(
             f"{where} ({x0}, {y0}, {x1}, {y1}) is empty or exceeds its image of {width} x {height} pixels: "
             "0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height are needed"
         )
-    square = min(size)
-    left, top = (width - square) / 2, (height - square) / 2
+    window, side = preprocessing.window(width, height), preprocessing.side
 
-    def scale_edges(low: float, high: float) -> tuple[int, int]:
-        start = min(max(math.floor(low * side / square + 0.5), 0), side)
-        end = min(max(math.floor(high * side / square + 0.5), 0), side)
+    def scale_edges(low: float, high: float, length: float) -> tuple[int, int]:
+        start = min(max(math.floor(low * side / length + 0.5), 0), side)
+        end = min(max(math.floor(high * side / length + 0.5), 0), side)
         return start, end
 
-    (a0, a1), (b0, b1) = scale_edges(x0 - left, x1 - left), scale_edges(y0 - top, y1 - top)
+    a0, a1 = scale_edges(x0 - window.left, x1 - window.left, window.width)
+    b0, b1 = scale_edges(y0 - window.top, y1 - window.top, window.height)
     if a0 == a1 or b0 == b1:
         raise DataError(
             f"{where} ({x0}, {y0}, {x1}, {y1}) lies outside the image's centre square, the {side} x {side} pixels that "

@@ -14,10 +14,11 @@ from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from ..errors import BrokenImage, DataError
 from ..files.untrusted import MEBIBYTE, open_limited, printable
+from .preprocessing import Preprocessing
 
 FORMATS: Final = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
 """Accepted formats (PIL's names). By content PIL would open others whatever the suffix, EPS with Ghostscript."""
@@ -58,15 +59,17 @@ class Decoded(NamedTuple):
     image: NDArray[np.uint8]
 
 
-def decode(encoded: Iterable[Encoded], *, resize: int | None, expect: int | None = None) -> Iterator[Decoded]:
-    """Decode images, in order. Without ``resize`` all must be squares of one side: ``expect``, or that of the first.
+def decode(
+    encoded: Iterable[Encoded], preprocessing: Preprocessing | None, *, expect: int | None = None
+) -> Iterator[Decoded]:
+    """Decode images, in order. Without ``preprocessing`` all must be squares of one side: ``expect``, or the first's.
 
     Raises:
         DataError: an image cannot be read or has a different size; it is named.
     """
     reference = "the training images are"
-    side = resize or expect
-    for chunk in _decode_in_threads(encoded, resize):
+    side = expect if preprocessing is None else preprocessing.side
+    for chunk in _decode_in_threads(encoded, preprocessing):
         for item, image in chunk:
             height, width = image.shape[1:]
             if side is None:
@@ -104,16 +107,16 @@ def open_image(source: Path | bytes) -> Iterator[Image.Image]:
         yield image
 
 
-def to_bytes(image: Image.Image, resize: int | None = None) -> NDArray[np.uint8]:
-    """RGB image ``(3, H, W)`` uint8; with ``resize``, the centre square scaled to that side in pixels (bilinear).
+def to_bytes(image: Image.Image, preprocessing: Preprocessing | None = None) -> NDArray[np.uint8]:
+    """RGB image ``(3, H, W)`` uint8; a square of ``preprocessing.side`` pixels, or without it as it is.
 
     Raises:
         ValueError: the image has more than 8 bits per channel, which PIL would clip to white.
     """
     refuse_mode(image)
     rgb = image.convert("RGB")
-    if resize is not None and rgb.size != (resize, resize):
-        rgb = ImageOps.fit(rgb, (resize, resize), Image.Resampling.BILINEAR)
+    if preprocessing is not None:
+        rgb = preprocessing.apply(rgb)
     return np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1))
 
 
@@ -136,14 +139,14 @@ def error_text(error: BaseException) -> str:
 
 
 def _decode_in_threads(
-    encoded: Iterable[Encoded], resize: int | None
+    encoded: Iterable[Encoded], preprocessing: Preprocessing | None
 ) -> Iterator[list[tuple[Encoded, NDArray[np.uint8]]]]:
     """Decoded chunks in order, a few of them in memory at a time."""
     with ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="decode") as pool:
         running: deque[Future[list[tuple[Encoded, NDArray[np.uint8]]]]] = deque()
         try:
             for chunk in _chunks(encoded):
-                running.append(pool.submit(_decode_chunk, chunk, resize))
+                running.append(pool.submit(_decode_chunk, chunk, preprocessing))
                 if len(running) > 2 * DECODE_THREADS:
                     yield running.popleft().result()
             while running:
@@ -164,14 +167,14 @@ def _chunks(encoded: Iterable[Encoded]) -> Iterator[list[Encoded]]:
         yield chunk
 
 
-def _decode_chunk(chunk: list[Encoded], resize: int | None) -> list[tuple[Encoded, NDArray[np.uint8]]]:
-    return [(item, _decode_one(item, resize)) for item in chunk]
+def _decode_chunk(chunk: list[Encoded], preprocessing: Preprocessing | None) -> list[tuple[Encoded, NDArray[np.uint8]]]:
+    return [(item, _decode_one(item, preprocessing)) for item in chunk]
 
 
-def _decode_one(item: Encoded, resize: int | None) -> NDArray[np.uint8]:
+def _decode_one(item: Encoded, preprocessing: Preprocessing | None) -> NDArray[np.uint8]:
     try:
         with open_image(item.data) as image:
-            return to_bytes(image, resize)
+            return to_bytes(image, preprocessing)
     except UnidentifiedImageError as error:
         where = printable(item.where, 500)
         raise BrokenImage(f"{where} is not an image that can be read; replace or remove it") from error

@@ -20,24 +20,25 @@ from .layout import Layout, check_folders, find_layout, refuse_archive, refuse_v
 from .listing import class_folders
 from .lists import check_val_list, read_val_list
 from .partition import hold_out
-from .scaled import Pixels, Window, centre, read_scaled
+from .preprocessing import Preprocessing
+from .scaled import Pixels, read_scaled
 
 _MAX_BYTES = 4 << 30
 """Limit of one access: a request for more mistakes a large set of images for a small one."""
 
 
 class FileImages:
-    """Images of an index as an array ``(N, 3, side, side)`` uint8: decoded, scaled and centre-cropped on access.
+    """Images of an index as an array ``(N, 3, side, side)`` uint8: decoded and preprocessed on access."""
 
-    Args:
-        side: of the centre crop, pixels; short: length that the short side is scaled to before, at least ``side``.
-    """
-
-    def __init__(self, index: FileIndex, side: int, short: int) -> None:
-        assert short >= side
+    def __init__(self, index: FileIndex, preprocessing: Preprocessing) -> None:
         self.names, self.root = index.names, str(index.root)
         self.digest = index.digest
-        self.side, self.short = side, short
+        self.preprocessing = preprocessing
+
+    @property
+    def side(self) -> int:
+        """Of the squares, pixels."""
+        return self.preprocessing.side
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -56,7 +57,8 @@ class FileImages:
 
     def plain(self, row: int) -> Pixels:
         """One image ``(side, side, 3)``, not augmented."""
-        return read_scaled(self.path(row), self.side, self._centre)
+        made = self.preprocessing
+        return read_scaled(self.path(row), made.side, made.window, made.interpolation)
 
     def __getitem__(self, rows: NDArray[np.int64] | np.int64) -> NDArray[np.uint8]:
         """Images ``(n, 3, side, side)`` at an array of positions, or one ``(3, side, side)``; decoded in threads.
@@ -81,9 +83,6 @@ class FileImages:
                 pass
         channels_first = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
         return channels_first if np.ndim(rows) else channels_first[0]
-
-    def _centre(self, width: int, height: int) -> Window:
-        return centre(width, height, self.side, self.short)
 
 
 def open_on_the_fly(
@@ -145,10 +144,10 @@ class _Opener:
         )
 
     def images(self, index: FileIndex, mask: NDArray[np.bool_] | None = None) -> ImageSet:
-        side = self.config.image_size
-        assert side is not None, "DataConfig requires image_size"
+        preprocessing = Preprocessing.of(self.config)
+        assert preprocessing is not None, "DataConfig requires image_size"
         order = np.arange(len(index)) if mask is None else np.flatnonzero(mask)
-        files = FileImages(index, side, self.config.resize or side)
+        files = FileImages(index, preprocessing)
         return ImageSet(Rows(files, order), index.labels[order], index.classes)
 
 

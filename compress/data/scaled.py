@@ -5,36 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
+from ..config import Interpolation
 from ..errors import BrokenImage, DataError
 from ..files.untrusted import printable
 from .decode import DECODE_ERRORS, error_text, open_image, refuse_mode
+from .preprocessing import RESAMPLING, Window
 
 Pixels = NDArray[np.uint8]
 _RATIOS = math.log(3 / 4), math.log(4 / 3)
 _TRIES = 10
 DRAWS = 2 * _TRIES + 4
 """Random numbers reserved for one image: two for each of ``_TRIES`` window sizes, then its position, shift and flip."""
-
-
-class Window(NamedTuple):
-    """A rectangle of an image, in pixels of the file, from its top left corner."""
-
-    left: float
-    top: float
-    width: float
-    height: float
-
-
-def centre(width: int, height: int, side: int, short: int) -> Window:
-    """The window that becomes a centre crop of ``side`` pixels when the short side is scaled to ``short`` pixels."""
-    edge = min(width, height) * side / short
-    return Window((width - edge) / 2, (height - edge) / 2, edge, edge)
 
 
 def random_window(width: int, height: int, scale: tuple[float, float], draws: NDArray[np.float64]) -> Window:
@@ -59,10 +45,13 @@ def random_window(width: int, height: int, scale: tuple[float, float], draws: ND
     return Window((width - w) // 2, (height - h) // 2, w, h)
 
 
-def read_scaled(path: Path | str, side: int, window: Callable[[int, int], Window]) -> Pixels:
-    """The crop ``window(width, height)`` of an image file, scaled to ``(side, side, 3)`` RGB (bilinear, antialiased).
+def read_scaled(
+    path: Path | str, side: int, window: Callable[[int, int], Window], interpolation: Interpolation = "bilinear"
+) -> Pixels:
+    """The crop ``window(width, height)`` of an image file, scaled to ``(side, side, 3)`` RGB.
 
-    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if the window then still has at least ``side`` pixels.
+    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if the window then still has at least ``side`` pixels; not for
+    ``nearest``, which takes single pixels of the file.
 
     Raises:
         DataError: the file cannot be read as an image; it is named.
@@ -71,16 +60,16 @@ def read_scaled(path: Path | str, side: int, window: Callable[[int, int], Window
         with open_image(Path(path)) as image:
             refuse_mode(image)
             width, height = image.size
-            left, top, w, h = window(width, height)
+            part = window(width, height)
             shrink = 1
-            while shrink < 8 and min(w, h) >= 2 * shrink * side:
+            while interpolation != "nearest" and shrink < 8 and min(part.width, part.height) >= 2 * shrink * side:
                 shrink *= 2
             if shrink > 1:
                 image.draft(None, (width // shrink, height // shrink))
             across, down = image.size[0] / width, image.size[1] / height
             rgb = image if image.mode == "RGB" else image.convert("RGB")
-            box = (left * across, top * down, (left + w) * across, (top + h) * down)
-            return np.asarray(rgb.resize((side, side), Image.Resampling.BILINEAR, box=_clamp_box(box, image.size)))
+            box = part.box(across, down, image.size)
+            return np.asarray(rgb.resize((side, side), RESAMPLING[interpolation], box=box))
     except FileNotFoundError as error:
         raise DataError(f"{_name(path)} is gone; put it back, or run again: the folder is then listed anew") from error
     except UnidentifiedImageError as error:
@@ -94,8 +83,3 @@ _REMEDY = "replace it, or name it in a file for data.skip to leave it out"
 
 def _name(path: Path | str) -> str:
     return printable(str(path), 500)
-
-
-def _clamp_box(box: tuple[float, float, float, float], size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """``box`` within the image: rounding may put an edge outside by the last bit, which PIL refuses."""
-    return max(box[0], 0.0), max(box[1], 0.0), min(box[2], float(size[0])), min(box[3], float(size[1]))

@@ -18,13 +18,14 @@ from .layout import check_folders
 from .listing import FolderFilter, Listing, class_folders, file_facts, list_flat, list_images
 from .lists import Labels
 from .partition import hold_out
+from .preprocessing import Preprocessing, cache_key
 
 _DIGITS_SIDE = 32  # the networks for CIFAR-10 take 32 x 32; digits are 8 x 8
 
 
 @dataclass(frozen=True)
 class FolderSource:
-    """Source: one folder of class folders per split. ``resize``: side in pixels, None keeps (and checks) the size.
+    """Source: one folder of class folders per split. ``preprocessing``: None keeps (and checks) the size.
 
     The test folder is listed when its images are first used; its class names are checked at once.
 
@@ -34,7 +35,7 @@ class FolderSource:
     """
 
     folders: Mapping[str, Path]
-    resize: int | None
+    preprocessing: Preprocessing | None
     one_pass: bool = False
     selection: FolderFilter | None = None
     labels: Labels | None = None
@@ -60,21 +61,22 @@ class FolderSource:
         return list_flat(root, self.labels, class_folders(self.folders["train"]), self.selection)
 
     def fingerprint(self, split: str) -> str:
-        # Without resize all splits must have the size of the training images, so these count as facts of any split.
-        facts = {name: self.listing(name).facts() for name in {split, *(() if self.resize else ("train",))}}
-        return fingerprint(split, kind="folder", path=self.folders[split].resolve(), resize=self.resize, files=facts)
+        # Taken as they are, all splits must have the size of the training images: these count as facts of any split.
+        facts = {name: self.listing(name).facts() for name in {split, *(() if self.preprocessing else ("train",))}}
+        size = cache_key(self.preprocessing)
+        return fingerprint(split, kind="folder", path=self.folders[split].resolve(), resize=size, files=facts)
 
     def count(self, splits: Collection[str]) -> int:
         return sum(len(self.listing(split).names) for split in splits)
 
     def stream(self, splits: Collection[str]) -> Iterator[Decoded]:
         for split in splits:
-            expect = None if self.resize or split == "train" else self._train_side()
-            yield from decode(_encoded(self.listing(split), split), resize=self.resize, expect=expect)
+            expect = None if self.preprocessing or split == "train" else self._train_side()
+            yield from decode(_encoded(self.listing(split), split), self.preprocessing, expect=expect)
 
     def _train_side(self) -> int:
         first = Listing(self.folders["train"], self.listing("train").names[:1])
-        return int(next(decode(_encoded(first, "train"), resize=None)).image.shape[-1])
+        return int(next(decode(_encoded(first, "train"), None)).image.shape[-1])
 
 
 def _encoded(listing: Listing, split: str) -> Iterator[Encoded]:
@@ -113,7 +115,7 @@ class PooledSource:
 
 def folder_without_test(
     root: Path,
-    resize: int,
+    preprocessing: Preprocessing,
     *,
     test_fraction: float,
     seed: int,
@@ -126,31 +128,33 @@ def folder_without_test(
 
     def facts(names: Sequence[str]) -> dict[str, Any]:
         files = Listing(root, tuple(names)).facts()
-        return {"kind": "folder", "path": root.resolve(), "resize": resize, "files": files}
+        return {"kind": "folder", "path": root.resolve(), "resize": preprocessing.cache_key, "files": files}
 
     def images(names: Sequence[str], split: str) -> Iterator[Decoded]:
-        return decode(_encoded(Listing(root, tuple(names)), split), resize=resize)
+        return decode(_encoded(Listing(root, tuple(names)), split), preprocessing)
 
     return PooledSource(listing.names, frozenset(test), facts, images)
 
 
-def digits(resize: int | None, *, test_fraction: float, seed: int, reserved: Collection[str]) -> PooledSource:
+def digits(
+    preprocessing: Preprocessing | None, *, test_fraction: float, seed: int, reserved: Collection[str]
+) -> PooledSource:
     """A source of scikit-learn's 1,797 digits (8 x 8, grey 0..16), named ``<digit>/<number>``; 32 x 32 by default."""
     from sklearn.datasets import load_digits
 
     grey, labels = load_digits(return_X_y=True)
     names = _numbered_names(labels, [str(digit) for digit in range(10)])
     position = {name: index for index, name in enumerate(names)}
-    side = resize or _DIGITS_SIDE
+    made = preprocessing or Preprocessing.square(_DIGITS_SIDE)
 
     def images(selected: Sequence[str], split: str) -> Iterator[Decoded]:
         for name in selected:
             raw = np.rint(grey[position[name]].reshape(8, 8) * (255 / 16)).astype(np.uint8)
-            yield Decoded(split, name, to_bytes(Image.fromarray(raw), side))
+            yield Decoded(split, name, to_bytes(Image.fromarray(raw), made))
 
     test = hold_out(names, test_fraction, seed=seed, what="test", reserved=reserved)
     pooled = sorted(names)
-    return PooledSource(pooled, frozenset(test), lambda _: {"kind": "digits", "resize": side}, images)
+    return PooledSource(pooled, frozenset(test), lambda _: {"kind": "digits", "resize": made.cache_key}, images)
 
 
 @dataclass(frozen=True)
@@ -158,12 +162,12 @@ class CifarBatches:
     """Source: CIFAR-10's python batches, read by torchvision, never downloaded; names are ``<class>/<number>``."""
 
     root: Path
-    resize: int | None
+    preprocessing: Preprocessing | None
     splits: tuple[str, ...] = ("train", "test")
     one_pass: bool = False
 
     @classmethod
-    def at(cls, path: Path, resize: int | None) -> CifarBatches:
+    def at(cls, path: Path, preprocessing: Preprocessing | None) -> CifarBatches:
         """``path`` holds ``cifar-10-batches-py``, or is it."""
         from torchvision.datasets import CIFAR10
 
@@ -173,7 +177,7 @@ class CifarBatches:
                 f"there is no folder {CIFAR10.base_folder} in {path}; unpack cifar-10-python.tar.gz there, "
                 "or use source: image_tree"
             )
-        return cls(root, resize)
+        return cls(root, preprocessing)
 
     def fingerprint(self, split: str) -> str:
         from torchvision.datasets import CIFAR10
@@ -181,7 +185,8 @@ class CifarBatches:
         parts = CIFAR10.train_list if split == "train" else CIFAR10.test_list
         files = [self.root / CIFAR10.base_folder / name for name, _ in (*parts, (CIFAR10.meta["filename"], ""))]
         facts = [file_facts(path, path.name) for path in files]
-        return fingerprint(split, kind="cifar10", path=self.root.resolve(), resize=self.resize, files=facts)
+        size = cache_key(self.preprocessing)
+        return fingerprint(split, kind="cifar10", path=self.root.resolve(), resize=size, files=facts)
 
     def count(self, splits: Collection[str]) -> None:
         """None: the number is known only once the batches are read."""
@@ -199,7 +204,7 @@ class CifarBatches:
                 ) from error
             names = _numbered_names(np.asarray(batches.targets), batches.classes)
             for index in sorted(range(len(names)), key=names.__getitem__):
-                yield Decoded(split, names[index], to_bytes(Image.fromarray(batches.data[index]), self.resize))
+                yield Decoded(split, names[index], to_bytes(Image.fromarray(batches.data[index]), self.preprocessing))
 
 
 def _numbered_names(labels: NDArray[Any], classes: Sequence[str]) -> list[str]:

@@ -18,6 +18,7 @@ from .layout import find_layout, refuse_archive, refuse_val_list
 from .lists import check_val_list, read_val_list
 from .on_the_fly import open_on_the_fly
 from .partition import hold_out, stratified_rows
+from .preprocessing import Preprocessing
 from .sources import CifarBatches, FolderSource, digits, folder_without_test
 
 OpenedSplits = tuple[ImageSet, ImageSet, Callable[[], ImageSet] | None]
@@ -109,9 +110,9 @@ def to_source(config: DataConfig, *, seed: int, reserved: Sequence[str] = (), ca
     Raises:
         DataError: the path is missing, or of the wrong kind for the source.
     """
-    size = config.image_size
+    preprocessing = Preprocessing.of(config)
     if config.source == "digits":
-        return digits(size, test_fraction=config.test_fraction, seed=seed, reserved=reserved)
+        return digits(preprocessing, test_fraction=config.test_fraction, seed=seed, reserved=reserved)
     path = config.path
     assert path is not None, "DataConfig requires a path"
     if not path.exists():
@@ -123,14 +124,14 @@ def to_source(config: DataConfig, *, seed: int, reserved: Sequence[str] = (), ca
         hint = "; source image_tree reads archives" if config.source == "image_folder" else ""
         raise DataError(f"data path {path} is a file, but source {config.source} takes a folder{hint}")
     if config.source == "cifar10_batches":
-        return CifarBatches.at(path, size)
+        return CifarBatches.at(path, preprocessing)
     layout = find_layout(config)
     if "test" in layout.folders or "val" in layout.folders:
-        return FolderSource(layout.folders, size, selection=layout.selection, labels=layout.labels)
-    assert size is not None, "DataConfig requires image_size for image_folder"
+        return FolderSource(layout.folders, preprocessing, selection=layout.selection, labels=layout.labels)
+    assert preprocessing is not None, "DataConfig requires image_size for image_folder"
     return folder_without_test(
         layout.folders["train"],
-        size,
+        preprocessing,
         test_fraction=config.test_fraction,
         seed=seed,
         reserved=reserved,

@@ -37,11 +37,11 @@ _DAMAGED = (
 _REMEDY = "save only the weights, with safetensors.torch.save_file or torch.save(model.state_dict(), ...)"
 
 
-def load_weights(model: Classifier, path: Path) -> None:
+def load_weights(model: Classifier, path: Path) -> frozenset[str]:
     """Copy the tensors of ``path`` into ``model``, converted to its dtypes; all or none.
 
     Names may have prefixes such as ``net.`` and ``module.``; ``normalize.mean`` and ``normalize.std`` are loaded if
-    present. ``num_batches_tracked`` may be missing.
+    present. ``num_batches_tracked`` may be missing. Returns the names of the model's tensors that were in the file.
 
     Raises:
         ModelError: no such file, no weights in it, or weights of another network; the message names the first
@@ -59,6 +59,7 @@ def load_weights(model: Classifier, path: Path) -> None:
             "choose the model, shortcut and classes that they were trained with"
         )
     model.load_state_dict({**model.state_dict(), **loaded})
+    return frozenset(loaded)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

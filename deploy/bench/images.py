@@ -13,7 +13,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from slimsight.compress.data import open_splits
+from slimsight.compress.data import Preprocessing, open_splits
 from slimsight.compress.data.decode import SUFFIXES, Encoded, decode, error_text, is_image
 from slimsight.compress.errors import DataError
 from slimsight.compress.files.untrusted import open_limited
@@ -111,7 +111,7 @@ def _load_folder(root: Path, size: tuple[int, int] | None) -> NDArray[np.uint8]:
         )
     chosen = paths[:: max(1, len(paths) // MAX_IMAGES)][:MAX_IMAGES]  # spread over the class folders
     items = (Encoded("bench", path.relative_to(root).as_posix(), path, str(path)) for path in chosen)
-    return np.stack([item.image for item in decode(items, resize=None if size is None else size[0])])
+    return np.stack([item.image for item in decode(items, None if size is None else Preprocessing.square(size[0]))])
 
 
 def _load_validation_images(run: Path, progress: Progress) -> NDArray[np.uint8]:

@@ -130,7 +130,7 @@ def compare_images(
     """
     classes = session.splits.classes
     pairs = [models.explainers(name) for name in names]
-    images = read_images(paths, session.splits.image_size)
+    images = read_images(paths, session.preprocessing)
     known = [truth if truth is not None else class_of_folder(path, classes) for path in paths]
     files = picture_files(paths, out)
     for start in range(0, len(paths), _BATCH):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from slimsight.compress.data import Preprocessing
 from slimsight.compress.data.decode import Encoded, decode
 from slimsight.compress.errors import ConfigError, DataError
 from slimsight.compress.registry import nearest
@@ -53,8 +54,8 @@ def parse_class(text: str, classes: Sequence[str]) -> int:
     raise ConfigError(f"--class {text!r} is not a class{nearest(text, list(classes))}; give {allowed}")
 
 
-def read_images(paths: Sequence[Path], side: int) -> Tensor:
-    """Images (N, 3, side, side) in [0, 1], decoded as in a run: the centre square, resized.
+def read_images(paths: Sequence[Path], preprocessing: Preprocessing) -> Tensor:
+    """Images (N, 3, side, side) in [0, 1], preprocessed as in a run.
 
     Raises:
         DataError: a file is missing or not an image.
@@ -64,7 +65,7 @@ def read_images(paths: Sequence[Path], side: int) -> Tensor:
             raise DataError(f"{path} is a folder; give the images in it: {path}/*")
         if not path.exists():
             raise DataError(f"there is no image {path}; check the name")
-    decoded = decode((Encoded("", path.name, path, str(path)) for path in paths), resize=side)
+    decoded = decode((Encoded("", path.name, path, str(path)) for path in paths), preprocessing)
     return torch.from_numpy(np.stack([item.image for item in decoded])).float() / 255
 
 

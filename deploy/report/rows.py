@@ -276,6 +276,18 @@ def ranked_by(report: Report) -> str | None:
     return _RANKED.get(report.gates.steer) if report.gates else None
 
 
+def preprocessing(report: Report) -> str:
+    """What an image goes through before the exported files, in a sentence; "" in reports of earlier versions."""
+    made = None if report.data is None else report.data.preprocessing
+    if made is None:
+        return ""
+    by = " / ".join(", ".join(f"{value:.4g}" for value in values) for values in (made.mean, made.std))
+    return (
+        f"Every image: {made.words}; the files take {made.channels} in {made.range}, {made.layout}, and normalisation "
+        f"(mean / std {by}) is {made.normalisation}."
+    )
+
+
 def agreement(report: Report) -> str:
     """On how many validation images slim model and original predict the same class; "" where it was not measured."""
     found = report.agreement

@@ -47,6 +47,27 @@ Unit = Literal[
 ]
 
 
+class PreprocessingFigures(ReportPart):
+    """What an image file goes through before it is the input of the original and of every exported file.
+
+    ``resize``: pixels that the short side is scaled to, with ``stretch`` both sides; ``crop``: of the centre square
+    that is cut out then; ``words``: both in a sentence. Normalisation by ``mean`` and ``std`` is the model's first
+    layer, inside the files.
+    """
+
+    resize: Count
+    crop: Count
+    stretch: bool
+    interpolation: str
+    layout: str = "NCHW"
+    channels: str = "RGB"
+    range: str = "[0, 1]"
+    normalisation: str = "inside the file"
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    words: str
+
+
 class DataFigures(ReportPart):
     """Source of the images, and the size of each split.
 
@@ -63,6 +84,7 @@ class DataFigures(ReportPart):
     val_majority: Share | None = None
     skipped: Whole = 0
     skipped_names: tuple[str, ...] = ()
+    preprocessing: PreprocessingFigures | None = None
 
     @property
     def without_test(self) -> bool:

@@ -47,6 +47,7 @@ from ..report.schema import (
     ModelFigures,
     ModelInfo,
     ParityRow,
+    PreprocessingFigures,
     SaliencyFigures,
     StageFigures,
 )
@@ -104,6 +105,7 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
             skipped=len(skipped),
             skipped_names=tuple(printable(path, 500) for path in skipped[:_NAMED_SKIPPED]),
             val_majority=judged["val_majority"],
+            preprocessing=_preprocessing(session),
         ),
         original=original,
         slim=slim,
@@ -165,6 +167,21 @@ def _explainer(session: Session) -> ExplainerFigures | None:
         stopped_after=refusal.step,
         planned_steps=refusal.steps,
         seconds_saved=refusal.seconds_saved,
+    )
+
+
+def _preprocessing(session: Session) -> PreprocessingFigures:
+    """As the session preprocesses; mean and std are those of the classifier: weights may bring their own."""
+    made, normalize = session.preprocessing, session.classifier().normalize
+    mean, std = (tuple(float(f"{value:.7g}") for value in part.flatten()) for part in (normalize.mean, normalize.std))
+    return PreprocessingFigures(
+        resize=made.resize,
+        crop=made.side,
+        stretch=made.stretch,
+        interpolation=made.interpolation,
+        mean=mean,
+        std=std,
+        words=made.words,
     )
 
 

@@ -18,6 +18,7 @@ from slimsight.compress.registry import nearest
 from slimsight.export.engines.result import BatchProfile, EngineResult, Precision
 from slimsight.export.onnx_files.metadata import read_metadata
 from slimsight.export.parity.prove import Artifact, ParityEvidence, prove_parity
+from slimsight.export.pt2.contents import read_pt2_metadata
 
 from ..machine import device_name, versions
 from ..run_dir import read_run
@@ -140,6 +141,13 @@ def export_run(
     return found
 
 
+def _stored_metadata(path: Path) -> dict[str, str] | None:
+    """What an exported file says of itself; None: an engine, which says it elsewhere."""
+    if path.suffix == ".onnx":
+        return dict(read_metadata(path).all)
+    return read_pt2_metadata(path) if path.suffix == ".pt2" else None
+
+
 def _to_dict(found: Exported, images: int) -> dict[str, Any]:
     """export.json: every file with its checksum, the comparisons made, and those that were not possible here."""
     files = []
@@ -147,7 +155,7 @@ def _to_dict(found: Exported, images: int) -> dict[str, Any]:
         rows = [row.to_dict() for row in found.evidence.rows if row.artifact == artifact.name]
         absent = [item for item in found.evidence.absent if item.artifact == artifact.name]
         built = found.engines.get(artifact.path.name)
-        metadata = dict(read_metadata(artifact.path).all) if artifact.path.suffix == ".onnx" else None
+        metadata = _stored_metadata(artifact.path)
         files.append(
             {
                 "file": artifact.path.name,

@@ -13,6 +13,7 @@ from torch import nn
 from slimsight.compress.errors import ExportError, RuntimeMissing
 from slimsight.export.engines.result import BatchProfile, EngineResult, Precision
 from slimsight.export.half.precision import export_fp16
+from slimsight.export.onnx_files.metadata import model_metadata
 from slimsight.export.parity.prove import PARITY_BATCHES, Artifact
 from slimsight.export.pt2.export import export_pt2
 from slimsight.export.routed.export import export_masked, export_routed
@@ -72,7 +73,8 @@ class Files:
             yield from self._of_onnx(Artifact(path, path.name, model, batches=self.batches), self.profile)
         if "pt2" in self.formats:
             path = self.folder / "model.pt2"
-            export_pt2(model, self.example, path)
+            about = self.session.about("finetune")
+            export_pt2(model, self.example, path, model_metadata(model, self.example, len(about.classes), about))
             yield Artifact(path, path.name, model, "pt2", batches=self.batches)
 
     def _dynamic(self) -> Iterator[Artifact]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from slimsight.compress.data import Preprocessing
 from slimsight.compress.explain import RbfHead
 from slimsight.compress.explain.amortized.rbf import SIGMA_SHARE
 from slimsight.compress.gates.importance import needs_gradients
@@ -54,6 +55,9 @@ def classifier_parts(session: Session) -> Parts:
         "weights": _file_digest(model.weights) if isinstance(model.weights, Path) else model.weights,
         "data": session.data_key,
     }
+    # The sampled pixels of ``data_key`` may be equal where those of other images are not.
+    if session.preprocessing != Preprocessing.square(session.preprocessing.side):
+        parts["preprocessing"] = session.preprocessing.cache_key
     if model.weights is None:
         parts |= {"train": model.train, "augment": augmentation(data), **_training_parts(session.recipe)}
     return parts

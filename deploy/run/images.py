@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from slimsight.compress.config import DataConfig
-from slimsight.compress.data import Batches, FileImages, Flow, ImageSet, Rows, Splits, open_splits, to_batches
+from slimsight.compress.data import (
+    Batches,
+    FileImages,
+    Flow,
+    ImageSet,
+    Preprocessing,
+    Rows,
+    Splits,
+    open_splits,
+    to_batches,
+)
 from slimsight.compress.data.images import sample_images
 from slimsight.compress.progress import Progress
 from slimsight.compress.training import make_fabric
@@ -23,7 +33,17 @@ from ..settings.recipe import Recipe
 from .processes import launched_processes
 
 _SAMPLED = 64
-_ADDED_LATER = ("subset", "classes", "skip", "test_labels", "decode", "resize", "crop_scale")
+_ADDED_LATER = (
+    "subset",
+    "classes",
+    "skip",
+    "test_labels",
+    "decode",
+    "resize",
+    "crop_scale",
+    "interpolation",
+    "stretch",
+)
 """Settings added after the first release; left out at their defaults, so that older fingerprints stay valid."""
 
 
@@ -80,6 +100,11 @@ class RunImages:
         if not opened.has_test:
             self.progress.note(f"no test images: {NO_TEST_FOLDER}")
         return opened
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How an image file becomes what the run's models take; of images taken as they are, the centre square."""
+        return Preprocessing.of(self.recipe.data) or Preprocessing.square(self.splits.image_size)
 
     @cached_property
     def data_key(self) -> str:

@@ -71,7 +71,7 @@ class Session(RunImages):
         self.run = run
 
     def about(self, stage: str, *, macs_mean: float | None = None) -> About:
-        """Metadata of an ONNX file that cannot be read from its model.
+        """Metadata of an exported file that cannot be read from its model.
 
         Args:
             stage: the finished stage that made the model; its fingerprint stands for all of the recipe and the images
@@ -80,7 +80,7 @@ class Session(RunImages):
         """
         made = self.run.record(stage)
         assert made is not None, f"stage '{stage}' makes the model"
-        return About(recipe=made.fingerprint, classes=self.splits.classes, macs_mean=macs_mean)
+        return About(made.fingerprint, self.splits.classes, macs_mean=macs_mean, preprocessing=self.preprocessing)
 
     def new_classifier(self) -> Classifier:
         """The architecture (and its given weights, if any), checked with two images."""

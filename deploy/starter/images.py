@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from slimsight.compress.config import DataConfig
-from slimsight.compress.data import open_splits
+from slimsight.compress.data import Preprocessing, open_splits
 from slimsight.compress.data.broken import (
     MOST_CHECKED,
     BrokenFile,
@@ -30,6 +30,8 @@ from slimsight.compress.data.splits import to_source
 from slimsight.compress.errors import BrokenImage, DataError
 from slimsight.compress.files.untrusted import printable
 from slimsight.compress.progress import SILENT, Progress
+
+from .unseen import UnseenImages
 
 T = TypeVar("T")
 
@@ -49,6 +51,7 @@ class ImageFacts:
     ``sizes``: width x height of the sampled images, the most frequent first; ``notes``: anything unusual.
     ``splits`` has 0 test images where the user brought train/ and val/ alone; ``skipped``: broken images, left out.
     ``paths`` (or ``arrays``, where images have one size): the training images that are sampled, with labels.
+    ``unseen``: validation images.
     """
 
     config: DataConfig
@@ -62,6 +65,7 @@ class ImageFacts:
     why_size: str
     notes: tuple[str, ...]
     paths: tuple[tuple[Path, int], ...]
+    unseen: UnseenImages
     arrays: tuple[NDArray[np.uint8], NDArray[np.int64]] | None = None
     skipped: tuple[BrokenFile, ...] = ()
 
@@ -70,12 +74,16 @@ class ImageFacts:
         """Images of the largest class over those of the smallest."""
         return max(self.counts.values()) / max(1, min(self.counts.values()))
 
-    def sample(self, size: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Images (N, 3, size, size) and labels (N,), spread over the classes."""
+    def sample(self, size: int, most: int | None = None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Training images (N, 3, size, size) and labels (N,), spread over the classes; ``most``: the first of them."""
+        made = Preprocessing.square(size)
         if self.arrays is not None:
-            return self.arrays
-        images = [_read_image(path, lambda image: to_bytes(image, size)) for path, _ in self.paths]
-        return np.stack(images), np.array([label for _, label in self.paths])
+            arrays, labels = self.arrays[0][:most], self.arrays[1][:most]
+            images = [to_bytes(Image.fromarray(array.transpose(1, 2, 0)), made) for array in arrays]
+            return np.stack(images), labels
+        paths = self.paths[:most]
+        read = [_read_image(path, lambda image: to_bytes(image, made)) for path, _ in paths]
+        return np.stack(read), np.array([label for _, label in paths])
 
 
 def examine_images(
@@ -104,6 +112,7 @@ def examine_images(
     return _facts_of_folder(path, seed, skip_list, progress)
 
 
+_HELD_OUT = "held out to validate, which the weights may have learned"
 _LAYOUTS = "or train/<class>/ and test/<class>/ (val/<class>/ too, if you have it)"
 
 
@@ -117,6 +126,7 @@ def _facts_of_source(config: DataConfig, layout: str, cache: Path, seed: int, pr
         totals.update(np.asarray(images.labels).tolist())
     sampled = np.linspace(0, len(train) - 1, min(_SAMPLED, len(train))).round().astype(np.int64)
     side = splits.image_size
+    validates = "val" in to_source(config, seed=seed, cache_dir=cache).splits
     return ImageFacts(
         config=config,
         classes=tuple(splits.classes),
@@ -129,6 +139,12 @@ def _facts_of_source(config: DataConfig, layout: str, cache: Path, seed: int, pr
         why_size="as they are",
         notes=(),
         paths=(),
+        unseen=UnseenImages.of_arrays(
+            splits.val.images,
+            splits.val.labels,
+            learned=not validates,
+            where="that validate" if validates else _HELD_OUT,
+        ),
         arrays=(np.asarray(train.images[sampled]), np.asarray(train.labels[sampled])),
     )
 
@@ -163,7 +179,11 @@ def _facts_of_folder(path: Path, seed: int, skip_list: Path | None, progress: Pr
         raise
     except DataError as error:
         raise DataError(f"{error} (layouts that are known: one folder per class, {_LAYOUTS})") from error
+    validates = False
+    where = _HELD_OUT
     if isinstance(source, FolderSource):
+        if "val" in source.folders:
+            validates, where = True, f"in {source.folders['val'].name}/"
         named = {
             split: [(folder / name, name) for name in source.listing(split).names]
             for split, folder in source.folders.items()
@@ -189,9 +209,13 @@ def _facts_of_folder(path: Path, seed: int, skip_list: Path | None, progress: Pr
     if "val" not in splits:
         if len(pool) < _FEW:
             trial = trial.model_copy(update={"val_fraction": _LARGE_SHARE})
-        validation = len(hold_out(pool, trial.val_fraction, seed=seed, what="validation"))
-        splits |= {"train": splits["train"] - validation, "val": validation}
-    sampled = _evenly_spaced([(file, classes.index(name.split("/")[0])) for file, name in named["train"]])
+        held_out = hold_out(pool, trial.val_fraction, seed=seed, what="validation")
+        named["val"] = [(file, name) for file, name in named["train"] if name in held_out]
+        splits |= {"train": splits["train"] - len(held_out), "val": len(held_out)}
+    labelled = {
+        split: [(file, classes.index(name.split("/")[0])) for file, name in named[split]] for split in ("train", "val")
+    }
+    sampled = _evenly_spaced(labelled["train"])
     sizes, notes = _sizes_and_notes([file for file, _ in sampled])
     short = sorted(min(width, height) for width, height in sizes)[len(sizes) // 2]
     size = max((side for side in SIZES if side <= short), default=SIZES[0])
@@ -208,6 +232,7 @@ def _facts_of_folder(path: Path, seed: int, skip_list: Path | None, progress: Pr
         why_size=why if short > SIZES[0] else f"the smallest usual side; the images have {short} px",
         notes=(*notes, *_unread_files(path)),
         paths=tuple(sampled),
+        unseen=UnseenImages.of_files(labelled["val"], learned=not validates, where=where),
         skipped=skipped,
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,37 +15,24 @@ from slimsight.compress.errors import ModelError
 from slimsight.compress.models import Classifier, build_classifier, check_classifier
 from slimsight.compress.models.classifier import ClassCountError
 from slimsight.compress.models.user_code import is_file_name
+from slimsight.compress.models.weights import load_weights
 from slimsight.compress.progress import SILENT, Progress
 from slimsight.compress.surgery import ProofCache
 
 from ..host import proof_folder
 from ..inspection import Inspection, inspect_model
-from .images import SIZES, ImageFacts, statistics
+from .choose import Choice, choose
+from .images import SIZES, ImageFacts
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_CONVENTIONS = {
-    "ImageNet's": IMAGENET,
-    "0.5 and 0.5": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-}
 _PROOF_SECONDS = 120.0
 _TIMED = 3
+_BATCH = 16
 _SMALL = 64
 
 
 @dataclass(frozen=True)
-class Normalisation:
-    """Mean and standard deviation, and where they come from."""
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    why: str
-    guessed: bool = True
-
-
-@dataclass(frozen=True)
 class ModelFacts:
-    """Facts about a model. ``accuracy``: of given weights on ``accuracy_images`` training images.
+    """Facts about a model. ``size``: side of the images that it gets, pixels; ``choice``: how they become that.
 
     ``refused_sizes``: image sizes that it does not take; ``weights_beside``: a file beside the model's.
 
@@ -57,12 +43,10 @@ class ModelFacts:
     size: int
     refused_sizes: tuple[str, ...]
     inspection: Inspection
-    normalisation: Normalisation
+    choice: Choice
     forward: float
     step: float
     batch_bytes: int
-    accuracy: float | None = None
-    accuracy_images: int = 0
     weights_beside: Path | None = None
 
 
@@ -88,24 +72,24 @@ def examine_model(
     if name is not None and weights is None and name.startswith("resnet"):
         config = config.model_copy(update={"shortcut": "conv"})  # nothing was trained with the other yet
     torch.manual_seed(0)
-    model = build_classifier(config, len(images.classes))
-    size, refused_sizes = _fitting_size(model, images)
-    pixels, labels = images.sample(size)
-    normalisation, accuracy = _normalisation(config, model, pixels, labels)
-    forward, step, taken = _time_steps(model, pixels)
+    in_file = isinstance(weights, Path)
+    model = build_classifier(config.model_copy(update={"weights": None}) if in_file else config, len(images.classes))
+    loaded = load_weights(model, weights) if isinstance(weights, Path) else frozenset[str]()
+    fitting, refused_sizes = _fitting_size(model, images)
+    choice = choose(config, model, images, fitting, stored="normalize.mean" in loaded, progress=progress)
+    size = choice.preprocessing.side
+    forward, step, taken = _time_steps(model, images.sample(size, _BATCH)[0])
     proofs = ProofCache(proof_folder())
     inspection = inspect_model(chosen, model, (3, size, size), limit=_PROOF_SECONDS, proofs=proofs, progress=progress)
     return ModelFacts(
-        config=config.model_copy(update={"mean": normalisation.mean, "std": normalisation.std}),
+        config=config.model_copy(update={"mean": choice.normalisation.mean, "std": choice.normalisation.std}),
         size=size,
         refused_sizes=tuple(refused_sizes),
         inspection=inspection,
-        normalisation=normalisation,
+        choice=choice,
         forward=forward,
         step=step,
         batch_bytes=taken,
-        accuracy=accuracy,
-        accuracy_images=len(pixels),
         weights_beside=_weights_beside(chosen) if weights is None else None,
     )
 
@@ -131,60 +115,9 @@ def _fitting_size(model: Classifier, images: ImageFacts) -> tuple[int, list[str]
     raise first
 
 
-def _normalisation(
-    config: ModelConfig, model: Classifier, images: np.ndarray, labels: np.ndarray
-) -> tuple[Normalisation, float | None]:
-    mean, std = statistics(images)
-    own = Normalisation((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]), f"statistics of {len(images)} images")
-    if config.weights is None:
-        if config.name.startswith(("torchvision:", "timm:")):
-            return Normalisation(*IMAGENET, "ImageNet's, as this family is used everywhere"), None
-        return own, None
-    if config.weights == "pretrained":
-        known = Normalisation(*IMAGENET, "ImageNet's: these weights were trained with it", guessed=False)
-        return known, _accuracy(model, images, labels, known)
-    stored = Normalisation(
-        _triple(model.normalize.mean), _triple(model.normalize.std), "stored in the weights file", False
-    )
-    if (stored.mean, stored.std) != (config.mean, config.std):
-        return stored, _accuracy(model, images, labels, stored)
-    candidates = [Normalisation(*values, f"{name} convention") for name, values in _CONVENTIONS.items()]
-    scored = [(each, _accuracy(model, images, labels, each)) for each in (*candidates, own)]
-    first, usual = scored[0]
-    best, accuracy = max(scored, key=lambda pair: pair[1])
-    # A few images more are chance: then the usual convention is the better guess.
-    if accuracy - usual <= 2 * math.sqrt(max(usual * (1 - usual), 1 / len(images)) / len(images)):
-        best, accuracy = first, usual
-    others = ", ".join(
-        f"{each.why.removesuffix(' convention')} {right:.0%}" for each, right in scored if each is not best
-    )
-    why = f"{best.why}: the weights get {accuracy:.0%} of {len(images)} images right with it ({others})"
-    return Normalisation(best.mean, best.std, why.replace("%", " %")), accuracy
-
-
-def _triple(values: torch.Tensor) -> tuple[float, float, float]:
-    first, second, third = (round(float(value), 6) for value in values.flatten())
-    return first, second, third
-
-
-def _accuracy(model: Classifier, images: np.ndarray, labels: np.ndarray, by: Normalisation) -> float:
-    """Share of the images that ``model`` gets right when it normalises ``by``."""
-    before = {name: buffer.clone() for name, buffer in model.normalize.state_dict().items()}
-    training = model.training
-    model.eval()
-    for buffer, values in ((model.normalize.mean, by.mean), (model.normalize.std, by.std)):
-        buffer.copy_(torch.tensor(values).reshape(buffer.shape))
-    with torch.no_grad():
-        batches = torch.split(torch.from_numpy(images).float() / 255, 32)
-        right = torch.cat([model(batch).argmax(1) for batch in batches]) == torch.from_numpy(labels)
-    model.normalize.load_state_dict(before)
-    model.train(training)
-    return float(right.float().mean())
-
-
 def _time_steps(model: Classifier, images: np.ndarray) -> tuple[float, float, int]:
     """Seconds per image (forward, forward and backward), and bytes that a step keeps per image."""
-    batch = torch.from_numpy(images[:16]).float() / 255
+    batch = torch.from_numpy(images).float() / 255
     kept = 0
 
     def count(_module: torch.nn.Module, _inputs: object, output: object) -> None:

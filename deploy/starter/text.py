@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jinja2
 
+from slimsight.compress.amounts import as_duration
 from slimsight.compress.config import DataConfig, GatesConfig
 from slimsight.compress.files.untrusted import printable
 from slimsight.compress.gates import steps_needed
@@ -63,8 +64,12 @@ def to_recipe(
     config, weights = images.config, model.config.weights
     sizes = ", ".join(f"{size} ({count})" for size, count in images.sizes[:3])
     more = f" and {len(images.sizes) - 3} more" if len(images.sizes) > 3 else ""
+    choice = model.choice
+    made = choice.preprocessing
     why_size = images.why_size if model.size == images.size else "the nearest usual side that the model takes"
-    if model.refused_sizes:
+    if choice.sized_by_model:
+        why_size = "the side that the model states"
+    elif model.refused_sizes:
         why_size += f"; {', '.join(model.refused_sizes)} px: the model does not take them"
     judged = images.splits["test"] or images.splits["val"]
     point = 1 / max(1, judged)
@@ -72,6 +77,9 @@ def to_recipe(
     known = {
         "images": images,
         "model": model,
+        "choice": choice,
+        "made": made,
+        "marks": {"undecided": "undecided: ", "guessed": "a guess: "},
         "inspection": model.inspection,
         "schedule": schedule,
         "source": "digits" if config.path is None else config.path.name,
@@ -80,6 +88,7 @@ def to_recipe(
         "splits": _splits(images.splits),
         "sizes": sizes + more,
         "why_size": why_size,
+        "other_size": model.size != images.size,
         "decoded_bytes": 3 * model.size**2 * sum(images.counts.values()),
         "large_cache": _LARGE_CACHE,
         "usual_val_fraction": _USUAL_VAL,
@@ -97,7 +106,7 @@ def to_recipe(
     templates = _templates(out, lambda epochs: epochs * max(1, images.splits["train"] // schedule.batch))
     text, guesses = _lay_out(templates.get_template("recipe.yaml.j2").render(known, schema=schema("recipe").as_posix()))
     budget, _ = _lay_out(templates.get_template("budget.yaml.j2").render(known, schema=schema("budget").as_posix()))
-    return Starter(text, budget, (*_facts(images, model), *(f"guess: {guess}" for guess in guesses)))
+    return Starter(text, budget, (*_facts(images, model), *guesses))
 
 
 class _YamlText(str):
@@ -126,7 +135,7 @@ def _read_template(name: str) -> str:
 
 
 def _lay_out(text: str) -> tuple[str, list[str]]:
-    """``text`` with comments beside their keys, or above where they are too long; and every guess, by its key."""
+    """``text`` with comments beside their keys, or above where they are too long; every guess and what is undecided."""
     lines: list[str] = []
     guesses: list[str] = []
     section = ""
@@ -135,8 +144,9 @@ def _lay_out(text: str) -> tuple[str, list[str]]:
         indent = key[: len(key) - len(key.lstrip())]
         if match := re.match(r"\w+(?=:)", key):
             section = match[0]
-        if comment.startswith("a guess: "):
-            guesses.append(f"{section}.{key.strip().partition(':')[0]}: {comment.removeprefix('a guess: ')}")
+        if marked := re.match(r"(?:a )?(guess|undecided): ", comment):
+            name = f"{section}.{key.strip().partition(':')[0]}"
+            guesses.append(f"{marked[1]}: {name}: {comment.removeprefix(marked[0])}")
         beside = f"{key:<{_BESIDE - 1}} # {comment}"
         if mark and len(beside) <= _COLUMNS:
             lines.append(beside)
@@ -189,16 +199,20 @@ def _facts(images: ImageFacts, model: ModelFacts) -> list[str]:
         f"{as_count(inspection.params)} parameters, {len(images.classes)} logits",
         f"  {plural(inspection.groups, 'channel group')} can be slimmed; frozen: {_frozen(inspection.frozen_groups)}",
     ]
-    if model.accuracy is not None:
+    if (choice := model.choice).accuracy is not None:
         lines.append(
-            f"  the weights load, and get {as_percent(model.accuracy, 0)} of {model.accuracy_images} training images "
-            "right"
+            f"  the weights load, and get {as_percent(choice.accuracy, 0)} of {choice.accuracy_images} validation "
+            "images right"
         )
-        if model.accuracy < _CHANCE / len(images.classes):
+        if choice.accuracy < _CHANCE / len(images.classes):
             lines.append(
                 "  WARNING: no better than chance: is the order of classes another (here: sorted folder names: "
                 f"{', '.join(images.classes[:5])}...), or the image size, or are these weights of another task?"
             )
+        lines.append(f"  normalisation: {choice.normalisation.why}")
+        if choice.why:
+            lines.append(f"  preprocessing: {choice.why}")
+        lines.append(f"  measured in {as_duration(choice.seconds)} of one processor core")
     elif model.weights_beside is not None:
         beside = model.weights_beside
         lines.append(f"  {beside.name} lies beside it: if those are its weights, say --weights {beside}")

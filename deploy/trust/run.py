@@ -256,7 +256,7 @@ def _open_study(
         seed=session.recipe.seed,
         image_limits=image_limits,
         steps=steps,
-        boxes=None if boxes is None else load_boxes(boxes, session.splits.image_size),
+        boxes=None if boxes is None else load_boxes(boxes, session.preprocessing),
         training=roar_training(session, judged, epochs) if "roar" in tests else None,
         progress=session.progress,
     )

@@ -1,4 +1,4 @@
-"""Metadata of exported ONNX files (``metadata_props``): origin, input, classes and MACs, written and read.
+"""Metadata of exported files: origin, preprocessing, input, classes and MACs; in ONNX files ``metadata_props``.
 
 ``json.loads(session.get_modelmeta().custom_metadata_map["classes"])`` gives the class names in ONNX Runtime.
 """
@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from slimsight.compress.data.preprocessing import Preprocessing
 from slimsight.compress.errors import ExportError
 from slimsight.compress.files.untrusted import printable
 from slimsight.compress.macs import count_macs
@@ -27,7 +28,10 @@ NORMALISATION, MEAN, STD = "normalisation", "mean", "std"
 CLASSES, CLASS_COUNT = "classes", "class_count"
 INPUT_LAYOUT, INPUT_SIZE, INPUT_RANGE, PRECISION = "input_layout", "input_size", "input_range", "precision"
 
-METADATA_VERSION = 1
+PREPROCESSING, RESIZE, CROP, INTERPOLATION = "preprocessing", "resize", "crop", "interpolation"
+CHANNELS = "input_channels"
+
+METADATA_VERSION = 2
 """Version of this metadata. Increase it when the same model would get other metadata: runs then export again."""
 
 _ONNX_IMAGE_KEYS = {"Image.BitmapPixelFormat": "Rgb8", "Image.NominalPixelRange": "Normalized_0_1"}
@@ -43,12 +47,14 @@ class About:
         classes: names of the logits, in their order.
         macs: multiply-accumulates of one image; None: they are counted. Of a routed file: those of its dearest route.
         macs_mean: of a routed file: the mean over real images.
+        preprocessing: how an image of any size becomes the model's input; None: the file does not say.
     """
 
     recipe: str | None = None
     classes: tuple[str, ...] = ()
     macs: int | None = None
     macs_mean: float | None = None
+    preprocessing: Preprocessing | None = None
 
 
 EMPTY_ABOUT = About()
@@ -100,6 +106,7 @@ def model_metadata(model: nn.Module, example: Tensor, class_count: int, about: A
         INPUT_SIZE: "x".join(map(str, example.shape[1:])),
         PRECISION: "fp32",
         **_normalisation(model),
+        **_preprocessing(about.preprocessing),
     }
     return {key: value for key, value in values.items() if value is not None}
 
@@ -112,6 +119,19 @@ def _normalisation(model: nn.Module) -> dict[str, str]:
     # Seven digits identify a float32, and write 0.4914 rather than 0.49139997.
     rounded = {key: json.dumps([float(f"{value:.7g}") for value in numbers]) for key, numbers in values.items()}
     return {NORMALISATION: "inside the file", **rounded, INPUT_RANGE: "[0, 1]", **_ONNX_IMAGE_KEYS}
+
+
+def _preprocessing(made: Preprocessing | None) -> dict[str, str]:
+    """``resize`` is the short side in pixels, or HxW where the aspect ratio is not kept; ``crop`` is HxW, centred."""
+    if made is None:
+        return {}
+    return {
+        PREPROCESSING: made.words,
+        RESIZE: f"{made.resize}x{made.resize}" if made.stretch else str(made.resize),
+        CROP: f"{made.side}x{made.side}",
+        INTERPOLATION: made.interpolation,
+        CHANNELS: "RGB",
+    }
 
 
 def write_metadata_(proto: Any, values: Mapping[str, str]) -> None:

@@ -29,6 +29,10 @@ _GRAPH: Final = re.compile(r"models/model\.json")
 _CONFIG: Final = re.compile(r"data/(weights|constants)/model_\1_config\.json")
 _TENSOR: Final = re.compile(r"data/(weights/weight|constants/tensor)_[0-9]+")
 _EXAMPLE: Final = re.compile(r"data/sample_inputs/model\.pt")
+METADATA_FILE: Final = "slimsight.json"
+"""Extra file of the archive: its metadata, as those of ONNX files."""
+_METADATA: Final = f"extra/{METADATA_FILE}"
+_MAX_METADATA_BYTES: Final = 4 * MEBIBYTE
 
 _OPERATOR: Final = re.compile(
     r"torch\.ops\.(aten|prims)\.(?!from_file\b)[a-z0-9_]+\.\w+"
@@ -82,6 +86,30 @@ def harmless_archive(path: Path) -> io.BytesIO:
     return buffer
 
 
+def read_pt2_metadata(path: Path) -> dict[str, str] | None:
+    """The metadata that slimsight stored in the ``.pt2`` file at ``path``; None: it has none.
+
+    Raises:
+        ExportError: it is missing or is not such an archive, or its metadata are not texts by name.
+    """
+    try:
+        with open_limited(path, _MAX_BYTES) as file, zipfile.ZipFile(file) as archive:
+            stored = next((m for m in archive.infolist() if m.filename.partition("/")[2] == _METADATA), None)
+            if stored is None:
+                return None
+            if stored.file_size > _MAX_METADATA_BYTES:
+                raise ValueError(f"metadata of {stored.file_size:,} bytes")
+            values = parse_json(archive.read(stored).decode())
+    except FileNotFoundError as error:
+        raise ExportError(f"there is no {path}: export the model to pt2 first") from error
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError, EOFError) as error:
+        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+        raise ExportError(f"{path} has no metadata that can be read ({reason}): export the model again") from error
+    if not isinstance(values, dict) or not all(isinstance(text, str) for text in values.values()):
+        raise ExportError(f"{path} has metadata that are not texts by name: export the model again")
+    return values
+
+
 def _checked_parts(archive: zipfile.ZipFile, size: int) -> dict[str, bytes]:
     """The checked files in the archive by name, without the archive's root folder."""
     members = archive.infolist()
@@ -92,6 +120,8 @@ def _checked_parts(archive: zipfile.ZipFile, size: int) -> dict[str, bytes]:
         _, slash, name = member.filename.partition("/")
         if not slash or name in parts:
             raise ValueError(f"'{printable(member.filename)}' is in it twice, or outside of its folder")
+        if name == _METADATA:  # text, which torch does not need
+            continue
         if not any(kind.fullmatch(name) for kind in (_ARCHIVE_FACTS, _GRAPH, _CONFIG, _TENSOR, _EXAMPLE)):
             raise ValueError(f"'{printable(name)}' in it is not part of a network: it could be code")
         parts[name] = archive.read(member)

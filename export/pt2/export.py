@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import json
 import logging
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from torch.export import Dim, ExportedProgram
 from slimsight.compress.errors import ExportError, first_error_line
 from slimsight.compress.files.atomic import atomic_path
 
-from .contents import harmless_archive
+from .contents import METADATA_FILE, harmless_archive
 
 # What forward() and torch.export raise on models that they cannot trace; torch's own errors are RuntimeErrors.
 _TRACE_ERRORS = (RuntimeError, ValueError, TypeError, AssertionError)
@@ -74,13 +75,14 @@ def trace(model: nn.Module, example: Tensor) -> ExportedProgram:
     return program
 
 
-def export_pt2(model: nn.Module, example: Tensor, path: Path) -> None:
+def export_pt2(model: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write ``model`` as ``.pt2`` of any batch size, loadable with plain torch; atomically.
 
     Args:
         model: raw images (N, 3, H, W) -> logits (N, classes); copied to the CPU in eval mode, not changed.
         example: (N, 3, H, W), any N; only its shape and dtype are used.
         path: the file to write.
+        metadata: what the file says of itself (``read_pt2_metadata``; torch reads it as the extra file of that name).
 
     Raises:
         ExportError: the model cannot be traced with a free batch size.
@@ -89,7 +91,8 @@ def export_pt2(model: nn.Module, example: Tensor, path: Path) -> None:
     program = trace(model, example)
     buffer = io.BytesIO()
     with silence_output():
-        torch.export.save(program, buffer)
+        extra = {} if metadata is None else {METADATA_FILE: json.dumps(dict(metadata), sort_keys=True)}
+        torch.export.save(program, buffer, extra_files=extra)
     with atomic_path(path) as part:
         part.write_bytes(buffer.getvalue())
 

@@ -15,6 +15,7 @@ from slimsight.compress.explain.fidelity import drift_of_numbers
 from slimsight.compress.models import Classifier
 from slimsight.compress.parallel.processes import on_leader
 from slimsight.compress.training import Learning, evaluate, logits_of
+from slimsight.export.onnx_files.metadata import model_metadata
 from slimsight.export.parity.prove import Artifact, ParityEvidence, prove_parity
 from slimsight.export.pt2.export import export_pt2
 from slimsight.export.runners import OnnxRunner
@@ -42,7 +43,7 @@ def export(session: Session, learning: Learning) -> Outcome:
         verify_shapes(run.slim_onnx, slim)
         written.append(Artifact(run.slim_onnx, "slim/model.onnx", slim))
     if "pt2" in config.formats:
-        export_pt2(slim, example, run.slim_pt2)
+        export_pt2(slim, example, run.slim_pt2, model_metadata(slim, example, len(about.classes), about))
         written.append(Artifact(run.slim_pt2, "slim/model.pt2", slim, "pt2"))
     found = prove_parity(written, session.parity_images(), fp32=config.tolerance, progress=learning.progress)
     worst = max(row.max_abs for row in found.rows)

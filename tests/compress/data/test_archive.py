@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from slimsight.compress.data.archive import ArchiveSource
+from slimsight.compress.data.preprocessing import Preprocessing
 from slimsight.compress.errors import DataError
 
 SPLITS = ("train", "test")
@@ -130,6 +131,6 @@ def test_the_fingerprint_follows_the_file(tree: Path, tmp_path: Path, pack_tree:
     path = pack_tree(tree, tmp_path / "tree.tar")
     before = ArchiveSource(path, None).fingerprint("train")
     assert before != ArchiveSource(path, None).fingerprint("test")
-    assert before != ArchiveSource(path, 16).fingerprint("train")
+    assert before != ArchiveSource(path, Preprocessing.square(16)).fingerprint("train")
     path.write_bytes(path.read_bytes() + b"\0")
     assert before != ArchiveSource(path, None).fingerprint("train")

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from slimsight.compress.data.boxes import load_boxes
+from slimsight.compress.data.preprocessing import Preprocessing
 from slimsight.compress.errors import DataError
 
 
@@ -24,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_images_and_boxes_are_cropped_and_scaled_alike(folder: Path) -> None:
-    found = load_boxes(folder / "boxes.csv", 40)
+    found = load_boxes(folder / "boxes.csv", Preprocessing.square(40))
     assert found.names == ("some/wide.png", "small.png")
     assert found.images.shape == (2, 3, 40, 40)
     # the wide image's centre square starts at column 10, and is doubled
@@ -41,7 +42,10 @@ def test_json_says_the_same(folder: Path) -> None:
         {"file": "small.png", "x0": 8, "y0": 0, "x1": 16, "y1": 8},
     ]
     (folder / "boxes.json").write_text(json.dumps(rows))
-    ours, theirs = load_boxes(folder / "boxes.json", 16), load_boxes(folder / "boxes.csv", 16)
+    ours, theirs = (
+        load_boxes(folder / "boxes.json", Preprocessing.square(16)),
+        load_boxes(folder / "boxes.csv", Preprocessing.square(16)),
+    )
     assert torch.equal(ours.boxes, theirs.boxes)
     assert torch.equal(ours.images, theirs.images)
 
@@ -66,16 +70,16 @@ def test_json_says_the_same(folder: Path) -> None:
 def test_a_wrong_table_is_one_sentence(folder: Path, text: str, words: str) -> None:
     (folder / "boxes.csv").write_text(text)
     with pytest.raises(DataError, match=words):
-        load_boxes(folder / "boxes.csv", 16)
+        load_boxes(folder / "boxes.csv", Preprocessing.square(16))
 
 
 @pytest.mark.parametrize("text", ["{", '{"file": 1}', "[1]", "[]"])
 def test_wrong_json_is_one_sentence(folder: Path, text: str) -> None:
     (folder / "boxes.json").write_text(text)
     with pytest.raises(DataError, match=r"boxes\.json (cannot be read|holds no boxes)"):
-        load_boxes(folder / "boxes.json", 16)
+        load_boxes(folder / "boxes.json", Preprocessing.square(16))
 
 
 def test_a_missing_table_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"boxes.csv cannot be read \(No such file or directory\)"):
-        load_boxes(tmp_path / "boxes.csv", 16)
+        load_boxes(tmp_path / "boxes.csv", Preprocessing.square(16))

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from slimsight.compress.data.augment import uniform_draws
-from slimsight.compress.data.scaled import Window, centre, random_window, read_scaled
+from slimsight.compress.data.preprocessing import Window
+from slimsight.compress.data.scaled import random_window, read_scaled
 from slimsight.compress.errors import DataError
 
 from .conftest import photo
@@ -19,15 +20,6 @@ def whole(width: int, height: int) -> Window:
 
 def difference(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.abs(first.astype(int) - second.astype(int)).mean())
-
-
-def test_the_centre_is_that_of_scaling_the_short_side_and_cropping(tmp_path: Path) -> None:
-    photo(60, 90).save(tmp_path / "a.png")
-    found = read_scaled(tmp_path / "a.png", 28, lambda width, height: centre(width, height, 28, 32))
-    slow = photo(60, 90).resize((32, 48), Image.Resampling.BILINEAR).crop((2, 10, 30, 38))
-    assert found.shape == (28, 28, 3)
-    assert difference(found, np.asarray(slow)) < 1
-    assert centre(100, 50, 50, 50) == Window(25, 0, 50, 50)
 
 
 @pytest.mark.parametrize(("side", "decoded"), [(32, (50, 38)), (64, (100, 75)), (200, (400, 300))])

@@ -13,10 +13,19 @@ from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10
 
 from slimsight.compress.data.listing import list_images
+from slimsight.compress.data.preprocessing import Preprocessing
 from slimsight.compress.data.sources import CifarBatches, FolderSource, digits, folder_without_test
 from slimsight.compress.errors import DataError
 
 Tree = Callable[..., Path]
+
+SQUARE = Preprocessing.square(8)
+OTHERS = {
+    "side": Preprocessing.square(16),
+    "resize": Preprocessing(8, 10),
+    "interpolation": Preprocessing(8, 8, "bicubic"),
+    "stretch": Preprocessing(8, 8, stretch=True),
+}
 
 
 def test_nested_and_upper_case_images_are_listed_and_hidden_ones_not(tree: Path) -> None:
@@ -61,10 +70,10 @@ def test_test_classes_are_compared_before_anything_is_decoded(tree: Path) -> Non
         FolderSource({"train": tree / "train", "test": tree / "test"}, None)
 
 
-@pytest.mark.parametrize("change", ["content", "time", "added", "renamed", "resize"])
+@pytest.mark.parametrize("change", ["content", "time", "added", "renamed", *OTHERS])
 def test_a_fingerprint_follows_every_change_of_its_own_split(tree: Path, change: str) -> None:
-    def prints(resize: int | None = 8) -> list[str]:
-        source = FolderSource({"train": tree / "train", "test": tree / "test"}, resize)
+    def prints(made: Preprocessing = SQUARE) -> list[str]:
+        source = FolderSource({"train": tree / "train", "test": tree / "test"}, made)
         return [source.fingerprint("train"), source.fingerprint("test")]
 
     before = prints()
@@ -78,9 +87,9 @@ def test_a_fingerprint_follows_every_change_of_its_own_split(tree: Path, change:
         Image.new("RGB", (8, 8)).save(tree / "train/cat/more.png")
     elif change == "renamed":
         file.rename(file.with_name("other.png"))
-    after = prints(16 if change == "resize" else 8)
+    after = prints(OTHERS.get(change, SQUARE))
     assert after[0] != before[0]
-    assert (after[1] != before[1]) == (change == "resize")
+    assert (after[1] != before[1]) == (change in OTHERS)
 
 
 def test_test_images_must_have_the_size_of_training(make_tree: Tree) -> None:
@@ -93,18 +102,18 @@ def test_test_images_must_have_the_size_of_training(make_tree: Tree) -> None:
 
 def test_a_folder_without_test_is_divided(make_tree: Tree) -> None:
     root = make_tree({"cat": 10, "dog": 20})
-    source = folder_without_test(root, 4, test_fraction=0.2, seed=3, reserved=["cat/0000.png"])
+    source = folder_without_test(root, Preprocessing.square(4), test_fraction=0.2, seed=3, reserved=["cat/0000.png"])
     names = {split: {item.name for item in source.stream([split])} for split in source.splits}
     assert len(names["test"]) == 6
     assert names["train"] | names["test"] == set(list_images(root).names)
     assert not names["train"] & names["test"]
     assert "cat/0000.png" in names["train"]
-    other = folder_without_test(root, 4, test_fraction=0.2, seed=4, reserved=[])
+    other = folder_without_test(root, Preprocessing.square(4), test_fraction=0.2, seed=4, reserved=[])
     assert source.fingerprint("train") != other.fingerprint("train")
 
 
 def test_digits_are_scaled_to_bytes_and_to_three_channels() -> None:
-    source = digits(8, test_fraction=0.2, seed=0, reserved=[])
+    source = digits(SQUARE, test_fraction=0.2, seed=0, reserved=[])
     grey, labels = load_digits(return_X_y=True)
     for item in source.stream(["test"]):
         label, number = item.name.split("/")
@@ -118,7 +127,9 @@ def test_digits_are_1797_images_of_side_32() -> None:
     assert source.count(["train", "test"]) == 1797
     assert source.count(["test"]) == 359
     assert next(source.stream(["train"])).image.shape == (3, 32, 32)
-    assert source.fingerprint("train") != digits(16, test_fraction=0.2, seed=0, reserved=[]).fingerprint("train")
+    assert source.fingerprint("train") != digits(
+        Preprocessing.square(16), test_fraction=0.2, seed=0, reserved=[]
+    ).fingerprint("train")
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from slimsight.compress.data import Preprocessing
 from slimsight.compress.errors import ConfigError, DataError
 from slimsight.compress.explain import Saliency
 from slimsight.compress.progress import SILENT
@@ -132,9 +133,9 @@ def test_classes_whose_names_are_numbers_go_by_name() -> None:
 
 
 def test_images_are_resized_as_everywhere(digits: list[Path]) -> None:
-    assert read_images(digits, 16).shape == (2, 3, 16, 16)
+    assert read_images(digits, Preprocessing.square(16)).shape == (2, 3, 16, 16)
     with pytest.raises(DataError, match="there is no image"):
-        read_images([digits[0].with_name("x.png")], 16)
+        read_images([digits[0].with_name("x.png")], Preprocessing.square(16))
 
 
 def test_pictures_never_overwrite_each_other(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from slimsight.compress.progress import SILENT
+from slimsight.deploy.report.html import read_page, render_run
 from slimsight.deploy.run.assemble import assemble_report, draw_pictures
 from slimsight.deploy.run.session import Session
 from slimsight.deploy.run_dir import RunDir, read_run
@@ -50,6 +51,13 @@ def test_every_figure_is_the_one_its_stage_measured(finished: Any) -> None:
     assert report.channels[-1].kept == 10
     assert (report.data.train, report.data.val, report.data.test) == (1295, 143, 359)
     assert report.data.image_size == 16
+    made = report.data.preprocessing
+    assert (made.resize, made.crop, made.stretch, made.interpolation) == (16, 16, False, "bilinear")
+    assert (made.mean, made.std) == (finished.recipe.model.mean, finished.recipe.model.std)
+    assert (made.layout, made.channels, made.range, made.normalisation) == ("NCHW", "RGB", "[0, 1]", "inside the file")
+    said = "Every image: short side scaled to 16 pixels (bilinear), centre crop 16 x 16; the files take RGB in"
+    assert said in (finished.root / "report.md").read_text()
+    assert said in render_run(read_page(finished.root)).replace("\N{NO-BREAK SPACE}", " ")
     assert report.model.name == "tiny.py:tiny"
     assert report.recipe == "tiny.yaml"
 

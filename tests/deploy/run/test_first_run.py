@@ -193,8 +193,8 @@ torch.save({"state_dict": net.state_dict()}, "my_model.pth")
     assert "my_model.pth lies beside it: if those are its weights, say --weights my_model.pth" in said.out
     said = say("init", "my_model.py:build", "my_images", "--weights", "my_model.pth")
     assert said.code == 0, said.err
-    assert re.search(r"the weights load, and get (9\d|100) % of 48 training images right", said.out)
-    assert "guess: model.mean: ImageNet's convention: the weights get" in said.out, said.out
+    assert re.search(r"the weights load, and get (9\d|100) % of 9 validation images right", said.out)
+    assert re.search(r"(normalisation|undecided: model.mean): .*ImageNet's.*9 images held out to validate", said.out)
     recipe = load_recipe(folder / "recipe.yaml")
     assert (recipe.model.mean, recipe.model.weights) == ((0.485, 0.456, 0.406), folder / "my_model.pth")
     said = say("init", "resnet20", "my_images", "--weights", "my_model.pth", "--force")

@@ -13,6 +13,7 @@ from slimsight.compress.macs import count_macs
 from slimsight.compress.models import Classifier
 from slimsight.compress.progress import SILENT
 from slimsight.compress.surgery import PrunePlan, gated_vs_slim
+from slimsight.deploy.run.fingerprints import classifier_parts, fingerprint
 from slimsight.deploy.run.session import Session, default_cache
 from slimsight.deploy.run_dir import read_run
 from slimsight.deploy.settings.recipe import load_recipe
@@ -91,6 +92,16 @@ def test_the_data_key_follows_pixels_labels_and_splits(with_overrides: Callable[
     images[0, 0, 0, 0] ^= 1
     labels[700] = (labels[700] + 1) % 10
     assert with_images(with_overrides(), ImageSet(images, labels, train.classes)).data_key != key
+
+
+@pytest.mark.parametrize("option", ["data.interpolation=nearest", "data.stretch=true", "data.resize=17"])
+def test_a_preprocessing_is_part_of_the_fingerprint_even_where_the_sampled_pixels_are_equal(
+    with_overrides: Callable[..., Session], monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    monkeypatch.setattr(Session, "data_key", "the same pixels")
+    default, explicit, other = (classifier_parts(with_overrides(*each)) for each in ([], ["data.resize=16"], [option]))
+    assert "preprocessing" not in default  # as before there were others
+    assert fingerprint(default) == fingerprint(explicit) != fingerprint(other)
 
 
 def with_images(session: Session, train: ImageSet) -> Session:

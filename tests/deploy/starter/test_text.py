@@ -56,10 +56,11 @@ def test_a_model_with_other_logits_than_classes_is_refused(images: ImageFacts, t
 def test_weights_that_know_nothing_of_these_classes_are_warned_of(images: ImageFacts, tmp_path: Path) -> None:
     name = f"{tmp_path / 'models.py'}:any_size"
     seen = examine_model(name, images)
-    assert seen.accuracy is None
+    assert seen.choice.accuracy is None
     file = tmp_path / "other.pth"
     torch.save({k: torch.zeros_like(v) for k, v in _states(name).items()}, file)
-    seen = replace(examine_model(name, images, weights=file), accuracy=0.4)
+    seen = examine_model(name, images, weights=file)
+    seen = replace(seen, choice=replace(seen.choice, accuracy=0.4))
     starter = to_recipe(images, seen, out=tmp_path / "recipe.yaml", memory=None, schema=schema_file)
     assert any(line.startswith("  WARNING: no better than chance") for line in starter.messages)
     assert any("uneven: 'one' has 5 times the images of 'two'" in line for line in starter.messages)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -14,13 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from slimsight.compress.data import TensorBatches
+from slimsight.compress.data import Preprocessing, TensorBatches
 from slimsight.compress.dynamic import DynamicClassifier, measure_usage, routed_cost
 from slimsight.compress.errors import ExportError
 from slimsight.compress.macs import count_macs
 from slimsight.compress.models import Classifier
-from slimsight.export.onnx_files.metadata import About, read_metadata
+from slimsight.export.onnx_files.metadata import About, model_metadata, read_metadata
 from slimsight.export.onnx_files.tidy import training_nodes
+from slimsight.export.pt2.contents import read_pt2_metadata
+from slimsight.export.pt2.export import export_pt2, load_pt2
 from slimsight.export.routed.export import export_masked, export_routed
 from slimsight.export.runners import import_onnxruntime
 from slimsight.export.to_onnx import export_onnx
@@ -78,6 +81,48 @@ def test_a_model_of_the_users_own_has_no_normalisation_to_tell_of(
     assert found.class_count == 10
     assert "input_range" not in found.all
     assert found.all["normalisation"].startswith("as the model was given")
+
+
+@pytest.mark.parametrize(
+    ("made", "resize"),
+    [(Preprocessing(16, 18, "bicubic"), "18"), (Preprocessing(16, 16, "bicubic", stretch=True), "16x16")],
+)
+def test_onnx_and_pt2_files_say_how_an_image_becomes_their_input(
+    to_mixed: Callable[[int], nn.Module], tmp_path: Path, made: Preprocessing, resize: str
+) -> None:
+    model, images = normalised(to_mixed(10)), torch.rand(2, 3, 16, 16)
+    about = About("ab12", NAMES, preprocessing=made)
+    export_onnx(model, images, tmp_path / "model.onnx", about=about)
+    export_pt2(model, images, tmp_path / "model.pt2", model_metadata(model, images, 10, about))
+    found = dict(read_metadata(tmp_path / "model.onnx").all)
+    assert {key: found[key] for key in ("preprocessing", "resize", "crop", "interpolation", "input_channels")} == {
+        "preprocessing": made.words,
+        "resize": resize,
+        "crop": "16x16",
+        "interpolation": "bicubic",
+        "input_channels": "RGB",
+    }
+    assert read_pt2_metadata(tmp_path / "model.pt2") == found
+    extra = {"slimsight.json": ""}
+    torch.export.load(tmp_path / "model.pt2", extra_files=extra)  # without slimsight
+    assert json.loads(extra["slimsight.json"]) == found
+    with torch.inference_mode():
+        assert torch.allclose(load_pt2(tmp_path / "model.pt2")(images), model(images), atol=1e-6)
+
+
+def test_pt2_metadata_that_are_none(to_mixed: Callable[[int], nn.Module], tmp_path: Path) -> None:
+    export_pt2(to_mixed(4), torch.rand(2, 3, 16, 16), tmp_path / "plain.pt2")
+    assert read_pt2_metadata(tmp_path / "plain.pt2") is None
+    with pytest.raises(ExportError, match=r"there is no .*absent\.pt2: export the model"):
+        read_pt2_metadata(tmp_path / "absent.pt2")
+    (tmp_path / "text.pt2").write_text("no archive")
+    with pytest.raises(ExportError, match="has no metadata that can be read"):
+        read_pt2_metadata(tmp_path / "text.pt2")
+    for content, words in (("[1]", "not texts by name"), ('{"a": 1}', "not texts by name"), ("{", "can be read")):
+        with zipfile.ZipFile(tmp_path / "odd.pt2", "w") as archive:
+            archive.writestr("archive/extra/slimsight.json", content)
+        with pytest.raises(ExportError, match=words):
+            read_pt2_metadata(tmp_path / "odd.pt2")
 
 
 def test_names_that_do_not_fit_are_refused(to_mixed: Callable[[int], nn.Module], tmp_path: Path) -> None:

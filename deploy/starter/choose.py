@@ -1,0 +1,246 @@
+"""The normalisation and the preprocessing for a recipe: stated by the model, stored in the weights, or decided."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from slimsight.compress.config import ModelConfig
+from slimsight.compress.data import Preprocessing
+from slimsight.compress.errors import ModelError
+from slimsight.compress.models import Classifier, check_classifier
+from slimsight.compress.progress import SILENT, Progress
+
+from .decide import APART, Verdict, decide_normalisation, decide_preprocessing
+from .images import ImageFacts, statistics
+from .race import Difference, Pair, Triple, run_race
+from .stated import Stated, stated_by
+
+IMAGENET: tuple[Triple, Triple] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+USUAL: dict[str, tuple[Triple, Triple]] = {
+    "ImageNet's": IMAGENET,
+    "0.5 and 0.5": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "127 and 128 of 255": ((0.498039,) * 3, (0.501961,) * 3),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "ImageNet's mean alone": (IMAGENET[0], (1.0, 1.0, 1.0)),
+    "values from 0 to 255": ((0.0, 0.0, 0.0), (0.003922,) * 3),
+    "values from 0 to 255 less ImageNet's mean": (IMAGENET[0], (0.003922,) * 3),
+}
+"""Normalisations that are tried, as mean and std of images in [0, 1]."""
+
+_CROPPED = 0.875
+_NORMALISATION = "model.mean and model.std"
+_PREPROCESSING = "data.resize, data.interpolation and data.stretch"
+Kind = Literal["stated", "decided", "harmless", "undecided", "guessed"]
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Mean and standard deviation, and where they come from."""
+
+    mean: Triple
+    std: Triple
+    why: str
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a recipe begins with; ``why`` is of the preprocessing, empty where nothing but the default was possible.
+
+    ``accuracy`` of the weights with both, on ``accuracy_images`` validation images; ``seconds``: of processor time;
+    ``sized_by_model``: whether the model states the side of the images.
+    """
+
+    normalisation: Normalisation
+    preprocessing: Preprocessing
+    why: str
+    kind: Kind
+    accuracy: float | None = None
+    accuracy_images: int = 0
+    seconds: float = 0.0
+    sized_by_model: bool = False
+
+    @property
+    def differs(self) -> bool:
+        """Whether a recipe has to say it."""
+        return self.preprocessing != Preprocessing.square(self.preprocessing.side)
+
+
+def choose(
+    config: ModelConfig,
+    model: Classifier,
+    images: ImageFacts,
+    size: int,
+    *,
+    stored: bool,
+    progress: Progress = SILENT,
+) -> Choice:
+    """Normalisation and preprocessing of ``model`` for ``images``.
+
+    Args:
+        size: side in pixels that images would have without a preprocessing of the model's own.
+        stored: whether the weights brought a normalisation, which a run then takes.
+    """
+    if config.weights is None:
+        return _without_weights(config, images, size)
+    stated = stated_by(model.net, config.name)
+    if config.weights == "pretrained":
+        return _published(stated, model, images, size, progress)
+    return _measured(model, images, size, stated, stored, progress)
+
+
+def _without_weights(config: ModelConfig, images: ImageFacts, size: int) -> Choice:
+    if config.name.startswith(("torchvision:", "timm:")):
+        normalisation = Normalisation(*IMAGENET, "ImageNet's, as this family is used everywhere", "guessed")
+    else:
+        pixels, _ = images.sample(size)
+        normalisation = Normalisation(*_own_statistics(pixels), f"statistics of {len(pixels)} images", "guessed")
+    return Choice(normalisation, Preprocessing.square(size), "", "guessed")
+
+
+def _own_statistics(pixels: NDArray[np.uint8]) -> tuple[Triple, Triple]:
+    mean, std = statistics(pixels)
+    return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
+
+
+def _published(stated: Stated | None, model: Classifier, images: ImageFacts, size: int, progress: Progress) -> Choice:
+    """Of weights that come with their transforms: those, without a measurement (their last layer may be new)."""
+    assert stated is not None, "only torchvision has pretrained weights here"
+    mean, std = (stated.mean, stated.std) if stated.mean is not None and stated.std is not None else IMAGENET
+    normalisation = Normalisation(mean, std, f"of {stated.by}: these weights were trained with it", "stated")
+    made, why = Preprocessing.square(size), "; ".join(stated.notes)
+    if stated.preprocessing is not None and images.arrays is None:
+        made, why = stated.preprocessing, f"of {stated.by}"
+    unseen = images.unseen
+    race = run_race(model, unseen, [(mean, std)], [made], progress=progress)
+    accuracy, sized = race.accuracy(Pair(0, 0)), made == stated.preprocessing
+    return Choice(normalisation, made, why, "stated", accuracy, len(unseen), race.seconds, sized)
+
+
+def _measured(
+    model: Classifier, images: ImageFacts, size: int, stated: Stated | None, stored: bool, progress: Progress
+) -> Choice:
+    """Of weights from a file: what is decided on images that they have not learned, as far as there are any."""
+    normalisations = _stored(model) if stored else _normalisations(stated, _own_statistics(images.sample(size)[0]))
+    preprocessings = _preprocessings(model, images, size, stated)
+    unseen = images.unseen
+    race = run_race(model, unseen, normalisations.values, preprocessings.values, progress=progress)
+    by = decide_normalisation(race, normalisations.own)
+    made = decide_preprocessing(race, range(len(preprocessings.values)))
+    mean, std = normalisations.values[by.chosen]
+    if stored:
+        normalisation = Normalisation(mean, std, normalisations.names[0], "stated")
+    else:
+        normalisation = Normalisation(mean, std, _why(by, normalisations, unseen.words), by.kind)
+    pair = Pair(by.chosen, made.chosen)
+    shown = pair if len(race.logits.get(pair, ())) == len(unseen) else race.best()
+    return Choice(
+        normalisation,
+        preprocessings.values[made.chosen],
+        "; ".join(part for part in (_why(made, preprocessings, unseen.words), *preprocessings.notes) if part),
+        made.kind,
+        race.accuracy(shown),
+        len(unseen),
+        race.seconds,
+        made.chosen == preprocessings.own,
+    )
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Candidates(Generic[T]):
+    """What is tried for some ``settings`` of a recipe, with names.
+
+    ``own``: the position of what the model states; ``notes``: what it states that cannot be tried.
+    """
+
+    settings: str
+    names: Sequence[str]
+    values: Sequence[T]
+    own: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+def _stored(model: Classifier) -> _Candidates[tuple[Triple, Triple]]:
+    values = _triple(model.normalize.mean), _triple(model.normalize.std)
+    return _Candidates(_NORMALISATION, ["stored in the weights file"], [values])
+
+
+def _triple(values: torch.Tensor) -> Triple:
+    first, second, third = (round(float(value), 6) for value in values.flatten())
+    return first, second, third
+
+
+def _normalisations(stated: Stated | None, measured: tuple[Triple, Triple]) -> _Candidates[tuple[Triple, Triple]]:
+    """The model's own, the usual ones, and the statistics of the training images."""
+    tried = {values: name for name, values in USUAL.items()}
+    own = None
+    if stated is not None and stated.mean is not None and stated.std is not None:
+        own = (stated.mean, stated.std)
+        tried[own] = f"{tried[own]}, of {stated.by}" if own in tried else f"that of {stated.by}"
+    tried.setdefault(measured, "statistics of the training images")
+    values = list(tried)
+    return _Candidates(_NORMALISATION, list(tried.values()), values, None if own is None else values.index(own))
+
+
+def _preprocessings(
+    model: Classifier, images: ImageFacts, size: int, stated: Stated | None
+) -> _Candidates[Preprocessing]:
+    """The model's own first, then the default and the usual ones; images that have one size are taken as they are."""
+    notes = () if stated is None else stated.notes
+    tried: dict[Preprocessing, str] = {}
+    own = None if stated is None else stated.preprocessing
+    if stated is not None and own is not None:
+        try:
+            check_classifier(model, own.side, len(images.classes))
+            tried[own] = f"{own.brief} (of {stated.by})"
+        except ModelError:
+            notes = (*notes, f"{own.brief} of {stated.by} is not tried: the model does not take {own.side} px")
+            own = None
+    usual = [Preprocessing.square(size)]
+    if images.arrays is None:
+        cropped = math.floor(size / _CROPPED)
+        usual += [Preprocessing(size, cropped), Preprocessing(size, cropped, "bicubic")]
+        usual.append(Preprocessing(size, size, stretch=True))
+    for each in usual:
+        tried.setdefault(each, each.brief)
+    return _Candidates(_PREPROCESSING, list(tried.values()), list(tried), None if own is None else 0, notes)
+
+
+def _why(verdict: Verdict, candidates: _Candidates[Any], images: str) -> str:
+    """Why this was chosen, in a sentence for the recipe."""
+    names = candidates.names
+    chosen, others = names[verdict.chosen], " and ".join(names[number] for number in verdict.alike)
+    if len(names) == 1:
+        return ""
+    if verdict.blind:
+        return (
+            f"{chosen}, unproven: on {images} the weights recognise nothing with any of {len(names)} that were tried; "
+            f"set {candidates.settings} to what they were trained with"
+        )
+    if verdict.kind == "undecided":
+        why = f"{chosen} is the most plausible, but on {images} {others} cannot be ruled out: set {candidates.settings}"
+        why += " to what the weights were trained with"
+    elif verdict.kind == "harmless":
+        why = f"{chosen}; {others} cannot be told apart from it by cross entropy on {images}"
+    else:
+        why = f"{chosen}, decided by cross entropy on {images}"
+    if (second := verdict.runner_up) is not None:
+        why += f"; next: {names[second]}, {_worse(verdict.worse[second])}"
+    own = candidates.own
+    if own is not None and own not in (verdict.chosen, second, *verdict.alike):
+        why += f"; {names[own]}: {_worse(verdict.worse[own])}"
+    return why
+
+
+def _worse(difference: Difference) -> str:
+    return f"{difference.mean:.3f} nats worse (± {APART * difference.error:.3f})"
