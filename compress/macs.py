@@ -7,6 +7,8 @@ Not counted: biases, normalisation, activations, pooling, additions, attention s
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from .modes import eval_mode
+from .modules import tensors_of
 
 # fvcore's names for a convolution and for a linear layer, which torch lowers in two ways.
 _COUNTED = ("conv", "linear", "addmm")
@@ -41,7 +44,7 @@ def count_macs(model: nn.Module, example: Tensor) -> MacsCount:
         warnings.simplefilter("ignore", FutureWarning)  # fvcore scripts functions on import; torch deprecates that
         from fvcore.nn import FlopCountAnalysis
 
-    with eval_mode(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad(), _plain_extra_state(model):
         counter = FlopCountAnalysis(model, example)
         counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         counts = {
@@ -52,6 +55,19 @@ def count_macs(model: nn.Module, example: Tensor) -> MacsCount:
     return MacsCount(total=counts[""], layers=layers)
 
 
+@contextmanager
+def _plain_extra_state(model: nn.Module) -> Iterator[None]:
+    """Context: extra state is an empty tensor; torch's tracer reads the whole state and takes tensors only."""
+    own = [m for m in model.modules() if type(m).get_extra_state is not nn.Module.get_extra_state]
+    for module in own:
+        vars(module)["get_extra_state"] = lambda: torch.empty(0)
+    try:
+        yield
+    finally:
+        for module in own:
+            del vars(module)["get_extra_state"]
+
+
 def count_params(model: nn.Module) -> int:
     """Number of parameters; a shared one counts once, buffers (BN statistics) do not."""
     return sum(parameter.numel() for parameter in model.parameters())
@@ -59,4 +75,4 @@ def count_params(model: nn.Module) -> int:
 
 def size_bytes(model: nn.Module) -> int:
     """Bytes of the model's tensors, buffers included: its safetensors file without the header."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors_of(model).values())

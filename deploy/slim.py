@@ -18,7 +18,6 @@ The model is never changed: every step works on copies; only ``recalibrate`` cha
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,6 +31,8 @@ from slimsight.compress.errors import ConfigError, ModelError, PruningError
 from slimsight.compress.explain import STEERING, ExplainedClassifier, find_targets
 from slimsight.compress.gates import CostModel, check_budget, counted_limits, read_budget
 from slimsight.compress.models import Classifier, check_logits
+from slimsight.compress.models.adopt import adopt
+from slimsight.compress.modules import copy_of
 from slimsight.compress.parallel.processes import single_process
 from slimsight.compress.progress import SILENT, Progress
 from slimsight.compress.surgery import ChannelGraph, PrunePlan
@@ -82,36 +83,48 @@ RECALIBRATE_BATCHES = 50
 
 @dataclass(frozen=True)
 class Traced:
-    """A model with its proven channel groups and its cost; ``explained`` joins it with an explainer, if it has one."""
+    """A model with its proven channel groups and its cost; ``explained`` joins it with an explainer, if it has one.
+
+    ``changes``: what of the model is not as it was given (weight norm folded, half precision), a sentence each.
+    """
 
     model: nn.Module
     example: Tensor
     graph: ChannelGraph
     cost: CostModel
     explained: ExplainedClassifier | None = None
+    changes: tuple[str, ...] = ()
 
 
 def trace(model: nn.Module, example: Tensor, *, progress: Progress = SILENT) -> Traced:
     """Find the channel groups of ``model`` and prove each by a dry run.
 
     Args:
-        model: images (N, 3, H, W) -> logits (N, classes); copied, in eval mode, to the CPU.
+        model: images (N, C, H, W) -> logits (N, classes); ``adopt`` makes our copy of it, in eval mode, on the CPU.
         example: (N, 3, H, W) a few real images, as the model takes them.
 
     Raises:
         ModelError: the model does not give logits for the example.
         PruningError: its channels cannot be followed.
     """
-    if example.dim() != 4 or not example.is_floating_point():
+    if not isinstance(example, Tensor):
+        raise ModelError(
+            f"the example is a {type(example).__name__}; give a torch tensor of a few images as the model takes them: "
+            "(N, 3, H, W), floating point"
+        )
+    if example.dim() != 4 or not example.is_floating_point() or not len(example):
         raise ModelError(
             f"the example is {tuple(example.shape)} {example.dtype}; give a few images as the model takes them: "
             "(N, 3, H, W), floating point"
         )
-    model = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
+    adopted = adopt(model)
+    model = adopted.model.eval().requires_grad_(False)
+    for change in adopted.changes:
+        progress.note(change)
     example = example[:PROOF_IMAGES].detach().cpu().float()
     check_logits(model, example)
     graph = find_groups(model, example, progress=progress)
-    return Traced(model, example, graph, to_cost_model(model, example, graph))
+    return Traced(model, example, graph, to_cost_model(model, example, graph), changes=adopted.changes)
 
 
 def explain(
@@ -136,7 +149,7 @@ def explain(
         PruningError: the explainer collapsed, or is no better than random masks.
     """
     explainer, config = STEERING.get(kind), config or ExplainerConfig()
-    classifier = Classifier(copy.deepcopy(traced.model), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)).eval()
+    classifier = Classifier(copy_of(traced.model), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)).eval()
     network = join_explainer(classifier, traced.example, check_logits(classifier, traced.example), explainer.head)
     learning = Learning(make_fabric(), progress=progress)
     network.to(learning.device)
@@ -311,4 +324,4 @@ def _kind(traced: Traced) -> str | None:
 
 def _joint(traced: Traced) -> nn.Module:
     """A private copy of what is traced together."""
-    return copy.deepcopy(traced.explained if traced.explained is not None else traced.model).eval()
+    return copy_of(traced.explained if traced.explained is not None else traced.model).eval()

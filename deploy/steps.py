@@ -5,7 +5,6 @@ A network is a classifier, alone or joined with its explainer (``ExplainedClassi
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
@@ -41,6 +40,7 @@ from slimsight.compress.gates.widths import Align
 from slimsight.compress.macs import count_macs, count_params, size_bytes
 from slimsight.compress.models import Classifier
 from slimsight.compress.modes import one_thread
+from slimsight.compress.modules import copy_of
 from slimsight.compress.progress import SILENT, Progress
 from slimsight.compress.surgery import (
     ChannelGraph,
@@ -236,7 +236,7 @@ def slim_copy(network: N, plan: PrunePlan, example: Tensor, *, prefix: str | Non
     Raises:
         PruningError: the plan does not fit the network.
     """
-    twin = copy.deepcopy(network)
+    twin = copy_of(network)
     inner, view = _scope(twin)
     slim_(twin, plan, example[:1], prefix=inner if prefix is None else prefix, view=view)
     return twin.eval()

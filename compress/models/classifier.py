@@ -34,7 +34,12 @@ class Normalize(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Normalisation, then the network. Raw images (N, 3, H, W) in [0, 1] -> logits (N, classes)."""
+    """Normalisation, then the network. Raw images (N, 3, H, W) in [0, 1] -> logits (N, classes).
+
+    ``changes``: what of the network is no longer as it was given (see ``adopt``), a sentence each.
+    """
+
+    changes: tuple[str, ...] = ()
 
     def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()

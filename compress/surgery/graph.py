@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from ..errors import PruningError
+from ..modules import copy_of
 from .reach import reach
 
 View = Callable[[nn.Module, Tensor], Sequence[Tensor]]
@@ -170,7 +170,7 @@ def _roots(network: nn.Module, prefix: str) -> list[tuple[str, nn.Module]]:
 
 def _traceable(network: nn.Module) -> nn.Module:
     """A copy with gradients: Torch-Pruning walks grad_fn and leaves the model in eval mode."""
-    return copy.deepcopy(network).requires_grad_(True)
+    return copy_of(network).requires_grad_(True)
 
 
 def read_group(graph: Any, root: nn.Module, name: str, names: dict[nn.Module, str]) -> tuple[ChannelGroup, str | None]:

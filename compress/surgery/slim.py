@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..errors import PruningError
 from ..files.untrusted import printable
+from ..modules import copy_of
 from .graph import View, dependency_graph, read_group
 from .plan import PrunePlan
 
@@ -27,7 +27,7 @@ def slim_(network: nn.Module, plan: PrunePlan, example: Tensor, *, prefix: str =
     """
     if not plan.shrinks:
         raise PruningError("the plan keeps every channel: there is nothing to remove; lower the budget")
-    twin = copy.deepcopy(network)
+    twin = copy_of(network)
     slim_or_break_(twin, plan, example, prefix=prefix, view=view)
     for module, slim in zip(network.modules(), twin.modules(), strict=True):
         for name, parameter in slim.named_parameters(recurse=False):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -12,6 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from ..errors import PruningError, first_error_line
 from ..modes import one_thread
+from ..modules import copy_of
 from ..progress import SILENT, Progress
 from .graph import ChannelGraph, ChannelGroup, View
 from .mask import hard_factors, masked
@@ -154,7 +154,7 @@ def _dry_run(
 ) -> str | None:
     """Hard-gate random channels of the groups, remove them on a copy, compare; the reason of a failure."""
     for plan in _trial_plans(groups, generator):
-        slim = copy.deepcopy(network)
+        slim = copy_of(network)
         try:
             slim_or_break_(slim, plan, images[:1], prefix=prefix, view=view)
             slim.requires_grad_(False)
@@ -201,7 +201,7 @@ def prove_groups(
     if not graph.groups:
         return graph
     images = small_images(network, graph, images, prefix=prefix, view=view).double()
-    shaken = shake_(copy.deepcopy(network), images, generator).requires_grad_(False)
+    shaken = shake_(copy_of(network), images, generator).requires_grad_(False)
 
     def fails(groups: Sequence[ChannelGroup]) -> str | None:
         return _dry_run(shaken, groups, images, generator, prefix, view)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from ...config import MaskConfig, PredictorConfig
 from ...data import Batch, BatchSource, one_pass
 from ...models import Classifier
+from ...modules import copy_of
 from ...training import History, Learning, fit, one_cycle, to_device
 from .rbf import fixed_draws, random_rbf, rbf_map, relaxed_bernoulli
 
@@ -50,7 +50,7 @@ def divergence(reference: Tensor, logits: Tensor) -> Tensor:
 
 def new_predictor(classifier: Classifier, config: PredictorConfig) -> Predictor:
     """A predictor with the classifier's architecture; its weights too, unless ``config.init`` is scratch."""
-    net = copy.deepcopy(classifier).requires_grad_(True)
+    net = copy_of(classifier).requires_grad_(True)
     if config.init == "scratch":
         for module in net.modules():
             reset = getattr(module, "reset_parameters", None)
