@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from slimsight.compress.config import ExplainerConfig, GatesConfig
-from slimsight.compress.data import LoaderBatches, TensorBatches, first_batches, first_images
+from slimsight.compress.data import Expected, LoaderBatches, TensorBatches, first_batches, first_images
 from slimsight.compress.errors import ConfigError, ModelError, PruningError
 from slimsight.compress.explain import STEERING, ExplainedClassifier, find_targets
 from slimsight.compress.gates import CostModel, check_budget, counted_limits, read_budget
@@ -92,8 +92,15 @@ class Traced:
     example: Tensor
     graph: ChannelGraph
     cost: CostModel
+    classes: int
     explained: ExplainedClassifier | None = None
     changes: tuple[str, ...] = ()
+
+    @property
+    def expected(self) -> Expected:
+        """The images and labels that loaders have to give."""
+        _, channels, height, width = self.example.shape
+        return Expected(channels, (height, width), self.classes)
 
 
 def trace(model: nn.Module, example: Tensor, *, progress: Progress = SILENT) -> Traced:
@@ -122,9 +129,9 @@ def trace(model: nn.Module, example: Tensor, *, progress: Progress = SILENT) -> 
     for change in adopted.changes:
         progress.note(change)
     example = example[:PROOF_IMAGES].detach().cpu().float()
-    check_logits(model, example)
+    classes = check_logits(model, example)
     graph = find_groups(model, example, progress=progress)
-    return Traced(model, example, graph, to_cost_model(model, example, graph), changes=adopted.changes)
+    return Traced(model, example, graph, to_cost_model(model, example, graph), classes, changes=adopted.changes)
 
 
 def explain(
@@ -150,10 +157,10 @@ def explain(
     """
     explainer, config = STEERING.get(kind), config or ExplainerConfig()
     classifier = Classifier(copy_of(traced.model), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)).eval()
-    network = join_explainer(classifier, traced.example, check_logits(classifier, traced.example), explainer.head)
+    network = join_explainer(classifier, traced.example, traced.classes, explainer.head)
     learning = Learning(make_fabric(), progress=progress)
     network.to(learning.device)
-    batches, validation = LoaderBatches(train), LoaderBatches(val)
+    batches, validation = LoaderBatches(train, traced.expected), LoaderBatches(val, traced.expected)
     trained = learn_predictor(explainer, classifier, batches, validation, learning, config)
     predictor = None if trained is None else trained[0]
     learn_selector(explainer, network, predictor, batches, validation, learning, config)
@@ -196,7 +203,7 @@ def learn_gates(
         )
     learning = Learning(make_fabric(), progress=progress)
     network = _joint(traced).to(learning.device)
-    pixels, labels = first_images(loader, images)
+    pixels, labels = first_images(loader, images, traced.expected)
     targets = None
     if config.explainer is not None:
         assert isinstance(network, ExplainedClassifier)
@@ -259,9 +266,10 @@ def slim(
     explained = twin if isinstance(twin, ExplainedClassifier) else None
     model = twin.classifier.net if isinstance(twin, ExplainedClassifier) else twin
     model.requires_grad_(True)  # it was traced frozen
+    slimmed = Slimmed(model, plan, traced.example[:1], proof.slim.macs, proof.max_rel, explained)
     if loader is not None:
-        recalibrate(model, loader, batches=batches)
-    return Slimmed(model, plan, traced.example[:1], proof.slim.macs, proof.max_rel, explained)
+        recalibrate(slimmed, loader, batches=batches)
+    return slimmed
 
 
 def recalibrate(slimmed: Slimmed | nn.Module, loader: Iterable[Any], *, batches: int = RECALIBRATE_BATCHES) -> int:
@@ -286,7 +294,9 @@ def recalibrate(slimmed: Slimmed | nn.Module, loader: Iterable[Any], *, batches:
         ModelError: the model is a program (``load`` without a model), or its batch normalisations are out of reach.
     """
     _check_count(batches)
-    model = slimmed.model if isinstance(slimmed, Slimmed) else slimmed
+    model, expected = slimmed, None
+    if isinstance(slimmed, Slimmed):
+        model, expected = slimmed.model, Expected(slimmed.example.shape[1])
     norms = tracked_norms(model)
     if not norms and isinstance(model, torch.fx.GraphModule | torch.jit.ScriptModule):
         raise ModelError(
@@ -298,7 +308,7 @@ def recalibrate(slimmed: Slimmed | nn.Module, loader: Iterable[Any], *, batches:
     if not norms:
         return 0
     with single_process():  # whether or not other processes do the same
-        changed = take_statistics_(model, norms, (batch.images for batch in first_batches(loader, batches)))
+        changed = take_statistics_(model, norms, (batch.images for batch in first_batches(loader, batches, expected)))
     if not changed:
         raise ModelError(
             f"none of the model's {len(norms)} batch normalisations was called by it: give the module itself, not a "

@@ -67,6 +67,7 @@ def test_computed_weights_become_plain(name: str, place: int) -> None:
     adopted = adopt(net)
 
     assert set(net.state_dict()) == before
+    assert torch.allclose(net(IMAGES), expected)  # a copy shares its class with it
     assert set(adopted.model.state_dict()) == set(make_net().state_dict())
     assert torch.allclose(adopted.model(IMAGES), expected, atol=1e-6)
     assert len(adopted.changes) == 1
