@@ -294,9 +294,8 @@ def recalibrate(slimmed: Slimmed | nn.Module, loader: Iterable[Any], *, batches:
         ModelError: the model is a program (``load`` without a model), or its batch normalisations are out of reach.
     """
     _check_count(batches)
-    model, expected = slimmed, None
-    if isinstance(slimmed, Slimmed):
-        model, expected = slimmed.model, Expected(slimmed.example.shape[1])
+    model = slimmed.model if isinstance(slimmed, Slimmed) else slimmed
+    expected = Expected(slimmed.example.shape[1]) if isinstance(slimmed, Slimmed) else None
     norms = tracked_norms(model)
     if not norms and isinstance(model, torch.fx.GraphModule | torch.jit.ScriptModule):
         raise ModelError(

@@ -37,7 +37,7 @@ class BatchSource(Protocol):
 
 @dataclass(frozen=True)
 class Expected:
-    """The images and labels that a model takes. ``size``: (H, W) in pixels; None: any. ``classes``: None: any labels."""
+    """The images and labels that a model takes. ``size``: (H, W) in pixels; ``classes``: how many; None: any."""
 
     channels: int
     size: tuple[int, int] | None = None

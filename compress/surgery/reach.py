@@ -73,7 +73,7 @@ def reach(graph: Any, root: nn.Module, width: int) -> tuple[list[Reached], str |
 
 
 def _is_layer(node: Any) -> bool:
-    return isinstance(node.module, nn.Conv2d | nn.Linear)
+    return isinstance(node.module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)
 
 
 def _mapped(dependency: Any, channels: dict[int, int]) -> list[_Index]:
