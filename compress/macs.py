@@ -1,30 +1,62 @@
 """Cost of a network: multiply-accumulates (MACs), parameters and bytes.
 
-MACs are those of convolutions and linear layers, counted by fvcore: one fused multiply-add is one MAC.
+MACs are those of convolutions, linear layers and all else that sums up products with weights: one fused multiply-add is
+one MAC. fvcore counts convolutions and linear layers; recurrent layers, deformable convolutions and matrix products
+with weights outside of any layer are counted here. What cannot be counted is refused by name.
 Not counted: biases, normalisation, activations, pooling, additions, attention scores.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from .dispatch import PRODUCTS, WeightsMode
+from .errors import ModelError
 from .modes import eval_mode
+from .modules import tensors_of
 
 # fvcore's names for a convolution and for a linear layer, which torch lowers in two ways.
 _COUNTED = ("conv", "linear", "addmm")
+_RECURRENT = ("mkldnn_rnn_layer", "_cudnn_rnn", "miopen_rnn")
+# Parts of the names of operators that read weights and sum up no products with them.
+_FREE = (
+    "norm",
+    "prelu",
+    "embedding",
+    "index",
+    "gather",
+    "scatter",
+    "select",
+    "slice",
+    "cat",
+    "stack",
+    "copy",
+    "clone",
+    "where",
+    "fill",
+    "pad",
+    "repeat",
+    "roll",
+    "grid_sampler",
+    "upsample",
+    "attention",
+)
 
 
 @dataclass(frozen=True)
 class MacsCount:
     """MACs for one image: the sum, and each convolution and linear module by its name in the model.
 
-    Layers called through ``torch.nn.functional`` have no module and are only in ``total``; torch's fused attention
-    (transformers in eval mode) is a single operator to fvcore and in neither.
+    What is computed without such a module (``torch.nn.functional``, recurrent layers, deformable convolutions) is only
+    in ``total``. Torch's fused attention (transformers in eval mode) is in neither.
     """
 
     total: int
@@ -35,13 +67,16 @@ def count_macs(model: nn.Module, example: Tensor) -> MacsCount:
     """Count the MACs of ``model`` in eval mode on ``example`` (1, 3, H, W), on the device where both are.
 
     Modules are put back into their modes.
+
+    Raises:
+        ModelError: an operator sums up products with a weight in a way that cannot be counted; it is named.
     """
     assert len(example) == 1, f"MACs are per image; the example has {len(example)}"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # fvcore scripts functions on import; torch deprecates that
         from fvcore.nn import FlopCountAnalysis
 
-    with eval_mode(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad(), _plain_extra_state(model):
         counter = FlopCountAnalysis(model, example)
         counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         counts = {
@@ -49,7 +84,63 @@ def count_macs(model: nn.Module, example: Tensor) -> MacsCount:
             for name, by_operator in counter.by_module_and_operator().items()
         }
     layers = {name: counts[name] for name, module in model.named_modules() if isinstance(module, _ConvNd | nn.Linear)}
-    return MacsCount(total=counts[""], layers=layers)
+    return MacsCount(total=max(counts[""], _count_products(model, example)), layers=layers)
+
+
+def _count_products(model: nn.Module, example: Tensor) -> int:
+    """MACs of all operators that sum up products of weights with something else, as they run on ``example``."""
+    products = _WeightProducts(model)
+    with eval_mode(model), torch.no_grad(), products:
+        model(example)
+    return products.macs
+
+
+class _WeightProducts(WeightsMode):  # type: ignore[no-untyped-call]
+    """Context: adds up ``macs`` of operators that multiply weights with what is no weight."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.macs = 0
+
+    def after(self, func: Any, args: Sequence[Any], inputs: Sequence[Tensor], result: Any) -> None:
+        """See ``WeightsMode``."""
+        weights = [tensor for tensor in inputs if self.is_weight(tensor)]
+        name = func.overloadpacket.__name__
+        if not weights or torch.Tag.pointwise in func.tags or func.is_view:
+            return
+        if name in PRODUCTS:
+            if any(map(self.is_weight, inputs[-2:])):
+                self.macs += int(result.numel()) * inputs[-2].shape[-1]
+        elif name == "linear":
+            self.macs += int(result.numel()) * inputs[0].shape[-1]
+        elif name == "convolution":
+            transposed = bool(args[6])
+            applied = inputs[0].numel() if transposed else int(result.numel())
+            self.macs += applied * inputs[1][0].numel()
+        elif name == "deform_conv2d":
+            self.macs += int(result.numel()) * inputs[1][0].numel()
+        elif name in _RECURRENT:
+            steps = inputs[0].shape[:-1].numel()
+            self.macs += steps * sum(weight.numel() for weight in weights if weight.dim() == 2)
+        elif not any(kind in name for kind in _FREE):
+            raise ModelError(
+                f"the MACs of the operator '{name}', which the model applies to a weight of shape "
+                f"{tuple(weights[0].shape)}, cannot be counted: replace it by convolutions, linear layers or matrix "
+                "products"
+            )
+
+
+@contextmanager
+def _plain_extra_state(model: nn.Module) -> Iterator[None]:
+    """Context: extra state is an empty tensor; torch's tracer reads the whole state and takes tensors only."""
+    own = [m for m in model.modules() if type(m).get_extra_state is not nn.Module.get_extra_state]
+    for module in own:
+        vars(module)["get_extra_state"] = lambda: torch.empty(0)
+    try:
+        yield
+    finally:
+        for module in own:
+            del vars(module)["get_extra_state"]
 
 
 def count_params(model: nn.Module) -> int:
@@ -59,4 +150,4 @@ def count_params(model: nn.Module) -> int:
 
 def size_bytes(model: nn.Module) -> int:
     """Bytes of the model's tensors, buffers included: its safetensors file without the header."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors_of(model).values())

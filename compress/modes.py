@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 
 
 @contextmanager
@@ -14,6 +16,24 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     """Context: eval mode; afterwards each module is back in its own mode (frozen BN layers may differ)."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
+def training_structure(model: nn.Module) -> Iterator[None]:
+    """Context: training mode for what a model decides by it, eval mode for normalisation, dropout and all of torch.nn.
+
+    So the layers of training run (auxiliary heads), without statistics that change and without randomness of dropout.
+    Afterwards each module is back in its own mode.
+    """
+    modes = {module: module.training for module in model.modules()}
+    for module in modes:
+        own = type(module).__module__.startswith("torch.nn.") or isinstance(module, _NormBase | _DropoutNd)
+        module.training = not own
     try:
         yield
     finally:

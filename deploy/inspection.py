@@ -3,7 +3,6 @@ budget, a plan by magnitude with its proof. Nothing is trained."""
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +17,9 @@ from slimsight.compress.errors import ConfigError
 from slimsight.compress.gates import CostModel, counted_limits, read_budget, smallest_macs
 from slimsight.compress.macs import count_macs, count_params, size_bytes
 from slimsight.compress.models import build_net, check_logits
+from slimsight.compress.models.adopt import adopt
 from slimsight.compress.modes import one_thread
+from slimsight.compress.modules import copy_of
 from slimsight.compress.progress import SILENT, Progress
 from slimsight.compress.surgery import ChannelGraph, ProofCache, gated_vs_slim, shake_
 
@@ -60,7 +61,10 @@ class PlanProof:
 
 @dataclass(frozen=True)
 class Inspection:
-    """See ``inspect_model``. ``seconds``: for tracing and proving the groups; ``layers``: largest MACs first."""
+    """See ``inspect_model``. ``seconds``: for tracing and proving the groups; ``layers``: largest MACs first.
+
+    ``changes``: what of the network is not as it was given (``adopt``), a sentence each.
+    """
 
     model: str
     input: Shape
@@ -73,6 +77,7 @@ class Inspection:
     layers: tuple[InspectedLayer, ...]
     seconds: float
     plan: PlanProof | None = None
+    changes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form; ``plan`` is null where no budget was given."""
@@ -142,7 +147,10 @@ def inspect_model(
         PruningError: its channels cannot be followed, or the budget is out of reach; the message says what is frozen.
     """
     started = time.monotonic()
-    net = copy.deepcopy(net).cpu().float().eval()
+    adopted = adopt(net)
+    net = adopted.model.eval()
+    for change in adopted.changes:
+        progress.note(change)
     generator = torch.Generator().manual_seed(_SEED)
     images = torch.rand(_IMAGES, *shape, generator=generator)
     check_logits(net, images)
@@ -162,6 +170,7 @@ def inspect_model(
         smallest_macs=smallest_macs(cost, align) if graph.groups else counted.total,
         layers=tuple(InspectedLayer(layer, macs) for layer, macs in dearest),
         seconds=time.monotonic() - started,
+        changes=adopted.changes,
     )
     if budget is None:
         return found
@@ -177,7 +186,7 @@ def _prove_plan(
     limits = counted_limits(budget, cost)
     scores = rank_by_weights(net, graph, "magnitude")
     plan = choose_plan(cost, scores, limits, align=align, frozen=graph.frozen).plan
-    shaken = shake_(copy.deepcopy(net), images.double(), torch.Generator().manual_seed(_SEED)).requires_grad_(False)
+    shaken = shake_(copy_of(net), images.double(), torch.Generator().manual_seed(_SEED)).requires_grad_(False)
     wide = images.double()
     exact = gated_vs_slim(shaken, slim_copy(shaken, plan, wide), graph.groups, plan, wide)
     shaken = shaken.float()

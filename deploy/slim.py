@@ -18,7 +18,6 @@ The model is never changed: every step works on copies; only ``recalibrate`` cha
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -27,13 +26,15 @@ import torch
 from torch import Tensor, nn
 
 from slimsight.compress.config import ExplainerConfig, GatesConfig
-from slimsight.compress.data import LoaderBatches, TensorBatches, first_batches, first_images
+from slimsight.compress.data import Expected, LoaderBatches, TensorBatches, first_batches, first_images
 from slimsight.compress.errors import ConfigError, ModelError, PruningError
 from slimsight.compress.explain import STEERING, ExplainedClassifier, find_targets
 from slimsight.compress.gates import CostModel, check_budget, counted_limits, read_budget
 from slimsight.compress.gates.importance import needs_gradients
 from slimsight.compress.gates.scope import inner_groups
 from slimsight.compress.models import Classifier, check_logits
+from slimsight.compress.models.adopt import adopt
+from slimsight.compress.modules import copy_of
 from slimsight.compress.parallel.processes import single_process
 from slimsight.compress.progress import SILENT, Progress
 from slimsight.compress.surgery import ChannelGraph, PrunePlan
@@ -83,14 +84,25 @@ RECALIBRATE_BATCHES = 50
 
 @dataclass(frozen=True)
 class Traced:
-    """A model with its proven channel groups and its cost; ``explained`` joins it with an explainer, if it has one."""
+    """A model with its proven channel groups and its cost; ``explained`` joins it with an explainer, if it has one.
+
+    ``changes``: what of the model is not as it was given (weight norm folded, half precision), a sentence each.
+    """
 
     model: nn.Module
     example: Tensor
     graph: ChannelGraph
     cost: CostModel
+    classes: int
     scope: Literal["all", "inner"] = "all"
     explained: ExplainedClassifier | None = None
+    changes: tuple[str, ...] = ()
+
+    @property
+    def expected(self) -> Expected:
+        """The images and labels that loaders have to give."""
+        _, channels, height, width = self.example.shape
+        return Expected(channels, (height, width), self.classes)
 
 
 def trace(
@@ -99,7 +111,7 @@ def trace(
     """Find the channel groups of ``model`` and prove each by a dry run.
 
     Args:
-        model: images (N, 3, H, W) -> logits (N, classes); copied, in eval mode, to the CPU.
+        model: images (N, C, H, W) -> logits (N, classes); ``adopt`` makes our copy of it, in eval mode, on the CPU.
         example: (N, 3, H, W) a few real images, as the model takes them.
         scope: ``inner`` leaves residual streams (what blocks add to) whole; ``all`` lets them shrink too.
 
@@ -110,18 +122,26 @@ def trace(
     """
     if scope not in ("all", "inner"):
         raise ConfigError(f"the scope is '{scope}'; allowed: 'all' and 'inner'")
-    if example.dim() != 4 or not example.is_floating_point():
+    if not isinstance(example, Tensor):
+        raise ModelError(
+            f"the example is a {type(example).__name__}; give a torch tensor of a few images as the model takes them: "
+            "(N, 3, H, W), floating point"
+        )
+    if example.dim() != 4 or not example.is_floating_point() or not len(example):
         raise ModelError(
             f"the example is {tuple(example.shape)} {example.dtype}; give a few images as the model takes them: "
             "(N, 3, H, W), floating point"
         )
-    model = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
+    adopted = adopt(model)
+    model = adopted.model.eval().requires_grad_(False)
+    for change in adopted.changes:
+        progress.note(change)
     example = example[:PROOF_IMAGES].detach().cpu().float()
-    check_logits(model, example)
+    classes = check_logits(model, example)
     graph = find_groups(model, example, progress=progress)
     if scope == "inner":
         graph = inner_groups(graph)
-    return Traced(model, example, graph, to_cost_model(model, example, graph), scope)
+    return Traced(model, example, graph, to_cost_model(model, example, graph), classes, scope, changes=adopted.changes)
 
 
 def explain(
@@ -148,12 +168,12 @@ def explain(
         TrainingError: its training diverged.
     """
     explainer, config = STEERING.get(kind), config or ExplainerConfig()
-    classifier = Classifier(copy.deepcopy(traced.model), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)).eval()
-    network = join_explainer(classifier, traced.example, check_logits(classifier, traced.example), explainer.head)
+    classifier = Classifier(copy_of(traced.model), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)).eval()
+    network = join_explainer(classifier, traced.example, traced.classes, explainer.head)
     explainer.check(config, traced.example.shape[-1])
     learning = Learning(make_fabric(), progress=progress)
     network.to(learning.device)
-    batches, validation = LoaderBatches(train), LoaderBatches(val)
+    batches, validation = LoaderBatches(train, traced.expected), LoaderBatches(val, traced.expected)
     trained = learn_predictor(explainer, classifier, batches, validation, learning, config)
     predictor = None if trained is None else trained[0]
     learn_selector(explainer, network, predictor, batches, validation, learning, config)
@@ -201,7 +221,7 @@ def learn_gates(
         )
     learning = Learning(make_fabric(), progress=progress)
     network = _joint(traced).to(learning.device)
-    pixels, labels = first_images(loader, images)
+    pixels, labels = first_images(loader, images, traced.expected)
     targets = None
     if config.explainer is not None:
         assert isinstance(network, ExplainedClassifier)
@@ -270,9 +290,10 @@ def slim(
     explained = twin if isinstance(twin, ExplainedClassifier) else None
     model = twin.classifier.net if isinstance(twin, ExplainedClassifier) else twin
     model.requires_grad_(True)  # it was traced frozen
+    slimmed = Slimmed(model, plan, traced.example[:1], proof.slim.macs, proof.max_rel, explained)
     if loader is not None:
-        recalibrate(model, loader, batches=batches)
-    return Slimmed(model, plan, traced.example[:1], proof.slim.macs, proof.max_rel, explained)
+        recalibrate(slimmed, loader, batches=batches)
+    return slimmed
 
 
 def recalibrate(slimmed: Slimmed | nn.Module, loader: Iterable[Any], *, batches: int = RECALIBRATE_BATCHES) -> int:
@@ -298,6 +319,7 @@ def recalibrate(slimmed: Slimmed | nn.Module, loader: Iterable[Any], *, batches:
     """
     _check_count(batches)
     model = slimmed.model if isinstance(slimmed, Slimmed) else slimmed
+    expected = Expected(slimmed.example.shape[1]) if isinstance(slimmed, Slimmed) else None
     norms = tracked_norms(model)
     if not norms and isinstance(model, torch.fx.GraphModule | torch.jit.ScriptModule):
         raise ModelError(
@@ -309,7 +331,7 @@ def recalibrate(slimmed: Slimmed | nn.Module, loader: Iterable[Any], *, batches:
     if not norms:
         return 0
     with single_process():  # whether or not other processes do the same
-        changed = take_statistics_(model, norms, (batch.images for batch in first_batches(loader, batches)))
+        changed = take_statistics_(model, norms, (batch.images for batch in first_batches(loader, batches, expected)))
     if not changed:
         raise ModelError(
             f"none of the model's {len(norms)} batch normalisations was called by it: give the module itself, not a "
@@ -335,4 +357,4 @@ def _kind(traced: Traced) -> str | None:
 
 def _joint(traced: Traced) -> nn.Module:
     """A private copy of what is traced together."""
-    return copy.deepcopy(traced.explained if traced.explained is not None else traced.model).eval()
+    return copy_of(traced.explained if traced.explained is not None else traced.model).eval()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,8 @@ from slimsight.compress.errors import ModelError
 from slimsight.compress.explain import ExplainedClassifier
 from slimsight.compress.files.atomic import make_folder, read_tensors, remove, write_tensors
 from slimsight.compress.files.sealed import find_damage, read_sealed, sha256_of_file, write_sealed
+from slimsight.compress.models.adopt import adopt
+from slimsight.compress.modules import load_tensors_, tensors_of
 from slimsight.compress.surgery import PrunePlan, slim_
 from slimsight.export.pt2.export import export_pt2, load_program, load_pt2
 
@@ -48,7 +49,7 @@ def save(slimmed: Slimmed, folder: str | Path) -> None:
     make_folder(place)
     remove(place / SUMS)
     export_pt2(slimmed.model, slimmed.example, place / PROGRAM)
-    write_tensors(place / WEIGHTS, slimmed.model.state_dict())
+    write_tensors(place / WEIGHTS, tensors_of(slimmed.model))
     slimmed.plan.save(place / PLAN)
     written = [PROGRAM, WEIGHTS, PLAN]
     if slimmed.explained is not None:
@@ -62,8 +63,9 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     """Load a slim model in eval mode from a folder that ``save`` wrote; without ``model``, from a run's ``slim`` too.
 
     Args:
-        model: the original architecture, for a slim model that can be trained on; a copy is slimmed and gets the
-            weights. Without it: the self-contained program, for inference with torch alone.
+        model: the original architecture, for a slim model that can be trained on; our copy of it (``adopt``: plain
+            float32 layers) is slimmed and gets the weights. Without it: the self-contained program, for inference with
+            torch alone.
 
     Raises:
         Damaged: a file is not what was written.
@@ -76,10 +78,10 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     if model is None:
         return load_pt2(place / PROGRAM)
     inputs, _ = load_program(place / PROGRAM).example_inputs
-    twin = copy.deepcopy(model).cpu()
+    twin = adopt(model).model
     slim_(twin, PrunePlan.load(place / PLAN), inputs[0][:1])
     try:
-        twin.load_state_dict(read_tensors(place / WEIGHTS))
+        load_tensors_(twin, read_tensors(place / WEIGHTS))
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ModelError(

@@ -5,7 +5,6 @@ A network is a classifier, alone or joined with its explainer (``ExplainedClassi
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
@@ -45,6 +44,7 @@ from slimsight.compress.gates.widths import Align
 from slimsight.compress.macs import count_macs, count_params, size_bytes
 from slimsight.compress.models import Classifier
 from slimsight.compress.modes import one_thread
+from slimsight.compress.modules import copy_of
 from slimsight.compress.progress import SILENT, Progress
 from slimsight.compress.surgery import (
     ChannelGraph,
@@ -52,6 +52,7 @@ from slimsight.compress.surgery import (
     ProofCache,
     PrunePlan,
     View,
+    freeze_training_only,
     gated_vs_slim,
     prove_groups,
     slim_,
@@ -98,6 +99,7 @@ def find_groups(
     prefix = inner if prefix is None else prefix
     with one_thread():
         graph = trace_groups(network, images[:1], prefix=prefix, view=view)
+        graph = freeze_training_only(network, graph, images, prefix=prefix, progress=progress)
     if announce:
         progress.note(f"{len(graph.groups)} channel groups found; each is proven on a copy")
     prove = prove_groups if proofs is None else proofs.prove_groups
@@ -117,9 +119,22 @@ def to_cost_model(
     Raises:
         PruningError: fvcore counts something else.
     """
-    cost = CostModel.of(model, example[:1], graph.groups, prefix=prefix)
-    _check_macs(cost.total, count_macs(model, example[:1]).total if counted is None else counted)
+    total = count_macs(model, example[:1]).total if counted is None else counted
+    cost = CostModel.of(model, example[:1], graph.groups, prefix=prefix, macs=total)
+    if cost.fixed < 0:
+        _check_macs(cost.total - cost.fixed, total)
+    if cost.fixed and graph.groups:
+        _check_fixed(model, example[:1], cost)
     return cost
+
+
+def _check_fixed(model: nn.Module, example: Tensor, cost: CostModel) -> None:
+    """Check on a copy with half of the channels that what is no layer costs the same there."""
+    plan = PrunePlan(
+        {name: tuple(range(max(1, width // 2))) for name, width in zip(cost.names, cost.widths, strict=True)},
+        dict(zip(cost.names, cost.widths, strict=True)),
+    )
+    _check_macs(cost.of_plan(plan), count_macs(slim_copy(model, plan, example), example).total)
 
 
 def join_explainer(classifier: Classifier, example: Tensor, classes: int, head: type[Head]) -> ExplainedClassifier:
@@ -199,7 +214,7 @@ def rank_by_gradients(
     network: nn.Module, graph: ChannelGraph, ranking: str, train: BatchSource, learning: Learning
 ) -> dict[str, Tensor]:
     """Scores of a ranking that reads the gradients of the loss (``taylor``); ``network`` is left as it was."""
-    twin = copy.deepcopy(network)
+    twin = copy_of(network)
     add_gradients_(classifier_of(twin), train, learning)
     for parameter in twin.parameters():
         if parameter.grad is None:  # of an explainer: it is no part of the loss
@@ -260,7 +275,7 @@ def slim_copy(network: N, plan: PrunePlan, example: Tensor, *, prefix: str | Non
     Raises:
         PruningError: the plan does not fit the network.
     """
-    twin = copy.deepcopy(network)
+    twin = copy_of(network)
     inner, view = _scope(twin)
     slim_(twin, plan, example[:1], prefix=inner if prefix is None else prefix, view=view)
     return twin.eval()
@@ -296,13 +311,15 @@ def prove_slim(
     """Compare a slim network with the original whose gates are closed, and its MACs with the cost model's and fvcore's.
 
     Raises:
-        PruningError: cost model and fvcore disagree about the MACs of either.
+        PruningError: cost model and fvcore disagree about the MACs of either, or the slim network has other parameters
+            or bytes than the plan was chosen for.
     """
     difference = gated_vs_slim(original, slim, graph.groups, plan, images)
     example = images[:1]
     dense, small = (costs_of(classifier_of(network), example) for network in (original, slim))
     _check_macs(cost.total, dense.macs)
     _check_macs(cost.of_plan(plan), small.macs)
+    _check_removed(cost, plan, dense, small)
     return SlimProof(difference, dense, small)
 
 
@@ -329,9 +346,25 @@ def _scope(network: nn.Module) -> tuple[str, View | None]:
     return (JOINED, network.view) if isinstance(network, ExplainedClassifier) else ("", None)
 
 
+def _check_removed(cost: CostModel, plan: PrunePlan, dense: CountedCosts, small: CountedCosts) -> None:
+    """Compare what surgery removed, as the networks are, with what the plan was chosen for (and held to a budget)."""
+    totals, amounts = cost.totals, cost.amounts(plan)
+    counted = {
+        "params": (dense.params - small.params, "parameters"),
+        "size": (dense.size_bytes - small.size_bytes, "bytes"),
+    }
+    for resource, (removed, unit) in counted.items():
+        planned = round(totals[resource] - amounts[resource])
+        if planned != removed:
+            raise PruningError(
+                f"the plan removes {planned} {unit}, and {removed} are gone from the slim model: a budget would not "
+                "hold; please report this model"
+            )
+
+
 def _check_macs(claimed: int, counted: int) -> None:
     if claimed != counted:
         raise PruningError(
-            f"the cost model ({claimed} MACs) disagrees with fvcore ({counted}): the model computes layers that are no "
-            "modules (torch.nn.functional with weights of its own); make them modules"
+            f"the cost model ({claimed} MACs) disagrees with fvcore ({counted}): layers that are no modules "
+            "(torch.nn.functional with weights of its own) cost something else in a slim model; make them modules"
         )

@@ -4,7 +4,7 @@ from .batches import Batch, Batches, Sharding, all_rows, round_robin, shard_rows
 from .file_batches import FileBatches, to_batches
 from .flow import Flow
 from .images import ImageSet, Rows
-from .loader import BatchSource, LoaderBatches, TensorBatches, first_batches, first_images, one_pass
+from .loader import BatchSource, Expected, LoaderBatches, TensorBatches, first_batches, first_images, one_pass
 from .on_the_fly import FileImages
 from .preprocessing import Preprocessing
 from .splits import Splits, open_splits
@@ -14,6 +14,7 @@ __all__ = [
     "Batch",
     "BatchSource",
     "Batches",
+    "Expected",
     "FileBatches",
     "FileImages",
     "Flow",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sized
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
@@ -34,6 +35,36 @@ class BatchSource(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Expected:
+    """The images and labels that a model takes. ``size``: (H, W) in pixels; ``classes``: how many; None: any."""
+
+    channels: int
+    size: tuple[int, int] | None = None
+    classes: int | None = None
+
+    def check(self, images: Tensor, labels: Tensor) -> None:
+        """Raise DataError for images (N, C, H, W) or labels (N,) that do not fit."""
+        shape = tuple(images.shape)
+        if shape[1] != self.channels:
+            last = ": its channels come last, permute(0, 3, 1, 2) puts them first" if shape[3] == self.channels else ""
+            raise DataError(
+                f"the loader's images are {shape}, and the model takes (N, {self.channels}, H, W)"
+                f"{last or ': give images as the model takes them'}"
+            )
+        if self.size is not None and shape[2:] != self.size:
+            raise DataError(
+                f"the loader's images are {shape[2]}x{shape[3]} pixels, and the example that the model was traced with "
+                f"is {self.size[0]}x{self.size[1]}: give images of one size, that of the example"
+            )
+        low, high = int(labels.min()), int(labels.max())
+        if self.classes is not None and not 0 <= low <= high < self.classes:
+            raise DataError(
+                f"the loader's labels go from {low} to {high}, and the model has {self.classes} classes, 0 to "
+                f"{self.classes - 1}: number the classes from 0, and leave out images that have none (255, -1)"
+            )
+
+
 class LoaderBatches:
     """Batches of a user's loader (any iterable of (images, labels) that can be iterated again), in its own order.
 
@@ -41,11 +72,12 @@ class LoaderBatches:
     are counted where the loader does not know its length.
 
     Raises:
-        DataError: the loader yields nothing or something else, or cannot be iterated a second time.
+        DataError: the loader yields nothing, something else or not what is ``expected``, or cannot be iterated a second
+            time.
     """
 
-    def __init__(self, loader: Iterable[Any]) -> None:
-        self.loader = loader
+    def __init__(self, loader: Iterable[Any], expected: Expected | None = None) -> None:
+        self.loader, self.expected = loader, expected
         first = next(self.epoch(0), None)
         if first is None:
             raise DataError("the loader yields no batches: give one that yields (images, labels)")
@@ -60,7 +92,7 @@ class LoaderBatches:
         ``sharding`` leaves out are read, too."""
         seen = 0
         for number, item in enumerate(self.loader):
-            images, labels = _check_batch(item)
+            images, labels = _check_batch(item, self.expected)
             if number >= start:
                 yield from _shard_batch(Batch(images, labels, torch.arange(seen, seen + len(labels))), number, sharding)
             seen += len(labels)
@@ -99,7 +131,7 @@ class TensorBatches:
                 yield Batch(self.images[rows], self.labels[rows], rows, None if part.whole else part)
 
 
-def first_images(loader: Iterable[Any], count: int) -> tuple[Tensor, Tensor]:
+def first_images(loader: Iterable[Any], count: int, expected: Expected | None = None) -> tuple[Tensor, Tensor]:
     """The first ``count`` images (N, 3, H, W) of a loader and their labels (N,), in memory; fewer if it has fewer.
 
     Raises:
@@ -110,7 +142,12 @@ def first_images(loader: Iterable[Any], count: int) -> tuple[Tensor, Tensor]:
     for item in loader:
         if sum(map(len, labels)) >= count:
             break
-        batch_images, batch_labels = _check_batch(item)
+        batch_images, batch_labels = _check_batch(item, expected)
+        if images and batch_images.shape[1:] != images[0].shape[1:]:
+            raise DataError(
+                f"the loader's images are of several sizes ({tuple(images[0].shape[1:])} and "
+                f"{tuple(batch_images.shape[1:])}): give images of one size"
+            )
         images.append(batch_images)
         labels.append(batch_labels)
     if not images:
@@ -118,7 +155,7 @@ def first_images(loader: Iterable[Any], count: int) -> tuple[Tensor, Tensor]:
     return torch.cat(images)[:count], torch.cat(labels)[:count]
 
 
-def first_batches(loader: Iterable[Any], count: int) -> Iterator[Batch]:
+def first_batches(loader: Iterable[Any], count: int, expected: Expected | None = None) -> Iterator[Batch]:
     """The first ``count`` batches of a loader, read once; fewer if it has fewer.
 
     Raises:
@@ -126,7 +163,7 @@ def first_batches(loader: Iterable[Any], count: int) -> Iterator[Batch]:
     """
     seen = 0
     for item in islice(loader, count):
-        images, labels = _check_batch(item)
+        images, labels = _check_batch(item, expected)
         yield Batch(images, labels, torch.arange(seen, seen + len(labels)))
         seen += len(labels)
     if not seen:
@@ -166,12 +203,12 @@ def _shard_batch(batch: Batch, number: int, sharding: Sharding) -> Iterator[Batc
         yield Batch(batch.images[rows], batch.labels[rows], batch.indices[rows], None if part.whole else part)
 
 
-def _check_batch(item: Any) -> tuple[Tensor, Tensor]:
+def _check_batch(item: Any, expected: Expected | None) -> tuple[Tensor, Tensor]:
     """Images and labels of one batch of a user's loader, on the CPU; raises DataError for anything else."""
     if not isinstance(item, list | tuple) or len(item) < 2 or not all(isinstance(part, Tensor) for part in item[:2]):
         raise DataError(
             f"the loader yields {_describe_type(item)}; every batch must be (images, labels), two tensors: "
-            "wrap the loader in one that yields those"
+            "wrap the loader in one that yields those (torch.from_numpy makes tensors of arrays)"
         )
     images, labels = item[0].detach().cpu(), item[1].detach().cpu()
     if images.dim() != 4 or not images.is_floating_point() or len(images) == 0:
@@ -184,6 +221,8 @@ def _check_batch(item: Any) -> tuple[Tensor, Tensor]:
             f"the loader's labels are {tuple(labels.shape)} {labels.dtype}; class numbers ({len(images)},) of an "
             "integer type are needed, not one-hot or mixed labels"
         )
+    if expected is not None:
+        expected.check(images, labels)
     return images.float(), labels.long()
 
 

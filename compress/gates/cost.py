@@ -73,9 +73,18 @@ class CostModel(nn.Module):
     out: Tensor
 
     def __init__(
-        self, layers: Sequence[LayerShape], groups: Sequence[ChannelGroup], *, params: int = 0, size: int = 0
+        self,
+        layers: Sequence[LayerShape],
+        groups: Sequence[ChannelGroup],
+        *,
+        macs: int | None = None,
+        params: int = 0,
+        size: int = 0,
     ) -> None:
-        """``params`` and ``size`` are totals of the network, which may have more than its ``layers``."""
+        """``macs``, ``params`` and ``size`` are totals of the network, which may have more than its ``layers``.
+
+        ``macs`` None: the layers compute all of it.
+        """
         super().__init__()
         self.layers = tuple(layers)
         self.names = tuple(group.name for group in groups)
@@ -85,6 +94,8 @@ class CostModel(nn.Module):
         members, into, out = _interchangeable_channels(self.touched, self.widths, len(layers))
         cell_sizes = (members < sum(self.widths)).sum(1).astype(np.float64)
         inputs, outputs = _layer_values(layers, "inputs"), _layer_values(layers, "outputs")
+        self.fixed = 0 if macs is None else macs - sum(layer.macs for layer in self.layers)
+        """MACs of what is no convolution or linear module; they do not depend on channels."""
         self.register_buffer("members", torch.from_numpy(members))
         for name, values in (
             ("into", into),
@@ -95,18 +106,29 @@ class CostModel(nn.Module):
         ):
             self.register_buffer(name, torch.from_numpy(values))
         self.resources: dict[str, Resource] = {
-            "macs": ClosedForm(_layer_values(layers, "unit"), np.zeros(len(layers)), 0.0),
+            "macs": ClosedForm(_layer_values(layers, "unit"), np.zeros(len(layers)), float(self.fixed)),
             "params": _closed_form(layers, "area", "each", params),
             "size": _closed_form(layers, "area_bytes", "each_bytes", size),
         }
 
     @classmethod
-    def of(cls, classifier: nn.Module, example: Tensor, groups: Sequence[ChannelGroup], prefix: str = "") -> CostModel:
-        """The cost of ``classifier``; ``groups`` may come from a joint network that contains it below ``prefix``."""
+    def of(
+        cls,
+        classifier: nn.Module,
+        example: Tensor,
+        groups: Sequence[ChannelGroup],
+        prefix: str = "",
+        *,
+        macs: int | None = None,
+    ) -> CostModel:
+        """The cost of ``classifier``; ``groups`` may come from a joint network that contains it below ``prefix``.
+
+        ``macs``: all that it computes, where that is more than its layers do.
+        """
         followers = {slot.layer.removeprefix(prefix) for group in groups for slot in group.followers}
         layers = read_layers(classifier, example, followers)
         named = [replace(layer, name=prefix + layer.name) for layer in layers]
-        return cls(named, groups, params=count_params(classifier), size=size_bytes(classifier))
+        return cls(named, groups, macs=macs, params=count_params(classifier), size=size_bytes(classifier))
 
     def timed(self, latency: Resource) -> CostModel:
         """This model with ``latency`` (ms) among its resources."""
@@ -125,7 +147,7 @@ class CostModel(nn.Module):
         open_ = torch.cat([values, values.new_zeros(*values.shape[:-1], 1)], -1)[..., self.members].sum(-1)
         opened_in = self.fixed_in + open_ @ self.into.T
         opened_out = self.fixed_out + open_ @ self.out.T
-        return (self.unit * opened_in * opened_out).sum(-1)
+        return (self.unit * opened_in * opened_out).sum(-1) + self.fixed
 
     def of_plan(self, plan: PrunePlan) -> int:
         """MACs of the slim model that ``plan`` makes."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,7 @@ from ..data import Batch
 from ..errors import PruningError, first_error_line
 from ..explain import Capture, ExplainedClassifier
 from ..models.fold import FoldPair, find_fold_pairs, fold_
+from ..modules import copy_of
 from ..progress import SILENT, Progress
 from ..surgery import ChannelGroup, masked, max_relative
 from .gate import Gates
@@ -57,7 +57,7 @@ class FastNetwork(nn.Module):
         self, network: nn.Module, groups: Sequence[ChannelGroup], pairs: Sequence[FoldPair], *, steered: bool
     ) -> None:
         super().__init__()
-        network = copy.deepcopy(network)
+        network = copy_of(network)
         fold_(network, pairs)
         self._dial, sources = scale_(network, groups)
         self.classifier, self.selector, self._capture = network, None, None
@@ -160,7 +160,7 @@ def proven_fold_pairs(
     Raises:
         PruningError: even with none folded, the fast network computes something else.
     """
-    network, images = copy.deepcopy(network).double(), images.double()
+    network, images = copy_of(network).double(), images.double()
     names, widths = [group.name for group in groups], [group.channels for group in groups]
     values = _random_gates(images.new_zeros(sum(widths)))
     classifier = network.classifier if isinstance(network, ExplainedClassifier) else network

@@ -16,7 +16,10 @@ def group_l2(network: nn.Module, group: ChannelGroup) -> Tensor:
     modules = dict(network.named_modules())
     squares = torch.zeros(group.channels, dtype=torch.float64)
     for slot in group.producers:
-        weight = modules[slot.layer].weight.double().cpu()
+        layer = modules[slot.layer]
+        weight = layer.weight.double().cpu()
+        if isinstance(layer, nn.ConvTranspose2d):
+            weight = weight.transpose(0, 1)
         norms = weight.flatten(1).square().sum(1)
         squares.index_add_(0, torch.tensor(slot.sources), norms[list(slot.positions)])
     return squares.sqrt()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from ..errors import ModelError
 from ..modes import eval_mode, one_thread
-from .user_code import UserCode, calling_line
+from ..modules import copy_of
+from .guard import TraceGuard
+from .user_code import UserCode
 
 
 class Normalize(nn.Module):
@@ -34,7 +37,12 @@ class Normalize(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Normalisation, then the network. Raw images (N, 3, H, W) in [0, 1] -> logits (N, classes)."""
+    """Normalisation, then the network. Raw images (N, 3, H, W) in [0, 1] -> logits (N, classes).
+
+    ``changes``: what of the network is no longer as it was given (see ``adopt``), a sentence each.
+    """
+
+    changes: tuple[str, ...] = ()
 
     def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -46,26 +54,67 @@ class Classifier(nn.Module):
         return logits
 
 
-# Products of activations: not counted in any layer's MACs, and their channels cannot be removed.
-_ATTENTION = ("bmm", "baddbmm", "_native_multi_head_attention", "scaled_dot_product")
-
-
 class ClassCountError(ModelError):
     """The model returns another number of logits than the data has classes."""
 
 
 def check_classifier(model: nn.Module, side: int, classes: int) -> None:
-    """Check that ``model`` maps images (2, 3, side, side) to logits (2, classes) in eval mode.
+    """Check that ``model`` maps images (2, 3, side, side) to logits (2, classes), in eval mode and in training.
 
     Raises:
         ModelError: it does not; the message says what it returns (ClassCountError for the number of logits).
     """
     tensors = [*model.parameters(), *model.buffers()]
-    images = torch.full((2, 3, side, side), 0.5, device=tensors[0].device if tensors else None)
-    logits = check_logits(model, images)
+    images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    images = images.to(tensors[0].device if tensors else None)
+    try:
+        logits = check_logits(model, images)
+    except ModelError as error:
+        _explain_channels(model, images, error)
+        raise
     if logits != classes:
         raise ClassCountError(
             f"the model returns {logits} logits for {classes} classes of the data; both must be equal"
+        )
+    check_training(model, images)
+
+
+def _explain_channels(model: nn.Module, images: Tensor, error: ModelError) -> None:
+    """Raise ModelError if the model would take images of another number of channels than three."""
+    net = model.net if isinstance(model, Classifier) else model
+    first = next((module for module in net.modules() if isinstance(module, _ConvNd)), None)
+    if first is None or first.in_channels == images.shape[1]:
+        return
+    try:
+        check_logits(net, images[:, :1].expand(-1, first.in_channels, -1, -1))
+    except ModelError:
+        return  # that is not why
+    raise ModelError(
+        f"the model takes images of {_channels(first.in_channels)} and a run gives it RGB images of 3: let its "
+        "forward() turn RGB into what it needs, or use the Python API, which takes images of any number of channels"
+    ) from error
+
+
+def _channels(count: int) -> str:
+    return f"{count} channel" if count == 1 else f"{count} channels"
+
+
+@one_thread()
+def check_training(model: nn.Module, images: Tensor) -> None:
+    """Check that ``model`` returns logits in training mode too, as a run's trainings need; ``model`` is not changed.
+
+    Raises:
+        ModelError: it fails, or returns something else, such as the logits of auxiliary heads.
+    """
+    twin = copy_of(model).train()
+    with UserCode("the model fails in training mode"), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        found = twin(images)
+    if not isinstance(found, Tensor) or found.dim() != 2:
+        what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise ModelError(
+            f"the model returns {what} in training mode, and logits in eval mode: a run trains on logits alone, so "
+            "build the model without its auxiliary outputs (torchvision: aux_logits=False), or finetune in a loop of "
+            "your own with the Python API"
         )
 
 
@@ -73,15 +122,15 @@ def check_classifier(model: nn.Module, side: int, classes: int) -> None:
 def check_logits(model: nn.Module, images: Tensor) -> int:
     """The number of classes of ``model``, from its logits in eval mode, after checking that it can be traced.
 
-    It must compute the same layers for all images, and all of it in torch: otherwise a trace would be right only for
-    one image, or for a part of the model.
+    It must compute the same layers for all images and all numbers of them, twice the same, and all of it in torch:
+    otherwise a trace would be right only for one image, or for a part of the model.
 
     Args:
         images: (N, C, H, W), at least one.
 
     Raises:
         ModelError: it fails on ``images``, does not return one tensor of logits (N, classes), has data-dependent
-            control flow, leaves autograd, or uses attention.
+            control flow, leaves autograd, uses attention, is random, or depends on the number of images.
     """
     lazy = next((name for name, p in model.named_parameters() if isinstance(p, nn.UninitializedParameter)), None)
     if lazy is not None:
@@ -90,20 +139,76 @@ def check_logits(model: nn.Module, images: Tensor) -> int:
         )
     images = images.detach().clone().requires_grad_()
     size = "x".join(map(str, images.shape[1:]))
-    with eval_mode(model), UserCode(f"the model does not take {size} images"), torch.enable_grad(), _trace_guard():
-        logits = model(images * 1)  # a copy: some models change their input
-    if not isinstance(logits, Tensor):
-        raise ModelError(
-            f"the model returns {type(logits).__name__}; it must return one tensor of logits (N, classes): wrap it in "
-            "a module that returns those"
-        )
-    if logits.dim() != 2 or len(logits) != len(images):
-        raise ModelError(
-            f"the model returns shape {tuple(logits.shape)} for {len(images)} images; it must return logits "
-            f"({len(images)}, classes)"
-        )
-    _check_gradient(logits, images)
+    with eval_mode(model), torch.random.fork_rng(devices=[]):
+        guard = TraceGuard(model)
+        with UserCode(f"the model does not take {size} images"), torch.enable_grad(), guard:
+            logits = model(images * 1)  # a copy: some models change their input
+        if not isinstance(logits, Tensor):
+            raise ModelError(
+                f"the model returns {type(logits).__name__}; it must return one tensor of logits (N, classes): wrap it "
+                "in a module that returns those"
+            )
+        if logits.dim() != 2 or len(logits) != len(images):
+            raise ModelError(
+                f"the model returns shape {tuple(logits.shape)} for {len(images)} images; it must return logits "
+                f"({len(images)}, classes)"
+            )
+        _check_gradient(logits, images)
+        with torch.no_grad():
+            _check_deterministic(model, images.detach(), guard.random)
+            _check_batch(model, images.detach())
     return logits.shape[1]
+
+
+def _check_deterministic(model: nn.Module, images: Tensor, drawn: Sequence[str]) -> None:
+    first, second = model(images * 1), model(images * 1)
+    atol = 0.0 if images.device.type == "cpu" else 1e-4 * float(first.abs().max())
+    if not torch.allclose(first, second, rtol=0, atol=atol, equal_nan=True):
+        where = f" ({drawn[0]})" if drawn else ""
+        what = f"draws random numbers in eval mode{where}" if drawn else "changes what it keeps"
+        raise ModelError(
+            f"the model gives other logits when it sees the same images twice: it {what}; make it deterministic in "
+            "eval mode (F.dropout needs training=self.training)"
+        )
+
+
+def _check_batch(model: nn.Module, images: Tensor) -> None:
+    """Raise ModelError where the logits of an image, or their shape, depend on how many images there are."""
+    pair = images if len(images) > 1 else torch.cat([images, images.flip(-1)])
+    together, alone = _run(model, pair), _run(model, pair[:1])
+    for logits, count in ((together, len(pair)), (alone, 1)):
+        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != count:
+            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ModelError(
+                f"the model returns {shape} for {_counted(count)}: its shapes depend on the number of images, and a "
+                "slim model takes any; name the dimension that a squeeze() drops, and flatten with flatten(1)"
+            )
+    norms = (module for module in model.modules() if isinstance(module, _BatchNorm))
+    if any(norm.running_mean is None for norm in norms) or _close(together[:1], alone, 1e-3):
+        return  # norms without statistics take those of the batch
+    try:  # rounding, where logits are small differences of large numbers?
+        exact, wide = copy_of(model).double(), pair.double()
+        if _close(exact(wide)[:1], exact(wide[:1]), 1e-6):
+            return
+    except RuntimeError:
+        return  # it does not compute in double precision, so nothing is known
+    raise ModelError(
+        "the model's logits of an image depend on the images beside it (a mean over the batch, batch statistics in "
+        "eval mode?): only models that treat each image on its own can be slimmed"
+    )
+
+
+def _run(model: nn.Module, images: Tensor) -> Any:
+    with UserCode(f"the model takes images, but not {_counted(len(images))} at once"):
+        return model(images * 1)
+
+
+def _counted(images: int) -> str:
+    return f"{images} image" if images == 1 else f"{images} images"
+
+
+def _close(ours: Tensor, theirs: Tensor, tolerance: float) -> bool:
+    return bool(torch.allclose(ours, theirs, rtol=0, atol=tolerance * float(theirs.abs().max()), equal_nan=True))
 
 
 def _check_gradient(logits: Tensor, images: Tensor) -> None:
@@ -121,27 +226,3 @@ def _check_gradient(logits: Tensor, images: Tensor) -> None:
             "no gradient of the model's logits reaches its images: it leaves autograd on the way "
             "(torch.no_grad, detach, numpy); take that out of its forward()"
         )
-
-
-class _TraceGuard(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Context: refuses data-dependent control flow and attention, which a trace cannot represent."""
-
-    def __torch_dispatch__(
-        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        name = func.overloadpacket.__name__
-        if name == "_local_scalar_dense":
-            raise ModelError(
-                f"the model turns a tensor into a Python value ({calling_line()}), so what it computes can depend on "
-                "the image: only models that compute the same layers for every image can be slimmed"
-            )
-        if any(product in name for product in _ATTENTION):
-            raise ModelError(
-                f"the model multiplies activations with each other, as attention does ({calling_line()}): only "
-                "convolutional networks can be slimmed"
-            )
-        return func(*args, **(kwargs or {}))
-
-
-def _trace_guard() -> TorchDispatchMode:
-    return _TraceGuard()  # type: ignore[no-untyped-call]

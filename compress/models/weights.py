@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from ..files.atomic import read_tensors
 from ..files.untrusted import printable
+from ..modules import load_tensors_, tensors_of
 from .classifier import Classifier
 
 TORCH_SUFFIXES = (".pt", ".pth", ".th", ".bin", ".ckpt", ".tar")
@@ -47,7 +48,7 @@ def load_weights(model: Classifier, path: Path) -> frozenset[str]:
         ModelError: no such file, no weights in it, or weights of another network; the message names the first
             tensor that does not fit.
     """
-    expected = {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
+    expected = tensors_of(model)
     renamings = _candidate_renamings(read_weights(path))
     loaded = max(renamings, key=lambda candidate: len(candidate.keys() & expected.keys()))
     problems = list(_mismatches(loaded, expected))
@@ -92,7 +93,7 @@ def restore_(module: nn.Module, path: Path) -> None:
         ModelError: the file is missing or damaged, or its tensors are not those of ``module``; the first is named.
     """
     loaded = read_tensors(path)
-    expected = {name: tensor for name, tensor in module.state_dict().items() if isinstance(tensor, Tensor)}
+    expected = tensors_of(module)
     problems = list(_mismatches(loaded, expected)) or [
         f"tensor '{name}' is missing from the file" for name in expected if name not in loaded
     ]
@@ -100,7 +101,7 @@ def restore_(module: nn.Module, path: Path) -> None:
         raise ModelError(
             f"weights {path} do not fit the model of its recipe: {problems[0]}; run 'slimsight run' again to make them"
         )
-    module.load_state_dict(loaded)
+    load_tensors_(module, loaded)
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from torch import nn
 from ..config import ModelConfig
 from ..errors import ConfigError
 from ..registry import Registry
+from .adopt import adopt, unwrap
 from .cifar import DEPTHS, VGG16, MobileNetV2, ResNet, Shortcut
 from .classifier import Classifier
 from .libraries import build_from_timm, build_from_torchvision
@@ -40,16 +41,19 @@ for _depth in DEPTHS:
 def build_classifier(config: ModelConfig, classes: int) -> Classifier:
     """The classifier of ``config``, in train mode on the CPU, with its weights if it names any.
 
+    ``adopt`` makes the network ours.
+
     Without weights it is initialised from torch's global random state.
 
     Raises:
         ConfigError: an unknown name, or pretrained weights that are not in the cache.
-        ModelError: a user's factory fails, or weights do not fit.
+        ModelError: a user's factory fails, weights do not fit, or the network cannot be ours (``adopt``).
     """
-    net = build_net(config, classes)
-    model = Classifier(net, config.mean, config.std)
+    model = Classifier(build_net(config, classes), config.mean, config.std)
     if isinstance(config.weights, Path):
         load_weights(model, config.weights)
+    adopted = adopt(model.net)
+    model.net, model.changes = adopted.model, adopted.changes
     return model
 
 
@@ -68,7 +72,7 @@ def build_net(config: ModelConfig, classes: int) -> nn.Module:
         return build_from_timm(config.name.removeprefix(TIMM), classes)
     if is_file_name(config.name):
         _refuse_pretrained(config)
-        return build_from_file(config.name, classes)
+        return unwrap(build_from_file(config.name, classes))
     try:
         network = NETWORKS.get(config.name)
     except ConfigError as error:

@@ -5,6 +5,7 @@ from .mask import InputFactors, hard_factors, masked
 from .plan import PrunePlan
 from .proofs import ProofCache, proof_key
 from .slim import slim_
+from .training_only import freeze_training_only
 from .verify import gated_vs_slim, max_relative, prove_groups, shake_
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "PrunePlan",
     "Slot",
     "View",
+    "freeze_training_only",
     "gated_vs_slim",
     "hard_factors",
     "masked",

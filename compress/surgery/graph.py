@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,10 +12,16 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from ..errors import PruningError
+from ..modules import copy_of
 from .reach import reach
+from .shared import shared_layers
 
 View = Callable[[nn.Module, Tensor], Sequence[Tensor]]
 """Outputs through which the dependency graph sees a network: ``view(network, images)``."""
+
+
+Convolution = nn.Conv2d | nn.ConvTranspose2d
+"""Convolutions whose channels surgery removes."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,11 @@ class ChannelGraph:
         return ChannelGraph(tuple(group for group in self.groups if group.name not in reasons), (*self.frozen, *frozen))
 
 
+def group_slots(group: ChannelGroup) -> tuple[Slot, ...]:
+    """All slots of a group: producers, followers, consumers."""
+    return (*group.producers, *group.followers, *group.consumers)
+
+
 def _plain_view(network: nn.Module, images: Tensor) -> Sequence[Tensor]:
     output = network(images)
     return [output] if isinstance(output, Tensor) else list(output)
@@ -82,7 +92,7 @@ def _plain_view(network: nn.Module, images: Tensor) -> Sequence[Tensor]:
 
 def is_depthwise(layer: nn.Module) -> bool:
     """Whether a convolution has one filter per channel (its channels go in and out together)."""
-    return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels == layer.out_channels > 1
+    return isinstance(layer, Convolution) and layer.groups == layer.in_channels == layer.out_channels > 1
 
 
 def dependency_graph(network: nn.Module, example: Tensor, view: View | None = None) -> Any:
@@ -134,6 +144,7 @@ def trace_groups(network: nn.Module, example: Tensor, *, prefix: str = "", view:
         view: see ``View``; the network's outputs when absent.
     """
     network = _traceable(network)
+    shared = shared_layers(network, example)
     graph = dependency_graph(network, example, view)
     names = {module: name for name, module in network.named_modules()}
     read: dict[str, ChannelGroup | FrozenGroup] = {}
@@ -142,6 +153,7 @@ def trace_groups(network: nn.Module, example: Tensor, *, prefix: str = "", view:
         if name in seen or layer not in graph.module2node:
             continue
         group, reason = read_group(graph, layer, layer_name(prefix, name), names)
+        reason = reason or next((shared[slot.layer] for slot in group_slots(group) if slot.layer in shared), None)
         seen.update(slot.layer for slot in group.producers)
         read[name] = group if reason is None else FrozenGroup(group.name, group.channels, reason)
     found = [read[name] for name in names.values() if name in read]
@@ -151,9 +163,9 @@ def trace_groups(network: nn.Module, example: Tensor, *, prefix: str = "", view:
     )
 
 
-def _width(layer: nn.Module) -> int:
-    """Channels that a layer puts out."""
-    width = layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features
+def layer_width(layer: nn.Module) -> int:
+    """Channels that a convolution or a linear layer puts out."""
+    width = layer.out_channels if isinstance(layer, Convolution) else layer.out_features
     assert isinstance(width, int)
     return width
 
@@ -166,19 +178,19 @@ def _roots(network: nn.Module, prefix: str) -> list[tuple[str, nn.Module]]:
     layers = [
         (name, layer)
         for name, layer in network.named_modules()
-        if name.startswith(prefix) and isinstance(layer, nn.Conv2d | nn.Linear) and not is_depthwise(layer)
+        if name.startswith(prefix) and isinstance(layer, Convolution | nn.Linear) and not is_depthwise(layer)
     ]
-    return sorted(layers, key=lambda named: _width(named[1]))
+    return sorted(layers, key=lambda named: layer_width(named[1]))
 
 
 def _traceable(network: nn.Module) -> nn.Module:
     """A copy with gradients: Torch-Pruning walks grad_fn and leaves the model in eval mode."""
-    return copy.deepcopy(network).requires_grad_(True)
+    return copy_of(network).requires_grad_(True)
 
 
 def read_group(graph: Any, root: nn.Module, name: str, names: dict[nn.Module, str]) -> tuple[ChannelGroup, str | None]:
     """The group of ``root``'s output channels, and the reason to freeze it, if there is one."""
-    width = _width(root)
+    width = layer_width(root)
     items, reason = reach(graph, root, width)
     producers: list[Slot] = []
     consumers: list[Slot] = []
@@ -194,13 +206,13 @@ def read_group(graph: Any, root: nn.Module, name: str, names: dict[nn.Module, st
         slot = Slot(names[layer], item.positions, item.sources)
         size, into = _slot_kind(layer, item.inward)
         if size is None:
-            reason = reason or f"{type(layer).__name__} '{slot.layer}' does not treat channels one by one"
+            reason = reason or _why_frozen(layer, slot.layer)
         elif max(slot.positions) >= size:
             reason = reason or (
                 f"'{slot.layer}' has {size} channels, and number {max(slot.positions) + 1} of them would go too "
                 "(channels padded or reordered between layers)"
             )
-        elif isinstance(layer, nn.Conv2d) and layer.groups > 1 and into != "both":
+        elif isinstance(layer, Convolution) and layer.groups > 1 and into != "both":
             tied.append((slot, size // layer.groups))
         into_list = {"in": consumers, "out": producers, "both": followers}[into]
         into_list.append(slot)
@@ -250,14 +262,28 @@ def _with_ties(group: ChannelGroup, tied: Sequence[tuple[Slot, int]]) -> tuple[C
 def _slot_kind(layer: nn.Module, inward: bool) -> tuple[int | None, str]:
     """How many channels the layer has on the side that a group touches (None: not channelwise), and the side."""
     if is_depthwise(layer):
-        assert isinstance(layer, nn.Conv2d)
+        assert isinstance(layer, Convolution)
         return layer.out_channels, "both"
-    if isinstance(layer, nn.Conv2d):
+    if isinstance(layer, nn.ConvTranspose2d) and layer.groups > 1:
+        return None, "both"
+    if isinstance(layer, Convolution):
         return (layer.in_channels, "in") if inward else (layer.out_channels, "out")
     if isinstance(layer, nn.Linear):
         return (layer.in_features, "in") if inward else (layer.out_features, "out")
-    if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+    if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.InstanceNorm2d):
         return layer.num_features, "both"
+    if isinstance(layer, nn.GroupNorm) and layer.num_groups == layer.num_channels:
+        return layer.num_channels, "both"
     if isinstance(layer, nn.PReLU):
         return layer.num_parameters, "both"
     return None, "both"
+
+
+def _why_frozen(layer: nn.Module, name: str) -> str:
+    """Why the channels of a layer that is not channelwise cannot be removed."""
+    kind = type(layer).__name__
+    if isinstance(layer, nn.GroupNorm | nn.LayerNorm | nn.LocalResponseNorm):
+        return f"{kind} '{name}' normalises several channels together"
+    if isinstance(layer, nn.ConvTranspose2d):
+        return f"{kind} '{name}' has {layer.groups} groups: surgery removes channels of ungrouped and depthwise ones"
+    return f"{kind} '{name}' is of a kind whose channels surgery does not remove"

@@ -89,7 +89,7 @@ def _adds(node: Any) -> bool:
 
 
 def _is_layer(node: Any) -> bool:
-    return isinstance(node.module, nn.Conv2d | nn.Linear)
+    return isinstance(node.module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)
 
 
 def _mapped(dependency: Any, channels: dict[int, int]) -> list[_Index]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -97,6 +98,15 @@ def record_operators(network: nn.Module, images: Tensor, *, gradients: bool = Fa
     with eval_mode(network), torch.set_grad_enabled(gradients), recorder:
         network(images)
     return recorder.operators
+
+
+def count_reads(network: nn.Module, images: Tensor) -> Counter[str]:
+    """How often each parameter is read in a pass over ``images`` (N, C, H, W), in the present modes."""
+    recorder = _Recorder(network)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), recorder:
+        network(images)
+    names = {name for name, _ in network.named_parameters()}
+    return Counter(str(name) for operator in recorder.operators for name in operator.read if name in names)
 
 
 def same_on_channels(large: Sequence[Operator], small: Sequence[Operator]) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..errors import PruningError
 from ..files.untrusted import printable
+from ..modules import copy_of
 from .graph import View, dependency_graph, read_group
 from .plan import PrunePlan
 
@@ -27,7 +27,7 @@ def slim_(network: nn.Module, plan: PrunePlan, example: Tensor, *, prefix: str =
     """
     if not plan.shrinks:
         raise PruningError("the plan keeps every channel: there is nothing to remove; lower the budget")
-    twin = copy.deepcopy(network)
+    twin = copy_of(network)
     slim_or_break_(twin, plan, example, prefix=prefix, view=view)
     for module, slim in zip(network.modules(), twin.modules(), strict=True):
         for name, parameter in slim.named_parameters(recurse=False):
@@ -109,3 +109,16 @@ def _remove(graph: Any, layer: nn.Module, name: str, removed: list[int]) -> None
     if not graph.check_pruning_group(group):
         raise PruningError(f"group '{name}': removing {len(removed)} channels would empty a layer")
     group.prune(record_history=False)
+    for item in group:
+        _finish_norm_(item.dep.layer, {int(index) for index in item.idxs})
+
+
+def _finish_norm_(layer: nn.Module, removed: set[int]) -> None:
+    """Set what Torch-Pruning leaves of a normalisation by channel: the groups, and statistics of instances."""
+    if isinstance(layer, nn.GroupNorm):
+        layer.num_groups = layer.num_channels  # only those with a group for each channel are ever cut
+    if isinstance(layer, nn.InstanceNorm2d) and layer.running_mean is not None and layer.running_var is not None:
+        if len(layer.running_mean) == layer.num_features:
+            return
+        kept = [channel for channel in range(len(layer.running_mean)) if channel not in removed]
+        layer.running_mean, layer.running_var = layer.running_mean[kept], layer.running_var[kept]

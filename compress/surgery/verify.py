@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -12,8 +11,9 @@ from torch.nn.modules.conv import _ConvNd
 
 from ..errors import PruningError, first_error_line
 from ..modes import one_thread
+from ..modules import copy_of
 from ..progress import SILENT, Progress
-from .graph import ChannelGraph, ChannelGroup, View
+from .graph import ChannelGraph, ChannelGroup, View, layer_width
 from .mask import hard_factors, masked
 from .plan import PrunePlan
 from .side import small_images
@@ -91,6 +91,10 @@ def shake_(network: nn.Module, images: Tensor, generator: torch.Generator) -> nn
             module.running_mean = values.mean(1) + (noise[2] - 0.5) * variance.sqrt()
             module.running_var = variance * (0.5 + noise[3])
 
+    for module in network.modules():
+        if isinstance(module, nn.InstanceNorm2d) and module.running_mean is not None and module.running_var is not None:
+            noise = torch.rand(2, module.num_features, generator=generator, dtype=torch.float64).to(images.device)
+            module.running_mean, module.running_var = noise[0] - 0.5, noise[1] + 0.5
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
     handles = [module.register_forward_pre_hook(scramble) for module in norms]
     try:
@@ -154,7 +158,7 @@ def _dry_run(
 ) -> str | None:
     """Hard-gate random channels of the groups, remove them on a copy, compare; the reason of a failure."""
     for plan in _trial_plans(groups, generator):
-        slim = copy.deepcopy(network)
+        slim = copy_of(network)
         try:
             slim_or_break_(slim, plan, images[:1], prefix=prefix, view=view)
             slim.requires_grad_(False)
@@ -169,7 +173,7 @@ def _dry_run(
 def _widths_hint(network: nn.Module, group: ChannelGroup) -> str:
     """Hint at the most frequent cause of a failure: layers of several widths that were taken for one stream."""
     modules = dict(network.named_modules())
-    widths = sorted({len(modules[slot.layer].weight) for slot in group.producers})
+    widths = sorted({layer_width(modules[slot.layer]) for slot in group.producers})
     listed = ", ".join(str(width) for width in widths[:-1]) + f" and {widths[-1]}"
     return f"; layers of {listed} channels share them (a shortcut that pads channels?)" if len(widths) > 1 else ""
 
@@ -201,7 +205,7 @@ def prove_groups(
     if not graph.groups:
         return graph
     images = small_images(network, graph, images, prefix=prefix, view=view).double()
-    shaken = shake_(copy.deepcopy(network), images, generator).requires_grad_(False)
+    shaken = shake_(copy_of(network), images, generator).requires_grad_(False)
 
     def fails(groups: Sequence[ChannelGroup]) -> str | None:
         return _dry_run(shaken, groups, images, generator, prefix, view)

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from ..data import Batch, BatchSource
 from ..errors import RunError
+from ..modules import tensors_of
 from ..parallel.processes import check_same_on_all_ranks, gather, rank
 from .checkpoint import Checkpoint, Stateful
 from .course import Course, History, Validation, Watch
@@ -104,7 +105,7 @@ def fit(
             if course.stalled or (last and step + 1 < steps):
                 break
     course.restore_()
-    check_same_on_all_ranks(what, model.state_dict())
+    check_same_on_all_ranks(what, tensors_of(model))
     course.history.reduced_bytes = shared.traffic.bytes
     return course.history
 

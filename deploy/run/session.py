@@ -88,9 +88,10 @@ class Session(RunImages):
         check_classifier(model, self.splits.image_size, len(self.splits.classes))
         return model
 
-    def write(self, path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-        """Write a stage's tensors atomically; only rank 0 does."""
+    def write(self, path: Path, state: Mapping[str, Any], metadata: dict[str, str] | None = None) -> None:
+        """Write the tensors of ``state`` atomically; only rank 0 does. Other extra state is not stored."""
         if rank() == 0:
+            tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
             write_tensors(path, tensors, metadata)
 
     def stage_file(self, stage: str, name: str) -> Path:

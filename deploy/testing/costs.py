@@ -12,6 +12,7 @@ from torch import nn
 from slimsight.compress.amounts import BYTE_UNITS, MACS_UNITS, PARAM_UNITS, Amount, to_amount
 from slimsight.compress.macs import MacsCount, count_macs, count_params, size_bytes
 from slimsight.compress.models.user_code import UserCode
+from slimsight.compress.modules import tensors_of
 
 from ..report.schema import Unit
 from .arguments import Images, check_module, to_images, to_maximum
@@ -99,7 +100,7 @@ def _params_by_layer(model: nn.Module) -> dict[str, float]:
 
 def _bytes_by_layer(model: nn.Module) -> dict[str, float]:
     sizes: dict[str, float] = defaultdict(float)
-    for name, tensor in model.state_dict().items():
+    for name, tensor in tensors_of(model).items():
         sizes[_layer_of(name)] += tensor.numel() * tensor.element_size()
     return sizes
 

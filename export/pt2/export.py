@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import json
 import logging
@@ -18,6 +17,7 @@ from torch.export import Dim, ExportedProgram
 
 from slimsight.compress.errors import ExportError, first_error_line
 from slimsight.compress.files.atomic import atomic_path
+from slimsight.compress.modules import copy_of
 
 from .contents import METADATA_FILE, harmless_archive
 
@@ -43,7 +43,7 @@ def silence_output() -> Iterator[None]:
 
 def cpu_copy(model: nn.Module) -> nn.Module:
     """A copy of ``model`` on the CPU, in eval mode, contiguous, without gradients."""
-    return copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
+    return copy_of(model).cpu().to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
 
 
 def trace(model: nn.Module, example: Tensor) -> ExportedProgram:

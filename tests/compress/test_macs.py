@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import DeformConv2d
 
 from slimsight.compress.config import ModelConfig
+from slimsight.compress.errors import ModelError
 from slimsight.compress.macs import MacsCount, count_macs, count_params, size_bytes
 from slimsight.compress.models import build_classifier
 
@@ -137,3 +141,109 @@ def test_params_and_bytes() -> None:
     # Parameters, running mean and variance in float32; num_batches_tracked in int64.
     assert size_bytes(model) == 4 * (4 * 27 + 4 + 8 + 8) + 8
     assert size_bytes(model.half()) == 2 * (4 * 27 + 4 + 8 + 8) + 8
+
+
+Body = Callable[["Loose", Tensor], Tensor]
+
+
+class Loose(nn.Module):
+    """A network whose forward pass is ``body``, with a weight of its own and a layer."""
+
+    def __init__(self, body: Body, weight: tuple[int, ...] = (1,), layer: nn.Module | None = None) -> None:
+        super().__init__()
+        self.body, self.weight, self.layer = body, nn.Parameter(torch.rand(weight)), layer or nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.body(self, images)
+
+
+def rows(net: Loose, images: Tensor) -> Tensor:
+    """The layer on three steps of 64 numbers."""
+    out = net.layer(images.flatten(2))
+    return out[0] if isinstance(out, tuple) else out
+
+
+def first_row(net: Loose, images: Tensor) -> Tensor:
+    out = net.layer(images.flatten(2)[:, 0])
+    return out[0] if isinstance(out, tuple) else out
+
+
+LOOSE: dict[str, tuple[nn.Module, int]] = {
+    "LSTM": (Loose(rows, layer=nn.LSTM(64, 7, batch_first=True)), 3 * 4 * 7 * (64 + 7)),
+    "LSTM, two layers, two directions": (
+        Loose(rows, layer=nn.LSTM(64, 7, 2, batch_first=True, bidirectional=True)),
+        3 * 2 * (4 * 7 * (64 + 7) + 4 * 7 * (14 + 7)),
+    ),
+    "LSTM with a projection": (
+        Loose(rows, layer=nn.LSTM(64, 7, batch_first=True, proj_size=3)),
+        3 * (4 * 7 * (64 + 3) + 7 * 3),
+    ),
+    "GRU": (Loose(rows, layer=nn.GRU(64, 7, batch_first=True)), 3 * 3 * 7 * (64 + 7)),
+    "RNN": (Loose(rows, layer=nn.RNN(64, 7, batch_first=True)), 3 * 7 * (64 + 7)),
+    "GRUCell": (Loose(first_row, layer=nn.GRUCell(64, 7)), 3 * 7 * (64 + 7)),
+    "F.linear": (Loose(lambda net, x: F.linear(x.mean((2, 3)), net.weight), (5, 3)), 15),
+    "F.conv2d": (Loose(lambda net, x: F.conv2d(x, net.weight, padding=1), (5, 3, 3, 3)), 64 * 27 * 5),
+    "a product": (Loose(lambda net, x: x.flatten(2) @ net.weight, (64, 5)), 3 * 64 * 5),
+    "a product from the left": (Loose(lambda net, x: net.weight @ x.flatten(2), (5, 3)), 64 * 15),
+    "einsum": (Loose(lambda net, x: torch.einsum("nchw,cd->ndhw", x, net.weight), (3, 5)), 64 * 15),
+    "tensordot": (Loose(lambda net, x: torch.tensordot(x, net.weight, ([1], [0])), (3, 5)), 64 * 15),
+    "a normalised weight": (Loose(lambda net, x: F.linear(x.mean((2, 3)), F.normalize(net.weight)), (5, 3)), 15),
+    "maps (N, H, W, C)": (Loose(lambda net, x: net.layer(x.permute(0, 2, 3, 1)), layer=nn.Linear(3, 5)), 64 * 15),
+    "transposed, grouped": (nn.ConvTranspose2d(3, 6, 3, groups=3), 64 * 6 * 9),
+    "a scale": (Loose(lambda net, x: x * net.weight, (3, 1, 1)), 0),
+    "a token": (Loose(lambda net, x: torch.cat([net.weight, x.flatten(2)], 1), (1, 1, 64)), 0),
+    "attention's layers": (
+        Loose(
+            lambda net, x: net.layer(x.flatten(2), x.flatten(2), x.flatten(2))[0],
+            layer=nn.MultiheadAttention(64, 2, batch_first=True),
+        ),
+        3 * 64 * 4 * 64,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOOSE)
+def test_all_that_weights_are_multiplied_with_counts(name: str) -> None:
+    model, macs = LOOSE[name]
+    assert count_macs(model, torch.rand(1, 3, 8, 8)).total == macs
+
+
+def test_deformable_convolutions_count() -> None:
+    class Deform(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.offset, self.conv = nn.Conv2d(3, 18, 3, padding=1), DeformConv2d(3, 5, 3, padding=1)
+
+        def forward(self, images: Tensor) -> Tensor:
+            out: Tensor = self.conv(images, self.offset(images))
+            return out
+
+    count = count_macs(Deform(), torch.rand(1, 3, 8, 8))
+    assert count.layers == {"offset": 64 * 27 * 18}
+    assert count.total == 64 * 27 * (18 + 5)
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        (Loose(lambda net, x: net.layer(x.mean((2, 3)), x.mean((2, 3))), layer=nn.Bilinear(3, 3, 5)), "_trilinear"),
+        (Loose(lambda net, x: torch.cdist(x.mean((2, 3)), net.weight), (5, 3)), "_cdist_forward"),
+    ],
+)
+def test_what_cannot_be_counted_is_named(model: nn.Module, name: str) -> None:
+    with pytest.raises(ModelError, match=rf"the MACs of the operator '{name}', .* weight of shape \(5, 3"):
+        count_macs(model, torch.rand(1, 3, 8, 8))
+
+
+def test_extra_state_that_is_no_tensor_is_no_hindrance() -> None:
+    class Extra(nn.Conv2d):
+        def get_extra_state(self) -> dict[str, int]:
+            return {"version": 1}
+
+        def set_extra_state(self, state: object) -> None:
+            assert state == {"version": 1}
+
+    model = Extra(3, 4, 1)
+    assert count_macs(model, IMAGE).total == 12 * IMAGE.shape[2] * IMAGE.shape[3]
+    assert model.get_extra_state() == {"version": 1}
+    assert size_bytes(model) == 4 * 16

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from ...config import MaskConfig, PredictorConfig
 from ...data import Batch, BatchSource, Subsample, one_pass
 from ...errors import ExplainerRefused
 from ...models import Classifier
+from ...modules import copy_of
 from ...training import History, Learning, Validation, fit, one_cycle, to_device
 from ..fidelity.estimate import Estimate
 from .early import EARLY_IMAGES, EarlyChecks
@@ -56,7 +56,7 @@ def divergence(reference: Tensor, logits: Tensor) -> Tensor:
 
 def new_predictor(classifier: Classifier, config: PredictorConfig) -> Predictor:
     """A predictor with the classifier's architecture; its weights too, unless ``config.init`` is scratch."""
-    net = copy.deepcopy(classifier).requires_grad_(True)
+    net = copy_of(classifier).requires_grad_(True)
     if config.init == "scratch":
         for module in net.modules():
             reset = getattr(module, "reset_parameters", None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 from ...errors import DataError
 from ...models import Classifier
 from ...models.fold import find_fold_pairs, fold_
+from ...modules import copy_of
 from ...progress import SILENT, Progress
 from .estimate import Curve, Estimate
 from .ranking import device_of, to_ranks
@@ -50,8 +50,8 @@ def to_fast(classifier: Classifier, images: Tensor) -> Classifier:
     reads a convolution's output, nothing is folded. For ResNet-20 at 32 pixels on a CPU, folding and channels last
     reduce the time to 0.6.
     """
-    model = copy.deepcopy(classifier).eval()
-    exact, inputs = copy.deepcopy(model).double(), images.double()
+    model = copy_of(classifier).eval()
+    exact, inputs = copy_of(model).double(), images.double()
     expected = exact(inputs)
     pairs = find_fold_pairs(exact, lambda: exact(inputs))
     fold_(exact, pairs)

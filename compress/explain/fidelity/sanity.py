@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...models import Classifier
+from ...modules import copy_of
 from ...progress import SILENT, Progress
 from ..base import Explainer
 from .estimate import Estimate
@@ -62,13 +62,13 @@ def cascade(classifier: Classifier, example: Tensor, *, seed: int = 0) -> Iterat
     statistics, the small activations of these weights would all become the same constant.
     """
     layers = layers_of(classifier, example)
-    current = copy.deepcopy(classifier).cpu()
+    current = copy_of(classifier).cpu()
     generator = torch.Generator().manual_seed(seed)
     modules = dict(current.named_modules())
     for layer in reversed(layers):
         for name in layer.modules:
             _reinitialize_(modules[name], generator)
-        yield layer.name, copy.deepcopy(current).to(device_of(classifier)).eval().requires_grad_(False)
+        yield layer.name, copy_of(current).to(device_of(classifier)).eval().requires_grad_(False)
 
 
 def _is_learned(module: nn.Module) -> bool:

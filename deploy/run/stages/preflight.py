@@ -57,6 +57,8 @@ def preflight(session: Session) -> Preflight:
     if recipe.data.decode == "once":
         session.splits.decode_test()  # only the judgement opens them
     classifier = session.new_classifier().eval()
+    for change in classifier.changes:
+        session.progress.note(change)
     started = time.monotonic()
     graph = session.find_groups(classifier)
     proof_seconds = time.monotonic() - started

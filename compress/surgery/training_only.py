@@ -1,0 +1,88 @@
+"""Freezes groups whose channels are read by layers that run in training mode only, such as auxiliary heads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from ..errors import PruningError, first_error_line
+from ..modes import eval_mode, training_structure
+from ..modules import copy_of
+from ..progress import SILENT, Progress
+from .graph import ChannelGraph, ChannelGroup, dependency_graph, group_slots, read_group
+from .side import count_reads
+
+
+def freeze_training_only(
+    network: nn.Module, graph: ChannelGraph, images: Tensor, *, prefix: str = "", progress: Progress = SILENT
+) -> ChannelGraph:
+    """``graph`` with every group frozen of which layers that run only in training read, normalise or add channels.
+
+    The network is traced as it is in eval mode; finetuning would fail on the shapes of such layers, or not learn them.
+    A network whose training mode fails on ``images`` is left as it is, and ``progress`` told.
+
+    Args:
+        images: (N, C, H, W).
+        prefix: where the classifier sits in a joint network; the groups are named relative to it.
+    """
+    inner = copy_of(network.get_submodule(prefix.removesuffix(".")) if prefix else network)
+    with eval_mode(inner):
+        known = count_reads(inner, images)
+    try:
+        with training_structure(inner):
+            more = count_reads(inner, images) - known
+    except Exception as error:  # noqa: BLE001 - a forward() may raise anything in training mode (it needs targets)
+        progress.note(
+            f"the model does not run in training mode on images alone ({first_error_line(error)}): layers that run "
+            "only there are not looked for"
+        )
+        return graph
+    if not more:
+        return graph
+    layers = list(dict.fromkeys(name.rpartition(".")[0] or name for name in more))
+    reason = f"{_listed(layers)} only in training, and reads or changes its channels"
+    touched = _touched(inner, graph, images, prefix)
+    return graph.without({group.name: reason for group in graph.groups if group.name in touched})
+
+
+def _listed(layers: Sequence[str]) -> str:
+    if len(layers) == 1:
+        return f"'{layers[0]}' runs"
+    return f"'{layers[0]}' (and {len(layers) - 1} more) runs"
+
+
+def _touched(inner: nn.Module, graph: ChannelGraph, images: Tensor, prefix: str) -> set[str]:
+    """Names of the groups that have more to them in training mode than in eval mode; all, if that cannot be seen."""
+    inner = inner.requires_grad_(True)
+    try:
+        trained = dependency_graph(inner, images[:1], _training_outputs)
+    except PruningError:
+        return {group.name for group in graph.groups}
+    names = {module: name for name, module in inner.named_modules()}
+    modules = dict(inner.named_modules())
+    touched = set()
+    for group in graph.groups:
+        layer = modules[group.name]
+        if layer not in trained.module2node:
+            continue
+        found, reason = read_group(trained, layer, group.name, names)
+        if reason is not None or not _places(found, "") <= _places(group, prefix):
+            touched.add(group.name)
+    return touched
+
+
+def _places(group: ChannelGroup, prefix: str) -> set[tuple[str, int, int]]:
+    """Every position of a layer of the classifier with the channel that it belongs to."""
+    return {
+        (slot.layer.removeprefix(prefix), position, source)
+        for slot in group_slots(group)
+        for position, source in zip(slot.positions, slot.sources, strict=True)
+    }
+
+
+def _training_outputs(network: nn.Module, images: Tensor) -> Sequence[Tensor]:
+    with training_structure(network):
+        outputs = network(images)
+    return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor) and leaf.requires_grad]
