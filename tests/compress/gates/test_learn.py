@@ -207,7 +207,7 @@ def test_an_extension_ends_once_the_gates_are_at_the_budget(network: ExplainedCl
     assert 0 < result.extension < 40
     assert result.extension % 4 == 0  # checked ten times
     assert result.steps == 40 + result.extension == result.history["step"][-1]
-    assert 0.45 * result.budget < result.hard_macs <= 1.02 * result.budget
+    assert result.hard_macs == pytest.approx(result.budget, rel=result.channel)  # one channel costs so much
 
 
 def groups_of(*widths: int) -> list[ChannelGroup]:
