@@ -1,4 +1,4 @@
-"""Training of a classifier, as a slim model is finetuned: SGD, with distillation and steering if asked."""
+"""Training of a classifier, as a slim model is finetuned: SGD or AdamW, with distillation and steering if asked."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def train_classifier(
     steering: Steering | None = None,
     what: str = "classifier",
 ) -> History:
-    """Train ``model`` by SGD with Nesterov momentum and a one-cycle learning rate; the last epoch's weights stay.
+    """Train ``model`` with a one-cycle learning rate, by SGD with Nesterov momentum or AdamW; the last weights stay.
 
     With a ``teacher`` and a FinetuneConfig that asks for it, part of the loss is the distillation loss
     T^2 KL(teacher / T || model / T) (Hinton et al. 2015, section 2). ``steering`` adds its interpretation term;
@@ -76,7 +76,7 @@ def train_classifier(
     def loss(wrapped: nn.Module, batch: Batch) -> dict[str, Tensor]:
         logits, numbers = (wrapped(batch.images), None) if steering is None else wrapped(batch.images, batch.labels)
         logits = logits.float()
-        ce = F.cross_entropy(logits, batch.labels)
+        ce = F.cross_entropy(logits, batch.labels, label_smoothing=config.label_smoothing)
         figures = {"loss": ce, "accuracy": (logits.argmax(1) == batch.labels).float().mean()}
         if share and teacher is not None:
             with torch.no_grad():
@@ -88,13 +88,7 @@ def train_classifier(
             figures["loss"] = figures["loss"] + steering.weight * figures["steer"]
         return figures
 
-    decayed = [p for p in model.parameters() if p.dim() > 1]
-    not_decayed = [p for p in model.parameters() if p.dim() <= 1]  # biases and normalisations
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": not_decayed, "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
+    optimizer = _optimizer(model, config)
     model.requires_grad_(True).train()
     if steering is not None:
         steering.prepare_()
@@ -111,3 +105,14 @@ def train_classifier(
     )
     model.eval()
     return history
+
+
+def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Of all parameters; biases and normalisations are not decayed."""
+    groups = [
+        {"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in model.parameters() if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from .base import Count, Fraction, NonNegative, Positive, Section, Share
+
+ADAMW = {"lr": 1e-3, "weight_decay": 0.01}
+"""Defaults of a training by AdamW."""
+
+ON_BACKBONE = {"optimizer": "adamw", "epochs": 8, "batch_size": 32}
+"""Defaults of ``model.train`` where a backbone is trained under a new head."""
 
 AreaShare = Annotated[float, Field(gt=0, le=1)]
 
@@ -108,13 +114,30 @@ class DataConfig(Section):
 
 
 class TrainConfig(Section):
-    """SGD with momentum and Nesterov, one-cycle rate: for a classifier without weights, and to finetune."""
+    """Training without weights, on a backbone's (``head: new``), and to finetune; the rate follows one cycle."""
 
-    epochs: Count = Field(default=20, description="times through the training images")
-    lr: Positive = Field(default=0.1, description="SGD, the highest of a one-cycle schedule")
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.9, description="SGD with Nesterov")
-    weight_decay: NonNegative = Field(default=1e-4, description="SGD")
-    batch_size: Count = Field(default=128, description="images per step")
+    epochs: Count = Field(default=20, description="times through the training images; 8 on a backbone (head: new)")
+    optimizer: Literal["sgd", "adamw"] = Field(
+        default="sgd", description="sgd with momentum and Nesterov, or adamw; adamw on a backbone (head: new)"
+    )
+    lr: Positive = Field(
+        default=0.1, description="the highest of a one-cycle schedule; with adamw 0.001 where it is not given"
+    )
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.9, description="of sgd, with Nesterov")
+    weight_decay: NonNegative = Field(
+        default=1e-4, description="of all but biases and normalisations; with adamw 0.01 where it is not given"
+    )
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="share of the target that is spread over all classes"
+    )
+    batch_size: Count = Field(default=128, description="images per step; 32 on a backbone (head: new)")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follow_the_optimizer(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("optimizer") == "adamw":
+            return {**ADAMW, **values}
+        return values
 
 
 class ModelConfig(Section):
@@ -131,6 +154,11 @@ class ModelConfig(Section):
     weights: Path | Literal["pretrained"] | None = Field(
         None, description="safetensors or a state dict; null trains from scratch with `train`"
     )
+    head: Literal["given", "new"] = Field(
+        default="given",
+        description="given: the weights hold the last layer, too; new: they are a backbone's, of other classes or "
+        "without a last layer: it is made for the classes of the data, and all is trained with `train`",
+    )
     mean: tuple[float, float, float] = Field(
         default=(0.485, 0.456, 0.406), description="subtracted from images in [0, 1], channel by channel"
     )
@@ -139,12 +167,36 @@ class ModelConfig(Section):
     )
     train: TrainConfig = TrainConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _train_a_backbone_as_one(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("head") != "new":
+            return values
+        train = values.get("train", {})
+        return {**values, "train": {**ON_BACKBONE, **train}} if isinstance(train, dict) else values
+
+    @model_validator(mode="after")
+    def _has_a_backbone(self) -> ModelConfig:
+        if self.head == "new" and self.weights is None:
+            raise ValueError(
+                "head is new and weights is null: give weights the backbone's file (or pretrained), or leave head out "
+                "to train from scratch"
+            )
+        return self
+
+    @property
+    def trained(self) -> bool:
+        """Whether a run trains the classifier, before it slims it."""
+        return self.weights is None or self.head == "new"
+
 
 class FinetuneConfig(TrainConfig):
-    """After surgery: BN recalibration, SGD, optionally with distillation from the original, BN recalibration."""
+    """After surgery: BN recalibration, training, optionally with distillation from the original, BN recalibration."""
 
     epochs: Annotated[int, Field(ge=0)] = Field(default=10, description="times through the training images")
-    lr: Positive = Field(default=0.05, description="SGD, the highest of a one-cycle schedule")
+    lr: Positive = Field(
+        default=0.05, description="the highest of a one-cycle schedule; with adamw 0.001 where it is not given"
+    )
     recalibrate_batches: Annotated[int, Field(ge=0)] = Field(
         default=50,
         description="batches whose statistics BatchNorm takes before finetuning, and after it if they validate better",

@@ -1,10 +1,9 @@
-"""Model zoo: builds the classifier that a recipe names."""
+"""Model zoo: builds the network that a recipe names."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 from torch import nn
 
@@ -12,10 +11,8 @@ from ..config import ModelConfig
 from ..errors import ConfigError
 from ..registry import Registry
 from .cifar import DEPTHS, VGG16, MobileNetV2, ResNet, Shortcut
-from .classifier import Classifier
 from .libraries import build_from_timm, build_from_torchvision
 from .user_code import build_from_file, is_file_name
-from .weights import load_weights
 
 TORCHVISION, TIMM = "torchvision:", "timm:"
 
@@ -37,22 +34,6 @@ for _depth in DEPTHS:
     NETWORKS.add(f"resnet{_depth}")(partial(ResNet, _depth))
 
 
-def build_classifier(config: ModelConfig, classes: int) -> Classifier:
-    """The classifier of ``config``, in train mode on the CPU, with its weights if it names any.
-
-    Without weights it is initialised from torch's global random state.
-
-    Raises:
-        ConfigError: an unknown name, or pretrained weights that are not in the cache.
-        ModelError: a user's factory fails, or weights do not fit.
-    """
-    net = build_net(config, classes)
-    model = Classifier(net, config.mean, config.std)
-    if isinstance(config.weights, Path):
-        load_weights(model, config.weights)
-    return model
-
-
 def build_net(config: ModelConfig, classes: int) -> nn.Module:
     """The network of ``config.name``, without normalisation and without weights from a file.
 
@@ -64,20 +45,21 @@ def build_net(config: ModelConfig, classes: int) -> nn.Module:
     if config.name.startswith(TORCHVISION):
         return build_from_torchvision(config.name.removeprefix(TORCHVISION), classes, pretrained=pretrained)
     if config.name.startswith(TIMM):
-        _refuse_pretrained(config)
+        refuse_pretrained(config)
         return build_from_timm(config.name.removeprefix(TIMM), classes)
     if is_file_name(config.name):
-        _refuse_pretrained(config)
+        refuse_pretrained(config)
         return build_from_file(config.name, classes)
     try:
         network = NETWORKS.get(config.name)
     except ConfigError as error:
         raise ConfigError(f"{error}; torchvision:NAME, timm:NAME and path/to/file.py:factory work too") from None
-    _refuse_pretrained(config)
+    refuse_pretrained(config)
     return network(classes, config.shortcut)
 
 
-def _refuse_pretrained(config: ModelConfig) -> None:
+def refuse_pretrained(config: ModelConfig) -> None:
+    """Raise ConfigError if a recipe asks for pretrained weights of a network that has none."""
     if config.weights == "pretrained":
         raise ConfigError(
             f"model '{config.name}' has no pretrained weights (only torchvision:NAME does); "

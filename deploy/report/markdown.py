@@ -64,6 +64,7 @@ def render_markdown(report: Report, pictures: Sequence[str] = ()) -> str:
         report=report,
         verdict=f"**{'PASSED' if report.verdict.passed else 'FAILED'}**: {rows.verdict(report)}",
         agreement=rows.agreement(report),
+        original=rows.original(report),
         steer=rows.steer(report),
         slower=rows.slower(report),
         degenerate=rows_explained.degenerate(report),

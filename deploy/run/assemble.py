@@ -26,6 +26,7 @@ from ..report.markdown import CHANNELS_PICTURE, SALIENCY_PICTURE
 from ..report.parts import AgreementFigures, DynamicFigures, GateHistoryFigures, RankingFigures, StatisticsFigures
 from ..report.pictures import draw_channels, draw_row, draw_saliency
 from ..report.schema import (
+    BackboneFigures,
     BudgetFigures,
     ChannelsKept,
     DataFigures,
@@ -41,6 +42,7 @@ from ..report.schema import (
     SelectorFigures,
     SigmaPx,
     StageFigures,
+    TrainingFigures,
 )
 from ..run_dir import StageRecord
 from .session import Session
@@ -84,7 +86,7 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
         versions=versions(),
         device=device_name(),
         seed=recipe.seed,
-        model=ModelInfo(name=_short(recipe.model.name)),
+        model=_model(session, metrics["classifier"]),
         data=DataFigures(
             source=recipe.data.source,
             train=len(splits.train),
@@ -122,6 +124,25 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
             parity=parity,
             latency=latency,
         ),
+    )
+
+
+def _model(session: Session, metrics: Mapping[str, Any]) -> ModelInfo:
+    model, backbone = session.recipe.model, None
+    if "backbone" in metrics:
+        found = metrics["backbone"]
+        backbone = BackboneFigures(taken=len(found["taken"]), made=tuple(found["made"]), left=tuple(found["left"]))
+    training = None
+    if model.trained:
+        images = len(session.splits.train)
+        steps = model.train.epochs * (images // min(model.train.batch_size, images))
+        training = TrainingFigures(epochs=model.train.epochs, steps=steps, optimizer=model.train.optimizer)
+    weights = model.weights.name if isinstance(model.weights, Path) else model.weights
+    return ModelInfo(
+        name=_short(model.name),
+        weights=None if weights is None else printable(weights, 500),
+        backbone=backbone,
+        training=training,
     )
 
 

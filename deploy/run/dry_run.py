@@ -133,7 +133,7 @@ def estimate(session: Session, known: Preflight, steps: Steps) -> dict[str, floa
     latency = recipe.latency
     calls = (latency.rounds + _STEADY_CALLS * latency.sessions) * latency.batch
     return {
-        "classifier": val * forward + (learned(recipe.model.train) if recipe.model.weights is None else 0.0),
+        "classifier": val * forward + (learned(recipe.model.train) if recipe.model.trained else 0.0),
         "predictor": explainer.predictor.epochs * (learns_on * (step + forward) + val * 2 * forward),
         "selector": epochs * (learns_on * step * _SELECTOR_STEPS + val * 2 * forward),
         "targets": seen * 2 * forward,

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from slimsight.compress.config import TrainConfig
 from slimsight.export.onnx_files.metadata import METADATA_VERSION
 
 from ..settings.recipe import Recipe
@@ -51,9 +52,23 @@ def classifier_parts(session: Session) -> Parts:
         "weights": _file_digest(model.weights) if isinstance(model.weights, Path) else model.weights,
         "data": session.data_key,
     }
-    if model.weights is None:
-        parts |= {"train": model.train, "augment": augmentation(data), **_training_parts(session.recipe)}
+    if model.head == "new":
+        parts["head"] = model.head
+    if model.trained:
+        parts |= {
+            "train": training_settings(model.train),
+            "augment": augmentation(data),
+            **_training_parts(session.recipe),
+        }
     return parts
+
+
+def training_settings(config: TrainConfig) -> dict[str, Any]:
+    """Settings of a training, without those added after the first release where they have their defaults."""
+    settings = config.model_dump(mode="json")
+    added = ("optimizer", "label_smoothing")
+    unused = {name for name in added if settings[name] == type(config).model_fields[name].default}
+    return {name: value for name, value in settings.items() if name not in unused}
 
 
 def _file_digest(path: Path) -> str | None:
@@ -115,7 +130,7 @@ def _gate_budget(recipe: Recipe) -> Any:
 def finetune_parts(session: Session) -> Parts:
     """``recalibrated``: earlier versions recalibrated before finetuning only."""
     recipe = session.recipe
-    parts = {"finetune": recipe.finetune, "recalibrated": ["before", "after"]}
+    parts = {"finetune": training_settings(recipe.finetune), "recalibrated": ["before", "after"]}
     return {**parts, "augment": augmentation(recipe.data), **_training_parts(recipe)}
 
 

@@ -27,7 +27,14 @@ from slimsight.compress.explain import (
 )
 from slimsight.compress.files.atomic import read_tensors, write_tensors
 from slimsight.compress.gates import CostModel, counted_limits
-from slimsight.compress.models import Classifier, build_classifier, check_classifier, restore_
+from slimsight.compress.models import (
+    Backbone,
+    Classifier,
+    build_classifier,
+    build_with_backbone,
+    check_classifier,
+    restore_,
+)
 from slimsight.compress.parallel.processes import rank
 from slimsight.compress.progress import Progress
 from slimsight.compress.surgery import ChannelGraph, ProofCache, PrunePlan
@@ -78,11 +85,11 @@ class Session(RunImages):
         assert made is not None, f"stage '{stage}' makes the model"
         return About(recipe=made.fingerprint, classes=self.splits.classes, macs_mean=macs_mean)
 
-    def new_classifier(self) -> Classifier:
-        """The architecture (and its given weights, if any), checked with two images."""
-        model = build_classifier(self.recipe.model, len(self.splits.classes))
+    def new_classifier(self) -> tuple[Classifier, Backbone | None]:
+        """The architecture with its given weights, if any, checked with two images; and what a backbone's file gave."""
+        model, backbone = build_with_backbone(self.recipe.model, len(self.splits.classes))
         check_classifier(model, self.splits.image_size, len(self.splits.classes))
-        return model
+        return model, backbone
 
     def write(self, path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
         """Write a stage's tensors atomically; only rank 0 does."""

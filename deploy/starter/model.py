@@ -13,8 +13,15 @@ import torch
 
 from slimsight.compress.config import ModelConfig
 from slimsight.compress.errors import ModelError
-from slimsight.compress.models import Classifier, build_classifier, check_classifier
+from slimsight.compress.models import (
+    Classifier,
+    UnknownHeadError,
+    build_classifier,
+    check_classifier,
+    classes_of_weights,
+)
 from slimsight.compress.models.classifier import ClassCountError
+from slimsight.compress.models.libraries import timm_normalisation
 from slimsight.compress.models.user_code import is_file_name
 from slimsight.compress.progress import SILENT, Progress
 from slimsight.compress.surgery import ProofCache
@@ -23,6 +30,7 @@ from ..host import proof_folder
 from ..inspection import Inspection, inspect_model
 from .images import SIZES, ImageFacts, statistics
 
+_FAMILIES = ("torchvision:", "timm:")
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _CONVENTIONS = {
     "ImageNet's": IMAGENET,
@@ -48,7 +56,8 @@ class Normalisation:
 class ModelFacts:
     """Facts about a model. ``accuracy``: of given weights on ``accuracy_images`` training images.
 
-    ``refused_sizes``: image sizes that it does not take; ``weights_beside``: a file beside the model's.
+    ``refused_sizes``: image sizes that it does not take; ``weights_beside``: a file beside the model's;
+    ``trained_classes``: of weights whose head is replaced, None if they come without one.
 
     ``forward`` and ``step``: seconds per image, forward alone and with backward.
     """
@@ -64,6 +73,7 @@ class ModelFacts:
     accuracy: float | None = None
     accuracy_images: int = 0
     weights_beside: Path | None = None
+    trained_classes: int | None = None
 
 
 def examine_model(
@@ -87,6 +97,7 @@ def examine_model(
     config = ModelConfig(name=chosen, shortcut=shortcut, weights=weights)
     if name is not None and weights is None and name.startswith("resnet"):
         config = config.model_copy(update={"shortcut": "conv"})  # nothing was trained with the other yet
+    config, trained = _with_head(config, len(images.classes))
     torch.manual_seed(0)
     model = build_classifier(config, len(images.classes))
     size, refused_sizes = _fitting_size(model, images)
@@ -107,7 +118,26 @@ def examine_model(
         accuracy=accuracy,
         accuracy_images=len(pixels),
         weights_beside=_weights_beside(chosen) if weights is None else None,
+        trained_classes=trained,
     )
+
+
+def _with_head(config: ModelConfig, classes: int) -> tuple[ModelConfig, int | None]:
+    """``config`` with a new head if its weights are of another number of classes, or come without a head.
+
+    Returns:
+        It, and the number of classes of the replaced head.
+    """
+    if config.weights is None:
+        return config, None
+    try:
+        trained = classes_of_weights(config)
+    except UnknownHeadError:
+        return config, None
+    if trained == classes:
+        return config, None
+    given = config.model_dump(include={"name", "shortcut", "weights"})
+    return ModelConfig.model_validate({**given, "head": "new"}), trained
 
 
 def _fitting_size(model: Classifier, images: ImageFacts) -> tuple[int, list[str]]:
@@ -136,18 +166,19 @@ def _normalisation(
 ) -> tuple[Normalisation, float | None]:
     mean, std = statistics(images)
     own = Normalisation((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]), f"statistics of {len(images)} images")
-    if config.weights is None:
-        if config.name.startswith(("torchvision:", "timm:")):
-            return Normalisation(*IMAGENET, "ImageNet's, as this family is used everywhere"), None
+    judged = config.weights is not None and config.head == "given"
+    if config.weights is None and not config.name.startswith(_FAMILIES):
         return own, None
     if config.weights == "pretrained":
         known = Normalisation(*IMAGENET, "ImageNet's: these weights were trained with it", guessed=False)
-        return known, _accuracy(model, images, labels, known)
+        return known, _accuracy(model, images, labels, known) if judged else None
     stored = Normalisation(
         _triple(model.normalize.mean), _triple(model.normalize.std), "stored in the weights file", False
     )
     if (stored.mean, stored.std) != (config.mean, config.std):
-        return stored, _accuracy(model, images, labels, stored)
+        return stored, _accuracy(model, images, labels, stored) if judged else None
+    if not judged:
+        return _usual_normalisation(config), None
     candidates = [Normalisation(*values, f"{name} convention") for name, values in _CONVENTIONS.items()]
     scored = [(each, _accuracy(model, images, labels, each)) for each in (*candidates, own)]
     first, usual = scored[0]
@@ -160,6 +191,14 @@ def _normalisation(
     )
     why = f"{best.why}: the weights get {accuracy:.0%} of {len(images)} images right with it ({others})"
     return Normalisation(best.mean, best.std, why.replace("%", " %")), accuracy
+
+
+def _usual_normalisation(config: ModelConfig) -> Normalisation:
+    """The normalisation that a library trained its weights of this network with, else ImageNet's."""
+    if config.name.startswith("timm:"):
+        mean, std = timm_normalisation(config.name.removeprefix("timm:"))
+        return Normalisation(mean, std, "timm's for its own weights of this network")
+    return Normalisation(*IMAGENET, "ImageNet's, as this family is used everywhere")
 
 
 def _triple(values: torch.Tensor) -> tuple[float, float, float]:

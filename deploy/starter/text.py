@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jinja2
 
+from slimsight.compress.amounts import as_duration
 from slimsight.compress.config import DataConfig
 from slimsight.compress.files.untrusted import printable
 
@@ -89,11 +90,23 @@ def to_recipe(
         "point": 100 * point,
         "judged": judged,
         "allowed_drop": _allowed_drop(images.splits),
+        "head_why": _head_why(model, len(images.classes)),
+        "train_minutes": _train_minutes(images, model, schedule),
     }
     templates = _templates(out, lambda epochs: epochs * max(1, images.splits["train"] // schedule.batch))
     text, guesses = _lay_out(templates.get_template("recipe.yaml.j2").render(known, schema=schema("recipe").as_posix()))
     budget, _ = _lay_out(templates.get_template("budget.yaml.j2").render(known, schema=schema("budget").as_posix()))
-    return Starter(text, budget, (*_facts(images, model), *(f"guess: {guess}" for guess in guesses)))
+    return Starter(text, budget, (*_facts(images, model, schedule), *(f"guess: {guess}" for guess in guesses)))
+
+
+def _head_why(model: ModelFacts, classes: int) -> str:
+    of = "come without a last layer" if model.trained_classes is None else f"are of {model.trained_classes:,} classes"
+    return f"the weights {of}, the images of {classes:,}"
+
+
+def _train_minutes(images: ImageFacts, model: ModelFacts, schedule: Schedule) -> str:
+    """How long a backbone trains under its new head, by the steps that were timed."""
+    return as_duration(max(60.0, schedule.backbone_epochs * images.splits["train"] * model.step))
 
 
 class _YamlText(str):
@@ -165,7 +178,7 @@ def _allowed_drop(splits: Mapping[str, int]) -> float:
     return max(usual, min(_MOST_DROP, math.ceil(200 / judged) / 100))
 
 
-def _facts(images: ImageFacts, model: ModelFacts) -> list[str]:
+def _facts(images: ImageFacts, model: ModelFacts, schedule: Schedule) -> list[str]:
     """Facts about the images and the model, for the terminal."""
     inspection = model.inspection
     lines = [
@@ -185,7 +198,12 @@ def _facts(images: ImageFacts, model: ModelFacts) -> list[str]:
         f"{as_count(inspection.params)} parameters, {len(images.classes)} logits",
         f"  {plural(inspection.groups, 'channel group')} can be slimmed; frozen: {_frozen(inspection.frozen_groups)}",
     ]
-    if model.accuracy is not None:
+    if model.config.head == "new":
+        lines.append(
+            f"  {_head_why(model, len(images.classes))}: a new last layer is trained on them first (model.head: new), "
+            f"for about {_train_minutes(images, model, schedule)} on this machine"
+        )
+    elif model.accuracy is not None:
         lines.append(
             f"  the weights load, and get {as_percent(model.accuracy, 0)} of {model.accuracy_images} training images "
             "right"

@@ -78,6 +78,7 @@ def _render(template: str, **values: Any) -> str:
     environment.globals.update(
         verdict=rows.verdict,
         agreement=rows.agreement,
+        original=rows.original,
         steer=rows.steer,
         ranked_by=rows.ranked_by,
         slower=rows.slower,

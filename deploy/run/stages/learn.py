@@ -4,37 +4,73 @@ from __future__ import annotations
 
 import hashlib
 import random
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from slimsight.compress.data import Batches
 from slimsight.compress.explain import explanations
 from slimsight.compress.finetune import train_classifier
 from slimsight.compress.gates import select
 from slimsight.compress.gates.widths import Align
+from slimsight.compress.models import Classifier
 from slimsight.compress.parallel.processes import on_leader
-from slimsight.compress.training import Learning, evaluate
+from slimsight.compress.training import (
+    Learning,
+    Score,
+    evaluate,
+    following_statistics,
+    keep_better_statistics_,
+)
 
 from ...report.units import as_percent
 from ...steps import learn_predictor, learn_selector, needs_gates, rank_by_weights, score_channels
 from ..session import Outcome, Session
 from .preflight import check_countable_limits, fixed_align
 
+_BACKBONE_STATISTICS = 50
+"""Batches that exact statistics of a trained backbone are taken from."""
+
 
 def classifier(session: Session, learning: Learning) -> Outcome:
-    """The original classifier, from given weights or trained here."""
+    """The original classifier: from given weights, trained here, or trained from a backbone's weights."""
     recipe, splits = session.recipe, session.splits
-    model = session.new_classifier().to(learning.device)
-    if recipe.model.weights is None:
-        train = recipe.model.train
-        batches = session.shuffled(splits.train, train.batch_size, learning.flow, crop=True, flip=True)
-        train_classifier(model, batches, learning, config=train)
-    score = evaluate(model, session.plain(splits.val, learning.flow), device=learning.device)
+    model, backbone = session.new_classifier()
+    model.to(learning.device)
+    val = session.plain(splits.val, learning.flow)
+    metrics: dict[str, Any] = {}
+    if backbone is not None:
+        session.progress.note(f"backbone: {backbone.in_words()}")
+        metrics["backbone"] = asdict(backbone)
+        score = _train_on_backbone(session, learning, model, val)
+    else:
+        if recipe.model.trained:
+            train_classifier(model, _training_batches(session, learning), learning, config=recipe.model.train)
+        score = evaluate(model, val, device=learning.device)
     session.progress.note(f"original: validation accuracy {as_percent(score.accuracy)}")
     path = session.stage_file("classifier", "model.safetensors")
     session.write(path, model.state_dict())
-    return Outcome({"val_accuracy": score.accuracy, "val_loss": score.loss}, [path])
+    return Outcome({"val_accuracy": score.accuracy, "val_loss": score.loss, **metrics}, [path])
+
+
+def _training_batches(session: Session, learning: Learning) -> Batches:
+    batch_size = session.recipe.model.train.batch_size
+    return session.shuffled(session.splits.train, batch_size, learning.flow, crop=True, flip=True)
+
+
+def _train_on_backbone(session: Session, learning: Learning, model: Classifier, val: Batches) -> Score:
+    """Train a backbone under its new head; the better batch-norm statistics stay.
+
+    Backbones come with momenta for schedules of millions of steps: in a short training their running statistics would
+    still be those of other images.
+    """
+    config, batches = session.recipe.model.train, _training_batches(session, learning)
+    with following_statistics(model, config.epochs * len(batches) * session.recipe.accumulate):
+        train_classifier(model, batches, learning, config=config)
+    return keep_better_statistics_(model, batches, _BACKBONE_STATISTICS, val).better
 
 
 def predictor(session: Session, learning: Learning) -> Outcome:

@@ -44,7 +44,7 @@ def preflight(session: Session) -> Preflight:
     recipe = session.recipe
     if recipe.data.decode == "once":
         session.splits.decode_test()  # only the judgement opens them
-    classifier = session.new_classifier().eval()
+    classifier = session.new_classifier()[0].eval()
     started = time.monotonic()
     graph = session.find_groups(classifier)
     proof_seconds = time.monotonic() - started
