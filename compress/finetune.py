@@ -60,12 +60,14 @@ def train_classifier(
     teacher: nn.Module | None = None,
     steering: Steering | None = None,
     what: str = "classifier",
+    score: str = "accuracy",
 ) -> History:
     """Train ``model`` with a one-cycle learning rate, by SGD with Nesterov momentum or AdamW; the last weights stay.
 
     With a ``teacher`` and a FinetuneConfig that asks for it, part of the loss is the distillation loss
     T^2 KL(teacher / T || model / T) (Hinton et al. 2015, section 2). ``steering`` adds its interpretation term;
-    ``model`` is then the classifier of its slim network.
+    ``model`` is then the classifier of its slim network. ``score``: what the share of predictions that are the labels
+    is called while training is shown: ``agreement`` where labels are the teacher's predictions.
     """
     share = config.distill if isinstance(config, FinetuneConfig) and teacher is not None else 0.0
     temperature = config.distill_temperature if isinstance(config, FinetuneConfig) else 1.0
@@ -77,7 +79,7 @@ def train_classifier(
         logits, numbers = (wrapped(batch.images), None) if steering is None else wrapped(batch.images, batch.labels)
         logits = logits.float()
         ce = F.cross_entropy(logits, batch.labels, label_smoothing=config.label_smoothing)
-        figures = {"loss": ce, "accuracy": (logits.argmax(1) == batch.labels).float().mean()}
+        figures = {"loss": ce, score: (logits.argmax(1) == batch.labels).float().mean()}
         if share and teacher is not None:
             with torch.no_grad():
                 soft_labels = (teacher(batch.images).float() / temperature).softmax(1)

@@ -195,6 +195,7 @@ def score_channels(
     config: GatesConfig,
     budget: float,
     targets: Targets | None,
+    from_labels: bool = True,
 ) -> ChannelScores:
     """Rank the channels as ``config.steer`` says: by learned gates (ISP Eq. 10), or by the weights.
 
@@ -202,13 +203,24 @@ def score_channels(
         train: images without augmentation, which ``targets`` belong to.
         budget: MACs that the gates aim for.
         targets: C_x of the unpruned network; None: the gates are not steered.
+        from_labels: False: from what the network itself predicts; labels are not read.
 
     Raises:
         PruningError: the gates did not converge.
     """
     if not needs_gates(config):
         return ChannelScores(rank_by_weights(network, graph, config.steer))
-    result = learn_gates(network, graph.groups, cost, train, learning, config=config, budget=budget, targets=targets)
+    result = learn_gates(
+        network,
+        graph.groups,
+        cost,
+        train,
+        learning,
+        config=config,
+        budget=budget,
+        targets=targets,
+        from_labels=from_labels,
+    )
     return ChannelScores(result.scores, result)
 
 

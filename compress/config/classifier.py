@@ -26,6 +26,12 @@ class DataConfig(Section):
         description="digits (embedded), image_tree (train/<class>/*.jpg and test/<class>/*.jpg), cifar10_batches "
         "(torchvision's files), image_folder (<class>/*.jpg, or train/val/test)",
     )
+    labels: Literal["folders", "none"] = Field(
+        default="folders",
+        description="folders: class folders or batches say what an image shows; none: image_folder takes all images "
+        "below data.path, in folders or not, and what the original predicts takes the place of labels: gates learn "
+        "from and finetuning distils its softmax, and agreement with it is measured, no accuracy",
+    )
     path: Path | None = Field(default=None, description="folder or .tar.xz; not used by digits")
     val_list: Path | None = Field(
         default=None, description="file with one path below train/ per line: the validation images"
@@ -90,6 +96,8 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> DataConfig:
         folders = ("image_folder", "image_tree")
+        if self.labels == "none":
+            self._check_unlabelled()
         for name in ("classes", "skip"):
             if getattr(self, name) is not None and self.source not in folders:
                 raise ValueError(f"'{name}' is for folders of images: choose source {' or '.join(folders)}")
@@ -111,6 +119,18 @@ class DataConfig(Section):
         if self.crop_scale is not None and self.crop_scale[0] > self.crop_scale[1]:
             raise ValueError(f"crop_scale {list(self.crop_scale)}: the smaller share comes first")
         return self
+
+    def _check_unlabelled(self) -> None:
+        """Raise ValueError for settings that are about labels."""
+        if self.source != "image_folder":
+            raise ValueError(
+                f"labels: none takes a folder of photographs: choose source image_folder, not {self.source}"
+            )
+        for name in ("val_list", "classes", "test_labels"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"labels is none and '{name}' is given, which is about class folders: leave one out")
+        if self.val_is_test:
+            raise ValueError("labels is none and val_is_test is true, which is about split folders: leave one out")
 
 
 class TrainConfig(Section):
@@ -201,7 +221,9 @@ class FinetuneConfig(TrainConfig):
         default=50,
         description="batches whose statistics BatchNorm takes before finetuning, and after it if they validate better",
     )
-    distill: Annotated[float, Field(ge=0, le=1)] = Field(default=0.0, description="share of the loss from the original")
+    distill: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.0, description="share of the loss from the original; 1 with data.labels none, which has no other loss"
+    )
     distill_temperature: Positive = Field(default=4.0, description="of both softmaxes in distillation")
     steer_weight: NonNegative = Field(
         default=0.0, description="of the interpretation term while weights change, as gates.steer_weight; 0: none"

@@ -82,6 +82,10 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def relabelled(self, labels: NDArray[np.int64], classes: tuple[str, ...]) -> ImageSet:
+        """The same images with ``labels`` (N,) into ``classes``."""
+        return ImageSet(self.images, labels, classes)
+
     def subset(self, indices: NDArray[np.integer[Any]] | Sequence[int]) -> ImageSet:
         """The images at ``indices``, in that order, as a view."""
         chosen = np.asarray(indices, dtype=np.int64)

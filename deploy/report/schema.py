@@ -49,6 +49,7 @@ class DataFigures(ReportPart):
 
     ``test``: 0 where there are no test images, None in reports that do not say. ``skipped``: images that the recipe
     leaves out (``data.skip``), and the first of their paths. ``val_majority``: share of the most frequent class.
+    ``labels``: ``none`` where the images have none; then no accuracy is known, and agreement with the original is.
     """
 
     source: str
@@ -58,6 +59,7 @@ class DataFigures(ReportPart):
     classes: Whole
     image_size: Whole | None = None
     val_majority: Share | None = None
+    labels: Literal["none"] | None = None
     skipped: Whole = 0
     skipped_names: tuple[str, ...] = ()
 
@@ -93,12 +95,12 @@ class ModelInfo(ReportPart):
 
 
 class ModelFigures(ReportPart):
-    """Costs and accuracies of a model. MACs at batch 1, bytes of the weights."""
+    """Costs and accuracies of a model. MACs at batch 1, bytes of the weights. Accuracies are None without labels."""
 
     macs: Count
     params: Count
     size_bytes: Count
-    val_accuracy: Share
+    val_accuracy: Share | None
     test_accuracy: Share | None
 
 
@@ -299,12 +301,14 @@ class Check(ReportPart):
 class Verdict(ReportPart):
     """All checks together; without a single check nothing has passed.
 
-    ``accuracy_judged``: whether a check is of accuracy; None: the report of an earlier version, whose verdict was not.
+    ``accuracy_judged``: whether a check is of accuracy; None: the report of an earlier version, whose verdict was not,
+    or of images without labels, where ``agreement_judged`` says it of agreement with the original.
     """
 
     passed: bool
     checks: tuple[Check, ...]
     accuracy_judged: bool | None = None
+    agreement_judged: bool | None = None
 
     @model_validator(mode="after")
     def _follows_from_its_checks(self) -> Verdict:
@@ -313,11 +317,13 @@ class Verdict(ReportPart):
         return self
 
     @classmethod
-    def of(cls, checks: Iterable[Check], *, accuracy_judged: bool | None = None) -> Verdict:
+    def of(
+        cls, checks: Iterable[Check], *, accuracy_judged: bool | None = None, agreement_judged: bool | None = None
+    ) -> Verdict:
         """The verdict that follows from ``checks``."""
         kept = tuple(checks)
         passed = bool(kept) and all(check.passed for check in kept)
-        return cls(passed=passed, checks=kept, accuracy_judged=accuracy_judged)
+        return cls(passed=passed, checks=kept, accuracy_judged=accuracy_judged, agreement_judged=agreement_judged)
 
     @property
     def failed(self) -> tuple[Check, ...]:
@@ -351,3 +357,8 @@ class Report(ReportPart):
     saliency: SaliencyFigures | None = None
     stages: tuple[StageFigures, ...] = ()
     verdict: Verdict
+
+    @property
+    def labelled(self) -> bool:
+        """Whether its images had labels, so that accuracies are known."""
+        return self.data is None or self.data.labels != "none"

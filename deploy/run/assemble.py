@@ -17,13 +17,20 @@ from slimsight.compress.data.lists import read_skip
 from slimsight.compress.explain.varsal import VarSalHead
 from slimsight.compress.files.untrusted import printable
 
-from ..budget import AccuracyFacts, SlimmingFacts, run_checks
+from ..budget import AccuracyFacts, AgreementFacts, SlimmingFacts, run_checks
 from ..machine import device_name, versions
 from ..report import Report
 from ..report.canvas import draw_strip
 from ..report.files import Strip, write_strips
 from ..report.markdown import CHANNELS_PICTURE, SALIENCY_PICTURE
-from ..report.parts import AgreementFigures, DynamicFigures, GateHistoryFigures, RankingFigures, StatisticsFigures
+from ..report.parts import (
+    AgreementFigures,
+    DynamicFigures,
+    GateHistoryFigures,
+    RankingFigures,
+    StatisticsFigures,
+    TestAgreementFigures,
+)
 from ..report.pictures import draw_channels, draw_row, draw_saliency
 from ..report.schema import (
     BackboneFigures,
@@ -44,6 +51,7 @@ from ..report.schema import (
     StageFigures,
     TrainingFigures,
 )
+from ..report.shares import wilson
 from ..run_dir import StageRecord
 from .session import Session
 
@@ -58,13 +66,13 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
     cut, judged = metrics["surgery"], metrics["judgement"]
     original = ModelFigures(
         **cut["original"],
-        val_accuracy=metrics["classifier"]["val_accuracy"],
-        test_accuracy=judged["original_test_accuracy"],
+        val_accuracy=metrics["classifier"].get("val_accuracy"),
+        test_accuracy=judged.get("original_test_accuracy"),
     )
     slim = ModelFigures(
         **cut["slim"],
-        val_accuracy=metrics["finetune"]["val_accuracy"],
-        test_accuracy=judged["slim_test_accuracy"],
+        val_accuracy=metrics["finetune"].get("val_accuracy"),
+        test_accuracy=judged.get("slim_test_accuracy"),
     )
     exactness = Exactness(
         gated_vs_slim_max_rel=cut["gated_vs_slim_max_rel"],
@@ -80,6 +88,7 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
     budget = _budget(recipe.budget, cut["limits"], slim)
     skipped = () if recipe.data.skip is None else tuple(sorted(read_skip(recipe.data.skip)))
     gates = _gates(metrics["gates"], recipe.gates.steps, slim.macs)
+    agreement = _agreement(session, metrics)
     return Report(
         recipe=name,
         created=datetime.now(UTC),
@@ -96,12 +105,13 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
             image_size=splits.image_size,
             skipped=len(skipped),
             skipped_names=tuple(printable(path, 500) for path in skipped[:_NAMED_SKIPPED]),
-            val_majority=judged["val_majority"],
+            val_majority=judged["val_majority"] if session.labelled else None,
+            labels=None if session.labelled else "none",
         ),
         original=original,
         slim=slim,
-        agreement=AgreementFigures(top1=judged["val_same_top1"], images=judged["val_images"]),
-        gated=GatedFigures(val_accuracy=cut["gated_val_accuracy"]),
+        agreement=agreement,
+        gated=GatedFigures(val_accuracy=cut["gated_val_accuracy"]) if session.labelled else None,
         statistics=_statistics(metrics["finetune"]),
         gates=gates,
         budget=budget,
@@ -120,6 +130,8 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
             budget=budget,
             exactness=exactness,
             accuracy=_accuracy(session, metrics, (original, slim), gates),
+            agreement=_judged_agreement(session, metrics, (original, slim), gates, agreement),
+            labelled=session.labelled,
             dynamic=dynamic,
             parity=parity,
             latency=latency,
@@ -154,9 +166,9 @@ def _accuracy(
 ) -> AccuracyFacts | None:
     """What accuracy is judged by; None where the recipe leaves it unjudged."""
     recipe, (original, slim) = session.recipe, models
-    if recipe.checks.accuracy_drop is None:
+    if recipe.checks.accuracy_drop is None or not session.labelled:
         return None
-    finetune, judged = recipe.finetune, metrics["judgement"]
+    judged = metrics["judgement"]
     return AccuracyFacts(
         original=original.val_accuracy,
         slim=slim.val_accuracy,
@@ -164,18 +176,62 @@ def _accuracy(
         classes=len(session.splits.classes),
         majority=judged["val_majority"],
         drop_max=recipe.checks.accuracy_drop,
-        made=SlimmingFacts(
-            kept=slim.macs / original.macs,
-            limits=tuple(recipe.budget.limits),
-            epochs=finetune.epochs,
-            steps=finetune.epochs * -(-len(session.splits.train) // finetune.batch_size),
-            lr=finetune.lr,
-            recalibrated=metrics["finetune"]["recalibrated_val_accuracy"],
-            distill=finetune.distill,
-            steer=gates.steer,
-            gate_steps=gates.steps,
-            converged=gates.converged,
-        ),
+        made=_made(session, metrics, models, gates),
+    )
+
+
+def _judged_agreement(
+    session: Session,
+    metrics: Mapping[str, Mapping[str, Any]],
+    models: tuple[ModelFigures, ModelFigures],
+    gates: GatesFigures,
+    found: AgreementFigures,
+) -> AgreementFacts | None:
+    """What agreement is judged by; None with labels, or where the recipe leaves it unjudged."""
+    least = session.recipe.checks.agreement
+    if least is None or session.labelled:
+        return None
+    return AgreementFacts(found, least, _made(session, metrics, models, gates))
+
+
+def _made(
+    session: Session,
+    metrics: Mapping[str, Mapping[str, Any]],
+    models: tuple[ModelFigures, ModelFigures],
+    gates: GatesFigures,
+) -> SlimmingFacts:
+    """How the slim model was made."""
+    recipe, finetune, (original, slim) = session.recipe, session.recipe.finetune, models
+    return SlimmingFacts(
+        kept=slim.macs / original.macs,
+        limits=tuple(recipe.budget.limits),
+        epochs=finetune.epochs,
+        steps=finetune.epochs * -(-len(session.splits.train) // finetune.batch_size),
+        lr=finetune.lr,
+        recalibrated=metrics["finetune"][f"recalibrated_val_{session.score}"],
+        distill=finetune.distill,
+        steer=gates.steer,
+        gate_steps=gates.steps,
+        converged=gates.converged,
+    )
+
+
+def _agreement(session: Session, metrics: Mapping[str, Mapping[str, Any]]) -> AgreementFigures:
+    judged = metrics["judgement"]
+    top1, images = judged["val_same_top1"], judged["val_images"]
+    low, high = wilson(top1, images)
+    if session.labelled:
+        return AgreementFigures(top1=top1, images=images, low=low, high=high)
+    share, count = judged["test_agreement"], judged["test_images"]
+    test_low, test_high = wilson(share, count)
+    return AgreementFigures(
+        top1=top1,
+        images=images,
+        low=low,
+        high=high,
+        chance=judged["val_majority"],
+        gated=metrics["surgery"]["gated_val_agreement"],
+        test=TestAgreementFigures(top1=share, images=count, low=test_low, high=test_high),
     )
 
 
@@ -193,7 +249,9 @@ def _budget(budget: BudgetConfig, limits: Mapping[str, float], slim: ModelFigure
 
 def _statistics(metrics: Mapping[str, Any]) -> StatisticsFigures | None:
     """None: nothing was finetuned, or an earlier version finetuned."""
-    return StatisticsFigures(**metrics["statistics"]) if "statistics" in metrics else None
+    if "statistics" not in metrics:
+        return None
+    return StatisticsFigures(**{"running_val_accuracy": None, **metrics["statistics"]})
 
 
 def _short(model: str) -> str:
@@ -291,7 +349,8 @@ def draw_pictures(session: Session, cut: Mapping[str, Any]) -> None:
     draw_saliency(root / SALIENCY_PICTURE, *pictures, names, wrong=wrong)
     strips = []
     for row, name in enumerate(names):
-        lines = [f"true class: {classes[truth[row]]}"] if wrong[row] else []
+        label = "true class" if session.labelled else "original's class"
+        lines = [f"{label}: {classes[truth[row]]}"] if wrong[row] else []
         strip = Strip(
             file=f"explained-{row + 1:02d}.webp",
             title=f"predicted: {name}",

@@ -56,7 +56,7 @@ class Steps:
 def time_steps(session: Session, classifier: Classifier) -> Steps:
     """Time a few training batches on the device of the run."""
     recipe, device = session.recipe, session.fabric.device
-    batches = session.shuffled(session.splits.train, recipe.finetune.batch_size)
+    batches = session.shuffled(session.opened.train, recipe.finetune.batch_size)
     batch = to_device(next(iter(batches.epoch(0))), device)
     images, labels = batch.images, batch.labels
     model = classifier.to(device).train()
@@ -75,7 +75,7 @@ def time_steps(session: Session, classifier: Classifier) -> Steps:
 
 def _reading(session: Session) -> float:
     """Seconds per image for decoding images that stay files; 0 for cached images."""
-    images = session.splits.train.images
+    images = session.opened.train.images
     if not (isinstance(images, Rows) and isinstance(images.pool, FileImages)):
         return 0.0
     rows = images.order[np.linspace(0, len(images) - 1, _DECODED).astype(np.int64)]
@@ -107,7 +107,7 @@ def estimate(session: Session, known: Preflight, steps: Steps) -> dict[str, floa
 
     Early stopping makes stages shorter; what a budget of latency measures, and compiling, is not in it.
     """
-    recipe, splits = session.recipe, session.splits
+    recipe, splits = session.recipe, session.opened
     train, val, test = len(splits.train), len(splits.val), _test_images(session)
     forward, step = steps.forward, steps.step
     seen = image_count(recipe.gates.images, train)
@@ -149,7 +149,7 @@ def estimate(session: Session, known: Preflight, steps: Steps) -> dict[str, floa
 
 
 def _test_images(session: Session) -> int:
-    return len(session.splits.test()) if session.splits.has_test else 0
+    return len(session.opened.test()) if session.opened.has_test else 0
 
 
 def disk_needed(session: Session, known: Preflight) -> int:
@@ -157,8 +157,8 @@ def disk_needed(session: Session, known: Preflight) -> int:
     weights = _FILES_OF_WEIGHTS * size_bytes(known.classifier)
     if session.recipe.dynamic.enabled:
         weights *= 2
-    seen = image_count(session.recipe.gates.images, len(session.splits.train))
-    side = session.splits.image_size
+    seen = image_count(session.recipe.gates.images, len(session.opened.train))
+    side = session.opened.image_size
     per_image = {"rbf": 16, "realx": side * side, "varsal": side * side}.get(session.recipe.gates.explainer or "", 0)
     return weights + seen * per_image + 2_000_000  # pictures, reports
 
@@ -211,13 +211,13 @@ def dry_run(
     with naming_all_broken(recipe.data, progress):
         keys = stage_fingerprints(stages, session)
         known = preflight(session)
-        splits = session.splits
+        splits = session.opened
         images = {"train": len(splits.train), "val": len(splits.val), "test": _test_images(session)}
         steps = time_steps(session, known.classifier)
     expected = estimate(session, known, steps)
     return DryRun(
         out=out,
-        classes=len(splits.classes),
+        classes=len(session.classes),
         images=images,
         size=splits.image_size,
         known=known,

@@ -52,6 +52,8 @@ def classifier_parts(session: Session) -> Parts:
         "weights": _file_digest(model.weights) if isinstance(model.weights, Path) else model.weights,
         "data": session.data_key,
     }
+    if data.labels == "none":
+        parts["labels"] = data.labels
     if model.head == "new":
         parts["head"] = model.head
     if model.trained:
@@ -154,4 +156,4 @@ def judgement_parts(session: Session) -> Parts:
     """The list of measured figures is included: earlier versions measured no drift of maps and no agreement."""
     figures = ["accuracy", "drift", "maps", "agreement"]
     parts = {"data": evaluation_settings(session.recipe.data), "figures": figures}
-    return parts if session.splits.has_test else {**parts, "tested": False}
+    return parts if session.opened.has_test else {**parts, "tested": False}

@@ -23,7 +23,7 @@ from ..settings.recipe import Recipe
 from .processes import launched_processes
 
 _SAMPLED = 64
-_ADDED_LATER = ("subset", "classes", "skip", "test_labels", "decode", "resize", "crop_scale")
+_ADDED_LATER = ("labels", "subset", "classes", "skip", "test_labels", "decode", "resize", "crop_scale")
 """Settings added after the first release; left out at their defaults, so that older fingerprints stay valid."""
 
 
@@ -74,8 +74,29 @@ class RunImages:
         """Fabric of the run; with several processes the first access waits for all ranks."""
         return make_fabric(self.recipe.precision, accumulate=self.recipe.accumulate, together=launched_processes() > 1)
 
-    @cached_property
+    @property
+    def labelled(self) -> bool:
+        """Whether the images have labels of their own."""
+        return self.recipe.data.labels == "folders"
+
+    @property
+    def score(self) -> str:
+        """What the share of predictions that are the labels is: ``accuracy``, or ``agreement`` with the original."""
+        return "accuracy" if self.labelled else "agreement"
+
+    @property
+    def score_text(self) -> str:
+        """``score`` on validation images, in words."""
+        return "validation accuracy" if self.labelled else "agreement with the original on validation images"
+
+    @property
     def splits(self) -> Splits:
+        """The images with the labels that stages learn from and measure on; see ``opened``."""
+        return self.opened
+
+    @cached_property
+    def opened(self) -> Splits:
+        """The images as they are; without labels of their own all are of one class."""
         opened = open_splits(self.recipe.data, cache_dir=self.cache, seed=self.recipe.seed, progress=self.progress)
         if not opened.has_test:
             self.progress.note(f"no test images: {NO_TEST_FOLDER}")
@@ -84,7 +105,7 @@ class RunImages:
     @cached_property
     def data_key(self) -> str:
         """Changes with the training and validation images: their labels, and a sample of their pixels."""
-        return data_key(self.splits.train, self.splits.val)
+        return data_key(self.opened.train, self.opened.val)
 
     @property
     def example(self) -> Tensor:
@@ -93,11 +114,11 @@ class RunImages:
 
     def some_images(self, count: int) -> Tensor:
         """(count, 3, H, W) validation images in [0, 1], spread over the classes."""
-        return torch.from_numpy(np.asarray(self.splits.val.images[self._spread(count)])).float() / 255
+        return torch.from_numpy(np.asarray(self.opened.val.images[self._spread(count)])).float() / 255
 
     def parity_images(self) -> NDArray[np.uint8]:
         """(N, 3, H, W) all validation images, or as many, spread over the classes, as little memory holds."""
-        images = self.splits.val.images
+        images = self.opened.val.images
         each = int(np.prod(images.shape[1:]))
         return np.asarray(images[self._spread(max(1, _PARITY_BYTES // each))])
 
@@ -106,7 +127,7 @@ class RunImages:
         return torch.from_numpy(self.splits.val.labels[self._spread(count)])
 
     def _spread(self, count: int) -> NDArray[np.int64]:
-        total = len(self.splits.val)
+        total = len(self.opened.val)
         return np.linspace(0, total - 1, min(count, total)).round().astype(np.int64)
 
     def plain(self, images: ImageSet, flow: Flow | None = None) -> Batches:

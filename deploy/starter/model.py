@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from slimsight.compress.config import ModelConfig
-from slimsight.compress.errors import ModelError
+from slimsight.compress.errors import DataError, ModelError
 from slimsight.compress.models import (
     Classifier,
     UnknownHeadError,
@@ -57,7 +57,7 @@ class ModelFacts:
     """Facts about a model. ``accuracy``: of given weights on ``accuracy_images`` training images.
 
     ``refused_sizes``: image sizes that it does not take; ``weights_beside``: a file beside the model's;
-    ``trained_classes``: of weights whose head is replaced, None if they come without one.
+    ``classes``: logits; ``trained_classes``: of weights whose head is replaced, None if they come without one.
 
     ``forward`` and ``step``: seconds per image, forward alone and with backward.
     """
@@ -74,6 +74,7 @@ class ModelFacts:
     accuracy_images: int = 0
     weights_beside: Path | None = None
     trained_classes: int | None = None
+    classes: int = 0
 
 
 def examine_model(
@@ -97,12 +98,13 @@ def examine_model(
     config = ModelConfig(name=chosen, shortcut=shortcut, weights=weights)
     if name is not None and weights is None and name.startswith("resnet"):
         config = config.model_copy(update={"shortcut": "conv"})  # nothing was trained with the other yet
-    config, trained = _with_head(config, len(images.classes))
+    config, trained = _with_head(config, len(images.classes)) if images.labelled else (config, None)
+    classes = len(images.classes) if images.labelled else _classes_without_labels(config, images)
     torch.manual_seed(0)
-    model = build_classifier(config, len(images.classes))
-    size, refused_sizes = _fitting_size(model, images)
+    model = build_classifier(config, classes)
+    size, refused_sizes = _fitting_size(model, images, classes)
     pixels, labels = images.sample(size)
-    normalisation, accuracy = _normalisation(config, model, pixels, labels)
+    normalisation, accuracy = _normalisation(config, model, pixels, labels if images.labelled else None)
     forward, step, taken = _time_steps(model, pixels)
     proofs = ProofCache(proof_folder())
     inspection = inspect_model(chosen, model, (3, size, size), limit=_PROOF_SECONDS, proofs=proofs, progress=progress)
@@ -119,7 +121,25 @@ def examine_model(
         accuracy_images=len(pixels),
         weights_beside=_weights_beside(chosen) if weights is None else None,
         trained_classes=trained,
+        classes=classes,
     )
+
+
+def _classes_without_labels(config: ModelConfig, images: ImageFacts) -> int:
+    """The number of classes that the weights know: images without labels say nothing of them."""
+    remedy = "or put the images of each class into a folder named after it"
+    if config.weights is None:
+        raise DataError(
+            f"{images.config.path} holds images without class folders, and no --weights are given: give the weights of "
+            f"a trained classifier, which is then slimmed by what it predicts itself; {remedy}"
+        )
+    found = classes_of_weights(config)
+    if found is None:
+        raise ModelError(
+            f"weights {config.weights} hold no last layer, and images without class folders cannot train one: give the "
+            f"weights of the whole classifier, {remedy}"
+        )
+    return found
 
 
 def _with_head(config: ModelConfig, classes: int) -> tuple[ModelConfig, int | None]:
@@ -140,16 +160,16 @@ def _with_head(config: ModelConfig, classes: int) -> tuple[ModelConfig, int | No
     return ModelConfig.model_validate({**given, "head": "new"}), trained
 
 
-def _fitting_size(model: Classifier, images: ImageFacts) -> tuple[int, list[str]]:
+def _fitting_size(model: Classifier, images: ImageFacts, classes: int) -> tuple[int, list[str]]:
     """The images' own side, or the next one that the model takes."""
     if images.config.source != "image_folder":
-        check_classifier(model, images.size, len(images.classes))
+        check_classifier(model, images.size, classes)
         return images.size, []
     refused_sizes: list[str] = []
     first: ModelError | None = None
     for size in sorted(SIZES, key=lambda side: (side != images.size, side > images.size, abs(side - images.size))):
         try:
-            check_classifier(model, size, len(images.classes))
+            check_classifier(model, size, classes)
         except ClassCountError:  # the same for every side
             raise
         except ModelError as error:
@@ -162,22 +182,24 @@ def _fitting_size(model: Classifier, images: ImageFacts) -> tuple[int, list[str]
 
 
 def _normalisation(
-    config: ModelConfig, model: Classifier, images: np.ndarray, labels: np.ndarray
+    config: ModelConfig, model: Classifier, images: np.ndarray, labels: np.ndarray | None
 ) -> tuple[Normalisation, float | None]:
+    """The normalisation, and the accuracy with it of given weights that know the classes; ``labels`` None: unknown."""
     mean, std = statistics(images)
     own = Normalisation((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]), f"statistics of {len(images)} images")
-    judged = config.weights is not None and config.head == "given"
+    if config.weights is None or config.head == "new":
+        labels = None
     if config.weights is None and not config.name.startswith(_FAMILIES):
         return own, None
     if config.weights == "pretrained":
         known = Normalisation(*IMAGENET, "ImageNet's: these weights were trained with it", guessed=False)
-        return known, _accuracy(model, images, labels, known) if judged else None
+        return known, _accuracy(model, images, labels, known) if labels is not None else None
     stored = Normalisation(
         _triple(model.normalize.mean), _triple(model.normalize.std), "stored in the weights file", False
     )
     if (stored.mean, stored.std) != (config.mean, config.std):
-        return stored, _accuracy(model, images, labels, stored) if judged else None
-    if not judged:
+        return stored, _accuracy(model, images, labels, stored) if labels is not None else None
+    if labels is None:
         return _usual_normalisation(config), None
     candidates = [Normalisation(*values, f"{name} convention") for name, values in _CONVENTIONS.items()]
     scored = [(each, _accuracy(model, images, labels, each)) for each in (*candidates, own)]

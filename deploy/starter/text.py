@@ -36,6 +36,7 @@ _NAMED_BROKEN = 10
 _UNEVEN = 3.0
 _CHANCE = 1.5
 _MOST_DROP = 0.5
+_FEW_UNLABELLED = 2_000
 _LARGE_CACHE = 20_000_000_000
 _USUAL_VAL = DataConfig().val_fraction
 
@@ -86,10 +87,12 @@ def to_recipe(
         "frozen": _frozen(model.inspection.frozen_groups),
         "name": _model_name(model.config.name, out),
         "weights": _relative(weights, out) if isinstance(weights, Path) else weights,
-        "macs": f"{_macs_share(model):.0%}",
+        "macs": f"{_macs_share(images, model):.0%}",
         "point": 100 * point,
         "judged": judged,
         "allowed_drop": _allowed_drop(images.splits),
+        "agreement": ChecksConfig().agreement,
+        "how_little": _how_little(images),
         "head_why": _head_why(model, len(images.classes)),
         "train_minutes": _train_minutes(images, model, schedule),
     }
@@ -164,9 +167,22 @@ def _wrapped(comment: str, indent: str) -> list[str]:
     return wrapper.wrap(comment)
 
 
-def _macs_share(model: ModelFacts) -> float:
-    """Half, or what is easily reached where much is frozen."""
+def _how_little(images: ImageFacts) -> str:
+    """What so many images without labels can do, in a sentence."""
+    count = images.splits["train"]
+    if count < _FEW_UNLABELLED:
+        return (
+            f"{count:,} images to learn from can take away a fifth of the MACs or so: far fewer than the model was "
+            "trained on, they do not show it what it must keep; a few thousand of the kind that it will see go further"
+        )
+    return f"{count:,} images to learn from: the more of the kind that the model will see, the more it keeps"
+
+
+def _macs_share(images: ImageFacts, model: ModelFacts) -> float:
+    """Half, or what is easily reached where much is frozen; little is taken away where few images have no labels."""
     smallest = model.inspection.smallest_macs / model.inspection.macs
+    if not images.labelled and images.splits["train"] < _FEW_UNLABELLED:
+        return max(0.8, min(0.95, math.ceil(smallest * 110) / 100))
     return 0.5 if smallest < 0.45 else min(0.95, math.ceil(smallest * 110) / 100)
 
 
@@ -183,7 +199,9 @@ def _facts(images: ImageFacts, model: ModelFacts, schedule: Schedule) -> list[st
     inspection = model.inspection
     lines = [
         f"images: {images.layout}",
-        f"  {len(images.classes)} classes: {_per_class(images.counts)}",
+        f"  {len(images.classes)} classes: {_per_class(images.counts)}"
+        if images.labelled
+        else f"  {_how_little(images)} (data.labels: none)",
         f"  {_splits(images.splits)}",
     ]
     if images.imbalance > _UNEVEN:
@@ -195,7 +213,7 @@ def _facts(images: ImageFacts, model: ModelFacts, schedule: Schedule) -> list[st
     lines += [f"  {note}" for note in images.notes]
     lines += [
         f"model: {model.config.name}: {as_macs(inspection.macs)} MACs at {model.size} px, "
-        f"{as_count(inspection.params)} parameters, {len(images.classes)} logits",
+        f"{as_count(inspection.params)} parameters, {model.classes} logits",
         f"  {plural(inspection.groups, 'channel group')} can be slimmed; frozen: {_frozen(inspection.frozen_groups)}",
     ]
     if model.config.head == "new":

@@ -28,7 +28,7 @@ from slimsight.compress.training import (
 
 from ...report.units import as_percent
 from ...steps import learn_predictor, learn_selector, needs_gates, rank_by_weights, score_channels
-from ..session import Outcome, Session
+from ..session import PREDICTIONS, Outcome, Session
 from .preflight import check_countable_limits, fixed_align
 
 _BACKBONE_STATISTICS = 50
@@ -37,10 +37,12 @@ _BACKBONE_STATISTICS = 50
 
 def classifier(session: Session, learning: Learning) -> Outcome:
     """The original classifier: from given weights, trained here, or trained from a backbone's weights."""
-    recipe, splits = session.recipe, session.splits
+    recipe = session.recipe
     model, backbone = session.new_classifier()
     model.to(learning.device)
-    val = session.plain(splits.val, learning.flow)
+    if not session.labelled:
+        return _without_labels(session, learning, model)
+    val = session.plain(session.splits.val, learning.flow)
     metrics: dict[str, Any] = {}
     if backbone is not None:
         session.progress.note(f"backbone: {backbone.in_words()}")
@@ -54,6 +56,23 @@ def classifier(session: Session, learning: Learning) -> Outcome:
     path = session.stage_file("classifier", "model.safetensors")
     session.write(path, model.state_dict())
     return Outcome({"val_accuracy": score.accuracy, "val_loss": score.loss, **metrics}, [path])
+
+
+def _without_labels(session: Session, learning: Learning, model: Classifier) -> Outcome:
+    """The original as it was given, and what it predicts of training and validation images."""
+    opened = session.opened
+    train, val = (session.predicted(model, images, learning.flow) for images in (opened.train, opened.val))
+    counts = np.bincount(val.labels, minlength=len(session.classes))
+    session.progress.note(
+        f"original: predicts {np.count_nonzero(counts):,} of its {len(session.classes):,} classes on "
+        f"{len(val):,} validation images, the most frequent on {as_percent(counts.max() / len(val))} of them; these "
+        "predictions take the place of labels"
+    )
+    path = session.stage_file("classifier", "model.safetensors")
+    session.write(path, model.state_dict())
+    predictions = session.stage_file("classifier", PREDICTIONS)
+    session.write(predictions, {"train": torch.from_numpy(train.labels), "val": torch.from_numpy(val.labels)})
+    return Outcome({}, [path, predictions])
 
 
 def _training_batches(session: Session, learning: Learning) -> Batches:
@@ -127,6 +146,7 @@ def gates(session: Session, learning: Learning) -> Outcome:
         config=config,
         budget=_macs_target(session) if learns else cost.total,
         targets=session.targets(),
+        from_labels=session.labelled,
     )
     session.write(path, scores.of)
     if scores.learned is None:

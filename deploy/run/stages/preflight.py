@@ -43,7 +43,7 @@ def preflight(session: Session) -> Preflight:
     """
     recipe = session.recipe
     if recipe.data.decode == "once":
-        session.splits.decode_test()  # only the judgement opens them
+        session.opened.decode_test()  # only the judgement opens them
     classifier = session.new_classifier()[0].eval()
     started = time.monotonic()
     graph = session.find_groups(classifier)
@@ -53,7 +53,7 @@ def preflight(session: Session) -> Preflight:
     check_countable_limits(recipe.budget, cost, graph)
     if recipe.explainer.enabled:
         find_scales(classifier, session.example)
-        session.explainer.check(recipe.explainer, session.splits.image_size)
+        session.explainer.check(recipe.explainer, session.opened.image_size)
     trace(classifier, session.example)
     smallest = smallest_macs(cost, align)
     shares = [
