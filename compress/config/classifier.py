@@ -123,9 +123,7 @@ class DataConfig(Section):
     def _check_unlabelled(self) -> None:
         """Raise ValueError for settings that are about labels."""
         if self.source != "image_folder":
-            raise ValueError(
-                f"labels: none takes a folder of photographs: choose source image_folder, not {self.source}"
-            )
+            raise ValueError(f"labels: none takes a folder of images: choose source image_folder, not {self.source}")
         for name in ("val_list", "classes", "test_labels"):
             if getattr(self, name) is not None:
                 raise ValueError(f"labels is none and '{name}' is given, which is about class folders: leave one out")

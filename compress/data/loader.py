@@ -99,38 +99,45 @@ class TensorBatches:
                 yield Batch(self.images[rows], self.labels[rows], rows, None if part.whole else part)
 
 
-def first_images(loader: Iterable[Any], count: int) -> tuple[Tensor, Tensor]:
+def first_images(loader: Iterable[Any], count: int) -> tuple[Tensor, Tensor | None]:
     """The first ``count`` images (N, 3, H, W) of a loader and their labels (N,), in memory; fewer if it has fewer.
 
+    Labels are None for a loader of images alone.
+
     Raises:
-        DataError: the loader yields nothing, or something else than (images, labels).
+        DataError: the loader yields nothing, something else than images or (images, labels), or labels for some only.
     """
     images: list[Tensor] = []
     labels: list[Tensor] = []
     for item in loader:
-        if sum(map(len, labels)) >= count:
+        if sum(map(len, images)) >= count:
             break
-        batch_images, batch_labels = _check_batch(item)
+        batch_images, batch_labels = _check_unlabelled(item)
         images.append(batch_images)
-        labels.append(batch_labels)
+        if batch_labels is not None:
+            labels.append(batch_labels)
     if not images:
-        raise DataError("the loader yields no batches: give one that yields (images, labels)")
-    return torch.cat(images)[:count], torch.cat(labels)[:count]
+        raise DataError("the loader yields no batches: give one that yields (images, labels), or images alone")
+    if labels and len(labels) != len(images):
+        raise DataError(
+            f"the loader yields labels with {len(labels)} of its first {len(images)} batches: give them with all of "
+            "them, or with none"
+        )
+    return torch.cat(images)[:count], torch.cat(labels)[:count] if labels else None
 
 
-def first_batches(loader: Iterable[Any], count: int) -> Iterator[Batch]:
-    """The first ``count`` batches of a loader, read once; fewer if it has fewer.
+def first_batches(loader: Iterable[Any], count: int) -> Iterator[Tensor]:
+    """The images (N, 3, H, W) of the first ``count`` batches of a loader, read once; fewer if it has fewer.
 
     Raises:
-        DataError: the loader yields nothing, or something else than (images, labels).
+        DataError: the loader yields nothing, or something else than images or (images, labels).
     """
-    seen = 0
+    empty = True
     for item in islice(loader, count):
-        images, labels = _check_batch(item)
-        yield Batch(images, labels, torch.arange(seen, seen + len(labels)))
-        seen += len(labels)
-    if not seen:
-        raise DataError("the loader yields no batches: give one that yields (images, labels)")
+        yield _check_unlabelled(item)[0]
+        empty = False
+    if empty:
+        raise DataError("the loader yields no batches: give one that yields (images, labels), or images alone")
 
 
 def one_pass(
@@ -166,6 +173,14 @@ def _shard_batch(batch: Batch, number: int, sharding: Sharding) -> Iterator[Batc
         yield Batch(batch.images[rows], batch.labels[rows], batch.indices[rows], None if part.whole else part)
 
 
+def _check_unlabelled(item: Any) -> tuple[Tensor, Tensor | None]:
+    """Images of one batch of a user's loader, and its labels if it has any: a tensor, (images,) or (images, labels)."""
+    images = item[0] if isinstance(item, list | tuple) and len(item) == 1 else item
+    if isinstance(images, Tensor):
+        return _check_images(images), None
+    return _check_batch(item)
+
+
 def _check_batch(item: Any) -> tuple[Tensor, Tensor]:
     """Images and labels of one batch of a user's loader, on the CPU; raises DataError for anything else."""
     if not isinstance(item, list | tuple) or len(item) < 2 or not all(isinstance(part, Tensor) for part in item[:2]):
@@ -173,18 +188,24 @@ def _check_batch(item: Any) -> tuple[Tensor, Tensor]:
             f"the loader yields {_describe_type(item)}; every batch must be (images, labels), two tensors: "
             "wrap the loader in one that yields those"
         )
-    images, labels = item[0].detach().cpu(), item[1].detach().cpu()
-    if images.dim() != 4 or not images.is_floating_point() or len(images) == 0:
-        raise DataError(
-            f"the loader's images are {tuple(images.shape)} {images.dtype}; the classifier's input is needed: "
-            "(N, 3, H, W) floating point, N at least 1"
-        )
+    images, labels = _check_images(item[0]), item[1].detach().cpu()
     if labels.shape != images.shape[:1] or labels.is_floating_point():
         raise DataError(
             f"the loader's labels are {tuple(labels.shape)} {labels.dtype}; class numbers ({len(images)},) of an "
             "integer type are needed, not one-hot or mixed labels"
         )
-    return images.float(), labels.long()
+    return images, labels.long()
+
+
+def _check_images(images: Tensor) -> Tensor:
+    """(N, 3, H, W) float32 on the CPU; raises DataError for anything else."""
+    images = images.detach().cpu()
+    if images.dim() != 4 or not images.is_floating_point() or len(images) == 0:
+        raise DataError(
+            f"the loader's images are {tuple(images.shape)} {images.dtype}; the classifier's input is needed: "
+            "(N, 3, H, W) floating point, N at least 1"
+        )
+    return images.float()
 
 
 def _describe_type(item: Any) -> str:
