@@ -1,6 +1,6 @@
 """Classifiers with built-in normalisation: our CIFAR networks, torchvision's, timm's and users' own files."""
 
-from .build import build_classifier, build_with_backbone
+from .build import build_classifier, build_with_backbone, classes_known
 from .cifar import VGG16, MobileNetV2, ResNet
 from .classifier import Classifier, Normalize, check_classifier, check_logits
 from .head import Backbone, UnknownHeadError, classes_of_weights, head_tensors
@@ -21,6 +21,7 @@ __all__ = [
     "build_with_backbone",
     "check_classifier",
     "check_logits",
+    "classes_known",
     "classes_of_weights",
     "head_tensors",
     "load_weights",

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from ..config import ModelConfig
 from ..errors import ConfigError
-from .classifier import Classifier
-from .head import Backbone, head_tensors, load_backbone_
+from .classifier import Classifier, check_logits
+from .head import Backbone, UnknownHeadError, classes_of_weights, head_tensors, load_backbone_
 from .libraries import pretrained_classes, pretrained_tensors
 from .weights import load_weights, read_weights
 from .zoo import TORCHVISION, build_net, refuse_pretrained
+
+_ANY = 10
+"""Classes asked of a network that has a number of its own."""
 
 
 def build_classifier(config: ModelConfig, classes: int) -> Classifier:
@@ -34,6 +39,21 @@ def build_with_backbone(config: ModelConfig, classes: int) -> tuple[Classifier, 
     if isinstance(config.weights, Path):
         load_weights(model, config.weights)
     return model, None
+
+
+def classes_known(config: ModelConfig, side: int) -> int | None:
+    """The number of classes that the weights of ``config`` know; None if they come without a head.
+
+    Of a network with a fixed number of logits it is that number.
+
+    Args:
+        side: of the images that the network takes, pixels.
+    """
+    try:
+        return classes_of_weights(config)
+    except UnknownHeadError:
+        plain = config.model_copy(update={"weights": None, "head": "given"})
+        return check_logits(build_classifier(plain, _ANY), torch.zeros(2, 3, side, side))
 
 
 def _on_backbone(config: ModelConfig, classes: int) -> tuple[Classifier, Backbone]:

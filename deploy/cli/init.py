@@ -68,7 +68,9 @@ def init(
     from ..settings.recipe import load_recipe
     from ..starter import examine_images, examine_model, to_recipe
 
-    labels: Literal["folders", "none"] | None = "none" if no_labels else None
+    labels: Literal["folders", "none"] | None = "folders" if weights is None else None
+    if no_labels:
+        labels = "none"
     image_facts = examine_images(
         images, cache=default_cache(), labels=labels, skip_list=skip_list, progress=terminal.progress
     )

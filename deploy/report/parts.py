@@ -243,3 +243,28 @@ class AgreementFigures(ReportPart):
     chance: Share | None = None
     gated: Share | None = None
     test: TestAgreementFigures | None = None
+
+
+class BackboneFigures(ReportPart):
+    """Tensors under a new head: how many the weights gave, and the names of those ``made`` new and ``left`` out."""
+
+    taken: Count
+    made: tuple[str, ...]
+    left: tuple[str, ...] = ()
+
+
+class TrainingFigures(ReportPart):
+    """How the original was trained by the run; ``stages`` say how long that took."""
+
+    epochs: Count
+    steps: Count
+    optimizer: str
+
+
+class ModelInfo(ReportPart):
+    """The classifier that was pruned: the file of its ``weights``, and its ``training`` where the run trained it."""
+
+    name: str
+    weights: str | None = None
+    backbone: BackboneFigures | None = None
+    training: TrainingFigures | None = None

@@ -16,6 +16,7 @@ from .parts import (
     GateHistoryFigures,
     MapDriftFigures,
     Measured,
+    ModelInfo,
     PercentilesMs,
     RankingFigures,
     ReportPart,
@@ -67,31 +68,6 @@ class DataFigures(ReportPart):
     def without_test(self) -> bool:
         """Whether the images are known to have no test set."""
         return self.test == 0
-
-
-class BackboneFigures(ReportPart):
-    """Tensors under a new head: how many the weights gave, and the names of those ``made`` new and ``left`` out."""
-
-    taken: Count
-    made: tuple[str, ...]
-    left: tuple[str, ...] = ()
-
-
-class TrainingFigures(ReportPart):
-    """How the original was trained by the run; ``stages`` say how long that took."""
-
-    epochs: Count
-    steps: Count
-    optimizer: str
-
-
-class ModelInfo(ReportPart):
-    """The classifier that was pruned: the file of its ``weights``, and its ``training`` where the run trained it."""
-
-    name: str
-    weights: str | None = None
-    backbone: BackboneFigures | None = None
-    training: TrainingFigures | None = None
 
 
 class ModelFigures(ReportPart):
@@ -357,6 +333,15 @@ class Report(ReportPart):
     saliency: SaliencyFigures | None = None
     stages: tuple[StageFigures, ...] = ()
     verdict: Verdict
+
+    @model_validator(mode="after")
+    def _knows_accuracy_or_agreement(self) -> Report:
+        known = self.original.val_accuracy is not None and self.slim.val_accuracy is not None
+        if self.labelled and not known:
+            raise ValueError("validation accuracies are null, but data.labels is not none")
+        if not self.labelled and (known or self.agreement is None):
+            raise ValueError("data.labels is none: there must be an agreement, and no accuracies")
+        return self
 
     @property
     def labelled(self) -> bool:

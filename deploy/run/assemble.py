@@ -17,23 +17,23 @@ from slimsight.compress.data.lists import read_skip
 from slimsight.compress.explain.varsal import VarSalHead
 from slimsight.compress.files.untrusted import printable
 
-from ..budget import AccuracyFacts, AgreementFacts, SlimmingFacts, run_checks
+from ..budget import run_checks
 from ..machine import device_name, versions
 from ..report import Report
 from ..report.canvas import draw_strip
 from ..report.files import Strip, write_strips
 from ..report.markdown import CHANNELS_PICTURE, SALIENCY_PICTURE
 from ..report.parts import (
-    AgreementFigures,
+    BackboneFigures,
     DynamicFigures,
     GateHistoryFigures,
+    ModelInfo,
     RankingFigures,
     StatisticsFigures,
-    TestAgreementFigures,
+    TrainingFigures,
 )
 from ..report.pictures import draw_channels, draw_row, draw_saliency
 from ..report.schema import (
-    BackboneFigures,
     BudgetFigures,
     ChannelsKept,
     DataFigures,
@@ -43,16 +43,14 @@ from ..report.schema import (
     GatesFigures,
     LatencyFigures,
     ModelFigures,
-    ModelInfo,
     ParityRow,
     SaliencyFigures,
     SelectorFigures,
     SigmaPx,
     StageFigures,
-    TrainingFigures,
 )
-from ..report.shares import wilson
 from ..run_dir import StageRecord
+from .judged import accuracy_facts, agreement_facts, agreement_figures
 from .session import Session
 
 PICTURED = 12
@@ -88,7 +86,7 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
     budget = _budget(recipe.budget, cut["limits"], slim)
     skipped = () if recipe.data.skip is None else tuple(sorted(read_skip(recipe.data.skip)))
     gates = _gates(metrics["gates"], recipe.gates.steps, slim.macs)
-    agreement = _agreement(session, metrics)
+    agreement = agreement_figures(session, metrics)
     return Report(
         recipe=name,
         created=datetime.now(UTC),
@@ -129,8 +127,8 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
             slim=slim,
             budget=budget,
             exactness=exactness,
-            accuracy=_accuracy(session, metrics, (original, slim), gates),
-            agreement=_judged_agreement(session, metrics, (original, slim), gates, agreement),
+            accuracy=accuracy_facts(session, metrics, (original, slim), gates),
+            agreement=agreement_facts(session, metrics, (original, slim), gates, agreement),
             labelled=session.labelled,
             dynamic=dynamic,
             parity=parity,
@@ -155,83 +153,6 @@ def _model(session: Session, metrics: Mapping[str, Any]) -> ModelInfo:
         weights=None if weights is None else printable(weights, 500),
         backbone=backbone,
         training=training,
-    )
-
-
-def _accuracy(
-    session: Session,
-    metrics: Mapping[str, Mapping[str, Any]],
-    models: tuple[ModelFigures, ModelFigures],
-    gates: GatesFigures,
-) -> AccuracyFacts | None:
-    """What accuracy is judged by; None where the recipe leaves it unjudged."""
-    recipe, (original, slim) = session.recipe, models
-    if recipe.checks.accuracy_drop is None or not session.labelled:
-        return None
-    judged = metrics["judgement"]
-    return AccuracyFacts(
-        original=original.val_accuracy,
-        slim=slim.val_accuracy,
-        images=judged["val_images"],
-        classes=len(session.splits.classes),
-        majority=judged["val_majority"],
-        drop_max=recipe.checks.accuracy_drop,
-        made=_made(session, metrics, models, gates),
-    )
-
-
-def _judged_agreement(
-    session: Session,
-    metrics: Mapping[str, Mapping[str, Any]],
-    models: tuple[ModelFigures, ModelFigures],
-    gates: GatesFigures,
-    found: AgreementFigures,
-) -> AgreementFacts | None:
-    """What agreement is judged by; None with labels, or where the recipe leaves it unjudged."""
-    least = session.recipe.checks.agreement
-    if least is None or session.labelled:
-        return None
-    return AgreementFacts(found, least, _made(session, metrics, models, gates))
-
-
-def _made(
-    session: Session,
-    metrics: Mapping[str, Mapping[str, Any]],
-    models: tuple[ModelFigures, ModelFigures],
-    gates: GatesFigures,
-) -> SlimmingFacts:
-    """How the slim model was made."""
-    recipe, finetune, (original, slim) = session.recipe, session.recipe.finetune, models
-    return SlimmingFacts(
-        kept=slim.macs / original.macs,
-        limits=tuple(recipe.budget.limits),
-        epochs=finetune.epochs,
-        steps=finetune.epochs * -(-len(session.splits.train) // finetune.batch_size),
-        lr=finetune.lr,
-        recalibrated=metrics["finetune"][f"recalibrated_val_{session.score}"],
-        distill=finetune.distill,
-        steer=gates.steer,
-        gate_steps=gates.steps,
-        converged=gates.converged,
-    )
-
-
-def _agreement(session: Session, metrics: Mapping[str, Mapping[str, Any]]) -> AgreementFigures:
-    judged = metrics["judgement"]
-    top1, images = judged["val_same_top1"], judged["val_images"]
-    low, high = wilson(top1, images)
-    if session.labelled:
-        return AgreementFigures(top1=top1, images=images, low=low, high=high)
-    share, count = judged["test_agreement"], judged["test_images"]
-    test_low, test_high = wilson(share, count)
-    return AgreementFigures(
-        top1=top1,
-        images=images,
-        low=low,
-        high=high,
-        chance=judged["val_majority"],
-        gated=metrics["surgery"]["gated_val_agreement"],
-        test=TestAgreementFigures(top1=share, images=count, low=test_low, high=test_high),
     )
 
 

@@ -129,11 +129,14 @@ def estimate(session: Session, known: Preflight, steps: Steps) -> dict[str, floa
     learns = gates.steer not in ("magnitude", "uniform")
     beside = _SELECTOR_STEPS if gates.explainer else 1.0
     gate_steps = gates.steps * min(gates.batch_size, seen) * step * beside * _GATE_SHARE if learns else 0.0
+    if not session.labelled:  # the original runs beside the gated network
+        gate_steps += (gates.steps * min(gates.batch_size, seen) * forward) if learns else 0.0
+    predicted = val if session.labelled else train + val
     files = 1 + len(recipe.export.formats)
     latency = recipe.latency
     calls = (latency.rounds + _STEADY_CALLS * latency.sessions) * latency.batch
     return {
-        "classifier": val * forward + (learned(recipe.model.train) if recipe.model.trained else 0.0),
+        "classifier": predicted * forward + (learned(recipe.model.train) if recipe.model.trained else 0.0),
         "predictor": explainer.predictor.epochs * (learns_on * (step + forward) + val * 2 * forward),
         "selector": epochs * (learns_on * step * _SELECTOR_STEPS + val * 2 * forward),
         "targets": seen * 2 * forward,

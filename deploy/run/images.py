@@ -15,7 +15,7 @@ from torch import Tensor
 
 from slimsight.compress.config import DataConfig
 from slimsight.compress.data import Batches, FileImages, Flow, ImageSet, Rows, Splits, open_splits, to_batches
-from slimsight.compress.data.images import sample_images
+from slimsight.compress.data.images import sample_rows
 from slimsight.compress.progress import Progress
 from slimsight.compress.training import make_fabric
 
@@ -158,8 +158,14 @@ class RunImages:
 
     def gate_images(self) -> ImageSet:
         """The training images that gates see: all, as many as the recipe says, or its share of every class."""
-        return sample_images(self.splits.train, self.recipe.gates.images, seed=self.recipe.seed)
+        return self._sample(self.recipe.gates.images)
 
     def explainer_images(self) -> ImageSet:
         """The training images that the explainer learns on; of the same share they are those of the gates."""
-        return sample_images(self.splits.train, self.recipe.explainer.images, seed=self.recipe.seed)
+        return self._sample(self.recipe.explainer.images)
+
+    def _sample(self, wanted: int | float | None) -> ImageSet:
+        """Drawn by the images' own labels: a share of every class that a model predicts would be another number."""
+        if wanted is None:
+            return self.splits.train
+        return self.splits.train.subset(sample_rows(self.opened.train.labels, wanted, seed=self.recipe.seed))

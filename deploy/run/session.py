@@ -34,7 +34,7 @@ from slimsight.compress.models import (
     build_classifier,
     build_with_backbone,
     check_classifier,
-    classes_of_weights,
+    classes_known,
     restore_,
 )
 from slimsight.compress.parallel.processes import rank
@@ -100,7 +100,7 @@ class Session(RunImages):
         """The classes that the model tells apart; numbers where only its weights say how many there are."""
         if self.labelled:
             return self.opened.classes
-        count = classes_of_weights(self.recipe.model)
+        count = classes_known(self.recipe.model, self.opened.image_size)
         if count is None:
             raise ModelError(
                 f"weights {self.recipe.model.weights} hold no last layer, so without labels there is nothing to slim "

@@ -91,7 +91,7 @@ def examine_images(
     *,
     cache: Path,
     seed: int = 0,
-    labels: Literal["folders", "none"] | None = None,
+    labels: Literal["folders", "none"] | None = "folders",
     skip_list: Path | None = None,
     progress: Progress = SILENT,
 ) -> ImageFacts:
@@ -123,6 +123,7 @@ def examine_images(
     return _facts_of_folder(path, seed, skip_list, progress)
 
 
+_ALONE = "images alone are enough to slim a classifier with trained --weights"
 _LAYOUTS = "or train/<class>/ and test/<class>/ (val/<class>/ too, if you have it)"
 
 
@@ -181,7 +182,7 @@ def _facts_of_folder(path: Path, seed: int, skip_list: Path | None, progress: Pr
     except BrokenImage:
         raise
     except DataError as error:
-        raise DataError(f"{error} (layouts that are known: one folder per class, {_LAYOUTS})") from error
+        raise DataError(f"{error} (layouts that are known: one folder per class, {_LAYOUTS}; {_ALONE})") from error
     if isinstance(source, FolderSource):
         named = {
             split: [(folder / name, name) for name in source.listing(split).names]

@@ -18,6 +18,7 @@ from slimsight.compress.models import (
     UnknownHeadError,
     build_classifier,
     check_classifier,
+    classes_known,
     classes_of_weights,
 )
 from slimsight.compress.models.classifier import ClassCountError
@@ -133,7 +134,7 @@ def _classes_without_labels(config: ModelConfig, images: ImageFacts) -> int:
             f"{images.config.path} holds images without class folders, and no --weights are given: give the weights of "
             f"a trained classifier, which is then slimmed by what it predicts itself; {remedy}"
         )
-    found = classes_of_weights(config)
+    found = classes_known(config, images.size)
     if found is None:
         raise ModelError(
             f"weights {config.weights} hold no last layer, and images without class folders cannot train one: give the "

@@ -11,7 +11,14 @@ from torch import Tensor
 
 from slimsight.compress.config import ModelConfig
 from slimsight.compress.errors import ConfigError, ModelError
-from slimsight.compress.models import UnknownHeadError, build_net, build_with_backbone, classes_of_weights, head_tensors
+from slimsight.compress.models import (
+    UnknownHeadError,
+    build_net,
+    build_with_backbone,
+    classes_known,
+    classes_of_weights,
+    head_tensors,
+)
 
 NETS = """
 from torch import nn
@@ -51,8 +58,11 @@ def test_the_head_is_what_follows_the_number_of_classes(name: str) -> None:
         "classifier.1.weight",
         "classifier.1.bias",
     }
+    fixed = ModelConfig(name=name.replace(":net", ":ten"))
     with pytest.raises(UnknownHeadError, match="give its factory a parameter named classes"):
-        head_tensors(ModelConfig(name=name.replace(":net", ":ten")))
+        head_tensors(fixed)
+    save_file(trained(name, 10), Path(name).parent / "ten.safetensors")
+    assert classes_known(fixed.model_copy(update={"weights": Path(name).parent / "ten.safetensors"}), 8) == 10
 
 
 @pytest.mark.parametrize("classes", [2, 7, 1000])

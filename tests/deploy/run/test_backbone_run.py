@@ -108,6 +108,9 @@ def test_init_writes_a_recipe_that_trains_a_new_head(
     assert "agreement: 90%" in (project / "flat-budget.yaml").read_text()
     without = say("init", model, three, "--out", project / "no.yaml")
     assert without.code == 2
+    assert "images alone are enough to slim a classifier with trained --weights" in without.err
+    without = say("init", model, three, "--no-labels", "--out", project / "no.yaml")
+    assert without.code == 2
     assert "holds images without class folders, and no --weights are given" in without.err
     forced = say("init", model, tmp_path / "images", "--no-labels", "--weights", weights, "--out", project / "f.yaml")
     assert forced.code == 0, forced
