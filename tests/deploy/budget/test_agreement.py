@@ -12,7 +12,7 @@ from slimsight.deploy.report.rows import agreement, unjudged
 from slimsight.deploy.report.schema import Report
 
 MADE = SlimmingFacts(
-    kept=0.8, limits=("macs",), epochs=10, steps=3000, lr=0.01, recalibrated=0.7, distill=1.0, gate_steps=1000
+    kept=0.8, limits=("macs",), epochs=10, steps=3000, lr=0.01, recalibrated=0.45, distill=1.0, gate_steps=1000
 )
 
 
