@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from .base import Count, Fraction, NonNegative, Positive, Section, Share
 
-ADAMW = {"lr": 1e-3, "weight_decay": 0.01}
+ADAMW = {"lr": 6e-4, "weight_decay": 0.01}
 """Defaults of a training by AdamW."""
 
 ON_BACKBONE = {"optimizer": "adamw", "epochs": 8, "batch_size": 32}
@@ -139,7 +139,7 @@ class TrainConfig(Section):
         default="sgd", description="sgd with momentum and Nesterov, or adamw; adamw on a backbone (head: new)"
     )
     lr: Positive = Field(
-        default=0.1, description="the highest of a one-cycle schedule; with adamw 0.001 where it is not given"
+        default=0.1, description="the highest of a one-cycle schedule; with adamw 0.0006 where it is not given"
     )
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.9, description="of sgd, with Nesterov")
     weight_decay: NonNegative = Field(
@@ -213,7 +213,7 @@ class FinetuneConfig(TrainConfig):
 
     epochs: Annotated[int, Field(ge=0)] = Field(default=10, description="times through the training images")
     lr: Positive = Field(
-        default=0.05, description="the highest of a one-cycle schedule; with adamw 0.001 where it is not given"
+        default=0.05, description="the highest of a one-cycle schedule; with adamw 0.0006 where it is not given"
     )
     recalibrate_batches: Annotated[int, Field(ge=0)] = Field(
         default=50,

@@ -131,14 +131,14 @@ def test_a_backbone_is_trained_by_adamw_unless_the_recipe_says_otherwise() -> No
     plain, given = TrainConfig(), ModelConfig.model_validate({"weights": "w.pt", "head": "new"})
     assert (plain.optimizer, plain.lr, plain.weight_decay, plain.epochs) == ("sgd", 0.1, 1e-4, 20)
     train = given.train
-    assert (train.optimizer, train.lr, train.weight_decay) == ("adamw", 1e-3, 0.01)
+    assert (train.optimizer, train.lr, train.weight_decay) == ("adamw", 6e-4, 0.01)
     assert (train.epochs, train.batch_size) == (8, 32)
     mine = ModelConfig.model_validate(
         {"weights": "w.pt", "head": "new", "train": {"optimizer": "sgd", "epochs": 2, "lr": 0.02}}
     ).train
     assert (mine.optimizer, mine.lr, mine.weight_decay, mine.epochs, mine.batch_size) == ("sgd", 0.02, 1e-4, 2, 32)
     assert ModelConfig.model_validate(given.model_dump(mode="json")) == given
-    assert FinetuneConfig.model_validate({"optimizer": "adamw"}).lr == 1e-3
+    assert FinetuneConfig.model_validate({"optimizer": "adamw"}).lr == 6e-4
     assert (given.trained, ModelConfig().trained, ModelConfig(weights=Path("w.pt")).trained) == (True, True, False)
 
 

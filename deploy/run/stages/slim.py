@@ -113,8 +113,11 @@ def finetune(session: Session, learning: Learning) -> Outcome:
     slim = classifier_of(network)
     batches = session.shuffled(splits.train, config.batch_size, learning.flow, crop=True, flip=True)
     validation = session.plain(splits.val, learning.flow)
-    recalibrate_bn(slim, batches, config.recalibrate_batches)
-    score = evaluate(slim, validation)
+    if session.labelled:
+        recalibrate_bn(slim, batches, config.recalibrate_batches)
+        score = evaluate(slim, validation)
+    else:  # a few hundred images may give worse statistics than those that the original's channels came with
+        score = keep_better_statistics_(slim, batches, config.recalibrate_batches, validation).better
     metrics: dict[str, Any] = {f"recalibrated_val_{session.score}": score.accuracy}
     if config.epochs:
         teacher = session.classifier().to(learning.device) if config.distill else None
