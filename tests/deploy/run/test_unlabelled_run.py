@@ -66,6 +66,8 @@ def test_agreement_takes_the_place_of_accuracy(project: Path, undrawn: None, say
     assert found.chance is not None
     assert found.gated is not None
     assert 0.1 <= found.chance < 1
+    finetuned = json.loads((project / "run/stages/finetune/done.json").read_text())["metrics"]
+    assert finetuned["recalibrated_val_agreement"] >= found.gated  # statistics that agree less are not kept
     (check,) = (check for check in report.verdict.checks if check.name == "agreement with the original")
     assert (check.value, check.limit, check.passed) == (found.top1, 0, True)
     assert (report.verdict.agreement_judged, report.verdict.accuracy_judged) == (True, None)
