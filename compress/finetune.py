@@ -1,4 +1,4 @@
-"""Training of a classifier, as a slim model is finetuned: SGD, with distillation and steering if asked."""
+"""Training of a classifier, as a slim model is finetuned: SGD or AdamW, with distillation and steering if asked."""
 
 from __future__ import annotations
 
@@ -60,12 +60,14 @@ def train_classifier(
     teacher: nn.Module | None = None,
     steering: Steering | None = None,
     what: str = "classifier",
+    score: str = "accuracy",
 ) -> History:
-    """Train ``model`` by SGD with Nesterov momentum and a one-cycle learning rate; the last epoch's weights stay.
+    """Train ``model`` with a one-cycle learning rate, by SGD with Nesterov momentum or AdamW; the last weights stay.
 
     With a ``teacher`` and a FinetuneConfig that asks for it, part of the loss is the distillation loss
     T^2 KL(teacher / T || model / T) (Hinton et al. 2015, section 2). ``steering`` adds its interpretation term;
-    ``model`` is then the classifier of its slim network.
+    ``model`` is then the classifier of its slim network. ``score``: what the share of predictions that are the labels
+    is called while training is shown: ``agreement`` where labels are the teacher's predictions.
     """
     share = config.distill if isinstance(config, FinetuneConfig) and teacher is not None else 0.0
     temperature = config.distill_temperature if isinstance(config, FinetuneConfig) else 1.0
@@ -76,8 +78,8 @@ def train_classifier(
     def loss(wrapped: nn.Module, batch: Batch) -> dict[str, Tensor]:
         logits, numbers = (wrapped(batch.images), None) if steering is None else wrapped(batch.images, batch.labels)
         logits = logits.float()
-        ce = F.cross_entropy(logits, batch.labels)
-        figures = {"loss": ce, "accuracy": (logits.argmax(1) == batch.labels).float().mean()}
+        ce = F.cross_entropy(logits, batch.labels, label_smoothing=config.label_smoothing)
+        figures = {"loss": ce, score: (logits.argmax(1) == batch.labels).float().mean()}
         if share and teacher is not None:
             with torch.no_grad():
                 soft_labels = (teacher(batch.images).float() / temperature).softmax(1)
@@ -88,13 +90,7 @@ def train_classifier(
             figures["loss"] = figures["loss"] + steering.weight * figures["steer"]
         return figures
 
-    decayed = [p for p in model.parameters() if p.dim() > 1]
-    not_decayed = [p for p in model.parameters() if p.dim() <= 1]  # biases and normalisations
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": not_decayed, "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
+    optimizer = _optimizer(model, config)
     model.requires_grad_(True).train()
     if steering is not None:
         steering.prepare_()
@@ -111,3 +107,14 @@ def train_classifier(
     )
     model.eval()
     return history
+
+
+def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Of all parameters; biases and normalisations are not decayed."""
+    groups = [
+        {"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in model.parameters() if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)

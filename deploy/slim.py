@@ -13,7 +13,8 @@
     model = slimsight.load("slim")                                # needs torch only, not the code of the model
 
 The model is never changed: every step works on copies; only ``recalibrate`` changes what it is given. Loaders yield
-(images, labels), the images as the model takes them (normalised, if it was trained so).
+(images, labels), the images as the model takes them (normalised, if it was trained so). Images alone do for gates,
+which then learn from what the model itself predicts, and for batch-norm statistics.
 """
 
 from __future__ import annotations
@@ -38,13 +39,14 @@ from slimsight.compress.modules import copy_of
 from slimsight.compress.parallel.processes import single_process
 from slimsight.compress.progress import SILENT, Progress
 from slimsight.compress.surgery import ChannelGraph, PrunePlan
-from slimsight.compress.training import Learning, make_fabric, take_statistics_, tracked_norms
+from slimsight.compress.training import Learning, logits_of, make_fabric, take_statistics_, tracked_norms
 
 from .slim_folder import Slimmed, load, save
 from .steps import (
     JOINED,
     PROOF_IMAGES,
     choose_plan,
+    classifier_of,
     find_groups,
     join_explainer,
     learn_predictor,
@@ -198,11 +200,12 @@ def learn_gates(
     """Learn what each channel is worth under a budget (ISP Eq. 10); steered if ``traced`` has an explainer.
 
     Args:
-        loader: gives the images that gates learn on: the first ``images`` of it are kept in memory.
+        loader: gives the images that gates learn on: the first ``images`` of it are kept in memory. Of a loader without
+            labels (images, or (images,)) the gates keep the model's own predictions, by KL in place of cross entropy.
         macs: the budget: a share to keep (0.5 or "50%") or a number of MACs (20e6 or "20M").
 
     Raises:
-        DataError: the loader gives something else than (images, labels).
+        DataError: the loader gives something else than images or (images, labels).
         PruningError: the budget is out of reach, or the gates did not converge.
     """
     budget = counted_limits(read_budget(macs=macs), traced.cost)["macs"]
@@ -221,7 +224,8 @@ def learn_gates(
         )
     learning = Learning(make_fabric(), progress=progress)
     network = _joint(traced).to(learning.device)
-    pixels, labels = first_images(loader, images, traced.expected)
+    pixels, given = first_images(loader, images, traced.expected)
+    labels = _predictions(network, pixels, config.batch_size) if given is None else given
     targets = None
     if config.explainer is not None:
         assert isinstance(network, ExplainedClassifier)
@@ -230,7 +234,15 @@ def learn_gates(
     torch.manual_seed(seed)
     train = TensorBatches(pixels, labels, config.batch_size, seed=seed)
     scored = score_channels(
-        network, traced.graph, traced.cost, train, learning, config=config, budget=budget, targets=targets
+        network,
+        traced.graph,
+        traced.cost,
+        train,
+        learning,
+        config=config,
+        budget=budget,
+        targets=targets,
+        from_labels=given is not None,
     )
     if scored.learned is not None and not scored.learned.converged:
         raise PruningError(
@@ -238,6 +250,12 @@ def learn_gates(
             f"{config.cost_weight:g})"
         )
     return scored.of
+
+
+def _predictions(network: nn.Module, images: Tensor, batch_size: int) -> Tensor:
+    """(N,) the classes that the classifier of ``network`` predicts."""
+    unlabelled = TensorBatches(images, torch.zeros(len(images), dtype=torch.int64), batch_size, shuffle=False)
+    return logits_of(classifier_of(network), unlabelled).argmax(1)
 
 
 def select(
@@ -270,8 +288,8 @@ def slim(
     The slim model comes in eval mode, on the CPU, all its parameters ready to be trained.
 
     Args:
-        loader: shuffled training images, (images, labels): the model's batch-norm statistics, which are still those of
-            the original, are taken anew from the first ``batches`` of it (``recalibrate``). None: they stay.
+        loader: shuffled training images, with labels or without: the model's batch-norm statistics, which are still
+            those of the original, are taken anew from the first ``batches`` of it (``recalibrate``). None: they stay.
 
     Raises:
         ConfigError, DataError: see ``recalibrate``.
@@ -306,15 +324,15 @@ def recalibrate(slimmed: Slimmed | nn.Module, loader: Iterable[Any], *, batches:
 
     Args:
         slimmed: a slim model, or any model.
-        loader: shuffled training images, (images, labels), of which the first ``batches`` are taken.
+        loader: shuffled training images, with labels or without, of which the first ``batches`` are taken.
 
     Returns:
         The number of batch normalisations with new statistics.
 
     Raises:
         ConfigError: ``batches`` is not a positive number.
-        DataError: the loader yields nothing, or something else than (images, labels); a batch has a single image where
-            one value per channel arrives; statistics are NaN or infinite. Nothing has changed then.
+        DataError: the loader yields nothing, or something else than images or (images, labels); a batch has a single
+            image where one value per channel arrives; statistics are NaN or infinite. Nothing has changed then.
         ModelError: the model is a program (``load`` without a model), or its batch normalisations are out of reach.
     """
     _check_count(batches)
@@ -331,7 +349,7 @@ def recalibrate(slimmed: Slimmed | nn.Module, loader: Iterable[Any], *, batches:
     if not norms:
         return 0
     with single_process():  # whether or not other processes do the same
-        changed = take_statistics_(model, norms, (batch.images for batch in first_batches(loader, batches, expected)))
+        changed = take_statistics_(model, norms, first_batches(loader, batches, expected))
     if not changed:
         raise ModelError(
             f"none of the model's {len(norms)} batch normalisations was called by it: give the module itself, not a "

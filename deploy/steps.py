@@ -232,6 +232,7 @@ def score_channels(
     config: GatesConfig,
     budget: float,
     targets: Targets | None,
+    from_labels: bool = True,
 ) -> ChannelScores:
     """Rank the channels as ``config.steer`` says: by learned gates (ISP Eq. 10), gradients, or the weights alone.
 
@@ -239,6 +240,7 @@ def score_channels(
         train: images without augmentation, which ``targets`` belong to.
         budget: MACs that the gates aim for.
         targets: C_x of the unpruned network; None: the gates are not steered.
+        from_labels: False: from what the network itself predicts; labels are not read.
 
     Returns:
         Gates that did not converge are there too (``GateResult.converged``): the caller decides what they are worth.
@@ -247,7 +249,17 @@ def score_channels(
         return ChannelScores(rank_by_gradients(network, graph, config.steer, train, learning))
     if not config.learned:
         return ChannelScores(rank_by_weights(network, graph, config.steer))
-    result = learn_gates(network, graph.groups, cost, train, learning, config=config, budget=budget, targets=targets)
+    result = learn_gates(
+        network,
+        graph.groups,
+        cost,
+        train,
+        learning,
+        config=config,
+        budget=budget,
+        targets=targets,
+        from_labels=from_labels,
+    )
     return ChannelScores(result.scores, result)
 
 

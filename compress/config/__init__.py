@@ -2,12 +2,13 @@
 
 from .base import Count, Fraction, Images, NonNegative, Positive, Section, Share
 from .budget import BudgetConfig, LatencyLimit, MacsLimit, ParamsLimit, SizeLimit
-from .classifier import DataConfig, FinetuneConfig, Interpolation, ModelConfig, TrainConfig
+from .classifier import ON_BACKBONE, DataConfig, FinetuneConfig, Interpolation, ModelConfig, TrainConfig
 from .dynamic import DynamicConfig
 from .explainer import ExplainerConfig, MaskConfig, PredictorConfig, RealXConfig, SelectorConfig, VarSalConfig
 from .gates import RANKINGS, GatesConfig, Steer
 
 __all__ = [
+    "ON_BACKBONE",
     "RANKINGS",
     "BudgetConfig",
     "Count",

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from .base import Count, Fraction, NonNegative, Positive, Section, Share
+
+ADAMW = {"lr": 6e-4, "weight_decay": 0.01}
+"""Defaults of a training by AdamW."""
+
+ON_BACKBONE = {"optimizer": "adamw", "epochs": 8, "batch_size": 32}
+"""Defaults of ``model.train`` where a backbone is trained under a new head."""
 
 AreaShare = Annotated[float, Field(gt=0, le=1)]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
@@ -20,6 +26,12 @@ class DataConfig(Section):
         default="digits",
         description="digits (embedded), image_tree (train/<class>/*.jpg and test/<class>/*.jpg), cifar10_batches "
         "(torchvision's files), image_folder (<class>/*.jpg, or train/val/test)",
+    )
+    labels: Literal["folders", "none"] = Field(
+        default="folders",
+        description="folders: class folders or batches say what an image shows; none: image_folder takes all images "
+        "below data.path, in folders or not, and what the original predicts takes the place of labels: gates learn "
+        "from and finetuning distils its softmax, and agreement with it is measured, no accuracy",
     )
     path: Path | None = Field(default=None, description="folder or .tar.xz; not used by digits")
     val_list: Path | None = Field(
@@ -94,6 +106,8 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> DataConfig:
         folders = ("image_folder", "image_tree")
+        if self.labels == "none":
+            self._check_unlabelled()
         for name in ("classes", "skip"):
             if getattr(self, name) is not None and self.source not in folders:
                 raise ValueError(f"'{name}' is for folders of images: choose source {' or '.join(folders)}")
@@ -127,15 +141,42 @@ class DataConfig(Section):
                 f"least {self.image_size}, or leave it out"
             )
 
+    def _check_unlabelled(self) -> None:
+        """Raise ValueError for settings that are about labels."""
+        if self.source != "image_folder":
+            raise ValueError(f"labels: none takes a folder of images: choose source image_folder, not {self.source}")
+        for name in ("val_list", "classes", "test_labels"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"labels is none and '{name}' is given, which is about class folders: leave one out")
+        if self.val_is_test:
+            raise ValueError("labels is none and val_is_test is true, which is about split folders: leave one out")
+
 
 class TrainConfig(Section):
-    """SGD with momentum and Nesterov, one-cycle rate: for a classifier without weights, and to finetune."""
+    """Training without weights, on a backbone's (``head: new``), and to finetune; the rate follows one cycle."""
 
-    epochs: Count = Field(default=20, description="times through the training images")
-    lr: Positive = Field(default=0.1, description="SGD, the highest of a one-cycle schedule")
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.9, description="SGD with Nesterov")
-    weight_decay: NonNegative = Field(default=1e-4, description="SGD")
-    batch_size: Count = Field(default=128, description="images per step")
+    epochs: Count = Field(default=20, description="times through the training images; 8 on a backbone (head: new)")
+    optimizer: Literal["sgd", "adamw"] = Field(
+        default="sgd", description="sgd with momentum and Nesterov, or adamw; adamw on a backbone (head: new)"
+    )
+    lr: Positive = Field(
+        default=0.1, description="the highest of a one-cycle schedule; with adamw 0.0006 where it is not given"
+    )
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.9, description="of sgd, with Nesterov")
+    weight_decay: NonNegative = Field(
+        default=1e-4, description="of all but biases and normalisations; with adamw 0.01 where it is not given"
+    )
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="share of the target that is spread over all classes"
+    )
+    batch_size: Count = Field(default=128, description="images per step; 32 on a backbone (head: new)")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follow_the_optimizer(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("optimizer") == "adamw":
+            return {**ADAMW, **values}
+        return values
 
 
 class ModelConfig(Section):
@@ -152,6 +193,11 @@ class ModelConfig(Section):
     weights: Path | Literal["pretrained"] | None = Field(
         None, description="safetensors or a state dict; null trains from scratch with `train`"
     )
+    head: Literal["given", "new"] = Field(
+        default="given",
+        description="given: the weights hold the last layer, too; new: they are a backbone's, of other classes or "
+        "without a last layer: it is made for the classes of the data, and all is trained with `train`",
+    )
     mean: tuple[float, float, float] = Field(
         default=(0.485, 0.456, 0.406), description="subtracted from images in [0, 1], channel by channel"
     )
@@ -160,17 +206,43 @@ class ModelConfig(Section):
     )
     train: TrainConfig = TrainConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _train_a_backbone_as_one(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("head") != "new":
+            return values
+        train = values.get("train", {})
+        return {**values, "train": {**ON_BACKBONE, **train}} if isinstance(train, dict) else values
+
+    @model_validator(mode="after")
+    def _has_a_backbone(self) -> ModelConfig:
+        if self.head == "new" and self.weights is None:
+            raise ValueError(
+                "head is new and weights is null: give weights the backbone's file (or pretrained), or leave head out "
+                "to train from scratch"
+            )
+        return self
+
+    @property
+    def trained(self) -> bool:
+        """Whether a run trains the classifier, before it slims it."""
+        return self.weights is None or self.head == "new"
+
 
 class FinetuneConfig(TrainConfig):
-    """After surgery: BN recalibration, SGD, optionally with distillation from the original, BN recalibration."""
+    """After surgery: BN recalibration, training, optionally with distillation from the original, BN recalibration."""
 
     epochs: Annotated[int, Field(ge=0)] = Field(default=10, description="times through the training images")
-    lr: Positive = Field(default=0.05, description="SGD, the highest of a one-cycle schedule")
+    lr: Positive = Field(
+        default=0.05, description="the highest of a one-cycle schedule; with adamw 0.0006 where it is not given"
+    )
     recalibrate_batches: Annotated[int, Field(ge=0)] = Field(
         default=50,
         description="batches whose statistics BatchNorm takes before finetuning, and after it if they validate better",
     )
-    distill: Annotated[float, Field(ge=0, le=1)] = Field(default=0.0, description="share of the loss from the original")
+    distill: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.0, description="share of the loss from the original; 1 with data.labels none, which has no other loss"
+    )
     distill_temperature: Positive = Field(default=4.0, description="of both softmaxes in distillation")
     steer_weight: NonNegative = Field(
         default=0.0, description="of the interpretation term while weights change, as gates.steer_weight; 0: none"

@@ -41,7 +41,9 @@ class GatesConfig(Section):
     lr: Positive | None = Field(default=None, description="Adam; null scales with 1/steps so that gates can close")
     batch_size: Count = Field(default=128, description="images per step")
     class_weight: NonNegative = Field(
-        default=1.0, description="of cross entropy; 0 leaves it out, for gates that steer"
+        default=1.0,
+        description="of cross entropy, or with data.labels none of KL(original || gated); 0 leaves it out, for gates "
+        "that steer",
     )
     steer_weight: NonNegative = Field(
         default=0.05, description="g1, per squared pixel of a 32-pixel side; others than rbf are scaled to ask the same"

@@ -131,7 +131,7 @@ def _names_in_folder(config: DataConfig) -> list[str]:
     layout = find_layout(config)
     names: list[str] = []
     for split, root in layout.folders.items():
-        flat = split == "test" and layout.labels is not None
+        flat = config.labels == "none" or (split == "test" and layout.labels is not None)
         folders = [""] if flat else class_folders(root, layout.selection.classes)
         base = root.relative_to(config.path)
         skip = layout.selection.skipped_below(root)

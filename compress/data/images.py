@@ -82,6 +82,10 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def relabelled(self, labels: NDArray[np.int64], classes: tuple[str, ...]) -> ImageSet:
+        """The same images with ``labels`` (N,) into ``classes``."""
+        return ImageSet(self.images, labels, classes)
+
     def subset(self, indices: NDArray[np.integer[Any]] | Sequence[int]) -> ImageSet:
         """The images at ``indices``, in that order, as a view."""
         chosen = np.asarray(indices, dtype=np.int64)
@@ -99,11 +103,15 @@ def image_count(wanted: int | float | None, total: int) -> int:
     return min(round(wanted * total) if isinstance(wanted, float) else wanted, total)
 
 
-def sample_images(images: ImageSet, wanted: int | float | None, *, seed: int) -> ImageSet:
-    """A random sample in the original order: a number of images, or a share of every class; None: all images."""
-    if wanted is None or wanted >= len(images):
-        return images
+def sample_rows(labels: NDArray[np.int64], wanted: int | float | None, *, seed: int) -> NDArray[np.int64]:
+    """Sorted positions of a random sample: a number of images, or a share of every class; None: all images.
+
+    Args:
+        labels: (N,) of all images.
+    """
+    if wanted is None or wanted >= len(labels):
+        return np.arange(len(labels))
     if isinstance(wanted, float):
-        return images.subset(stratified_rows(images.labels, wanted, seed=seed))
-    order = np.random.default_rng(seed).permutation(len(images))
-    return images.subset(np.sort(order[:wanted]))
+        return stratified_rows(labels, wanted, seed=seed)
+    order = np.random.default_rng(seed).permutation(len(labels))
+    return np.sort(order[:wanted])

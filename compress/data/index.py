@@ -24,7 +24,16 @@ from ..errors import DataError, RunError
 from ..files.atomic import atomic_path, read_json, write_json
 from ..progress import SILENT, Progress
 from .cache import fingerprint, remove_abandoned
-from .listing import FolderFilter, Scanned, class_folders, flat_labels, scan_class, scan_flat
+from .listing import (
+    UNLABELLED,
+    FolderFilter,
+    Scanned,
+    class_folders,
+    flat_labels,
+    scan_class,
+    scan_flat,
+    scan_unlabelled,
+)
 from .lists import Labels
 
 LAYOUT = 1  # part of every path; raised when what is stored changes
@@ -71,6 +80,11 @@ class FileIndex:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def holdout_names(self) -> list[str]:
+        """``<class>/<file>`` of every image, which ``hold_out`` draws from; of one class where there are no labels."""
+        names = self.names.to_list()
+        return [f"{UNLABELLED}/{name}" for name in names] if self.classes == (UNLABELLED,) else names
+
     def holdout_mask(self, compute: Callable[[], set[str]], **facts: Any) -> NDArray[np.bool_]:
         """Mask (N,) of the names that ``compute`` returns, cached beside the index under ``facts``, its inputs."""
         path = self.names.folder / f"{fingerprint('held', **facts)}.npy"
@@ -81,7 +95,7 @@ class FileIndex:
         except (OSError, ValueError, EOFError):  # not computed yet, or damaged
             pass
         names = compute()
-        mask = np.fromiter((name in names for name in self.names.to_list()), dtype=np.bool_, count=len(self))
+        mask = np.fromiter((name in names for name in self.holdout_names()), dtype=np.bool_, count=len(self))
         _save_array(path, mask)
         return mask
 
@@ -93,6 +107,7 @@ def open_index(
     selection: FolderFilter,
     labels: Labels | None = None,
     classes: Sequence[str] = (),
+    unlabelled: bool = False,
     what: str = "images",
     progress: Progress = SILENT,
 ) -> FileIndex:
@@ -102,6 +117,7 @@ def open_index(
 
     Args:
         labels: the label list of a flat folder; ``classes`` are then those of the training images.
+        unlabelled: all images below ``root``, as images of one class.
         what: the split, shown as progress.
 
     Raises:
@@ -109,12 +125,17 @@ def open_index(
         RunError: the disk is full or ``cache_dir`` is not writable.
     """
     facts: dict[str, Any] = {"classes": selection.classes, "skip": sorted(selection.skipped_below(root))}
+    if unlabelled:
+        facts["unlabelled"] = True
     if labels is not None:
         facts |= {"labels": labels.rows, "of": list(classes)}
     folder = cache_dir / fingerprint("index", version=LAYOUT, path=root.resolve(), **facts)
     index = read_index(folder, root)
     if index is None:
-        _build_index(folder, root, selection, labels, classes, what, progress)
+        if unlabelled:
+            _index_unlabelled(folder, root, selection)
+        else:
+            _build_index(folder, root, selection, labels, classes, what, progress)
         index = read_index(folder, root)
     if index is None:
         raise RunError(f"{root} changed while it was listed; let what copies or removes images finish, then run again")
@@ -186,6 +207,12 @@ def _build_index(
         raise DataError(f"{labels.path} gives none of the images in {root} a class of the training images")
     numbered = np.array([number[by_file[name]] for name, _ in files], dtype=np.int64)
     _write_index(target, [Scanned(files, scan.folders)], numbered, kept, listed_ns)
+
+
+def _index_unlabelled(target: Path, root: Path, selection: FolderFilter) -> None:
+    listed_ns = time.time_ns()
+    scan = scan_unlabelled(root, selection.skipped_below(root))
+    _write_index(target, [scan], np.zeros(len(scan.files), dtype=np.int64), [UNLABELLED], listed_ns)
 
 
 def _folder_facts(root: Path) -> tuple[int, int]:

@@ -37,6 +37,10 @@ def find_layout(config: DataConfig) -> Layout:
         DataError: a split is missing, or a list file of the recipe cannot be used.
     """
     assert config.path is not None, "DataConfig requires a path"
+    skip = frozenset[str]() if config.skip is None else read_skip(config.skip)
+    if config.labels == "none":
+        _refuse_split_folders(config.path)
+        return Layout({"train": config.path}, FolderFilter(config.path, None, skip), None)
     folders = _tree_splits(config.path) if config.source == "image_tree" else _folder_splits(config.path)
     folders = take_val_as_test(folders, config)
     if config.test_labels is not None and "test" not in folders:
@@ -45,7 +49,6 @@ def find_layout(config: DataConfig) -> Layout:
             "that it lists into val/ (or test/) beside train/<class>/"
         )
     labels = None if config.test_labels is None else read_labels(config.test_labels)
-    skip = frozenset[str]() if config.skip is None else read_skip(config.skip)
     classes = None if config.classes is None else read_classes(config.classes, class_folders(folders["train"]))
     return Layout(folders, FolderFilter(config.path, classes, skip), labels)
 
@@ -65,6 +68,17 @@ def check_folders(folders: Mapping[str, Path], selection: FolderFilter | None, l
         _refuse_flat(root, split)
         check_same_classes(classes, class_folders(root, selected), str(folders["train"]), str(root))
     return classes
+
+
+def _refuse_split_folders(path: Path) -> None:
+    """Raise DataError if a folder of images without labels holds splits: all images below it would become one pool."""
+    splits = [name for name in _folder_names(path) if split_of(name) is not None]
+    if splits:
+        named = " and ".join(f"{name}/" for name in splits)
+        raise DataError(
+            f"{path} holds {named}, and with data.labels none the splits are drawn from all images below data.path: "
+            f"give the folder of one of them (data.path: {path / splits[0]}), or rename what is no split"
+        )
 
 
 def refuse_archive(config: DataConfig) -> None:

@@ -13,6 +13,11 @@ from .decode import SUFFIXES, is_image
 from .lists import Labels
 from .partition import check_classes, first_names
 
+UNLABELLED = "images"
+"""The one class that the names of images without labels begin with."""
+
+_FEWEST = 3
+
 
 @dataclass(frozen=True)
 class FolderFilter:
@@ -41,6 +46,15 @@ class Listing:
         """(name, path) of each file."""
         for name, file in zip(self.names, self.names if self.files is None else self.files, strict=True):
             yield name, self.root / file
+
+    def only(self, names: Collection[str]) -> Listing:
+        """The files of ``names``, in this listing's order."""
+        chosen = frozenset(names)
+        pairs = [
+            (name, file) for name, file in zip(self.names, self.files or self.names, strict=True) if name in chosen
+        ]
+        files = None if self.files is None else tuple(file for _, file in pairs)
+        return Listing(self.root, tuple(name for name, _ in pairs), files)
 
     def facts(self) -> list[tuple[str, int, int]]:
         """(name, size in bytes, modification time in ns) of each file."""
@@ -105,6 +119,16 @@ def list_images(root: Path, selection: FolderFilter | None = None) -> Listing:
     return Listing(root, tuple(names))
 
 
+def list_unlabelled(root: Path, selection: FolderFilter) -> Listing:
+    """All images below ``root``, in folders or not, as images of one class.
+
+    Raises:
+        DataError: a folder cannot be listed, a file is missing or empty, or there are fewer than three images.
+    """
+    files = [name for name, _ in scan_unlabelled(root, selection.skipped_below(root)).files]
+    return Listing(root, tuple(f"{UNLABELLED}/{name}" for name in files), tuple(files))
+
+
 def list_flat(root: Path, labels: Labels, classes: Sequence[str], selection: FolderFilter) -> Listing:
     """The images of a flat folder, with the classes given by its label list.
 
@@ -164,6 +188,25 @@ def scan_flat(root: Path, skip: Collection[str] = ()) -> Scanned:
     if not scan.files:
         raise DataError(f"{root} holds no images ({', '.join(sorted(SUFFIXES))}); add the images that are listed")
     scan.files.sort()
+    return scan
+
+
+def scan_unlabelled(root: Path, skip: Collection[str] = ()) -> Scanned:
+    """All images below ``root``, sorted by name.
+
+    Raises:
+        DataError: as ``list_unlabelled``.
+    """
+    scan = Scanned([], {})
+    pending = [""]
+    while pending:
+        pending += _scan_folder(root, pending.pop(), skip, scan)
+    if len(scan.files) < _FEWEST:
+        raise DataError(
+            f"{root} holds {len(scan.files)} images ({', '.join(sorted(SUFFIXES))}); without labels at least {_FEWEST} "
+            "are needed, to learn from, to validate and to test; a few thousand make a good model"
+        )
+    scan.files.sort(key=lambda item: item[0].split("/"))
     return scan
 
 

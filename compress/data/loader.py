@@ -43,8 +43,8 @@ class Expected:
     size: tuple[int, int] | None = None
     classes: int | None = None
 
-    def check(self, images: Tensor, labels: Tensor) -> None:
-        """Raise DataError for images (N, C, H, W) or labels (N,) that do not fit."""
+    def check(self, images: Tensor, labels: Tensor | None) -> None:
+        """Raise DataError for images (N, C, H, W) or labels (N,), if there are any, that do not fit."""
         shape = tuple(images.shape)
         if shape[1] != self.channels:
             last = ": its channels come last, permute(0, 3, 1, 2) puts them first" if shape[3] == self.channels else ""
@@ -57,6 +57,8 @@ class Expected:
                 f"the loader's images are {shape[2]}x{shape[3]} pixels, and the example that the model was traced with "
                 f"is {self.size[0]}x{self.size[1]}: give images of one size, that of the example"
             )
+        if labels is None:
+            return
         low, high = int(labels.min()), int(labels.max())
         if self.classes is not None and not 0 <= low <= high < self.classes:
             raise DataError(
@@ -131,43 +133,50 @@ class TensorBatches:
                 yield Batch(self.images[rows], self.labels[rows], rows, None if part.whole else part)
 
 
-def first_images(loader: Iterable[Any], count: int, expected: Expected | None = None) -> tuple[Tensor, Tensor]:
+def first_images(loader: Iterable[Any], count: int, expected: Expected | None = None) -> tuple[Tensor, Tensor | None]:
     """The first ``count`` images (N, 3, H, W) of a loader and their labels (N,), in memory; fewer if it has fewer.
 
+    Labels are None for a loader of images alone.
+
     Raises:
-        DataError: the loader yields nothing, or something else than (images, labels).
+        DataError: the loader yields nothing, something else than images or (images, labels), or labels for some only.
     """
     images: list[Tensor] = []
     labels: list[Tensor] = []
     for item in loader:
-        if sum(map(len, labels)) >= count:
+        if sum(map(len, images)) >= count:
             break
-        batch_images, batch_labels = _check_batch(item, expected)
+        batch_images, batch_labels = _check_unlabelled(item, expected)
         if images and batch_images.shape[1:] != images[0].shape[1:]:
             raise DataError(
                 f"the loader's images are of several sizes ({tuple(images[0].shape[1:])} and "
                 f"{tuple(batch_images.shape[1:])}): give images of one size"
             )
         images.append(batch_images)
-        labels.append(batch_labels)
+        if batch_labels is not None:
+            labels.append(batch_labels)
     if not images:
-        raise DataError("the loader yields no batches: give one that yields (images, labels)")
-    return torch.cat(images)[:count], torch.cat(labels)[:count]
+        raise DataError("the loader yields no batches: give one that yields (images, labels), or images alone")
+    if labels and len(labels) != len(images):
+        raise DataError(
+            f"the loader yields labels with {len(labels)} of its first {len(images)} batches: give them with all of "
+            "them, or with none"
+        )
+    return torch.cat(images)[:count], torch.cat(labels)[:count] if labels else None
 
 
-def first_batches(loader: Iterable[Any], count: int, expected: Expected | None = None) -> Iterator[Batch]:
-    """The first ``count`` batches of a loader, read once; fewer if it has fewer.
+def first_batches(loader: Iterable[Any], count: int, expected: Expected | None = None) -> Iterator[Tensor]:
+    """The images (N, 3, H, W) of the first ``count`` batches of a loader, read once; fewer if it has fewer.
 
     Raises:
-        DataError: the loader yields nothing, or something else than (images, labels).
+        DataError: the loader yields nothing, or something else than images or (images, labels).
     """
-    seen = 0
+    empty = True
     for item in islice(loader, count):
-        images, labels = _check_batch(item, expected)
-        yield Batch(images, labels, torch.arange(seen, seen + len(labels)))
-        seen += len(labels)
-    if not seen:
-        raise DataError("the loader yields no batches: give one that yields (images, labels)")
+        yield _check_unlabelled(item, expected)[0]
+        empty = False
+    if empty:
+        raise DataError("the loader yields no batches: give one that yields (images, labels), or images alone")
 
 
 def one_pass(
@@ -203,6 +212,17 @@ def _shard_batch(batch: Batch, number: int, sharding: Sharding) -> Iterator[Batc
         yield Batch(batch.images[rows], batch.labels[rows], batch.indices[rows], None if part.whole else part)
 
 
+def _check_unlabelled(item: Any, expected: Expected | None) -> tuple[Tensor, Tensor | None]:
+    """Images of one batch of a user's loader, and its labels if it has any: a tensor, (images,) or (images, labels)."""
+    images = item[0] if isinstance(item, list | tuple) and len(item) == 1 else item
+    if isinstance(images, Tensor):
+        images = _check_images(images)
+        if expected is not None:
+            expected.check(images, None)
+        return images, None
+    return _check_batch(item, expected)
+
+
 def _check_batch(item: Any, expected: Expected | None) -> tuple[Tensor, Tensor]:
     """Images and labels of one batch of a user's loader, on the CPU; raises DataError for anything else."""
     if not isinstance(item, list | tuple) or len(item) < 2 or not all(isinstance(part, Tensor) for part in item[:2]):
@@ -210,12 +230,7 @@ def _check_batch(item: Any, expected: Expected | None) -> tuple[Tensor, Tensor]:
             f"the loader yields {_describe_type(item)}; every batch must be (images, labels), two tensors: "
             "wrap the loader in one that yields those (torch.from_numpy makes tensors of arrays)"
         )
-    images, labels = item[0].detach().cpu(), item[1].detach().cpu()
-    if images.dim() != 4 or not images.is_floating_point() or len(images) == 0:
-        raise DataError(
-            f"the loader's images are {tuple(images.shape)} {images.dtype}; the classifier's input is needed: "
-            "(N, 3, H, W) floating point, N at least 1"
-        )
+    images, labels = _check_images(item[0]), item[1].detach().cpu()
     if labels.shape != images.shape[:1] or labels.is_floating_point():
         raise DataError(
             f"the loader's labels are {tuple(labels.shape)} {labels.dtype}; class numbers ({len(images)},) of an "
@@ -223,7 +238,18 @@ def _check_batch(item: Any, expected: Expected | None) -> tuple[Tensor, Tensor]:
         )
     if expected is not None:
         expected.check(images, labels)
-    return images.float(), labels.long()
+    return images, labels.long()
+
+
+def _check_images(images: Tensor) -> Tensor:
+    """(N, 3, H, W) float32 on the CPU; raises DataError for anything else."""
+    images = images.detach().cpu()
+    if images.dim() != 4 or not images.is_floating_point() or len(images) == 0:
+        raise DataError(
+            f"the loader's images are {tuple(images.shape)} {images.dtype}; the classifier's input is needed: "
+            "(N, 3, H, W) floating point, N at least 1"
+        )
+    return images.float()
 
 
 def _describe_type(item: Any) -> str:

@@ -17,7 +17,7 @@ from .decode import DECODE_THREADS
 from .images import ImageSet, Rows
 from .index import FileIndex, open_index
 from .layout import Layout, check_folders, find_layout, refuse_archive, refuse_val_list
-from .listing import class_folders
+from .listing import UNLABELLED, class_folders
 from .lists import check_val_list, read_val_list
 from .partition import hold_out
 from .preprocessing import Preprocessing
@@ -103,7 +103,9 @@ def open_on_the_fly(
     if not path.is_dir():
         refuse_archive(config)
     layout = find_layout(config)
-    classes = check_folders(layout.folders, layout.selection, layout.labels)
+    classes = [UNLABELLED]
+    if config.labels == "folders":
+        classes = check_folders(layout.folders, layout.selection, layout.labels)
     opener = _Opener(config, layout, classes, cache_dir, progress)
     listed = None if config.val_list is None else read_val_list(config.val_list)
     train = opener.index("train")
@@ -139,6 +141,7 @@ class _Opener:
             selection=self.layout.selection,
             labels=flat,
             classes=class_folders(self.layout.folders["train"]) if flat else (),
+            unlabelled=self.config.labels == "none",
             what=split,
             progress=self.progress,
         )
@@ -155,7 +158,7 @@ def _test_mask(train: FileIndex, config: DataConfig, seed: int, listed: Sequence
     facts = {"what": "test", "fraction": config.test_fraction, "seed": seed, "reserved": sorted(listed or ())}
     return train.holdout_mask(
         lambda: hold_out(
-            train.names.to_list(), config.test_fraction, seed=seed, what="test", reserved=frozenset(listed or ())
+            train.holdout_names(), config.test_fraction, seed=seed, what="test", reserved=frozenset(listed or ())
         ),
         **facts,
     )
@@ -165,7 +168,7 @@ def _validation_mask(
     train: FileIndex, pool: NDArray[np.bool_], config: DataConfig, seed: int, listed: Sequence[str] | None
 ) -> NDArray[np.bool_]:
     def names() -> list[str]:
-        return [name for name, free in zip(train.names.to_list(), pool, strict=True) if free]
+        return [name for name, free in zip(train.holdout_names(), pool, strict=True) if free]
 
     if listed is None:
         facts: dict[str, Any] = {"what": "validation", "fraction": config.val_fraction, "seed": seed}

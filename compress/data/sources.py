@@ -114,24 +114,18 @@ class PooledSource:
 
 
 def folder_without_test(
-    root: Path,
-    preprocessing: Preprocessing,
-    *,
-    test_fraction: float,
-    seed: int,
-    reserved: Collection[str],
-    selection: FolderFilter | None = None,
+    listing: Listing, preprocessing: Preprocessing, *, test_fraction: float, seed: int, reserved: Collection[str]
 ) -> PooledSource:
-    """A source of class folders in ``root``; a stratified part is the test set, without ``reserved`` names."""
-    listing = list_images(root, selection)
+    """A source of the images of ``listing``; a stratified part is the test set, without ``reserved`` names."""
+    root = listing.root
     test = hold_out(listing.names, test_fraction, seed=seed, what="test", reserved=reserved)
 
     def facts(names: Sequence[str]) -> dict[str, Any]:
-        files = Listing(root, tuple(names)).facts()
+        files = listing.only(names).facts()
         return {"kind": "folder", "path": root.resolve(), "resize": preprocessing.cache_key, "files": files}
 
     def images(names: Sequence[str], split: str) -> Iterator[Decoded]:
-        return decode(_encoded(Listing(root, tuple(names)), split), preprocessing)
+        return decode(_encoded(listing.only(names), split), preprocessing)
 
     return PooledSource(listing.names, frozenset(test), facts, images)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..config import DataConfig
 from ..errors import DataError
@@ -15,6 +16,7 @@ from .broken import naming_all_broken
 from .cache import CachedImages, Source, load_cached
 from .images import ImageSet
 from .layout import find_layout, refuse_archive, refuse_val_list
+from .listing import list_images, list_unlabelled
 from .lists import check_val_list, read_val_list
 from .on_the_fly import open_on_the_fly
 from .partition import hold_out, stratified_rows
@@ -47,6 +49,10 @@ class Splits:
     def has_test(self) -> bool:
         """Whether there are test images: not if the user brought train/ and val/ alone."""
         return self._open_test is not None
+
+    def relabelled(self, classes: tuple[str, ...], train: NDArray[np.int64], val: NDArray[np.int64]) -> Splits:
+        """The same images with other labels; those of test images stay."""
+        return Splits(self.train.relabelled(train, classes), self.val.relabelled(val, classes), self._open_test)
 
     def decode_test(self) -> None:
         """Decode the test images, if there are any, into the cache and give none of them away: broken ones are found.
@@ -129,14 +135,9 @@ def to_source(config: DataConfig, *, seed: int, reserved: Sequence[str] = (), ca
     if "test" in layout.folders or "val" in layout.folders:
         return FolderSource(layout.folders, preprocessing, selection=layout.selection, labels=layout.labels)
     assert preprocessing is not None, "DataConfig requires image_size for image_folder"
-    return folder_without_test(
-        layout.folders["train"],
-        preprocessing,
-        test_fraction=config.test_fraction,
-        seed=seed,
-        reserved=reserved,
-        selection=layout.selection,
-    )
+    list_all = list_images if config.labels == "folders" else list_unlabelled
+    listing = list_all(layout.folders["train"], layout.selection)
+    return folder_without_test(listing, preprocessing, test_fraction=config.test_fraction, seed=seed, reserved=reserved)
 
 
 def _open_cached(config: DataConfig, *, cache_dir: Path, seed: int, progress: Progress) -> OpenedSplits:

@@ -14,8 +14,8 @@ class GateHistory:
     """Figures of all training steps, averaged into at most ``MAX_POINTS`` points; an extension adds points.
 
     ``columns``: ``step`` counts from 1 to the last step of the point; ``macs`` and ``target`` are shares of the
-    unpruned model's MACs (of the relaxed gates; of the schedule at that step); ``ce`` in nats, ``residual`` (R_res)
-    and, where gates are steered, ``steer`` are terms of ISP Eq. 10, unweighted.
+    unpruned model's MACs (of the relaxed gates; of the schedule at that step); ``ce`` (without labels the KL) in nats,
+    ``residual`` (R_res) and, where gates are steered, ``steer`` are terms of ISP Eq. 10, unweighted.
     """
 
     def __init__(self, steps: int) -> None:

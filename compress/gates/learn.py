@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from ..config import GatesConfig
 from ..data import Batch, BatchSource
-from ..explain import Targets
+from ..explain import ExplainedClassifier, Targets
 from ..parallel.processes import even_slice, rank, world_size
 from ..surgery import ChannelGroup
 from ..training import Learning, fit, to_device
@@ -109,9 +109,20 @@ class GateObjective:
 
     Args:
         targets: C_x by image index; None: not steered.
+        teacher: the classifier without gates: KL(teacher || gated) takes the place of cross entropy with labels, which
+            are then not read. Its gradient is that of cross entropy with the teacher's softmax, and 0 while all gates
+            are open.
     """
 
-    def __init__(self, cost: CostModel, config: GatesConfig, budget: float, targets: Targets | None) -> None:
+    def __init__(
+        self,
+        cost: CostModel,
+        config: GatesConfig,
+        budget: float,
+        targets: Targets | None,
+        teacher: nn.Module | None = None,
+    ) -> None:
+        self.teacher = teacher
         self.cost, self.config, self.targets = cost, config, targets
         self.total, self.budget = cost.total, TARGET_SHARE * budget
         self.cost_weight = config.cost_weight
@@ -124,7 +135,7 @@ class GateObjective:
         model.eval()
         logits, numbers, values = model(batch.images, batch.labels, noise=self.noise, temperature=self.temperature)
         macs = self.cost.of_values(values.double())
-        ce = F.cross_entropy(logits.float(), batch.labels)
+        ce = self._prediction_loss(logits.float(), batch)
         target = macs.new_tensor(self.target)
         residual = residual_cost(macs, target)
         cost = self.cost_weight * (residual + overshoot(macs, target)).float()
@@ -135,6 +146,14 @@ class GateObjective:
             total = total + self.config.steer_weight * steer
             figures["steer"] = steer
         return {"loss": total, **figures}
+
+    def _prediction_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Mean over the batch, in nats."""
+        if self.teacher is None:
+            return F.cross_entropy(logits, batch.labels)
+        with torch.no_grad():
+            soft_labels = self.teacher(batch.images).float().softmax(1)
+        return F.kl_div(logits.log_softmax(1), soft_labels, reduction="batchmean")
 
     def advance(self, step: int, figures: Mapping[str, float]) -> None:
         """Set target, noise, temperature and cost weight of the step after ``step``."""
@@ -166,6 +185,7 @@ def learn_gates(
     config: GatesConfig,
     budget: float,
     targets: Targets | None,
+    from_labels: bool = True,
 ) -> GateResult:
     """Rank the channels of ``groups`` by learning which of them can close.
 
@@ -179,6 +199,7 @@ def learn_gates(
         train: images without augmentation (``targets`` are of exactly these).
         budget: MACs.
         targets: C_x of the UNPRUNED network, by image index; None learns without steering.
+        from_labels: False: gates learn from what the classifier itself predicts, and labels are not read.
 
     Returns:
         The scores, also of gates that did not converge: see ``GateResult.converged``.
@@ -187,7 +208,8 @@ def learn_gates(
     cost = copy.deepcopy(cost).to(learning.device)
     gates = Gates(groups)
     gated = _to_gated(network, gates, groups, cost, train, learning, config=config, steered=targets is not None)
-    objective = GateObjective(cost, config, budget, targets)
+    teacher = None if from_labels else network.classifier if isinstance(network, ExplainedClassifier) else network
+    objective = GateObjective(cost, config, budget, targets, teacher)
     lr = config.lr if config.lr is not None else LOGIT_TRAVEL / config.steps
     optimizer = torch.optim.Adam([gates.theta], lr=lr)
     curve = GateHistory(config.steps)

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..registry import nearest
@@ -35,24 +35,52 @@ def build_from_torchvision(name: str, classes: int, *, pretrained: bool) -> nn.M
             f"torchvision has no classifier '{name}'{nearest(name, choices)} "
             f"(it has {len(choices)}, e.g. resnet18, mobilenet_v2; see torchvision.models.list_models())"
         )
-    options: dict[str, Any] = {"aux_logits": False} if name in _WITH_AUX_LOGITS else {}
+    options = _options(name)
     if not pretrained:
         if options:
             options["init_weights"] = True
         net: nn.Module = models.get_model(name, weights=None, **options)
     else:
-        weights = models.get_model_weights(name).DEFAULT
-        cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights.url).path).name
-        if not cached.is_file():
-            raise ConfigError(
-                f"the pretrained weights of torchvision:{name} are not in torch hub's cache ({cached}), and "
-                "nothing is downloaded for you; give `weights` a file, or fetch them once: "
-                f"python -c \"from torchvision.models import get_model as g; g('{name}', weights='DEFAULT')\""
-            )
-        with UserCode(f"cached weights {cached} cannot be used; delete the file and fetch it again"):
-            net = models.get_model(name, weights=weights, **options)
+        net = _pretrained(name)
     replace_head_(net, classes)
     return net
+
+
+def pretrained_tensors(name: str) -> dict[str, Tensor]:
+    """The tensors of torchvision's pretrained network ``name``, with its own head, from torch hub's cache.
+
+    Raises:
+        ConfigError: they are not in the cache.
+        ModelError: cached weights that cannot be read.
+    """
+    return dict(_pretrained(name).state_dict())
+
+
+def pretrained_classes(name: str) -> int:
+    """The number of classes that torchvision's weights of network ``name`` were trained for."""
+    from torchvision import models
+
+    return len(models.get_model_weights(name).DEFAULT.meta["categories"])
+
+
+def _pretrained(name: str) -> nn.Module:
+    from torchvision import models
+
+    weights = models.get_model_weights(name).DEFAULT
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights.url).path).name
+    if not cached.is_file():
+        raise ConfigError(
+            f"the pretrained weights of torchvision:{name} are not in torch hub's cache ({cached}), and "
+            "nothing is downloaded for you; give `weights` a file, or fetch them once: "
+            f"python -c \"from torchvision.models import get_model as g; g('{name}', weights='DEFAULT')\""
+        )
+    with UserCode(f"cached weights {cached} cannot be used; delete the file and fetch it again"):
+        net: nn.Module = models.get_model(name, weights=weights, **_options(name))
+    return net
+
+
+def _options(name: str) -> dict[str, Any]:
+    return {"aux_logits": False} if name in _WITH_AUX_LOGITS else {}
 
 
 def build_from_timm(name: str, classes: int) -> nn.Module:
@@ -71,6 +99,18 @@ def build_from_timm(name: str, classes: int) -> nn.Module:
     with UserCode(f"timm:{name} cannot be built"):
         net: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes)
     return net
+
+
+def timm_normalisation(name: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean and standard deviation, per channel in [0, 1], that timm trained its own weights of ``name`` with."""
+    _import_timm(name)
+    from timm.models import get_pretrained_cfg
+
+    config = get_pretrained_cfg(name)
+    if config is None:
+        return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    (red, green, blue), (r, g, b) = config.mean, config.std
+    return (float(red), float(green), float(blue)), (float(r), float(g), float(b))
 
 
 def replace_head_(net: nn.Module, classes: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -49,9 +49,8 @@ def load_weights(model: Classifier, path: Path) -> frozenset[str]:
             tensor that does not fit.
     """
     expected = tensors_of(model)
-    renamings = _candidate_renamings(read_weights(path))
-    loaded = max(renamings, key=lambda candidate: len(candidate.keys() & expected.keys()))
-    problems = list(_mismatches(loaded, expected))
+    loaded = best_renaming(read_weights(path), expected)
+    problems = list(mismatches(loaded, expected))
     if problems:
         others = len(problems) - 1
         more = f" (and {others} other tensor{'s do' if others > 1 else ' does'} not fit)" if others else ""
@@ -94,7 +93,7 @@ def restore_(module: nn.Module, path: Path) -> None:
     """
     loaded = read_tensors(path)
     expected = tensors_of(module)
-    problems = list(_mismatches(loaded, expected)) or [
+    problems = list(mismatches(loaded, expected)) or [
         f"tensor '{name}' is missing from the file" for name in expected if name not in loaded
     ]
     if problems:
@@ -148,16 +147,21 @@ def _refuse_expanded_view(path: Path, name: str, tensor: Tensor) -> None:
         raise ModelError(f"weights file {path} holds tensor '{printable(name)}' of {what}; {_REMEDY}")
 
 
-def _candidate_renamings(tensors: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+def best_renaming(tensors: dict[str, Tensor], expected: Collection[str]) -> dict[str, Tensor]:
+    """The mapping of a file's names to the classifier's under which most of ``expected`` are there."""
+    return max(candidate_renamings(tensors), key=lambda candidate: sum(name in candidate for name in expected))
+
+
+def candidate_renamings(tensors: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     """Possible mappings of a file's names to the classifier's: as is, below ``net.``, without a common prefix."""
     yield tensors
     yield {f"net.{name}": tensor for name, tensor in tensors.items()}
     for prefix in PREFIXES:
         if tensors and all(name.startswith(prefix) for name in tensors):
-            yield from _candidate_renamings({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
+            yield from candidate_renamings({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
 
 
-def _mismatches(loaded: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Iterator[str]:
+def mismatches(loaded: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Iterator[str]:
     """One clause for each tensor that does not fit, in the model's order, then for those that only the file has."""
     for name, tensor in expected.items():
         shape = tuple(tensor.shape)

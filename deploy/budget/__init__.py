@@ -3,6 +3,7 @@
 from slimsight.compress.amounts import Amount
 
 from .accuracy import AccuracyFacts
+from .agreement import AgreementFacts
 from .figures import TargetCosts, TargetFigures, TimedFigures
 from .judge import Comparison, check_report, judge
 from .limit import Limit
@@ -13,6 +14,7 @@ from .verdict import BudgetCheck, BudgetVerdict, allowed_amount, check_figure
 
 __all__ = [
     "AccuracyFacts",
+    "AgreementFacts",
     "Amount",
     "Budget",
     "BudgetCheck",

@@ -23,6 +23,10 @@ NO_TEST: Final = " (no test images)"
 NOT_FINITE: Final = "the logits are not finite numbers"
 _NO_PARITY: Final = "the report has no parity rows; export the model and run again"
 _NOT_JUDGED: Final = "the run did not judge its accuracy (checks.accuracy_drop is null, or an earlier version made it)"
+_NOT_JUDGED_AGREEMENT: Final = "the run did not judge its agreement with the original (checks.agreement is null)"
+_NO_LABELS: Final = (
+    "the run's images have no labels (data.labels: none), so no accuracy is known; limit agreement instead"
+)
 _NO_EXPLAINER: Final = (
     "the run has no explainer, so nothing is known of its saliency; set explainer.enabled and run again"
 )
@@ -71,6 +75,8 @@ def _checks(
         yield from _own_checks(figures, limits.own_checks)
     yield from _cost_checks(figures, limits, against)
     yield from _accuracy_checks(figures, limits)
+    if limits.agreement is not None:
+        yield _agreement_check(figures, limits.agreement)
     if limits.parity is not None:
         yield from _parity_checks(figures, limits.parity)
     missing = NO_LATENCY if figures.report is not None else _no_original(figures)
@@ -99,14 +105,16 @@ def _own_checks(figures: TargetFigures, limit: Limit[Literal[True]]) -> Iterator
     for check in verdict.checks:
         why = "; ".join(filter(None, (check.reason, check.remedy))) or None
         yield BudgetCheck(key, check.model_copy(update={"reason": why}), level)
-    if not verdict.accuracy_judged:
-        yield BudgetCheck(
-            key, check_figure("accuracy judged by the run", 1, None, "rows", bound="min", reason=_NOT_JUDGED), "warn"
-        )
     for note in verdict.notes or ():
         yield BudgetCheck(
             key, check_figure("done as the recipe asks", 1, None, "rows", bound="min", reason=note.rstrip(".")), "warn"
         )
+    if verdict.agreement_judged is False:
+        name, reason = "agreement judged by the run", _NOT_JUDGED_AGREEMENT
+        yield BudgetCheck(key, check_figure(name, 1, None, "rows", bound="min", reason=reason), "warn")
+    elif not verdict.accuracy_judged and verdict.agreement_judged is None:
+        name, reason = "accuracy judged by the run", _NOT_JUDGED
+        yield BudgetCheck(key, check_figure(name, 1, None, "rows", bound="min", reason=reason), "warn")
 
 
 def _cost_checks(figures: TargetFigures, limits: BudgetFile, against: Comparison | None) -> Iterator[BudgetCheck]:
@@ -156,6 +164,7 @@ def _accuracy_checks(figures: TargetFigures, limits: BudgetFile) -> Iterator[Bud
         reason = f"{figures.kind} says nothing of its accuracy: check the run that made it, or remove the line"
     else:
         old, new = report.original, report.slim
+        reason = None if report.labelled else _NO_LABELS
         images, accuracy = "validation ", new.val_accuracy
         untested = report.data is not None and report.data.without_test
         if new.test_accuracy is not None:
@@ -170,6 +179,19 @@ def _accuracy_checks(figures: TargetFigures, limits: BudgetFile) -> Iterator[Bud
                 images, drop = "test ", accuracy_drop(old.test_accuracy, new.test_accuracy)
         name = f"{images}accuracy drop{NO_TEST if untested else ''}"
         yield check_levels(("accuracy_drop",), name, limits.accuracy_drop, drop, "points", bound="max", reason=reason)
+
+
+def _agreement_check(figures: TargetFigures, limit: Limit[float]) -> BudgetCheck:
+    """Of test images where the run measured it there, else of validation images."""
+    found = None if figures.report is None else figures.report.agreement
+    name, value = "agreement with the original", None
+    reason: str | None = _NOT_MEASURED
+    if figures.report is None:
+        reason = f"{figures.kind} was compared with no original: check the run that made it, or remove the line"
+    elif found is not None:
+        measured = found.test or found
+        name, value, reason = f"{'test' if found.test else 'validation'} {name}", measured.top1, None
+    return check_levels(("agreement",), name, limit, value, "images", bound="min", reason=reason)
 
 
 def parity_passed(rows: Sequence[ParityRow], missing: str = _NO_PARITY) -> Check:

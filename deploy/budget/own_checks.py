@@ -8,6 +8,7 @@ from typing import Final
 from ..report.parts import DynamicFigures
 from ..report.schema import BudgetFigures, Exactness, LatencyFigures, ModelFigures, ParityRow, Unit, Verdict
 from .accuracy import AccuracyFacts, accuracy_checks
+from .agreement import AgreementFacts, agreement_check
 from .figures import TimedFigures
 from .judge import NO_LATENCY, NOT_FINITE, latency_checks, parity_passed
 from .limit import Limit
@@ -22,6 +23,8 @@ def run_checks(
     budget: BudgetFigures,
     exactness: Exactness,
     accuracy: AccuracyFacts | None,
+    agreement: AgreementFacts | None = None,
+    labelled: bool = True,
     parity: Sequence[ParityRow],
     latency: Sequence[LatencyFigures] = (),
     dynamic: DynamicFigures | None = None,
@@ -30,7 +33,8 @@ def run_checks(
     """The run's own verdict: within its recipe's budget, accurate, exact, counted right, and in parity.
 
     A run that exported nothing passes ``parity=()`` and has no parity check. ``accuracy=None``: it was measured, and is
-    not judged (``checks.accuracy_drop: null``); the verdict says so. ``notes``: what was not done as the recipe asks.
+    not judged (``checks.accuracy_drop: null``); the verdict says so. Without labels that is said of ``agreement``.
+    ``notes``: what was not done as the recipe asks.
     """
     checks = []
     if budget.macs_max is not None:
@@ -48,6 +52,8 @@ def run_checks(
         checks += [item.check for item in latency_checks(timed, Limit(budget.latency_max), NO_LATENCY)]
     if accuracy is not None:
         checks += accuracy_checks(accuracy)
+    if agreement is not None:
+        checks.append(agreement_check(agreement))
     difference = exactness.gated_vs_slim_max_rel
     reason = NOT_FINITE if difference is None else None
     checks.append(check_figure("exactness, gated against slim", EXACTNESS_LIMIT, difference, "error", reason=reason))
@@ -55,4 +61,6 @@ def run_checks(
     checks.append(check_figure("cost model against fvcore", counted, predicted, "MACs", bound="equal"))
     if parity:
         checks.append(parity_passed(parity))
+    if not labelled:
+        return Verdict.of(checks, agreement_judged=agreement is not None, notes=notes)
     return Verdict.of(checks, accuracy_judged=accuracy is not None, notes=notes)

@@ -31,8 +31,9 @@ _NOT_LEARNED: Final = {
 class SlimmingFacts:
     """How a slim model was made.
 
-    ``limits``: keys of the recipe's budget; ``kept``: share of the MACs; ``recalibrated``: validation accuracy after
-    batch normalisation was recalibrated and before finetuning; ``gate_steps`` and ``converged``: of learned gates.
+    ``limits``: keys of the recipe's budget; ``kept``: share of the MACs; ``recalibrated``: validation accuracy (or
+    agreement) after batch normalisation was recalibrated and before finetuning; ``gate_steps`` and ``converged``: of
+    learned gates.
     """
 
     kept: float
@@ -51,7 +52,7 @@ def remedies(made: SlimmingFacts, slim: float | None) -> list[str]:
     """What to change, the likeliest cause first; never empty.
 
     Args:
-        slim: the slim model's validation accuracy.
+        slim: the slim model's validation accuracy, or its agreement where there are no labels.
     """
     found = [*_of_gates(made), *_of_finetuning(made, slim)]
     budget = " or ".join(f"budget.{name}" for name in made.limits)

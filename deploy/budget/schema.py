@@ -25,7 +25,7 @@ from slimsight.compress.errors import ConfigError
 from slimsight.compress.files.untrusted import read_text
 
 from ..settings.allowed import Allowed, Problems, shown_value, without_null
-from ..settings.checks import read_drop, read_share
+from ..settings.checks import read_agreement, read_drop, read_share
 from ..settings.latency import LatencyConfig
 from ..settings.yaml_text import MOST_YAML, Place, line_of, read_yaml
 from .limit import Levels, Limit
@@ -127,6 +127,7 @@ LatencyLimit: TypeAlias = Annotated[Amounts, Levels(read_latency, LATENCY, bound
 LayerMacs: TypeAlias = Annotated[Amounts, Levels(read_layer_macs, LAYER_MACS, bound="max")]
 LayerParams: TypeAlias = Annotated[Amounts, Levels(read_layer_params, LAYER_PARAMS, bound="max")]
 Accuracy: TypeAlias = Annotated[Numbers, Levels(read_accuracy, SHARE, bound="min")]
+Agreement: TypeAlias = Annotated[Numbers, Levels(read_agreement, SHARE, bound="min")]
 Drop: TypeAlias = Annotated[Numbers, Levels(read_drop, SHARE, bound="max")]
 Growth: TypeAlias = Annotated[Numbers, Levels(read_growth, SHARE, bound="max")]
 SpeedUp: TypeAlias = Annotated[Numbers, Levels(read_speedup, SPEEDUP, bound="min")]
@@ -202,6 +203,11 @@ class BudgetFile(_Limits):
     )
     accuracy: Accuracy | None = _key("the least accuracy on the test (or else the validation) images", "88%", 0.88)
     accuracy_drop: Drop | None = _key("the most points of accuracy lost against the original", "1%", 0.01)
+    agreement: Agreement | None = _key(
+        "the least share of test (or else validation) images on which slim model and original predict the same class",
+        "90%",
+        0.9,
+    )
     parity: Parity | None = _key(
         "true: every artefact computes what PyTorch does; or the largest difference", True, 1e-4
     )

@@ -22,7 +22,11 @@ def init(
     ] = None,
     images: Annotated[
         Path | None,
-        typer.Argument(metavar="IMAGES", help="folder with one folder of images per class; none: handwritten digits"),
+        typer.Argument(
+            metavar="IMAGES",
+            help="folder with one folder of images per class, or with --weights of images alone; none: handwritten "
+            "digits",
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="where to write the recipe; budget.yaml lies beside it")] = Path(
         "recipe.yaml"
@@ -31,6 +35,9 @@ def init(
         str | None, typer.Option(metavar="FILE", help=".safetensors or a state dict (.pt, .pth); or pretrained")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="overwrite what is there")] = False,
+    no_labels: Annotated[
+        bool, typer.Option("--no-labels", help="folders say nothing of classes: slim by what the model itself predicts")
+    ] = False,
     skip_broken: Annotated[
         bool, typer.Option("--skip-broken", help="go on without images that cannot be read: they are listed in a file")
     ] = False,
@@ -61,7 +68,12 @@ def init(
     from ..settings.recipe import load_recipe
     from ..starter import examine_images, examine_model, to_recipe
 
-    image_facts = examine_images(images, cache=default_cache(), skip_list=skip_list, progress=terminal.progress)
+    labels: Literal["folders", "none"] | None = "folders" if weights is None else None
+    if no_labels:
+        labels = "none"
+    image_facts = examine_images(
+        images, cache=default_cache(), labels=labels, skip_list=skip_list, progress=terminal.progress
+    )
     source: Path | Literal["pretrained"] | None = None
     if weights is not None:
         source = "pretrained" if weights == "pretrained" else Path(weights)

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from ..run.dry_run import DryRun
 
 
+_UNJUDGED = ["checks.accuracy_drop=null", "checks.agreement=null"]
+
+
 def run(
     context: typer.Context,
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file, e.g. configs/digits.yaml")],
@@ -39,7 +42,9 @@ def run(
     no_accuracy_check: Annotated[
         bool,
         typer.Option(
-            "--no-accuracy-check", help="measure accuracy, do not judge it; the same as --set checks.accuracy_drop=null"
+            "--no-accuracy-check",
+            help="measure accuracy (without labels: agreement), do not judge it; the same as --set "
+            "checks.accuracy_drop=null --set checks.agreement=null",
         ),
     ] = False,
     devices: Annotated[
@@ -50,7 +55,7 @@ def run(
     from ..settings.recipe import load_recipe
 
     terminal: Terminal = context.obj
-    overrides = [*(set_ or ()), *(["checks.accuracy_drop=null"] if no_accuracy_check else [])]
+    overrides = [*(set_ or ()), *(_UNJUDGED if no_accuracy_check else [])]
     loaded = load_recipe(recipe, overrides)  # before torch is imported: a mistake is reported at once
     check_devices(devices)
     check_batch_sizes(loaded, launched_processes() or devices or 1)
@@ -115,6 +120,7 @@ def _print_files(root: Path) -> None:
 
 
 def _print_summary(report: Report) -> None:
+    from ..report.shares import wilson
     from ..report.units import as_bytes, as_count, as_macs, as_ms, as_percent, as_times
 
     before, after = report.original, report.slim
@@ -133,6 +139,11 @@ def _print_summary(report: Report) -> None:
             table.add_row(name, as_percent(was), as_percent(now), f"{100 * (now - was):+.2f} points")
         elif name == "test accuracy" and report.data is not None and report.data.without_test:
             table.add_row(name, "", "", "no test images")
+    if not report.labelled and (found := report.agreement) is not None and found.test is not None:
+        for name, of in (("agreement, validation", found), ("agreement, test", found.test)):
+            low, high = wilson(of.top1, of.images)
+            interval = f"{as_percent(low)} to {as_percent(high)}, {of.images:,} images"
+            table.add_row(name, "", as_percent(of.top1), interval)
     for row in report.latency:
         speed = row.speedup
         change = f"{as_times(speed.median)} as fast ({as_times(speed.low)} to {as_times(speed.high)})"

@@ -104,6 +104,7 @@ class _EscapingConsole(Console):
 
 def print_checks(verdict: Verdict) -> None:
     """One line for each check, with its value and limit."""
+    from ..report.rows import unjudged
     from ..report.units import check_texts
 
     out = console()
@@ -111,8 +112,8 @@ def print_checks(verdict: Verdict) -> None:
         limit, value = check_texts(item)
         reason = f": {item.reason}" if item.reason else ""
         out.print(f"{'ok    ' if item.passed else 'FAILED'} {item.name}: {value} ({limit}){reason}", soft_wrap=True)
-    if verdict.accuracy_judged is False:
-        out.print("accuracy was measured, not judged (checks.accuracy_drop is null)")
+    if (open_question := unjudged(verdict)) is not None:
+        out.print(open_question)
     for note in verdict.notes or ():
         out.print(f"note: {note}", soft_wrap=True)
     for remedy in dict.fromkeys(item.remedy for item in verdict.failed if item.remedy):

@@ -66,6 +66,7 @@ def render_markdown(report: Report, pictures: Sequence[str] = ()) -> str:
         verdict=f"**{'PASSED' if report.verdict.passed else 'FAILED'}**: {plain(rows.verdict(report))}",
         agreement=rows.agreement(report),
         preprocessing=rows.preprocessing(report),
+        original=rows.original(report),
         steer=rows.steer(report),
         slower=rows.slower(report),
         degenerate=rows_explained.degenerate(report),

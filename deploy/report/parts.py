@@ -223,22 +223,69 @@ class PercentilesMs(ReportPart):
 class StatisticsFigures(ReportPart):
     """The finetuned model with its running batch-norm statistics and with exact ones; the better were kept.
 
-    ``momentum``: given during finetuning to batch normalisations whose own is too small for the schedule.
+    ``momentum``: given during finetuning to batch normalisations whose own is too small for the schedule. Without
+    labels agreement with the original takes the place of accuracy, and losses are cross entropies with its predictions.
     """
 
-    running_val_accuracy: Share
+    running_val_accuracy: Share | None
     running_val_loss: Measured = None
     recalibrated_val_accuracy: Share | None = None
     recalibrated_val_loss: Measured = None
+    running_val_agreement: Share | None = None
+    recalibrated_val_agreement: Share | None = None
     kept: Literal["running", "recalibrated"]
     momentum: Share | None = None
 
 
-class AgreementFigures(ReportPart):
-    """Share of ``images`` validation images on which slim model and original predict the same class."""
+class TestAgreementFigures(ReportPart):
+    """As ``AgreementFigures``, of the test images, which are read once."""
 
     top1: Share
     images: Count
+    low: Share
+    high: Share
+
+
+class AgreementFigures(ReportPart):
+    """Share of ``images`` validation images on which slim model and original predict the same class.
+
+    ``low`` and ``high``: its 95 % interval (Wilson). ``chance``: what a model reaches that always gives the class that
+    the original predicts most often. Where images have no labels also ``gated``: of the original with hard gates,
+    before finetuning; and ``test``: of the test images.
+    """
+
+    top1: Share
+    images: Count
+    low: Share | None = None
+    high: Share | None = None
+    chance: Share | None = None
+    gated: Share | None = None
+    test: TestAgreementFigures | None = None
+
+
+class BackboneFigures(ReportPart):
+    """Tensors under a new head: how many the weights gave, and the names of those ``made`` new and ``left`` out."""
+
+    taken: Count
+    made: tuple[str, ...]
+    left: tuple[str, ...] = ()
+
+
+class TrainingFigures(ReportPart):
+    """How the original was trained by the run; ``stages`` say how long that took."""
+
+    epochs: Count
+    steps: Count
+    optimizer: str
+
+
+class ModelInfo(ReportPart):
+    """The classifier that was pruned: the file of its ``weights``, and its ``training`` where the run trained it."""
+
+    name: str
+    weights: str | None = None
+    backbone: BackboneFigures | None = None
+    training: TrainingFigures | None = None
 
 
 class SigmaPx(ReportPart):

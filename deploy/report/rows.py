@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
 from slimsight.compress.amounts import as_duration
 
-from .schema import Interval, LatencyFigures, QuantilesMs, Report
+from .schema import Interval, LatencyFigures, QuantilesMs, Report, Verdict
 from .shares import wilson
 from .table import Cell, Code, Number, Result, Table
 from .units import (
@@ -47,6 +47,9 @@ _RANKED: Final = {
 }
 
 
+_NAMED: Final = 4
+
+AGREES: Final = "agreement with the original"
 NO_TEST_IMAGES: Final = "no test images"
 
 
@@ -92,6 +95,10 @@ def summary(report: Report) -> Table:
             rows.append([name, *shares, Number(right_after - right_before, signed_points)])
         elif name == "test accuracy" and report.data is not None and report.data.without_test:
             rows.append([name, NO_TEST_IMAGES, NO_TEST_IMAGES, ""])
+    if not report.labelled and (found := report.agreement) is not None:
+        rows.append([AGREES, "", Number(found.top1, as_percent), ""])
+        if found.test is not None:
+            rows.append([f"{AGREES}, test", "", Number(found.test.top1, as_percent), ""])
     for row in report.latency:
         medians = (Number(row.original_ms.median, as_ms), Number(row.slim_ms.median, as_ms))
         rows.append([f"median latency, {latency_label(row)}", *medians, f"speed-up {interval_text(row.speedup)}"])
@@ -288,16 +295,48 @@ def preprocessing(report: Report) -> str:
     )
 
 
+def original(report: Report) -> str:
+    """Where the original's weights come from, and how it was trained; "" in reports that do not say."""
+    model = report.model
+    if model is None or (model.weights is None and model.training is None):
+        return ""
+    parts = ["no weights were given" if model.weights is None else f"weights from {model.weights}"]
+    if model.backbone is not None:
+        taken = plural(model.backbone.taken, "tensor")
+        parts = [f"{taken} from {model.weights}, made new: {_names(model.backbone.made)}"]
+        if model.backbone.left:
+            parts.append(f"left out: {_names(model.backbone.left)}")
+    if (training := model.training) is not None:
+        seconds = next((stage.seconds for stage in report.stages if stage.name == "classifier"), None)
+        took = "" if seconds is None else f", in {as_duration(seconds)}"
+        name = {"sgd": "SGD", "adamw": "AdamW"}.get(training.optimizer, training.optimizer)
+        length = f"{plural(training.epochs, 'epoch')}, {plural(training.steps, 'step')}"
+        parts.append(f"trained by this run with {name} for {length}{took}")
+    return f"The original: {'; '.join(parts)}."
+
+
+def _names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
 def agreement(report: Report) -> str:
     """On how many validation images slim model and original predict the same class; "" where it was not measured."""
     found = report.agreement
     if found is None:
         return ""
     low, high = wilson(found.top1, found.images)
-    return (
+    text = (
         f"Slim model and original predict the same class on {as_percent(found.top1)} of "
-        f"{plural(found.images, 'validation image')} (95 % interval: {as_percent_1(low)} to {as_percent_1(high)})."
+        f"{plural(found.images, 'validation image')} (95 % interval: {as_percent_1(low)} to {as_percent_1(high)})"
     )
+    if (test := found.test) is not None:
+        interval = f"{as_percent_1(test.low)} to {as_percent_1(test.high)}"
+        text += f", and on {as_percent(test.top1)} of {plural(test.images, 'test image')} ({interval})"
+    if report.labelled:
+        return f"{text}."
+    by_chance = "" if found.chance is None else f" By chance it would be {as_percent(found.chance)}."
+    return f"{text}.{by_chance} The images have no labels, so nothing is known of the accuracy of either model."
 
 
 def verdict(report: Report) -> str:
@@ -305,8 +344,8 @@ def verdict(report: Report) -> str:
     count, failed = len(report.verdict.checks), report.verdict.failed
     untested = report.data is not None and report.data.without_test
     notes = " There are no test images: accuracies are those of validation images." if untested else ""
-    if report.verdict.accuracy_judged is False:
-        notes += " Accuracy was measured, not judged (checks.accuracy_drop is null)."
+    if (left_open := unjudged(report.verdict)) is not None:
+        notes += f" {left_open[0].upper()}{left_open[1:]}."
     notes += "".join(f" {note}" for note in report.verdict.notes or ())
     if not count:
         return f"nothing was checked.{notes}"
@@ -314,6 +353,15 @@ def verdict(report: Report) -> str:
         return f"{f'all {count} checks hold' if count > 1 else 'its check holds'}.{notes}"
     sentence = f"{len(failed)} of {plural(count, 'check')}. {'; '.join(map(describe_check, failed))}."
     return " ".join([sentence, *(f"What to change: {remedy}." for remedy in remedies(report))]) + notes
+
+
+def unjudged(verdict: Verdict) -> str | None:
+    """What the verdict leaves open: that accuracy, or agreement, was not judged."""
+    if verdict.agreement_judged is False:
+        return "agreement with the original was measured, not judged (checks.agreement is null)"
+    if verdict.accuracy_judged is False:
+        return "accuracy was measured, not judged (checks.accuracy_drop is null)"
+    return None
 
 
 def remedies(report: Report) -> list[str]:

@@ -18,6 +18,7 @@ from .parts import (
     GateHistoryFigures,
     MapDriftFigures,
     Measured,
+    ModelInfo,
     PercentilesMs,
     RankingFigures,
     ReportPart,
@@ -73,6 +74,7 @@ class DataFigures(ReportPart):
 
     ``test``: 0 where there are no test images, None in reports that do not say. ``skipped``: images that the recipe
     leaves out (``data.skip``), and the first of their paths. ``val_majority``: share of the most frequent class.
+    ``labels``: ``none`` where the images have none; then no accuracy is known, and agreement with the original is.
     """
 
     source: str
@@ -82,6 +84,7 @@ class DataFigures(ReportPart):
     classes: Whole
     image_size: Whole | None = None
     val_majority: Share | None = None
+    labels: Literal["none"] | None = None
     skipped: Whole = 0
     skipped_names: tuple[str, ...] = ()
     preprocessing: PreprocessingFigures | None = None
@@ -92,19 +95,13 @@ class DataFigures(ReportPart):
         return self.test == 0
 
 
-class ModelInfo(ReportPart):
-    """The classifier that was pruned."""
-
-    name: str
-
-
 class ModelFigures(ReportPart):
-    """Costs and accuracies of a model. MACs at batch 1, bytes of the weights."""
+    """Costs and accuracies of a model. MACs at batch 1, bytes of the weights. Accuracies are None without labels."""
 
     macs: Count
     params: Count
     size_bytes: Count
-    val_accuracy: Share
+    val_accuracy: Share | None
     test_accuracy: Share | None
 
 
@@ -287,7 +284,8 @@ class Check(ReportPart):
 class Verdict(ReportPart):
     """All checks together; without a single check nothing has passed.
 
-    ``accuracy_judged``: whether a check is of accuracy; None: the report of an earlier version, whose verdict was not.
+    ``accuracy_judged``: whether a check is of accuracy; None: the report of an earlier version, whose verdict was not,
+    or of images without labels, where ``agreement_judged`` says it of agreement with the original.
     ``notes``: what was not done as the recipe asks, a sentence each.
     """
 
@@ -295,6 +293,7 @@ class Verdict(ReportPart):
     checks: tuple[Check, ...]
     accuracy_judged: bool | None = None
     notes: tuple[str, ...] | None = None
+    agreement_judged: bool | None = None
 
     @model_validator(mode="after")
     def _follows_from_its_checks(self) -> Verdict:
@@ -303,11 +302,23 @@ class Verdict(ReportPart):
         return self
 
     @classmethod
-    def of(cls, checks: Iterable[Check], *, accuracy_judged: bool | None = None, notes: Iterable[str] = ()) -> Verdict:
+    def of(
+        cls,
+        checks: Iterable[Check],
+        *,
+        accuracy_judged: bool | None = None,
+        agreement_judged: bool | None = None,
+        notes: Iterable[str] = (),
+    ) -> Verdict:
         """The verdict that follows from ``checks``."""
         kept = tuple(checks)
-        passed = bool(kept) and all(check.passed for check in kept)
-        return cls(passed=passed, checks=kept, accuracy_judged=accuracy_judged, notes=tuple(notes) or None)
+        return cls(
+            passed=bool(kept) and all(check.passed for check in kept),
+            checks=kept,
+            accuracy_judged=accuracy_judged,
+            agreement_judged=agreement_judged,
+            notes=tuple(notes) or None,
+        )
 
     @property
     def failed(self) -> tuple[Check, ...]:
@@ -343,3 +354,17 @@ class Report(ReportPart):
     attribution: AttributionFigures | None = None
     stages: tuple[StageFigures, ...] = ()
     verdict: Verdict
+
+    @model_validator(mode="after")
+    def _knows_accuracy_or_agreement(self) -> Report:
+        known = self.original.val_accuracy is not None and self.slim.val_accuracy is not None
+        if self.labelled and not known:
+            raise ValueError("validation accuracies are null, but data.labels is not none")
+        if not self.labelled and (known or self.agreement is None):
+            raise ValueError("data.labels is none: there must be an agreement, and no accuracies")
+        return self
+
+    @property
+    def labelled(self) -> bool:
+        """Whether its images had labels, so that accuracies are known."""
+        return self.data is None or self.data.labels != "none"

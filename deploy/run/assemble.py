@@ -17,22 +17,24 @@ from slimsight.compress.data.lists import read_skip
 from slimsight.compress.explain.varsal import VarSalHead
 from slimsight.compress.files.untrusted import printable
 
-from ..budget import AccuracyFacts, SlimmingFacts, run_checks
+from ..budget import run_checks
 from ..machine import device_name, versions
 from ..report import Report
 from ..report.canvas import draw_strip
 from ..report.files import Strip, write_strips
 from ..report.markdown import CHANNELS_PICTURE, SALIENCY_PICTURE
 from ..report.parts import (
-    AgreementFigures,
     AttributionFigures,
+    BackboneFigures,
     DynamicFigures,
     ExplainerFigures,
     GateHistoryFigures,
+    ModelInfo,
     RankingFigures,
     SelectorFigures,
     SigmaPx,
     StatisticsFigures,
+    TrainingFigures,
 )
 from ..report.pictures import draw_channels, draw_row, draw_saliency
 from ..report.schema import (
@@ -45,13 +47,13 @@ from ..report.schema import (
     GatesFigures,
     LatencyFigures,
     ModelFigures,
-    ModelInfo,
     ParityRow,
     PreprocessingFigures,
     SaliencyFigures,
     StageFigures,
 )
 from ..run_dir import StageRecord
+from .judged import accuracy_facts, agreement_facts, agreement_figures
 from .session import Session
 
 PICTURED = 12
@@ -65,13 +67,13 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
     cut, judged = metrics["surgery"], metrics["judgement"]
     original = ModelFigures(
         **cut["original"],
-        val_accuracy=metrics["classifier"]["val_accuracy"],
-        test_accuracy=judged["original_test_accuracy"],
+        val_accuracy=metrics["classifier"].get("val_accuracy"),
+        test_accuracy=judged.get("original_test_accuracy"),
     )
     slim = ModelFigures(
         **cut["slim"],
-        val_accuracy=metrics["finetune"]["val_accuracy"],
-        test_accuracy=judged["slim_test_accuracy"],
+        val_accuracy=metrics["finetune"].get("val_accuracy"),
+        test_accuracy=judged.get("slim_test_accuracy"),
     )
     exactness = Exactness(
         gated_vs_slim_max_rel=cut["gated_vs_slim_max_rel"],
@@ -88,13 +90,14 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
     skipped = () if recipe.data.skip is None else tuple(sorted(read_skip(recipe.data.skip)))
     gates = _gates(metrics["gates"], recipe.gates, slim.macs)
     explainer = _explainer(session)
+    agreement = agreement_figures(session, metrics)
     return Report(
         recipe=name,
         created=datetime.now(UTC),
         versions=versions(),
         device=device_name(),
         seed=recipe.seed,
-        model=ModelInfo(name=_short(recipe.model.name)),
+        model=_model(session, metrics["classifier"]),
         data=DataFigures(
             source=recipe.data.source,
             train=len(splits.train),
@@ -104,13 +107,14 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
             image_size=splits.image_size,
             skipped=len(skipped),
             skipped_names=tuple(printable(path, 500) for path in skipped[:_NAMED_SKIPPED]),
-            val_majority=judged["val_majority"],
             preprocessing=_preprocessing(session),
+            val_majority=judged["val_majority"] if session.labelled else None,
+            labels=None if session.labelled else "none",
         ),
         original=original,
         slim=slim,
-        agreement=AgreementFigures(top1=judged["val_same_top1"], images=judged["val_images"]),
-        gated=GatedFigures(val_accuracy=cut["gated_val_accuracy"]),
+        agreement=agreement,
+        gated=GatedFigures(val_accuracy=cut["gated_val_accuracy"]) if session.labelled else None,
         statistics=_statistics(metrics["finetune"]),
         gates=gates,
         explainer=explainer,
@@ -130,7 +134,9 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
             slim=slim,
             budget=budget,
             exactness=exactness,
-            accuracy=_accuracy(session, metrics, (original, slim), gates),
+            accuracy=accuracy_facts(session, metrics, (original, slim), gates),
+            agreement=agreement_facts(session, metrics, (original, slim), gates, agreement),
+            labelled=session.labelled,
             dynamic=dynamic,
             parity=parity,
             latency=latency,
@@ -185,36 +191,22 @@ def _preprocessing(session: Session) -> PreprocessingFigures:
     )
 
 
-def _accuracy(
-    session: Session,
-    metrics: Mapping[str, Mapping[str, Any]],
-    models: tuple[ModelFigures, ModelFigures],
-    gates: GatesFigures,
-) -> AccuracyFacts | None:
-    """What accuracy is judged by; None where the recipe leaves it unjudged."""
-    recipe, (original, slim) = session.recipe, models
-    if recipe.checks.accuracy_drop is None:
-        return None
-    finetune, judged = recipe.finetune, metrics["judgement"]
-    return AccuracyFacts(
-        original=original.val_accuracy,
-        slim=slim.val_accuracy,
-        images=judged["val_images"],
-        classes=len(session.splits.classes),
-        majority=judged["val_majority"],
-        drop_max=recipe.checks.accuracy_drop,
-        made=SlimmingFacts(
-            kept=slim.macs / original.macs,
-            limits=tuple(recipe.budget.limits),
-            epochs=finetune.epochs,
-            steps=finetune.epochs * -(-len(session.splits.train) // finetune.batch_size),
-            lr=finetune.lr,
-            recalibrated=metrics["finetune"]["recalibrated_val_accuracy"],
-            distill=finetune.distill,
-            steer=gates.steer,
-            gate_steps=None if gates.steps is None else recipe.gates.steps,
-            converged=gates.converged,
-        ),
+def _model(session: Session, metrics: Mapping[str, Any]) -> ModelInfo:
+    model, backbone = session.recipe.model, None
+    if "backbone" in metrics:
+        found = metrics["backbone"]
+        backbone = BackboneFigures(taken=len(found["taken"]), made=tuple(found["made"]), left=tuple(found["left"]))
+    training = None
+    if model.trained:
+        images = len(session.splits.train)
+        steps = model.train.epochs * (images // min(model.train.batch_size, images))
+        training = TrainingFigures(epochs=model.train.epochs, steps=steps, optimizer=model.train.optimizer)
+    weights = model.weights.name if isinstance(model.weights, Path) else model.weights
+    return ModelInfo(
+        name=_short(model.name),
+        weights=None if weights is None else printable(weights, 500),
+        backbone=backbone,
+        training=training,
     )
 
 
@@ -232,7 +224,9 @@ def _budget(budget: BudgetConfig, limits: Mapping[str, float], slim: ModelFigure
 
 def _statistics(metrics: Mapping[str, Any]) -> StatisticsFigures | None:
     """None: nothing was finetuned, or an earlier version finetuned."""
-    return StatisticsFigures(**metrics["statistics"]) if "statistics" in metrics else None
+    if "statistics" not in metrics:
+        return None
+    return StatisticsFigures(**{"running_val_accuracy": None, **metrics["statistics"]})
 
 
 def _short(model: str) -> str:
@@ -327,7 +321,8 @@ def draw_pictures(session: Session, cut: Mapping[str, Any]) -> None:
     draw_saliency(root / SALIENCY_PICTURE, *pictures, names, wrong=wrong)
     strips = []
     for row, name in enumerate(names):
-        lines = [f"true class: {classes[truth[row]]}"] if wrong[row] else []
+        label = "true class" if session.labelled else "original's class"
+        lines = [f"{label}: {classes[truth[row]]}"] if wrong[row] else []
         strip = Strip(
             file=f"explained-{row + 1:02d}.webp",
             title=f"predicted: {name}",

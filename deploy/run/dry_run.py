@@ -56,7 +56,7 @@ class Steps:
 def time_steps(session: Session, classifier: Classifier) -> Steps:
     """Time a few training batches on the device of the run."""
     recipe, device = session.recipe, session.fabric.device
-    batches = session.shuffled(session.splits.train, recipe.finetune.batch_size)
+    batches = session.shuffled(session.opened.train, recipe.finetune.batch_size)
     batch = to_device(next(iter(batches.epoch(0))), device)
     images, labels = batch.images, batch.labels
     model = classifier.to(device).train()
@@ -75,7 +75,7 @@ def time_steps(session: Session, classifier: Classifier) -> Steps:
 
 def _reading(session: Session) -> float:
     """Seconds per image for decoding images that stay files; 0 for cached images."""
-    images = session.splits.train.images
+    images = session.opened.train.images
     if not (isinstance(images, Rows) and isinstance(images.pool, FileImages)):
         return 0.0
     rows = images.order[np.linspace(0, len(images) - 1, _DECODED).astype(np.int64)]
@@ -107,7 +107,7 @@ def estimate(session: Session, known: Preflight, steps: Steps) -> dict[str, floa
 
     Early stopping makes stages shorter; what a budget of latency measures, and compiling, is not in it.
     """
-    recipe, splits = session.recipe, session.splits
+    recipe, splits = session.recipe, session.opened
     train, val, test = len(splits.train), len(splits.val), _test_images(session)
     forward, step = steps.forward, steps.step
     seen = image_count(recipe.gates.images, train)
@@ -128,11 +128,14 @@ def estimate(session: Session, known: Preflight, steps: Steps) -> dict[str, floa
     learns_on = image_count(explainer.images, train)
     beside = _SELECTOR_STEPS if gates.explainer else 1.0
     gate_steps = gates.steps * min(gates.batch_size, seen) * step * beside * _GATE_SHARE if gates.learned else 0.0
+    if not session.labelled and gates.learned:  # the original runs beside the gated network
+        gate_steps += gates.steps * min(gates.batch_size, seen) * forward
+    predicted = val if session.labelled else train + val
     files = 1 + len(recipe.export.formats)
     latency = recipe.latency
     calls = (latency.rounds + _STEADY_CALLS * latency.sessions) * latency.batch
     return {
-        "classifier": val * forward + (learned(recipe.model.train) if recipe.model.weights is None else 0.0),
+        "classifier": predicted * forward + (learned(recipe.model.train) if recipe.model.trained else 0.0),
         "predictor": explainer.predictor.epochs * (learns_on * (step + forward) + val * 2 * forward),
         "selector": epochs * (learns_on * step * _SELECTOR_STEPS + val * 2 * forward),
         "targets": seen * 2 * forward,
@@ -148,7 +151,7 @@ def estimate(session: Session, known: Preflight, steps: Steps) -> dict[str, floa
 
 
 def _test_images(session: Session) -> int:
-    return len(session.splits.test()) if session.splits.has_test else 0
+    return len(session.opened.test()) if session.opened.has_test else 0
 
 
 def disk_needed(session: Session, known: Preflight) -> int:
@@ -156,8 +159,8 @@ def disk_needed(session: Session, known: Preflight) -> int:
     weights = _FILES_OF_WEIGHTS * size_bytes(known.classifier)
     if session.recipe.dynamic.enabled:
         weights *= 2
-    seen = image_count(session.recipe.gates.images, len(session.splits.train))
-    side = session.splits.image_size
+    seen = image_count(session.recipe.gates.images, len(session.opened.train))
+    side = session.opened.image_size
     per_image = {"rbf": 16, "realx": side * side, "varsal": side * side}.get(session.recipe.gates.explainer or "", 0)
     return weights + seen * per_image + 2_000_000  # pictures, reports
 
@@ -211,13 +214,13 @@ def dry_run(
     with naming_all_broken(recipe.data, progress):
         keys = stage_fingerprints(stages, session)
         known = preflight(session)
-        splits = session.splits
+        splits = session.opened
         images = {"train": len(splits.train), "val": len(splits.val), "test": _test_images(session)}
         steps = time_steps(session, known.classifier)
     expected = estimate(session, known, steps)
     return DryRun(
         out=out,
-        classes=len(splits.classes),
+        classes=len(session.classes),
         images=images,
         size=splits.image_size,
         known=known,

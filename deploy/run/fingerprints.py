@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from slimsight.compress.config import TrainConfig
 from slimsight.compress.data import Preprocessing
 from slimsight.compress.explain import RbfHead
 from slimsight.compress.explain.amortized.rbf import SIGMA_SHARE
@@ -58,9 +59,25 @@ def classifier_parts(session: Session) -> Parts:
     # The sampled pixels of ``data_key`` may be equal where those of other images are not.
     if session.preprocessing != Preprocessing.square(session.preprocessing.side):
         parts["preprocessing"] = session.preprocessing.cache_key
-    if model.weights is None:
-        parts |= {"train": model.train, "augment": augmentation(data), **_training_parts(session.recipe)}
+    if data.labels == "none":
+        parts["labels"] = data.labels
+    if model.head == "new":
+        parts["head"] = model.head
+    if model.trained:
+        parts |= {
+            "train": training_settings(model.train),
+            "augment": augmentation(data),
+            **_training_parts(session.recipe),
+        }
     return parts
+
+
+def training_settings(config: TrainConfig) -> dict[str, Any]:
+    """Settings of a training, without those added after the first release where they have their defaults."""
+    settings = config.model_dump(mode="json")
+    added = ("optimizer", "label_smoothing")
+    unused = {name for name in added if settings[name] == type(config).model_fields[name].default}
+    return {name: value for name, value in settings.items() if name not in unused}
 
 
 def _file_digest(path: Path) -> str | None:
@@ -138,7 +155,7 @@ def _gate_budget(recipe: Recipe) -> Any:
 def finetune_parts(session: Session) -> Parts:
     """``recalibrated``: earlier versions recalibrated before finetuning only."""
     recipe = session.recipe
-    parts = {"finetune": recipe.finetune, "recalibrated": ["before", "after"]}
+    parts = {"finetune": training_settings(recipe.finetune), "recalibrated": ["before", "after"]}
     return {**parts, "augment": augmentation(recipe.data), **_training_parts(recipe)}
 
 
@@ -163,4 +180,4 @@ def judgement_parts(session: Session) -> Parts:
     and nothing by Grad-CAM."""
     figures = ["accuracy", "drift", "maps", "agreement", "attribution"]
     parts = {"data": evaluation_settings(session.recipe.data), "figures": figures}
-    return parts if session.splits.has_test else {**parts, "tested": False}
+    return parts if session.opened.has_test else {**parts, "tested": False}

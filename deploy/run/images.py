@@ -25,7 +25,7 @@ from slimsight.compress.data import (
     open_splits,
     to_batches,
 )
-from slimsight.compress.data.images import sample_images
+from slimsight.compress.data.images import sample_rows
 from slimsight.compress.progress import Progress
 from slimsight.compress.training import make_fabric
 
@@ -34,6 +34,7 @@ from .processes import launched_processes
 
 _SAMPLED = 64
 _ADDED_LATER = (
+    "labels",
     "subset",
     "classes",
     "skip",
@@ -94,8 +95,29 @@ class RunImages:
         """Fabric of the run; with several processes the first access waits for all ranks."""
         return make_fabric(self.recipe.precision, accumulate=self.recipe.accumulate, together=launched_processes() > 1)
 
-    @cached_property
+    @property
+    def labelled(self) -> bool:
+        """Whether the images have labels of their own."""
+        return self.recipe.data.labels == "folders"
+
+    @property
+    def score(self) -> str:
+        """What the share of predictions that are the labels is: ``accuracy``, or ``agreement`` with the original."""
+        return "accuracy" if self.labelled else "agreement"
+
+    @property
+    def score_text(self) -> str:
+        """``score`` on validation images, in words."""
+        return "validation accuracy" if self.labelled else "agreement with the original on validation images"
+
+    @property
     def splits(self) -> Splits:
+        """The images with the labels that stages learn from and measure on; see ``opened``."""
+        return self.opened
+
+    @cached_property
+    def opened(self) -> Splits:
+        """The images as they are; without labels of their own all are of one class."""
         opened = open_splits(self.recipe.data, cache_dir=self.cache, seed=self.recipe.seed, progress=self.progress)
         if not opened.has_test:
             self.progress.note(f"no test images: {NO_TEST_FOLDER}")
@@ -109,7 +131,7 @@ class RunImages:
     @cached_property
     def data_key(self) -> str:
         """Changes with the training and validation images: their labels, and a sample of their pixels."""
-        return data_key(self.splits.train, self.splits.val)
+        return data_key(self.opened.train, self.opened.val)
 
     @property
     def example(self) -> Tensor:
@@ -118,11 +140,11 @@ class RunImages:
 
     def some_images(self, count: int) -> Tensor:
         """(count, 3, H, W) validation images in [0, 1], spread over the classes."""
-        return torch.from_numpy(np.asarray(self.splits.val.images[self._spread(count)])).float() / 255
+        return torch.from_numpy(np.asarray(self.opened.val.images[self._spread(count)])).float() / 255
 
     def parity_images(self) -> NDArray[np.uint8]:
         """(N, 3, H, W) all validation images, or as many, spread over the classes, as little memory holds."""
-        images = self.splits.val.images
+        images = self.opened.val.images
         each = int(np.prod(images.shape[1:]))
         return np.asarray(images[self._spread(max(1, _PARITY_BYTES // each))])
 
@@ -131,7 +153,7 @@ class RunImages:
         return torch.from_numpy(self.splits.val.labels[self._spread(count)])
 
     def _spread(self, count: int) -> NDArray[np.int64]:
-        total = len(self.splits.val)
+        total = len(self.opened.val)
         return np.linspace(0, total - 1, min(count, total)).round().astype(np.int64)
 
     def plain(self, images: ImageSet, flow: Flow | None = None) -> Batches:
@@ -162,8 +184,14 @@ class RunImages:
 
     def gate_images(self) -> ImageSet:
         """The training images that gates see: all, as many as the recipe says, or its share of every class."""
-        return sample_images(self.splits.train, self.recipe.gates.images, seed=self.recipe.seed)
+        return self._sample(self.recipe.gates.images)
 
     def explainer_images(self) -> ImageSet:
         """The training images that the explainer learns on; of the same share they are those of the gates."""
-        return sample_images(self.splits.train, self.recipe.explainer.images, seed=self.recipe.seed)
+        return self._sample(self.recipe.explainer.images)
+
+    def _sample(self, wanted: int | float | None) -> ImageSet:
+        """Drawn by the images' own labels: a share of every class that a model predicts would be another number."""
+        if wanted is None:
+            return self.splits.train
+        return self.splits.train.subset(sample_rows(self.opened.train.labels, wanted, seed=self.recipe.seed))

@@ -219,7 +219,7 @@ def check_batch_sizes(recipe: Recipe, processes: int) -> None:
 def batch_sizes(recipe: Recipe) -> dict[str, int]:
     """Images per step of every stage of the run that learns, by the recipe's key."""
     sizes = {"finetune.batch_size": recipe.finetune.batch_size}
-    if recipe.model.weights is None:
+    if recipe.model.trained:
         sizes["model.train.batch_size"] = recipe.model.train.batch_size
     if recipe.explainer.enabled:
         explainer = recipe.explainer

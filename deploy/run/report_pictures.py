@@ -56,7 +56,8 @@ def draw_worst(session: Session, worst: Sequence[Mapping[str, Any]]) -> None:
     for row, image in enumerate(worst):
         truth, was, now = (classes[int(each)] for each in (labels[row], predicted[0][row], predicted[1][row]))
         note = f"image {image['index']}\noriginal: {was}\nslim: {now}\n{_moved(image)}"
-        rows.append(DriftRow(f"true class: {truth}", note, pixels[row], before[row], after[row], wrong=now != truth))
+        title = f"true class: {truth}" if session.labelled else f"original's class: {truth}"
+        rows.append(DriftRow(title, note, pixels[row], before[row], after[row], wrong=now != truth))
     draw_drift(session.run.root / DRIFT_PICTURE, rows)
     write_strips(session.run.root, "drifted", [_to_strip(number, row) for number, row in enumerate(rows, 1)])
 

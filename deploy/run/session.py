@@ -14,8 +14,9 @@ from typing import Any
 
 from torch import Tensor
 
+from slimsight.compress.data import Flow, ImageSet, Splits
 from slimsight.compress.dynamic import DynamicClassifier, find_routes
-from slimsight.compress.errors import PruningError
+from slimsight.compress.errors import ModelError, PruningError
 from slimsight.compress.explain import (
     STEERING,
     ExplainedClassifier,
@@ -28,10 +29,19 @@ from slimsight.compress.explain import (
 from slimsight.compress.files.atomic import read_metadata, read_tensors, write_tensors
 from slimsight.compress.gates import CostModel, counted_limits, proxy_limits
 from slimsight.compress.gates.scope import choose_scope
-from slimsight.compress.models import Classifier, build_classifier, check_classifier, restore_
+from slimsight.compress.models import (
+    Backbone,
+    Classifier,
+    build_classifier,
+    build_with_backbone,
+    check_classifier,
+    classes_known,
+    restore_,
+)
 from slimsight.compress.parallel.processes import rank
 from slimsight.compress.progress import Progress
 from slimsight.compress.surgery import ChannelGraph, ProofCache, PrunePlan
+from slimsight.compress.training import logits_of
 from slimsight.export.onnx_files.metadata import About
 
 from ..host import default_cache as default_cache
@@ -45,6 +55,7 @@ from .refusal import Refusal
 from .stage_table import stage_needs
 
 _EXPLAINING = ("predictor", "selector", "targets")
+PREDICTIONS = "predictions.safetensors"
 _TIMED_IMAGES = 16
 _NAMED = 3
 
@@ -80,13 +91,48 @@ class Session(RunImages):
         """
         made = self.run.record(stage)
         assert made is not None, f"stage '{stage}' makes the model"
-        return About(made.fingerprint, self.splits.classes, macs_mean=macs_mean, preprocessing=self.preprocessing)
+        return About(made.fingerprint, self.classes, macs_mean=macs_mean, preprocessing=self.preprocessing)
 
-    def new_classifier(self) -> Classifier:
-        """The architecture (and its given weights, if any), checked with two images."""
-        model = build_classifier(self.recipe.model, len(self.splits.classes))
-        check_classifier(model, self.splits.image_size, len(self.splits.classes))
-        return model
+    def new_classifier(self) -> tuple[Classifier, Backbone | None]:
+        """The architecture with its given weights, if any, checked with two images; and what a backbone's file gave."""
+        model, backbone = build_with_backbone(self.recipe.model, len(self.classes))
+        check_classifier(model, self.opened.image_size, len(self.classes))
+        return model, backbone
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """The classes that the model tells apart; numbers where only its weights say how many there are."""
+        if self.labelled:
+            return self.opened.classes
+        count = classes_known(self.recipe.model, self.opened.image_size)
+        if count is None:
+            raise ModelError(
+                f"weights {self.recipe.model.weights} hold no last layer, so without labels there is nothing to slim "
+                "towards: give the weights of the whole classifier"
+            )
+        return tuple(map(str, range(count)))
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The images with their labels. Without labels of their own: those that the original predicts.
+
+        What it predicts is in its stage's file; stages after it may read this, none before. Test images keep no label:
+        see ``predicted``.
+        """
+        if self.labelled:
+            return self.opened
+        found = read_tensors(self.stage_file("classifier", PREDICTIONS))
+        return self.opened.relabelled(self.classes, found["train"].numpy(), found["val"].numpy())
+
+    def predicted(self, model: Classifier, images: ImageSet, flow: Flow | None = None) -> ImageSet:
+        """``images`` with the classes that ``model`` predicts as labels."""
+        logits = logits_of(model, self.plain(images, flow))
+        if not bool(logits.isfinite().all()):
+            raise ModelError(
+                f"the original's logits are not finite numbers on {int((~logits.isfinite()).any(1).sum())} images, so "
+                "nothing can learn from it: are its weights and its normalisation right?"
+            )
+        return images.relabelled(logits.argmax(1).numpy(), self.classes)
 
     def write(self, path: Path, state: Mapping[str, Any], metadata: dict[str, str] | None = None) -> None:
         """Write the tensors of ``state`` atomically; only rank 0 does. Other extra state is not stored."""
@@ -99,7 +145,7 @@ class Session(RunImages):
 
     def classifier(self) -> Classifier:
         """The original classifier, from its stage's file."""
-        model = build_classifier(self.recipe.model.model_copy(update={"weights": None}), len(self.splits.classes))
+        model = build_classifier(self.recipe.model.model_copy(update={"weights": None}), len(self.classes))
         restore_(model, self.stage_file("classifier", "model.safetensors"))
         return model.eval()
 
@@ -150,7 +196,7 @@ class Session(RunImages):
 
     def new_explained(self) -> ExplainedClassifier:
         """The original joined with an untrained selector."""
-        return join_explainer(self.classifier(), self.example, len(self.splits.classes), self.explainer.head)
+        return join_explainer(self.classifier(), self.example, len(self.classes), self.explainer.head)
 
     def explained(self) -> ExplainedClassifier:
         """The original joined with its trained selector."""

@@ -36,10 +36,21 @@ AccuracyDrop = Annotated[float, BeforeValidator(read_drop), WithJsonSchema({"any
 """A drop of accuracy at or above 0 and below 1; may be written as ``2%``."""
 
 
+def read_agreement(value: object) -> float:
+    """A share of images: ``90%`` or 0.9."""
+    return read_share(value, what="agreement", example="0.9 or '90%'")
+
+
+_AGREEMENT = [{"type": "number", "minimum": 0, "maximum": 1}, {"type": "string", "pattern": number_pattern(["", "%"])}]
+LeastAgreement = Annotated[float, BeforeValidator(read_agreement), WithJsonSchema({"anyOf": _AGREEMENT})]
+"""A share of images from 0 to 1; may be written as ``90%``."""
+
+
 class ChecksConfig(Section):
     """What the verdict holds the slim model to, beside its budget (``checks``); no result depends on it.
 
-    Under any limit on accuracy, a slim model that is not better than chance fails.
+    Under any limit on accuracy, a slim model that is not better than chance fails. Without labels (``data.labels:
+    none``) nothing is known of accuracy, and agreement with the original is judged in its place.
     """
 
     accuracy_drop: AccuracyDrop | None = Field(
@@ -47,4 +58,10 @@ class ChecksConfig(Section):
         description="the most points of validation accuracy lost against the original (2% or 0.02); null: accuracy is "
         "measured, not judged, as with --no-accuracy-check",
         examples=["2%", 0.02],
+    )
+    agreement: LeastAgreement | None = Field(
+        default=0.9,
+        description="data.labels none: the least share of validation images on which slim model and original predict "
+        "the same class (90% or 0.9); null: agreement is measured, not judged, as with --no-accuracy-check",
+        examples=["90%", 0.9],
     )

@@ -59,6 +59,36 @@ class Recipe(Section):
     export: ExportConfig = ExportConfig()
     latency: LatencyConfig = LatencyConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _distil_without_labels(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not _is_unlabelled(values.get("data")):
+            return values
+        finetune = values.get("finetune", {})
+        return {**values, "finetune": {"distill": 1.0, **finetune}} if isinstance(finetune, dict) else values
+
+    @model_validator(mode="after")
+    def _needs_no_labels(self) -> Recipe:
+        if self.data.labels == "folders":
+            return self
+        if self.model.trained:
+            what = "model.weights is null" if self.model.weights is None else "model.head is new"
+            raise ValueError(
+                f"data.labels is none and {what}: without labels no classifier can be trained; give model.weights a "
+                "trained classifier with its own last layer, or the images class folders (data.labels: folders)"
+            )
+        if self.finetune.distill != 1:
+            raise ValueError(
+                f"data.labels is none and finetune.distill is {self.finetune.distill:g}: without labels all of the "
+                "loss comes from the original; set finetune.distill to 1, or leave it out"
+            )
+        if self.dynamic.enabled:
+            raise ValueError(
+                "data.labels is none and dynamic.enabled is true: the dynamic variant learns from labels; set "
+                "dynamic.enabled to false, or give the images class folders (data.labels: folders)"
+            )
+        return self
+
     @model_validator(mode="after")
     def _steered_by_an_explainer(self) -> Recipe:
         if self.gates.explainer is not None and not self.explainer.enabled:
@@ -72,6 +102,10 @@ class Recipe(Section):
                 "explainer can say where the model looks; enable it, or set finetune.steer_weight to 0"
             )
         return self
+
+
+def _is_unlabelled(data: object) -> bool:
+    return data.get("labels") == "none" if isinstance(data, dict) else getattr(data, "labels", None) == "none"
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:

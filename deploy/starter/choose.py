@@ -78,22 +78,46 @@ def choose(
     model: Classifier,
     images: ImageFacts,
     size: int,
+    classes: int,
     *,
     stored: bool,
+    judged: bool = True,
     progress: Progress = SILENT,
 ) -> Choice:
     """Normalisation and preprocessing of ``model`` for ``images``.
 
     Args:
         size: side in pixels that images would have without a preprocessing of the model's own.
+        classes: logits of the model.
         stored: whether the weights brought a normalisation, which a run then takes.
+        judged: whether the weights can be judged on these images: not without labels, nor under a new last layer.
     """
     if config.weights is None:
         return _without_weights(config, images, size)
     stated = stated_by(model.net, config.name)
+    if not judged:
+        return _unjudged(model, images, size, classes, stated, stored)
     if config.weights == "pretrained":
         return _published(stated, model, images, size, progress)
-    return _measured(model, images, size, stated, stored, progress)
+    return _measured(model, images, size, classes, stated, stored, progress)
+
+
+def _unjudged(
+    model: Classifier, images: ImageFacts, size: int, classes: int, stated: Stated | None, stored: bool
+) -> Choice:
+    """What the weights or the model state, else the default: nothing can be decided on these images."""
+    if stored:
+        values = _stored(model)
+        normalisation = Normalisation(*values.values[0], values.names[0], "stated")
+    elif stated is not None and stated.mean is not None and stated.std is not None:
+        normalisation = Normalisation(stated.mean, stated.std, f"that of {stated.by} for its own weights", "guessed")
+    else:
+        normalisation = Normalisation(*IMAGENET, "ImageNet's, as most weights are trained with it", "guessed")
+    preprocessings = _preprocessings(model, images, size, classes, stated)
+    if preprocessings.own is None:
+        return Choice(normalisation, Preprocessing.square(size), "; ".join(preprocessings.notes), "guessed")
+    own = preprocessings.own
+    return Choice(normalisation, preprocessings.values[own], preprocessings.names[own], "stated", sized_by_model=True)
 
 
 def _without_weights(config: ModelConfig, images: ImageFacts, size: int) -> Choice:
@@ -119,18 +143,26 @@ def _published(stated: Stated | None, model: Classifier, images: ImageFacts, siz
     if stated.preprocessing is not None and images.arrays is None:
         made, why = stated.preprocessing, f"of {stated.by}"
     unseen = images.unseen
+    assert unseen is not None, "only labelled images are judged"
     race = run_race(model, unseen, [(mean, std)], [made], progress=progress)
     accuracy, sized = race.accuracy(Pair(0, 0)), made == stated.preprocessing
     return Choice(normalisation, made, why, "stated", accuracy, len(unseen), race.seconds, sized)
 
 
 def _measured(
-    model: Classifier, images: ImageFacts, size: int, stated: Stated | None, stored: bool, progress: Progress
+    model: Classifier,
+    images: ImageFacts,
+    size: int,
+    classes: int,
+    stated: Stated | None,
+    stored: bool,
+    progress: Progress,
 ) -> Choice:
     """Of weights from a file: what is decided on images that they have not learned, as far as there are any."""
     normalisations = _stored(model) if stored else _normalisations(stated, _own_statistics(images.sample(size)[0]))
-    preprocessings = _preprocessings(model, images, size, stated)
+    preprocessings = _preprocessings(model, images, size, classes, stated)
     unseen = images.unseen
+    assert unseen is not None, "only labelled images are judged"
     race = run_race(model, unseen, normalisations.values, preprocessings.values, progress=progress)
     by = decide_normalisation(race, normalisations.own)
     made = decide_preprocessing(race, range(len(preprocessings.values)))
@@ -193,7 +225,7 @@ def _normalisations(stated: Stated | None, measured: tuple[Triple, Triple]) -> _
 
 
 def _preprocessings(
-    model: Classifier, images: ImageFacts, size: int, stated: Stated | None
+    model: Classifier, images: ImageFacts, size: int, classes: int, stated: Stated | None
 ) -> _Candidates[Preprocessing]:
     """The model's own first, then the default and the usual ones; images that have one size are taken as they are."""
     notes = () if stated is None else stated.notes
@@ -201,7 +233,7 @@ def _preprocessings(
     own = None if stated is None else stated.preprocessing
     if stated is not None and own is not None:
         try:
-            check_classifier(model, own.side, len(images.classes))
+            check_classifier(model, own.side, classes)
             tried[own] = f"{own.brief} (of {stated.by})"
         except ModelError:
             notes = (*notes, f"{own.brief} of {stated.by} is not tried: the model does not take {own.side} px")

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +23,11 @@ from slimsight.compress.data.broken import (
     write_skip_list,
 )
 from slimsight.compress.data.decode import DECODE_ERRORS, SUFFIXES, error_text, is_image, open_image, to_bytes
-from slimsight.compress.data.layout import find_layout
+from slimsight.compress.data.layout import find_layout, folder_content
+from slimsight.compress.data.listing import UNLABELLED, image_names, list_unlabelled
 from slimsight.compress.data.partition import hold_out
 from slimsight.compress.data.sources import FolderSource, PooledSource
+from slimsight.compress.data.split_names import split_of
 from slimsight.compress.data.splits import to_source
 from slimsight.compress.errors import BrokenImage, DataError
 from slimsight.compress.files.untrusted import printable
@@ -50,8 +52,9 @@ class ImageFacts:
 
     ``sizes``: width x height of the sampled images, the most frequent first; ``notes``: anything unusual.
     ``splits`` has 0 test images where the user brought train/ and val/ alone; ``skipped``: broken images, left out.
+    Without labels there are no ``classes``, and ``counts`` has one entry.
     ``paths`` (or ``arrays``, where images have one size): the training images that are sampled, with labels.
-    ``unseen``: validation images.
+    ``unseen``: validation images; None without labels.
     """
 
     config: DataConfig
@@ -65,9 +68,14 @@ class ImageFacts:
     why_size: str
     notes: tuple[str, ...]
     paths: tuple[tuple[Path, int], ...]
-    unseen: UnseenImages
+    unseen: UnseenImages | None = None
     arrays: tuple[NDArray[np.uint8], NDArray[np.int64]] | None = None
     skipped: tuple[BrokenFile, ...] = ()
+
+    @property
+    def labelled(self) -> bool:
+        """Whether class folders say what the images show."""
+        return self.config.labels == "folders"
 
     @property
     def imbalance(self) -> float:
@@ -87,17 +95,26 @@ class ImageFacts:
 
 
 def examine_images(
-    path: Path | None, *, cache: Path, seed: int = 0, skip_list: Path | None = None, progress: Progress = SILENT
+    path: Path | None,
+    *,
+    cache: Path,
+    seed: int = 0,
+    labels: Literal["folders", "none"] | None = "folders",
+    skip_list: Path | None = None,
+    progress: Progress = SILENT,
 ) -> ImageFacts:
     """The facts about the images in ``path``; None: the digits that come with scikit-learn.
 
     Args:
+        labels: as in a recipe; None: ``none`` for a folder of images that has no two class folders.
         skip_list: where broken images are listed, to go on without them; None: they are refused.
 
     Raises:
         DataError: nothing there that a recipe can name; the message says which layouts are known.
         BrokenImage: images that cannot be decoded; they are named.
     """
+    if labels == "none" and (path is None or not path.is_dir()):
+        raise DataError(f"--no-labels takes a folder of images, not {path or 'the digits'}")
     if path is None:
         return _facts_of_source(DataConfig(source="digits", flip=False), "the embedded digits", cache, seed, progress)
     if not path.exists():
@@ -109,10 +126,13 @@ def examine_images(
     if path.name == _CIFAR or (path / _CIFAR).is_dir():
         config = DataConfig(source="cifar10_batches", path=path)
         return _facts_of_source(config, "CIFAR-10 in torchvision's layout", cache, seed, progress)
+    if labels == "none" or (labels is None and _is_unlabelled(path)):
+        return _facts_of_unlabelled(path, seed, skip_list, progress)
     return _facts_of_folder(path, seed, skip_list, progress)
 
 
 _HELD_OUT = "held out to validate, which the weights may have learned"
+_ALONE = "images alone are enough to slim a classifier with trained --weights"
 _LAYOUTS = "or train/<class>/ and test/<class>/ (val/<class>/ too, if you have it)"
 
 
@@ -178,9 +198,8 @@ def _facts_of_folder(path: Path, seed: int, skip_list: Path | None, progress: Pr
     except BrokenImage:
         raise
     except DataError as error:
-        raise DataError(f"{error} (layouts that are known: one folder per class, {_LAYOUTS})") from error
-    validates = False
-    where = _HELD_OUT
+        raise DataError(f"{error} (layouts that are known: one folder per class, {_LAYOUTS}; {_ALONE})") from error
+    validates, where = False, _HELD_OUT
     if isinstance(source, FolderSource):
         if "val" in source.folders:
             validates, where = True, f"in {source.folders['val'].name}/"
@@ -216,25 +235,63 @@ def _facts_of_folder(path: Path, seed: int, skip_list: Path | None, progress: Pr
         split: [(file, classes.index(name.split("/")[0])) for file, name in named[split]] for split in ("train", "val")
     }
     sampled = _evenly_spaced(labelled["train"])
-    sizes, notes = _sizes_and_notes([file for file, _ in sampled])
-    short = sorted(min(width, height) for width, height in sizes)[len(sizes) // 2]
-    size = max((side for side in SIZES if side <= short), default=SIZES[0])
-    why = f"the largest usual side that half of the images have (their short side: {short} px in the middle)"
     return ImageFacts(
-        config=trial.model_copy(update={"image_size": size}),
+        config=trial,
         classes=classes,
         counts={name: counts[name] for name in classes},
         splits={name: splits.get(name, 0) for name in ("train", "val", "test")},
         layout=layout,
-        sizes=tuple((f"{width}x{height}", count) for (width, height), count in Counter(sizes).most_common()),
-        short_side=short,
-        size=size,
-        why_size=why if short > SIZES[0] else f"the smallest usual side; the images have {short} px",
-        notes=(*notes, *_unread_files(path)),
         paths=tuple(sampled),
         unseen=UnseenImages.of_files(labelled["val"], learned=not validates, where=where),
         skipped=skipped,
+        **_sizes_of_files([file for file, _ in sampled], path),
     )
+
+
+def _is_unlabelled(path: Path) -> bool:
+    """Whether there are images below ``path``, but no two folders that could be classes, nor one of a split."""
+    content = folder_content(path)
+    if len(content.folders) > 1 or any(split_of(name) is not None for name in content.folders):
+        return False
+    return bool(image_names(path, ""))
+
+
+def _facts_of_unlabelled(path: Path, seed: int, skip_list: Path | None, progress: Progress) -> ImageFacts:
+    trial = DataConfig(source="image_folder", labels="none", path=path, image_size=SIZES[0])
+    trial, skipped = _without_broken(trial, skip_list, progress)
+    layout = find_layout(trial)
+    listing = list_unlabelled(layout.folders["train"], layout.selection)
+    test = hold_out(listing.names, trial.test_fraction, seed=seed, what="test")
+    pool = [name for name in listing.names if name not in test]
+    if len(pool) < _FEW:
+        trial = trial.model_copy(update={"val_fraction": _LARGE_SHARE})
+    validation = len(hold_out(pool, trial.val_fraction, seed=seed, what="validation"))
+    sampled = _evenly_spaced([(file, 0) for _, file in listing.only(pool).paths()])
+    return ImageFacts(
+        config=trial,
+        classes=(),
+        counts={UNLABELLED: len(listing.names)},
+        splits={"train": len(pool) - validation, "val": validation, "test": len(test)},
+        layout="images without class folders",
+        paths=tuple(sampled),
+        skipped=skipped,
+        **_sizes_of_files([file for file, _ in sampled], path),
+    )
+
+
+def _sizes_of_files(files: Sequence[Path], root: Path) -> dict[str, Any]:
+    """The facts that follow from the sizes of sampled files: their sizes, the side to take and why, and notes."""
+    sizes, notes = _sizes_and_notes(files)
+    short = sorted(min(width, height) for width, height in sizes)[len(sizes) // 2]
+    size = max((side for side in SIZES if side <= short), default=SIZES[0])
+    why = f"the largest usual side that half of the images have (their short side: {short} px in the middle)"
+    return {
+        "sizes": tuple((f"{width}x{height}", count) for (width, height), count in Counter(sizes).most_common()),
+        "short_side": short,
+        "size": size,
+        "why_size": why if short > SIZES[0] else f"the smallest usual side; the images have {short} px",
+        "notes": (*notes, *_unread_files(root)),
+    }
 
 
 def _evenly_spaced(files: Sequence[tuple[Path, int]]) -> list[tuple[Path, int]]:

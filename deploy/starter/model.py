@@ -11,8 +11,15 @@ import numpy as np
 import torch
 
 from slimsight.compress.config import ModelConfig
-from slimsight.compress.errors import ModelError
-from slimsight.compress.models import Classifier, build_classifier, check_classifier
+from slimsight.compress.errors import DataError, ModelError
+from slimsight.compress.models import (
+    Classifier,
+    UnknownHeadError,
+    build_classifier,
+    check_classifier,
+    classes_known,
+    classes_of_weights,
+)
 from slimsight.compress.models.classifier import ClassCountError
 from slimsight.compress.models.user_code import is_file_name
 from slimsight.compress.models.weights import load_weights
@@ -34,7 +41,8 @@ _SMALL = 64
 class ModelFacts:
     """Facts about a model. ``size``: side of the images that it gets, pixels; ``choice``: how they become that.
 
-    ``refused_sizes``: image sizes that it does not take; ``weights_beside``: a file beside the model's.
+    ``refused_sizes``: image sizes that it does not take; ``weights_beside``: a file beside the model's;
+    ``classes``: logits; ``trained_classes``: of weights whose head is replaced, None if they come without one.
 
     ``forward`` and ``step``: seconds per image, forward alone and with backward.
     """
@@ -48,6 +56,8 @@ class ModelFacts:
     step: float
     batch_bytes: int
     weights_beside: Path | None = None
+    trained_classes: int | None = None
+    classes: int = 0
 
 
 def examine_model(
@@ -71,12 +81,15 @@ def examine_model(
     config = ModelConfig(name=chosen, shortcut=shortcut, weights=weights)
     if name is not None and weights is None and name.startswith("resnet"):
         config = config.model_copy(update={"shortcut": "conv"})  # nothing was trained with the other yet
+    config, trained = _with_head(config, len(images.classes)) if images.labelled else (config, None)
+    classes = len(images.classes) if images.labelled else _classes_without_labels(config, images)
     torch.manual_seed(0)
-    in_file = isinstance(weights, Path)
-    model = build_classifier(config.model_copy(update={"weights": None}) if in_file else config, len(images.classes))
-    loaded = load_weights(model, weights) if isinstance(weights, Path) else frozenset[str]()
-    fitting, refused_sizes = _fitting_size(model, images)
-    choice = choose(config, model, images, fitting, stored="normalize.mean" in loaded, progress=progress)
+    known = images.labelled and config.head != "new"
+    model, stored = _with_weights(config, classes) if known else (build_classifier(config, classes), None)
+    if stored is None:
+        stored = _brought_normalisation(model, config)
+    fitting, refused_sizes = _fitting_size(model, images, classes)
+    choice = choose(config, model, images, fitting, classes, stored=stored, judged=known, progress=progress)
     size = choice.preprocessing.side
     forward, step, taken = _time_steps(model, images.sample(size, _BATCH)[0])
     proofs = ProofCache(proof_folder())
@@ -91,19 +104,70 @@ def examine_model(
         step=step,
         batch_bytes=taken,
         weights_beside=_weights_beside(chosen) if weights is None else None,
+        trained_classes=trained,
+        classes=classes,
     )
 
 
-def _fitting_size(model: Classifier, images: ImageFacts) -> tuple[int, list[str]]:
+def _classes_without_labels(config: ModelConfig, images: ImageFacts) -> int:
+    """The number of classes that the weights know: images without labels say nothing of them."""
+    remedy = "or put the images of each class into a folder named after it"
+    if config.weights is None:
+        raise DataError(
+            f"{images.config.path} holds images without class folders, and no --weights are given: give the weights of "
+            f"a trained classifier, which is then slimmed by what it predicts itself; {remedy}"
+        )
+    found = classes_known(config, images.size)
+    if found is None:
+        raise ModelError(
+            f"weights {config.weights} hold no last layer, and images without class folders cannot train one: give the "
+            f"weights of the whole classifier, {remedy}"
+        )
+    return found
+
+
+def _with_head(config: ModelConfig, classes: int) -> tuple[ModelConfig, int | None]:
+    """``config`` with a new head if its weights are of another number of classes, or come without a head.
+
+    Returns:
+        It, and the number of classes of the replaced head.
+    """
+    if config.weights is None:
+        return config, None
+    try:
+        trained = classes_of_weights(config)
+    except UnknownHeadError:
+        return config, None
+    if trained == classes:
+        return config, None
+    given = config.model_dump(include={"name", "shortcut", "weights"})
+    return ModelConfig.model_validate({**given, "head": "new"}), trained
+
+
+def _with_weights(config: ModelConfig, classes: int) -> tuple[Classifier, bool]:
+    """The classifier with the weights of the recipe, and whether a file of them brought a normalisation."""
+    if not isinstance(config.weights, Path):
+        return build_classifier(config, classes), False
+    model = build_classifier(config.model_copy(update={"weights": None}), classes)
+    return model, "normalize.mean" in load_weights(model, config.weights)
+
+
+def _brought_normalisation(model: Classifier, config: ModelConfig) -> bool:
+    """Whether the normalisation of ``model`` is another than the recipe's."""
+    pairs = ((model.normalize.mean, config.mean), (model.normalize.std, config.std))
+    return any(not torch.allclose(held.flatten(), held.new_tensor(given), atol=1e-5) for held, given in pairs)
+
+
+def _fitting_size(model: Classifier, images: ImageFacts, classes: int) -> tuple[int, list[str]]:
     """The images' own side, or the next one that the model takes."""
     if images.config.source != "image_folder":
-        check_classifier(model, images.size, len(images.classes))
+        check_classifier(model, images.size, classes)
         return images.size, []
     refused_sizes: list[str] = []
     first: ModelError | None = None
     for size in sorted(SIZES, key=lambda side: (side != images.size, side > images.size, abs(side - images.size))):
         try:
-            check_classifier(model, size, len(images.classes))
+            check_classifier(model, size, classes)
         except ClassCountError:  # the same for every side
             raise
         except ModelError as error:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from slimsight.compress.config import ON_BACKBONE, TrainConfig
+
 FEW = 200
 """Fewest training images for which an explainer is trained."""
 
+_ON_BACKBONE = TrainConfig.model_validate(ON_BACKBONE)
+_BACKBONE_STEPS = 600
 _GATE_IMAGES = 10_000
 _MEMORY_SHARE = 0.25
 
@@ -23,6 +27,8 @@ class Schedule:
     gate_steps: int
     finetune_epochs: int
     explained: bool
+    backbone_epochs: int
+    backbone_batch: int
 
     @classmethod
     def of(cls, train: int, batch_bytes: int, memory: int | None) -> Schedule:
@@ -31,6 +37,7 @@ class Schedule:
         while batch > 8 and (batch > train // 32 or (memory and 3 * batch * batch_bytes > _MEMORY_SHARE * memory)):
             batch //= 2
         epoch = max(1, train // batch)
+        small = min(batch, _ON_BACKBONE.batch_size)
 
         def epochs(steps: int, fewest: int, most: int) -> int:
             return min(most, max(fewest, math.ceil(steps / epoch)))
@@ -43,4 +50,6 @@ class Schedule:
             gate_steps=1000 if train >= 2000 else 400,
             finetune_epochs=epochs(1500, 5, 30),
             explained=train >= FEW,
+            backbone_epochs=min(30, max(_ON_BACKBONE.epochs, math.ceil(_BACKBONE_STEPS / (train // small or 1)))),
+            backbone_batch=small,
         )

@@ -37,6 +37,7 @@ _NAMED_BROKEN = 10
 _UNEVEN = 3.0
 _CHANCE = 1.5
 _MOST_DROP = 0.5
+_FEW_UNLABELLED = 2_000
 _LARGE_CACHE = 20_000_000_000
 _USUAL_VAL = DataConfig().val_fraction
 
@@ -73,7 +74,7 @@ def to_recipe(
         why_size += f"; {', '.join(model.refused_sizes)} px: the model does not take them"
     judged = images.splits["test"] or images.splits["val"]
     point = 1 / max(1, judged)
-    gate_steps_needed = steps_needed(GatesConfig(), _macs_share(model))
+    gate_steps_needed = steps_needed(GatesConfig(), _macs_share(images, model))
     known = {
         "images": images,
         "model": model,
@@ -98,15 +99,29 @@ def to_recipe(
         "weights": _relative(weights, out) if isinstance(weights, Path) else weights,
         "gate_steps": max(schedule.gate_steps, gate_steps_needed),
         "gate_steps_needed": gate_steps_needed,
-        "macs": f"{_macs_share(model):.0%}",
+        "macs": f"{_macs_share(images, model):.0%}",
         "point": 100 * point,
         "judged": judged,
         "allowed_drop": _allowed_drop(images.splits),
+        "agreement": ChecksConfig().agreement,
+        "how_little": _how_little(images),
+        "head_why": _head_why(model, len(images.classes)),
+        "train_minutes": _train_minutes(images, model, schedule),
     }
     templates = _templates(out, lambda epochs: epochs * max(1, images.splits["train"] // schedule.batch))
     text, guesses = _lay_out(templates.get_template("recipe.yaml.j2").render(known, schema=schema("recipe").as_posix()))
     budget, _ = _lay_out(templates.get_template("budget.yaml.j2").render(known, schema=schema("budget").as_posix()))
-    return Starter(text, budget, (*_facts(images, model), *guesses))
+    return Starter(text, budget, (*_facts(images, model, schedule), *guesses))
+
+
+def _head_why(model: ModelFacts, classes: int) -> str:
+    of = "come without a last layer" if model.trained_classes is None else f"are of {model.trained_classes:,} classes"
+    return f"the weights {of}, the images of {classes:,}"
+
+
+def _train_minutes(images: ImageFacts, model: ModelFacts, schedule: Schedule) -> str:
+    """How long a backbone trains under its new head, by the steps that were timed."""
+    return as_duration(max(60.0, schedule.backbone_epochs * images.splits["train"] * model.step))
 
 
 class _YamlText(str):
@@ -165,9 +180,22 @@ def _wrapped(comment: str, indent: str) -> list[str]:
     return wrapper.wrap(comment)
 
 
-def _macs_share(model: ModelFacts) -> float:
-    """Half, or what is easily reached where much is frozen."""
+def _how_little(images: ImageFacts) -> str:
+    """What so many images without labels can do, in a sentence."""
+    count = images.splits["train"]
+    if count < _FEW_UNLABELLED:
+        return (
+            f"{count:,} images to learn from can take away a fifth of the MACs or so: far fewer than the model was "
+            "trained on, they do not show it what it must keep; a few thousand of the kind that it will see go further"
+        )
+    return f"{count:,} images to learn from: the more of the kind that the model will see, the more it keeps"
+
+
+def _macs_share(images: ImageFacts, model: ModelFacts) -> float:
+    """Half, or what is easily reached where much is frozen; little is taken away where few images have no labels."""
     smallest = model.inspection.smallest_macs / model.inspection.macs
+    if not images.labelled and images.splits["train"] < _FEW_UNLABELLED:
+        return max(0.8, min(0.95, math.ceil(smallest * 110) / 100))
     return 0.5 if smallest < 0.45 else min(0.95, math.ceil(smallest * 110) / 100)
 
 
@@ -179,12 +207,14 @@ def _allowed_drop(splits: Mapping[str, int]) -> float:
     return max(usual, min(_MOST_DROP, math.ceil(200 / judged) / 100))
 
 
-def _facts(images: ImageFacts, model: ModelFacts) -> list[str]:
+def _facts(images: ImageFacts, model: ModelFacts, schedule: Schedule) -> list[str]:
     """Facts about the images and the model, for the terminal."""
     inspection = model.inspection
     lines = [
         f"images: {images.layout}",
-        f"  {len(images.classes)} classes: {_per_class(images.counts)}",
+        f"  {len(images.classes)} classes: {_per_class(images.counts)}"
+        if images.labelled
+        else f"  {_how_little(images)} (data.labels: none)",
         f"  {_splits(images.splits)}",
     ]
     if images.imbalance > _UNEVEN:
@@ -196,10 +226,15 @@ def _facts(images: ImageFacts, model: ModelFacts) -> list[str]:
     lines += [f"  {note}" for note in images.notes]
     lines += [
         f"model: {model.config.name}: {as_macs(inspection.macs)} MACs at {model.size} px, "
-        f"{as_count(inspection.params)} parameters, {len(images.classes)} logits",
+        f"{as_count(inspection.params)} parameters, {model.classes} logits",
         f"  {plural(inspection.groups, 'channel group')} can be slimmed; frozen: {_frozen(inspection.frozen_groups)}",
     ]
-    if (choice := model.choice).accuracy is not None:
+    if model.config.head == "new":
+        lines.append(
+            f"  {_head_why(model, len(images.classes))}: a new last layer is trained on them first (model.head: new), "
+            f"for about {_train_minutes(images, model, schedule)} on this machine"
+        )
+    elif (choice := model.choice).accuracy is not None:
         lines.append(
             f"  the weights load, and get {as_percent(choice.accuracy, 0)} of {choice.accuracy_images} validation "
             "images right"

@@ -177,6 +177,11 @@ def measure_trust(
         RunError: ``out`` is not writable.
     """
     tests = check_tests(tests, boxes)
+    if "roar" in tests and not session.labelled:
+        raise ConfigError(
+            "the run's images have no labels (data.labels: none), and ROAR trains classifiers by them: leave the test "
+            "'roar' out"
+        )
     subjects = [*find_trust_subjects(session, names), *others]
     study, common = _open_study(session, subjects[0], tests, count, split, image_limits or {}, steps, boxes, epochs)
     head = {"schema": 1, **common, "control": CONTROL, "device": device_name(), "versions": versions()}

@@ -125,3 +125,23 @@ def test_weights_are_a_path_or_the_word_pretrained() -> None:
     assert ModelConfig.model_validate({"weights": "pretrained"}).weights == "pretrained"
     assert ModelConfig.model_validate({"weights": "w.pt"}).weights == Path("w.pt")
     assert ModelConfig().weights is None
+
+
+def test_a_backbone_is_trained_by_adamw_unless_the_recipe_says_otherwise() -> None:
+    plain, given = TrainConfig(), ModelConfig.model_validate({"weights": "w.pt", "head": "new"})
+    assert (plain.optimizer, plain.lr, plain.weight_decay, plain.epochs) == ("sgd", 0.1, 1e-4, 20)
+    train = given.train
+    assert (train.optimizer, train.lr, train.weight_decay) == ("adamw", 6e-4, 0.01)
+    assert (train.epochs, train.batch_size) == (8, 32)
+    mine = ModelConfig.model_validate(
+        {"weights": "w.pt", "head": "new", "train": {"optimizer": "sgd", "epochs": 2, "lr": 0.02}}
+    ).train
+    assert (mine.optimizer, mine.lr, mine.weight_decay, mine.epochs, mine.batch_size) == ("sgd", 0.02, 1e-4, 2, 32)
+    assert ModelConfig.model_validate(given.model_dump(mode="json")) == given
+    assert FinetuneConfig.model_validate({"optimizer": "adamw"}).lr == 6e-4
+    assert (given.trained, ModelConfig().trained, ModelConfig(weights=Path("w.pt")).trained) == (True, True, False)
+
+
+def test_a_new_head_needs_a_backbone() -> None:
+    with pytest.raises(ValidationError, match="head is new and weights is null: give weights the backbone's file"):
+        ModelConfig.model_validate({"head": "new"})

@@ -166,3 +166,25 @@ def test_equal_seeds_give_equal_models(images: ImageSet, fabric: Fabric) -> None
         train(model, images, fabric, epochs=3)
     assert distance(*models) == 0
     assert distance(models[0], to_model()) > 1e-3
+
+
+def test_adamw_moves_every_weight_by_its_rate(images: ImageSet, fabric: Fabric) -> None:
+    model = to_model()
+    before = copy.deepcopy(model)
+    train(model, images, fabric, optimizer="adamw", lr=1e-3, weight_decay=0.0, batch_size=24)
+    pairs = zip(model.parameters(), before.parameters(), strict=True)
+    # Adam's first step is the learning rate, whatever the gradient: half of the peak in the middle of a one-step cycle.
+    moved = [each for a, b in pairs if (each := float((a - b).detach().abs().max())) > 1e-5]
+    assert moved == pytest.approx([5e-4] * len(moved), rel=0.05)
+    assert len(moved) >= 4
+
+
+def test_smoothed_labels(images: ImageSet, fabric: Fabric) -> None:
+    model = to_model()
+    expected = copy.deepcopy(model).train()
+    (batch,) = Batches(images, 24, shuffle=True)
+    with torch.no_grad():
+        logs = expected(batch.images).log_softmax(1)
+    history = train(model, images, fabric, batch_size=24, label_smoothing=0.3)
+    target = 0.7 * nn.functional.one_hot(batch.labels, 3) + 0.1
+    assert history.epochs[0]["loss"] == pytest.approx(float(-(target * logs).sum(1).mean()), rel=1e-5)

@@ -142,6 +142,19 @@ def test_steered(mine: Mine, data: tuple[DataLoader[Any], DataLoader[Any]], exam
     torch.testing.assert_close(alone.model(example), slimmed.model(example))
 
 
+def test_images_without_labels(mine: Mine, data: tuple[DataLoader[Any], DataLoader[Any]], example: Tensor) -> None:
+    alone = [images for images, _ in data[0]]
+    traced = api.trace(mine, example)
+    config = GatesConfig(steer="none", steps=200, batch_size=64)
+    scores = api.learn_gates(traced, [(images,) for images in alone], macs=0.7, config=config, images=700)
+    slimmed = api.slim(traced, api.select(traced, scores, macs=0.7), alone)
+    assert api.recalibrate(slimmed, alone, batches=3) == 2
+    slimmed.model.eval()
+    with torch.no_grad():
+        same = [slimmed.model(x).argmax(1) == mine.eval()(x).argmax(1) for x, _ in data[1]]
+    assert float(torch.cat(same).float().mean()) > 0.6
+
+
 def test_explained_by_realx(mine: Mine, data: tuple[DataLoader[Any], DataLoader[Any]], example: Tensor) -> None:
     explainer = ExplainerConfig.model_validate(
         {"predictor": {"epochs": 2, "lr": 1e-3}, "selector": {"epochs": 4, "lr": 0.01, "batch_size": 64}}
@@ -194,8 +207,8 @@ def test_refusals(mine: Mine, example: Tensor, tmp_path: Path) -> None:
         api.learn_gates(traced, [], macs=0.0001)
     with pytest.raises(DataError, match="no batches"):
         api.learn_gates(traced, [], config=GatesConfig(steer="none"))
-    with pytest.raises(DataError, match="yields a Tensor"):
-        api.learn_gates(traced, [example], config=GatesConfig(steer="none"))
+    with pytest.raises(DataError, match="yields a dict"):
+        api.learn_gates(traced, [{"x": example}], config=GatesConfig(steer="none"))
     slimmed = api.slim(traced, api.select(traced, api.learn_gates(traced, [], config=GatesConfig(steer="uniform"))))
     api.save(slimmed, tmp_path)
     with pytest.raises(ModelError, match="give the architecture that was slimmed"):

@@ -245,12 +245,14 @@ def spans(
 
 
 def gate_charts(
-    runs: Sequence[tuple[str, str, GateHistoryFigures]], *, single: bool = False
+    runs: Sequence[tuple[str, str, GateHistoryFigures]], *, single: bool = False, labelled: bool = True
 ) -> list[tuple[str, Markup]]:
     """Titles and charts of gate learning, of runs (name, colour, history): MACs, cross entropy, steering.
 
-    ``single``: the page shows one run, whose name is left out.
+    ``single``: the page shows one run, whose name is left out. ``labelled``: False where gates learned from the
+    original's predictions, by KL.
     """
+    loss = "cross entropy" if labelled else "KL from the original"
     macs = [Series("relaxed gates" if single else name, colour, h.step, h.macs) for name, colour, h in runs]
     targets = [Series("target", "target", h.step, h.target, dashed=True) for _, _, h in runs]
     summary = "; ".join(f"{name}: from {as_percent_0(h.macs[0])} to {as_percent_0(h.macs[-1])}" for name, _, h in runs)
@@ -268,7 +270,7 @@ def gate_charts(
     )
     charts = [(title, chart)]
     for key, title, y_name in (
-        ("ce", "Cross entropy while gates learn", "cross entropy, nats"),
+        ("ce", f"{loss[0].upper()}{loss[1:]} while gates learn", f"{loss}, nats"),
         ("steer", "Distance of the explanations while gates learn", "distance of explanations"),
     ):
         known = [(name, colour, h.step, ys) for name, colour, h in runs if (ys := getattr(h, key)) is not None]

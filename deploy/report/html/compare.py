@@ -11,7 +11,7 @@ from markupsafe import Markup
 from slimsight.compress.amounts import as_duration
 
 from ...settings.yaml_text import dump_yaml
-from ..rows import interval_text, signed_points
+from ..rows import AGREES, interval_text, signed_points
 from ..schema import Interval, Report, SaliencyFigures
 from ..table import Table
 from ..units import (
@@ -118,6 +118,7 @@ def figures(reports: Sequence[Report]) -> list[FigureRow]:
         FigureRow("test accuracy, slim", of(lambda r: r.slim.test_accuracy), as_percent, "high"),
         FigureRow("test accuracy, change", of(_change), signed_points, "high"),
         FigureRow("validation accuracy before finetuning", gated, as_percent, "high"),
+        FigureRow(AGREES, of(lambda r: None if r.agreement is None else r.agreement.top1), as_percent, "high"),
         *_latencies(reports),
         FigureRow("MACs, dynamic, mean", of(lambda r: r.dynamic.macs_mean if r.dynamic else None), as_macs, "low"),
         FigureRow("test accuracy, dynamic", dynamic, as_percent, "high"),
@@ -225,7 +226,8 @@ def gates(pages: Sequence[RunPage]) -> list[TitledChart]:
         for number, page in enumerate(pages)
         if page.report.gates is not None and page.report.gates.history is not None
     ]
-    return gate_charts(histories) if histories else []
+    labelled = all(page.report.labelled for page in pages)
+    return gate_charts(histories, labelled=labelled) if histories else []
 
 
 def channel_table(pages: Sequence[RunPage]) -> Table:

@@ -34,6 +34,8 @@ NOT_MEASURED: Final = "\N{EN DASH}"
 class HeadlineAccuracy:
     """The accuracy that a page shows first: test accuracy where it was measured, else validation accuracy.
 
+    Without labels it is agreement with the original, which agrees with itself.
+
     ``images``: how many it is of, where that is known.
     """
 
@@ -46,6 +48,10 @@ class HeadlineAccuracy:
     @classmethod
     def of(cls, report: Report) -> HeadlineAccuracy:
         old, new, dynamic, data = report.original, report.slim, report.dynamic, report.data
+        if old.val_accuracy is None or new.val_accuracy is None:
+            assert report.agreement is not None, "a report without labels measures agreement"
+            found = report.agreement.test or report.agreement
+            return cls(rows.AGREES, 1.0, found.top1, None, found.images)
         if old.test_accuracy is not None and new.test_accuracy is not None:
             tested = None if dynamic is None else dynamic.test_accuracy
             count = None if data is None else data.test
@@ -101,8 +107,18 @@ def tiles(report: Report) -> list[Tile]:
         ),
     ]
     accuracy = HeadlineAccuracy.of(report)
+    if not report.labelled:
+        low, high = wilson(accuracy.slim, accuracy.images or 1)
+        note = f"95 % interval {as_percent_1(low)} to {as_percent_1(high)}"
+        shown.append(Tile(accuracy.name, as_percent(accuracy.slim), note))
+        return shown + _speed_and_saliency(report)
     note = f"{as_percent(accuracy.original)} \N{RIGHTWARDS ARROW} {as_percent(accuracy.slim)}"
     shown.append(Tile(accuracy.name, rows.signed_points(accuracy.slim - accuracy.original), note))
+    return shown + _speed_and_saliency(report)
+
+
+def _speed_and_saliency(report: Report) -> list[Tile]:
+    shown = []
     if report.latency:
         row = report.latency[0]
         bounds = f"{as_times(row.speedup.low)} to {as_times(row.speedup.high)}"
@@ -139,9 +155,10 @@ def models(report: Report) -> Table:
     return Table(["", "original", "slim", "slim against original", "dynamic"], extended, "lrrlr")
 
 
-def gate_table(history: GateHistoryFigures) -> Table:
+def gate_table(history: GateHistoryFigures, *, labelled: bool = True) -> Table:
     """Gate curves as numbers, a row per point."""
-    head = ["up to step", "MACs", "target", "cross entropy", "R_res"]
+    loss = "cross entropy" if labelled else "KL from the original"
+    head = ["up to step", "MACs", "target", loss, "R_res"]
     columns = [
         [Number(step, as_count) for step in history.step],
         *([Number(value, as_percent_1) for value in column] for column in (history.macs, history.target)),

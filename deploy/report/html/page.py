@@ -79,6 +79,7 @@ def _render(template: str, **values: Any) -> str:
         verdict=rows.verdict,
         agreement=rows.agreement,
         preprocessing=rows.preprocessing,
+        original=rows.original,
         steer=rows.steer,
         ranked_by=rows.ranked_by,
         slower=rows.slower,

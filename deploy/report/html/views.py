@@ -75,7 +75,9 @@ def channels(report: Report) -> list[Markup]:
 def gates(report: Report) -> list[TitledChart]:
     """Gate curves; empty where no gates were learned, or no history was kept."""
     history = report.gates.history if report.gates else None
-    return gate_charts([("gates", "slim", history)], single=True) if history else []
+    if history is None:
+        return []
+    return gate_charts([("gates", "slim", history)], single=True, labelled=report.labelled)
 
 
 def selector(report: Report) -> Markup:

@@ -4,39 +4,94 @@ from __future__ import annotations
 
 import hashlib
 import random
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from slimsight.compress.data import Batches
 from slimsight.compress.errors import ExplainerRefused, TrainingError
 from slimsight.compress.explain import explanations, to_targets
 from slimsight.compress.finetune import train_classifier
 from slimsight.compress.gates import select
 from slimsight.compress.gates.widths import Align
+from slimsight.compress.models import Classifier
 from slimsight.compress.parallel.processes import on_leader
-from slimsight.compress.training import Learning, evaluate
+from slimsight.compress.training import (
+    Learning,
+    Score,
+    evaluate,
+    following_statistics,
+    keep_better_statistics_,
+)
 
 from ...report.units import as_percent
 from ...steps import learn_predictor, learn_selector, rank_by_weights, score_channels
 from ..refusal import Refusal
-from ..session import Outcome, Session
+from ..session import PREDICTIONS, Outcome, Session
 from .preflight import check_countable_limits, fixed_align
+
+_BACKBONE_STATISTICS = 50
+"""Batches that exact statistics of a trained backbone are taken from."""
 
 
 def classifier(session: Session, learning: Learning) -> Outcome:
-    """The original classifier, from given weights or trained here."""
-    recipe, splits = session.recipe, session.splits
-    model = session.new_classifier().to(learning.device)
-    if recipe.model.weights is None:
-        train = recipe.model.train
-        batches = session.shuffled(splits.train, train.batch_size, learning.flow, crop=True, flip=True)
-        train_classifier(model, batches, learning, config=train)
-    score = evaluate(model, session.plain(splits.val, learning.flow), device=learning.device)
+    """The original classifier: from given weights, trained here, or trained from a backbone's weights."""
+    recipe = session.recipe
+    model, backbone = session.new_classifier()
+    model.to(learning.device)
+    if not session.labelled:
+        return _without_labels(session, learning, model)
+    val = session.plain(session.splits.val, learning.flow)
+    metrics: dict[str, Any] = {}
+    if backbone is not None:
+        session.progress.note(f"backbone: {backbone.in_words()}")
+        metrics["backbone"] = asdict(backbone)
+        score = _train_on_backbone(session, learning, model, val)
+    else:
+        if recipe.model.trained:
+            train_classifier(model, _training_batches(session, learning), learning, config=recipe.model.train)
+        score = evaluate(model, val, device=learning.device)
     session.progress.note(f"original: validation accuracy {as_percent(score.accuracy)}")
     path = session.stage_file("classifier", "model.safetensors")
     session.write(path, model.state_dict())
-    return Outcome({"val_accuracy": score.accuracy, "val_loss": score.loss}, [path])
+    return Outcome({"val_accuracy": score.accuracy, "val_loss": score.loss, **metrics}, [path])
+
+
+def _without_labels(session: Session, learning: Learning, model: Classifier) -> Outcome:
+    """The original as it was given, and what it predicts of training and validation images."""
+    opened = session.opened
+    train, val = (session.predicted(model, images, learning.flow) for images in (opened.train, opened.val))
+    counts = np.bincount(val.labels, minlength=len(session.classes))
+    session.progress.note(
+        f"original: predicts {np.count_nonzero(counts):,} of its {len(session.classes):,} classes on "
+        f"{len(val):,} validation images, the most frequent on {as_percent(counts.max() / len(val))} of them; these "
+        "predictions take the place of labels"
+    )
+    path = session.stage_file("classifier", "model.safetensors")
+    session.write(path, model.state_dict())
+    predictions = session.stage_file("classifier", PREDICTIONS)
+    session.write(predictions, {"train": torch.from_numpy(train.labels), "val": torch.from_numpy(val.labels)})
+    return Outcome({}, [path, predictions])
+
+
+def _training_batches(session: Session, learning: Learning) -> Batches:
+    batch_size = session.recipe.model.train.batch_size
+    return session.shuffled(session.splits.train, batch_size, learning.flow, crop=True, flip=True)
+
+
+def _train_on_backbone(session: Session, learning: Learning, model: Classifier, val: Batches) -> Score:
+    """Train a backbone under its new head; the better batch-norm statistics stay.
+
+    Backbones come with momenta for schedules of millions of steps: in a short training their running statistics would
+    still be those of other images.
+    """
+    config, batches = session.recipe.model.train, _training_batches(session, learning)
+    with following_statistics(model, config.epochs * len(batches) * session.recipe.accumulate):
+        train_classifier(model, batches, learning, config=config)
+    return keep_better_statistics_(model, batches, _BACKBONE_STATISTICS, val).better
 
 
 def predictor(session: Session, learning: Learning) -> Outcome:
@@ -111,6 +166,7 @@ def gates(session: Session, learning: Learning) -> Outcome:
         config=config,
         budget=_macs_target(session) if config.learned else cost.total,
         targets=session.targets(),
+        from_labels=session.labelled,
     )
     session.write(path, scores.of)
     if scores.learned is None:

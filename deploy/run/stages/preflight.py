@@ -55,8 +55,8 @@ def preflight(session: Session) -> Preflight:
     """
     recipe = session.recipe
     if recipe.data.decode == "once":
-        session.splits.decode_test()  # only the judgement opens them
-    classifier = session.new_classifier().eval()
+        session.opened.decode_test()  # only the judgement opens them
+    classifier = session.new_classifier()[0].eval()
     for change in classifier.changes:
         session.progress.note(change)
     started = time.monotonic()
@@ -67,7 +67,7 @@ def preflight(session: Session) -> Preflight:
     check_countable_limits(recipe.budget, cost, graph)
     if recipe.explainer.enabled:
         find_scales(classifier, session.example)
-        session.explainer.check(recipe.explainer, session.splits.image_size)
+        session.explainer.check(recipe.explainer, session.opened.image_size)
     trace(classifier, session.example)
     smallest = smallest_macs(cost, align)
     shares = [

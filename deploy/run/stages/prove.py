@@ -1,4 +1,4 @@
-"""Stages that measure the result: export with parity, latency, and accuracy on the test set, which is read once."""
+"""Stages that measure the result: export with parity, latency, and the test set, which is read once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from slimsight.compress.data import one_pass
+from slimsight.compress.data import Batches, one_pass
 from slimsight.compress.dynamic import measure_usage, routed_cost
 from slimsight.compress.explain import explanations, head_drift
 from slimsight.compress.explain.amortized.rbf import area
@@ -95,6 +95,8 @@ def latency(session: Session, learning: Learning) -> Outcome:
 def _test_accuracies(session: Session, learning: Learning) -> dict[str, Any]:
     """Accuracies on the test set; None and 0 images where the user's folder has none."""
     device = learning.device
+    if not session.labelled:
+        return _test_agreement(session, learning)
     if not session.splits.has_test:
         learning.progress.note("test accuracy: there are no test images")
         names = ["original_test_accuracy", "slim_test_accuracy"]
@@ -114,8 +116,19 @@ def _test_accuracies(session: Session, learning: Learning) -> dict[str, Any]:
     return metrics
 
 
+def _test_agreement(session: Session, learning: Learning) -> dict[str, Any]:
+    """Agreement of the slim model with the original on test images, which nothing before has seen."""
+    original, (slim, _) = session.classifier().to(learning.device), session.slim()
+    on_leader(lambda: len(session.splits.test()))  # decoded once, by rank 0
+    test = session.plain(session.splits.test(), learning.flow)
+    same, _ = _same_class(original, slim, test, learning)
+    found = same / test.count
+    learning.progress.note(f"agreement with the original on test images: {as_percent(found)} of {test.count:,}")
+    return {"test_images": test.count, "test_agreement": found}
+
+
 def judgement(session: Session, learning: Learning) -> Outcome:
-    """Accuracy on the test set (read here and nowhere else); agreement and saliency drift on validation images."""
+    """Figures of the test set (read here and nowhere else); agreement and saliency drift on validation images."""
     device = learning.device
     slim, slim_explained = session.slim()
     metrics = _test_accuracies(session, learning) | _agreement(session.classifier(), slim, session, learning)
@@ -143,15 +156,9 @@ def judgement(session: Session, learning: Learning) -> Outcome:
 
 
 def _agreement(original: Classifier, slim: Classifier, session: Session, learning: Learning) -> dict[str, float | int]:
-    """Of the validation images: on how many both models predict the same class, and the share of the largest class.
-
-    Logits that are not finite agree with nothing.
-    """
+    """Of the validation images: on how many both models predict the same class, and the share of the largest class."""
     val = session.plain(session.splits.val, learning.flow)
-    before, after = (logits_of(model.to(learning.device), val) for model in (original, slim))
-    finite = before.isfinite().all(1) & after.isfinite().all(1)
-    same = int(((before.argmax(1) == after.argmax(1)) & finite).sum())
-    images = len(before)
+    same, images = _same_class(original, slim, val, learning)
     learning.progress.note(
         f"original and slim model predict the same class on {as_percent(same / images)} of {images:,} validation images"
     )
@@ -161,3 +168,13 @@ def _agreement(original: Classifier, slim: Classifier, session: Session, learnin
         "val_majority": float(labels.bincount().max()) / images,
         "val_same_top1": same / images,
     }
+
+
+def _same_class(original: Classifier, slim: Classifier, images: Batches, learning: Learning) -> tuple[int, int]:
+    """On how many images both models predict the same class, and the number of images.
+
+    Logits that are not finite agree with nothing.
+    """
+    before, after = (logits_of(model.to(learning.device), images) for model in (original, slim))
+    finite = before.isfinite().all(1) & after.isfinite().all(1)
+    return int(((before.argmax(1) == after.argmax(1)) & finite).sum()), len(before)

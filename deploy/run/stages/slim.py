@@ -51,7 +51,7 @@ def surgery(session: Session, learning: Learning) -> Outcome:
     score = evaluate(classifier_of(network).to(learning.device), session.plain(session.splits.val, learning.flow))
     learning.progress.note(
         f"MACs: {as_macs(dense)} -> {as_macs(slim)} ({as_percent(slim / dense)} kept); logits differ from closed gates "
-        f"by {as_error(proof.max_rel)}; validation accuracy before finetuning {as_percent(score.accuracy)}"
+        f"by {as_error(proof.max_rel)}; {session.score_text} before finetuning {as_percent(score.accuracy)}"
     )
     plan_path = session.stage_file("surgery", "plan.json")
     plan.save(plan_path)
@@ -61,7 +61,7 @@ def surgery(session: Session, learning: Learning) -> Outcome:
             "original": asdict(proof.original),
             "slim": asdict(proof.slim),
             "limits": session.limits,
-            "gated_val_accuracy": score.accuracy,
+            f"gated_val_{session.score}": score.accuracy,
             "gated_vs_slim_max_rel": proof.max_rel,
             "cost_model_macs": session.cost.of_plan(plan),
             "fvcore_macs": slim,
@@ -113,23 +113,33 @@ def finetune(session: Session, learning: Learning) -> Outcome:
     slim = classifier_of(network)
     batches = session.shuffled(splits.train, config.batch_size, learning.flow, crop=True, flip=True)
     validation = session.plain(splits.val, learning.flow)
-    recalibrate_bn(slim, batches, config.recalibrate_batches)
-    score = evaluate(slim, validation)
-    metrics: dict[str, Any] = {"recalibrated_val_accuracy": score.accuracy}
+    if session.labelled:
+        recalibrate_bn(slim, batches, config.recalibrate_batches)
+        score = evaluate(slim, validation)
+    else:  # a few hundred images may give worse statistics than those that the original's channels came with
+        score = keep_better_statistics_(slim, batches, config.recalibrate_batches, validation).better
+    metrics: dict[str, Any] = {f"recalibrated_val_{session.score}": score.accuracy}
     if config.epochs:
         teacher = session.classifier().to(learning.device) if config.distill else None
         steering = _steering(session, network)
         updates = config.epochs * len(batches) * session.recipe.accumulate
         with following_statistics(slim, updates) as raised:
             train_classifier(
-                slim, batches, learning, config=config, teacher=teacher, steering=steering, what="finetune"
+                slim,
+                batches,
+                learning,
+                config=config,
+                teacher=teacher,
+                steering=steering,
+                what="finetune",
+                score=session.score,
             )
         found = keep_better_statistics_(slim, batches, config.recalibrate_batches, validation)
         score = found.better
-        metrics["statistics"] = _figures(found, raised)
-        learning.progress.note(_statistics_text(found))
-    metrics["val_accuracy"] = score.accuracy
-    learning.progress.note(f"slim model: validation accuracy {as_percent(score.accuracy)}")
+        metrics["statistics"] = _figures(found, raised, session.score)
+        learning.progress.note(_statistics_text(found, session.score_text))
+    metrics[f"val_{session.score}"] = score.accuracy
+    learning.progress.note(f"slim model: {session.score_text} {as_percent(score.accuracy)}")
     run = session.run
     session.write(run.slim_model, slim.state_dict())
     if rank() == 0:
@@ -142,17 +152,17 @@ def finetune(session: Session, learning: Learning) -> Outcome:
     return Outcome(metrics, files)
 
 
-def _figures(found: StatisticsScores, momentum: float | None) -> dict[str, Any]:
+def _figures(found: StatisticsScores, momentum: float | None, score: str) -> dict[str, Any]:
     """``momentum``: given meanwhile to batch normalisations whose own is too small for the schedule."""
     exact = found.recalibrated
-    figures = {"running_val_accuracy": found.running.accuracy, "running_val_loss": found.running.loss}
+    figures = {f"running_val_{score}": found.running.accuracy, "running_val_loss": found.running.loss}
     if exact is not None:
-        figures |= {"recalibrated_val_accuracy": exact.accuracy, "recalibrated_val_loss": exact.loss}
+        figures |= {f"recalibrated_val_{score}": exact.accuracy, "recalibrated_val_loss": exact.loss}
     return {**figures, "kept": found.kept} | ({} if momentum is None else {"momentum": momentum})
 
 
-def _statistics_text(found: StatisticsScores) -> str:
-    running = f"validation accuracy {as_percent(found.running.accuracy)} with the running statistics of finetuning"
+def _statistics_text(found: StatisticsScores, score: str) -> str:
+    running = f"{score} {as_percent(found.running.accuracy)} with the running statistics of finetuning"
     if found.recalibrated is None:
         return running
     return f"{running}, {as_percent(found.recalibrated.accuracy)} with exact ones: the {found.kept} ones are kept"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from slimsight.compress.data import LoaderBatches, TensorBatches, first_images
+from slimsight.compress.data import LoaderBatches, TensorBatches, first_batches, first_images
 from slimsight.compress.errors import DataError
 
 IMAGES, LABELS = torch.arange(10 * 3 * 4 * 4).reshape(10, 3, 4, 4).double(), torch.arange(10, dtype=torch.int32)
@@ -54,13 +54,25 @@ def test_tensors_are_reshuffled_by_seed_and_epoch() -> None:
 def test_the_first_images(count: int, found: int) -> None:
     images, labels = first_images(pairs(), count)
     assert torch.equal(images, IMAGES[:found].float())
+    assert labels is not None
     assert torch.equal(labels, LABELS[:found].long())
+
+
+@pytest.mark.parametrize("wrap", [lambda images: images, lambda images: (images,), lambda images: [images]])
+def test_loaders_of_images_alone_have_no_labels(wrap: Any) -> None:
+    alone = [wrap(images) for images, _ in pairs()]
+    images, labels = first_images(alone, 9)
+    assert labels is None
+    assert torch.equal(images, IMAGES[:9].float())
+    assert torch.equal(torch.cat(list(first_batches(alone, 99))), IMAGES.float())
+    assert torch.equal(torch.cat(list(first_batches(pairs(), 99))), IMAGES.float())
+    with pytest.raises(DataError, match="labels with 1 of its first 2 batches: give them with all of them, or with"):
+        first_images([wrap(IMAGES), (IMAGES, LABELS)], 99)
 
 
 @pytest.mark.parametrize(
     ("item", "message"),
     [
-        (IMAGES, "yields a Tensor; every batch must be"),
         ({"x": IMAGES}, "yields a dict; every batch"),
         ((IMAGES, [1, 2]), "a tuple of Tensor, list"),
         ((IMAGES.byte(), LABELS), "images are .*uint8"),
@@ -74,6 +86,13 @@ def test_what_is_no_batch_is_refused(item: Any, message: str) -> None:
         LoaderBatches([item])
     with pytest.raises(DataError, match=message):
         first_images([item], 3)
+
+
+def test_what_needs_labels_refuses_images_alone() -> None:
+    with pytest.raises(DataError, match="yields a Tensor; every batch must be"):
+        LoaderBatches([IMAGES])
+    with pytest.raises(DataError, match=r"images are \(3, 4, 4\)"):
+        first_images([IMAGES[0]], 3)
 
 
 def test_nothing_is_refused() -> None:

@@ -102,13 +102,15 @@ def test_test_images_must_have_the_size_of_training(make_tree: Tree) -> None:
 
 def test_a_folder_without_test_is_divided(make_tree: Tree) -> None:
     root = make_tree({"cat": 10, "dog": 20})
-    source = folder_without_test(root, Preprocessing.square(4), test_fraction=0.2, seed=3, reserved=["cat/0000.png"])
+    source = folder_without_test(
+        list_images(root), Preprocessing.square(4), test_fraction=0.2, seed=3, reserved=["cat/0000.png"]
+    )
     names = {split: {item.name for item in source.stream([split])} for split in source.splits}
     assert len(names["test"]) == 6
     assert names["train"] | names["test"] == set(list_images(root).names)
     assert not names["train"] & names["test"]
     assert "cat/0000.png" in names["train"]
-    other = folder_without_test(root, Preprocessing.square(4), test_fraction=0.2, seed=4, reserved=[])
+    other = folder_without_test(list_images(root), Preprocessing.square(4), test_fraction=0.2, seed=4, reserved=[])
     assert source.fingerprint("train") != other.fingerprint("train")
 
 

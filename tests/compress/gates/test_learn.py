@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from slimsight.compress.config import GatesConfig, TrainConfig
-from slimsight.compress.data import Batches, ImageSet
+from slimsight.compress.data import Batch, Batches, ImageSet
 from slimsight.compress.explain import ExplainedClassifier, RealXHead, Selector, find_scales, find_targets
 from slimsight.compress.finetune import train_classifier
 from slimsight.compress.gates import CostModel, GateResult, Gates, learn_gates, residual_cost
 from slimsight.compress.gates.gate import GUMBEL_MEDIAN, OFFSET
+from slimsight.compress.gates.learn import GateObjective
 from slimsight.compress.models import Classifier
 from slimsight.compress.progress import Progress
 from slimsight.compress.surgery import ChannelGraph, ChannelGroup, trace_groups
@@ -62,7 +63,9 @@ def traced(network: ExplainedClassifier) -> tuple[ChannelGraph, CostModel]:
     return graph, CostModel.of(network.classifier, example, graph.groups, prefix=network.PREFIX)
 
 
-def learn(network: ExplainedClassifier, images: ImageSet, *, steered: bool, **settings: object) -> GateResult:
+def learn(
+    network: ExplainedClassifier, images: ImageSet, *, steered: bool, from_labels: bool = True, **settings: object
+) -> GateResult:
     graph, cost = traced(network)
     torch.manual_seed(7)
     return learn_gates(
@@ -74,6 +77,7 @@ def learn(network: ExplainedClassifier, images: ImageSet, *, steered: bool, **se
         config=GatesConfig.model_validate({"steps": 300, **settings}),
         budget=0.5 * cost.total,
         targets=find_targets(network, Batches(images, 64)) if steered else None,
+        from_labels=from_labels,
     )
 
 
@@ -247,3 +251,32 @@ def test_the_residual_is_zero_within_the_target_and_the_log_ratio_above() -> Non
     target = torch.tensor(50.0)
     assert float(residual_cost(torch.tensor(40.0), target)) == 0
     assert float(residual_cost(torch.tensor(100.0), target)) == pytest.approx(0.693147, abs=1e-6)
+
+
+def test_gates_without_labels_learn_from_the_divergence_of_the_classifier_from_itself(
+    network: ExplainedClassifier, images: ImageSet
+) -> None:
+    _, cost = traced(network)
+    teacher = network.classifier
+    objective = GateObjective(cost, GatesConfig.model_validate({"steer": "none"}), 0.5 * cost.total, None, teacher)
+    batch = next(iter(Batches(images, 16).epoch(0)))
+    with torch.no_grad():
+        sure = teacher(batch.images)
+    values = torch.ones(8 + 16 + 16)
+
+    class Gated(nn.Module):
+        def forward(self, images: Tensor, labels: Tensor, **sampling: float) -> tuple[Tensor, None, Tensor]:
+            return sure / 2, None, values
+
+    found = objective(Gated(), Batch(batch.images, 1 - batch.labels, batch.indices))["ce"]
+    p, q = sure.softmax(1), (sure / 2).softmax(1)
+    assert float(found) == pytest.approx(float((p * (p / q).log()).sum(1).mean()), rel=1e-4)
+    assert float(found) > 0
+
+
+def test_gates_without_labels_keep_what_the_classifier_predicts(network: ExplainedClassifier, images: ImageSet) -> None:
+    wrong = ImageSet(images.images, 1 - images.labels, images.classes)
+    result = learn(network, wrong, steered=False, from_labels=False)
+    assert result.converged
+    assert result.history["ce"][0] < 0.02  # all gates open: nothing differs yet
+    assert result.ce < 0.3  # by the wrong labels it would be above log(2)

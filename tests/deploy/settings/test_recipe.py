@@ -275,3 +275,37 @@ def test_a_mistake_in_an_override_names_the_argument_and_one_in_the_file_its_lin
     assert all(any(line.strip().startswith(start) for line in lines[1:]) for start in starts), lines
     with pytest.raises(ConfigError, match=r"line 3: gates\.steps: 'many' was given"):
         load_recipe(path, ["budget.macs=50%"])
+
+
+UNLABELLED = """
+data: {source: image_folder, labels: none, path: photos, image_size: 32}
+model: {name: resnet20, weights: w.safetensors}
+"""
+
+
+def test_without_labels_finetuning_is_distillation(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(UNLABELLED)
+    recipe = load_recipe(path)
+    assert (recipe.data.labels, recipe.finetune.distill, recipe.checks.agreement) == ("none", 1.0, 0.9)
+    assert load_recipe(path, ["checks.agreement=85%"]).checks.agreement == 0.85
+    path.write_text(dump_recipe(recipe))
+    assert load_recipe(path) == recipe
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("finetune.distill=0.5", "data.labels is none and finetune.distill is 0.5: without labels all of the loss"),
+        ("model.weights=null", "data.labels is none and model.weights is null: without labels no classifier can be"),
+        ("model.head=new", "data.labels is none and model.head is new: without labels no classifier can be trained"),
+        ("dynamic.enabled=true", "data.labels is none and dynamic.enabled is true: the dynamic variant learns from"),
+        ("data.labels=null", "data.labels: null was given; allowed: folders or none"),
+        ("checks.agreement=110%", "is not a valid agreement: give a share from 0 to 1 or a percentage"),
+    ],
+)
+def test_what_needs_labels_is_refused_without_them(tmp_path: Path, override: str, message: str) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(UNLABELLED)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_recipe(path, [override])
