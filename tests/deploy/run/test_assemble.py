@@ -6,10 +6,10 @@ import pytest
 from PIL import Image
 
 from slimsight.compress.progress import SILENT
+from slimsight.deploy.report.html import read_page, render_run
 from slimsight.deploy.run.assemble import assemble_report, draw_pictures
 from slimsight.deploy.run.session import Session
 from slimsight.deploy.run_dir import RunDir, read_run
-from slimsight.deploy.report.html import read_page, render_run
 
 
 def test_every_figure_is_the_one_its_stage_measured(finished: Any) -> None:
