@@ -116,8 +116,8 @@ def _program_layers(graph: torch.fx.Graph, names: dict[str, str]) -> Iterator[La
         weights = [source for source in node.all_input_nodes if source.name in names]
         if kind in _UNCOUNTED and weights:
             raise ExportError(
-                f"the MACs of the operator '{kind}', which reads '{names[weights[0].name]}', cannot be counted in a .pt2 "
-                "file: check the model itself (path/to/file.py:factory)"
+                f"the MACs of the operator '{kind}', which reads '{names[weights[0].name]}', cannot be counted in a "
+                ".pt2 file: check the model itself (path/to/file.py:factory)"
             )
         if kind in _PRODUCTS and any(factor in weights for factor in node.args[:2]):
             yield _product_layer(node, weights[0], names)
