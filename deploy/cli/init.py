@@ -41,11 +41,19 @@ def init(
     skip_broken: Annotated[
         bool, typer.Option("--skip-broken", help="go on without images that cannot be read: they are listed in a file")
     ] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="plan a short run: channels ranked by gradients, half of the finetuning")
+    ] = False,
+    thorough: Annotated[
+        bool, typer.Option("--thorough", help="plan a long run: gates steered by an explainer, twice the finetuning")
+    ] = False,
 ) -> None:
     """Examine a model and images, and write a recipe and a budget file for them.
 
     Learns nothing. Guesses are printed, and marked in the recipe. MODEL may be left out when IMAGES is a folder.
     """
+    if quick and thorough:
+        raise ConfigError("--quick and --thorough were both given: leave one out")
     if model is not None and images is None and Path(model).is_dir():
         images = Path(model)
         model = None
@@ -78,7 +86,8 @@ def init(
     if weights is not None:
         source = "pretrained" if weights == "pretrained" else Path(weights)
     model_facts = examine_model(model, image_facts, weights=source, progress=terminal.progress)
-    starter = to_recipe(image_facts, model_facts, out=out, memory=usable_memory(), schema=schema_file)
+    effort: Literal["quick", "default", "thorough"] = "quick" if quick else "thorough" if thorough else "default"
+    starter = to_recipe(image_facts, model_facts, out=out, memory=usable_memory(), schema=schema_file, effort=effort)
     write_text(out, starter.text)
     write_text(budget, starter.budget)
     load_recipe(out)

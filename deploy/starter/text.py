@@ -22,7 +22,7 @@ from ..settings.checks import ChecksConfig
 from ..settings.yaml_text import dump_yaml
 from .images import ImageFacts
 from .model import ModelFacts
-from .schedule import FEW, Schedule
+from .schedule import FEW, Effort, Schedule
 
 _BESIDE = 40
 """The column of comments beside keys."""
@@ -52,7 +52,13 @@ class Starter:
 
 
 def to_recipe(
-    images: ImageFacts, model: ModelFacts, *, out: Path, memory: int | None, schema: Callable[[str], Path]
+    images: ImageFacts,
+    model: ModelFacts,
+    *,
+    out: Path,
+    memory: int | None,
+    schema: Callable[[str], Path],
+    effort: Effort = "default",
 ) -> Starter:
     """The commented recipe for these images and this model.
 
@@ -60,8 +66,9 @@ def to_recipe(
         out: file that it is written to: relative paths count from its folder.
         memory: bytes that a run may allocate.
         schema: gives the path of the JSON Schema of recipes and of budget files, for editors.
+        effort: how much time the run may take.
     """
-    schedule = Schedule.of(images.splits["train"], model.batch_bytes, memory)
+    schedule = Schedule.of(images.splits["train"], model.batch_bytes, memory, effort)
     config, weights = images.config, model.config.weights
     sizes = ", ".join(f"{size} ({count})" for size, count in images.sizes[:3])
     more = f" and {len(images.sizes) - 3} more" if len(images.sizes) > 3 else ""
@@ -99,6 +106,7 @@ def to_recipe(
         "weights": _relative(weights, out) if isinstance(weights, Path) else weights,
         "gate_steps": max(schedule.gate_steps, gate_steps_needed),
         "gate_steps_needed": gate_steps_needed,
+        "thorough": _thorough(images, model, schedule),
         "macs": f"{_macs_share(images, model):.0%}",
         "point": 100 * point,
         "judged": judged,
@@ -112,6 +120,18 @@ def to_recipe(
     text, guesses = _lay_out(templates.get_template("recipe.yaml.j2").render(known, schema=schema("recipe").as_posix()))
     budget, _ = _lay_out(templates.get_template("budget.yaml.j2").render(known, schema=schema("budget").as_posix()))
     return Starter(text, budget, (*_facts(images, model, schedule), *guesses))
+
+
+def _thorough(images: ImageFacts, model: ModelFacts, schedule: Schedule) -> str:
+    """What a thorough run would add, and about how long it would take longer."""
+    train = images.splits["train"]
+    more = schedule.finetune_epochs * train * model.step * (1 + _macs_share(images, model)) / 2
+    more += 700 * schedule.gate_batch * model.step
+    explained = ""
+    if train >= FEW:
+        explained = "an explainer that steers the gates, "
+        more += schedule.explainer_epochs * train * (3 * model.step + model.forward)
+    return f"{explained}more steps for the gates and twice the finetuning: about {as_duration(max(60.0, more))} more"
 
 
 def _head_why(model: ModelFacts, classes: int) -> str:

@@ -19,6 +19,22 @@ from .layers import LayerCost, ModelCost, Shape, merge_calls
 
 _CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d"})
 _LINEAR = frozenset({"linear", "addmm"})
+_PRODUCTS = frozenset({"matmul", "mm", "bmm"})
+# Operators that sum up products with weights, too.
+_UNCOUNTED = frozenset(
+    {
+        "lstm",
+        "gru",
+        "rnn_tanh",
+        "rnn_relu",
+        "deform_conv2d",
+        "einsum",
+        "bilinear",
+        "_trilinear",
+        "conv_transpose3d",
+        "cdist",
+    }
+)
 
 
 def module_cost(model: nn.Module, image: Shape) -> ModelCost:
@@ -95,7 +111,17 @@ def pt2_cost(path: Path) -> ModelCost:
 def _program_layers(graph: torch.fx.Graph, names: dict[str, str]) -> Iterator[LayerCost]:
     for node in graph.nodes:
         kind = getattr(node.target, "_opname", "")
-        if node.op != "call_function" or kind not in _CONVOLUTIONS | _LINEAR:
+        if node.op != "call_function":
+            continue
+        weights = [source for source in node.all_input_nodes if source.name in names]
+        if kind in _UNCOUNTED and weights:
+            raise ExportError(
+                f"the MACs of the operator '{kind}', which reads '{names[weights[0].name]}', cannot be counted in a "
+                ".pt2 file: check the model itself (path/to/file.py:factory)"
+            )
+        if kind in _PRODUCTS and any(factor in weights for factor in node.args[:2]):
+            yield _product_layer(node, weights[0], names)
+        if kind not in _CONVOLUTIONS | _LINEAR:
             continue
         data, weight = (node.args[1], node.args[2]) if kind == "addmm" else (node.args[0], node.args[1])
         bias = node.args[0] if kind == "addmm" else node.args[2] if len(node.args) > 2 else None
@@ -123,6 +149,15 @@ def _program_layers(graph: torch.fx.Graph, names: dict[str, str]) -> Iterator[La
             positions=positions,
             reads=read[0] * math.prod(read[2:]),
         )
+
+
+def _product_layer(node: Any, weight: Any, names: dict[str, str]) -> LayerCost:
+    """The cost of a matrix product with a stored weight."""
+    inner = _sizes(node.args[0].meta["val"])[-1]
+    macs, params = math.prod(_sizes(node.meta["val"])) * inner, math.prod(_sizes(weight.meta["val"]))
+    outputs = max(1, params // inner)
+    positions = max(1, macs // (inner * outputs))
+    return LayerCost(names[weight.name], macs, params, inner, outputs, positions=positions, reads=positions)
 
 
 def _sizes(value: Tensor) -> tuple[int, ...]:

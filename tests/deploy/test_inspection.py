@@ -144,7 +144,6 @@ def test_a_layer_that_is_called_twice_and_parameters_that_do_not_learn() -> None
         (ThroughNumpy, ModelError, r"leaves autograd on the way \(torch.no_grad, detach, numpy\)"),
         (InPlace, ModelError, r"cannot compute the model's gradients .*: replace in-place operations"),
         (Attends, ModelError, r"as attention does \(.*test_inspection.py, line \d+\): only convolutional networks"),
-        (LooseWeight, PruningError, r"disagrees with fvcore .* make them modules"),
         (Lazy, ModelError, r"'head.weight' has no shape yet \(a lazy layer\): run the model once"),
     ],
 )
@@ -154,6 +153,13 @@ def test_what_cannot_be_slimmed_is_said_in_one_sentence(
     with pytest.raises(error, match=words) as caught:
         inspect_model("mine", net(), SHAPE)
     assert "\n" not in str(caught.value)
+
+
+def test_a_loose_weight_counts_and_keeps_the_channels_that_it_reads() -> None:
+    found = inspect_model("mine", LooseWeight(), SHAPE)
+    assert found.macs == 256 * 3 * 8 * 9 + 14 * 14 * 8 * 16 * 9 + 16 * 4
+    assert found.groups == 0
+    assert [group["name"] for group in found.frozen_groups] == ["stem", "head"]
 
 
 def test_an_input_of_another_size_is_said_with_the_place() -> None:

@@ -7,9 +7,9 @@ from PIL import Image
 
 from slimsight.compress.errors import ModelError
 from slimsight.deploy.schemas import schema_file
-from slimsight.deploy.settings.recipe import load_recipe
+from slimsight.deploy.settings.recipe import Recipe, load_recipe
 from slimsight.deploy.starter import ImageFacts, examine_images, examine_model, to_recipe
-from slimsight.deploy.starter.schedule import Schedule
+from slimsight.deploy.starter.schedule import Effort, Schedule
 
 MODELS = """
 from torch import nn
@@ -77,11 +77,42 @@ def _states(name: str) -> dict[str, torch.Tensor]:
 
 
 def test_schedules_follow_the_number_of_images_and_the_memory() -> None:
-    few, many = Schedule.of(40, 10**5, None), Schedule.of(45_000, 10**5, None)
-    assert (few.batch, few.train_epochs, few.explained, few.gate_images) == (8, 60, False, None)
-    assert (many.batch, many.train_epochs, many.explained, many.gate_images) == (128, 10, True, 10_000)
-    tight = Schedule.of(45_000, 10**7, 4 * 10**9)
-    assert tight.batch == 32  # three times 32 x 10 MB are just below a quarter of 4 GB
+    few, some, many = (Schedule.of(count, 10**5, None) for count in (40, 3068, 45_000))
+    assert (few.batch, few.train_epochs, few.gate_images, few.finetune_epochs) == (8, 60, None, 30)
+    # Photographs of clothing, EfficientNet-Lite0: as measured in benchmarks/clothing.py.
+    assert (some.batch, some.gate_batch, some.finetune_epochs, some.finetune_lr) == (16, 32, 9, 0.02)
+    assert (many.batch, many.gate_batch, many.train_epochs, many.gate_images) == (128, 128, 10, 10_000)
+    assert many.finetune_lr == 0.05
+    tight = Schedule.of(45_000, 10**7, 3 * 10**9)
+    assert (tight.batch, tight.gate_batch) == (64, 64)  # 1.5 x 64 x 10 MB are just below 35 % of 3 GB
+
+
+def test_schedules_follow_the_time_to_spend() -> None:
+    quick, usual, thorough = (Schedule.of(3068, 10**5, None, effort) for effort in ("quick", "default", "thorough"))
+    assert [each.steer for each in (quick, usual, thorough)] == ["taylor", "none", "rbf"]
+    assert [each.finetune_epochs for each in (quick, usual, thorough)] == [5, 9, 18]
+    assert [each.gate_steps for each in (usual, thorough)] == [300, 1000]
+    assert [each.explained for each in (quick, usual, thorough)] == [False, False, True]
+    assert Schedule.of(199, 10**5, None, "thorough").steer == "none"
+
+
+def test_recipes_follow_the_time_to_spend(images: ImageFacts, tmp_path: Path) -> None:
+    seen = examine_model(f"{tmp_path / 'models.py'}:any_size", images)
+    plenty = replace(images, splits={**images.splits, "train": 3000})
+
+    def recipe(effort: Effort) -> Recipe:
+        out = tmp_path / "recipe.yaml"
+        starter = to_recipe(plenty, seen, out=out, memory=None, schema=schema_file, effort=effort)
+        out.write_text(starter.text)
+        assert ("'init --thorough' adds an explainer that steers the gates" in starter.text.replace("\n  # ", " ")) == (
+            effort != "thorough"
+        )
+        return load_recipe(out)
+
+    quick, usual, thorough = recipe("quick"), recipe("default"), recipe("thorough")
+    assert [each.gates.steer for each in (quick, usual, thorough)] == ["taylor", "none", "rbf"]
+    assert [each.explainer.enabled for each in (quick, usual, thorough)] == [False, False, True]
+    assert {each.gates.scope for each in (quick, usual, thorough)} == {"auto"}
 
 
 def test_a_small_set_is_told_how_many_images_would_do(images: ImageFacts, tmp_path: Path) -> None:
@@ -90,8 +121,8 @@ def test_a_small_set_is_told_how_many_images_would_do(images: ImageFacts, tmp_pa
     count = images.splits["train"]
     assert 0 < count < 36
     said = (
-        f"it is learned from 200 training images on, and there are {count}; with {200 - count} more, set it to true "
-        "and gates.steer to rbf"
+        f"it is learned from 200 training images on, and there are {count}; with {200 - count} more, 'init --thorough' "
+        "plans it"
     )
     assert f"guess: explainer.enabled: {said}" in starter.messages
     assert said in starter.text.replace("\n  # ", " ")
