@@ -12,8 +12,8 @@ FEW: Final = 200
 """Fewest training images for which an explainer is trained."""
 
 Effort = Literal["quick", "default", "thorough"]
-"""quick: channels are ranked by gradients, half of the finetuning. default: by learned gates. thorough: gates steered by
-an explainer, more of their steps, twice the finetuning."""
+"""quick: channels are ranked by gradients, and finetuning is half as long. default: they are ranked by learned gates.
+thorough: gates are steered by an explainer and learn longer, and finetuning is twice as long."""
 
 _ON_BACKBONE = TrainConfig.model_validate(ON_BACKBONE)
 _BACKBONE_STEPS = 600
