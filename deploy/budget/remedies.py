@@ -33,7 +33,7 @@ class SlimmingFacts:
 
     ``limits``: keys of the recipe's budget; ``kept``: share of the MACs; ``recalibrated``: validation accuracy (or
     agreement) after batch normalisation was recalibrated and before finetuning; ``gate_steps`` and ``converged``: of
-    learned gates.
+    learned gates; ``taken_back``: finetuning made it worse, so that the model before it was kept.
     """
 
     kept: float
@@ -46,6 +46,7 @@ class SlimmingFacts:
     steer: str = "none"
     gate_steps: int | None = None
     converged: bool | None = None
+    taken_back: bool = False
 
 
 def remedies(made: SlimmingFacts, slim: float | None) -> list[str]:
@@ -79,6 +80,8 @@ def _of_gates(made: SlimmingFacts) -> list[str]:
 
 
 def _of_finetuning(made: SlimmingFacts, slim: float | None) -> list[str]:
+    if made.taken_back:
+        return [f"finetuning agreed less and was taken back: lower finetune.lr (now {made.lr:g})"]
     if made.epochs == 0:
         return ["the slim model was not finetuned: set finetune.epochs above 0"]
     harm = 0.0 if made.recalibrated is None or slim is None or not math.isfinite(slim) else made.recalibrated - slim

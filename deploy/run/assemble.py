@@ -223,8 +223,8 @@ def _budget(budget: BudgetConfig, limits: Mapping[str, float], slim: ModelFigure
 
 
 def _statistics(metrics: Mapping[str, Any]) -> StatisticsFigures | None:
-    """None: nothing was finetuned, or an earlier version finetuned."""
-    if "statistics" not in metrics:
+    """None: nothing was finetuned, finetuning was taken back, or an earlier version finetuned."""
+    if "statistics" not in metrics or "taken_back" in metrics:
         return None
     return StatisticsFigures(**{"running_val_accuracy": None, **metrics["statistics"]})
 

@@ -67,6 +67,7 @@ def _made(
         steer=gates.steer,
         gate_steps=None if gates.steps is None else recipe.gates.steps,
         converged=gates.converged,
+        taken_back="taken_back" in metrics["finetune"],
     )
 
 

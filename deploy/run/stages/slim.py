@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections import Counter
 from collections.abc import Mapping
@@ -106,7 +107,10 @@ def _plan_text(align: Mapping[str, int]) -> str:
 
 
 def finetune(session: Session, learning: Learning) -> Outcome:
-    """Recalibrate batch normalisation, finetune, recalibrate again; the better statistics go into the slim model."""
+    """Recalibrate batch normalisation, finetune, recalibrate again; the better statistics go into the slim model.
+
+    Without labels the model before finetuning goes into it, if that agrees more: few images may teach it nothing.
+    """
     config, splits = session.recipe.finetune, session.splits
     plan_path = session.stage_file("surgery", "plan.json")
     network = session.slimmed(PrunePlan.load(plan_path)).to(learning.device)
@@ -119,6 +123,7 @@ def finetune(session: Session, learning: Learning) -> Outcome:
     else:  # a few hundred images may give worse statistics than those that the original's channels came with
         score = keep_better_statistics_(slim, batches, config.recalibrate_batches, validation).better
     metrics: dict[str, Any] = {f"recalibrated_val_{session.score}": score.accuracy}
+    begun, before = score, None if session.labelled else copy.deepcopy(slim.state_dict())
     if config.epochs:
         teacher = session.classifier().to(learning.device) if config.distill else None
         steering = _steering(session, network)
@@ -138,6 +143,13 @@ def finetune(session: Session, learning: Learning) -> Outcome:
         score = found.better
         metrics["statistics"] = _figures(found, raised, session.score)
         learning.progress.note(_statistics_text(found, session.score_text))
+        if before is not None and (score.accuracy, -score.loss) < (begun.accuracy, -begun.loss):
+            slim.load_state_dict(before)
+            learning.progress.note(
+                f"finetuning lowered it from {as_percent(begun.accuracy)} to {as_percent(score.accuracy)} and is taken "
+                "back: give more images, or lower finetune.lr"
+            )
+            score, metrics["taken_back"] = begun, True
     metrics[f"val_{session.score}"] = score.accuracy
     learning.progress.note(f"slim model: {session.score_text} {as_percent(score.accuracy)}")
     run = session.run

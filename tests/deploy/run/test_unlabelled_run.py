@@ -67,13 +67,13 @@ def test_agreement_takes_the_place_of_accuracy(project: Path, undrawn: None, say
     assert found.gated is not None
     assert 0.1 <= found.chance < 1
     finetuned = json.loads((project / "run/stages/finetune/done.json").read_text())["metrics"]
-    assert finetuned["recalibrated_val_agreement"] >= found.gated  # statistics that agree less are not kept
+    assert finetuned["recalibrated_val_agreement"] >= found.gated - 1e-6  # statistics that agree less are not kept
     (check,) = (check for check in report.verdict.checks if check.name == "agreement with the original")
     assert (check.value, check.limit, check.passed) == (found.top1, 0, True)
     assert (report.verdict.agreement_judged, report.verdict.accuracy_judged) == (True, None)
-    assert report.statistics is not None
-    kept = report.statistics.kept
-    assert found.top1 == getattr(report.statistics, f"{kept}_val_agreement")
+    assert found.top1 == pytest.approx(finetuned["val_agreement"], abs=1e-6)
+    assert finetuned["val_agreement"] >= finetuned["recalibrated_val_agreement"]
+    assert (report.statistics is None) == ("taken_back" in finetuned)
     written = json.loads((project / "run/report.json").read_text())
     assert written["slim"]["val_accuracy"] is None
     assert read_report(project / "run/report.json") == report
@@ -91,6 +91,20 @@ def test_agreement_takes_the_place_of_accuracy(project: Path, undrawn: None, say
     assert "limit agreement instead" in said.out.replace("\n", " ")
     assert "accuracy judged by the run" not in said.out
     assert say("trust", project / "run", "--tests", "roar").code == 2
+
+
+def test_finetuning_that_agrees_less_is_taken_back(project: Path, undrawn: None) -> None:
+    report = run(project, "gates.steer=magnitude", "finetune.lr=0.5", "checks.agreement=100%", "budget.macs=80%")
+    finetuned = json.loads((project / "run/stages/finetune/done.json").read_text())["metrics"]
+    assert finetuned["taken_back"]
+    assert report.agreement is not None
+    assert report.agreement.top1 == pytest.approx(finetuned["val_agreement"], abs=1e-6)
+    assert finetuned["val_agreement"] == finetuned["recalibrated_val_agreement"]
+    assert finetuned["statistics"]["running_val_agreement"] < finetuned["val_agreement"]
+    assert report.statistics is None
+    (failed,) = (check for check in report.verdict.failed if check.name == "agreement with the original")
+    assert failed.remedy is not None
+    assert "finetuning agreed less and was taken back: lower finetune.lr (now 0.5)" in failed.remedy
 
 
 def test_a_run_that_agrees_too_little_fails_and_says_by_how_much(project: Path, undrawn: None) -> None:
