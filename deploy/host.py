@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,31 @@ def default_cache() -> Path:
 def proof_folder(cache: Path | None = None) -> Path:
     """Folder of kept proofs of channel groups in ``cache`` (``default_cache`` if None)."""
     return (cache or default_cache()) / "proofs"
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""Parameters of glibc's mallopt."""
+
+_KEPT_BLOCK, _KEPT_IN_ALL = 2**30, 2**31 - 1
+_OWN_ALLOCATOR = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD")
+
+
+def keep_freed_memory() -> bool:
+    """Have glibc keep the memory that this process frees, for its next blocks; whether that was set.
+
+    By default large blocks go back to the system, and their pages are cleared anew when the next step allocates them:
+    a fifth of the processor time of training EfficientNet-Lite0 at 224 pixels. Nothing is changed where the user chose
+    an allocator or its parameters (in the environment), nor on systems without glibc.
+    """
+    if not sys.platform.startswith("linux") or any(name in os.environ for name in _OWN_ALLOCATOR):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    return all(
+        mallopt(parameter, value) == 1
+        for parameter, value in ((_M_MMAP_THRESHOLD, _KEPT_BLOCK), (_M_TRIM_THRESHOLD, _KEPT_IN_ALL))
+    )
 
 
 _UNLIMITED = 2**60

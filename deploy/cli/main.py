@@ -21,6 +21,7 @@ from typer.core import TyperGroup
 from slimsight.compress.errors import Interrupted, SlimError, out_of_memory
 from slimsight.compress.progress import Stop
 
+from ..host import keep_freed_memory
 from ..run.processes import INTERRUPTED_MESSAGE, PEER_LOST_MESSAGE, is_lost_peer, prints_errors
 from . import COMMANDS
 from .help import HELP
@@ -101,6 +102,7 @@ for _command in COMMANDS:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of ``slimsight``; leaves by ``SystemExit``."""
+    keep_freed_memory()
     app(arguments, prog_name="slimsight")  # whatever started it: completion goes by this name
 
 

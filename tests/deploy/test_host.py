@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,3 +63,38 @@ def test_memory_is_the_least_of_what_is_free_and_what_cgroups_allow(tmp_path: Pa
 def test_disk_is_asked_where_a_folder_would_be_made(tmp_path: Path) -> None:
     assert nearest_folder(tmp_path / "a" / "b") == tmp_path
     assert free_disk(tmp_path / "a" / "b") > 0
+
+
+FAULTS = """
+import resource, sys
+from slimsight.deploy.host import keep_freed_memory
+print(keep_freed_memory() if sys.argv[1] == "keep" else False)
+bytes(2**26)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    block = bytearray(2**26)
+    block[:: 2**12] = bytes(2**14)
+    del block
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(how: str, **environment: str) -> tuple[str, int]:
+    """What was answered, and page faults of twenty blocks of 64 MiB, each freed before the next."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    made = subprocess.run(
+        [sys.executable, "-c", FAULTS, how], env={**clean, **environment}, capture_output=True, text=True, check=True
+    )
+    answer, count = made.stdout.split()
+    return answer, int(count)
+
+
+@pytest.mark.skipif(os.confstr("CS_GNU_LIBC_VERSION") is None, reason="the system's C library is not glibc")
+def test_freed_memory_is_used_again() -> None:
+    usual, kept = faults("usual"), faults("keep")
+    assert (usual[0], kept[0]) == ("False", "True")
+    assert kept[1] < usual[1] / 4
+
+
+def test_an_allocator_of_the_users_own_choice_stays() -> None:
+    assert faults("keep", MALLOC_TRIM_THRESHOLD_="1000000")[0] == "False"
