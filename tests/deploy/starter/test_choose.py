@@ -125,7 +125,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ImageFacts]:
 
 def chosen(net: nn.Module, images: ImageFacts, *, stored: bool = False, mean=PLAIN[0], std=PLAIN[1]) -> Choice:
     config = ModelConfig(name="my.py:build", weights=Path("my.safetensors"))
-    return choose(config, Classifier(net, mean, std).eval(), images, images.size, stored=stored)
+    return choose(config, Classifier(net, mean, std).eval(), images, images.size, len(images.classes), stored=stored)
 
 
 def stating(net: nn.Module, **changes: object) -> nn.Module:
