@@ -23,8 +23,9 @@ from slimsight.compress.modules import copy_of
 from slimsight.compress.progress import SILENT, Progress
 from slimsight.compress.surgery import ChannelGraph, ProofCache, gated_vs_slim, shake_
 
+from .channel_scores import rank_by_weights
 from .run_dir import read_run
-from .steps import choose_plan, find_groups, prove_slim, rank_by_weights, slim_copy, to_cost_model
+from .steps import choose_plan, find_groups, prove_slim, slim_copy, to_cost_model
 
 Shape = tuple[int, int, int]
 

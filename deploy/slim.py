@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from slimsight.compress.config import ExplainerConfig, GatesConfig
-from slimsight.compress.data import Expected, LoaderBatches, TensorBatches, first_batches, first_images
+from slimsight.compress.data import Expected, LoaderBatches, TensorBatches, first_images
 from slimsight.compress.errors import ConfigError, ModelError, PruningError
 from slimsight.compress.explain import STEERING, ExplainedClassifier, find_targets
 from slimsight.compress.gates import CostModel, check_budget, counted_limits, read_budget
@@ -36,11 +36,12 @@ from slimsight.compress.gates.scope import inner_groups
 from slimsight.compress.models import Classifier, check_logits
 from slimsight.compress.models.adopt import adopt
 from slimsight.compress.modules import copy_of
-from slimsight.compress.parallel.processes import single_process
 from slimsight.compress.progress import SILENT, Progress
 from slimsight.compress.surgery import ChannelGraph, PrunePlan
-from slimsight.compress.training import Learning, logits_of, make_fabric, take_statistics_, tracked_norms
+from slimsight.compress.training import Learning, logits_of, make_fabric
 
+from .channel_scores import rank_by_weights, score_channels
+from .recalibrate import RECALIBRATE_BATCHES, check_count, recalibrate
 from .slim_folder import Slimmed, load, save
 from .steps import (
     JOINED,
@@ -52,8 +53,6 @@ from .steps import (
     learn_predictor,
     learn_selector,
     prove_slim,
-    rank_by_weights,
-    score_channels,
     slim_copy,
     to_cost_model,
 )
@@ -79,9 +78,6 @@ _JOINED_NET = JOINED + "net."
 """Prefix of the model's layers in the network that also explains it."""
 
 _EXACT = 1e-4
-
-RECALIBRATE_BATCHES = 50
-"""As ``finetune.recalibrate_batches`` of recipes."""
 
 
 @dataclass(frozen=True)
@@ -295,7 +291,7 @@ def slim(
         ConfigError, DataError: see ``recalibrate``.
         PruningError: the plan does not fit the model, or the slim model does not compute what closed gates do.
     """
-    _check_count(batches)
+    check_count(batches)
     network = _joint(traced)
     prefix = "" if traced.explained is None else _JOINED_NET
     twin = slim_copy(network, plan, traced.example, prefix=prefix)
@@ -312,60 +308,6 @@ def slim(
     if loader is not None:
         recalibrate(slimmed, loader, batches=batches)
     return slimmed
-
-
-def recalibrate(slimmed: Slimmed | nn.Module, loader: Iterable[Any], *, batches: int = RECALIBRATE_BATCHES) -> int:
-    """Set the running statistics of batch normalisation to exact averages over images, in place.
-
-    Running statistics belong to the channels and weights that they were collected with: after surgery, and after
-    finetuning with a small momentum or in few steps, they are others', and the accuracy in eval mode is far below the
-    model's own. Weights, momenta and modes do not change. Left alone are other kinds of layers, norms that keep no
-    statistics, and frozen ones: their weights take no gradient while others of the model do.
-
-    Args:
-        slimmed: a slim model, or any model.
-        loader: shuffled training images, with labels or without, of which the first ``batches`` are taken.
-
-    Returns:
-        The number of batch normalisations with new statistics.
-
-    Raises:
-        ConfigError: ``batches`` is not a positive number.
-        DataError: the loader yields nothing, or something else than images or (images, labels); a batch has a single
-            image where one value per channel arrives; statistics are NaN or infinite. Nothing has changed then.
-        ModelError: the model is a program (``load`` without a model), or its batch normalisations are out of reach.
-    """
-    _check_count(batches)
-    model = slimmed.model if isinstance(slimmed, Slimmed) else slimmed
-    expected = Expected(slimmed.example.shape[1]) if isinstance(slimmed, Slimmed) else None
-    norms = tracked_norms(model)
-    if not norms and isinstance(model, torch.fx.GraphModule | torch.jit.ScriptModule):
-        raise ModelError(
-            f"the model is a program ({type(model).__name__}), whose statistics are fixed: recalibrate the slim model "
-            "before it is saved, or load it as an instance of its class: slimsight.load(folder, YourModel())"
-        )
-    if any(parameter.requires_grad for parameter in model.parameters()):
-        norms = {name: norm for name, norm in norms.items() if not _is_frozen(norm)}
-    if not norms:
-        return 0
-    with single_process():  # whether or not other processes do the same
-        changed = take_statistics_(model, norms, first_batches(loader, batches, expected))
-    if not changed:
-        raise ModelError(
-            f"none of the model's {len(norms)} batch normalisations was called by it: give the module itself, not a "
-            "compiled one (torch.compile keeps it as _orig_mod)"
-        )
-    return changed
-
-
-def _check_count(batches: int) -> None:
-    if isinstance(batches, bool) or not isinstance(batches, int) or batches < 1:
-        raise ConfigError(f"batches is {batches!r}; give the number of batches to take statistics from, 1 or more")
-
-
-def _is_frozen(norm: nn.Module) -> bool:
-    parameters = list(norm.parameters(recurse=False))
-    return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
 
 
 def _kind(traced: Traced) -> str | None:

@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
-import torch
 from torch import Tensor, nn
 
-from slimsight.compress.config import ExplainerConfig, GatesConfig
+from slimsight.compress.config import ExplainerConfig
 from slimsight.compress.data import BatchSource, Subsample
 from slimsight.compress.errors import PruningError
 from slimsight.compress.explain import (
@@ -21,7 +20,6 @@ from slimsight.compress.explain import (
     Quality,
     Selector,
     SteeringExplainer,
-    Targets,
     find_scales,
     judge_predictor,
     new_predictor,
@@ -31,15 +29,10 @@ from slimsight.compress.explain import (
 from slimsight.compress.explain.amortized.heads import Head
 from slimsight.compress.gates import (
     CostModel,
-    GateResult,
     Selection,
     check_budget,
-    learn_gates,
-    magnitude,
     select,
-    uniform,
 )
-from slimsight.compress.gates.importance import add_gradients_, importances, needs_gradients
 from slimsight.compress.gates.widths import Align
 from slimsight.compress.macs import count_macs, count_params, size_bytes
 from slimsight.compress.models import Classifier
@@ -68,7 +61,6 @@ PROOF_IMAGES = 4
 JOINED = ExplainedClassifier.PREFIX
 """Prefix of the classifier's layers in a network that also explains it."""
 
-_BY_WEIGHTS = {"magnitude": magnitude, "uniform": uniform}
 _JUDGED_IMAGES = 1024
 """Validation images, at most, that a predictor is judged on."""
 
@@ -193,74 +185,6 @@ def learn_selector(
     learning.progress.note(f"selector: {quality.in_words()}")
     explainer.refuse(quality, config)
     return quality, history
-
-
-@dataclass(frozen=True)
-class ChannelScores:
-    """What each channel is worth: ``of`` is group -> (channels,); ``learned`` is None for a ranking by weights."""
-
-    of: Mapping[str, Tensor]
-    learned: GateResult | None = None
-
-
-def rank_by_weights(network: nn.Module, graph: ChannelGraph, ranking: str) -> dict[str, Tensor]:
-    """Scores of a ranking that learns nothing and needs no images: one of ``RANKINGS`` but ``taylor``."""
-    if ranking in _BY_WEIGHTS:
-        return _BY_WEIGHTS[ranking](network, graph.groups)
-    return importances(network, graph.groups, ranking)
-
-
-def rank_by_gradients(
-    network: nn.Module, graph: ChannelGraph, ranking: str, train: BatchSource, learning: Learning
-) -> dict[str, Tensor]:
-    """Scores of a ranking that reads the gradients of the loss (``taylor``); ``network`` is left as it was."""
-    twin = copy_of(network)
-    add_gradients_(classifier_of(twin), train, learning)
-    for parameter in twin.parameters():
-        if parameter.grad is None:  # of an explainer: it is no part of the loss
-            parameter.grad = torch.zeros_like(parameter)
-    return importances(twin, graph.groups, ranking)
-
-
-def score_channels(
-    network: nn.Module,
-    graph: ChannelGraph,
-    cost: CostModel,
-    train: BatchSource,
-    learning: Learning,
-    *,
-    config: GatesConfig,
-    budget: float,
-    targets: Targets | None,
-    from_labels: bool = True,
-) -> ChannelScores:
-    """Rank the channels as ``config.steer`` says: by learned gates (ISP Eq. 10), gradients, or the weights alone.
-
-    Args:
-        train: images without augmentation, which ``targets`` belong to.
-        budget: MACs that the gates aim for.
-        targets: C_x of the unpruned network; None: the gates are not steered.
-        from_labels: False: from what the network itself predicts; labels are not read.
-
-    Returns:
-        Gates that did not converge are there too (``GateResult.converged``): the caller decides what they are worth.
-    """
-    if needs_gradients(config.steer):
-        return ChannelScores(rank_by_gradients(network, graph, config.steer, train, learning))
-    if not config.learned:
-        return ChannelScores(rank_by_weights(network, graph, config.steer))
-    result = learn_gates(
-        network,
-        graph.groups,
-        cost,
-        train,
-        learning,
-        config=config,
-        budget=budget,
-        targets=targets,
-        from_labels=from_labels,
-    )
-    return ChannelScores(result.scores, result)
 
 
 def choose_plan(

@@ -79,11 +79,11 @@ class LoaderBatches:
     """
 
     def __init__(self, loader: Iterable[Any], expected: Expected | None = None) -> None:
-        self.loader, self.expected = loader, expected
+        self.loader, self.expected, self._seen = loader, expected, False
         first = next(self.epoch(0), None)
         if first is None:
             raise DataError("the loader yields no batches: give one that yields (images, labels)")
-        self.batch_size = len(first.labels)
+        self.batch_size, self._seen = len(first.labels), True
         self._batches = len(loader) if isinstance(loader, Sized) else sum(1 for _ in self.epoch(1))
 
     def __len__(self) -> int:
@@ -92,13 +92,14 @@ class LoaderBatches:
     def epoch(self, k: int, start: int = 0, *, sharding: Sharding = all_rows) -> Iterator[Batch]:
         """One pass over the loader, whatever ``k`` is. A loader cannot skip: batches before ``start`` and rows that
         ``sharding`` leaves out are read, too."""
+        del k
         seen = 0
         for number, item in enumerate(self.loader):
             images, labels = _check_batch(item, self.expected)
             if number >= start:
                 yield from _shard_batch(Batch(images, labels, torch.arange(seen, seen + len(labels))), number, sharding)
             seen += len(labels)
-        if not seen and k:
+        if not seen and self._seen:
             raise DataError(
                 "the loader is empty the second time it is read (a generator?): give a DataLoader or a list of batches"
             )

@@ -11,7 +11,7 @@ import jinja2
 from slimsight.compress.amounts import as_duration
 from slimsight.compress.files.atomic import write_text
 
-from . import rows, rows_explained
+from . import rows, rows_explained, rows_origin
 from .schema import Report
 from .table import Table, code, plain, to_markdown
 from .units import as_count, as_error, as_macs, as_percent, plural
@@ -65,8 +65,8 @@ def render_markdown(report: Report, pictures: Sequence[str] = ()) -> str:
         report=report,
         verdict=f"**{'PASSED' if report.verdict.passed else 'FAILED'}**: {plain(rows.verdict(report))}",
         agreement=rows.agreement(report),
-        preprocessing=rows.preprocessing(report),
-        original=rows.original(report),
+        preprocessing=rows_origin.preprocessing(report),
+        original=rows_origin.original(report),
         steer=rows.steer(report),
         slower=rows.slower(report),
         degenerate=rows_explained.degenerate(report),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -46,8 +46,6 @@ _RANKED: Final = {
     "random": "drawn at random",
 }
 
-
-_NAMED: Final = 4
 
 AGREES: Final = "agreement with the original"
 NO_TEST_IMAGES: Final = "no test images"
@@ -281,43 +279,6 @@ def steer(report: Report) -> str:
 def ranked_by(report: Report) -> str | None:
     """How channels were ranked where no gates were learned; None where they were."""
     return _RANKED.get(report.gates.steer) if report.gates else None
-
-
-def preprocessing(report: Report) -> str:
-    """What an image goes through before the exported files, in a sentence; "" in reports of earlier versions."""
-    made = None if report.data is None else report.data.preprocessing
-    if made is None:
-        return ""
-    by = " / ".join(", ".join(f"{value:.4g}" for value in values) for values in (made.mean, made.std))
-    return (
-        f"Every image: {made.words}; the files take {made.channels} in {made.range}, {made.layout}, and normalisation "
-        f"(mean / std {by}) is {made.normalisation}."
-    )
-
-
-def original(report: Report) -> str:
-    """Where the original's weights come from, and how it was trained; "" in reports that do not say."""
-    model = report.model
-    if model is None or (model.weights is None and model.training is None):
-        return ""
-    parts = ["no weights were given" if model.weights is None else f"weights from {model.weights}"]
-    if model.backbone is not None:
-        taken = plural(model.backbone.taken, "tensor")
-        parts = [f"{taken} from {model.weights}, made new: {_names(model.backbone.made)}"]
-        if model.backbone.left:
-            parts.append(f"left out: {_names(model.backbone.left)}")
-    if (training := model.training) is not None:
-        seconds = next((stage.seconds for stage in report.stages if stage.name == "classifier"), None)
-        took = "" if seconds is None else f", in {as_duration(seconds)}"
-        name = {"sgd": "SGD", "adamw": "AdamW"}.get(training.optimizer, training.optimizer)
-        length = f"{plural(training.epochs, 'epoch')}, {plural(training.steps, 'step')}"
-        parts.append(f"trained by this run with {name} for {length}{took}")
-    return f"The original: {'; '.join(parts)}."
-
-
-def _names(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
 
 
 def agreement(report: Report) -> str:

@@ -22,6 +22,7 @@ from ..machine import device_name, versions
 from ..report import Report
 from ..report.canvas import draw_strip
 from ..report.files import Strip, write_strips
+from ..report.inputs import DataFigures, PreprocessingFigures
 from ..report.markdown import CHANNELS_PICTURE, SALIENCY_PICTURE
 from ..report.parts import (
     AttributionFigures,
@@ -40,7 +41,6 @@ from ..report.pictures import draw_channels, draw_row, draw_saliency
 from ..report.schema import (
     BudgetFigures,
     ChannelsKept,
-    DataFigures,
     Exactness,
     FrozenGroupFigures,
     GatedFigures,
@@ -48,7 +48,6 @@ from ..report.schema import (
     LatencyFigures,
     ModelFigures,
     ParityRow,
-    PreprocessingFigures,
     SaliencyFigures,
     StageFigures,
 )

@@ -17,8 +17,8 @@ from slimsight.compress.errors import ModelError
 from slimsight.compress.models import Classifier, check_classifier
 from slimsight.compress.progress import SILENT, Progress
 
-from .decide import APART, Verdict, decide_normalisation, decide_preprocessing
-from .images import ImageFacts, statistics
+from .decide import APART, Decision, decide_normalisation, decide_preprocessing
+from .images import ImageFacts
 from .race import Difference, Pair, Triple, run_race
 from .stated import Stated, stated_by
 
@@ -127,6 +127,13 @@ def _without_weights(config: ModelConfig, images: ImageFacts, size: int) -> Choi
         pixels, _ = images.sample(size)
         normalisation = Normalisation(*_own_statistics(pixels), f"statistics of {len(pixels)} images", "guessed")
     return Choice(normalisation, Preprocessing.square(size), "", "guessed")
+
+
+def statistics(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of (N, 3, H, W) bytes, in [0, 1], three digits."""
+    pixels: NDArray[Any] = images.astype(np.float64) / 255
+    mean, std = pixels.mean(axis=(0, 2, 3)), pixels.std(axis=(0, 2, 3))
+    return tuple(round(float(v), 3) for v in mean), tuple(max(0.05, round(float(v), 3)) for v in std)
 
 
 def _own_statistics(pixels: NDArray[np.uint8]) -> tuple[Triple, Triple]:
@@ -248,7 +255,7 @@ def _preprocessings(
     return _Candidates(_PREPROCESSING, list(tried.values()), list(tried), None if own is None else 0, notes)
 
 
-def _why(verdict: Verdict, candidates: _Candidates[Any], images: str) -> str:
+def _why(verdict: Decision, candidates: _Candidates[Any], images: str) -> str:
     """Why this was chosen, in a sentence for the recipe."""
     names = candidates.names
     chosen, others = names[verdict.chosen], " and ".join(names[number] for number in verdict.alike)

@@ -25,7 +25,7 @@ COSTLY: Final = 0.1
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Decision:
     """A choice between candidates, by their positions.
 
     ``kind``: ``decided``, all others being worse; ``harmless``: ``alike`` are as good, as far as the images say;
@@ -65,7 +65,7 @@ def recognises(race: Race, pair: Pair) -> bool:
     return bool(np.isfinite(losses).all()) and float(losses.mean()) + APART * error < blind
 
 
-def decide_normalisation(race: Race, stated: int | None) -> Verdict:
+def decide_normalisation(race: Race, stated: int | None) -> Decision:
     """The normalisation, of candidates that come in the order of how usual they are; ``stated``: what the model names.
 
     Each counts with the preprocessing that suits it best.
@@ -76,7 +76,7 @@ def decide_normalisation(race: Race, stated: int | None) -> Verdict:
     worse = {number: race.compare(_profile(race, number), winner) for number in others}
     if not recognises(race, winner):
         plausible = best if stated is None else stated
-        return Verdict(plausible, "undecided", _without(plausible, (best, *others)), worse, blind=True)
+        return Decision(plausible, "undecided", _without(plausible, (best, *others)), worse, blind=True)
     alike = [number for number in others if at_most(worse[number]) <= HARMLESS]
     rivals = [number for number in others if number not in alike and not told_apart(worse[number])]
     if stated is not None and stated in (best, *alike, *rivals):
@@ -84,22 +84,22 @@ def decide_normalisation(race: Race, stated: int | None) -> Verdict:
     else:  # the most usual of those that are as good, or as plausible: within one standard error
         chosen = min((best, *alike, *(number for number in rivals if worse[number].mean <= worse[number].error)))
     left = _without(chosen, (best, *rivals, *alike))
-    return Verdict(chosen, "undecided" if rivals else "harmless" if left else "decided", left, worse)
+    return Decision(chosen, "undecided" if rivals else "harmless" if left else "decided", left, worse)
 
 
-def decide_preprocessing(race: Race, preference: Sequence[int]) -> Verdict:
+def decide_preprocessing(race: Race, preference: Sequence[int]) -> Decision:
     """The preprocessing, under the best normalisation; ``preference``: what to take where they cannot be told apart."""
     winner = race.best()
     best = winner.preprocessing
     pairs = [pair for pair in race.logits if pair.normalisation == winner.normalisation and pair != winner]
     worse = {pair.preprocessing: race.compare(pair, winner) for pair in pairs}
     if not recognises(race, winner):
-        return Verdict(preference[0], "undecided", tuple(preference[1:]), worse, blind=True)
+        return Decision(preference[0], "undecided", tuple(preference[1:]), worse, blind=True)
     alike = [best, *(n for n, found in worse.items() if not told_apart(found) or at_most(found) <= HARMLESS)]
     chosen = min(alike, key=preference.index)
     left = _without(chosen, alike)
     costly = chosen != best and at_most(worse[chosen]) > COSTLY
-    return Verdict(chosen, "undecided" if costly else "harmless" if left else "decided", left, worse)
+    return Decision(chosen, "undecided" if costly else "harmless" if left else "decided", left, worse)
 
 
 def _profile(race: Race, normalisation: int) -> Pair:

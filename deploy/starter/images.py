@@ -343,10 +343,3 @@ def _unread_files(path: Path) -> list[str]:
     ordered = sorted(others.items(), key=lambda item: (-item[1], item[0]))
     named = ", ".join(f"{count} {suffix}" for suffix, count in ordered[:4])
     return [f"{sum(others.values())} other files are not read ({named}); read are {', '.join(sorted(SUFFIXES))}"]
-
-
-def statistics(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of (N, 3, H, W) bytes, in [0, 1], three digits."""
-    pixels: NDArray[Any] = images.astype(np.float64) / 255
-    mean, std = pixels.mean(axis=(0, 2, 3)), pixels.std(axis=(0, 2, 3))
-    return tuple(round(float(v), 3) for v in mean), tuple(max(0.05, round(float(v), 3)) for v in std)

@@ -134,8 +134,8 @@ def test_refusals(cut: tuple[slimsight.Traced, slimsight.PrunePlan], batches: li
         slimsight.slim(*cut, batches=0)
     with pytest.raises(DataError, match="the loader yields no batches"):
         slimsight.slim(*cut, [])
-    with pytest.raises(DataError, match="the loader yields a Tensor"):
-        slimsight.recalibrate(model, [batches[0], batches[0][0]])
+    with pytest.raises(DataError, match="the loader yields a dict"):
+        slimsight.recalibrate(model, [batches[0], {"images": batches[0][0]}])
     images, labels = batches[0]
     with pytest.raises(DataError, match="batch normalisation '1' are NaN or infinite"):
         slimsight.recalibrate(model, [(images, labels), (images * float("inf"), labels)])

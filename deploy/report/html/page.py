@@ -17,7 +17,7 @@ from markupsafe import Markup
 from slimsight.compress.amounts import as_duration
 from slimsight.compress.files.atomic import write_text
 
-from .. import rows, rows_explained
+from .. import rows, rows_explained, rows_origin
 from ..markdown import TABLES
 from ..table import Code, Result
 from ..units import as_count, as_error, as_macs, as_percent, latency_label, plural
@@ -78,8 +78,8 @@ def _render(template: str, **values: Any) -> str:
     environment.globals.update(
         verdict=rows.verdict,
         agreement=rows.agreement,
-        preprocessing=rows.preprocessing,
-        original=rows.original,
+        preprocessing=rows_origin.preprocessing,
+        original=rows_origin.original,
         steer=rows.steer,
         ranked_by=rows.ranked_by,
         slower=rows.slower,

@@ -27,8 +27,9 @@ from slimsight.compress.training import (
     keep_better_statistics_,
 )
 
+from ...channel_scores import rank_by_weights, score_channels
 from ...report.units import as_percent
-from ...steps import learn_predictor, learn_selector, rank_by_weights, score_channels
+from ...steps import learn_predictor, learn_selector
 from ..refusal import Refusal
 from ..session import PREDICTIONS, Outcome, Session
 from .preflight import check_countable_limits, fixed_align

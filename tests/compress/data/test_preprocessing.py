@@ -139,7 +139,6 @@ def test_boxes_are_cropped_with_their_images(tmp_path: Path) -> None:
         ({"interpolation": "bicubic"}, r"'interpolation' needs 'image_size'"),
         ({"stretch": True}, r"'stretch' needs 'image_size'"),
         ({"interpolation": "cubic", "image_size": 32}, r"'nearest', 'bilinear', 'bicubic' or 'lanczos'"),
-        ({"crop_scale": [0.5, 1], "image_size": 32}, r"'crop_scale' needs decode: on_the_fly"),
     ],
 )
 def test_what_does_not_fit_is_refused(options: dict[str, Any], words: str) -> None:

@@ -92,7 +92,7 @@ def test_init_writes_a_recipe_that_trains_a_new_head(
     assert said.code == 0, said
     assert "the weights are of 3 classes, the images of 2: a new last layer is trained on them first" in said.out
     recipe = load_recipe(project / "made.yaml")
-    assert (recipe.model.head, recipe.model.train.optimizer, recipe.data.decode) == ("new", "adamw", "on_the_fly")
+    assert (recipe.model.head, recipe.model.train.optimizer, recipe.data.decode) == ("new", "adamw", "once")
     assert recipe.data.crop_scale == (0.35, 1)
     assert re.search(r"by AdamW; a guess: about \d+ (min|h) \d\d (s|min) on", (project / "made.yaml").read_text())
     three = tmp_path / "images" / "three"

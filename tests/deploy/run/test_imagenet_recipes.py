@@ -82,7 +82,7 @@ def test_a_recipe_finds_its_images_and_its_weights(small: Small, tmp_path: Path,
     assert np.bincount(session.explainer_images().labels).tolist() == [4, 4, 4]
     np.testing.assert_array_equal(session.explainer_images().images.order, session.gate_images().images.order)
     given = torch.load(session.recipe.model.weights, weights_only=True)
-    assert session.new_classifier().net.state_dict().keys() == given.keys()
+    assert session.new_classifier()[0].net.state_dict().keys() == given.keys()
 
 
 def test_a_recipe_learns_from_images_that_are_decoded_on_the_way(

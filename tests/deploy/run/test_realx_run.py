@@ -78,4 +78,4 @@ def test_a_weight_on_cross_entropy_is_part_of_what_gates_were_learned_from(tiny:
     # Runs from before there was such a weight read no other settings than these.
     stages, session = opened()
     (gates,) = (stage for stage in stages if stage.name == "gates")
-    assert gates.reads(session)["gates"].keys() == set(GatesConfig.model_fields) - {"compile", "class_weight"}
+    assert gates.reads(session)["gates"].keys() == set(GatesConfig.model_fields) - {"compile", "class_weight", "scope"}

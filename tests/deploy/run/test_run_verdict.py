@@ -10,6 +10,7 @@ import pytest
 from slimsight.compress.progress import SILENT
 from slimsight.compress.training import logits_of
 from slimsight.deploy.report import read_report
+from slimsight.deploy.report.shares import wilson
 from slimsight.deploy.run.session import Session
 from slimsight.deploy.run_dir import read_run
 from slimsight.deploy.settings.recipe import load_recipe
@@ -105,6 +106,7 @@ def test_agreement_is_counted_over_the_validation_images(finished: Any, cache: P
     labels = [int(label) for label in session.splits.val.labels]
     assert finished.report.data.val_majority == max(labels.count(label) for label in set(labels)) / 143
     content = json.loads((finished.root / "report.json").read_text())
-    assert content["agreement"] == {"top1": found.top1, "images": 143}
+    low, high = wilson(found.top1, 143)
+    assert content["agreement"] == {"top1": found.top1, "images": 143, "low": low, "high": high}
     text = (finished.root / "report.md").read_text(encoding="utf-8")
     assert f"predict the same class on {100 * found.top1:.2f} % of 143 validation images (95 % interval: " in text

@@ -129,7 +129,7 @@ def test_a_run_that_agrees_too_little_fails_and_says_by_how_much(project: Path, 
 def test_an_explainer_steers_without_labels(project: Path, undrawn: None) -> None:
     report = run(
         project,
-        "explainer={predictor: {epochs: 8, lr: 1e-3, batch_size: 16}, selector: {epochs: 12, batch_size: 16}}",
+        "explainer={predictor: {epochs: 20, lr: 3e-3, batch_size: 16}, selector: {epochs: 12, batch_size: 16}}",
         "gates.steer=rbf",
         "finetune.epochs=0",
     )

@@ -68,9 +68,8 @@ def test_all_mistakes_are_reported_together(tmp_path: Path) -> None:
         f"line 2: precison: unknown key; allowed: {', '.join(Recipe.model_fields)}; did you mean 'precision'?",
         "line 3: threads: 0 was given; allowed: a whole number at least 1 or null "
         "(CPU threads of every stage that learns; null: all cores)",
-        "line 5: gates.steer: 'rgb' was given; allowed: rbf, realx, varsal, none, magnitude or uniform "
-        "(rbf (ISP), realx (REAL-X) and varsal (VarSal) steer by their explanations, none learns without; magnitude "
-        "and uniform rank by weights); did you mean 'rbf'?",
+        "line 5: gates.steer: 'rgb' was given; allowed: rbf, realx, varsal, none, magnitude, uniform, taylor, fpgm, "
+        f"bn_scale, lamp or random{about('gates', 'steer')}; did you mean 'rbf'?",
         "line 7: gates.steps: written twice, in line 6 and line 7; keep one",
         f"line 7: gates.steps: 6 was given; allowed: a whole number at least 20{about('gates', 'steps')}",
         f"line 8: gates.stpes: unknown key; allowed: {', '.join(GatesConfig.model_fields)}; did you mean 'steps'?",

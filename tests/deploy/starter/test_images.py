@@ -8,7 +8,7 @@ from PIL import Image
 from slimsight.compress.data.lists import read_skip
 from slimsight.compress.errors import BrokenImage, DataError
 from slimsight.deploy.starter import ImageFacts, examine_images
-from slimsight.deploy.starter.images import statistics
+from slimsight.deploy.starter.choose import statistics
 
 
 def save(path: Path, size: tuple[int, int] = (40, 30), colour: int = 0) -> None:

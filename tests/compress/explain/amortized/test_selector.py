@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -75,11 +76,11 @@ def test_parts_are_as_wide_as_the_scales(network: ExplainedClassifier) -> None:
     assert selector.head.weight.shape == (3, 8, 16, 16)
 
 
-def test_an_untrained_selector_points_near_the_centre_with_a_third_of_the_side() -> None:
+def test_an_untrained_selector_points_near_the_centre_with_a_quarter_of_the_side() -> None:
     torch.manual_seed(0)
     scales = (FeatureScale("c", 64, 8), FeatureScale("b", 32, 16), FeatureScale("a", 16, 32))
     params = Selector(scales, 10, 32).eval()([f.relu() for f in to_features(scales, 4)], torch.arange(4))
-    expected = torch.tensor([16.0, 16.0, 32 / 3]).expand(4, 3)
+    expected = torch.tensor([16.0, 16.0, 9.6 * math.tanh(32 / 3 / 9.6)]).expand(4, 3)
     torch.testing.assert_close(params, expected, rtol=0, atol=1.0)
 
 
