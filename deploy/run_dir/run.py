@@ -19,7 +19,7 @@ from slimsight.compress.files.untrusted import printable, special_files
 
 from .lock import lock_holder, run_lock
 from .paths import MARKER, RunPaths, is_stage, run_dir_errors
-from .records import RECORD, StageRecord, check_finite, read_record, write_record
+from .records import FINGERPRINT_VERSION, RECORD, StageRecord, check_finite, read_record, write_record
 
 RECIPE, REPORT = "recipe", "report"
 """Recorded like stages: the recipe's file; the report in all its formats, with its stages as inputs."""
@@ -95,6 +95,7 @@ class RunDir(RunPaths):
             files={name: path.stat().st_size for name, path in paths.items()},
             sha256={name: sha256_of_file(path) for name, path in paths.items()},
             inputs=dict(inputs or {}),
+            fingerprint_version=FINGERPRINT_VERSION,
         )
         write_record(self.stage_dir(name), record)
         return record
