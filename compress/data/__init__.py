@@ -1,6 +1,7 @@
 """Image data sets: decoding and caching, train/val/test splits, augmentation, batches and their sharding."""
 
 from .batches import Batch, Batches, Sharding, all_rows, round_robin, shard_rows
+from .content import content_key
 from .file_batches import FileBatches, to_batches
 from .flow import Flow
 from .images import ImageSet, Rows
@@ -27,6 +28,7 @@ __all__ = [
     "Subsample",
     "TensorBatches",
     "all_rows",
+    "content_key",
     "first_batches",
     "first_images",
     "one_pass",

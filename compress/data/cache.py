@@ -10,7 +10,7 @@ import secrets
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
@@ -24,11 +24,12 @@ from ..files.locks import NoLocks, locked, try_lock
 from ..files.sealed import find_damage, read_sealed, sha256_of_file, write_sealed
 from ..progress import SILENT, Progress
 from .decode import Decoded
-from .images import ImageSet
+from .images import DIGEST_BYTES, ImageSet, pixel_digests
 
-LAYOUT = 1  # part of every fingerprint; raised when what is stored or how it is decoded changes
+LAYOUT = 2  # part of every fingerprint; raised when what is stored or how it is decoded changes
 ALWAYS_VERIFIED = 2 << 30
 """Bytes: files up to this size are checksummed whenever they are opened (about a second per gigabyte)."""
+_DIGESTS = "digests.npy"
 _META, _LOCK, _VERIFIED = "meta.json", "lock", "verified.json"
 
 
@@ -102,6 +103,7 @@ def read_cached(folder: Path, progress: Progress = SILENT) -> CachedImages | Non
         # A plain view of the map: np.memmap's own indexing is slower and its copies stay memmaps in name.
         images = np.asarray(np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False))
         labels = np.load(folder / "labels.npy", allow_pickle=False)
+        digests = np.load(folder / _DIGESTS, allow_pickle=False)
         names, classes = tuple(meta["names"]), tuple(meta["classes"])
     except PermissionError as error:
         raise RunError(f"cannot read {folder}: {error.strerror}; make it readable or choose another --out") from error
@@ -110,9 +112,9 @@ def read_cached(folder: Path, progress: Progress = SILENT) -> CachedImages | Non
         return None
     except (FileNotFoundError, NotADirectoryError, ValueError, EOFError, KeyError):
         return None
-    if not len(images) == len(labels) == len(names):
+    if not len(images) == len(labels) == len(names) == len(digests):
         return None
-    return _sort_by_name(ImageSet(images, labels, classes), names)
+    return _sort_by_name(ImageSet(images, labels, classes, lambda: digests), names)
 
 
 def remove_abandoned(cache_dir: Path) -> None:
@@ -147,6 +149,7 @@ class _NpyAppender:
 
     file: BinaryIO
     names: list[str]
+    digests: bytearray = field(default_factory=bytearray)
     shape: tuple[int, ...] = ()
 
     def add(self, name: str, image: NDArray[np.uint8]) -> None:
@@ -155,6 +158,7 @@ class _NpyAppender:
             self._write_header(0)
         assert image.shape == self.shape, "sources yield images of one size"
         self.file.write(image.tobytes())
+        self.digests += pixel_digests(image[None]).tobytes()
         self.names.append(name)
 
     def finish(self) -> None:
@@ -185,7 +189,9 @@ def _new_cache_folder(target: Path) -> Iterator[_NpyAppender]:
         labels = np.array([number[name.split("/")[0]] for name in names], dtype=np.int64)
         with atomic_path(folder / "labels.npy") as part, part.open("wb") as file:
             np.save(file, labels)
-        sums = _sha256_of_files(folder, ("images.npy", "labels.npy"))
+        with atomic_path(folder / _DIGESTS) as part, part.open("wb") as file:
+            np.save(file, np.frombuffer(writer.digests, dtype=np.uint8).reshape(len(names), DIGEST_BYTES))
+        sums = _sha256_of_files(folder, ("images.npy", "labels.npy", _DIGESTS))
         write_sealed(folder / _META, {"layout": LAYOUT, "classes": classes, "names": names, "sha256": sums})
         _publish(folder, target)
         (target / _LOCK).unlink(missing_ok=True)

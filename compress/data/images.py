@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .partition import stratified_rows
+
+DIGEST_BYTES = 16
+_HASHED_AT_ONCE = 256
 
 RowIndex = SupportsIndex | slice | NDArray[Any]
 
@@ -68,11 +72,15 @@ class ImageSet:
     """Images ``(N, 3, H, W)`` uint8, their labels ``(N,)`` int64, and the class names those labels index.
 
     ``images`` of a subset are ``Rows``: nothing is read until they are indexed.
+
+    ``digests``: gives the content (N, 16) of every image of the array or of the files that ``images`` are rows of;
+    None: it is computed from the pixels.
     """
 
     images: NDArray[np.uint8] | Rows
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
+    digests: Callable[[], NDArray[np.uint8]] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         assert len(self.images.shape) == 4, "images are (N, 3, H, W)"
@@ -84,7 +92,7 @@ class ImageSet:
 
     def relabelled(self, labels: NDArray[np.int64], classes: tuple[str, ...]) -> ImageSet:
         """The same images with ``labels`` (N,) into ``classes``."""
-        return ImageSet(self.images, labels, classes)
+        return ImageSet(self.images, labels, classes, self.digests)
 
     def subset(self, indices: NDArray[np.integer[Any]] | Sequence[int]) -> ImageSet:
         """The images at ``indices``, in that order, as a view."""
@@ -93,7 +101,21 @@ class ImageSet:
             rows = Rows(self.images.pool, self.images.order[chosen])
         else:
             rows = Rows(self.images, np.arange(len(self.images), dtype=np.int64)[chosen])
-        return ImageSet(rows, self.labels[chosen], self.classes)
+        return ImageSet(rows, self.labels[chosen], self.classes, self.digests)
+
+    def content(self) -> NDArray[np.uint8]:
+        """(N, 16) a digest of each image: of its pixels, or of its file where images stay files."""
+        if self.digests is not None:
+            known = self.digests()
+            return known[self.images.order] if isinstance(self.images, Rows) else known
+        starts = range(0, len(self), _HASHED_AT_ONCE)
+        return np.concatenate([pixel_digests(self.images[i : i + _HASHED_AT_ONCE]) for i in starts])
+
+
+def pixel_digests(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(n, 16) a digest of the pixels of each of ``images`` (n, 3, H, W)."""
+    made = [hashlib.blake2b(image.tobytes(), digest_size=DIGEST_BYTES).digest() for image in images]
+    return np.frombuffer(b"".join(made), dtype=np.uint8).reshape(len(images), DIGEST_BYTES)
 
 
 def image_count(wanted: int | float | None, total: int) -> int:

@@ -66,16 +66,12 @@ class FileNames:
 
 @dataclass(frozen=True, eq=False)
 class FileIndex:
-    """Image files below ``root``: their ``names`` and ``labels`` (N,) into ``classes``, sorted by class and file.
-
-    ``digest`` changes with names and sizes of the files, not with their folder or modification times.
-    """
+    """Image files below ``root``: their ``names`` and ``labels`` (N,) into ``classes``, sorted by class and file."""
 
     root: Path
     names: FileNames
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
-    digest: str
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -113,7 +109,8 @@ def open_index(
 ) -> FileIndex:
     """The index of ``root``, from the cache while its folders are unchanged, else rebuilt.
 
-    A folder changes when files are added, removed or renamed; overwriting a file is not detected.
+    A folder changes when files are added, removed or renamed; overwriting a file is not detected here, but by
+    ``digests_of_files``.
 
     Args:
         labels: the label list of a flat folder; ``classes`` are then those of the training images.
@@ -150,14 +147,14 @@ def read_index(folder: Path, root: Path) -> FileIndex | None:
             return None
         names = FileNames(folder)
         labels: NDArray[np.int64] = np.load(folder / "labels.npy", allow_pickle=False)
-        classes, digest, content = tuple(meta["classes"]), str(meta["digest"]), str(meta["content"])
+        classes, content = tuple(meta["classes"]), str(meta["content"])
     except PermissionError as error:
         raise RunError(f"cannot read {folder}: {error.strerror}; make it readable or choose another cache") from error
     except (FileNotFoundError, NotADirectoryError, ValueError, EOFError, KeyError, TypeError):
         return None
     if not len(names) == len(labels) > 0 or _digest_of_arrays(names.letters, names.ends, labels) != content:
         return None
-    return FileIndex(root, names, labels, classes, digest)
+    return FileIndex(root, names, labels, classes)
 
 
 def _is_current(root: Path, folders: dict[str, list[int]], listed_ns: int) -> bool:
@@ -238,7 +235,6 @@ def _write_index(
             "layout": LAYOUT,
             "images": len(labels),
             "bytes": int(sizes.sum()),
-            "digest": _digest_of_arrays(letters, ends, sizes),
             "content": _digest_of_arrays(letters, ends, labels),
             "listed_ns": listed_ns,
             "classes": list(classes),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from ..config import DataConfig
 from ..errors import DataError
 from ..progress import Progress
+from .content import digests_of_files
 from .decode import DECODE_THREADS
 from .images import ImageSet, Rows
 from .index import FileIndex, open_index
@@ -32,7 +34,6 @@ class FileImages:
 
     def __init__(self, index: FileIndex, preprocessing: Preprocessing) -> None:
         self.names, self.root = index.names, str(index.root)
-        self.digest = index.digest
         self.preprocessing = preprocessing
 
     @property
@@ -151,7 +152,8 @@ class _Opener:
         assert preprocessing is not None, "DataConfig requires image_size"
         order = np.arange(len(index)) if mask is None else np.flatnonzero(mask)
         files = FileImages(index, preprocessing)
-        return ImageSet(Rows(files, order), index.labels[order], index.classes)
+        digests = partial(digests_of_files, index, self.cache_dir, self.progress)
+        return ImageSet(Rows(files, order), index.labels[order], index.classes, digests)
 
 
 def _test_mask(train: FileIndex, config: DataConfig, seed: int, listed: Sequence[str] | None) -> NDArray[np.bool_]:

@@ -14,6 +14,7 @@ from ..progress import SILENT, Progress
 from .archive import ArchiveSource
 from .broken import naming_all_broken
 from .cache import CachedImages, Source, load_cached
+from .content import content_key
 from .images import ImageSet
 from .layout import find_layout, refuse_archive, refuse_val_list
 from .listing import list_images, list_unlabelled
@@ -62,6 +63,14 @@ class Splits:
         """
         if self._open_test is not None:
             self._open_test()
+
+    def test_key(self) -> str | None:
+        """Digest of the test images, their labels and their content, without giving them away; None: there are none.
+
+        Raises:
+            DataError: an image is broken.
+        """
+        return None if self._open_test is None else content_key(self._open_test())
 
     def test(self) -> ImageSet:
         """The test images, decoded or opened from the cache on the first call.

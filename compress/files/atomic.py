@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError, RunError
+from .destination import follow_links, is_replaceable, written_into
 from .untrusted import MOST_JSON, parse_json, read_text
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Context: a temporary path beside ``path``, renamed to ``path`` if the block succeeds, and else removed.
 
+    A link at ``path`` stays, and the file that it leads to is replaced. A device, a pipe or an open file
+    (``/dev/stdout``) is never replaced: the content is written into it.
+
     Args:
         durable: sync to disk, so that the file survives a power cut. That takes milliseconds; without it (for
             pictures, of which a run draws many) a power cut may leave an empty file.
@@ -34,16 +38,22 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     Raises:
         RunError: the disk is full or the folder is not writable; an earlier file at ``path`` is untouched.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with write_errors(path):
+        place = follow_links(path)
+        if not is_replaceable(place):
+            with written_into(place) as made:
+                yield made
+            return
+    part = place.with_name(f".{place.name}.{os.getpid()}.part")
     try:
         with write_errors(path):
-            make_folder(path.parent)
+            make_folder(place.parent)
             yield part
             if durable:
                 sync_file(part)  # before the rename, else the new name may refer to an empty file
-            part.replace(path)
+            part.replace(place)
             if durable:
-                sync_folder(path.parent)
+                sync_folder(place.parent)
     finally:
         part.unlink(missing_ok=True)
 
@@ -63,7 +73,7 @@ def write_errors(path: Path) -> Iterator[None]:
                 f"{disk_full_reason(error)}: {path} could not be written; free some space (or choose another --out) "
                 "and run again: what was finished is kept"
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP):
             raise RunError(f"cannot write {path}: {error.strerror}; choose a writable folder with --out") from error
         raise
 

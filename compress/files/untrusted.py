@@ -25,8 +25,12 @@ _KINDS: Final = (
 )
 _MAX_INT: Final = 2**63 - 1
 _SURROGATE: Final = re.compile(r"\\u[dD][89abAB-Fc-f]")
-# Control characters, text direction overrides, Unicode line ends and unpaired surrogates.
-_HIDDEN: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# Control characters, text directions, Unicode line ends, characters without a width that no script needs (joiners of
+# letters and emoji stay), unpaired surrogates and what is no character.
+_HIDDEN: Final = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\ud800-\udfff\ufeff\ufff9-\ufffb\ufffe\uffff\U000e0000-\U000e007f]"
+)
 _COMMAND: Final = re.compile(r"^(\s*)::", re.MULTILINE)
 
 
@@ -130,7 +134,12 @@ def escape_controls(text: str) -> str:
 
     Workflow commands of CI services (``::error::``) at the start of a line are broken up.
     """
-    return _COMMAND.sub(r"\1: :", _HIDDEN.sub(lambda match: _escape_character(match.group()), text))
+    return _COMMAND.sub(r"\1: :", escape_hidden(text))
+
+
+def escape_hidden(text: str) -> str:
+    """``text`` with control and bidirectional characters escaped; tabs and line breaks stay."""
+    return _HIDDEN.sub(lambda match: _escape_character(match.group()), text)
 
 
 def printable(name: str, most: int = 200) -> str:

@@ -8,7 +8,7 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -19,6 +19,7 @@ from torch import nn
 
 from ..errors import ConfigError, ModelError, SlimError
 from ..registry import nearest
+from .user_imports import user_files
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 CLASSES_NAMES = ("classes", "num_classes", "n_classes")
@@ -28,7 +29,8 @@ CLASSES_NAMES = ("classes", "num_classes", "n_classes")
 def build_from_file(name: str, classes: int) -> nn.Module:
     """The network of ``path/to/file.py:factory``: ``factory(classes)``, or ``factory()`` if it takes nothing.
 
-    The file is executed again only when its content has changed. It may import modules of its folder.
+    The file is executed again only when its content, or that of a file of the user's that it imports, has changed. It
+    may import modules of its folder.
 
     Raises:
         ConfigError: no such file or factory, or a factory with other arguments.
@@ -38,16 +40,31 @@ def build_from_file(name: str, classes: int) -> nn.Module:
     if not path.is_file():
         raise ConfigError(f"model '{name}': there is no file {path}; give path/to/file.py:factory")
     with _folder_on_sys_path(path):
+        before = set(sys.modules)
         module = _load_module(path)
         factory = _find_factory(module, path, factory_name)
         with UserCode(f"model factory '{factory_name}' of {path} failed", path):
             net = factory(**_factory_arguments(factory, factory_name, path, classes))
+        _remember_imports(module, sys.modules.keys() - before)
     if not isinstance(net, nn.Module):
         raise ModelError(
             f"model factory '{factory_name}' of {path} returned {type(net).__name__}; "
             "it must return a torch.nn.Module that maps images (N, 3, H, W) to logits (N, classes)"
         )
     return net
+
+
+def imported_code(name: str, classes: int) -> dict[str, tuple[Path, str | None]]:
+    """Path and sha256 of each file of the user's that ``path/to/file.py:factory`` imports, by module name.
+
+    Builds the network: what a factory imports is known only then.
+
+    Raises:
+        ConfigError, ModelError: as ``build_from_file``.
+    """
+    build_from_file(name, classes)
+    path, _ = split_file_name(name)
+    return dict(_imports[_module_name(path, _read_source(path))])
 
 
 def is_file_name(name: str) -> bool:
@@ -111,12 +128,9 @@ def _line_of_error(error: BaseException, trace: TracebackType | None, file: Path
 
 def _load_module(path: Path) -> ModuleType:
     """The module of ``path``, cached by content, so that its classes are the same until the file changes."""
-    try:
-        source = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"cannot read model file {path}: {error.strerror}") from error
-    digest = hashlib.sha256(str(path).encode() + b"\0" + source).hexdigest()[:16]
-    module_name = f"_slimsight_model_{path.stem}_{digest}"
+    source = _read_source(path)
+    module_name = _module_name(path, source)
+    _forget_changed(module_name)
     if module_name in sys.modules:
         return sys.modules[module_name]
     spec = importlib.util.spec_from_file_location(module_name, path)
@@ -132,6 +146,49 @@ def _load_module(path: Path) -> ModuleType:
         del sys.modules[module_name]
         raise
     return module
+
+
+def _read_source(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read model file {path}: {error.strerror}") from error
+
+
+def _module_name(path: Path, source: bytes) -> str:
+    digest = hashlib.sha256(str(path).encode() + b"\0" + source).hexdigest()[:16]
+    return f"_slimsight_model_{path.stem}_{digest}"
+
+
+_imports: dict[str, dict[str, tuple[Path, str | None]]] = {}
+"""Files of the user's that a model's module has imported, with their sha256, by module name."""
+
+
+def _remember_imports(module: ModuleType, added: Collection[str]) -> None:
+    """Record what ``module`` has imported; ``added`` are names new in ``sys.modules`` since it was loaded."""
+    mine = [name for name in added if name != module.__name__]
+    if module.__name__ in _imports and not mine:
+        return
+    known = _imports.setdefault(module.__name__, {})
+    for name, file in user_files(module, mine).items():
+        if name not in known:
+            known[name] = (file, _sha256(file))
+
+
+def _forget_changed(module_name: str) -> None:
+    """Drop a model's module and all that it has imported if one of those files is no longer what was imported."""
+    known = _imports.get(module_name, {})
+    if all(_sha256(file) == digest for file, digest in known.values()):
+        return
+    for name in (module_name, *known):
+        sys.modules.pop(name, None)
+    del _imports[module_name]
+    importlib.invalidate_caches()
+
+
+def _sha256(file: Path) -> str | None:
+    """None where the file is gone."""
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
 
 
 def _find_factory(module: ModuleType, path: Path, name: str) -> Callable[..., Any]:
@@ -190,10 +247,14 @@ def _folder_on_sys_path(path: Path) -> Iterator[None]:
             if top.is_dir() or top.with_suffix(".py").is_file():
                 sys.modules.pop(name, None)
     before = set(sys.modules)
+    writes_bytecode = sys.dont_write_bytecode
+    # As for the model's file: bytecode is told from its source by seconds and size, and litters the user's folder.
+    sys.dont_write_bytecode = True
     sys.path.insert(0, folder)
     try:
         yield
     finally:
+        sys.dont_write_bytecode = writes_bytecode
         # While the folder is on the path: a namespace package computes where it lies from that.
         added = {name for name in sys.modules.keys() - before if _lies_in(sys.modules[name], folder)}
         if folder in sys.path:  # the file may have changed the list

@@ -57,6 +57,13 @@ class LayerChange:
         return ", ".join(parts)
 
 
+def relative_growth(before: int, after: int) -> float | None:
+    """Growth relative to ``before``: 0.02 for 2 % more; None of what grew from 0."""
+    if after == before:
+        return 0.0
+    return after / before - 1 if before else None
+
+
 def find_changes(before: Sequence[LayerCost], after: Sequence[LayerCost]) -> tuple[LayerChange, ...]:
     """Every layer that changed, matched by name (see ``_renamed``).
 

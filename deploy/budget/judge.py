@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from slimsight.compress.amounts import Amount
+from slimsight.compress.errors import ConfigError
 
 from ..report.schema import Check, ParityRow, Report, Unit
 from ..report.units import as_macs, as_percent, parity_label
 from .accuracy import accuracy_drop
-from .changes import LayerChange
+from .changes import LayerChange, relative_growth
 from .figures import TargetFigures, TimedFigures
 from .judge_layers import NO_COMPARISON, layer_checks
 from .limit import LEVELS, Bound, Limit
@@ -62,7 +63,7 @@ def judge(figures: TargetFigures, budget: Budget, against: Comparison | None = N
     """Every limit of ``budget`` against ``figures``. A figure that is missing fails its check.
 
     Raises:
-        ConfigError: a pattern of ``layers`` matches no layer.
+        ConfigError: a pattern of ``layers`` matches no layer, or growth is limited against 0 MACs.
     """
     checks = _checks(figures, budget.limits, against, budget)
     return BudgetVerdict(tuple(replace(item, line=budget.line(*item.key)) for item in checks))
@@ -87,11 +88,26 @@ def _checks(
     if limits.saliency_drift is not None:
         yield from _drift_checks(figures, limits.saliency_drift)
     if limits.growth is not None:
-        growth = None if against is None else figures.costs.macs / against.macs - 1
+        growth = None if against is None else _growth(figures.costs.macs, against)
         reason = NO_COMPARISON if against is None else against.culprits()
         yield check_levels(("growth",), "growth of MACs", limits.growth, growth, "growth", bound="max", reason=reason)
     if limits.layers is not None:
         yield from layer_checks(figures, limits.layers, None if against is None else against.changes, source)
+
+
+def _growth(macs: int, against: Comparison) -> float:
+    """Growth of the MACs since ``against``, relative to it.
+
+    Raises:
+        ConfigError: they grew from 0.
+    """
+    growth = relative_growth(against.macs, macs)
+    if growth is None:
+        raise ConfigError(
+            f"growth: {against.name} has 0 MACs, so no growth relative to it is defined; compare with another target, "
+            "or limit macs instead"
+        )
+    return growth
 
 
 def _own_checks(figures: TargetFigures, limit: Limit[Literal[True]]) -> Iterator[BudgetCheck]:

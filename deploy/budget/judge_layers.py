@@ -12,7 +12,7 @@ from slimsight.compress.errors import ConfigError
 from slimsight.export.costs.layers import LayerCost
 
 from ..report.schema import Unit
-from .changes import LayerChange
+from .changes import LayerChange, relative_growth
 from .figures import TargetFigures
 from .limit import Limit
 from .schema import Budget, LayerLimits
@@ -69,10 +69,10 @@ def _layer_check(
 
 
 def _growth(change: LayerChange | None) -> float | None:
-    """Relative growth of MACs; None of a layer that was not there before."""
+    """Relative growth of MACs; None of a layer that was not there before, or had none."""
     if change is None or change.after is None:
         return 0.0
-    return None if change.before is None else change.after.macs / change.before.macs - 1
+    return None if change.before is None else relative_growth(change.before.macs, change.after.macs)
 
 
 def _failed_or_nearest(checks: Sequence[BudgetCheck], pattern: str) -> Iterator[BudgetCheck]:

@@ -14,6 +14,7 @@ from slimsight.export.costs.of_onnx import onnx_bytes, onnx_cost
 from ..budget import TargetCosts, TargetFigures
 from ..report import read_report
 from ..run_dir import RunDir, read_run
+from .evidence import slim_cost
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,10 +71,12 @@ def read_baseline(path: Path, image: Shape | None = None) -> Target:
     """Read the target that ratios refer to: a file, or the original of a run.
 
     Raises:
-        SlimError: it is neither, or cannot be read.
+        SlimError: it is neither, cannot be read, or is of a run that has not finished.
     """
     if path.is_dir():
-        path = read_run(path).original_onnx
+        run = read_run(path)
+        path = run.original_onnx
+        run.check_recorded(path)
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"the baseline {path} is neither an ONNX nor a .pt2 file nor a run: name one of these")
     return read_target(str(path), image)
@@ -81,7 +84,7 @@ def read_baseline(path: Path, image: Shape | None = None) -> Target:
 
 def _of_run(name: str, run: RunDir) -> Target:
     report = read_report(run.report_json)
-    cost = onnx_cost(run.slim_onnx) if run.slim_onnx.is_file() else None
+    cost = slim_cost(run, report)
     figures = TargetFigures.of_report(report, None if cost is None else cost.layers)
     runs = None if cost is None else lambda: run.slim_onnx
     return Target(name, "run", figures, None if cost is None else cost.image, runs, run.report_md)

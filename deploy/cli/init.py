@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from slimsight.compress.errors import ConfigError
+from slimsight.compress.files.destination import follow_links, is_replaceable
 
 from .terminal import Terminal, console
 
@@ -60,6 +61,8 @@ def init(
     budget = out.with_name("budget.yaml" if out.stem == "recipe" else f"{out.stem}-budget.yaml")
     skip_list = out.with_name("skip.txt" if out.stem == "recipe" else f"{out.stem}-skip.txt") if skip_broken else None
     for path in (out, budget, *([skip_list] if skip_list is not None and not _is_skip_list(skip_list) else [])):
+        if path.exists() and not (path.is_file() and is_replaceable(follow_links(path))):
+            raise ConfigError(f"{path} is no regular file, and the recipe is read again; give a file with --out")
         if path.exists() and not force:
             raise ConfigError(f"{path} exists and is kept; write elsewhere with --out, or overwrite it with --force")
     if not out.absolute().parent.is_dir():

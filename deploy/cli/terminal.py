@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 import typer
 from rich.console import Console
 from rich.segment import Segment
+from rich.text import Text
 
 from slimsight.compress.errors import BudgetExceeded
 from slimsight.compress.files.untrusted import escape_controls
@@ -25,6 +26,13 @@ if TYPE_CHECKING:
 
 
 _FORMAT, _TIME = "%(asctime)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S"
+
+
+class _EscapingFormatter(logging.Formatter):
+    """Escapes control characters of messages and of the traces below them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return escape_controls(super().format(record))
 
 
 class _LogFile(logging.FileHandler):
@@ -55,7 +63,7 @@ class LibraryMessages:
     def to(self, path: Path) -> None:
         """Append every message from now on to ``path``."""
         handler = _LogFile(path, encoding="utf-8", delay=True)
-        handler.setFormatter(logging.Formatter(_FORMAT, _TIME))
+        handler.setFormatter(_EscapingFormatter(_FORMAT, _TIME))
         self._handlers.append(handler)
         logging.getLogger().addHandler(handler)
 
@@ -96,6 +104,9 @@ def console() -> Console:
 
 class _EscapingConsole(Console):
     """Escapes control characters: no printed name can command a terminal or a CI service."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(escape_controls(text), **options)  # before rich drops some of them
 
     def render(self, renderable: Any, options: Any = None) -> Iterator[Segment]:
         for part in super().render(renderable, options):

@@ -10,6 +10,7 @@ import jinja2
 
 from slimsight.compress.amounts import as_duration
 from slimsight.compress.files.atomic import write_text
+from slimsight.compress.files.untrusted import escape_hidden
 
 from . import rows, rows_explained, rows_origin
 from .schema import Report
@@ -61,7 +62,7 @@ def render_markdown(report: Report, pictures: Sequence[str] = ()) -> str:
     environment.globals.update({f"{name}_table": _markdown_of(to_table) for name, to_table in TABLES.items()})
     for to_text in (as_count, as_duration, as_error, as_macs, as_percent, plain, code):
         environment.filters[to_text.__name__] = to_text
-    return environment.get_template("report.md.j2").render(
+    text = environment.get_template("report.md.j2").render(
         report=report,
         verdict=f"**{'PASSED' if report.verdict.passed else 'FAILED'}**: {plain(rows.verdict(report))}",
         agreement=rows.agreement(report),
@@ -76,6 +77,7 @@ def render_markdown(report: Report, pictures: Sequence[str] = ()) -> str:
         drift_picture=DRIFT_PICTURE if DRIFT_PICTURE in pictures else None,
         channels_picture=CHANNELS_PICTURE if CHANNELS_PICTURE in pictures else None,
     )
+    return escape_hidden(text)
 
 
 def write_markdown(folder: Path, report: Report) -> Path:

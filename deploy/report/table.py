@@ -60,12 +60,12 @@ def _markdown_cell(cell: Cell) -> str:
 
 def plain(text: str) -> str:
     """Untrusted ``text`` escaped for Markdown: no link, no picture, no HTML, on one line."""
-    return re.sub(r"([<\[`])", r"\\\1", escape_controls(" ".join(text.split())))
+    return re.sub(r"([<\[`])", r"\\\1", " ".join(escape_controls(text).split()))
 
 
 def code(text: str) -> str:
     """Untrusted ``text`` as inline code."""
-    return f"`{escape_controls(' '.join(text.split())).replace('`', chr(39))}`"
+    return f"`{' '.join(escape_controls(text).split()).replace('`', chr(39))}`"
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:

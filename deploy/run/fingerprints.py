@@ -18,7 +18,8 @@ from slimsight.compress.gates.importance import needs_gradients
 from slimsight.export.onnx_files.metadata import METADATA_VERSION
 
 from ..settings.recipe import Recipe
-from .images import augmentation, evaluation_settings
+from .images import augmentation
+from .model_code import sha256_of_content
 from .session import Session
 
 
@@ -46,19 +47,21 @@ def _training_parts(recipe: Recipe) -> dict[str, Any]:
 
 
 def classifier_parts(session: Session) -> Parts:
-    """Model and weights files are identified by their content, not by their path."""
+    """Model and weights files, and the user's files that the model's imports, are identified by their content."""
     model, data = session.recipe.model, session.recipe.data
-    file, _, factory = model.name.rpartition(":")
+    factory = model.name.rpartition(":")[2]
     parts: dict[str, Any] = {
-        "name": f"{_file_digest(Path(file))}:{factory}" if file.endswith(".py") else model.name,
+        "name": f"{session.code.file}:{factory}" if session.code.file else model.name,
         "shortcut": model.shortcut,
         "normalisation": [model.mean, model.std],
-        "weights": _file_digest(model.weights) if isinstance(model.weights, Path) else model.weights,
+        "weights": sha256_of_content(model.weights) if isinstance(model.weights, Path) else model.weights,
         "data": session.data_key,
     }
-    # The sampled pixels of ``data_key`` may be equal where those of other images are not.
+    # Of images that stay files, ``data_key`` holds the files as they are.
     if session.preprocessing != Preprocessing.square(session.preprocessing.side):
         parts["preprocessing"] = session.preprocessing.cache_key
+    if session.code.imports:
+        parts["imports"] = session.code.digests
     if data.labels == "none":
         parts["labels"] = data.labels
     if model.head == "new":
@@ -78,11 +81,6 @@ def training_settings(config: TrainConfig) -> dict[str, Any]:
     added = ("optimizer", "label_smoothing")
     unused = {name for name in added if settings[name] == type(config).model_fields[name].default}
     return {name: value for name, value in settings.items() if name not in unused}
-
-
-def _file_digest(path: Path) -> str | None:
-    """sha256 of a file; None if there is none (building the model reports that)."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def predictor_parts(session: Session) -> Parts:
@@ -176,8 +174,10 @@ def dynamic_export_parts(session: Session) -> Parts:
 
 
 def judgement_parts(session: Session) -> Parts:
-    """The list of measured figures is included: earlier versions measured no drift of maps, no agreement
-    and nothing by Grad-CAM."""
+    """The test images, which no other stage reads.
+
+    The list of measured figures is included: earlier versions measured no drift of maps, no agreement and nothing by
+    Grad-CAM.
+    """
     figures = ["accuracy", "drift", "maps", "agreement", "attribution"]
-    parts = {"data": evaluation_settings(session.recipe.data), "figures": figures}
-    return parts if session.opened.has_test else {**parts, "tested": False}
+    return {"test": session.test_key, "figures": figures}

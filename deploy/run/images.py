@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,11 @@ from torch import Tensor
 from slimsight.compress.config import DataConfig
 from slimsight.compress.data import (
     Batches,
-    FileImages,
     Flow,
     ImageSet,
     Preprocessing,
-    Rows,
     Splits,
+    content_key,
     open_splits,
     to_batches,
 )
@@ -32,46 +30,10 @@ from slimsight.compress.training import make_fabric
 from ..settings.recipe import Recipe
 from .processes import launched_processes
 
-_SAMPLED = 64
-_ADDED_LATER = (
-    "labels",
-    "subset",
-    "classes",
-    "skip",
-    "test_labels",
-    "decode",
-    "resize",
-    "crop_scale",
-    "interpolation",
-    "stretch",
-)
-"""Settings added after the first release; left out at their defaults, so that older fingerprints stay valid."""
-
-
-def data_key(*sets: ImageSet) -> str:
-    """Digest of image sets: labels and a sample of pixels; for images that stay files, all names and sizes."""
-    digest = hashlib.sha256()
-    for images in sets:
-        digest.update(repr((images.classes, images.images.shape)).encode())
-        digest.update(np.ascontiguousarray(images.labels).tobytes())
-        if isinstance(images.images, Rows) and isinstance(images.images.pool, FileImages):
-            digest.update(images.images.pool.digest.encode() + images.images.order.tobytes())
-        step = max(1, len(images) // _SAMPLED)
-        digest.update(np.ascontiguousarray(images.images[np.arange(0, len(images), step)]).tobytes())
-    return digest.hexdigest()
-
 
 def augmentation(data: DataConfig) -> list[Any]:
     """Augmentation settings used while weights are trained."""
     return [data.crop_padding if data.crop_scale is None else list(data.crop_scale), data.flip]
-
-
-def evaluation_settings(data: DataConfig) -> dict[str, Any]:
-    """Data settings that decide which images are evaluated and how they are preprocessed."""
-    # val_is_test changes the training images, too, so that the stages before are made anew.
-    settings = data.model_dump(mode="json", exclude={"workers", "val_is_test"})
-    unused = {name for name in _ADDED_LATER if settings[name] == DataConfig.model_fields[name].default}
-    return {name: value for name, value in settings.items() if name not in unused}
 
 
 EVALUATION_BATCH = 256
@@ -130,8 +92,13 @@ class RunImages:
 
     @cached_property
     def data_key(self) -> str:
-        """Changes with the training and validation images: their labels, and a sample of their pixels."""
-        return data_key(self.opened.train, self.opened.val)
+        """Changes with the training and validation images: their labels, and the content of each."""
+        return content_key(self.opened.train, self.opened.val)
+
+    @cached_property
+    def test_key(self) -> str | None:
+        """Changes with the test images: their labels, and the content of each; None: there are none."""
+        return self.opened.test_key()
 
     @property
     def example(self) -> Tensor:

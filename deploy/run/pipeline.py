@@ -144,12 +144,16 @@ def run_recipe(
         session = Session(recipe, run, progress, cache or default_cache())
         wait_for_ranks(session)
         stages = to_stages(recipe)
+        fresh = not any(run.record(stage.name) for stage in stages)
+        if fresh:
+            preflight(session)  # before the images are read for their fingerprints
         keys = stage_fingerprints(stages, session)
         reusable = find_reusable({stage.name: stage.needs for stage in stages}, keys, run, progress)
         if reusable:
             progress.note(f"done before: {', '.join(reusable)}")
         if len(reusable) < len(stages):
-            preflight(session)
+            if not fresh:
+                preflight(session)
             discard_stale(run, recipe, [stage.name for stage in stages if stage.name not in reusable])
         elif not is_written(run, recipe):
             write_recipe(run, recipe)
@@ -246,6 +250,7 @@ def _run_stage(stage: Stage, session: Session, learning: Learning, key: str, inp
         outcome = stage.work(session, learning)
     if flow.images:
         session.progress.note(f"{stage.name}: {flow.in_words()}")
+    session.code.check_unchanged(stage.name)
     metrics = outcome.metrics | flow.to_metrics()
     record = session.run.finish(stage.name, key, checkpoints.elapsed, metrics, outcome.files, inputs)
     checkpoints.remove()

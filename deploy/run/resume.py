@@ -21,6 +21,7 @@ from ..report.html import PAGE_FILE, write_run
 from ..report.markdown import MARKDOWN_FILE, PICTURES, write_markdown
 from ..report.schema import Report
 from ..run_dir import RECIPE, REPORT, RunDir, StageRecord, is_run, open_run, read_run
+from ..run_dir.records import FINGERPRINT_VERSION
 from ..settings.recipe import Recipe, dump_recipe
 
 
@@ -85,6 +86,11 @@ def rewrite_page(path: Path) -> Path:
     return page
 
 
+OLDER_FINGERPRINTS = (
+    "an earlier version finished this run and kept no record of every image, of the test images and of what the "
+    "model's file imports; whether these are still the same cannot be known, so its stages are done again, once"
+)
+
 CHECKPOINT_SECONDS_VARIABLE = "SLIMSIGHT_CHECKPOINT_SECONDS"
 
 
@@ -128,13 +134,20 @@ def find_reusable(
         keys: the stages' fingerprints by today's recipe.
     """
     reusable: dict[str, StageRecord] = {}
+    older = False
     for name, needs in stages.items():
         if (damage := run.damage(name)) is not None:
             progress.note(f"{damage}: stage '{name}' is done again")
-        elif (record := run.record(name)) is not None and record.fingerprint == keys[name]:
+        elif (record := run.record(name)) is None:
+            continue
+        elif record.fingerprint != keys[name]:
+            older = older or record.fingerprint_version < FINGERPRINT_VERSION
+        else:
             inputs = {need: reusable[need].content for need in needs if need in reusable}
             if len(inputs) < len(needs) or record.follows(inputs):
                 reusable[name] = record
+    if older:
+        progress.note(OLDER_FINGERPRINTS)
     for form in (RECIPE, REPORT):
         if (damage := run.damage(form)) is not None:
             progress.note(f"{damage}: the {form} is written anew")

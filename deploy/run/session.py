@@ -50,6 +50,7 @@ from ..run_dir import RunDir
 from ..settings.recipe import Recipe
 from ..steps import JOINED, PROOF_IMAGES, classifier_of, find_groups, join_explainer, slim_copy, to_cost_model
 from .images import RunImages
+from .model_code import ModelCode
 from .plan_latency import PlanTimer
 from .refusal import Refusal
 from .stage_table import stage_needs
@@ -111,6 +112,11 @@ class Session(RunImages):
                 "towards: give the weights of the whole classifier"
             )
         return tuple(map(str, range(count)))
+
+    @cached_property
+    def code(self) -> ModelCode:
+        """The user's code that makes the model."""
+        return ModelCode.of(self.recipe.model.name, len(self.classes))
 
     @cached_property
     def splits(self) -> Splits:

@@ -19,12 +19,19 @@ from slimsight.compress.files.untrusted import path_inside
 from .paths import is_stage
 
 RECORD = "done.json"
+FINGERPRINT_VERSION = 2
+"""Raised when fingerprints hold other facts, so that stages of an earlier version are known as such.
+
+1: a sample of 64 images of training and validation, no test images, and of the model's code its own file.
+2: every image of every split, and all files of the user's that the model's file imports.
+"""
 
 
 class StageRecord(Section):
     """The content of ``done.json``, without its seal.
 
     ``files``: size in bytes by path below the run directory; ``sha256`` of each (an earlier version: of some).
+    ``fingerprint_version``: see ``FINGERPRINT_VERSION``.
     ``inputs``: the ``content`` of the record of each stage that it needs; empty in an earlier version's record.
     """
 
@@ -34,6 +41,7 @@ class StageRecord(Section):
     files: dict[str, int]
     sha256: dict[str, str] = Field(default_factory=dict)
     inputs: dict[str, str] = Field(default_factory=dict)
+    fingerprint_version: int = 1
 
     @field_validator("inputs")
     @classmethod

@@ -19,7 +19,7 @@ from slimsight.compress.files.untrusted import printable, special_files
 
 from .lock import lock_holder, run_lock
 from .paths import MARKER, RunPaths, is_stage, run_dir_errors
-from .records import RECORD, StageRecord, check_finite, read_record, write_record
+from .records import FINGERPRINT_VERSION, RECORD, StageRecord, check_finite, read_record, write_record
 
 RECIPE, REPORT = "recipe", "report"
 """Recorded like stages: the recipe's file; the report in all its formats, with its stages as inputs."""
@@ -95,6 +95,7 @@ class RunDir(RunPaths):
             files={name: path.stat().st_size for name, path in paths.items()},
             sha256={name: sha256_of_file(path) for name, path in paths.items()},
             inputs=dict(inputs or {}),
+            fingerprint_version=FINGERPRINT_VERSION,
         )
         write_record(self.stage_dir(name), record)
         return record
@@ -152,6 +153,34 @@ class RunDir(RunPaths):
                 raise damage.remedied(
                     f"'slimsight run RECIPE --out {self.root}' rebuilds it and keeps what is undamaged"
                 ) from damage
+
+    def check_recorded(self, *files: Path) -> None:
+        """Refuse ``files`` as evidence unless the report's record, or that of a stage it describes, has their checksum.
+
+        Raises:
+            RunError: a process writes the run, it has no record of its report, the report is of other results than
+                those that lie there, or a file is in none of its records.
+            Damaged: a file is not what was written.
+        """
+        remedy = f"'slimsight run RECIPE --out {self.root}' writes what is missing and keeps the rest"
+        if (writer := self.writer()) is not None:
+            raise RunError(f"process {writer} is writing {self.root}: wait until it has finished")
+        report = self.record(REPORT)
+        if report is None:
+            raise RunError(
+                f"{self.root} has no record of its report ({self.stage_dir(REPORT) / RECORD}), so nothing shows that "
+                f"its figures are what the run measured: {remedy}"
+            )
+        self.check()
+        recorded = set(report.sha256)
+        for name, content in report.inputs.items():
+            stage = self.record(name)
+            if stage is None or stage.content != content:
+                raise RunError(f"the report of {self.root} is not of the stage '{name}' that lies there: {remedy}")
+            recorded |= stage.sha256.keys()
+        for file in files:
+            if file.relative_to(self.root).as_posix() not in recorded:
+                raise RunError(f"{file} is in no record of the run, so nothing shows what made it: {remedy}")
 
     def writer(self) -> int | None:
         """The pid of the process that writes this run now, or None."""

@@ -14,7 +14,7 @@ import jinja2
 
 from slimsight.compress.amounts import as_duration
 from slimsight.compress.config import DataConfig, GatesConfig
-from slimsight.compress.files.untrusted import printable
+from slimsight.compress.files.untrusted import escape_hidden, printable
 from slimsight.compress.gates import steps_needed
 
 from ..report.units import as_bytes, as_count, as_macs, as_percent, plural
@@ -156,7 +156,7 @@ def _templates(out: Path, steps: Callable[[int], int]) -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         autoescape=False,  # YAML, not HTML
-        finalize=lambda value: value if isinstance(value, _YamlText) else re.sub(r"\s", " ", str(value)),
+        finalize=lambda value: value if isinstance(value, _YamlText) else re.sub(r"\s", " ", escape_hidden(str(value))),
     )
     environment.filters |= {to_text.__name__: to_text for to_text in (as_bytes, as_count, as_macs, as_percent, plural)}
     environment.filters["yaml"] = lambda value: _YamlText(dump_yaml({"x": value}).removeprefix("x: ").rstrip("\n"))

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import html
 import json
+import logging
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -16,8 +17,10 @@ import pytest
 
 from slimsight.compress.files.untrusted import escape_controls, printable
 from slimsight.deploy.cli.main import main
+from slimsight.deploy.cli.terminal import LibraryMessages, console
 
-EVIL = "<img src=x onerror=alert(1)></script><script>alert(1)</script>\x1b[2J\n::error::x [a](http://e) ![b](http://e)`'\"|\u202e"
+EVIL = "<img src=x onerror=alert(1)></script><script>alert(1)</script>\x1b[2J\n::error::x [a](http://e) ![b](http://e)`'\"|\u202e\u2028\x85"
+HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def spiked(value: Any) -> Any:
@@ -105,6 +108,9 @@ def test_pages(spiked_run: Path, template: Path, tmp_path: Path, capsys: pytest.
         text = path.read_text(encoding="utf-8")
         found.feed(text)
         assert "onerror" in text
+        assert r"\x1b" in text
+        assert r"\u202e" in text
+        assert not HIDDEN.search(text)
         assert (found.scripts, found.images, found.handlers) == (plain.scripts, 0, 0)
         allowed = re.findall(r"'sha256-([^']+)'", html.unescape(text[text.index("script-src") : text.index("<script")]))
         written = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
@@ -121,7 +127,10 @@ def test_markdown(spiked_run: Path) -> None:
     assert "onerror" in text
     assert not re.search(r"(?<!\\)<\w|(?<!\\)</", outside_code)
     assert not re.search(r"(?<!\\)\[(?!95 % interval\])", outside_code)
-    assert "\x1b" not in text
+    assert r"\x1b" in text
+    assert r"\u202e" in text
+    assert r"\u2028" in text
+    assert not HIDDEN.search(text)
     assert "\n::error" not in text
 
 
@@ -169,3 +178,36 @@ def test_a_name_that_is_no_text(place: Any, refused: Callable[..., str]) -> None
     assert r"\udcff\udcfe.jpg is not an image" in refused(
         "bench", place.run() / "slim" / "model.onnx", "--images", folder
     )
+
+
+@pytest.mark.parametrize(
+    ("character", "shown"),
+    [
+        ("\x1b", r"\x1b"),
+        ("\x85", r"\x85"),
+        ("\u061c", r"\u061c"),
+        ("\u200b", r"\u200b"),
+        ("\u2028", r"\u2028"),
+        ("\u202e", r"\u202e"),
+        ("\u2066", r"\u2066"),
+        ("\ufeff", r"\ufeff"),
+        ("\uffff", r"\uffff"),
+        ("\U000e0041", r"\U000e0041"),
+        ("\u200d", "\u200d"),  # joins letters and emoji
+        ("ä\n\t", "ä\n\t"),
+    ],
+)
+def test_what_is_not_seen_is_shown_escaped(character: str, shown: str) -> None:
+    assert escape_controls(f"a{character}b") == f"a{shown}b"
+
+
+def test_logs_of_libraries_are_escaped(tmp_path: Path) -> None:
+    with LibraryMessages() as messages:
+        messages.to(tmp_path / "run.log")
+        logging.getLogger("some.library").warning("class %s", "cat\x1b[2J\u202e\r")
+    assert (tmp_path / "run.log").read_text(encoding="utf-8").endswith(": class cat\\x1b[2J\\u202e\\r\n")
+
+
+def test_the_terminal_shows_what_it_would_drop(capsys: pytest.CaptureFixture[str]) -> None:
+    console().print("cat\r\x08\u202e")
+    assert capsys.readouterr().out == "cat\\r\\x08\\u202e\n"

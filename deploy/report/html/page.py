@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from slimsight.compress.amounts import as_duration
 from slimsight.compress.files.atomic import write_text
+from slimsight.compress.files.untrusted import escape_hidden
 
 from .. import rows, rows_explained, rows_origin
 from ..markdown import TABLES
@@ -106,7 +107,7 @@ def _render(template: str, **values: Any) -> str:
         ]
     )
     inside = {"style": Markup(style), "script": Markup(script)}
-    return environment.get_template(template).render(policy=policy, **inside, **values)
+    return escape_hidden(environment.get_template(template).render(policy=policy, **inside, **values))
 
 
 def _keep_units(text: object) -> str:

@@ -167,8 +167,8 @@ def test_a_changed_byte_is_named_and_the_images_are_decoded_again(tmp_path: Path
     source, progress = FakeSource(), Notes()
     load_cached(source, "train", tmp_path, SILENT)
     place = tmp_path / source.fingerprint("train")
-    assert sorted(path.name for path in place.iterdir()) == ["images.npy", "labels.npy", "meta.json"]
-    for name in ("images.npy", "labels.npy", "meta.json"):
+    assert sorted(path.name for path in place.iterdir()) == ["digests.npy", "images.npy", "labels.npy", "meta.json"]
+    for name in ("images.npy", "labels.npy", "digests.npy", "meta.json"):
         there = (place / name).read_bytes()
         for position in (0, len(there) // 2, len(there) - 1):
             (place / name).write_bytes(there[:position] + bytes([there[position] ^ 1]) + there[position + 1 :])
@@ -176,7 +176,7 @@ def test_a_changed_byte_is_named_and_the_images_are_decoded_again(tmp_path: Path
             assert (place / name).read_bytes() == there
             assert progress.notes[-1].startswith(f"{place / name} was changed since it was written")
             assert progress.notes[-1].endswith(": the images are decoded again")
-    assert len(progress.notes) == 9
+    assert len(progress.notes) == 12
 
 
 def test_a_large_file_is_read_once_and_again_when_it_was_touched(
@@ -190,7 +190,7 @@ def test_a_large_file_is_read_once_and_again_when_it_was_touched(
     monkeypatch.setattr(cache, "find_damage", lambda path, **sums: read_files.append(path.name) or real(path, **sums))
     for _ in range(2):
         load_cached(source, "train", tmp_path, SILENT)
-    assert read_files == ["images.npy", "labels.npy"]
+    assert read_files == ["images.npy", "labels.npy", "digests.npy"]
     images = tmp_path / source.fingerprint("train") / "images.npy"
     images.write_bytes(images.read_bytes()[:-1] + b"x")
     load_cached(source, "train", tmp_path, progress)

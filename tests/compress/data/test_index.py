@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from slimsight.compress.data import content
 from slimsight.compress.data import index as module
+from slimsight.compress.data.content import digests_of_files
 from slimsight.compress.data.index import FileIndex, open_index
 from slimsight.compress.data.listing import FolderFilter, list_images
 from slimsight.compress.data.lists import read_labels
@@ -47,17 +49,17 @@ def test_an_index_is_the_listing(photos: Path, tmp_path: Path) -> None:
 
 
 def test_it_is_listed_once_and_again_when_a_folder_changes(photos: Path, tmp_path: Path, built: list[str]) -> None:
-    first = opened(photos, tmp_path)
+    first_names = opened(photos, tmp_path).names.to_list()
     assert built == ["n01", "n02", "n03"]
-    assert opened(photos, tmp_path).digest == first.digest
+    assert opened(photos, tmp_path).names.to_list() == first_names
     assert len(built) == 3
     extra = photos / "train/n02/extra.JPEG"
     shutil.copy(photos / "train/n02/n02_00.JPEG", extra)
     second = opened(photos, tmp_path)
     assert (len(built), len(second)) == (6, 61)
-    assert second.digest != first.digest
+    assert set(second.names.to_list()) - set(first_names) == {"n02/extra.JPEG"}
     extra.unlink()
-    assert opened(photos, tmp_path).digest == first.digest
+    assert opened(photos, tmp_path).names.to_list() == first_names
     assert len(built) == 9
     shutil.copytree(photos / "train/n02", photos / "train/n04")
     assert opened(photos, tmp_path).classes == ("n01", "n02", "n03", "n04")
@@ -74,14 +76,34 @@ def test_a_change_that_its_time_does_not_show_is_counted(photos: Path, tmp_path:
     assert len(built) == 6
 
 
-def test_a_copy_elsewhere_has_the_same_digest_and_other_sizes_another(photos: Path, tmp_path: Path) -> None:
-    first = opened(photos, tmp_path)
-    copy = Path(shutil.copytree(photos, tmp_path / "copy"))
-    assert open_index(copy / "train", tmp_path / "cache", selection=FolderFilter(copy)).digest == first.digest
-    with (copy / "train/n01/n01_00.JPEG").open("ab") as file:
-        file.write(b"more")
-    os.utime(copy / "train/n01", ns=(1, time.time_ns()))
-    assert open_index(copy / "train", tmp_path / "cache", selection=FolderFilter(copy)).digest != first.digest
+def digests(root: Path, cache: Path) -> list[bytes]:
+    index = open_index(root / "train", cache, selection=FolderFilter(root))
+    return [row.tobytes() for row in digests_of_files(index, cache)]
+
+
+def test_the_content_of_files_is_known_and_read_again_only_where_they_changed(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, read = tmp_path / "cache", list[str]()
+    real = content._file_digest
+    monkeypatch.setattr(content, "_file_digest", lambda path: read.append(Path(path).name) or real(path))
+    for file in photos.rglob("*.JPEG"):
+        os.utime(file, ns=(0, 10**18))
+    first = digests(photos, cache)
+    assert len(read) == len(first) == 60
+    assert first[0] == hashlib.blake2b((photos / "train/n01/n01_00.JPEG").read_bytes(), digest_size=16).digest()
+    assert (digests(photos, cache), len(read)) == (first, 60)
+    os.utime(photos / "train/n01/n01_00.JPEG", ns=(0, 2 * 10**18))  # in the future: it may still be written
+    shutil.copy(photos / "train/n02/n02_00.JPEG", photos / "train/n02/n02_000.JPEG")
+    read.clear()
+    second = digests(photos, cache)
+    assert sorted(read) == ["n01_00.JPEG", "n02_000.JPEG"]
+    assert second[:21] == first[:21]
+    assert second[21] == first[20]
+    assert digests(Path(shutil.copytree(photos, tmp_path / "copy")), cache) == second
+    stored = next(cache.glob("contents-*.npz"))
+    stored.write_bytes(stored.read_bytes()[:100])
+    assert digests(photos, cache) == second
 
 
 @pytest.mark.parametrize("file", ["names.npy", "ends.npy", "labels.npy", "meta.json"])

@@ -1,5 +1,7 @@
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,3 +87,68 @@ def test_tensors_read_back_bit_for_bit(tmp_path: Path) -> None:
         assert found[name].dtype == value.dtype
         assert torch.equal(found[name], value)
         assert not found[name].requires_grad
+
+
+def test_a_link_stays_and_the_file_that_it_leads_to_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "real.txt").write_text("before")
+    (tmp_path / "second").symlink_to(Path("far") / "real.txt")
+    (tmp_path / "first").symlink_to("second")
+    (tmp_path / "dangling").symlink_to(Path("far") / "new.txt")
+    write_text(tmp_path / "first", "after")
+    write_text(tmp_path / "dangling", "made")
+    assert (tmp_path / "first").is_symlink()
+    assert (tmp_path / "second").is_symlink()
+    assert (tmp_path / "dangling").is_symlink()
+    assert (tmp_path / "far" / "real.txt").read_text() == "after"
+    assert sorted(path.name for path in (tmp_path / "far").iterdir()) == ["new.txt", "real.txt"]
+
+
+def test_links_in_a_circle_are_told_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(RunError, match=r"cannot write .*/a: Too many levels of symbolic links"):
+        write_text(tmp_path / "a", "x")
+
+
+def test_a_pipe_is_written_into_and_stays_one(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_json(pipe, {"a": 1})
+        assert os.read(reader, 100) == b'{\n  "a": 1\n}\n'
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_a_device_is_written_into_and_stays_one(tmp_path: Path) -> None:
+    """A link to it, so that a fault costs the test's own link and no device."""
+    (tmp_path / "null").symlink_to("/dev/null")
+    write_text(tmp_path / "null", "gone")
+    assert (tmp_path / "null").is_symlink()
+    assert not Path("/dev/null").is_file()
+
+
+@pytest.mark.parametrize("form", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+def test_standard_output_is_written_into_where_it_stands(tmp_path: Path, form: str) -> None:
+    code = (
+        "from pathlib import Path; from slimsight.compress.files.atomic import write_text\n"
+        f"print('before'); write_text(Path('{form}'), 'content\\n'); print('after')"
+    )
+    out = tmp_path / "out.txt"
+    with out.open("wb") as file:
+        subprocess.run([sys.executable, "-c", code], stdout=file, check=True)
+    assert out.read_text() == "before\ncontent\nafter\n"
+    found = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True)
+    assert found.stdout == b"before\ncontent\nafter\n"
+
+
+def test_nothing_is_written_into_a_pipe_when_the_block_fails(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(ValueError, match="mine"), atomic_path(pipe):
+        raise ValueError("mine")
+    assert pipe.is_fifo()

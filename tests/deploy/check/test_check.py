@@ -15,6 +15,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from slimsight.deploy.budget.changes import relative_growth
+
 from ..conftest import Said
 from .conftest import BUDGET, Chain
 
@@ -255,3 +257,21 @@ def test_names_are_escaped_where_they_are_written(grown: tuple[Path, Path], budg
     properties = {item.get("name"): item.get("value") for item in suite.iter("property")}
     assert properties["target"] == f"{tmp_path}/a<b>&|_x_?.onnx"
     assert f"`{tmp_path}/a<b>&|_x_\\x07.onnx`" in to_markdown(found)
+
+
+def test_growth_from_no_macs_at_all_is_no_failed_budget(
+    chain: Chain, budget: Budget, tmp_path: Path, say: Callable[..., Said]
+) -> None:
+    kept, file = tmp_path / "kept.json", chain("a.onnx")
+    assert say("check", file, "--budget", budget("macs: 9M"), "--json", kept).code == 0
+    content = json.loads(kept.read_text())
+    content |= {"macs": 0, "target": "empty.onnx", "commit": None}
+    content["layers"][0]["macs"] = 0
+    kept.write_text(json.dumps(content))
+    said = say("check", file, "--budget", budget("growth: 2%"), "--against", kept)
+    assert said.code == 2
+    assert "growth: empty.onnx has 0 MACs, so no growth relative to it is defined" in " ".join(said.error.split())
+    said = say("check", file, "--budget", budget("layers: {conv0: {growth: 0}}"), "--against", kept, "--json", "-")
+    assert said.code == 1
+    assert json.loads(said.out)["checks"][0]["value"] is None
+    assert [relative_growth(*pair) for pair in ((0, 0), (4, 5), (0, 5), (4, 0))] == [0, 0.25, None, -1]

@@ -33,6 +33,7 @@ def test_a_finished_stage_holds_only_for_its_fingerprint(tmp_path: Path) -> None
             "slim/model.safetensors": hashlib.sha256(b"12345").hexdigest(),
         },
         "inputs": {},
+        "fingerprint_version": 2,
     }
     assert read_run(tmp_path / "run").record("gates") == record
 

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from slimsight.compress.errors import ModelError
@@ -142,3 +143,26 @@ def test_what_can_hardly_shrink_gets_a_budget_that_can_be_reached(images: ImageF
         limit = load_recipe(tmp_path / "recipe.yaml").budget.macs
         assert limit is not None
         assert limit.value == pytest.approx(macs, abs=0.011)
+
+
+def test_a_class_folder_s_name_writes_no_setting(images: ImageFacts, tmp_path: Path) -> None:
+    names = (
+        "a\u2028seed: 7",
+        "b\x85seed: 7",
+        "c\nseed: 7",
+        "d\rseed: 7",
+        "e\x1fseed: 7",
+        "f\x1b\u202e\uffff",
+        "g # : [",
+    )
+    counts = dict.fromkeys(names, 20)
+    seen = examine_model(f"{tmp_path / 'models.py'}:any_size", images)
+    named = replace(images, classes=names, counts=counts)
+    starter = to_recipe(named, seen, out=tmp_path / "recipe.yaml", memory=None, schema=schema_file)
+    plain = to_recipe(images, seen, out=tmp_path / "recipe.yaml", memory=None, schema=schema_file)
+    assert yaml.safe_load(starter.text) == yaml.safe_load(plain.text)
+    assert yaml.safe_load(starter.budget) == yaml.safe_load(plain.budget)
+    assert all(line.isprintable() for line in starter.text.split("\n"))
+    comments = " ".join(line.strip(" #") for line in starter.text.split("\n"))
+    for shown in (r"a\u2028seed: 7", r"b\x85seed: 7", r"d\rseed: 7", r"e\x1fseed: 7", r"f\x1b\u202e\uffff"):
+        assert shown in comments

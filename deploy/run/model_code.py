@@ -1,0 +1,61 @@
+"""The user's code that makes a run's model: his model file and the files of his that it imports, by content."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from slimsight.compress.errors import RunError
+from slimsight.compress.models.user_code import imported_code, is_file_name, split_file_name
+
+
+@dataclass(frozen=True)
+class ModelCode:
+    """Files of one model, as they were when it was first built.
+
+    Attributes:
+        file: sha256 of the model's file; None for a model that no file of the user's makes.
+        imports: path and sha256 of each file of the user's that it imports, by module name.
+    """
+
+    path: Path | None = None
+    file: str | None = None
+    imports: Mapping[str, tuple[Path, str | None]] | None = None
+
+    @classmethod
+    def of(cls, name: str, classes: int) -> ModelCode:
+        """The code of the model ``name`` of a recipe; it is built once.
+
+        Raises:
+            ConfigError, ModelError: it cannot be built.
+        """
+        if not is_file_name(name):
+            return cls()
+        path, _ = split_file_name(name)
+        return cls(path, sha256_of_content(path), imported_code(name, classes))
+
+    @property
+    def digests(self) -> dict[str, str | None]:
+        """sha256 of what the model's file imports, by module name."""
+        return {module: digest for module, (_, digest) in (self.imports or {}).items()}
+
+    def check_unchanged(self, stage: str) -> None:
+        """Refuse to record ``stage`` once a file has changed: part of it may be of the code before, part of that after.
+
+        Raises:
+            RunError: a file changed; it is named.
+        """
+        files = [] if self.path is None else [(self.path, self.file), *(self.imports or {}).values()]
+        for path, digest in files:
+            if sha256_of_content(path) != digest:
+                raise RunError(
+                    f"{path} changed while stage '{stage}' ran, so its result is of no one version of the model; run "
+                    "again: what the new code decides is done anew"
+                )
+
+
+def sha256_of_content(path: Path) -> str | None:
+    """sha256 of a file; None if there is none (what reads the file reports that)."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
