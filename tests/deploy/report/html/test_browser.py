@@ -135,7 +135,7 @@ def test_keys_alone_reach_the_content_and_change_the_theme(
 
 
 def test_tables_that_scroll_can_be_reached_by_keyboard(visit: Callable[..., Any], files: dict[str, Path]) -> None:
-    page, _, _ = visit(files["newest"], _PHONE)
+    page, _, _ = visit(files["comparison"], _PHONE)
     boxes = page.locator(".scroll")
     wide = [boxes.nth(k).evaluate("e => [e.scrollWidth > e.clientWidth, e.tabIndex]") for k in range(boxes.count())]
     assert any(scrolls for scrolls, _ in wide)
@@ -163,3 +163,16 @@ def test_without_javascript_everything_is_there(visit: Callable[..., Any], files
     assert page.locator("h2").first.inner_text() == "Verdict"
     assert page.locator("svg.chart").first.is_visible()
     assert page.locator("summary").count() >= 4
+
+
+def test_a_phone_shows_every_table_whole(visit: Callable[..., Any], files: dict[str, Path]) -> None:
+    hidden = (
+        "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth).map(e => e.ariaLabel)"
+    )
+    for name in ("newest", "oldest"):
+        page, _, _ = visit(files[name], _PHONE)
+        page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
+        assert page.evaluate(hidden) == [], name
+        wide = page.locator(".wide").first
+        named = "e => getComputedStyle(e, '::before').content === `\"${e.dataset.name}\"`"
+        assert wide.locator("td").first.evaluate(named)
