@@ -42,7 +42,7 @@ def build_with_backbone(config: ModelConfig, classes: int) -> tuple[Classifier, 
         if isinstance(config.weights, Path):
             load_weights(model, config.weights)
     adopted = adopt(model.net)
-    model.net, model.changes = adopted.model, adopted.changes
+    model.net, model.changes = adopted.model, (*model.changes, *adopted.changes)
     return model, backbone
 
 

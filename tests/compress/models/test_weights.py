@@ -62,6 +62,60 @@ def test_checkpoints_of_training_scripts(tmp_path: Path, container: str) -> None
     assert bool((model.net.state_dict()["3.weight"] == 3).all())
 
 
+LOSS = {"criterion.weight": torch.ones(3)}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"ema": trained()}, []),
+        ({"state_dict_ema": trained()}, []),
+        ({"weights": trained()}, []),
+        ({"model_ema": prefixed("module.", trained()), "epoch": 3}, []),
+        ({"checkpoint": 1, "state_dict": {"model": prefixed("backbone.", trained())}}, []),
+        ({"state_dict": {**prefixed("model.", trained()), **LOSS}}, ["left out, beside the network: criterion.weight"]),
+        ({**prefixed("student.net.", trained()), **LOSS}, ["left out, beside the network: criterion.weight"]),
+        ({"model": trained(), "ema": prefixed("x.", trained())}, ["those of 'model' were taken, not 'ema'"]),
+        ({**prefixed("module.", trained()), "n_averaged": torch.tensor(7)}, []),
+        ({**trained(), "total_ops": torch.zeros(1), "0.total_params": torch.zeros(1)}, []),
+    ],
+)
+def test_checkpoints_as_trainers_write_them(tmp_path: Path, content: dict[str, Any], said: list[str]) -> None:
+    path = tmp_path / "c.ckpt"
+    torch.save(content, path)
+    model = small()
+    load_weights(model, path)
+    assert all(bool((tensor == 3).all()) for tensor in model.net.state_dict().values())
+    assert [change.removeprefix(f"weights {path}: ") for change in model.changes] == said
+
+
+def test_averaged_models_of_torch(tmp_path: Path) -> None:
+    source = small()
+    source.net.load_state_dict(trained())
+    torch.save(torch.optim.swa_utils.AveragedModel(source.net).state_dict(), tmp_path / "swa.pt")
+    model = small()
+    load_weights(model, tmp_path / "swa.pt")
+    assert bool((model.net.state_dict()["3.weight"] == 3).all())
+
+
+def test_what_was_taken_is_said_where_a_run_builds_its_model(tmp_path: Path) -> None:
+    (tmp_path / "m.py").write_text(
+        "from torch import nn\n\n\ndef build(classes):\n"
+        "    return nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, classes))\n"
+    )
+    torch.save({"model": trained(), "ema": trained()}, tmp_path / "c.pth")
+    model = build_classifier(ModelConfig(name=f"{tmp_path / 'm.py'}:build", weights=tmp_path / "c.pth"), 4)
+    assert [change for change in model.changes if "those of 'model' were taken, not 'ema'" in change]
+
+
+def test_parts_of_the_network_are_never_left_out(tmp_path: Path) -> None:
+    tensors = {**prefixed("model.", trained()), "3.weight": torch.zeros(4, 8)}
+    del tensors["model.3.weight"]
+    torch.save(tensors, tmp_path / "c.pth")
+    with pytest.raises(ModelError, match=r"tensor '3.weight' is missing from the file"):
+        load_weights(small(), tmp_path / "c.pth")
+
+
 def test_a_whole_classifier_brings_its_normalisation(tmp_path: Path) -> None:
     source = Classifier(small().net, (0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
     save_file(source.state_dict(), tmp_path / "w.safetensors")
