@@ -105,12 +105,29 @@ def read_json(path: Path) -> Any:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write tensors (CPU copies, contiguous) as safetensors, atomically."""
+    """Write tensors (CPU copies, contiguous) as safetensors, atomically; the same content gives the same bytes."""
     from safetensors.torch import save
 
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     with atomic_path(path) as part:
-        part.write_bytes(save(plain, metadata=metadata))  # safetensors' own writer hides a full disk's errno
+        # safetensors' own writer hides a full disk's errno
+        part.write_bytes(_with_sorted_metadata(save(plain, metadata=metadata)))
+
+
+_LENGTH = 8
+"""Bytes in front of a safetensors file's header that say how long it is."""
+
+
+def _with_sorted_metadata(data: bytes) -> bytes:
+    """A safetensors file with its metadata in the order of their names: the library writes them in a random one."""
+    length = int.from_bytes(data[:_LENGTH], "little")
+    header = json.loads(data[_LENGTH : _LENGTH + length])
+    if len(header.get("__metadata__", {})) < 2:
+        return data
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    size = length + max(0, len(text) - length + 7) // 8 * 8
+    return size.to_bytes(_LENGTH, "little") + text.ljust(size) + data[_LENGTH + length :]
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -152,3 +152,18 @@ def test_nothing_is_written_into_a_pipe_when_the_block_fails(tmp_path: Path) -> 
     with pytest.raises(ValueError, match="mine"), atomic_path(pipe):
         raise ValueError("mine")
     assert pipe.is_fifo()
+
+
+def test_the_same_tensors_and_metadata_give_the_same_bytes(tmp_path: Path) -> None:
+    from slimsight.compress.files.atomic import read_metadata, read_tensors, write_tensors
+
+    tensors = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.ones(3, dtype=torch.int8)}
+    metadata = {f"key {k}": f'"{k}" \N{LATIN SMALL LETTER O WITH DIAERESIS}' for k in range(9)}
+    written = set()
+    for _ in range(12):
+        write_tensors(tmp_path / "t.safetensors", tensors, metadata)
+        written.add((tmp_path / "t.safetensors").read_bytes())
+    assert len(written) == 1
+    assert read_metadata(tmp_path / "t.safetensors") == metadata
+    read = read_tensors(tmp_path / "t.safetensors")
+    assert all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
