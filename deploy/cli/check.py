@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,7 +43,8 @@ def check(
 
     terminal: Terminal = context.obj
     image = None if input_ is None else read_image_shape(input_)
-    result = run_check(CheckRequest(target, budget, against, image, classes), terminal.progress)
+    with redirect_stdout(sys.stderr):  # what a user's model prints: standard output is the result alone
+        result = run_check(CheckRequest(target, budget, against, image, classes), terminal.progress)
     _print(result, json)
     _write(result, json, junit, summary)
     if not result.verdict.passed:

@@ -303,3 +303,25 @@ def test_the_progress_of_a_command_is_closed_whatever_happens(
     monkeypatch.setattr(ConsoleProgress, "close", lambda self: closed.append(self))
     assert say("run", tmp_path / "none.yaml").code == 2
     assert len(closed) == 1
+
+
+def test_what_a_model_prints_is_no_part_of_a_result(say: Callable[..., Said], tmp_path: Path) -> None:
+    (tmp_path / "m.py").write_text(
+        "from torch import nn\n\nprint('at import')\n\n\n"
+        "class Loud(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Linear(8, 3)\n\n"
+        "    def forward(self, x):\n"
+        "        print('in forward')\n"
+        "        return self.b(self.a(x).mean((2, 3)))\n\n\n"
+        "def build():\n"
+        "    print('in the factory')\n"
+        "    return Loud()\n"
+    )
+    (tmp_path / "b.yaml").write_text("macs: 100M\n")
+    arguments = (f"{tmp_path / 'm.py'}:build", "--input", "3x8x8", "--budget", tmp_path / "b.yaml", "--json", "-")
+    said = say("check", *arguments)
+    assert said.code == 0, said
+    assert json.loads(said.out)["passed"] is True
+    assert {"at import", "in the factory", "in forward"} <= set(said.err.splitlines())
