@@ -10,21 +10,11 @@ from torch import Tensor, nn
 
 from slimsight.compress.config import GatesConfig
 from slimsight.compress.data import BatchSource
-from slimsight.compress.explain import (
-    Targets,
-)
-from slimsight.compress.gates import (
-    CostModel,
-    GateResult,
-    learn_gates,
-    magnitude,
-    uniform,
-)
+from slimsight.compress.explain import Targets
+from slimsight.compress.gates import CostModel, GateResult, learn_gates, magnitude, uniform
 from slimsight.compress.gates.importance import add_gradients_, importances, needs_gradients
 from slimsight.compress.modules import copy_of
-from slimsight.compress.surgery import (
-    ChannelGraph,
-)
+from slimsight.compress.surgery import ChannelGraph
 from slimsight.compress.training import Learning
 
 from .steps import classifier_of

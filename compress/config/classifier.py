@@ -92,7 +92,7 @@ class DataConfig(Section):
     crop_scale: tuple[AreaShare, AreaShare] | None = Field(
         default=None,
         description="training images are random windows of this share of the area, from and to, scaled to image_size "
-        "(ImageNet: [0.08, 1]; photographs of a few thousand: [0.35, 1]); null: shifts of crop_padding",
+        "(ImageNet: [0.08, 1]); null: shifts of crop_padding",
     )
 
     @model_validator(mode="after")

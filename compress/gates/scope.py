@@ -1,7 +1,8 @@
 """Which channels may go: all of them, or those inside of blocks, with the residual streams left whole.
 
 Every layer of a stage reads and writes its residual stream, so a channel of it saves many MACs and costs many layers a
-direction of their input. Torch-Pruning's global rankings leave such channels, and ISP (section 3.3) gates none of them.
+direction of their input. ISP gates none of them. Measured with EfficientNet-Lite0 at half of the MACs, one seed: the
+same scores with the streams left whole were faster, at no less accuracy.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ _GATE_STEPS = {"quick": 0, "default": 300, "thorough": 1000}
 _GATE_IMAGES = 10_000
 _GATE_BATCH = 32
 _STEPS_A_SHARE = 100
-"""Batches of at most a hundredth of the images: fewer steps an epoch finetune worse."""
+"""Batches of at most a hundredth of the images, so that an epoch has a hundred steps or more."""
 
 _LR, _LR_BATCH, _LARGEST_LR = 0.02, 16, 0.05
 _MEMORY_SHARE = 0.35

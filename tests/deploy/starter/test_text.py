@@ -80,7 +80,7 @@ def _states(name: str) -> dict[str, torch.Tensor]:
 def test_schedules_follow_the_number_of_images_and_the_memory() -> None:
     few, some, many = (Schedule.of(count, 10**5, None) for count in (40, 3068, 45_000))
     assert (few.batch, few.train_epochs, few.gate_images, few.finetune_epochs) == (8, 60, None, 30)
-    # Photographs of clothing, EfficientNet-Lite0: as measured in benchmarks/clothing.py.
+    # Photographs of clothing, EfficientNet-Lite0: as many as there are in benchmarks/clothing.py.
     assert (some.batch, some.gate_batch, some.finetune_epochs, some.finetune_lr) == (16, 32, 9, 0.02)
     assert (many.batch, many.gate_batch, many.train_epochs, many.gate_images) == (128, 128, 10, 10_000)
     assert many.finetune_lr == 0.05
