@@ -26,6 +26,9 @@ _TRIED = 10
 """Classes of the smaller of the two networks that are compared to find the head."""
 
 _BACKBONE_PREFIXES = ("backbone.", "encoder.")
+_COINCIDENCE = 0.1
+"""Below this share of tensors that fit, the names and shapes agree by coincidence: it is another network."""
+
 _NAMED = 3
 _NORMALISATION = ("normalize.mean", "normalize.std")
 
@@ -115,9 +118,9 @@ def load_backbone_(model: Classifier, tensors: dict[str, Tensor], head: Mapping[
     fitting = max(_renamings(tensors), key=lambda candidate: len(_fitting(candidate, expected)))
     taken = [name for name in _fitting(fitting, expected) if name not in _NORMALISATION]
     learned = [name for name in expected if name not in _NORMALISATION]
-    if not taken:
+    if len(taken) < _COINCIDENCE * len(learned):
         raise ModelError(
-            f"weights {source} hold none of the {len(learned)} tensors of the model's backbone (the file has "
+            f"weights {source} hold {len(taken) or 'none'} of the {len(learned)} tensors of the model's backbone (the file has "
             f"{_listed([*tensors])}; the model expects {_listed([_short(name) for name in learned])}): choose the "
             "model that they were trained with"
         )
