@@ -14,6 +14,7 @@ from .select import (
     proxy_limits,
     read_budget,
     select,
+    select_fast,
     smallest_amounts,
     smallest_macs,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "read_layers",
     "residual_cost",
     "select",
+    "select_fast",
     "smallest_amounts",
     "smallest_macs",
     "steps_needed",

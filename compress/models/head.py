@@ -120,9 +120,9 @@ def load_backbone_(model: Classifier, tensors: dict[str, Tensor], head: Mapping[
     learned = [name for name in expected if name not in _NORMALISATION]
     if len(taken) < _COINCIDENCE * len(learned):
         raise ModelError(
-            f"weights {source} hold {len(taken) or 'none'} of the {len(learned)} tensors of the model's backbone (the file has "
-            f"{_listed([*tensors])}; the model expects {_listed([_short(name) for name in learned])}): choose the "
-            "model that they were trained with"
+            f"weights {source} hold {len(taken) or 'none'} of the {len(learned)} tensors of the model's backbone (the "
+            f"file has {_listed([*tensors])}; the model expects {_listed([_short(name) for name in learned])}): choose "
+            "the model that they were trained with"
         )
     parts = {name.split(".")[1] for name in (*expected, *own) if name.startswith("net.")}
     left = [name for name in fitting if name not in expected and _part(name) not in parts]

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from slimsight.compress.config import TrainConfig
+from slimsight.compress.config import BudgetConfig, TrainConfig
 from slimsight.compress.data import Preprocessing
 from slimsight.compress.explain import RbfHead
 from slimsight.compress.explain.amortized.rbf import SIGMA_SHARE
@@ -115,7 +115,7 @@ def gate_parts(session: Session) -> Parts:
     if recipe.gates.scope != "all":
         scope["scope"] = recipe.gates.scope
     if recipe.gates.scope == "auto":
-        scope["budget"] = recipe.budget
+        scope["budget"] = _budget(recipe.budget)
     if not recipe.gates.learned:
         return {"steer": recipe.gates.steer, **scope, **_ranking_parts(recipe)}
     gates = recipe.gates.model_dump(mode="json", exclude={"compile", "scope"}) | scope  # compile: the speed only
@@ -141,8 +141,12 @@ def _ranking_parts(recipe: Recipe) -> dict[str, Any]:
 def surgery_parts(session: Session) -> Parts:
     """Timing settings count only where the budget or the alignment depends on measured times."""
     budget = session.recipe.budget
-    timed = budget.latency is not None or budget.align == "auto"
-    return {"budget": budget, "latency": session.recipe.latency if timed else None}
+    return {"budget": _budget(budget), "latency": session.recipe.latency if budget.timed else None}
+
+
+def _budget(budget: BudgetConfig) -> dict[str, Any]:
+    """All of it; as before ``latency_aware`` existed where it is off."""
+    return budget.model_dump(mode="json", exclude=None if budget.latency_aware else {"latency_aware"})
 
 
 def _gate_budget(recipe: Recipe) -> Any:

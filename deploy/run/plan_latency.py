@@ -183,6 +183,7 @@ def select_timed(
     *,
     align: Align = 1,
     rank_weight: float = 1.0,
+    most: float | None = None,
     progress: Progress = SILENT,
 ) -> TimedPlan:
     """A plan under ``limits`` whose model, exported and timed, holds ``latency`` too.
@@ -195,6 +196,7 @@ def select_timed(
         cost: with latency among its resources (``PlanTimer.timed_cost``).
         limits: of the other resources.
         latency: a ratio to the original, or ms.
+        most: ms by the table, at most; None: as the limit allows.
 
     Raises:
         PruningError: a limit is out of reach even by the table.
@@ -206,6 +208,7 @@ def select_timed(
         original = tried[-1].original_ms if tried else total
         share = latency.value if latency.relative else latency.value / original
         target = min(AIM * share / factor, AIM) * total  # something has to shrink
+        target = target if most is None else min(target, most)
         try:
             selection = select(cost, scores, budget={**limits, "latency": target}, align=align, rank_weight=rank_weight)
         except PruningError:

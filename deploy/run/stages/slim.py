@@ -14,7 +14,7 @@ from torch import Tensor
 from slimsight.compress.explain import ExplainedClassifier
 from slimsight.compress.files.atomic import atomic_path, read_tensors
 from slimsight.compress.finetune import Steering, train_classifier
-from slimsight.compress.gates import Selection
+from slimsight.compress.gates import Selection, check_budget, select_fast
 from slimsight.compress.models import Classifier
 from slimsight.compress.parallel.processes import rank
 from slimsight.compress.surgery import PrunePlan
@@ -31,6 +31,7 @@ from ...report.units import as_error, as_macs, as_percent, plural
 from ...steps import choose_plan, classifier_of, prove_slim
 from ..plan_latency import select_timed
 from ..session import Outcome, Session
+from .preflight import fixed_align
 
 EXACTNESS_IMAGES = 64
 
@@ -75,15 +76,27 @@ def surgery(session: Session, learning: Learning) -> Outcome:
 
 
 def _select(session: Session, scores: dict[str, Tensor]) -> Selection:
-    """Choose the plan; under a latency budget its model is exported and timed."""
+    """Choose the plan, by layer times if the budget asks for it; under a latency limit its model is exported, timed."""
     budget, limits = session.recipe.budget, session.limits
-    if budget.latency is None and budget.align != "auto":
-        return choose_plan(session.cost, scores, limits, align=budget.align, rank_weight=budget.rank_weight)
+    if not budget.timed:
+        fixed = fixed_align(budget)
+        return choose_plan(session.cost, scores, limits, align=fixed, rank_weight=budget.rank_weight)
     with session.timer() as timer:
         cost, liked = timer.timed_cost(session.cost)
         if budget.align == "auto":
             session.progress.note(f"align: {_plan_text(liked)}")
-        align = liked if budget.align == "auto" else budget.align
+        align = liked if budget.align == "auto" else fixed_align(budget)
+        aim = None
+        if budget.latency_aware and "macs" in limits:
+            check_budget(cost, limits, fixed_align(budget), frozen=session.graph.frozen)
+            fast = select_fast(cost, scores, budget=limits, align=align, rank_weight=budget.rank_weight)
+            aim = fast.used["latency"]
+            session.progress.note(
+                f"chosen by layer times: {as_percent(fast.used['macs'] / cost.total, 1)} of the MACs, "
+                f"{as_percent(aim / cost.totals['latency'], 1)} of the time by the layers' times"
+            )
+            if budget.latency is None:
+                return fast
         if budget.latency is None:
             return choose_plan(session.cost, scores, limits, align=align, rank_weight=budget.rank_weight)
         timed = select_timed(
@@ -94,6 +107,7 @@ def _select(session: Session, scores: dict[str, Tensor]) -> Selection:
             timer,
             align=align,
             rank_weight=budget.rank_weight,
+            most=aim,
             progress=session.progress,
         )
     return timed.selection

@@ -2,17 +2,20 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision import models as torchvision_models
 
 from slimsight.compress.errors import PruningError
-from slimsight.compress.gates import CostModel, magnitude, select, smallest_amounts
+from slimsight.compress.gates import CostModel, magnitude, select, select_fast, smallest_amounts
+from slimsight.compress.gates.cost import Floats, Resource
 from slimsight.compress.gates.prices import channel_values
 from slimsight.compress.gates.widths import Widths, allowed_widths
 from slimsight.compress.macs import count_macs, count_params, size_bytes
@@ -128,6 +131,38 @@ def test_the_search_is_worth_more_than_one_threshold(case: Case) -> None:
         return sum(float(values[name][list(channels)].sum()) for name, channels in kept.items())
 
     assert worth(select(cost, scores, budget=budget).plan.kept) > worth(widths.plan().kept)
+
+
+@dataclass(frozen=True)
+class SlowEarly:
+    """ms: the MACs of a layer, and once more for every pixel's channel: early layers take longer than their MACs."""
+
+    macs: Resource
+    constant: float = 0.0
+
+    def of(self, rows: NDArray[np.int64], inputs: Floats, outputs: Floats) -> Floats:
+        pixels = self.macs.pair[rows, None]
+        return 1e-6 * self.macs.of(rows, inputs, outputs) + 1e-3 * pixels * outputs
+
+
+@pytest.mark.parametrize("share", [0.5, 0.25])
+def test_plans_paid_for_in_time_are_faster_within_the_same_macs(case: Case, share: float) -> None:
+    cost = case[-1].timed(SlowEarly(case[-1].resources["macs"]))
+    scores, budget = scores_of(cost, 2), {"macs": share * cost.total}
+    by_macs = cost.amounts(select(cost, scores, budget=budget, align=8).plan)
+    found = select_fast(cost, scores, budget=budget, align=8)
+    assert found.used["macs"] <= budget["macs"]
+    assert found.budget == budget
+    assert found.used["latency"] <= (0.95 if share == 0.5 else 1) * by_macs["latency"]
+    assert found.used == cost.amounts(found.plan)
+    assert found.used["macs"] > 0.85 * budget["macs"]
+
+
+def test_plans_paid_for_in_time_meet_every_other_limit(case: Case) -> None:
+    cost = case[-1].timed(SlowEarly(case[-1].resources["macs"]))
+    budget = {"macs": 0.6 * cost.total, "params": 0.3 * cost.totals["params"]}
+    used = select_fast(cost, scores_of(cost, 2), budget=budget).used
+    assert all(used[name] <= limit for name, limit in budget.items())
 
 
 def test_a_budget_out_of_reach_is_named(case: Case) -> None:

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from slimsight.compress.errors import ConfigError
 from slimsight.compress.gates import magnitude, select
 from slimsight.compress.gates.widths import allowed_widths
 from slimsight.compress.progress import SILENT, Silent
+from slimsight.compress.surgery import PrunePlan
 from slimsight.compress.training import Learning
 from slimsight.deploy.report import Report
 from slimsight.deploy.run.fingerprints import fingerprint
@@ -102,6 +104,30 @@ def test_a_run_takes_widths_that_the_runtime_likes(
     assert report.slim.macs < report.budget.macs_max
 
 
+def test_a_latency_aware_run_chooses_by_layer_times(
+    both: tuple[Path, Report, Notes], quick: Any, cache: Path, tmp_path: Path
+) -> None:
+    recipe, notes = quick("budget={macs: 60%, latency_aware: true}"), Notes()
+    report = run_recipe(recipe, tmp_path / "aware", name="wide.yaml", cache=cache, reuse=both[0], progress=notes)
+    assert len(notes.starting("chosen by layer times: ")) == 1
+    assert report.verdict.passed
+    assert report.budget.latency_ratio_max is None  # times decide widths; only macs is a limit
+    session = Session(recipe, read_run(tmp_path / "aware"), SILENT, cache)
+    with session.timer() as timer:
+        cost, _ = timer.timed_cost(session.cost)
+    scores = magnitude(session.network(), session.graph.groups)
+    by_macs = select(cost, scores, budget=report.slim.macs)
+    taken = PrunePlan.load(tmp_path / "aware" / "stages" / "surgery" / "plan.json")
+    # the original's time is measured anew, and with it what the table does not explain
+    assert cost.amounts(taken)["latency"] < 1.05 * cost.amounts(by_macs.plan)["latency"]
+
+
+def test_latency_aware_needs_macs_to_choose_within(tiny: Path) -> None:
+    with pytest.raises(ConfigError, match="latency_aware chooses among the plans within macs, and no macs is given"):
+        load_recipe(tiny, ["budget={params: 50%, latency_aware: true}"])
+    assert load_recipe(tiny, ["budget={latency: 50%, latency_aware: true}"]).budget.timed
+
+
 @pytest.fixture
 def with_budget(both: tuple[Path, Report, Notes], quick: Any, cache: Path) -> Callable[[str], Session]:
     return lambda override: Session(quick(override), read_run(both[0]), SILENT, cache)
@@ -145,6 +171,7 @@ def _key(name: str, tiny: Path, *overrides: str) -> str:
         ("{latency: 80%, macs: 50%}", False, True),
         ("{macs: 50%, align: auto}", False, True),
         ("{params: 50%, align: auto}", False, True),
+        ("{macs: 50%, latency_aware: true}", False, True),
         ("{params: 50%}", False, False),
     ],
 )
