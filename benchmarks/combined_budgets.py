@@ -26,9 +26,9 @@ from slimsight.compress.gates import magnitude
 from slimsight.compress.macs import count_macs
 from slimsight.deploy.cli.progress import ConsoleProgress
 from slimsight.deploy.machine import device_name, versions
-from slimsight.deploy.run.plan_latency import PlanTimer, select_timed
 from slimsight.deploy.run.session import default_cache
 from slimsight.deploy.settings.latency import LatencyConfig
+from slimsight.deploy.timing.plan_latency import PlanTimer, select_timed
 
 RESULTS = Path(__file__).resolve().parent / "results" / "combined_budgets.json"
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {

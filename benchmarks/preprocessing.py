@@ -176,7 +176,7 @@ def one_case(
     config = ModelConfig(name=f"{file}:build", weights=wrapped)
     model = build_classifier(config.model_copy(update={"weights": None}), len(images.classes)).eval()
     load_weights(model, wrapped)
-    choice = choose(config, model, images, images.size, stored=False)
+    choice = choose(config, model, images, images.size, len(images.classes), stored=False)
     given = choice.normalisation
     same = bool(np.allclose([given.mean, given.std], [mean, std], atol=1e-6)), choice.preprocessing == truth
     right = accuracy(model, tested, truth, (mean, std))

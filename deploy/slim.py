@@ -5,7 +5,7 @@
     traced = slimsight.trace(model, example)                      # channel groups, each proven
     traced = slimsight.explain(traced, train_loader, val_loader)  # optional: gates are then steered by explanations
     scores = slimsight.learn_gates(traced, train_loader, macs=0.5)
-    plan = slimsight.select(traced, scores, macs=0.5, align=8)
+    plan = slimsight.select(traced, scores, macs=0.5, align=8, latency_aware=True)
     slimmed = slimsight.slim(traced, plan, train_loader)          # with batch-norm statistics of its own
     ...                                                           # finetune slimmed.model in your own loop
     slimsight.recalibrate(slimmed, train_loader)                  # the statistics of the weights that were learned
@@ -30,7 +30,7 @@ from slimsight.compress.config import ExplainerConfig, GatesConfig
 from slimsight.compress.data import Expected, LoaderBatches, TensorBatches, first_images
 from slimsight.compress.errors import ConfigError, ModelError, PruningError
 from slimsight.compress.explain import STEERING, ExplainedClassifier, find_targets
-from slimsight.compress.gates import CostModel, check_budget, counted_limits, read_budget
+from slimsight.compress.gates import CostModel, check_budget, counted_limits, read_budget, select_fast
 from slimsight.compress.gates.importance import needs_gradients
 from slimsight.compress.gates.scope import inner_groups
 from slimsight.compress.models import Classifier, check_logits
@@ -41,7 +41,9 @@ from slimsight.compress.surgery import ChannelGraph, PrunePlan
 from slimsight.compress.training import Learning, logits_of, make_fabric
 
 from .channel_scores import rank_by_weights, score_channels
+from .host import default_cache
 from .recalibrate import RECALIBRATE_BATCHES, check_count, recalibrate
+from .settings.latency import LatencyConfig
 from .slim_folder import Slimmed, load, save
 from .steps import (
     JOINED,
@@ -56,6 +58,7 @@ from .steps import (
     slim_copy,
     to_cost_model,
 )
+from .timing.plan_latency import PlanTimer
 
 __all__ = [
     "Scores",
@@ -262,18 +265,33 @@ def select(
     params: float | str | None = None,
     size: float | str | None = None,
     align: int = 1,
+    latency_aware: bool = False,
 ) -> PrunePlan:
     """The channels that budgets keep: never above any of them, widths in multiples of ``align``.
 
     Args:
         macs, params, size: at least one: a share to keep (0.5 or "50%") or an amount ("20M", "1.2MB"); None: no limit.
+        latency_aware: within ``macs``, choose by layer times, measured here in ONNX Runtime on one thread of the CPU.
 
     Raises:
         ConfigError: no budget, or one that means nothing.
         PruningError: nothing can shrink, or a budget is out of reach (the message names the smallest).
     """
-    limits = counted_limits(read_budget(macs=macs, params=params, size=size), traced.cost)
-    return choose_plan(traced.cost, scores, limits, align=align, frozen=traced.graph.frozen).plan
+    given = read_budget(macs=macs, params=params, size=size, latency_aware=latency_aware or None)
+    limits = counted_limits(given, traced.cost)
+    if not latency_aware:
+        return choose_plan(traced.cost, scores, limits, align=align, frozen=traced.graph.frozen).plan
+    check_budget(traced.cost, limits, align, frozen=traced.graph.frozen)
+    timer = PlanTimer(
+        traced.model,
+        lambda plan: slim_copy(traced.model, plan, traced.example),
+        traced.example,
+        LatencyConfig(),
+        default_cache(),
+    )
+    with timer:
+        cost, _ = timer.timed_cost(traced.cost)
+    return select_fast(cost, scores, budget=limits, align=align).plan
 
 
 def slim(

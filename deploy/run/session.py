@@ -49,9 +49,9 @@ from ..host import proof_folder
 from ..run_dir import RunDir
 from ..settings.recipe import Recipe
 from ..steps import JOINED, PROOF_IMAGES, classifier_of, find_groups, join_explainer, slim_copy, to_cost_model
+from ..timing.plan_latency import PlanTimer
 from .images import RunImages
 from .model_code import ModelCode
-from .plan_latency import PlanTimer
 from .refusal import Refusal
 from .stage_table import stage_needs
 

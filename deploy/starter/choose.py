@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
@@ -35,6 +35,8 @@ USUAL: dict[str, tuple[Triple, Triple]] = {
 """Normalisations that are tried, as mean and std of images in [0, 1]."""
 
 _CROPPED = 0.875
+_STEP = 1.01 / 255
+"""In [0, 1]; normalisations that are no further apart count as one: no accuracy tells them apart."""
 _NORMALISATION = "model.mean and model.std"
 _PREPROCESSING = "data.resize, data.interpolation and data.stretch"
 Kind = Literal["stated", "decided", "harmless", "undecided", "guessed"]
@@ -177,7 +179,11 @@ def _measured(
     if stored:
         normalisation = Normalisation(mean, std, normalisations.names[0], "stated")
     else:
-        normalisation = Normalisation(mean, std, _why(by, normalisations, unseen.words), by.kind)
+        why, kind = _why(by, normalisations, unseen.words), by.kind
+        if (twin := normalisations.twins.get(by.chosen)) is not None:
+            why += f"; {twin}, a grey level from it at most, was not tried"
+            kind = "harmless" if kind == "decided" else kind
+        normalisation = Normalisation(mean, std, why, kind)
     pair = Pair(by.chosen, made.chosen)
     shown = pair if len(race.logits.get(pair, ())) == len(unseen) else race.best()
     return Choice(
@@ -199,7 +205,8 @@ T = TypeVar("T")
 class _Candidates(Generic[T]):
     """What is tried for some ``settings`` of a recipe, with names.
 
-    ``own``: the position of what the model states; ``notes``: what it states that cannot be tried.
+    ``own``: the position of what the model states; ``notes``: what it states that cannot be tried; ``twins``: by
+    position, the names of those that count as one with it.
     """
 
     settings: str
@@ -207,6 +214,7 @@ class _Candidates(Generic[T]):
     values: Sequence[T]
     own: int | None = None
     notes: tuple[str, ...] = ()
+    twins: Mapping[int, str] = field(default_factory=dict)
 
 
 def _stored(model: Classifier) -> _Candidates[tuple[Triple, Triple]]:
@@ -227,8 +235,28 @@ def _normalisations(stated: Stated | None, measured: tuple[Triple, Triple]) -> _
         own = (stated.mean, stated.std)
         tried[own] = f"{tried[own]}, of {stated.by}" if own in tried else f"that of {stated.by}"
     tried.setdefault(measured, "statistics of the training images")
-    values = list(tried)
-    return _Candidates(_NORMALISATION, list(tried.values()), values, None if own is None else values.index(own))
+    order = list(tried) if own is None else [own, *(values for values in tried if values != own)]
+    kept: list[tuple[Triple, Triple]] = []
+    twins: dict[tuple[Triple, Triple], list[str]] = {}
+    for values in order:
+        like = next((other for other in kept if _one_step(values, other)), None)
+        if like is None:
+            kept.append(values)
+        else:
+            twins.setdefault(like, []).append(tried[values])
+    among = [values for values in tried if values in kept]
+    listed = {among.index(like): " and ".join(names) for like, names in twins.items()}
+    names = [tried[values] for values in among]
+    return _Candidates(_NORMALISATION, names, among, None if own is None else among.index(own), twins=listed)
+
+
+def _one_step(first: tuple[Triple, Triple], second: tuple[Triple, Triple]) -> bool:
+    """Whether two normalisations give every pixel the same value but for one of its 255 steps, at most."""
+    for mean, std, other_mean, other_std in zip(*first, *second, strict=True):
+        apart = [(value - mean) / std - (value - other_mean) / other_std for value in (0.0, 1.0)]
+        if max(map(abs, apart)) * min(std, other_std) > _STEP:
+            return False
+    return True
 
 
 def _preprocessings(

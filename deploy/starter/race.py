@@ -29,14 +29,12 @@ Losses = NDArray[np.float64]
 
 _ROUNDS: Final = (8, 16, 32, 64, 128)
 """Images after which candidates are dropped; the last round goes over the rest."""
-_DROPPED, _DROPPED_EARLY = 4.0, 7.0
-"""Standard errors by which a candidate must be worse to be dropped before all images are seen: of a few images their
-own estimate is loose."""
-_FEW: Final = 16
+_DROPPED: Final = ((64, 3.0), (16, 4.0), (0, 7.0))
+"""Images, and the standard errors by which a candidate must be worse to be dropped from then on, before all images are
+seen: of a few images their own estimate is loose."""
 _CROSS_FROM: Final = 32
-_LEADERS: Final = 3
-"""Images from which only pairs go on that have one of the leading normalisations, or the best pair's preprocessing: the
-two hardly depend on each other, and each candidate is still compared beside the best of the other kind."""
+"""Images from which only pairs go on that have the best normalisation or the best preprocessing so far: the two hardly
+depend on each other, and each candidate is still compared beside the best of the other kind."""
 _BATCH: Final = 8
 """Images of a forward pass: of 224 pixels, more take three times the processor time, for pages of new memory."""
 _SURE: Final = 3.0
@@ -193,13 +191,11 @@ def _without_losers(race: Race, alive: Sequence[Pair]) -> list[Pair]:
     open_still = [pair for pair in alive if pair == best or _is_open(race.compare(pair, best))]
     if len(race.logits[best]) < _CROSS_FROM:
         return open_still
-    by_loss = sorted(open_still, key=lambda pair: race.losses(pair).mean())
-    leading = list(dict.fromkeys(pair.normalisation for pair in by_loss))[:_LEADERS]
-    return [p for p in open_still if p.normalisation in leading or p.preprocessing == best.preprocessing]
+    return [p for p in open_still if p.normalisation == best.normalisation or p.preprocessing == best.preprocessing]
 
 
 def _is_open(difference: Difference) -> bool:
     if difference.images < _ROUNDS[0]:
         return True
-    errors = _DROPPED if difference.images >= _FEW else _DROPPED_EARLY
+    errors = next(errors for images, errors in _DROPPED if difference.images >= images)
     return not difference.mean > errors * difference.error

@@ -223,3 +223,16 @@ def generator(example: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 def test_a_loader_that_can_be_read_only_once_is_refused(mine: Mine, example: Tensor) -> None:
     with pytest.raises(DataError, match="empty the second time"):
         api.explain(api.trace(mine, example), generator(example), generator(example))
+
+
+def test_latency_aware_plans_pay_for_channels_in_time(
+    mine: Mine, example: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLIMSIGHT_CACHE", str(tmp_path))
+    traced = api.trace(mine, example)
+    scores = api.learn_gates(traced, [], config=GatesConfig(steer="magnitude"))
+    plan = api.select(traced, scores, macs=0.5, latency_aware=True)
+    assert list((tmp_path / "layer_times").glob("*.json"))  # the layers were timed
+    assert api.slim(traced, plan).macs <= 0.5 * traced.cost.total
+    with pytest.raises(ConfigError, match="latency_aware chooses among the plans within macs"):
+        api.select(traced, scores, macs=None, params=0.5, latency_aware=True)

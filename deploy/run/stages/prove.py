@@ -22,8 +22,8 @@ from slimsight.export.runners import OnnxRunner
 from slimsight.export.to_onnx import export_onnx, verify_shapes
 
 from ...report.units import as_macs, as_percent
+from ...timing.latency import measure_latency
 from ..images import EVALUATION_BATCH
-from ..latency import measure_latency
 from ..session import Outcome, Session
 from .attribution import attribution
 

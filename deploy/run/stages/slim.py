@@ -29,7 +29,7 @@ from slimsight.compress.training import (
 
 from ...report.units import as_error, as_macs, as_percent, plural
 from ...steps import choose_plan, classifier_of, prove_slim
-from ..plan_latency import select_timed
+from ...timing.plan_latency import select_timed
 from ..session import Outcome, Session
 from .preflight import fixed_align
 

@@ -15,12 +15,12 @@ from slimsight.compress.surgery import PrunePlan
 from slimsight.compress.training import Learning
 from slimsight.deploy.report import Report
 from slimsight.deploy.run.fingerprints import fingerprint
-from slimsight.deploy.run.latency import LatencyRow
 from slimsight.deploy.run.pipeline import run_recipe, to_stages
 from slimsight.deploy.run.session import Session
 from slimsight.deploy.run.stages import learn, prove
 from slimsight.deploy.run_dir import RunDir, read_run
 from slimsight.deploy.settings.recipe import load_recipe
+from slimsight.deploy.timing.latency import LatencyRow
 from slimsight.deploy.timing.statistics import Quantiles, Speedup
 
 WIDE = """

@@ -153,7 +153,8 @@ def test_what_the_weights_expect_is_found_in_twelve_of_twelve(
     if normalisation in ("0.5 and 0.5", "127 and 128 of 255"):  # they differ by a grey level, and that is said
         assert (found.mean, found.std) == USUAL["0.5 and 0.5"]
         assert found.kind == "harmless"
-        assert found.why.startswith("0.5 and 0.5; 127 and 128 of 255 cannot be told apart from it by cross entropy on")
+        assert found.why.startswith("0.5 and 0.5, decided by cross entropy on the 126 images in val/; next: ")
+        assert found.why.endswith("; 127 and 128 of 255, a grey level from it at most, was not tried")
     else:
         assert (found.mean, found.std, found.kind) == (*expected, "decided")
 
@@ -202,7 +203,7 @@ def test_weights_that_recognise_nothing_leave_both_undecided(prepared: dict[str,
     assert choice.normalisation.mean == USUAL["ImageNet's"][0]  # as stated
     assert choice.preprocessing == Preprocessing(SIDE, CROPPED, "bicubic")
     assert (
-        "recognise nothing with any of 8 that were tried; set model.mean and model.std to" in choice.normalisation.why
+        "recognise nothing with any of 7 that were tried; set model.mean and model.std to" in choice.normalisation.why
     )
     assert "set data.resize, data.interpolation and data.stretch to" in choice.why
 

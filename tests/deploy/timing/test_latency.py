@@ -7,8 +7,8 @@ import pytest
 
 from slimsight.compress.errors import ConfigError
 from slimsight.compress.progress import Silent
-from slimsight.deploy.run.latency import LatencyRow, measure_latency
 from slimsight.deploy.settings.latency import LatencyConfig
+from slimsight.deploy.timing.latency import LatencyRow, measure_latency
 from slimsight.deploy.timing.statistics import PERCENTILES, Quantiles, Speedup
 
 IMAGES = np.arange(5 * 3 * 2 * 2, dtype=np.uint8).reshape(5, 3, 2, 2)

@@ -17,8 +17,8 @@ from slimsight.compress.gates import CostModel
 from slimsight.compress.gates.cost import ClosedForm
 from slimsight.compress.progress import Silent
 from slimsight.compress.surgery import PrunePlan, trace_groups
-from slimsight.deploy.run.latency import LatencyRow
-from slimsight.deploy.run.plan_latency import AIM, CLOSE, CORRECTIONS, TimedPlan, select_timed
+from slimsight.deploy.timing.latency import LatencyRow
+from slimsight.deploy.timing.plan_latency import AIM, CLOSE, CORRECTIONS, TimedPlan, select_timed
 from slimsight.deploy.timing.statistics import Quantiles, Speedup
 
 ORIGINAL_MS = 4.0

@@ -12,8 +12,8 @@ from slimsight.compress.gates import CostModel
 from slimsight.compress.gates.latency import MULTIPLES
 from slimsight.compress.progress import Silent
 from slimsight.compress.surgery import PrunePlan, slim_, trace_groups
-from slimsight.deploy.run.plan_latency import PlanTimer, machine_key
 from slimsight.deploy.settings.latency import LatencyConfig
+from slimsight.deploy.timing.plan_latency import PlanTimer, machine_key
 
 CONFIG = LatencyConfig(rounds=20, warmup_seconds=0.05)
 
@@ -97,7 +97,7 @@ def test_layers_timed_before_are_not_timed_again(
         again, same = timer.timed_cost(cost)
     assert same == liked
     assert again.totals["latency"] == pytest.approx(first.totals["latency"], rel=0.5)  # of two measurements
-    monkeypatch.setattr("slimsight.deploy.run.plan_latency.TIMING_METHOD", 10**6)
+    monkeypatch.setattr("slimsight.deploy.timing.plan_latency.TIMING_METHOD", 10**6)
     with to_timer() as timer, pytest.raises(AssertionError, match="in the file"):
         timer.timed_cost(cost)
 
@@ -119,8 +119,8 @@ def test_layer_times_hold_for_what_they_were_taken_with(monkeypatch: pytest.Monk
     key = machine_key(1, 1)
     assert key == machine_key(1, 1)
     others = [machine_key(2, 1), machine_key(1, 8), machine_key(8, 1)]
-    monkeypatch.setattr("slimsight.deploy.run.plan_latency.TIMING_METHOD", 10**6)
+    monkeypatch.setattr("slimsight.deploy.timing.plan_latency.TIMING_METHOD", 10**6)
     others.append(machine_key(1, 1))
-    monkeypatch.setattr("slimsight.deploy.run.plan_latency._processor", lambda: "another")
+    monkeypatch.setattr("slimsight.deploy.timing.plan_latency._processor", lambda: "another")
     others.append(machine_key(1, 1))
     assert len({key, *others}) == 6

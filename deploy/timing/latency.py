@@ -12,8 +12,8 @@ from slimsight.compress.errors import ConfigError
 from slimsight.compress.progress import SILENT, Progress
 from slimsight.export.runners import Runner
 
-from ..timing.rounds import Clock, time_sessions
-from ..timing.statistics import PERCENTILES, Quantiles, Speedup, speedup_noise, to_percentiles, to_quantiles, to_speedup
+from .rounds import Clock, time_sessions
+from .statistics import PERCENTILES, Quantiles, Speedup, speedup_noise, to_percentiles, to_quantiles, to_speedup
 
 
 @dataclass(frozen=True)

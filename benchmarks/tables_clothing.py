@@ -1,0 +1,91 @@
+"""The tables of the photographs: the default path against a Torch-Pruning script, and what a first run prints."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+
+Results = dict[str, Any]
+_NAMES = {"default": "what `slimsight init` writes", "taylor_script": "Torch-Pruning script"}
+_PROGRESS = re.compile(r"^\S.*: (\d+ %, .* left|[\d,]+ (img|rounds|layers|groups|calls|it)\b)")
+_RESAMPLED = 4000
+
+
+def clothing(found: Results) -> str:
+    """A line for each variant and budget, with the difference in test accuracy where both have the same seeds."""
+    rows = found["rows"]
+    baseline = next(row for row in rows if row["variant"] == "baseline")
+    given = f"{100 * baseline['val_accuracy']:.1f}, {100 * baseline['test_accuracy']:.1f}"
+    lines = [
+        "| | MACs | seeds | validation, test accuracy (%) | speed-up | CPU seconds | ahead of the script (test) |",
+        "|---|---|---|---|---|---|---|",
+        f"| given weights | 1 | | {given} | 1 | | |",
+    ]
+    for budget in sorted({row["budget"] for row in rows if "budget" in row}, reverse=True):
+        for variant, name in _NAMES.items():
+            own = {row["seed"]: row for row in rows if row["variant"] == variant and row.get("budget") == budget}
+            if not own:
+                continue
+            script = {r["seed"]: r for r in rows if r["variant"] == "taylor_script" and r.get("budget") == budget}
+            shared = sorted(own.keys() & script.keys()) if variant != "taylor_script" else []
+            ahead = ahead_of([own[seed] for seed in shared], [script[seed] for seed in shared]) if shared else ""
+            lines.append(
+                f"| {name}, {budget:.0%} | {_mean(own, 'macs', 1 / baseline['macs'], 3)} | {len(own)} | "
+                f"{_mean(own, 'val_accuracy', 100, 1)}, {_mean(own, 'test_accuracy', 100, 1)} | {_speed(own)} | "
+                f"{_mean(own, 'cpu_seconds', 1, 0)} | {ahead} |"
+            )
+    return "\n".join(lines)
+
+
+def ahead_of(own: list[Results], others: list[Results]) -> str:
+    """Points of test accuracy, with a 95 % interval: seeds and images are drawn anew together, images paired."""
+    mine, theirs = (np.array([[c == "1" for c in row["test_right"]] for row in rows], float) for rows in (own, others))
+    each = mine - theirs
+    draw = np.random.default_rng(0)
+    seeds, images = each.shape
+    means = [
+        each[np.ix_(draw.integers(0, seeds, seeds), draw.integers(0, images, images))].mean() for _ in range(_RESAMPLED)
+    ]
+    low, high = np.quantile(means, [0.025, 0.975])
+    shared = f" ({seeds} seeds)" if seeds > 1 else " (1 seed)"
+    return f"{100 * each.mean():+.1f} ({100 * low:+.1f} to {100 * high:+.1f}){shared}"
+
+
+def _mean(rows: dict[int, Results], key: str, scale: float, digits: int) -> str:
+    values = np.array([scale * row[key] for row in rows.values()])
+    spread = f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{values.mean():,.{digits}f}{spread}"
+
+
+def _speed(rows: dict[int, Results]) -> str:
+    found = [row["speedup"] for row in rows.values()]
+    low, high = min(each["low"] for each in found), max(each["high"] for each in found)
+    return f"{np.mean([each['median'] for each in found]):.2f} ({low:.2f} to {high:.2f})"
+
+
+def console(name: str) -> Any:
+    """The table of one command of a first run: what it printed, less the lines of progress."""
+
+    def shown(found: Results) -> str:
+        row = found["rows"][name]
+        lines = [line["text"].rstrip() for line in row["lines"]]
+        kept = [line for line in lines if not _PROGRESS.match(line)]
+        return "\n".join(["```console", f"$ {row['command']}", *kept, "```"])
+
+    return shown
+
+
+def first_run_costs(found: Results) -> str:
+    """Processor time, wall time and longest silence of each command."""
+    lines = [
+        "| command | exit code | CPU seconds | seconds | longest time without a line |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in found["rows"].items():
+        lines.append(
+            f"| {name}: `{row['command']}` | {row['exit_code']} | {row['cpu_seconds']:,.0f} | "
+            f"{row['wall_seconds']:,.0f} | {row['longest_silence']:.0f} s |"
+        )
+    return "\n".join(lines)
