@@ -29,6 +29,7 @@ check: $(installed)
 	$(VENV)/bin/python -m ruff check .
 	$(VENV)/bin/python -m ruff format --check .
 	$(VENV)/bin/python -m mypy
+	$(VENV)/bin/python -m mypy --config-file benchmarks/mypy.ini benchmarks
 	$(VENV)/bin/lint-imports
 
 # The stamp goes first and comes last: an interrupted install never looks complete.

@@ -31,9 +31,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import torch
 from decoders import SHORT, SIDE, measure_decoders
-from PIL import Image
 
 from slimsight.compress.config import DataConfig
 from slimsight.compress.data import FileBatches, ImageSet, Splits, open_splits, to_batches
@@ -263,7 +263,7 @@ def main() -> None:
     decoders = measure_decoders()
     for row in decoders:
         print(f"{row['width']}x{row['height']}: PIL {row['pil_ms']:.2f} ms, torchvision {row['torchvision_ms']:.2f} ms")
-    machine = {"device": device_name(), "cores": os.cpu_count(), "versions": versions(), "pillow": Image.__version__}
+    machine = {"device": device_name(), "cores": os.cpu_count(), "versions": versions(), "pillow": PIL.__version__}
     write_json(
         RESULTS, {"schema": 1, **machine, "index": index, "memory": memory, "rates": rates, "decoders": decoders}
     )

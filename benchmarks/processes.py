@@ -82,11 +82,11 @@ def rerun_stages(whole: Path, folder: Path, accumulate: int) -> dict[str, Any]:
     """Every stage that processes do together, from the inputs that it had in ``whole``."""
     recipe = load_recipe(RECIPE, (*SETTINGS, f"accumulate={accumulate}"))
     torch.set_num_threads(1)
-    loop.SharedStep = Recorded  # type: ignore[misc]  # every training of a stage goes through it
+    vars(loop)["SharedStep"] = Recorded  # every training of a stage goes through it
     found: dict[str, Any] = {}
     fabric = None
     for stage in to_stages(recipe):
-        if not stage.together:
+        if not stage.on_all_ranks:
             continue
         place = folder / stage.name
         session = Session(recipe, RunDir(place, writable=False), SILENT, default_cache())
@@ -98,7 +98,7 @@ def rerun_stages(whole: Path, folder: Path, accumulate: int) -> dict[str, Any]:
         fabric.barrier()
         Recorded.found = []
         seed_stage(recipe.seed, stage.name)
-        outcome = stage.work(session)
+        outcome = stage.work(session, Learning(fabric))
         fabric.barrier()
         found[stage.name] = {"metrics": outcome.metrics, "trainings": gather(Recorded.found)[0]}
     return found
@@ -112,7 +112,7 @@ def train_with_snapshots(folder: Path, kind: str) -> None:
     session = Session(recipe, RunDir(folder, writable=False), SILENT, default_cache())
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = session.new_classifier().train()
+    model = session.new_classifier()[0].train()
     batches = session.shuffled(session.splits.train, 64, crop=True)
     kept: dict[str, Tensor] = {}
 

@@ -46,14 +46,14 @@ from slimsight.compress.models import build_classifier
 from slimsight.compress.surgery import ChannelGroup, masked, trace_groups
 from slimsight.compress.training import Learning, make_fabric
 from slimsight.deploy.cli.progress import ConsoleProgress
-from slimsight.deploy.run.assemble import device_name, versions
+from slimsight.deploy.machine import device_name, versions
 from slimsight.deploy.run.session import default_cache
 from slimsight.deploy.settings.recipe import Recipe, load_recipe
 
 HERE = Path(__file__).resolve().parent
 RECIPE = HERE.parent / "configs" / "cifar10_resnet20.yaml"
 RESULTS = HERE / "results" / "realx_vs_rbf.json"
-EXPLAINERS = {
+EXPLAINERS: dict[str, tuple[str, dict[str, Any]]] = {
     "rbf": ("rbf", {}),
     "realx": ("realx", {"realx": {"variant": "relaxed"}}),
     "realx-original": ("realx", {"realx": {"variant": "original"}}),

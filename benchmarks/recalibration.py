@@ -102,7 +102,7 @@ def measure(
     plan = slimsight.select(traced, scores, macs=macs, align=8)
     plain = slimsight.slim(traced, plan)
     slimmed = slimsight.slim(traced, plan, loader)
-    found = {
+    found: dict[str, Any] = {
         "macs_kept": round(slimmed.macs / traced.cost.total, 4),
         "original": accuracy(model, test),
         "slim": accuracy(plain.model, test),
