@@ -33,8 +33,9 @@ _DROPPED: Final = ((64, 3.0), (16, 4.0), (0, 7.0))
 """Images, and the standard errors by which a candidate must be worse to be dropped from then on, before all images are
 seen: of a few images their own estimate is loose."""
 _CROSS_FROM: Final = 32
-"""Images from which only pairs go on that have the best normalisation or the best preprocessing so far: the two hardly
-depend on each other, and each candidate is still compared beside the best of the other kind."""
+_LEADERS: Final = 2
+"""Images from which only pairs go on that have one of the leading normalisations, or the best preprocessing so far: the
+two hardly depend on each other, and each candidate is still compared beside the best of the other kind."""
 _BATCH: Final = 8
 """Images of a forward pass: of 224 pixels, more take three times the processor time, for pages of new memory."""
 _SURE: Final = 3.0
@@ -191,7 +192,9 @@ def _without_losers(race: Race, alive: Sequence[Pair]) -> list[Pair]:
     open_still = [pair for pair in alive if pair == best or _is_open(race.compare(pair, best))]
     if len(race.logits[best]) < _CROSS_FROM:
         return open_still
-    return [p for p in open_still if p.normalisation == best.normalisation or p.preprocessing == best.preprocessing]
+    by_loss = sorted(open_still, key=lambda pair: race.losses(pair).mean())
+    leading = list(dict.fromkeys(pair.normalisation for pair in by_loss))[:_LEADERS]
+    return [p for p in open_still if p.normalisation in leading or p.preprocessing == best.preprocessing]
 
 
 def _is_open(difference: Difference) -> bool:
