@@ -124,6 +124,13 @@ class LatencyModel:
         volumes = np.array([layer.unit / math.prod(layer.kernel) for layer in layers])
         self._each = volumes * max(0.0, total - explained) / float(volumes @ outputs[:, 0])
 
+    @classmethod
+    def of_share(
+        cls, layers: Sequence[LayerShape], table: Table, share: float, pads: Mapping[str, int]
+    ) -> LatencyModel:
+        """For a network whose layers take ``share`` (0..1] of its time; its total follows from the table."""
+        return cls(layers, table, cls(layers, table, 1.0, pads).explained / share, pads)
+
     def of(self, rows: NDArray[np.int64], inputs: Floats, outputs: Floats) -> Floats:
         """See ``Resource``."""
         times = self._each[rows, None] * outputs

@@ -22,7 +22,7 @@ from slimsight.compress.gates.latency import LatencyModel, grid_points, preferre
 from slimsight.compress.gates.widths import Align
 from slimsight.compress.progress import SILENT, Progress
 from slimsight.compress.surgery import PrunePlan
-from slimsight.export.costs.times import TIMING_METHOD, cached_times
+from slimsight.export.costs.times import TIMING_METHOD, cached_times, layers_share
 from slimsight.export.runners import OnnxRunner
 from slimsight.export.to_onnx import export_onnx
 
@@ -152,7 +152,8 @@ class PlanTimer:
     def timed_cost(self, cost: CostModel) -> tuple[CostModel, dict[str, int]]:
         """``cost`` with latency among its resources, and the multiple of channels that each group's layers like.
 
-        Times the layers that no run on this machine has timed yet, and the original as a whole.
+        Times the layers that no run on this machine has timed yet; the original as a whole tells what share of the time
+        is that of its layers.
         """
         layers = [layer for layer in cost.layers if layer.unit]
         spatial = [layer for layer in layers if layer.size != (1, 1) and (layer.groups == 1 or layer.depthwise)]
@@ -163,10 +164,12 @@ class PlanTimer:
             sorted(wanted), file, threads=self.config.threads, batch=self.config.batch, progress=self.progress
         )
         liked = {layer.name: preferred_multiple([table[point] for point in width_probes(layer)]) for layer in spatial}
-        total = self._measure("original").slim_ms.median
-        latency = LatencyModel(cost.layers, table, total, liked)
+        images = np.resize(np.asarray(self.images), (self.config.batch, *self.images.shape[1:]))
+        share = layers_share(self._file("original"), images, threads=self.config.threads)
+        latency = LatencyModel.of_share(cost.layers, table, share, liked)
         self.progress.note(
-            f"latency of the original: {as_ms(total)}, of which single layers explain {latency.explained:.0%}"
+            f"latency of the original by the times of its layers: {as_ms(cost.timed(latency).totals['latency'])}; "
+            f"{share:.0%} of it is theirs, the rest that of other operators"
         )
         by_group = {}
         for name, touched in zip(cost.names, cost.touched, strict=True):

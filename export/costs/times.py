@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from slimsight.compress.errors import Damaged, ExportError
 from slimsight.compress.files.atomic import make_folder
@@ -32,6 +33,7 @@ TIMING_METHOD = 2
 """Version of this measurement. Increase it when layers are timed in another way: cached times are then ignored."""
 
 _NODE_NAME = re.compile(r"(?:layer|out)(\d+)(?!\d)")
+_LAYER = re.compile("Conv|Gemm|MatMul")
 _OPSET = 18
 
 
@@ -72,9 +74,42 @@ def _time_chunk(chunk: Sequence[TimedLayer], folder: Path, threads: int, batch: 
             raise ExportError(
                 f"ONNX Runtime's profile has {len(durations)} entries for {layer.key}, not {ROUNDS} for each node"
             )
-        sorted_times = np.sort(durations.reshape(ROUNDS, -1).sum(1))
-        result[layer] = float(sorted_times[ROUNDS // 4 : -ROUNDS // 4].mean())
+        result[layer] = _middle(durations.reshape(ROUNDS, -1).sum(1))
     return result
+
+
+def layers_share(path: Path, images: Any, *, threads: int = 1) -> float:
+    """Share of the time of an ONNX file's operators that its convolutions and matrix products take, in (0, 1].
+
+    All are timed in the same runs, so that other work on the machine slows all of them and hardly changes the share.
+
+    Args:
+        images: (batch, C, H, W) float32, the file's only input.
+
+    Raises:
+        ExportError: ONNX Runtime cannot open the file, or it has none of these operators.
+    """
+    with TemporaryDirectory() as folder:
+        session = open_session(path, threads, profile=Path(folder) / "profile")
+        feeds = {session.get_inputs()[0].name: images}
+        for _ in range(ROUNDS):
+            session.run(None, feeds)
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    spent: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for event in events:
+        if event["name"].endswith("_kernel_time"):
+            spent[event["name"], event["args"]["op_name"]].append(event["dur"])
+    times = {node: _middle(np.array(durations)) for node, durations in spent.items()}
+    layers = sum(time for (_, operator), time in times.items() if _LAYER.search(operator))
+    if not layers:
+        raise ExportError(f"ONNX Runtime's profile of {path.name} shows no convolution and no matrix product")
+    return layers / sum(times.values())
+
+
+def _middle(durations: NDArray[np.float64]) -> float:
+    """Mean of the middle half."""
+    quarter = len(durations) // 4
+    return float(np.sort(durations)[quarter : len(durations) - quarter].mean())
 
 
 def _write_graph(chunk: Sequence[TimedLayer], path: Path, batch: int) -> dict[str, Any]:

@@ -155,6 +155,15 @@ def test_layers_that_take_longer_alone_than_the_whole_are_scaled_to_it() -> None
     assert of_one(model, 16, 32) == pytest.approx(1.5)
 
 
+def test_a_share_gives_the_total_that_the_table_leaves_it() -> None:
+    """3 ms + 1 ms are two fifths of 10."""
+    table = table_of(LAYERS, lambda point: 3.0 if point.kernel else 1.0)
+    model, same = LatencyModel.of_share(LAYERS, table, 0.4, {}), LatencyModel(LAYERS, table, 10.0, {})
+    assert model.explained == pytest.approx(0.4)
+    assert total_of(model) == pytest.approx(10)
+    assert of_one(model, 16, 16) == pytest.approx(of_one(same, 16, 16))
+
+
 def test_a_layer_called_twice_takes_twice_the_time_and_a_normalisation_none() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:

@@ -67,7 +67,7 @@ def both(quick: Any, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> t
 def test_a_run_holds_macs_and_latency(both: tuple[Path, Report, Notes], quick: Any) -> None:
     root, report, notes = both
     assert len(notes.starting("timing ")) == 1
-    assert len(notes.starting("latency of the original: ")) == 1
+    assert len(notes.starting("latency of the original by the times of its layers: ")) == 1
     assert notes.starting("plan 1: ")
     assert (report.budget.latency_ratio_max, report.budget.latency_ms_max) == (0.95, None)
     assert report.budget.macs_max == int(0.6 * report.original.macs)

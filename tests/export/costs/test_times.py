@@ -15,8 +15,36 @@ from slimsight.compress.gates.latency import TimedLayer, timed_layer
 from slimsight.compress.gates.layers import read_layers
 from slimsight.compress.progress import Silent
 from slimsight.export.costs import times as layer_times
-from slimsight.export.costs.times import cached_times, time_layers
+from slimsight.export.costs.times import cached_times, layers_share, time_layers
 from slimsight.export.runners import open_session
+
+
+class Wavy(nn.Module):
+    """A convolution, and many sines if it is ``wavy``: operators that are no layers."""
+
+    def __init__(self, waves: int) -> None:
+        super().__init__()
+        self.conv, self.waves = nn.Conv2d(3, 64, 3, padding=1), waves
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x)
+        for _ in range(self.waves):
+            x = torch.sin(x)
+        return x
+
+
+def test_the_share_of_layers_is_that_of_their_operators(tmp_path: Path) -> None:
+    images = np.zeros((1, 3, 48, 48), dtype=np.float32)
+    shares = []
+    for waves in (1, 40):
+        file = tmp_path / f"{waves}.onnx"
+        torch.onnx.export(Wavy(waves).eval(), (torch.from_numpy(images),), str(file), dynamo=True, verbose=False)
+        shares.append(layers_share(file, images))
+    assert 0 < shares[1] < 0.5 * shares[0] < 0.5
+    torch.onnx.export(nn.ReLU(), (torch.from_numpy(images),), str(tmp_path / "none.onnx"), dynamo=True, verbose=False)
+    with pytest.raises(ExportError, match="shows no convolution and no matrix product"):
+        layers_share(tmp_path / "none.onnx", images)
+
 
 MODULES: dict[str, nn.Module] = {
     "padded": nn.Conv2d(8, 12, 3, padding=1),
