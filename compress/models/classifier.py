@@ -140,7 +140,7 @@ def check_logits(model: nn.Module, images: Tensor) -> int:
     images = images.detach().clone().requires_grad_()
     size = "x".join(map(str, images.shape[1:]))
     with eval_mode(model), torch.random.fork_rng(devices=[]):
-        guard = TraceGuard(model)
+        guard = TraceGuard(images)
         with UserCode(f"the model does not take {size} images"), torch.enable_grad(), guard:
             logits = model(images * 1)  # a copy: some models change their input
         if not isinstance(logits, Tensor):

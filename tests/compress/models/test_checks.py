@@ -79,6 +79,19 @@ def test_attention_is_refused_for_any_number_of_images(name: str, count: int) ->
         check_logits(ATTENTION[name].eval(), IMAGES[:count])
 
 
+def test_a_number_that_is_a_weight_may_become_a_python_value() -> None:
+    scale, steps = torch.tensor(0.5), torch.tensor(2)
+    assert check_logits(Net(lambda net, x: (x * scale.item()).mean((2, 3))).eval(), IMAGES) == 3
+    assert check_logits(Net(lambda net, x: (x * float(net.fc.bias[0])).mean((2, 3))).eval(), IMAGES) == 3
+    assert check_logits(Net(lambda net, x: x.mean((2, 3)) @ torch.eye(4) @ torch.ones(4, 4)).eval(), IMAGES) == 3
+    with pytest.raises(ModelError, match=r"decides by the value of a tensor of its own .*test_checks\.py, line \d+"):
+        check_logits(Net(lambda net, x: (x * int(steps)).mean((2, 3))).eval(), IMAGES)
+    with pytest.raises(ModelError, match="decides by the value of a tensor of its own"):
+        check_logits(Net(lambda net, x: (x if net.fc.bias[0] > 9 else -x).mean((2, 3))).eval(), IMAGES)
+    with pytest.raises(ModelError, match="what it computes can depend on the image"):
+        check_logits(Net(lambda net, x: (x * x.max().item()).mean((2, 3))).eval(), IMAGES)
+
+
 RANDOM: dict[str, Body] = {
     "dropout": lambda net, x: F.dropout(x, 0.5).mean((2, 3)),
     "noise": lambda net, x: (x + 0.1 * torch.randn_like(x)).mean((2, 3)),
