@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .user_imports import user_file
+from .user_imports import is_users, user_file
 
 
 @dataclass
@@ -164,7 +164,7 @@ def _hide_others_(project: _Project) -> dict[str, ModuleType]:
         for name, module in list(sys.modules.items())
         if isinstance(module, ModuleType)
         and name.partition(".")[0] in neighbours
-        and _is_users(module)
+        and is_users(module)
         and not _lies_in(module, project.folders)
     }
     for name in hidden:  # all at once: where a package without __init__.py lies depends on the one around it
@@ -181,11 +181,6 @@ def _restore_(project: _Project) -> None:
                 del sys.modules[name]
         project.modules.clear()
     sys.modules.update({name: module for name, (module, _) in project.modules.items()})
-
-
-def _is_users(module: ModuleType) -> bool:
-    """Whether a module is neither Python's nor of an installed package; a package without ``__init__.py`` is not."""
-    return user_file(module) is not None or (getattr(module, "__file__", None) is None and hasattr(module, "__path__"))
 
 
 def _names_in(folder: Path) -> set[str]:

@@ -155,6 +155,16 @@ def test_a_module_of_the_caller_with_a_neighbour_s_name_is_neither_taken_nor_los
     assert width(tmp_path / "net" / "a.py") == 7
 
 
+@pytest.mark.parametrize("name", ["beside it, nested", "relative, in a package", "in the factory"])
+def test_a_project_that_was_moved_leaves_nothing_to_the_next(name: str, tmp_path: Path) -> None:
+    file, files = PROJECTS[name]
+    for version, w in (("old", 3), ("new", 4)):
+        project(tmp_path / version, {path: text.replace("{w}", str(w)) for path, text in files.items()})
+        assert width(tmp_path / version / file) == w
+        (tmp_path / version).rename(tmp_path / f"{version} moved")
+    assert width(tmp_path / "old moved" / file) == 3
+
+
 def test_modules_of_python_and_of_packages_are_not_replaced(tmp_path: Path) -> None:
     project(tmp_path, {"json.py": "", "torch/__init__.py": "", "a.py": "import json, torch\nWIDTH = 2\n" + LINEAR})
     assert width(tmp_path / "a.py") == 2
