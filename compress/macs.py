@@ -20,7 +20,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_leaves
 
 from .dispatch import PRODUCTS, WeightsMode
-from .errors import ModelError
+from .errors import ModelError, first_error_line
 from .modes import eval_mode
 from .modules import tensors_of
 
@@ -74,7 +74,8 @@ def count_macs(model: nn.Module, example: Tensor) -> MacsCount:
     Modules are put back into their modes.
 
     Raises:
-        ModelError: an operator sums up products with a weight in a way that cannot be counted; it is named.
+        ModelError: an operator sums up products with a weight in a way that cannot be counted; it is named. Or torch
+            cannot trace the model.
     """
     assert len(example) == 1, f"MACs are per image; the example has {len(example)}"
     with warnings.catch_warnings():
@@ -85,9 +86,15 @@ def count_macs(model: nn.Module, example: Tensor) -> MacsCount:
         products = count_products(model, example)
         counter = FlopCountAnalysis(model, example)
         counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+        try:
+            by_module = counter.by_module_and_operator()
+        except Exception as error:  # torch's tracer raises anything
+            raise ModelError(
+                f"torch.jit.trace, by which layers are counted, fails on the model ({first_error_line(error)}): make "
+                "its forward() and hooks compute with its own parameters, and with tensors in place of Python values"
+            ) from error
         counts = {
-            name: sum(int(by_operator[operator]) for operator in _COUNTED)
-            for name, by_operator in counter.by_module_and_operator().items()
+            name: sum(int(by_operator[operator]) for operator in _COUNTED) for name, by_operator in by_module.items()
         }
     layers = {name: counts[name] for name, module in model.named_modules() if isinstance(module, _ConvNd | nn.Linear)}
     return MacsCount(total=max(counts[""], products), layers=layers)
