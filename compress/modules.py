@@ -59,7 +59,7 @@ def load_tensors_(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def to_precision_(module: N, dtype: torch.dtype) -> N:
-    """Convert ``module`` to a floating point ``dtype``, with tensors that are attributes, and no parameters or buffers."""
+    """Convert ``module`` to the floating point ``dtype``, plain tensors among its attributes included."""
 
     def converted(value: Any) -> Any:
         return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
