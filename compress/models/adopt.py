@@ -98,6 +98,11 @@ def _refuse_what_cannot_be_copied(model: nn.Module) -> None:
                 f"{label} is a TorchScript module ({type(module).__name__}), whose layers are fixed: give the "
                 "torch.nn.Module that it was scripted or traced from"
             )
+        if any(isinstance(value, torch.ScriptObject) for value in vars(module).values()):
+            raise ModelError(
+                f"{label} has quantized weights ({type(module).__name__}), which cannot be cut: give the model as it "
+                "was before it was quantized"
+            )
         if isinstance(module, torch.fx.GraphModule) and ("_guards_fn" in module._modules or "eval" in vars(module)):
             raise ModelError(
                 f"{label} is a program of torch.export, whose layers are fixed: give the torch.nn.Module that it was "

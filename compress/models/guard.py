@@ -33,7 +33,7 @@ class TraceGuard(WeightsMode):  # type: ignore[no-untyped-call]
         """See ``WeightsMode``."""
         name = func.overloadpacket.__name__
         if name == "_local_scalar_dense":
-            _check_value(inputs[0], of_images=self.is_activation(inputs[0]))
+            _refuse_value(of_images=self.is_activation(inputs[0]))
         product = name in PRODUCTS and all(map(self.is_activation, inputs[-2:]))
         if product or any(kind in name for kind in _ATTENTION):
             raise ModelError(
@@ -44,15 +44,14 @@ class TraceGuard(WeightsMode):  # type: ignore[no-untyped-call]
             self.random.append(calling_line())
 
 
-def _check_value(tensor: Tensor, *, of_images: bool) -> None:
-    """Refuse what becomes a Python value, but numbers of weights (a temperature), which exporters follow."""
+def _refuse_value(*, of_images: bool) -> None:
+    """Refuse a Python value: that of an image may decide anything, and no exporter follows that of a weight."""
     if of_images:
         raise ModelError(
             f"the model turns a tensor into a Python value ({calling_line()}), so what it computes can depend on "
             "the image: only models that compute the same layers for every image can be slimmed"
         )
-    if not tensor.is_floating_point():
-        raise ModelError(
-            f"the model decides by the value of a tensor of its own ({calling_line()}), which no exporter can follow: "
-            "keep a Python number or bool in place of the tensor"
-        )
+    raise ModelError(
+        f"the model turns a tensor of its own into a Python value ({calling_line()}), which exporters cannot follow: "
+        "keep a Python number or bool in place of the tensor, or compute with the tensor"
+    )

@@ -1,0 +1,23 @@
+"""The table of kinds of models, files and loaders that strangers bring."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Results = dict[str, Any]
+OUTCOMES = ("works", "refused", "traceback", "wrong figure")
+
+
+def kinds(found: Results) -> str:
+    """How many forms of each kind were tried, and how they ended; then which were refused."""
+    lines = [
+        "| kind | forms | works | refused with a sentence | traceback | wrong figure |",
+        "|---|---|---|---|---|---|",
+    ]
+    rows = found["rows"]
+    for kind in [*dict.fromkeys(row["kind"] for row in rows), None]:
+        ours = [row["outcome"] for row in rows if kind in (None, row["kind"])]
+        cells = [kind or "all", str(len(ours)), *(str(ours.count(outcome)) for outcome in OUTCOMES)]
+        lines.append("| " + " | ".join(cells) + " |")
+    refused = [f"{row['form']} ({row['kind']})" for row in rows if row["outcome"] == "refused"]
+    return "\n".join([*lines, "", f"Refused: {'; '.join(refused)}.", "", f"On {found['device']}."])
