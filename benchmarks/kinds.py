@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import re
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -23,11 +25,18 @@ from slimsight.compress.errors import SlimError, first_error_line
 from slimsight.compress.files.atomic import read_json, write_json
 from slimsight.deploy.machine import device_name, versions
 
-RESULTS = Path(__file__).resolve().parent / "results" / "kinds.json"
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results" / "kinds.json"
 
 
 def outcome(form: Form) -> dict[str, str]:
     """``works`` with the figure, ``refused`` with the sentence, ``wrong figure`` or ``traceback`` with the error."""
+    found = _outcome(form)
+    places = re.compile(rf"{re.escape(tempfile.gettempdir())}/[^/\s]+/|{re.escape(str(HERE))}/")
+    return {**found, "said": places.sub("", found["said"])}  # no paths of this machine
+
+
+def _outcome(form: Form) -> dict[str, str]:
     sink = io.StringIO()
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):

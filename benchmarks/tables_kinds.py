@@ -19,5 +19,8 @@ def kinds(found: Results) -> str:
         ours = [row["outcome"] for row in rows if kind in (None, row["kind"])]
         cells = [kind or "all", str(len(ours)), *(str(ours.count(outcome)) for outcome in OUTCOMES)]
         lines.append("| " + " | ".join(cells) + " |")
-    refused = [f"{row['form']} ({row['kind']})" for row in rows if row["outcome"] == "refused"]
-    return "\n".join([*lines, "", f"Refused: {'; '.join(refused)}.", "", f"On {found['device']}."])
+    lines.append("")
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        refused = [row["form"] for row in rows if row["kind"] == kind and row["outcome"] == "refused"]
+        lines.append(f"- refused, {kind}: {', '.join(refused)}")
+    return "\n".join([*lines, "", f"On {found['device']}."])
