@@ -19,6 +19,7 @@ from tables_drift import drift, steered_finetuning
 from tables_dynamic import dynamic
 from tables_faults import faults
 from tables_headlines import headlines
+from tables_kinds import kinds
 from tables_models import zoo
 from tables_scaling import processes, scaling
 from tables_speed import combined, efficiency, gate_step
@@ -43,6 +44,7 @@ TABLES: dict[str, tuple[Callable[..., str], *tuple[str, ...]]] = {
         "full_disk.json",
     ),
     "zoo": (zoo, "zoo.json"),
+    "kinds": (kinds, "kinds.json"),
     "keep50": (keep50, "cifar10_resnet20_keep50.json"),
     "selector": (selector, "cifar10_resnet20_keep50.json"),
     "steering": (steering, "steering.json"),

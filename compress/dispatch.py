@@ -1,13 +1,17 @@
-"""Dispatch mode that knows which tensors are weights, or computed from weights alone, and which are activations."""
+"""Dispatch mode that knows which tensors are activations, computed from the images, and which are weights."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from .errors import ModelError
 
 PRODUCTS = ("mm", "bmm", "mv", "dot", "vdot", "addmm", "addmv", "baddbmm", "addbmm")
 """Matrix products of ATen; their factors are the last two tensors that they are given."""
@@ -16,17 +20,19 @@ _BLANK = ("new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "ones_
 
 
 class WeightsMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Context: calls ``before`` and ``after`` around every operator of ATen and keeps track of what is no activation.
+    """Context: calls ``before`` and ``after`` around every operator of ATen and keeps track of what each tensor is.
 
-    Weights are the parameters and buffers of ``model`` and what operators compute from weights alone; constant are
-    weights, tensors made of nothing (``torch.zeros``), and what is computed from constants alone.
+    Activations are the images and all that operators compute from them. Blank are tensors made of nothing
+    (``torch.zeros``) and what is computed from such. All others are weights: parameters, buffers, tensors that are
+    neither (attributes, globals, literals), and what operators compute from weights alone.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, images: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        # Storages, which views share. The tensors are kept: the address of one that is gone may be given again.
-        self._weights = {_address(t): t for t in (*model.parameters(), *model.buffers())}
-        self._constants = dict(self._weights)
+        # By storage, which views share. As long as it is referred to, no other storage is given the same address.
+        self._activations: dict[int, StorageWeakRef] = {}
+        self._blank: dict[int, StorageWeakRef] = {}
+        _add(self._activations, images)
 
     def before(self, func: Any, inputs: Sequence[Tensor]) -> None:
         """Hook: an operator is about to run on these tensors."""
@@ -34,13 +40,13 @@ class WeightsMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def after(self, func: Any, args: Sequence[Any], inputs: Sequence[Tensor], result: Any) -> None:
         """Hook: an operator that read something else than weights has run."""
 
+    def is_activation(self, tensor: Tensor) -> bool:
+        """Whether ``tensor`` depends on the images."""
+        return _address(tensor) in self._activations
+
     def is_weight(self, tensor: Tensor) -> bool:
         """Whether ``tensor`` is a weight or computed from weights alone."""
-        return _address(tensor) in self._weights
-
-    def is_constant(self, tensor: Tensor) -> bool:
-        """Whether ``tensor`` is the same for all images."""
-        return _address(tensor) in self._constants
+        return not self.is_activation(tensor) and _address(tensor) not in self._blank
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -48,16 +54,12 @@ class WeightsMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         inputs = list(_tensors((args, kwargs)))
         self.before(func, inputs)
         of_weights = bool(inputs) and all(map(self.is_weight, inputs))
-        constant = func.overloadpacket.__name__ in _BLANK or all(map(self.is_constant, inputs))
+        of_images = func.overloadpacket.__name__ not in _BLANK and any(map(self.is_activation, inputs))
         result = func(*args, **(kwargs or {}))
         if not of_weights:
             self.after(func, args, inputs, result)
-        for tensor in _tensors(result):
-            for known, keep in ((self._weights, of_weights), (self._constants, constant)):
-                if keep:
-                    known[_address(tensor)] = tensor
-                else:
-                    known.pop(_address(tensor), None)  # something else was written into it
+            for tensor in _tensors(result):
+                _add(self._activations if of_images else self._blank, tensor)
         return result
 
 
@@ -65,5 +67,14 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     return (leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor))
 
 
+def _add(known: dict[int, StorageWeakRef], tensor: Tensor) -> None:
+    known[_address(tensor)] = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
+
+
 def _address(tensor: Tensor) -> int:
+    if tensor.layout != torch.strided:
+        raise ModelError(
+            f"the model computes with a tensor of layout {tensor.layout}, which cannot be slimmed or counted: make it "
+            "dense (to_dense())"
+        )
     return int(tensor.untyped_storage()._cdata)

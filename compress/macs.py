@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.utils._pytree import tree_leaves
 
 from .dispatch import PRODUCTS, WeightsMode
-from .errors import ModelError
+from .errors import ModelError, first_error_line
 from .modes import eval_mode
 from .modules import tensors_of
 
@@ -48,6 +49,10 @@ _FREE = (
     "grid_sampler",
     "upsample",
     "attention",
+    "searchsorted",
+    "bucketize",
+    "roi_align",
+    "roi_pool",
 )
 
 
@@ -56,7 +61,7 @@ class MacsCount:
     """MACs for one image: the sum, and each convolution and linear module by its name in the model.
 
     What is computed without such a module (``torch.nn.functional``, recurrent layers, deformable convolutions) is only
-    in ``total``. Torch's fused attention (transformers in eval mode) is in neither.
+    in ``total``.
     """
 
     total: int
@@ -69,7 +74,8 @@ def count_macs(model: nn.Module, example: Tensor) -> MacsCount:
     Modules are put back into their modes.
 
     Raises:
-        ModelError: an operator sums up products with a weight in a way that cannot be counted; it is named.
+        ModelError: an operator sums up products with a weight in a way that cannot be counted; it is named. Or torch
+            cannot trace the model.
     """
     assert len(example) == 1, f"MACs are per image; the example has {len(example)}"
     with warnings.catch_warnings():
@@ -77,46 +83,74 @@ def count_macs(model: nn.Module, example: Tensor) -> MacsCount:
         from fvcore.nn import FlopCountAnalysis
 
     with eval_mode(model), torch.no_grad(), _plain_extra_state(model):
+        products = count_products(model, example)
         counter = FlopCountAnalysis(model, example)
         counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+        try:
+            by_module = counter.by_module_and_operator()
+        except Exception as error:  # torch's tracer raises anything
+            raise ModelError(
+                f"torch.jit.trace, by which layers are counted, fails on the model ({first_error_line(error)}): make "
+                "its forward() and hooks compute with its own parameters, and with tensors in place of Python values"
+            ) from error
         counts = {
-            name: sum(int(by_operator[operator]) for operator in _COUNTED)
-            for name, by_operator in counter.by_module_and_operator().items()
+            name: sum(int(by_operator[operator]) for operator in _COUNTED) for name, by_operator in by_module.items()
         }
     layers = {name: counts[name] for name, module in model.named_modules() if isinstance(module, _ConvNd | nn.Linear)}
-    return MacsCount(total=max(counts[""], _count_products(model, example)), layers=layers)
+    return MacsCount(total=max(counts[""], products), layers=layers)
 
 
-def _count_products(model: nn.Module, example: Tensor) -> int:
-    """MACs of all operators that sum up products of weights with something else, as they run on ``example``."""
-    products = _WeightProducts(model)
-    with eval_mode(model), torch.no_grad(), products:
+def count_products(model: nn.Module, example: Tensor) -> int:
+    """MACs of all operators that sum up products of weights with something else, as ``model`` runs on ``example``.
+
+    Of a program of ``torch.export`` too, which has no modes.
+
+    Raises:
+        ModelError: an operator sums up products with a weight in a way that cannot be counted; it is named.
+    """
+    products = _WeightProducts(example)
+    with torch.no_grad(), _plain_attention(), products:
         model(example)
     return products.macs
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Context: torch computes attention and transformers by the operators that they consist of, not by one."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 class _WeightProducts(WeightsMode):  # type: ignore[no-untyped-call]
     """Context: adds up ``macs`` of operators that multiply weights with what is no weight."""
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(model)
+    def __init__(self, example: Tensor) -> None:
+        super().__init__(example)
         self.macs = 0
 
     def after(self, func: Any, args: Sequence[Any], inputs: Sequence[Tensor], result: Any) -> None:
         """See ``WeightsMode``."""
         weights = [tensor for tensor in inputs if self.is_weight(tensor)]
         name = func.overloadpacket.__name__
-        if not weights or torch.Tag.pointwise in func.tags or func.is_view:
-            return
+        if any(isinstance(leaf, torch.ScriptObject) for leaf in tree_leaves(args)):
+            raise ModelError(
+                f"the MACs of the operator '{name}', whose weights are packed, cannot be counted: give the model as it "
+                "was before it was quantized"
+            )
         if name in PRODUCTS:
-            if any(map(self.is_weight, inputs[-2:])):
-                self.macs += int(result.numel()) * inputs[-2].shape[-1]
-        elif name == "linear":
-            self.macs += int(result.numel()) * inputs[0].shape[-1]
-        elif name == "convolution":
+            self.macs += int(result.numel()) * inputs[-2].shape[-1] if self._counts(*inputs[-2:]) else 0
+        elif name == "convolution":  # of a kernel that is computed from the image, too
             transposed = bool(args[6])
             applied = inputs[0].numel() if transposed else int(result.numel())
             self.macs += applied * inputs[1][0].numel()
+        elif not weights or torch.Tag.pointwise in func.tags or func.is_view:
+            return
+        elif name == "linear":
+            self.macs += int(result.numel()) * inputs[0].shape[-1]
         elif name == "deform_conv2d":
             self.macs += int(result.numel()) * inputs[1][0].numel()
         elif name in _RECURRENT:
@@ -128,6 +162,10 @@ class _WeightProducts(WeightsMode):  # type: ignore[no-untyped-call]
                 f"{tuple(weights[0].shape)}, cannot be counted: replace it by convolutions, linear layers or matrix "
                 "products"
             )
+
+    def _counts(self, left: Tensor, right: Tensor) -> bool:
+        """Whether a matrix product is one with a weight, or with what is the same for all images."""
+        return any(map(self.is_weight, (left, right))) or self.is_activation(left) != self.is_activation(right)
 
 
 @contextmanager

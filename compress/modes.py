@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
+from torch.overrides import TorchFunctionMode
 
 
 @contextmanager
@@ -53,3 +55,40 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def double_precision() -> Iterator[None]:
+    """Context: what asks torch for single precision gets double: new tensors, ``.float()``, ``dtype=torch.float32``.
+
+    So a network in float64 whose forward() fixes a precision computes in float64, too.
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with _Doubled():
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+class _Doubled(TorchFunctionMode):
+    """Context: replaces float32 by float64 in calls of torch's functions."""
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        del types
+        if function is Tensor.float:
+            function = Tensor.double
+        wide = {torch.float32: torch.float64}
+        arguments = [wide.get(value, value) if isinstance(value, torch.dtype) else value for value in args]
+        options = {
+            name: wide.get(value, value) if isinstance(value, torch.dtype) else value
+            for name, value in (kwargs or {}).items()
+        }
+        return function(*arguments, **options)

@@ -6,10 +6,13 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 
 T = TypeVar("T")
+N = TypeVar("N", bound=nn.Module)
 
 
 class _Detached(TorchFunctionMode):
@@ -53,3 +56,16 @@ def load_tensors_(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """
     extra = {name: value for name, value in module.state_dict().items() if not isinstance(value, Tensor)}
     module.load_state_dict({**extra, **tensors})
+
+
+def to_precision_(module: N, dtype: torch.dtype) -> N:
+    """Convert ``module`` to the floating point ``dtype``, plain tensors among its attributes included."""
+
+    def converted(value: Any) -> Any:
+        return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+    for each in module.modules():
+        for name, value in vars(each).items():
+            if name not in ("_parameters", "_buffers", "_modules") and isinstance(value, Tensor | list | tuple | dict):
+                vars(each)[name] = tree_map(converted, value)
+    return module.to(dtype)

@@ -18,8 +18,8 @@ from slimsight.compress.gates import CostModel, counted_limits, read_budget, sma
 from slimsight.compress.macs import count_macs, count_params, size_bytes
 from slimsight.compress.models import build_net, check_logits
 from slimsight.compress.models.adopt import adopt
-from slimsight.compress.modes import one_thread
-from slimsight.compress.modules import copy_of
+from slimsight.compress.modes import double_precision, one_thread
+from slimsight.compress.modules import copy_of, to_precision_
 from slimsight.compress.progress import SILENT, Progress
 from slimsight.compress.surgery import ChannelGraph, ProofCache, gated_vs_slim, shake_
 
@@ -187,10 +187,11 @@ def _prove_plan(
     limits = counted_limits(budget, cost)
     scores = rank_by_weights(net, graph, "magnitude")
     plan = choose_plan(cost, scores, limits, align=align, frozen=graph.frozen).plan
-    shaken = shake_(copy_of(net), images.double(), torch.Generator().manual_seed(_SEED)).requires_grad_(False)
     wide = images.double()
-    exact = gated_vs_slim(shaken, slim_copy(shaken, plan, wide), graph.groups, plan, wide)
-    shaken = shaken.float()
+    with double_precision():
+        shaken = shake_(copy_of(net), wide, torch.Generator().manual_seed(_SEED)).requires_grad_(False)
+        exact = gated_vs_slim(shaken, slim_copy(shaken, plan, wide), graph.groups, plan, wide)
+    shaken = to_precision_(shaken, torch.float32)
     proof = prove_slim(shaken, slim_copy(shaken, plan, images), graph, cost, plan, images)
     return PlanProof(
         macs=cost.of_plan(plan),

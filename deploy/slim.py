@@ -139,6 +139,12 @@ def trace(
         progress.note(change)
     example = example[:PROOF_IMAGES].detach().cpu().float()
     classes = check_logits(model, example)
+    with torch.no_grad():
+        if not torch.isfinite(model(example * 1)).all():
+            raise ModelError(
+                "the model's logits of the example are not all finite (NaN or infinite): look for NaN in its weights, "
+                "and give the example as the model takes its images"
+            )
     graph = find_groups(model, example, progress=progress)
     if scope == "inner":
         graph = inner_groups(graph)

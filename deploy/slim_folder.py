@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from slimsight.compress.errors import ModelError
 from slimsight.compress.explain import ExplainedClassifier
 from slimsight.compress.files.atomic import make_folder, read_tensors, remove, write_tensors
 from slimsight.compress.files.sealed import find_damage, read_sealed, sha256_of_file, write_sealed
+from slimsight.compress.models import check_logits
 from slimsight.compress.models.adopt import adopt
 from slimsight.compress.modules import load_tensors_, tensors_of
 from slimsight.compress.surgery import PrunePlan, slim_
@@ -21,6 +23,9 @@ from .run_dir import is_run, read_run
 WEIGHTS, PLAN, PROGRAM, EXPLAINER = "model.safetensors", "plan.json", "model.pt2", "explainer.safetensors"
 SUMS = "checksums.json"
 """File with the sha256 of each file; written last. A run's ``slim`` folder has none: its stage records hold them."""
+
+_NET, _NORMALISATION = "net.", frozenset({"normalize.mean", "normalize.std"})
+"""Names of the tensors of a ``Classifier``: prefix of its network's, and those of its normalisation."""
 
 
 @dataclass(frozen=True)
@@ -60,28 +65,33 @@ def save(slimmed: Slimmed, folder: str | Path) -> None:
 
 
 def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
-    """Load a slim model in eval mode from a folder that ``save`` wrote; without ``model``, from a run's ``slim`` too.
+    """Load a slim model in eval mode from a folder that ``save`` wrote, or from a run or its ``slim`` folder.
 
     Args:
+        folder: the folder; a file in it or the folder of a run will do.
         model: the original architecture, for a slim model that can be trained on; our copy of it (``adopt``: plain
-            float32 layers) is slimmed and gets the weights. Without it: the self-contained program, for inference with
-            torch alone.
+            float32 layers) is slimmed and gets the weights. It takes images as ``model`` does: the normalisation that
+            a run puts before its network is not part of it. Without it: the self-contained program, for inference with
+            torch alone; of a run it takes RGB images in [0, 1], not normalised.
 
     Raises:
         Damaged: a file is not what was written.
         ExportError: there is no program in the folder, or this torch cannot read it.
         PruningError: the plan does not fit ``model``.
-        ModelError: the weights do not.
+        ModelError: there is no such folder, or the weights do not fit ``model``.
     """
-    place = Path(folder)
+    place = _folder_of(Path(folder))
     _check(place)
     if model is None:
         return load_pt2(place / PROGRAM)
     inputs, _ = load_program(place / PROGRAM).example_inputs
+    example = inputs[0][:1]
     twin = adopt(model).model
-    slim_(twin, PrunePlan.load(place / PLAN), inputs[0][:1])
+    plan, tensors = _for_model(twin, PrunePlan.load(place / PLAN), read_tensors(place / WEIGHTS))
+    check_logits(twin, example)
+    slim_(twin, plan, example)
     try:
-        load_tensors_(twin, read_tensors(place / WEIGHTS))
+        load_tensors_(twin, tensors)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ModelError(
@@ -89,6 +99,30 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
             "that was slimmed"
         ) from error
     return twin.eval()
+
+
+def _folder_of(place: Path) -> Path:
+    """The folder of a slim model, from it, a file in it, or the run around it."""
+    if place.is_file():
+        place = place.parent
+    if not place.is_dir():
+        raise ModelError(f"there is no {place}: give the folder that slimsight.save wrote, or the slim folder of a run")
+    return place / "slim" if is_run(place) else place
+
+
+def _for_model(model: nn.Module, plan: PrunePlan, tensors: dict[str, Tensor]) -> tuple[PrunePlan, dict[str, Tensor]]:
+    """Plan and weights under the names that ``model`` has: a run slims a ``Classifier``, which has it as ``net``."""
+    if not _of_classifier(tensors) or _of_classifier(tensors_of(model)):
+        return plan, tensors
+    inner = {name.removeprefix(_NET): tensor for name, tensor in tensors.items() if name.startswith(_NET)}
+    kept = {name.removeprefix(_NET): channels for name, channels in plan.kept.items()}
+    return PrunePlan(kept, {name.removeprefix(_NET): width for name, width in plan.widths.items()}), inner
+
+
+def _of_classifier(names: Iterable[str]) -> bool:
+    """Whether the names of tensors are those of a ``Classifier``."""
+    others = {*names} - _NORMALISATION
+    return len(others) == len({*names}) - len(_NORMALISATION) and all(name.startswith(_NET) for name in others)
 
 
 def _check(place: Path) -> None:

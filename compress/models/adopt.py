@@ -36,6 +36,7 @@ _NORMS: dict[type[nn.Module], type[_BatchNorm]] = {
 }
 """The batch normalisation that follows a layer; ``BatchNorm2d`` after any other."""
 
+_WRAPPERS = (nn.DataParallel, DistributedDataParallel, AveragedModel)
 _NAMED = 3
 
 
@@ -60,8 +61,8 @@ def adopt(model: nn.Module) -> Adopted:
     The train and eval modes of all modules are kept; ``model`` is not changed.
 
     Raises:
-        ModelError: it is no ``nn.Module``, it is TorchScript, it has no values (meta tensors), it cannot be copied, or
-            a layer has a weight that something else computes.
+        ModelError: it is no ``nn.Module``, it is TorchScript or a program of ``torch.export``, it has no values (lazy
+            layers, meta tensors), it cannot be copied, or a layer has a weight that something else computes.
     """
     if not isinstance(model, nn.Module):
         raise ModelError(f"the model is a {type(model).__name__}; give a torch.nn.Module that maps images to logits")
@@ -83,8 +84,9 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def _inside(module: nn.Module) -> nn.Module | None:
-    wrapper = isinstance(module, nn.DataParallel | DistributedDataParallel | AveragedModel) or is_wrapped(module)
-    inner = getattr(module, "module" if wrapper else "_orig_mod", None)  # the latter is torch.compile's
+    inner = getattr(module, "_orig_mod", None)  # torch.compile's, first: Fabric fails on one that it did not see made
+    if inner is None and (isinstance(module, _WRAPPERS) or is_wrapped(module)):
+        inner = module.module
     return inner if isinstance(inner, nn.Module) else None
 
 
@@ -95,6 +97,16 @@ def _refuse_what_cannot_be_copied(model: nn.Module) -> None:
             raise ModelError(
                 f"{label} is a TorchScript module ({type(module).__name__}), whose layers are fixed: give the "
                 "torch.nn.Module that it was scripted or traced from"
+            )
+        if any(isinstance(value, torch.ScriptObject) for value in vars(module).values()):
+            raise ModelError(
+                f"{label} has quantized weights ({type(module).__name__}), which cannot be cut: give the model as it "
+                "was before it was quantized"
+            )
+        if isinstance(module, torch.fx.GraphModule) and ("_guards_fn" in module._modules or "eval" in vars(module)):
+            raise ModelError(
+                f"{label} is a program of torch.export, whose layers are fixed: give the torch.nn.Module that it was "
+                "exported from"
             )
         forward = vars(module).get("forward")
         if (
@@ -107,6 +119,11 @@ def _refuse_what_cannot_be_copied(model: nn.Module) -> None:
                 "layers of the original in a copy: define a class with this forward()"
             )
     for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
+        if isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer):
+            raise ModelError(
+                f"the model's '{name}' has no shape yet (a lazy layer): run the model once on an image, then hand it "
+                "over"
+            )
         if tensor.is_meta:
             raise ModelError(f"the model's '{name}' is on the meta device, without values: load its weights first")
 

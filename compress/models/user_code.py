@@ -4,33 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any
 
 import torch
 from torch import nn
 
 from ..errors import ConfigError, ModelError, SlimError
-from ..registry import nearest
+from .factory import call_factory, find_factory
 from .user_imports import user_files
+from .user_modules import builtins_for, forget, package_of, project_modules, sha256_of
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
-CLASSES_NAMES = ("classes", "num_classes", "n_classes")
-"""A factory's parameter of one of these names receives the number of classes."""
 
 
 def build_from_file(name: str, classes: int) -> nn.Module:
-    """The network of ``path/to/file.py:factory``: ``factory(classes)``, or ``factory()`` if it takes nothing.
+    """The network of ``path/to/file.py:factory``: with the number of classes where it takes that (``call_factory``).
 
     The file is executed again only when its content, or that of a file of the user's that it imports, has changed. It
-    may import modules of its folder.
+    may import modules of its folder, and of the package that it is in, absolutely or relatively (``project_modules``).
 
     Raises:
         ConfigError: no such file or factory, or a factory with other arguments.
@@ -39,12 +35,14 @@ def build_from_file(name: str, classes: int) -> nn.Module:
     path, factory_name = split_file_name(name)
     if not path.is_file():
         raise ConfigError(f"model '{name}': there is no file {path}; give path/to/file.py:factory")
-    with _folder_on_sys_path(path):
+    source = _read_source(path)
+    with project_modules(path, source):
         before = set(sys.modules)
-        module = _load_module(path)
-        factory = _find_factory(module, path, factory_name)
+        module = _load_module(path, source)
+        factory = find_factory(module, path, factory_name)
+        call = call_factory(factory, factory_name, path, classes)
         with UserCode(f"model factory '{factory_name}' of {path} failed", path):
-            net = factory(**_factory_arguments(factory, factory_name, path, classes))
+            net = call()
         _remember_imports(module, sys.modules.keys() - before)
     if not isinstance(net, nn.Module):
         raise ModelError(
@@ -126,9 +124,8 @@ def _line_of_error(error: BaseException, trace: TracebackType | None, file: Path
     return f"{frame.filename}, line {frame.lineno}"
 
 
-def _load_module(path: Path) -> ModuleType:
+def _load_module(path: Path, source: bytes) -> ModuleType:
     """The module of ``path``, cached by content, so that its classes are the same until the file changes."""
-    source = _read_source(path)
     module_name = _module_name(path, source)
     _forget_changed(module_name)
     if module_name in sys.modules:
@@ -136,6 +133,10 @@ def _load_module(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
+    if package := package_of(path, source):
+        module.__package__, module.__spec__ = package, None  # the spec states the package that its name is in: none
+    if (own := builtins_for(path, source)) is not None:
+        module.__dict__["__builtins__"] = own
     sys.modules[module_name] = module  # dataclasses and pickles look up their module while it is executed
     try:
         with UserCode(f"model file {path} cannot be imported", path):
@@ -172,98 +173,14 @@ def _remember_imports(module: ModuleType, added: Collection[str]) -> None:
     known = _imports.setdefault(module.__name__, {})
     for name, file in user_files(module, mine).items():
         if name not in known:
-            known[name] = (file, _sha256(file))
+            known[name] = (file, sha256_of(file))
 
 
 def _forget_changed(module_name: str) -> None:
     """Drop a model's module and all that it has imported if one of those files is no longer what was imported."""
     known = _imports.get(module_name, {})
-    if all(_sha256(file) == digest for file, digest in known.values()):
+    if all(sha256_of(file) == digest for file, digest in known.values()):
         return
-    for name in (module_name, *known):
-        sys.modules.pop(name, None)
+    forget([module_name, *known])
     del _imports[module_name]
     importlib.invalidate_caches()
-
-
-def _sha256(file: Path) -> str | None:
-    """None where the file is gone."""
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
-
-
-def _find_factory(module: ModuleType, path: Path, name: str) -> Callable[..., Any]:
-    candidates = [
-        key
-        for key, value in vars(module).items()
-        if not key.startswith("_") and callable(value) and getattr(value, "__module__", None) == module.__name__
-    ]
-    listed = f"it defines: {', '.join(candidates)}" if candidates else "it defines no function or class"
-    factory = getattr(module, name, None) if name else None
-    if factory is None:
-        what = f"has no '{name}'{nearest(name, candidates)}" if name else "needs the name of a factory"
-        raise ConfigError(f"model file {path} {what} ({listed}); give path/to/file.py:factory")
-    if not callable(factory):
-        raise ConfigError(f"'{name}' in model file {path} is a {type(factory).__name__}, not a factory ({listed})")
-    return factory  # type: ignore[no-any-return]
-
-
-def _factory_arguments(factory: Callable[..., Any], name: str, path: Path, classes: int) -> dict[str, int]:
-    """Keyword arguments for ``factory``: the number of classes, or none."""
-    parameters = inspect.signature(factory).parameters
-    for key in CLASSES_NAMES:
-        if key in parameters:
-            return {key: classes}
-    required = [
-        parameter.name
-        for parameter in parameters.values()
-        if parameter.default is parameter.empty
-        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]
-    if not required:
-        return {}
-    if len(required) == 1 and parameters[required[0]].kind is not inspect.Parameter.POSITIONAL_ONLY:
-        return {required[0]: classes}
-    raise ConfigError(
-        f"model factory '{name}' of {path} needs arguments ({', '.join(required)}); "
-        "it may take only the number of classes, or nothing: wrap it in a function that supplies the rest"
-    )
-
-
-_imported_from: dict[str, set[str]] = {}
-"""Names in ``sys.modules`` of what model files have imported from their own folders, by folder."""
-
-
-@contextmanager
-def _folder_on_sys_path(path: Path) -> Iterator[None]:
-    """Context: puts the file's folder first on ``sys.path``, as when Python runs the file itself.
-
-    A neighbour counts before one of the same name that a model file in another folder has imported: two versions of a
-    project are two models.
-    """
-    folder = str(path.parent)
-    for other, names in _imported_from.items():
-        for name in names if other != folder else ():
-            top = path.with_name(name.partition(".")[0])
-            if top.is_dir() or top.with_suffix(".py").is_file():
-                sys.modules.pop(name, None)
-    before = set(sys.modules)
-    writes_bytecode = sys.dont_write_bytecode
-    # As for the model's file: bytecode is told from its source by seconds and size, and litters the user's folder.
-    sys.dont_write_bytecode = True
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        sys.dont_write_bytecode = writes_bytecode
-        # While the folder is on the path: a namespace package computes where it lies from that.
-        added = {name for name in sys.modules.keys() - before if _lies_in(sys.modules[name], folder)}
-        if folder in sys.path:  # the file may have changed the list
-            sys.path.remove(folder)
-        _imported_from.setdefault(folder, set()).update(added)
-
-
-def _lies_in(module: ModuleType, folder: str) -> bool:
-    """Whether the file of ``module``, or one of the folders of a package without ``__init__.py``, is in ``folder``."""
-    file = getattr(module, "__file__", None)
-    places = [file] if file else getattr(module, "__path__", [])
-    return any(str(place).startswith(folder + os.sep) for place in places)

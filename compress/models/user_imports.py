@@ -39,12 +39,25 @@ def user_files(module: ModuleType, others: Collection[str] = ()) -> dict[str, Pa
 def user_file(module: ModuleType) -> Path | None:
     """The file of a module of the user's; None for one of Python's, of an installed package or of this one."""
     file = getattr(module, "__file__", None)
-    if not file or module.__name__.partition(".")[0] == _OURS:
-        return None
-    path = Path(file).resolve()
-    if not path.is_file() or _INSTALLED_NAMES.intersection(path.parts):
-        return None
-    return None if any(path.is_relative_to(place) for place in _INSTALLED) else path
+    return Path(file).resolve() if file and is_users(module) and Path(file).is_file() else None
+
+
+def is_users(module: ModuleType) -> bool:
+    """Whether a module is the user's: neither Python's, nor of an installed package, nor of this one.
+
+    Its file may be gone. A package without ``__init__.py`` is where its folders are.
+    """
+    if module.__name__.partition(".")[0] == _OURS:
+        return False
+    file, folders = getattr(module, "__file__", None), getattr(module, "__path__", None)
+    if not file and type(folders) is list:  # made by hand, as six.moves
+        return False
+    places = [Path(place).resolve() for place in ([file] if file else folders or ())]
+    known = file or folders is not None
+    return bool(known) and not any(
+        _INSTALLED_NAMES.intersection(place.parts) or any(place.is_relative_to(root) for root in _INSTALLED)
+        for place in places
+    )
 
 
 def _imported_names(module: ModuleType, file: Path) -> Iterator[str]:

@@ -154,7 +154,7 @@ def trace_groups(network: nn.Module, example: Tensor, *, prefix: str = "", view:
             continue
         group, reason = read_group(graph, layer, layer_name(prefix, name), names)
         reason = reason or next((shared[slot.layer] for slot in group_slots(group) if slot.layer in shared), None)
-        seen.update(slot.layer for slot in group.producers)
+        seen.update(slot.layer for slot in group.producers if group.channels > 1 or slot.layer == name)
         read[name] = group if reason is None else FrozenGroup(group.name, group.channels, reason)
     found = [read[name] for name in names.values() if name in read]
     return ChannelGraph(
@@ -199,7 +199,7 @@ def read_group(graph: Any, root: nn.Module, name: str, names: dict[nn.Module, st
     for item in items:
         layer = item.layer
         if isinstance(layer, nn.Parameter):
-            reason = reason or "a parameter outside of any layer depends on these channels"
+            reason = reason or _why_parameter(layer, names)
             continue
         if layer not in names:
             continue  # an operation (add, cat, flatten): nothing in it shrinks
@@ -209,8 +209,8 @@ def read_group(graph: Any, root: nn.Module, name: str, names: dict[nn.Module, st
             reason = reason or _why_frozen(layer, slot.layer)
         elif max(slot.positions) >= size:
             reason = reason or (
-                f"'{slot.layer}' has {size} channels, and number {max(slot.positions) + 1} of them would go too "
-                "(channels padded or reordered between layers)"
+                f"'{slot.layer}' has {size} channels where these are {width}: something in between splits, reorders, "
+                "pads or broadcasts them"
             )
         elif isinstance(layer, Convolution) and layer.groups > 1 and into != "both":
             tied.append((slot, size // layer.groups))
@@ -277,6 +277,19 @@ def _slot_kind(layer: nn.Module, inward: bool) -> tuple[int | None, str]:
     if isinstance(layer, nn.PReLU):
         return layer.num_parameters, "both"
     return None, "both"
+
+
+def _why_parameter(parameter: nn.Parameter, names: dict[nn.Module, str]) -> str:
+    """Why the channels of what a parameter is computed with cannot be removed: surgery does not know its layer."""
+    owners = ((m, key) for m in names for key, own in m._parameters.items() if own is parameter)
+    module, key = next(owners, (None, ""))
+    if module is None:
+        return "a parameter outside of any layer depends on these channels"
+    where = f"{names[module]}.{key}".removeprefix(".")
+    kind = type(module).__name__
+    if isinstance(module, nn.RMSNorm):
+        return f"{kind} '{names[module]}' normalises several channels together"
+    return f"the parameter '{where}' of {kind}, a kind whose channels surgery does not remove, depends on them"
 
 
 def _why_frozen(layer: nn.Module, name: str) -> str:

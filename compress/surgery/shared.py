@@ -33,7 +33,8 @@ def shared_layers(network: nn.Module, example: Tensor) -> dict[str, str]:
     for owned in owners.values():
         for (name, key), (other, _) in zip(owned, owned[1:] + owned[:1], strict=True):
             if len(owned) > 1:
-                found[name] = f"'{name}' shares its {key} with '{other}'"
+                with_whom = f"'{other}'" if other else "an attribute of the model itself"
+                found[name] = f"'{name}' shares its {key} with {with_whom}"
     for name, reason in _used_outside(network, example).items():
         found.setdefault(name, reason)
     return found

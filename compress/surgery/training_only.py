@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -12,7 +13,9 @@ from ..modes import eval_mode, training_structure
 from ..modules import copy_of
 from ..progress import SILENT, Progress
 from .graph import ChannelGraph, ChannelGroup, dependency_graph, group_slots, read_group
+from .plan import PrunePlan
 from .side import count_reads
+from .slim import slim_or_break_
 
 
 def freeze_training_only(
@@ -44,7 +47,8 @@ def freeze_training_only(
     layers = list(dict.fromkeys(name.rpartition(".")[0] or name for name in more))
     reason = f"{_listed(layers)} only in training, and reads or changes its channels"
     touched = _touched(inner, graph, images, prefix)
-    return graph.without({group.name: reason for group in graph.groups if group.name in touched})
+    graph = graph.without({group.name: reason for group in graph.groups if group.name in touched})
+    return graph.without(dict.fromkeys(_breaking(inner, graph.groups, images), reason))
 
 
 def _listed(layers: Sequence[str]) -> str:
@@ -71,6 +75,33 @@ def _touched(inner: nn.Module, graph: ChannelGraph, images: Tensor, prefix: str)
         if reason is not None or not _places(found, "") <= _places(group, prefix):
             touched.add(group.name)
     return touched
+
+
+def _breaking(inner: nn.Module, groups: Sequence[ChannelGroup], images: Tensor) -> list[str]:
+    """Names of the groups without whose channels the network does not run in training mode.
+
+    A head whose output is kept in an attribute, and weights that are read outside of their layer, are in no graph of
+    what the network returns.
+    """
+    if not groups or _runs_without(inner, groups, images):
+        return []
+    return [group.name for group in groups if not _runs_without(inner, [group], images)]
+
+
+def _runs_without(inner: nn.Module, groups: Sequence[ChannelGroup], images: Tensor) -> bool:
+    """Whether a copy without the first half of the channels of ``groups`` runs in training mode."""
+    kept = {group.name: tuple(range(group.channels // 2, group.channels)) for group in groups}
+    slim = copy_of(inner)
+    try:
+        slim_or_break_(slim, PrunePlan(kept, {group.name: group.channels for group in groups}), images[:1])
+    except (PruningError, RuntimeError, IndexError, ValueError):
+        return True  # not for what runs in training: the proof in eval mode says why
+    try:
+        with training_structure(slim), torch.no_grad():
+            slim(images)
+    except Exception:  # noqa: BLE001 - the network itself runs in training mode: whatever it is, the channels are missing
+        return False
+    return True
 
 
 def _places(group: ChannelGroup, prefix: str) -> set[tuple[str, int, int]]:

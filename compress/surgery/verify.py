@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from ..errors import PruningError, first_error_line
-from ..modes import one_thread
-from ..modules import copy_of
+from ..modes import double_precision, one_thread
+from ..modules import copy_of, to_precision_
 from ..progress import SILENT, Progress
 from .graph import ChannelGraph, ChannelGroup, View, layer_width
 from .mask import hard_factors, masked
@@ -74,7 +74,7 @@ def shake_(network: nn.Module, images: Tensor, generator: torch.Generator) -> nn
     a signal that fades layer by layer (in an untrained EfficientNet, closing half of an early group moves the logits by
     1e-11).
     """
-    network = network.double().eval()
+    network = to_precision_(network, torch.float64).eval()
     _redraw_weights(network, generator)
     _wake_constants(network, generator)
 
@@ -99,6 +99,11 @@ def shake_(network: nn.Module, images: Tensor, generator: torch.Generator) -> nn
     handles = [module.register_forward_pre_hook(scramble) for module in norms]
     try:
         _outputs(network, images)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise PruningError(
+            f"the model does not compute in double precision, in which its channels are proven "
+            f"({first_error_line(error)}): let its forward() compute in the precision of its images"
+        ) from error
     finally:
         for handle in handles:
             handle.remove()
@@ -179,6 +184,7 @@ def _widths_hint(network: nn.Module, group: ChannelGroup) -> str:
 
 
 @one_thread()
+@double_precision()
 def prove_groups(
     network: nn.Module,
     graph: ChannelGraph,

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from slimsight.compress.errors import ExportError
-from slimsight.compress.macs import count_macs, count_params
+from slimsight.compress.errors import ExportError, ModelError, first_error_line
+from slimsight.compress.macs import count_macs, count_params, count_products
 
 from ..pt2.export import load_program
 from .layers import LayerCost, ModelCost, Shape, merge_calls
@@ -20,21 +20,6 @@ from .layers import LayerCost, ModelCost, Shape, merge_calls
 _CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d"})
 _LINEAR = frozenset({"linear", "addmm"})
 _PRODUCTS = frozenset({"matmul", "mm", "bmm"})
-# Operators that sum up products with weights, too.
-_UNCOUNTED = frozenset(
-    {
-        "lstm",
-        "gru",
-        "rnn_tanh",
-        "rnn_relu",
-        "deform_conv2d",
-        "einsum",
-        "bilinear",
-        "_trilinear",
-        "conv_transpose3d",
-        "cdist",
-    }
-)
 
 
 def module_cost(model: nn.Module, image: Shape) -> ModelCost:
@@ -90,10 +75,13 @@ def _module_layer(name: str, module: nn.Module, macs: int, calls: Any) -> LayerC
 
 
 def pt2_cost(path: Path) -> ModelCost:
-    """The cost of the program in a ``.pt2`` file for one image, counted from its graph.
+    """The cost of the program in a ``.pt2`` file for one image: counted while it runs on one, layers from its graph.
+
+    What is no convolution, linear layer or matrix product with a stored weight counts in the total only.
 
     Raises:
-        ExportError: the file is missing or is not a ``.pt2``, or its input is not one batch of images.
+        ExportError: the file is missing or is not a ``.pt2``, its input is not one batch of images, or an operator sums
+            up products with a weight in a way that cannot be counted; it is named.
     """
     program = load_program(path)
     signature = program.graph_signature
@@ -105,7 +93,18 @@ def pt2_cost(path: Path) -> ModelCost:
         raise ExportError(f"{path} takes no single batch of images (batch, C, H, W): MACs are counted per image")
     layers = merge_calls(_program_layers(program.graph, names), shape[0])
     params = sum(parameter.numel() for parameter in program.parameters())
-    return ModelCost(sum(layer.macs for layer in layers), params, layers, (shape[1], shape[2], shape[3]))
+    device = next(iter([*program.parameters(), *program.buffers()]), torch.empty(0)).device
+    example = torch.zeros(shape, dtype=inputs[0].meta["val"].dtype, device=device)
+    try:
+        macs = count_products(program.module(), example)
+    except ModelError as error:
+        raise ExportError(f"{path}: {error}") from error
+    except (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError) as error:
+        size = "x".join(map(str, shape))
+        raise ExportError(
+            f"{path} does not run on images of {size} ({first_error_line(error)}): export it again"
+        ) from error
+    return ModelCost(macs // shape[0], params, layers, (shape[1], shape[2], shape[3]))
 
 
 def _program_layers(graph: torch.fx.Graph, names: dict[str, str]) -> Iterator[LayerCost]:
@@ -114,11 +113,6 @@ def _program_layers(graph: torch.fx.Graph, names: dict[str, str]) -> Iterator[La
         if node.op != "call_function":
             continue
         weights = [source for source in node.all_input_nodes if source.name in names]
-        if kind in _UNCOUNTED and weights:
-            raise ExportError(
-                f"the MACs of the operator '{kind}', which reads '{names[weights[0].name]}', cannot be counted in a "
-                ".pt2 file: check the model itself (path/to/file.py:factory)"
-            )
         if kind in _PRODUCTS and any(factor in weights for factor in node.args[:2]):
             yield _product_layer(node, weights[0], names)
         if kind not in _CONVOLUTIONS | _LINEAR:

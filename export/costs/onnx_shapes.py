@@ -38,8 +38,8 @@ def with_shapes(path: Path, image: Shape | None, *, needed: Callable[[Any], Sequ
 
     Args:
         image: (C, H, W), for a file that takes images of any size.
-        needed: the values of a node whose shapes are needed. Those that cannot be inferred are measured in one run of
-            ONNX Runtime.
+        needed: the values of a graph whose shapes are needed. Those that cannot be inferred are measured in one run
+            of ONNX Runtime.
 
     Raises:
         ExportError: the file is missing or is not an ONNX file; its input is not images, or not of size ``image``; or
@@ -49,6 +49,7 @@ def with_shapes(path: Path, image: Shape | None, *, needed: Callable[[Any], Sequ
     if len(proto.functions):
         proto = importlib.import_module("onnx.inliner").inline_local_functions(proto)
     batch, size = _fix_input_size_(proto.graph, path, image)
+    wanted = set(needed(proto.graph))
     _drop_large_values_(proto.graph)
     inference = importlib.import_module("onnx.shape_inference")
     try:
@@ -57,8 +58,7 @@ def with_shapes(path: Path, image: Shape | None, *, needed: Callable[[Any], Sequ
         raise ExportError(
             f"{path}: its shapes do not fit each other ({_first_error_line(error)}): export it again"
         ) from error
-    known = known_dims(graph)
-    unknown = {name for node in graph.node for name in needed(node)} - set(known)
+    unknown = wanted - set(known_dims(graph))
     return ShapedGraph(graph, batch, size, _measure_shapes(path, batch, size, sorted(unknown)) if unknown else {})
 
 
@@ -102,6 +102,7 @@ def _drop_large_values_(graph: Any) -> None:
 def known_dims(graph: Any) -> dict[str, tuple[int, ...]]:
     """The shapes that a graph states, where all sizes are numbers."""
     dims = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    dims |= {sparse.values.name: tuple(sparse.dims) for sparse in graph.sparse_initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
         tensor = value.type.tensor_type
         if tensor.HasField("shape") and all(dim.HasField("dim_value") for dim in tensor.shape.dim):
@@ -110,6 +111,8 @@ def known_dims(graph: Any) -> dict[str, tuple[int, ...]]:
         for attribute in node.attribute:
             if node.op_type == "Constant" and attribute.name == "value":
                 dims[node.output[0]] = tuple(attribute.t.dims)
+            elif node.op_type == "Constant" and attribute.name == "sparse_value":
+                dims[node.output[0]] = tuple(attribute.sparse_tensor.dims)
     return dims
 
 

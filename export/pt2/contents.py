@@ -35,7 +35,8 @@ _METADATA: Final = f"extra/{METADATA_FILE}"
 _MAX_METADATA_BYTES: Final = 4 * MEBIBYTE
 
 _OPERATOR: Final = re.compile(
-    r"torch\.ops\.(aten|prims)\.(?!from_file\b)[a-z0-9_]+\.\w+"
+    r"torch\.ops\.(aten|prims)\.(?!from_file\b)[A-Za-z0-9_]+\.\w+"
+    r"|torch\.ops\.torchvision\.(deform_conv2d|roi_align|roi_pool|ps_roi_align|ps_roi_pool|nms)\.\w+"
     r"|torch\.(sym_(int|float|max|min|not|ite|sum|sqrt))"
     r"|_operator\.(getitem|neg|pos|add|sub|mul|truediv|floordiv|mod|eq|ne|lt|le|gt|ge|and_|or_|not_)"
     r"|math\.(ceil|floor|trunc)"
@@ -57,6 +58,7 @@ _MAX_EXPRESSION: Final = 2000  # characters
 
 # torch writes the names of a program into Python code and runs it.
 _PLAIN_TEXT: Final = re.compile(r"[\w.\-\[\]:/+]*")
+_EQUATION: Final = re.compile(r"[A-Za-z., >-]*")  # of an einsum; torch writes it as a quoted text
 _IDENTIFIER: Final = re.compile(r"([A-Za-z_]\w*)?")
 _CONTAINERS: Final = frozenset({None, "builtins.tuple", "builtins.list", "builtins.dict"})
 
@@ -186,6 +188,8 @@ def _check_text(key: str, value: Any) -> None:
     elif key in ("in_spec", "out_spec"):
         _check_containers(parse_json(value))
     else:
+        if key == "as_string" and isinstance(value, str) and _EQUATION.fullmatch(value):
+            return
         allowed = _IDENTIFIER if key in ("name", "as_name") else _PLAIN_TEXT
         for text in (key, *([value] if isinstance(value, str) else value if isinstance(value, list) else ())):
             if isinstance(text, str) and not (_PLAIN_TEXT if text is key else allowed).fullmatch(text):

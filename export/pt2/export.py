@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import json
 import logging
@@ -101,13 +102,19 @@ def load_program(path: Path) -> ExportedProgram:
     """The program stored in a ``.pt2`` file, loaded without running code from an untrusted file.
 
     Raises:
-        ExportError: the file is missing, is not a .pt2 that this torch can read, or contains more than a network.
+        ExportError: the file is missing, is not a .pt2 that this torch can read, or contains more than a network; or
+            it computes with torchvision's operators, which are not installed.
     """
     try:
+        archive = harmless_archive(path)
+        if b"torch.ops.torchvision." in archive.getvalue():
+            importlib.import_module("torchvision")  # which registers its operators
         with silence_output():
-            return torch.export.load(harmless_archive(path))
+            return torch.export.load(archive)
     except FileNotFoundError as error:
         raise ExportError(f"there is no {path}: export the model to pt2 first") from error
+    except ImportError as error:
+        raise ExportError(f"{path} computes with operators of torchvision: pip install torchvision") from error
     except _DAMAGED_ERRORS as error:
         raise ExportError(
             f"{path} is not a .pt2 that torch {torch.__version__} reads ({first_error_line(error)}): export it again"

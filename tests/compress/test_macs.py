@@ -235,6 +235,18 @@ def test_what_cannot_be_counted_is_named(model: nn.Module, name: str) -> None:
         count_macs(model, torch.rand(1, 3, 8, 8))
 
 
+def test_packed_weights_are_refused() -> None:
+    packed = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Flatten(), nn.Linear(192, 5)), {nn.Linear})
+    with pytest.raises(ModelError, match=r"operator 'linear_dynamic', whose weights are packed, cannot be counted"):
+        count_macs(packed, torch.rand(1, 3, 8, 8))
+
+
+def test_sparse_weights_are_refused() -> None:
+    model = Loose(lambda net, x: torch.sparse.mm(net.weight.to_sparse(), x.mean((2, 3)).T).T, (5, 3))
+    with pytest.raises(ModelError, match=r"a tensor of layout torch\.sparse_coo.*make it dense"):
+        count_macs(model, torch.rand(1, 3, 8, 8))
+
+
 def test_extra_state_that_is_no_tensor_is_no_hindrance() -> None:
     class Extra(nn.Conv2d):
         def get_extra_state(self) -> dict[str, int]:

@@ -99,7 +99,7 @@ ONNX: dict[str, tuple[Callable[[Any, onnx.ModelProto], None], str]] = {
     ),
     "a compiled engine": (node(op_type="EPContext", domain="com.microsoft"), "holds a compiled engine"),
     "a layer without inputs": (without_inputs, "its shapes do not fit"),
-    "an operator of nobody's": (node(op_type="\x1b[2J\n::error::"), "the shapes in it are not known"),
+    "an operator of nobody's": (node(op_type="\x1b[2J\n::error::"), "may hold weights, and its MACs are not counted"),
 }
 
 

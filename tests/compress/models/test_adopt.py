@@ -165,6 +165,28 @@ def test_torchscript_is_refused_by_name_inside_of_a_model_too() -> None:
             adopt(nn.Sequential(scripted, nn.ReLU()))
 
 
+def test_programs_of_torch_export_and_quantized_models_are_refused_by_name() -> None:
+    program = torch.export.export(make_net(), (IMAGES,)).module()
+    with pytest.raises(ModelError, match=r"the model is a program of torch\.export, .* that it was exported from"):
+        adopt(program)
+    packed = torch.ao.quantization.quantize_dynamic(make_net(), {nn.Linear})
+    with pytest.raises(ModelError, match=r"the model's '4\._packed_params' has quantized weights .* before it was"):
+        adopt(packed)
+
+
+def test_a_model_that_was_compiled_before_fabric_was_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = torch.compile(make_net())
+    monkeypatch.delattr(compiled, "_compile_kwargs", raising=False)  # which Fabric stores
+    monkeypatch.delattr(compiled, "_compiled_kwargs", raising=False)
+    assert set(adopt(compiled).model.state_dict()) == set(make_net().state_dict())
+
+
+@pytest.mark.parametrize("layer", [nn.LazyConv2d(4, 3), nn.LazyLinear(3), nn.LazyBatchNorm2d()])
+def test_lazy_layers_are_refused_before_anything_else(layer: nn.Module) -> None:
+    with pytest.raises(ModelError, match=r"the model's '0\.\w+' has no shape yet \(a lazy layer\): run the model once"):
+        adopt(nn.Sequential(layer))
+
+
 def test_what_is_no_module_is_refused() -> None:
     with pytest.raises(ModelError, match=r"the model is a function; give a torch.nn.Module"):
         adopt(lambda images: images)  # type: ignore[arg-type]

@@ -79,6 +79,35 @@ def test_attention_is_refused_for_any_number_of_images(name: str, count: int) ->
         check_logits(ATTENTION[name].eval(), IMAGES[:count])
 
 
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (lambda net, x: x * int(torch.tensor(2)), "a tensor of its own into a Python value"),
+        (lambda net, x: x * float(net.fc.bias[0]), "a tensor of its own into a Python value"),
+        (lambda net, x: x if net.fc.bias[0] > 9 else -x, "a tensor of its own into a Python value"),
+        (lambda net, x: x * x.max().item(), "what it computes can depend on the image"),
+        (lambda net, x: x if x.max() > 0.5 else -x, "what it computes can depend on the image"),
+    ],
+)
+def test_tensors_that_become_python_values_are_refused_for_what_they_are(body: Body, words: str) -> None:
+    net = Net(lambda net, x: body(net, x).mean((2, 3)))
+    with pytest.raises(ModelError, match=rf"{words}|{words}.*test_checks\.py, line \d+"):
+        check_logits(net.eval(), IMAGES)
+
+
+def test_products_with_tensors_that_are_no_parameters_are_no_attention() -> None:
+    plain = torch.rand(4, 4)
+    net = Net(lambda net, x: x.mean((2, 3)) @ plain @ torch.eye(4) @ torch.ones(4, 4) @ torch.tensor([[1.0] * 4] * 4))
+    assert check_logits(net.eval(), IMAGES) == 3
+
+
+def test_logits_that_are_sorted_over_the_batch_depend_on_it_wherever_the_image_is() -> None:
+    for descending in (False, True):
+        net = Net(lambda net, x, way=descending: x.mean((2, 3)).sort(0, descending=way).values)  # type: ignore[misc]
+        with pytest.raises(ModelError, match="depend on the images beside it"):
+            check_logits(net.eval(), IMAGES)
+
+
 RANDOM: dict[str, Body] = {
     "dropout": lambda net, x: F.dropout(x, 0.5).mean((2, 3)),
     "noise": lambda net, x: (x + 0.1 * torch.randn_like(x)).mean((2, 3)),

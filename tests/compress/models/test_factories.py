@@ -24,13 +24,13 @@ class Net(nn.Module):
         super().__init__()
         self.head = nn.Linear(width, num_classes)
 
-def by_position(n): return nn.Linear(3, n)
+def by_position(classes): return nn.Linear(3, classes)
 def by_name(pretrained=False, *, classes): return nn.Linear(4 if pretrained else 3, classes)
 def without(pretrained=False, **rest): return nn.Linear(4 if pretrained else 3, 2)
 def too_many(n, width): return nn.Linear(width, n)
-def broken(n):
+def broken(classes):
     widths = [3]
-    return nn.Linear(widths[1], n)
+    return nn.Linear(widths[1], classes)
 def not_a_module(): return 7
 number = 3
 _hidden = without
@@ -68,6 +68,108 @@ def test_arguments_follow_the_signature(model_file: Path, factory: str, shape: t
 def test_a_class_is_a_factory(model_file: Path) -> None:
     net = build_from_file(f"{model_file}:Net", 10)
     assert net.get_submodule("head").out_features == 10
+
+
+FORMS = """
+import functools
+from torch import nn
+
+def make(*, num_classes=7, width=3): return nn.Linear(width, num_classes)
+def rest(width=3, **more): return nn.Linear(width, more.get("num_classes", 4))
+def width(width): return nn.Linear(width, 2)
+def num_class(num_class): return nn.Linear(3, num_class)
+def plus(classes, depth): return nn.Linear(depth, classes)
+def first(n_classes, /): return nn.Linear(3, n_classes)
+def second(width=6, classes=5, /, bias=True): return nn.Linear(width, classes, bias)
+def both(classes=None, num_classes=8): return nn.Linear(num_classes, classes)
+def nothing(): return nn.Linear(3, 2)
+def logged(function):
+    @functools.wraps(function)
+    def inner(*args, **kwargs): return function(*args, **kwargs)
+    return inner
+decorated = logged(make)
+wider = functools.partial(make, width=6)
+fixed = functools.partial(make, num_classes=4)
+half = functools.partial(plus, depth=9)
+unnamed = lambda classes: nn.Linear(3, classes)
+
+class Net(nn.Linear):
+    def __init__(self, num_classes, width=3): super().__init__(width, num_classes)
+    @classmethod
+    def small(cls, classes): return cls(classes, 2)
+    @staticmethod
+    def large(n_classes): return Net(n_classes, 9)
+    def part(self, classes): return self
+
+class Fixed(nn.Linear):
+    def __init__(self, width): super().__init__(width, 2)
+
+class Maker:
+    width = 5
+    def __call__(self, classes): return nn.Linear(self.width, classes)
+    def build(self, *, classes): return nn.Linear(self.width + 1, classes)
+
+maker = Maker()
+model = Net(3)
+table = {"net": Net}
+strange = dict.fromkeys
+"""
+
+
+@pytest.mark.parametrize(
+    ("factory", "shape"),
+    [
+        ("make", (10, 3)),
+        ("rest", (4, 3)),
+        ("first", (10, 3)),
+        ("second", (10, 6)),
+        ("both", (10, 8)),
+        ("nothing", (2, 3)),
+        ("decorated", (10, 3)),
+        ("wider", (10, 6)),
+        ("fixed", (4, 3)),
+        ("half", (10, 9)),
+        ("unnamed", (10, 3)),
+        ("Net", (10, 3)),
+        ("Net.small", (10, 2)),
+        ("Net.large", (10, 9)),
+        ("maker", (10, 5)),
+        ("maker.build", (10, 6)),
+    ],
+)
+def test_only_the_documented_names_get_the_number_of_classes(
+    factory: str, shape: tuple[int, int], tmp_path: Path
+) -> None:
+    (tmp_path / "forms.py").write_text(FORMS)
+    net = build_from_file(f"{tmp_path / 'forms.py'}:{factory}", 10)
+    assert isinstance(net, nn.Linear)
+    assert tuple(net.weight.shape) == shape
+
+
+@pytest.mark.parametrize(
+    ("factory", "words"),
+    [
+        ("width", r"needs arguments \(width\); .* classes, num_classes or n_classes, and nothing to any other"),
+        ("num_class", r"needs arguments \(num_class\); .* rename it"),
+        ("Fixed", r"needs arguments \(width\)"),
+        ("plus", r"needs arguments \(depth\)"),
+        ("Net.part", r"needs arguments \(self\)"),
+        ("Net.none", r"has no 'Net\.none'"),
+        ("model", r"'model' in model file .* is a Net, a model and not a factory"),
+        ("table", r"'table' in model file .* is a dict, not a factory"),
+    ],
+)
+def test_factories_of_other_arguments_are_refused(factory: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "forms.py").write_text(FORMS)
+    with pytest.raises(ConfigError, match=words) as caught:
+        build_from_file(f"{tmp_path / 'forms.py'}:{factory}", 10)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_factory_without_a_signature_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "odd.py").write_text("class Odd:\n    __signature__ = 3\n    def __call__(self): pass\nodd = Odd()\n")
+    with pytest.raises(ConfigError, match=r"what arguments model factory 'odd' of .* takes is not known: wrap it"):
+        build_from_file(f"{tmp_path / 'odd.py'}:odd", 10)
 
 
 def test_same_content_same_class_and_edits_are_seen(model_file: Path) -> None:
@@ -140,7 +242,7 @@ def test_a_file_may_change_the_path_itself(tmp_path: Path) -> None:
         ("", ConfigError, r"needs the name of a factory \(it defines: .*\); give path/to/file\.py:factory"),
         (":", ConfigError, r"needs the name of a factory \(it defines: "),
         (":number", ConfigError, r"'number' in model file .* is a int, not a factory \(it defines: "),
-        (":too_many", ConfigError, r"needs arguments \(n, width\); it may take only the number of classes"),
+        (":too_many", ConfigError, r"needs arguments \(n, width\); the number of classes is given to a parameter"),
         (
             ":not_a_module",
             ModelError,
