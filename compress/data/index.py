@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError, RunError
 from ..files.atomic import atomic_path, read_json, write_json
+from ..files.untrusted import as_text
 from ..progress import SILENT, Progress
 from .cache import fingerprint, remove_abandoned
 from .listing import (
@@ -142,12 +143,12 @@ def open_index(
 def read_index(folder: Path, root: Path) -> FileIndex | None:
     """The index in a cache folder; None if it is absent, damaged or out of date."""
     try:
-        meta = read_json(folder / "meta.json")
+        meta = read_json(folder / "meta.json", file_names=True)
         if not _is_current(root, meta["folders"], int(meta["listed_ns"])):
             return None
         names = FileNames(folder)
         labels: NDArray[np.int64] = np.load(folder / "labels.npy", allow_pickle=False)
-        classes, content = tuple(meta["classes"]), str(meta["content"])
+        classes, content = tuple(map(as_text, meta["classes"])), str(meta["content"])
     except PermissionError as error:
         raise RunError(f"cannot read {folder}: {error.strerror}; make it readable or choose another cache") from error
     except (FileNotFoundError, NotADirectoryError, ValueError, EOFError, KeyError, TypeError):

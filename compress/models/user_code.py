@@ -156,7 +156,7 @@ def _read_source(path: Path) -> bytes:
 
 
 def _module_name(path: Path, source: bytes) -> str:
-    digest = hashlib.sha256(str(path).encode() + b"\0" + source).hexdigest()[:16]
+    digest = hashlib.sha256(os.fsencode(path) + b"\0" + source).hexdigest()[:16]
     return f"_slimsight_model_{path.stem}_{digest}"
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from slimsight.compress.data import Preprocessing
 from slimsight.compress.data.decode import Encoded, decode
 from slimsight.compress.errors import ConfigError, DataError
+from slimsight.compress.files.untrusted import as_text
 from slimsight.compress.registry import nearest
 
 _LISTED: Final = 20  # class names listed in an error
@@ -71,7 +72,7 @@ def read_images(paths: Sequence[Path], preprocessing: Preprocessing) -> Tensor:
 
 def class_of_folder(path: Path, classes: Sequence[str]) -> int | None:
     """Index of the class that an image's folder is named after, or None."""
-    name = path.absolute().parent.name
+    name = as_text(path.absolute().parent.name)
     return classes.index(name) if name in classes else None
 
 

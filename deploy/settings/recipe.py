@@ -23,7 +23,7 @@ from slimsight.compress.config import (
     Section,
 )
 from slimsight.compress.errors import ConfigError
-from slimsight.compress.files.untrusted import read_text
+from slimsight.compress.files.untrusted import is_utf8, printable, read_text
 from slimsight.compress.registry import nearest
 from slimsight.export.config import ExportConfig
 
@@ -230,7 +230,14 @@ def _absolute(value: str, base: Path, where: Place, schema: Schema, problems: Pr
         no_home = f"{shown_value(value)} was given, but there is no such home folder; write it in full"
         problems.add(f"{'.'.join(where)}: {no_home}", where)
     else:
-        return os.path.realpath(base / expanded)
+        place = os.path.realpath(base / expanded)
+        if is_utf8(place):
+            return place
+        problems.add(
+            f"{'.'.join(where)}: {shown_value(value)} was given, which is {printable(place, 500)}: its name, or that of "
+            "a folder above it, is not UTF-8; rename that",
+            where,
+        )
     return value
 
 
