@@ -6,9 +6,12 @@ import ctypes
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
+
+from slimsight.compress.errors import ConfigError
 
 
 def default_cache() -> Path:
@@ -22,6 +25,28 @@ def default_cache() -> Path:
 def proof_folder(cache: Path | None = None) -> Path:
     """Folder of kept proofs of channel groups in ``cache`` (``default_cache`` if None)."""
     return (cache or default_cache()) / "proofs"
+
+
+def check_batches_fit(batches: Mapping[str, int], shape: Sequence[int]) -> None:
+    """Refuse batches of images whose pixels alone take more memory than this process may still allocate.
+
+    Args:
+        batches: images per call or step, by the setting that says so.
+        shape: of one image, (C, H, W).
+
+    Raises:
+        ConfigError: names the setting, and the most that fit.
+    """
+    free, each = usable_memory(), 4 * prod(shape)
+    for name, size in batches.items():
+        if free is not None and size * each > free:
+            image = " x ".join(map(str, shape))
+            most = free // each
+            fit = f"at most {most:,} fit: give fewer" if most else "not one fits: give smaller images"
+            raise ConfigError(
+                f"{name} is {size:,}: so many images of {image} take {size * each / 1e9:,.1f} GB in 32-bit floating "
+                f"point, and {free / 1e9:,.1f} GB of memory are free; {fit}"
+            )
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3

@@ -40,6 +40,7 @@ DECODE_ERRORS: Final = (
     Image.DecompressionBombError,
 )
 _CHUNK = 32  # images per task: decoding a CIFAR image takes less time than submitting a task
+_CHUNK_BYTES = 16 * MEBIBYTE  # fewer of large images: some chunks wait in memory
 
 
 class Encoded(NamedTuple):
@@ -145,7 +146,7 @@ def _decode_in_threads(
     with ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="decode") as pool:
         running: deque[Future[list[tuple[Encoded, NDArray[np.uint8]]]]] = deque()
         try:
-            for chunk in _chunks(encoded):
+            for chunk in _chunks(encoded, _chunk_size(preprocessing)):
                 running.append(pool.submit(_decode_chunk, chunk, preprocessing))
                 if len(running) > 2 * DECODE_THREADS:
                     yield running.popleft().result()
@@ -156,11 +157,17 @@ def _decode_in_threads(
                 future.cancel()
 
 
-def _chunks(encoded: Iterable[Encoded]) -> Iterator[list[Encoded]]:
+def _chunk_size(preprocessing: Preprocessing | None) -> int:
+    if preprocessing is None:
+        return _CHUNK
+    return max(1, min(_CHUNK, _CHUNK_BYTES // (3 * preprocessing.side**2)))
+
+
+def _chunks(encoded: Iterable[Encoded], size: int) -> Iterator[list[Encoded]]:
     chunk: list[Encoded] = []
     for item in encoded:
         chunk.append(item)
-        if len(chunk) == _CHUNK:
+        if len(chunk) == size:
             yield chunk
             chunk = []
     if chunk:

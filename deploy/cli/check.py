@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from slimsight.compress.amounts import read_image_shape
+from slimsight.compress.amounts import MOST_CLASSES, read_image_shape
 from slimsight.compress.errors import BudgetExceeded
 
 from .terminal import Terminal, console
@@ -33,7 +33,7 @@ def check(
     input_: Annotated[
         str | None, typer.Option("--input", metavar="CxHxW", help="one image, where the target does not say it")
     ] = None,
-    classes: Annotated[int, typer.Option(min=2, help="for a factory that takes their number")] = 1000,
+    classes: Annotated[int, typer.Option(min=2, max=MOST_CLASSES, help="for a factory that takes their number")] = 1000,
     json: Annotated[Path | None, typer.Option(help="write all of it to this file; -: print it instead")] = None,
     junit: Annotated[Path | None, typer.Option(help="write JUnit XML to this file")] = None,
     summary: Annotated[Path | None, typer.Option(help="append Markdown to this file ($GITHUB_STEP_SUMMARY)")] = None,

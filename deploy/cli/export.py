@@ -21,7 +21,7 @@ def export(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="run directory of a finished run")],
     to: Annotated[str, typer.Option(metavar="FORMAT,...", help="onnx, pt2, tensorrt, tensorrt-rtx")] = "onnx,pt2",
     precision: Annotated[str, typer.Option(metavar="P,...", help="of ONNX files and engines: fp32, fp16")] = "fp32",
-    opset: Annotated[int | None, typer.Option(help="ONNX operator set; default: the recipe's")] = None,
+    opset: Annotated[int | None, typer.Option(min=18, max=22, help="ONNX operator set; default: the recipe's")] = None,
     batch: Annotated[
         str | None,
         typer.Option(metavar="MIN:OPT:MAX", help="images per call, e.g. 1:8:32; default: 1 and 64, engines 1:1:32"),

@@ -26,7 +26,9 @@ def trust(
     images: Annotated[int | None, typer.Option(help="images, spread over the classes; default: up to 200")] = None,
     split: Annotated[str, typer.Option(help="val or test")] = "val",
     boxes: Annotated[Path | None, typer.Option(help="table for the test boxes: file,x0,y0,x1,y1 (CSV or JSON)")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="of each training of roar; default: the recipe's")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="of each training of roar; default: the recipe's")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="folder for trust.json and pictures; default: RUN/trust")] = None,
     allow_code: AllowCode = False,
 ) -> None:
