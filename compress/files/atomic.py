@@ -6,7 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -198,3 +198,9 @@ def remove(path: Path) -> None:
     except FileNotFoundError:
         return
     sync_folder(path.parent)
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Remove a folder that is there and holds nothing."""
+    with suppress(OSError):
+        folder.rmdir()

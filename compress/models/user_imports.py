@@ -42,9 +42,12 @@ def user_file(module: ModuleType) -> Path | None:
     if not file or module.__name__.partition(".")[0] == _OURS:
         return None
     path = Path(file).resolve()
-    if not path.is_file() or _INSTALLED_NAMES.intersection(path.parts):
-        return None
-    return None if any(path.is_relative_to(place) for place in _INSTALLED) else path
+    return path if path.is_file() and not is_installed(path) else None
+
+
+def is_installed(path: Path) -> bool:
+    """Whether a file is Python's or an installed package's."""
+    return bool(_INSTALLED_NAMES.intersection(path.parts)) or any(path.is_relative_to(place) for place in _INSTALLED)
 
 
 def _imported_names(module: ModuleType, file: Path) -> Iterator[str]:

@@ -33,10 +33,11 @@ def trust(
     allow_code: AllowCode = False,
 ) -> None:
     """Test explanations of the original model, always beside random maps. Run again to resume or to add explainers."""
+    from ..report.canvas import refuse_foreign_pictures
     from ..run.session import Session, default_cache
     from ..run_dir import read_run
     from ..run_dir.allowed_code import load_run_recipe
-    from ..trust.figures import draw_trust, trust_notes, trust_table
+    from ..trust.figures import draw_trust, trust_notes, trust_pictures, trust_table
     from ..trust.run import CONTROL, TRUST_FILE, measure_trust
 
     terminal: Terminal = context.obj
@@ -45,6 +46,7 @@ def trust(
     run = read_run(run_dir)
     session = Session(load_run_recipe(run, allow_code=allow_code), run, terminal.progress, default_cache())
     folder = out or run_dir / "trust"
+    refuse_foreign_pictures(trust_pictures(folder, _split_names(tests)))
     trusted = measure_trust(
         session,
         folder / TRUST_FILE,

@@ -6,7 +6,7 @@ Figures are drawn on their own canvas: pyplot and its global state are never tou
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +20,10 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from PIL import Image
 
+from slimsight.compress.data.decode import DECODE_ERRORS, MOST_BYTES
+from slimsight.compress.errors import ConfigError
 from slimsight.compress.files.atomic import atomic_path
+from slimsight.compress.files.untrusted import open_limited
 
 WIDTH: Final = 16.0  # inches: 1600 px
 HEAT: Final = "inferno"
@@ -30,6 +33,8 @@ WRONG_COLOUR: Final = "#c1121f"
 WRONG_MARK: Final = "\N{MULTIPLICATION X} "
 INK: Final = "#22272b"
 LEGEND_GROUND: Final = "#6b7278"  # white and cyan lines are seen on it
+PNG_METADATA: Final = {"Software": "slimsight"}
+"""In every picture that is drawn, so that it is known as one."""
 _DPI: Final = 100
 _HEAT_STRENGTH: Final = 0.75
 _STRIP_CELL: Final = 150  # pixels of a picture's side: about as large as it is shown
@@ -44,7 +49,29 @@ Maps = NDArray[np.floating[Any]]
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG atomically."""
     with atomic_path(path, durable=False) as part:
-        figure.savefig(part, dpi=_DPI, format="png", facecolor="white")
+        figure.savefig(part, dpi=_DPI, format="png", facecolor="white", metadata=PNG_METADATA)
+
+
+def refuse_foreign_pictures(paths: Iterable[Path]) -> None:
+    """Refuse to draw into files that slimsight did not draw: their names were not given, but made here.
+
+    Raises:
+        ConfigError: names the first.
+    """
+    for path in paths:
+        if path.exists() and not _drawn_here(path):
+            raise ConfigError(
+                f"{path} exists, and slimsight did not draw it: it is kept; move it away, or choose another folder "
+                "with --out"
+            )
+
+
+def _drawn_here(path: Path) -> bool:
+    try:
+        with open_limited(path, MOST_BYTES) as file, Image.open(file, formats=("PNG",)) as picture:
+            return picture.info.get("Software") == PNG_METADATA["Software"]
+    except DECODE_ERRORS:
+        return False
 
 
 def new_figure(height: float, width: float = WIDTH) -> Figure:

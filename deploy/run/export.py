@@ -115,7 +115,8 @@ def export_run(
         allow_code: build the run's model from its file although that was not run here (see ``allowed_code``).
 
     Raises:
-        ConfigError: its model is code that was not run here, and is not allowed.
+        ConfigError: its model is code that was not run here, and is not allowed; or a file to write is there, and is
+            no export's.
         RunError: there is no run, it is being written, or it is not finished.
         Damaged: a file of the run is not what it wrote.
         ExportError: the model has no such form.
@@ -134,9 +135,10 @@ def export_run(
     if batch is not None:
         check_batches_fit({"--batch": batch.max}, session.example.shape[1:])
     folder = out or run.export_json.parent
+    files = Files(session, folder, opset or recipe.export.opset, formats, precisions, batch)
+    files.check_targets()
     # Figures of other files must not stand beside these, whatever happens on the way.
     remove(folder / EXPORT_FILE)
-    files = Files(session, folder, opset or recipe.export.opset, formats, precisions, batch)
     artifacts = files.write()
     for name in files.engines:
         remember_engine(folder / name, session.cache)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,6 +43,7 @@ from .resume import (
     is_written,
     open_checkpoints,
     record_report_files,
+    remove_stage_checkpoints,
     reuse_from,
     write_recipe,
     write_report_files,
@@ -184,7 +184,7 @@ def run_recipe(
             records[stage.name] = _run_stage(stage, session, learning, keys[stage.name], inputs)
             report_refusal(recipe, stage.name, records[stage.name].metrics, progress)
         report = _write_report(session, name, records, reused)
-        shutil.rmtree(run.checkpoints, ignore_errors=True)
+        remove_stage_checkpoints(run)
         with distributed():
             broadcast(_NO_STAGE)
         shutdown()

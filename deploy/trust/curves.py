@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 
 from slimsight.compress.files.atomic import atomic_path
 
+from ..report.canvas import PNG_METADATA
+
 _DPI: Final = 100
 _PANEL_SIZE: Final = (6.4, 4.6)  # inches
 _LEGEND_WIDTH: Final = 2.4
@@ -86,7 +88,7 @@ def draw_curves(path: Path, panels: Sequence[CurvePanel], *, control: str, names
         handlelength=3,
     )
     with atomic_path(path, durable=False) as part:
-        figure.savefig(part, dpi=_DPI, format="png", facecolor="white")
+        figure.savefig(part, dpi=_DPI, format="png", facecolor="white", metadata=PNG_METADATA)
 
 
 def _line_styles(names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
