@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from finished_run import run_command
 from PIL import Image
 from safetensors.torch import save_file
 from short_run import comparable
@@ -35,6 +36,7 @@ from slimsight.compress.data import content_key, open_splits
 from slimsight.compress.files.atomic import write_json
 from slimsight.compress.models import build_classifier
 from slimsight.deploy.machine import device_name, versions
+from slimsight.deploy.run import pipeline  # noqa: F401 - imported once, before processes are forked
 from slimsight.deploy.settings.recipe import load_recipe
 
 RESULTS = Path(__file__).resolve().parent / "results" / "reruns.json"
@@ -149,13 +151,27 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 }  # fmt: skip
 
 
+def in_new_process(work: Callable[..., object], *arguments: object) -> None:
+    """Do ``work`` in a forked process: it has imported what this one has, and has built no model."""
+    process = multiprocessing.get_context("fork").Process(target=work, args=arguments)
+    process.start()
+    process.join()
+    if process.exitcode not in (0, 1):  # 1: within a check of the run that does not hold
+        sys.exit(f"{work.__name__}{arguments} ended with {process.exitcode}")
+
+
+def slimsight_run(root: Path, out: str) -> None:
+    os.chdir(root)
+    os.environ["SLIMSIGHT_CACHE"] = str(root / f"cache-{out}")
+    code, said = run_command("run", "recipe.yaml", "--out", out)
+    if code not in (0, 1):
+        print(said, file=sys.stderr)
+    sys.exit(code)
+
+
 def run(root: Path, out: str) -> list[str]:
     """Run the project into ``out`` in a new process; the stages that were done, not reused."""
-    environment = {**os.environ, "SLIMSIGHT_CACHE": str(root / f"cache-{out}"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "slimsight", "run", "recipe.yaml", "--out", out]
-    ended = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
-    if ended.returncode not in (0, 1):
-        sys.exit(f"{' '.join(command)} ended with {ended.returncode}: {ended.stderr[-1000:]}")
+    in_new_process(slimsight_run, root, out)
     stages = json.loads((root / out / "report.json").read_text(encoding="utf-8"))["stages"]
     return [stage["name"] for stage in stages if not stage["reused"]]
 
@@ -174,7 +190,7 @@ def study(what: str, template: Path) -> dict[str, Any]:
     try:
         before = comparable(root / "out")
         time.sleep(0.02)  # a file system's clock has ticks
-        CHANGES[what](root)
+        in_new_process(CHANGES[what], root)
         started = time.monotonic()
         redone = run(root, "out")
         seconds = time.monotonic() - started
@@ -221,7 +237,7 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         template = Path(folder) / "template"
         template.mkdir()
-        write_project(template)
+        in_new_process(write_project, template)
         run(template, "out")
         rows = [study(what, template) for what in CHANGES]
     equal = sum(row["equal"] for row in rows)
