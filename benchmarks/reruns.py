@@ -73,25 +73,37 @@ SAME = ("slim/plan.json", "slim/model.safetensors", "recipe.yaml")
 """Files that are the same, byte by byte."""
 
 
-def paint(path: Path, seed: int) -> None:
-    """Noise around a colour; all files are of one size."""
+def paint(path: Path, seed: int, label: int) -> None:
+    """Noise in the colour of a class; all files are of one size."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
-    pixels[..., seed % 3] //= 2
+    pixels = np.random.default_rng(seed).integers(0, 100, (SIDE, SIDE, 3), dtype=np.uint8)
+    pixels[..., 2 * label] += 100
     Image.fromarray(pixels).save(path, compress_level=0)
 
 
 def write_weights(root: Path, seed: int) -> None:
+    """Weights of a network that tells the classes apart."""
     torch.manual_seed(seed)
-    model = load_recipe(root / "recipe.yaml").model.model_copy(update={"weights": None})
-    save_file(build_classifier(model, len(CLASSES)).net.state_dict(), root / "weights.safetensors")
+    config = load_recipe(root / "recipe.yaml").model.model_copy(update={"weights": None})
+    model = build_classifier(config, len(CLASSES)).train()
+    files = [(path, label) for label in (0, 1) for path in sorted((root / "images/train" / CLASSES[label]).iterdir())]
+    images = torch.stack([torch.from_numpy(np.asarray(Image.open(path))).permute(2, 0, 1) for path, _ in files]) / 255
+    labels = torch.tensor([label for _, label in files])
+    optimizer = torch.optim.Adam(model.parameters(), 0.02)
+    for _ in range(60):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    save_file(model.net.state_dict(), root / "weights.safetensors")
 
 
 def write_project(root: Path) -> None:
     for split, count in COUNTS.items():
         for label, name in enumerate(CLASSES):
             for number in range(count):
-                paint(root / "images" / split / name / f"{number:02d}.png", 1000 * len(split) + 3 * number + label)
+                paint(
+                    root / "images" / split / name / f"{number:02d}.png", 1000 * len(split) + 2 * number + label, label
+                )
     (root / "deeper").mkdir()
     for name, text in (("model.py", MODEL), ("near.py", NEAR), ("deeper/act.py", ACT), ("recipe.yaml", RECIPE)):
         (root / name).write_text(text, encoding="utf-8")
@@ -109,7 +121,7 @@ def touch_content(root: Path) -> None:
     """Another content of the same size under the same modification time."""
     path = root / "images" / "val" / "ant" / "03.png"
     before = path.stat()
-    paint(path, 77)
+    paint(path, 77, 1)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
 
@@ -135,10 +147,10 @@ def change_width(root: Path) -> None:
 
 
 CHANGES: dict[str, Callable[[Path], object]] = {
-    "a test image replaced": lambda root: paint(root / "images/test/ant/02.png", 5),
+    "a test image replaced": lambda root: paint(root / "images/test/ant/02.png", 5, 1),
     "a test image deleted": lambda root: (root / "images/test/bee/05.png").unlink(),
     "two class folders of the test images swapped": swap_test_classes,
-    "a training image that no sample holds": lambda root: paint(root / "images/train/bee/37.png", 6),
+    "a training image that no sample holds": lambda root: paint(root / "images/train/bee/37.png", 6, 0),
     "a validation image, its size and modification time restored": touch_content,
     "a neighbour of the model's file": replace("near.py", "import activation", "import activation as _; from torch.nn "
                                                "import SiLU as activation"),
@@ -146,7 +158,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "a file that the factory reads": change_width,
     "the weights": lambda root: write_weights(root, 1),
     "a value of the recipe": replace("recipe.yaml", "macs: 60%", "macs: 50%"),
-    "an image added": lambda root: paint(root / "images/train/ant/99.png", 8),
+    "an image added": lambda root: paint(root / "images/train/ant/99.png", 8, 1),
     "a class renamed": rename_class,
 }  # fmt: skip
 
@@ -209,7 +221,7 @@ def time_fingerprint(files: int) -> dict[str, Any]:
     found: dict[str, Any] = {"files": files}
     with TemporaryDirectory() as folder:
         root = Path(folder)
-        paint(root / "one.png", 1)
+        paint(root / "one.png", 1, 0)
         data = (root / "one.png").read_bytes()
         for number in range(files):
             path = root / "images" / "train" / CLASSES[number % 2] / f"{number:06d}.png"

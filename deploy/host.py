@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import shutil
 import sys
@@ -13,13 +14,41 @@ from pathlib import Path
 
 from slimsight.compress.errors import ConfigError
 
+CACHE_VARIABLE = "SLIMSIGHT_CACHE"
+CHOOSE_CACHE = f"set {CACHE_VARIABLE} to a folder with room that you may write"
+
 
 def default_cache() -> Path:
-    """Folder of decoded images, shared by all runs: ``$SLIMSIGHT_CACHE``, else the user's cache folder."""
-    if place := os.environ.get("SLIMSIGHT_CACHE"):
+    """Folder of decoded images, shared by all runs: ``$SLIMSIGHT_CACHE``, else the user's cache folder.
+
+    Raises:
+        ConfigError: neither is known: there is no home folder.
+    """
+    if place := os.environ.get(CACHE_VARIABLE):
         return Path(place)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "slimsight"
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "slimsight"
+    try:
+        return Path.home() / ".cache" / "slimsight"
+    except RuntimeError as error:  # no HOME, and a user whom the system does not know, as in some containers
+        raise ConfigError(f"there is no home folder to keep decoded images in: {CHOOSE_CACHE}") from error
+
+
+def writable_cache() -> Path:
+    """``default_cache``, made if it is not there.
+
+    Raises:
+        ConfigError: it cannot be made or written into.
+    """
+    cache = default_cache()
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(cache, os.W_OK | os.X_OK) else os.strerror(errno.EACCES)
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
+        raise ConfigError(f"the cache of decoded images, {cache}, cannot be written ({reason}): {CHOOSE_CACHE}")
+    return cache
 
 
 def proof_folder(cache: Path | None = None) -> Path:

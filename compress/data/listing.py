@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import BrokenImage, DataError
-from .decode import SUFFIXES, is_image
+from .decode import SUFFIXES, is_image, is_left_out
 from .lists import Labels
 from .partition import check_classes, first_names
 
@@ -93,7 +93,7 @@ def class_folders(root: Path, selected: Collection[str] | None = None) -> list[s
         raise DataError(f"there is no folder {root}; give a path that holds one folder of images per class")
     try:
         with os.scandir(root) as entries:
-            folders = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+            folders = sorted(entry.name for entry in entries if not is_left_out(entry.name) and entry.is_dir())
     except OSError as error:
         raise _listing_error(error) from error
     check_classes(folders, str(root))
@@ -235,7 +235,7 @@ def _scan_folder(root: Path, folder: str, skip: Collection[str], scan: Scanned, 
         with os.scandir(path) as entries:
             for entry in entries:
                 count += 1
-                if entry.name.startswith("."):
+                if is_left_out(entry.name):
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     subfolders.append(prefix + entry.name)

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from slimsight.compress.amounts import MOST_BATCH, MOST_ROUNDS, MOST_SESSIONS, MOST_THREADS, read_count
 from slimsight.compress.errors import ConfigError
+from slimsight.compress.files.destination import check_file_destination
 from slimsight.compress.files.untrusted import printable
 
 from .terminal import AllowCode, Terminal, console
@@ -55,6 +56,9 @@ def bench(
 
     from ..bench import BenchSettings, run_bench
 
+    for option, file in (("--json", json), ("--plot", plot)):
+        if file is not None:
+            check_file_destination(file, option)
     settings = BenchSettings(
         batches=_read_counts("batch", batch),
         threads=_read_counts("threads", threads),

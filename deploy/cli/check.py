@@ -12,6 +12,7 @@ import typer
 
 from slimsight.compress.amounts import MOST_CLASSES, read_image_shape
 from slimsight.compress.errors import BudgetExceeded
+from slimsight.compress.files.destination import check_file_destination
 
 from .terminal import Terminal, console
 
@@ -42,6 +43,9 @@ def check(
     from ..check import CheckRequest, run_check
 
     terminal: Terminal = context.obj
+    for option, file in (("--json", json), ("--junit", junit), ("--summary", summary)):
+        if file is not None and file != _STDOUT:
+            check_file_destination(file, option)
     image = None if input_ is None else read_image_shape(input_)
     with redirect_stdout(sys.stderr):  # what a user's model prints: standard output is the result alone
         result = run_check(CheckRequest(target, budget, against, image, classes), terminal.progress)

@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from slimsight.compress.errors import BudgetExceeded
+from slimsight.compress.files.destination import check_folder_destination
 
 from .terminal import AllowCode, Terminal, console
 
@@ -33,6 +34,8 @@ def export(
     from ..run.export import FORMATS, PRECISIONS, export_run, read_batch, read_choices
 
     terminal: Terminal = context.obj
+    if out is not None:
+        check_folder_destination(out, "--out")
     exported = export_run(
         run_dir,
         formats=read_choices(to, FORMATS, "--to"),

@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from slimsight.compress.amounts import MOST_CLASSES, read_image_shape
+from slimsight.compress.files.destination import check_file_destination
 
 from .terminal import AllowCode, Terminal, console
 
@@ -42,6 +43,8 @@ def inspect(
     from ..inspection import inspect_model, load_model, read_limits
 
     terminal: Terminal = context.obj
+    if json is not None:
+        check_file_destination(json, "--json")
     shape, wanted = read_image_shape(input_), read_limits(budget) if budget else None
     net = load_model(model, classes, allow_code=allow_code)
     inspection = inspect_model(

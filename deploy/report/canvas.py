@@ -17,13 +17,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
+from matplotlib.text import Text
 from numpy.typing import NDArray
 from PIL import Image
 
 from slimsight.compress.data.decode import DECODE_ERRORS, MOST_BYTES
 from slimsight.compress.errors import ConfigError
 from slimsight.compress.files.atomic import atomic_path
-from slimsight.compress.files.untrusted import open_limited
+from slimsight.compress.files.untrusted import escape_hidden, open_limited
 
 WIDTH: Final = 16.0  # inches: 1600 px
 HEAT: Final = "inferno"
@@ -46,10 +47,20 @@ Bytes = NDArray[np.uint8]
 Maps = NDArray[np.floating[Any]]
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a PNG atomically."""
+def save(figure: Figure, path: Path, *, dpi: int = _DPI) -> None:
+    """Write a PNG atomically; what texts hold is drawn as it is."""
+    _draw_plainly(figure)
     with atomic_path(path, durable=False) as part:
-        figure.savefig(part, dpi=_DPI, format="png", facecolor="white", metadata=PNG_METADATA)
+        figure.savefig(part, dpi=dpi, format="png", facecolor="white", metadata=PNG_METADATA)
+
+
+def _draw_plainly(figure: Figure) -> None:
+    """Names of classes, files and layers are no formulas ($), and have no hidden characters."""
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_parse_math(False)
+        if (shown := escape_hidden(text.get_text())) != text.get_text():
+            text.set_text(shown)
 
 
 def refuse_foreign_pictures(paths: Iterable[Path]) -> None:

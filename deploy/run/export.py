@@ -28,7 +28,7 @@ from ..run_dir import read_run
 from ..run_dir.allowed_code import load_run_recipe, remember_engine
 from ..run_dir.exports import EXPORT_FILE
 from .export_files import FORMATS, PRECISIONS, Files
-from .session import Session, default_cache
+from .session import Session, writable_cache
 
 __all__ = ["FORMATS", "PRECISIONS", "Exported", "export_run", "read_batch", "read_choices"]
 
@@ -131,7 +131,7 @@ def export_run(
         raise RunError(
             f"{path} is not finished (stage '{unfinished}' is not done): complete it with 'slimsight run', then export"
         )
-    session = Session(recipe, run, progress, cache or default_cache())
+    session = Session(recipe, run, progress, cache or writable_cache())
     if batch is not None:
         check_batches_fit({"--batch": batch.max}, session.example.shape[1:])
     folder = out or run.export_json.parent

@@ -89,7 +89,7 @@ class RunDir(RunPaths):
             inputs: ``content`` of the records of the stages that it needs.
 
         Raises:
-            PruningError: a metric is NaN or infinite: the stage did not converge.
+            TrainingError: a metric is NaN or infinite: the stage diverged.
         """
         assert self._writable
         check_finite(name, metrics)

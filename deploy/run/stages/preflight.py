@@ -19,6 +19,7 @@ from slimsight.compress.gates import (
 from slimsight.compress.models import Classifier
 from slimsight.compress.surgery import ChannelGraph
 from slimsight.export.pt2.export import trace
+from slimsight.export.runners import import_onnxruntime
 
 from ...host import check_batches_fit
 from ...report.units import as_macs, as_ms, as_percent
@@ -55,8 +56,10 @@ def preflight(session: Session) -> Preflight:
             test image is broken.
         PruningError: nothing can shrink, or the budget is out of reach.
         ExportError: the model cannot be traced.
+        RuntimeMissing: ONNX Runtime is missing, or cannot be imported.
     """
     recipe = session.recipe
+    import_onnxruntime()  # every run times its models by it, in the end
     side, most = session.opened.image_size, len(session.opened.train)
     sizes = {name: min(size, most) for name, size in batch_sizes(recipe).items()}  # as batches are made
     check_batches_fit(sizes | {"latency.batch": recipe.latency.batch}, (3, side, side))
