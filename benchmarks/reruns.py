@@ -12,6 +12,7 @@ is timed: --files images, with no change since it was last read. Rows go to resu
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import multiprocessing
 import os
@@ -69,6 +70,8 @@ finetune: {{epochs: 1, batch_size: 16}}
 export: {{formats: [onnx]}}
 latency: {{rounds: 20, sessions: 1, warmup_seconds: 0.01}}
 """
+PRELOADED = ("captum.attr", "fvcore.nn", "onnx.reference", "onnxruntime", "onnxscript", "torch.export", "torch.onnx")
+"""What runs import on the way: once, before processes are forked."""
 SAME = ("slim/plan.json", "slim/model.safetensors", "recipe.yaml")
 """Files that are the same, byte by byte."""
 
@@ -87,7 +90,7 @@ def write_weights(root: Path, seed: int) -> None:
     config = load_recipe(root / "recipe.yaml").model.model_copy(update={"weights": None})
     model = build_classifier(config, len(CLASSES)).train()
     files = [(path, label) for label in (0, 1) for path in sorted((root / "images/train" / CLASSES[label]).iterdir())]
-    images = torch.stack([torch.from_numpy(np.asarray(Image.open(path))).permute(2, 0, 1) for path, _ in files]) / 255
+    images = torch.stack([torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1) for path, _ in files]) / 255
     labels = torch.tensor([label for _, label in files])
     optimizer = torch.optim.Adam(model.parameters(), 0.02)
     for _ in range(60):
@@ -246,6 +249,8 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=50_000, help="images whose fingerprint is timed")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    for name in PRELOADED:
+        importlib.import_module(name)
     with TemporaryDirectory() as folder:
         template = Path(folder) / "template"
         template.mkdir()
