@@ -145,8 +145,9 @@ def refuse_mode(image: Image.Image) -> None:
     PIL opens RGB of 16 bits as RGB, and drops half of them.
     """
     deep = any(_is_deep(tile[3]) for tile in getattr(image, "tile", ()))
-    if image.mode.startswith(("I", "F")) or deep:
-        kind = "16 bits per channel" if deep else f"mode {image.mode}"
+    other = image.mode.startswith(("I", "F"))
+    if other or deep:
+        kind = f"mode {image.mode}" if other else "16 bits per channel"
         raise ValueError(f"{kind}: only 8 bits per channel are read, convert it to 8-bit RGB")
 
 
