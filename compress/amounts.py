@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from .errors import ConfigError
+from .files.untrusted import printable
 
 _NUMBER: Final = re.compile(r"([0-9][0-9_]*\.?[0-9_]*|\.[0-9]+)(e[+-]?[0-9]+)?\s*(%|[a-z]*(?: [a-z]+)?)", re.IGNORECASE)
 
@@ -34,6 +35,16 @@ BYTE_UNITS: Final = COUNT_UNITS | {
 }
 TIME_UNITS: Final = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 """In milliseconds; a unit is required."""
+
+MOST_SIDE: Final = 4096
+"""Pixels: largest side of an image."""
+MOST_CLASSES: Final = 100_000
+MOST_BATCH: Final = 65_536
+MOST_THREADS: Final = 1024
+MOST_ROUNDS: Final = 1_000_000
+MOST_SESSIONS: Final = 10_000
+_MOST_VALUES: Final = 2**26
+"""Of one image: 256 MiB in 32-bit floating point."""
 
 PLAUSIBLE: Final = 1000
 """Smallest bare number taken for an amount: 40 is meant as 40 % or 40 M, never as 40."""
@@ -120,13 +131,25 @@ def read_image_shape(text: str) -> tuple[int, int, int]:
     """(C, H, W) of a text such as ``3x224x224``.
 
     Raises:
-        ConfigError: not three positive whole numbers with x between them.
+        ConfigError: not three positive whole numbers with x between them, or an image that is too large.
     """
-    parts = text.lower().split("x")
-    if len(parts) != 3 or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise ConfigError(f"the input is '{text}': give channels x height x width, e.g. 3x224x224")
-    channels, height, width = map(int, parts)
+    sizes = [read_count(part, MOST_SIDE) for part in text.lower().split("x")]
+    if len(sizes) != 3 or None in sizes or math.prod(size or 0 for size in sizes) > _MOST_VALUES:
+        raise ConfigError(
+            f"the input is '{printable(text)}': give channels x height x width, e.g. 3x224x224, of at most "
+            f"{MOST_SIDE:,} each and {_MOST_VALUES:,} values in all"
+        )
+    channels, height, width = (size or 0 for size in sizes)
     return channels, height, width
+
+
+def read_count(text: str, most: int, *, least: int = 1) -> int | None:
+    """The whole number from ``least`` to ``most`` that ``text`` holds; None where it holds something else."""
+    digits = text.strip()
+    if not digits.isdecimal() or len(digits) > len(str(most)):
+        return None
+    number = int(digits)
+    return number if least <= number <= most else None
 
 
 def as_duration(seconds: float) -> str:

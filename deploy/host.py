@@ -3,25 +3,79 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
+
+from slimsight.compress.errors import ConfigError
+
+CACHE_VARIABLE = "SLIMSIGHT_CACHE"
+CHOOSE_CACHE = f"set {CACHE_VARIABLE} to a folder with room that you may write"
 
 
 def default_cache() -> Path:
-    """Folder of decoded images, shared by all runs: ``$SLIMSIGHT_CACHE``, else the user's cache folder."""
-    if place := os.environ.get("SLIMSIGHT_CACHE"):
+    """Folder of decoded images, shared by all runs: ``$SLIMSIGHT_CACHE``, else the user's cache folder.
+
+    Raises:
+        ConfigError: neither is known: there is no home folder.
+    """
+    if place := os.environ.get(CACHE_VARIABLE):
         return Path(place)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "slimsight"
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "slimsight"
+    try:
+        return Path.home() / ".cache" / "slimsight"
+    except RuntimeError as error:  # no HOME, and a user whom the system does not know, as in some containers
+        raise ConfigError(f"there is no home folder to keep decoded images in: {CHOOSE_CACHE}") from error
+
+
+def writable_cache() -> Path:
+    """``default_cache``, made if it is not there.
+
+    Raises:
+        ConfigError: it cannot be made or written into.
+    """
+    cache = default_cache()
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(cache, os.W_OK | os.X_OK) else os.strerror(errno.EACCES)
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
+        raise ConfigError(f"the cache of decoded images, {cache}, cannot be written ({reason}): {CHOOSE_CACHE}")
+    return cache
 
 
 def proof_folder(cache: Path | None = None) -> Path:
     """Folder of kept proofs of channel groups in ``cache`` (``default_cache`` if None)."""
     return (cache or default_cache()) / "proofs"
+
+
+def check_batches_fit(batches: Mapping[str, int], shape: Sequence[int]) -> None:
+    """Refuse batches of images whose pixels alone take more memory than this process may still allocate.
+
+    Args:
+        batches: images per call or step, by the setting that says so.
+        shape: of one image, (C, H, W).
+
+    Raises:
+        ConfigError: names the setting, and the most that fit.
+    """
+    free, each = usable_memory(), 4 * prod(shape)
+    for name, size in batches.items():
+        if free is not None and size * each > free:
+            image = " x ".join(map(str, shape))
+            most = free // each
+            fit = f"at most {most:,} fit: give fewer" if most else "not one fits: give smaller images"
+            raise ConfigError(
+                f"{name} is {size:,}: so many images of {image} take {size * each / 1e9:,.1f} GB in 32-bit floating "
+                f"point, and {free / 1e9:,.1f} GB of memory are free; {fit}"
+            )
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor, nn
 
-from slimsight.compress.errors import ModelError
+from slimsight.compress.errors import ConfigError, ModelError
 from slimsight.compress.explain import ExplainedClassifier
-from slimsight.compress.files.atomic import make_folder, read_tensors, remove, write_tensors
+from slimsight.compress.files.atomic import make_folder, read_tensors, write_tensors
 from slimsight.compress.files.sealed import find_damage, read_sealed, sha256_of_file, write_sealed
 from slimsight.compress.models import check_logits
 from slimsight.compress.models.adopt import adopt
@@ -22,7 +22,8 @@ from .run_dir import is_run, read_run
 
 WEIGHTS, PLAN, PROGRAM, EXPLAINER = "model.safetensors", "plan.json", "model.pt2", "explainer.safetensors"
 SUMS = "checksums.json"
-"""File with the sha256 of each file; written last. A run's ``slim`` folder has none: its stage records hold them."""
+"""File with the sha256 of each file, written last. A run's ``slim`` folder has none: its stage records hold them."""
+_UNFINISHED = "0" * 64  # until then
 
 _NET, _NORMALISATION = "net.", frozenset({"normalize.mean", "normalize.std"})
 """Names of the tensors of a ``Classifier``: prefix of its network's, and those of its normalisation."""
@@ -47,20 +48,21 @@ def save(slimmed: Slimmed, folder: str | Path) -> None:
     """Write weights (safetensors), plan (JSON), a self-contained ``model.pt2``, and the explainer's weights.
 
     Raises:
+        ConfigError: a file of one of these names is there, in a folder that ``save`` did not write.
         ExportError: the model cannot be traced with a free batch size.
         RunError: the disk is full or the place is not writable.
     """
     place = Path(folder)
+    written = [PROGRAM, WEIGHTS, PLAN, *([EXPLAINER] if slimmed.explained is not None else [])]
+    _refuse_foreign(place, written)
     make_folder(place)
-    remove(place / SUMS)
+    write_sealed(place / SUMS, {"sha256": dict.fromkeys(written, _UNFINISHED)})
     export_pt2(slimmed.model, slimmed.example, place / PROGRAM)
     write_tensors(place / WEIGHTS, tensors_of(slimmed.model))
     slimmed.plan.save(place / PLAN)
-    written = [PROGRAM, WEIGHTS, PLAN]
     if slimmed.explained is not None:
         selector = slimmed.explained.selector
         write_tensors(place / EXPLAINER, selector.state_dict(), selector.head.metadata)
-        written.append(EXPLAINER)
     write_sealed(place / SUMS, {"sha256": {name: sha256_of_file(place / name) for name in written}})
 
 
@@ -123,6 +125,15 @@ def _of_classifier(names: Iterable[str]) -> bool:
     """Whether the names of tensors are those of a ``Classifier``."""
     others = {*names} - _NORMALISATION
     return len(others) == len({*names}) - len(_NORMALISATION) and all(name.startswith(_NET) for name in others)
+
+
+def _refuse_foreign(place: Path, names: Sequence[str]) -> None:
+    """Raise ConfigError for files of these names in a folder without ``SUMS``: they are somebody's own."""
+    there = [name for name in names if (place / name).exists()]
+    if there and not (place / SUMS).is_file():
+        raise ConfigError(
+            f"{place / there[0]} exists, and slimsight.save did not write it: it is kept; save into a folder of its own"
+        )
 
 
 def _check(place: Path) -> None:

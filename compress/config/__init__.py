@@ -1,6 +1,6 @@
 """Recipe sections of compression: frozen, validated on construction, unknown keys refused."""
 
-from .base import Count, Fraction, Images, NonNegative, Positive, Section, Share
+from .base import BatchSize, Count, Epochs, Fraction, Images, NonNegative, Positive, Section, Share, Side, Threads
 from .budget import BudgetConfig, LatencyLimit, MacsLimit, ParamsLimit, SizeLimit
 from .classifier import ON_BACKBONE, DataConfig, FinetuneConfig, Interpolation, ModelConfig, TrainConfig
 from .dynamic import DynamicConfig
@@ -10,10 +10,12 @@ from .gates import RANKINGS, GatesConfig, Steer
 __all__ = [
     "ON_BACKBONE",
     "RANKINGS",
+    "BatchSize",
     "BudgetConfig",
     "Count",
     "DataConfig",
     "DynamicConfig",
+    "Epochs",
     "ExplainerConfig",
     "FinetuneConfig",
     "Fraction",
@@ -32,8 +34,10 @@ __all__ = [
     "Section",
     "SelectorConfig",
     "Share",
+    "Side",
     "SizeLimit",
     "Steer",
+    "Threads",
     "TrainConfig",
     "VarSalConfig",
 ]

@@ -6,12 +6,19 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from ..amounts import number_pattern, read_number
+from ..amounts import MOST_BATCH, MOST_SIDE, MOST_THREADS, number_pattern, read_number
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+Million = Annotated[int, Field(ge=1, le=1_000_000)]
+"""A count of at most a million."""
+Side = Annotated[int, Field(ge=8, le=MOST_SIDE)]
+"""Of an image, pixels."""
+Epochs = Annotated[int, Field(ge=1, le=100_000)]
+BatchSize = Annotated[int, Field(ge=1, le=MOST_BATCH)]
+Threads = Annotated[int, Field(ge=1, le=MOST_THREADS)]
 
 
 def _read_share(value: object) -> float:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
 
 from ..amounts import BYTE_UNITS, MACS_UNITS, PARAM_UNITS, TIME_UNITS, Amount, number_pattern, to_amount
-from .base import Count, Section
+from .base import Million, Section
 
 
 def _read_limit(what: str, units: Mapping[str, float], example: str) -> BeforeValidator:
@@ -68,7 +68,7 @@ class BudgetConfig(Section):
     latency: LatencyLimit | None = Field(
         default=None, description="measured: a ratio to the original's or 3ms", examples=["60%", "3ms"]
     )
-    align: Count | Literal["auto"] = Field(
+    align: Million | Literal["auto"] = Field(
         default=1, description="channels kept in multiples of this, where a group is large enough; auto: by timing"
     )
     latency_aware: bool = Field(

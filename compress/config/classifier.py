@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from .base import Count, Fraction, NonNegative, Positive, Section, Share
+from ..amounts import MOST_SIDE
+from .base import BatchSize, Epochs, Fraction, NonNegative, Positive, Section, Share, Side
 
 ADAMW = {"lr": 6e-4, "weight_decay": 0.01}
 """Defaults of a training by AdamW."""
@@ -48,11 +49,9 @@ class DataConfig(Section):
         description="train/ and val/ without test/: true makes val/ the test set (ImageNet's habit) and holds "
         "validation images out of train/; false: val/ validates, and nothing is tested",
     )
-    image_size: Annotated[int, Field(ge=8)] | None = Field(
-        default=None, description="side in pixels; image_folder needs it"
-    )
+    image_size: Side | None = Field(default=None, description="side in pixels; image_folder needs it")
     flip: bool = Field(default=True, description="training images may be mirrored")
-    crop_padding: Annotated[int, Field(ge=0)] = Field(
+    crop_padding: Annotated[int, Field(ge=0, le=MOST_SIDE)] = Field(
         default=4, description="training images are shifted by up to this many pixels"
     )
     subset: Share | None = Field(
@@ -73,10 +72,10 @@ class DataConfig(Section):
         description="once: into a cache of bytes at image_size; on_the_fly: by worker processes whenever images are "
         "read, for folders whose cache would not fit (ImageNet: 193 GB)",
     )
-    workers: Annotated[int, Field(ge=0)] | None = Field(
+    workers: Annotated[int, Field(ge=0, le=256)] | None = Field(
         default=None, description="on_the_fly: processes that decode; null: as many as cores, up to 8; 0: none"
     )
-    resize: Annotated[int, Field(ge=8)] | None = Field(
+    resize: Side | None = Field(
         default=None,
         description="pixels that the short side is scaled to before the centre square of image_size is cut out "
         "(ImageNet: 256 for 224); null: image_size",
@@ -155,7 +154,7 @@ class DataConfig(Section):
 class TrainConfig(Section):
     """Training without weights, on a backbone's (``head: new``), and to finetune; the rate follows one cycle."""
 
-    epochs: Count = Field(default=20, description="times through the training images; 8 on a backbone (head: new)")
+    epochs: Epochs = Field(default=20, description="times through the training images; 8 on a backbone (head: new)")
     optimizer: Literal["sgd", "adamw"] = Field(
         default="sgd", description="sgd with momentum and Nesterov, or adamw; adamw on a backbone (head: new)"
     )
@@ -169,7 +168,7 @@ class TrainConfig(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0, description="share of the target that is spread over all classes"
     )
-    batch_size: Count = Field(default=128, description="images per step; 32 on a backbone (head: new)")
+    batch_size: BatchSize = Field(default=128, description="images per step; 32 on a backbone (head: new)")
 
     @model_validator(mode="before")
     @classmethod
@@ -232,11 +231,11 @@ class ModelConfig(Section):
 class FinetuneConfig(TrainConfig):
     """After surgery: BN recalibration, training, optionally with distillation from the original, BN recalibration."""
 
-    epochs: Annotated[int, Field(ge=0)] = Field(default=10, description="times through the training images")
+    epochs: Annotated[int, Field(ge=0, le=100_000)] = Field(default=10, description="times through the training images")
     lr: Positive = Field(
         default=0.05, description="the highest of a one-cycle schedule; with adamw 0.0006 where it is not given"
     )
-    recalibrate_batches: Annotated[int, Field(ge=0)] = Field(
+    recalibrate_batches: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
         default=50,
         description="batches whose statistics BatchNorm takes before finetuning, and after it if they validate better",
     )

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from .base import Count, Fraction, Images, NonNegative, Positive, Section
+from .base import BatchSize, Epochs, Fraction, Images, NonNegative, Positive, Section
 
 
 class MaskConfig(Section):
@@ -23,11 +23,11 @@ class PredictorConfig(Section):
     init: Literal["classifier", "scratch"] = Field(
         default="classifier", description="start from the classifier's weights, or from none"
     )
-    epochs: Count = Field(default=3, description="times through the training images, at most")
+    epochs: Epochs = Field(default=3, description="times through the training images, at most")
     lr: Positive = Field(default=3e-4, description="Adam")
     weight_decay: NonNegative = Field(default=1e-4, description="Adam")
-    batch_size: Count = Field(default=128, description="images per step")
-    patience: Count = Field(default=3, description="epochs without progress before it stops")
+    batch_size: BatchSize = Field(default=128, description="images per step")
+    patience: Epochs = Field(default=3, description="epochs without progress before it stops")
 
 
 class RealXConfig(Section):
@@ -44,31 +44,31 @@ class RealXConfig(Section):
 class SelectorConfig(Section):
     """f_sel: image -> explanation (ISP Eq. 8)."""
 
-    epochs: Count = Field(default=4, description="times through the training images, at most")
+    epochs: Epochs = Field(default=4, description="times through the training images, at most")
     lr: Positive = Field(default=1e-3, description="Adam")
     weight_decay: NonNegative = Field(default=1e-4, description="Adam")
-    batch_size: Count = Field(default=64, description="images per step")
+    batch_size: BatchSize = Field(default=64, description="images per step")
     temperature: Positive = Field(default=1.0, description="of the relaxed samples of a mask")
     area_term: Literal["mean", "power"] = Field(
         "mean", description="R(m): expected L0, or (rbf only) the released code's mean((m + 5e-4)^0.3)"
     )
     area_weight: Positive = Field(default=1.0, description="lambda_1 to start from; it then follows target_area")
     smooth_weight: NonNegative = Field(default=1e-3, description="lambda_2 of S(m), rbf only")
-    patience: Count = Field(default=3, description="epochs without progress before it stops")
+    patience: Epochs = Field(default=3, description="epochs without progress before it stops")
 
 
 class VarSalConfig(Section):
     """VarSal (``gates.steer: varsal``): a mean and a variance per pixel, under a soft-TV prior; has no predictor."""
 
-    epochs: Count = Field(default=10, description="times through the training images, at most")
+    epochs: Epochs = Field(default=10, description="times through the training images, at most")
     lr: Positive = Field(default=1e-4, description="Adam")
     weight_decay: NonNegative = Field(default=5e-4, description="Adam")
-    batch_size: Count = Field(default=128, description="images per step")
+    batch_size: BatchSize = Field(default=128, description="images per step")
     alpha: float = Field(default=0.4, ge=0, lt=0.55, description="correlation of neighbouring pixels in the prior")
     beta: NonNegative | None = Field(default=None, description="weight of the prior; null: 1 / (10 height width)")
     epsilon: Positive = Field(default=0.1, description="softness of top-k")
     kept: tuple[Fraction, Fraction] = Field(default=(0.1, 0.9), description="share of pixels kept, from and to")
-    patience: Count = Field(default=3, description="epochs without progress before it stops")
+    patience: Epochs = Field(default=3, description="epochs without progress before it stops")
 
     @field_validator("kept")
     @classmethod

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from .base import Count, Fraction, Images, NonNegative, Positive, Section
+from .base import BatchSize, Fraction, Images, NonNegative, Positive, Section
 
 Steer = Literal[
     "rbf", "realx", "varsal", "none", "magnitude", "uniform", "taylor", "fpgm", "bn_scale", "lamp", "random"
@@ -37,9 +37,11 @@ class GatesConfig(Section):
         default=None,
         description="training images the gates see: how many, or a share of every class (10%); null: all",
     )
-    steps: Annotated[int, Field(ge=20)] = Field(default=1000, description="batches that the gates learn on")
+    steps: Annotated[int, Field(ge=20, le=10_000_000)] = Field(
+        default=1000, description="batches that the gates learn on"
+    )
     lr: Positive | None = Field(default=None, description="Adam; null scales with 1/steps so that gates can close")
-    batch_size: Count = Field(default=128, description="images per step")
+    batch_size: BatchSize = Field(default=128, description="images per step")
     class_weight: NonNegative = Field(
         default=1.0,
         description="of cross entropy, or with data.labels none of KL(original || gated); 0 leaves it out, for gates "

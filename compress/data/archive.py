@@ -221,7 +221,7 @@ def _parts(path: str) -> list[str]:
 
 def _facts(path: Path) -> dict[str, Any]:
     stat = path.stat()
-    return {"path": path.resolve(), "bytes": stat.st_size, "changed": stat.st_mtime_ns}
+    return {"path": path.resolve(), "bytes": stat.st_size, "changed": [stat.st_mtime_ns, stat.st_ctime_ns]}
 
 
 def read_members(path: Path, *, content: bool = True) -> Iterator[tuple[tarfile.TarInfo, bytes]]:

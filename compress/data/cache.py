@@ -22,6 +22,7 @@ from ..errors import Damaged, RunError
 from ..files.atomic import atomic_path, make_folder, sync_folder, write_errors
 from ..files.locks import NoLocks, locked, try_lock
 from ..files.sealed import find_damage, read_sealed, sha256_of_file, write_sealed
+from ..files.untrusted import as_text
 from ..progress import SILENT, Progress
 from .decode import Decoded
 from .images import DIGEST_BYTES, ImageSet, pixel_digests
@@ -104,7 +105,7 @@ def read_cached(folder: Path, progress: Progress = SILENT) -> CachedImages | Non
         images = np.asarray(np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False))
         labels = np.load(folder / "labels.npy", allow_pickle=False)
         digests = np.load(folder / _DIGESTS, allow_pickle=False)
-        names, classes = tuple(meta["names"]), tuple(meta["classes"])
+        names, classes = tuple(meta["names"]), tuple(map(as_text, meta["classes"]))
     except PermissionError as error:
         raise RunError(f"cannot read {folder}: {error.strerror}; make it readable or choose another --out") from error
     except Damaged as damage:

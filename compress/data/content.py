@@ -22,7 +22,7 @@ from .cache import fingerprint
 from .images import DIGEST_BYTES, ImageSet
 from .index import FileIndex
 
-_LAYOUT = 1  # part of the path; raised when what is stored changes
+_LAYOUT = 2  # part of the path; raised when what is stored changes
 _MTIME_RESOLUTION_NS = 2_000_000_000  # the coarsest modification times of file systems
 _UNKNOWN = -1  # a modification time that no file has
 _READ_BYTES = 1 << 20
@@ -43,7 +43,7 @@ def content_key(*sets: ImageSet) -> str:
 def digests_of_files(index: FileIndex, cache_dir: Path, progress: Progress = SILENT) -> NDArray[np.uint8]:
     """(N, 16) digests of the content of the files of ``index``.
 
-    They are kept in ``cache_dir``; only files whose size or modification time changed are read again.
+    They are kept in ``cache_dir``; only files whose size or times changed are read again.
 
     Raises:
         DataError: a file cannot be read.
@@ -53,7 +53,7 @@ def digests_of_files(index: FileIndex, cache_dir: Path, progress: Progress = SIL
     names = index.names.to_list()
     looked_ns = time.time_ns()
     found = (value for name in names for value in _stamp(f"{index.root}/{name}"))
-    stamps = np.fromiter(found, dtype=np.int64, count=2 * len(names)).reshape(len(names), 2)
+    stamps = np.fromiter(found, dtype=np.int64, count=3 * len(names)).reshape(len(names), 3)
     known, digests = _read_known(path, index, names)
     changed = np.flatnonzero((known != stamps).any(axis=1))
     if not len(changed):
@@ -64,15 +64,15 @@ def digests_of_files(index: FileIndex, cache_dir: Path, progress: Progress = SIL
         for row, digest in zip(changed, tracked, strict=True):
             digests[row] = np.frombuffer(digest, dtype=np.uint8)
     # A file written a moment ago may be written once more without another modification time.
-    stamps[stamps[:, 1] > looked_ns - _MTIME_RESOLUTION_NS, 1] = _UNKNOWN
+    stamps[stamps[:, 1:].max(axis=1) > looked_ns - _MTIME_RESOLUTION_NS, 1] = _UNKNOWN
     with atomic_path(path) as part, part.open("wb") as file:
         np.savez(file, letters=index.names.letters, ends=index.names.ends, stamps=stamps, digests=digests)
     return digests
 
 
 def _read_known(path: Path, index: FileIndex, names: list[str]) -> _Known:
-    """Stamps (N, 2) and digests (N, 16) of ``names`` from an earlier call; files that it did not see have no stamp."""
-    stamps = np.full((len(names), 2), _UNKNOWN, dtype=np.int64)
+    """Stamps (N, 3) and digests (N, 16) of ``names`` from an earlier call; files that it did not see have no stamp."""
+    stamps = np.full((len(names), 3), _UNKNOWN, dtype=np.int64)
     digests = np.zeros((len(names), DIGEST_BYTES), dtype=np.uint8)
     try:
         with np.load(path, allow_pickle=False) as stored:
@@ -91,13 +91,13 @@ def _read_known(path: Path, index: FileIndex, names: list[str]) -> _Known:
     return stamps, digests
 
 
-def _stamp(path: str) -> tuple[int, int]:
-    """Size in bytes and modification time in ns."""
+def _stamp(path: str) -> tuple[int, int, int]:
+    """Size in bytes, and times in ns of the last change of the content, which a program may set, and of the file."""
     try:
         stat = os.stat(path)  # noqa: PTH116 - a million files: Path objects would take most of the time
     except OSError as error:
         raise _unreadable(path, error) from error
-    return stat.st_size, stat.st_mtime_ns
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def _file_digest(path: str) -> bytes:

@@ -22,7 +22,9 @@ from .preprocessing import Preprocessing
 
 FORMATS: Final = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
 """Accepted formats (PIL's names). By content PIL would open others whatever the suffix, EPS with Ghostscript."""
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
+)
 MOST_BYTES: Final = 256 * MEBIBYTE
 MOST_PIXELS: Final = 2**26  # decoded as RGB: 192 MiB in each of the threads that decode
 DECODE_THREADS = min(8, os.cpu_count() or 1)
@@ -40,6 +42,7 @@ DECODE_ERRORS: Final = (
     Image.DecompressionBombError,
 )
 _CHUNK = 32  # images per task: decoding a CIFAR image takes less time than submitting a task
+_CHUNK_BYTES = 16 * MEBIBYTE  # fewer of large images: some chunks wait in memory
 
 
 class Encoded(NamedTuple):
@@ -121,15 +124,37 @@ def to_bytes(image: Image.Image, preprocessing: Preprocessing | None = None) -> 
 
 
 def is_image(name: str) -> bool:
-    """Whether a path below a split is an image: a known suffix (in any case) and no hidden part."""
+    """Whether a path below a split is an image: a known suffix (in any case) and no part that is left out."""
     path = PurePosixPath(name)
-    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
+    return path.suffix.lower() in SUFFIXES and not any(map(is_left_out, path.parts))
+
+
+_SYSTEM_FOLDERS = frozenset(
+    {"@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
+)
+
+
+def is_left_out(name: str) -> bool:
+    """Whether a folder or a file of this name is none of the user's images: hidden, or made by a system."""
+    return name.startswith(".") or name in _SYSTEM_FOLDERS
 
 
 def refuse_mode(image: Image.Image) -> None:
-    """Raise ValueError for more than 8 bits per channel."""
-    if image.mode.startswith(("I", "F")):
-        raise ValueError(f"mode {image.mode}: only 8 bits per channel are read, convert it to 8-bit RGB")
+    """Raise ValueError for more than 8 bits per channel; ``image`` is opened, and not decoded yet.
+
+    PIL opens RGB of 16 bits as RGB, and drops half of them.
+    """
+    deep = any(_is_deep(tile[3]) for tile in getattr(image, "tile", ()))
+    other = image.mode.startswith(("I", "F"))
+    if other or deep:
+        kind = f"mode {image.mode}" if other else "16 bits per channel"
+        raise ValueError(f"{kind}: only 8 bits per channel are read, convert it to 8-bit RGB")
+
+
+def _is_deep(arguments: object) -> bool:
+    """Whether what PIL gives a decoder says 16 bits: a raw mode such as ``RGB;16B``, or PPM's largest value."""
+    parts = arguments if isinstance(arguments, tuple | list) else (arguments,)
+    return any(";16" in part if isinstance(part, str) else isinstance(part, int) and part == 65535 for part in parts)
 
 
 def error_text(error: BaseException) -> str:
@@ -145,7 +170,7 @@ def _decode_in_threads(
     with ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="decode") as pool:
         running: deque[Future[list[tuple[Encoded, NDArray[np.uint8]]]]] = deque()
         try:
-            for chunk in _chunks(encoded):
+            for chunk in _chunks(encoded, _chunk_size(preprocessing)):
                 running.append(pool.submit(_decode_chunk, chunk, preprocessing))
                 if len(running) > 2 * DECODE_THREADS:
                     yield running.popleft().result()
@@ -156,11 +181,17 @@ def _decode_in_threads(
                 future.cancel()
 
 
-def _chunks(encoded: Iterable[Encoded]) -> Iterator[list[Encoded]]:
+def _chunk_size(preprocessing: Preprocessing | None) -> int:
+    if preprocessing is None:
+        return _CHUNK
+    return max(1, min(_CHUNK, _CHUNK_BYTES // (3 * preprocessing.side**2)))
+
+
+def _chunks(encoded: Iterable[Encoded], size: int) -> Iterator[list[Encoded]]:
     chunk: list[Encoded] = []
     for item in encoded:
         chunk.append(item)
-        if len(chunk) == _CHUNK:
+        if len(chunk) == size:
             yield chunk
             chunk = []
     if chunk:

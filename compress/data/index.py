@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError, RunError
 from ..files.atomic import atomic_path, read_json, write_json
+from ..files.untrusted import as_text
 from ..progress import SILENT, Progress
 from .cache import fingerprint, remove_abandoned
 from .listing import (
@@ -36,7 +37,7 @@ from .listing import (
 )
 from .lists import Labels
 
-LAYOUT = 1  # part of every path; raised when what is stored changes
+LAYOUT = 2  # part of every path; raised when what is stored changes
 _MTIME_RESOLUTION_NS = 2_000_000_000  # the coarsest modification times of file systems
 _THREADS = min(8, (os.cpu_count() or 1) + 2)  # more than cores: listing network folders is latency-bound
 
@@ -142,12 +143,12 @@ def open_index(
 def read_index(folder: Path, root: Path) -> FileIndex | None:
     """The index in a cache folder; None if it is absent, damaged or out of date."""
     try:
-        meta = read_json(folder / "meta.json")
+        meta = read_json(folder / "meta.json", file_names=True)
         if not _is_current(root, meta["folders"], int(meta["listed_ns"])):
             return None
         names = FileNames(folder)
         labels: NDArray[np.int64] = np.load(folder / "labels.npy", allow_pickle=False)
-        classes, content = tuple(meta["classes"]), str(meta["content"])
+        classes, content = tuple(map(as_text, meta["classes"])), str(meta["content"])
     except PermissionError as error:
         raise RunError(f"cannot read {folder}: {error.strerror}; make it readable or choose another cache") from error
     except (FileNotFoundError, NotADirectoryError, ValueError, EOFError, KeyError, TypeError):
@@ -158,11 +159,14 @@ def read_index(folder: Path, root: Path) -> FileIndex | None:
 
 
 def _is_current(root: Path, folders: dict[str, list[int]], listed_ns: int) -> bool:
-    """Compare modification times of all folders, and entry counts of those changed just before they were listed."""
+    """Compare times of the last change of all folders, and entry counts of those changed just before they were listed.
+
+    Not the time that copying tools restore.
+    """
     for folder, (changed, count) in folders.items():
         path = os.path.join(root, folder)  # noqa: PTH118 - thousands of folders at every start
         try:
-            if os.stat(path).st_mtime_ns != changed:  # noqa: PTH116 - as above
+            if os.stat(path).st_ctime_ns != changed:  # noqa: PTH116 - as above
                 return False
             if changed > listed_ns - _MTIME_RESOLUTION_NS:
                 with os.scandir(path) as entries:
@@ -215,7 +219,7 @@ def _index_unlabelled(target: Path, root: Path, selection: FolderFilter) -> None
 def _folder_facts(root: Path) -> tuple[int, int]:
     with os.scandir(root) as entries:
         count = sum(1 for _ in entries)
-    return root.stat().st_mtime_ns, count
+    return root.stat().st_ctime_ns, count
 
 
 def _write_index(

@@ -9,7 +9,7 @@ from typing import NoReturn, TypeVar
 
 from ..config import DataConfig
 from ..errors import DataError
-from .decode import is_image
+from .decode import is_image, is_left_out
 from .listing import FolderFilter, class_folders
 from .lists import Labels, read_classes, read_labels, read_skip
 from .partition import check_same_classes
@@ -131,7 +131,7 @@ def _folder_splits(path: Path) -> dict[str, Path]:
 
 def _folder_names(path: Path) -> list[str]:
     try:
-        return sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        return sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not is_left_out(entry.name))
     except OSError as error:
         raise DataError(f"folder {path} cannot be listed ({error.strerror}); make it readable") from error
 

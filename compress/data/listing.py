@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import BrokenImage, DataError
-from .decode import SUFFIXES, is_image
+from .decode import SUFFIXES, is_image, is_left_out
 from .lists import Labels
 from .partition import check_classes, first_names
 
@@ -56,20 +56,22 @@ class Listing:
         files = None if self.files is None else tuple(file for _, file in pairs)
         return Listing(self.root, tuple(name for name, _ in pairs), files)
 
-    def facts(self) -> list[tuple[str, int, int]]:
-        """(name, size in bytes, modification time in ns) of each file."""
+    def facts(self) -> list[tuple[str, int, int, int]]:
+        """``file_facts`` of each file."""
         return [file_facts(path, name) for name, path in self.paths()]
 
 
 class Scanned(NamedTuple):
-    """Scan of a folder: files with sizes in bytes; folders with modification time in ns and number of entries."""
+    """Scan of a folder: files with sizes in bytes; folders with time of the last change in ns and number of entries."""
 
     files: list[tuple[str, int]]
     folders: dict[str, tuple[int, int]]
 
 
-def file_facts(path: Path, name: str) -> tuple[str, int, int]:
-    """``name``, and size in bytes and modification time in ns of the file at ``path``.
+def file_facts(path: Path, name: str) -> tuple[str, int, int, int]:
+    """``name``, size in bytes, and times in ns of the last change of the content and of the file at ``path``.
+
+    The first of these times is what copying tools restore; the second is the system's alone.
 
     Raises:
         DataError: the file is missing or cannot be read.
@@ -78,7 +80,7 @@ def file_facts(path: Path, name: str) -> tuple[str, int, int]:
         stat = path.stat()
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); replace or remove it") from error
-    return name, stat.st_size, stat.st_mtime_ns
+    return name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def class_folders(root: Path, selected: Collection[str] | None = None) -> list[str]:
@@ -91,7 +93,7 @@ def class_folders(root: Path, selected: Collection[str] | None = None) -> list[s
         raise DataError(f"there is no folder {root}; give a path that holds one folder of images per class")
     try:
         with os.scandir(root) as entries:
-            folders = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+            folders = sorted(entry.name for entry in entries if not is_left_out(entry.name) and entry.is_dir())
     except OSError as error:
         raise _listing_error(error) from error
     check_classes(folders, str(root))
@@ -229,11 +231,11 @@ def _scan_folder(root: Path, folder: str, skip: Collection[str], scan: Scanned, 
     prefix = f"{folder}/" if folder else ""
     path = os.path.join(root, folder)  # noqa: PTH118 - a million files: Path objects would take most of the time
     try:
-        changed = os.stat(path).st_mtime_ns  # noqa: PTH116 - as above
+        changed = os.stat(path).st_ctime_ns  # noqa: PTH116 - as above
         with os.scandir(path) as entries:
             for entry in entries:
                 count += 1
-                if entry.name.startswith("."):
+                if is_left_out(entry.name):
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     subfolders.append(prefix + entry.name)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from ..amounts import read_count
 from ..errors import DataError
 from ..files.untrusted import MOST_LIST, printable, read_text
 from .partition import first_names
@@ -96,8 +97,8 @@ class Labels:
 
     def _class_of_number(self, label: str, classes: Sequence[str]) -> str:
         """The class of an index into the sorted class folders, as in Caffe's val.txt."""
-        if label.isdigit() and int(label) < len(classes):
-            return sorted(classes)[int(label)]
+        if (index := read_count(label, len(classes) - 1, least=0)) is not None:
+            return sorted(classes)[index]
         raise DataError(
             f"data.test_labels {self.path} names '{label}', which is not a class of the training images "
             f"({first_names(sorted(classes), 3)}), nor an index below {len(classes)} in this order"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from ..files.untrusted import printable
+from ..files.untrusted import as_text, printable
 
 
 def check_classes(classes: Collection[str], where: str) -> None:
@@ -18,7 +18,15 @@ def check_classes(classes: Collection[str], where: str) -> None:
     if not classes:
         raise DataError(f"{where} holds no class folders; put the images of each class in a folder named after it")
     if len(classes) < 2:
-        raise DataError(f"{where} holds one class only ({next(iter(classes))}); a classifier needs at least 2")
+        raise DataError(
+            f"{where} holds one class only ({printable(next(iter(classes)))}); a classifier needs at least 2"
+        )
+    if len(set(map(as_text, classes))) < len(classes):
+        alike = [name for name in sorted(classes) if as_text(name) != name]
+        raise DataError(
+            f"{where} holds class folders that are shown alike, one of them not UTF-8 ({first_names(alike, 3)}): "
+            "rename it"
+        )
 
 
 def check_same_classes(first: Collection[str], second: Collection[str], where_first: str, where_second: str) -> None:

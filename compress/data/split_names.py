@@ -19,10 +19,32 @@ SPLIT_NAMES: Final = {
 """The folder names of each split, in lower case."""
 
 _SPLIT_OF: Final = {name: split for split, names in SPLIT_NAMES.items() for name in names}
-_WORDS = "training|train|validation|valid|val|dev|testing|test|evaluation|eval|heldout|holdout"
-_AFFIXES = "sets?|datasets?|data|images?|imgs?|splits?|folders?|partition|my|new|old"
-_SIMILAR = re.compile(f"(?:{_AFFIXES})*(?:{_WORDS})+(?:{_AFFIXES})*")
+_WORDS = {
+    "train": ("training", "train", "trn"),
+    "val": ("validation", "validate", "valid", "val", "development", "dev"),
+    "test": ("testing", "test", "tst", "evaluation", "eval", "heldout", "holdout", "unseen"),
+}
+"""Words in names that resemble a split's, by what they are mostly said of; the longer ones first."""
+_WORD = "|".join(word for words in _WORDS.values() for word in words)
+_AFFIXES = (
+    "sets?|datasets?|data|images?|imgs?|splits?|folders?|partition|subset|part|my|new|old|mini|full|public|private"
+)
+_SIMILAR = re.compile(f"(?:{_AFFIXES})*(?:{_WORD})+(?:{_AFFIXES})*")
+_PARTS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _NAMED = 3
+
+
+def paired_splits(names: Sequence[str]) -> list[str]:
+    """Names that differ in the word for a split alone: ``seg_train`` and ``seg_test``, ``trainA`` and ``testA``."""
+    by_rest = defaultdict[tuple[str, ...], dict[str, str]](dict)
+    for name in names:
+        parts = [part.casefold() for part in _PARTS.findall(name)]
+        for split, words in _WORDS.items():
+            rest = tuple(part for part in parts if part not in words)
+            if 0 < len(rest) < len(parts):
+                by_rest[rest][name] = split
+    pairs = [found for found in by_rest.values() if len(set(found.values())) > 1]
+    return sorted({name for found in pairs for name in found})
 
 
 @dataclass(frozen=True)
@@ -58,7 +80,8 @@ def find_splits(where: str, names: Sequence[str], look: Callable[[str], FolderCo
         if (split := split_of(name)) is not None:
             by_split[split].append(name)
     others = sorted(name for name in names if split_of(name) is None)
-    similar = [name for name in others if resembles_split(name)]
+    paired = paired_splits(others)
+    similar = [name for name in others if resembles_split(name) or name in paired]
     if not similar and (not by_split or _is_class_named_train(by_split, others, look)):
         return None
     for split, found in by_split.items():

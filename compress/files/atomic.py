@@ -6,13 +6,13 @@ import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError, RunError
 from .destination import follow_links, is_replaceable, written_into
-from .untrusted import MOST_JSON, parse_json, read_text
+from .untrusted import MOST_JSON, as_text, parse_json, read_text
 
 if TYPE_CHECKING:
     import torch
@@ -84,9 +84,9 @@ def disk_full_reason(error: OSError) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` as UTF-8, atomically."""
+    """Write ``text`` as UTF-8, atomically; bytes of file names that are not UTF-8 are escaped."""
     with atomic_path(path) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(as_text(text), encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -94,14 +94,14 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """The value in a JSON file.
+def read_json(path: Path, *, file_names: bool = False) -> Any:
+    """The value in a JSON file; ``file_names``: as in ``parse_json``.
 
     Raises:
         OSError: it is missing, unreadable, not a regular file, or too large.
         ValueError: it is not valid JSON (see ``slimsight.compress.files.untrusted.parse_json``).
     """
-    return parse_json(read_text(path, MOST_JSON))
+    return parse_json(read_text(path, MOST_JSON), file_names=file_names)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -198,3 +198,9 @@ def remove(path: Path) -> None:
     except FileNotFoundError:
         return
     sync_folder(path.parent)
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Remove a folder that is there and holds nothing."""
+    with suppress(OSError):
+        folder.rmdir()

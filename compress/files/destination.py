@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..errors import ConfigError
+
 _PROCESSES = Path("/proc")
 """Where Linux shows the open files of processes; ``/dev/stdout`` and ``/dev/fd/3`` are links into it."""
 _MOST_LINKS = 40  # as Linux follows
@@ -37,6 +39,40 @@ def is_replaceable(place: Path) -> bool:
         place: as ``follow_links`` gives it.
     """
     return not place.is_relative_to(_PROCESSES) and (place.is_file() or place.is_dir() or not place.exists())
+
+
+def check_file_destination(path: Path, option: str) -> None:
+    """Refuse a place that no file can be written to, before the work whose result it is to get.
+
+    Raises:
+        ConfigError: it is a folder, its links lead in a circle, or its folder cannot be made or written into.
+    """
+    try:
+        place = follow_links(path)
+    except OSError as error:
+        raise ConfigError(f"{option} {path} cannot be written: {error.strerror}; give another file") from error
+    if place.is_dir():
+        raise ConfigError(f"{option} {path} is a folder; give the file to write, e.g. {path / 'result'}")
+    if place.exists() and not is_replaceable(place):
+        return  # a device or a pipe
+    _check_folder(place.parent, f"{option} {path}")
+
+
+def check_folder_destination(path: Path, option: str) -> None:
+    """Refuse a folder that cannot be made or written into, before the work whose result it is to get.
+
+    Raises:
+        ConfigError: it, or what is to hold it, is no folder, or is not writable.
+    """
+    _check_folder(path.absolute(), f"{option} {path}")
+
+
+def _check_folder(folder: Path, given: str) -> None:
+    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise ConfigError(f"{given} cannot be written: {there} is no folder; choose another place")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"{given} cannot be written: {there} is not writable; choose another place")
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def read_sealed(path: Path, *, older: bool = False) -> dict[str, Any]:
         if hashlib.sha256(blank).hexdigest().encode() != seal[1]:
             raise Damaged(path, "was changed since it was written: its seal does not fit")
     try:
-        value = parse_json(data.decode())
+        value = parse_json(data.decode(), file_names=True)
     except ValueError as error:  # broken JSON and broken UTF-8 alike
         raise Damaged(path, f"is cut off or was changed since it was written: it is not JSON ({error})") from error
     if not isinstance(value, dict):

@@ -31,6 +31,7 @@ _HIDDEN: Final = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
     "\ud800-\udfff\ufeff\ufff9-\ufffb\ufffe\uffff\U000e0000-\U000e007f]"
 )
+_FIRST_BYTE, _LAST_BYTE = 0xDC80, 0xDCFF  # of bytes that are not UTF-8 in names: PEP 383
 _COMMAND: Final = re.compile(r"^(\s*)::", re.MULTILINE)
 
 
@@ -81,8 +82,11 @@ def read_text(path: Path, most: int) -> str:
     return read_bytes(path, most).decode("utf-8-sig")
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, *, file_names: bool = False) -> Any:
     """Parse JSON strictly: no duplicate keys, finite numbers, integers below 2**63.
+
+    Args:
+        file_names: strings may be names of files that are not UTF-8, as ``os.fsdecode`` gives them.
 
     Raises:
         ValueError: it is not valid, or not in these limits.
@@ -96,7 +100,7 @@ def parse_json(text: str) -> Any:
             object_pairs_hook=_unique_keys,
         )
         if _SURROGATE.search(text):
-            json.dumps(value, ensure_ascii=False).encode()
+            json.dumps(value, ensure_ascii=False).encode(errors="surrogateescape" if file_names else "strict")
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except UnicodeEncodeError:
@@ -148,8 +152,25 @@ def printable(name: str, most: int = 200) -> str:
     return shown if len(shown) <= most else f"{shown[: most // 2]}...{shown[-most // 2 :]}"
 
 
+def is_utf8(name: str) -> bool:
+    """Whether the name of a file, as ``os.fsdecode`` gives it, is UTF-8 on the disk."""
+    return not any(_is_surrogate(character) for character in name)
+
+
+def as_text(name: str) -> str:
+    """The name of a file as text that every encoder takes: bytes that are not UTF-8 are escaped (``caf\\xe9``)."""
+    return name if is_utf8(name) else "".join(_escape_character(c) if _is_surrogate(c) else c for c in name)
+
+
+def _is_surrogate(character: str) -> bool:
+    return "\ud800" <= character <= "\udfff"
+
+
 def _escape_character(character: str) -> str:
+    """Python's escape of a character; of a byte of a name that is not UTF-8 (``os.fsdecode``): ``\\xe9``."""
     code = ord(character)
+    if _FIRST_BYTE <= code <= _LAST_BYTE:
+        code -= _FIRST_BYTE - 0x80
     named = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
     return named.get(
         character, rf"\x{code:02x}" if code < 256 else rf"\u{code:04x}" if code < 2**16 else rf"\U{code:08x}"

@@ -148,11 +148,20 @@ def check_logits(model: nn.Module, images: Tensor) -> int:
                 f"the model returns shape {tuple(logits.shape)} for {len(images)} images; it must return logits "
                 f"({len(images)}, classes)"
             )
+        if not bool(logits.isfinite().all()):
+            raise ModelError(
+                f"the model's logits are not finite numbers for images in [0, 1] ({_first_values(logits)}, ...): its "
+                "weights or its normalisation are broken"
+            )
         _check_gradient(logits, images)
         with torch.no_grad():
             _check_deterministic(model, images.detach(), guard.random)
             _check_batch(model, images.detach())
     return logits.shape[1]
+
+
+def _first_values(logits: Tensor) -> str:
+    return ", ".join(f"{value:.3g}" for value in logits.detach().flatten()[:3].tolist())
 
 
 def _check_deterministic(model: nn.Module, images: Tensor, drawn: Sequence[str]) -> None:

@@ -18,6 +18,7 @@ from ..errors import ConfigError, ModelError, SlimError
 from .factory import call_factory, find_factory
 from .user_imports import user_files
 from .user_modules import builtins_for, forget, package_of, project_modules, sha256_of
+from .user_reads import OpenedFiles
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 
@@ -25,8 +26,9 @@ _TORCH = str(Path(torch.__file__).parent) + os.sep
 def build_from_file(name: str, classes: int) -> nn.Module:
     """The network of ``path/to/file.py:factory``: with the number of classes where it takes that (``call_factory``).
 
-    The file is executed again only when its content, or that of a file of the user's that it imports, has changed. It
-    may import modules of its folder, and of the package that it is in, absolutely or relatively (``project_modules``).
+    The file is executed again only when its content, or that of a file of the user's that it imports or reads, has
+    changed. It may import modules of its folder, and of the package that it is in, absolutely or relatively
+    (``project_modules``).
 
     Raises:
         ConfigError: no such file or factory, or a factory with other arguments.
@@ -35,15 +37,15 @@ def build_from_file(name: str, classes: int) -> nn.Module:
     path, factory_name = split_file_name(name)
     if not path.is_file():
         raise ConfigError(f"model '{name}': there is no file {path}; give path/to/file.py:factory")
-    source = _read_source(path)
+    source, opened = _read_source(path), OpenedFiles()
     with project_modules(path, source):
         before = set(sys.modules)
-        module = _load_module(path, source)
+        module = _load_module(path, source, opened)
         factory = find_factory(module, path, factory_name)
         call = call_factory(factory, factory_name, path, classes)
-        with UserCode(f"model factory '{factory_name}' of {path} failed", path):
+        with opened.watched(), UserCode(f"model factory '{factory_name}' of {path} failed", path):
             net = call()
-        _remember_imports(module, sys.modules.keys() - before)
+        _remember_files(module, path, sys.modules.keys() - before, opened)
     if not isinstance(net, nn.Module):
         raise ModelError(
             f"model factory '{factory_name}' of {path} returned {type(net).__name__}; "
@@ -52,17 +54,18 @@ def build_from_file(name: str, classes: int) -> nn.Module:
     return net
 
 
-def imported_code(name: str, classes: int) -> dict[str, tuple[Path, str | None]]:
-    """Path and sha256 of each file of the user's that ``path/to/file.py:factory`` imports, by module name.
+def needed_files(name: str, classes: int) -> dict[str, tuple[Path, str | None]]:
+    """Path and sha256 of each file of the user's that ``path/to/file.py:factory`` imports or reads.
 
-    Builds the network: what a factory imports is known only then.
+    By module name, or by path relative to the file's folder. Builds the network: what a factory needs is known only
+    then.
 
     Raises:
         ConfigError, ModelError: as ``build_from_file``.
     """
     build_from_file(name, classes)
     path, _ = split_file_name(name)
-    return dict(_imports[_module_name(path, _read_source(path))])
+    return dict(_needed[_module_name(path, _read_source(path))])
 
 
 def is_file_name(name: str) -> bool:
@@ -124,8 +127,11 @@ def _line_of_error(error: BaseException, trace: TracebackType | None, file: Path
     return f"{frame.filename}, line {frame.lineno}"
 
 
-def _load_module(path: Path, source: bytes) -> ModuleType:
-    """The module of ``path``, cached by content, so that its classes are the same until the file changes."""
+def _load_module(path: Path, source: bytes, opened: OpenedFiles) -> ModuleType:
+    """The module of ``path``, cached by content, so that its classes are the same until the file changes.
+
+    ``opened``: gets the files that it opens.
+    """
     module_name = _module_name(path, source)
     _forget_changed(module_name)
     if module_name in sys.modules:
@@ -139,7 +145,7 @@ def _load_module(path: Path, source: bytes) -> ModuleType:
         module.__dict__["__builtins__"] = own
     sys.modules[module_name] = module  # dataclasses and pickles look up their module while it is executed
     try:
-        with UserCode(f"model file {path} cannot be imported", path):
+        with opened.watched(), UserCode(f"model file {path} cannot be imported", path):
             # Compiled here, because the loader's bytecode cache would litter the user's folder and, comparing times
             # in seconds, miss an edit within the same second.
             exec(compile(source, str(path), "exec"), module.__dict__)
@@ -157,30 +163,31 @@ def _read_source(path: Path) -> bytes:
 
 
 def _module_name(path: Path, source: bytes) -> str:
-    digest = hashlib.sha256(str(path).encode() + b"\0" + source).hexdigest()[:16]
+    digest = hashlib.sha256(os.fsencode(path) + b"\0" + source).hexdigest()[:16]
     return f"_slimsight_model_{path.stem}_{digest}"
 
 
-_imports: dict[str, dict[str, tuple[Path, str | None]]] = {}
-"""Files of the user's that a model's module has imported, with their sha256, by module name."""
+_needed: dict[str, dict[str, tuple[Path, str | None]]] = {}
+"""Files of the user's that a model's module has imported or read, with their sha256, by the module's name."""
 
 
-def _remember_imports(module: ModuleType, added: Collection[str]) -> None:
-    """Record what ``module`` has imported; ``added`` are names new in ``sys.modules`` since it was loaded."""
+def _remember_files(module: ModuleType, path: Path, added: Collection[str], opened: OpenedFiles) -> None:
+    """Record what the ``module`` of ``path`` needs; ``added`` are names new in ``sys.modules`` since it was loaded."""
     mine = [name for name in added if name != module.__name__]
-    if module.__name__ in _imports and not mine:
-        return
-    known = _imports.setdefault(module.__name__, {})
-    for name, file in user_files(module, mine).items():
+    first = module.__name__ not in _needed
+    known = _needed.setdefault(module.__name__, {})
+    files = user_files(module, mine) if first or mine else {}
+    read = {Path(os.path.relpath(file, path.parent)).as_posix(): file for file in opened.of_user(path) if file != path}
+    for name, file in {**files, **read}.items():
         if name not in known:
             known[name] = (file, sha256_of(file))
 
 
 def _forget_changed(module_name: str) -> None:
-    """Drop a model's module and all that it has imported if one of those files is no longer what was imported."""
-    known = _imports.get(module_name, {})
+    """Drop a model's module and all that it has imported if a file that it needs is no longer what it was."""
+    known = _needed.get(module_name, {})
     if all(sha256_of(file) == digest for file, digest in known.values()):
         return
     forget([module_name, *known])
-    del _imports[module_name]
+    del _needed[module_name]
     importlib.invalidate_caches()

@@ -54,10 +54,12 @@ def is_users(module: ModuleType) -> bool:
         return False
     places = [Path(place).resolve() for place in ([file] if file else folders or ())]
     known = file or folders is not None
-    return bool(known) and not any(
-        _INSTALLED_NAMES.intersection(place.parts) or any(place.is_relative_to(root) for root in _INSTALLED)
-        for place in places
-    )
+    return bool(known) and not any(map(is_installed, places))
+
+
+def is_installed(path: Path) -> bool:
+    """Whether a file is Python's or an installed package's."""
+    return bool(_INSTALLED_NAMES.intersection(path.parts)) or any(path.is_relative_to(place) for place in _INSTALLED)
 
 
 def _imported_names(module: ModuleType, file: Path) -> Iterator[str]:

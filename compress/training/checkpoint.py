@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import Damaged
-from ..files.atomic import atomic_path
+from ..files.atomic import atomic_path, remove_if_empty
 from ..progress import SILENT, Progress, Stop
 
 FORMAT = 1
@@ -48,7 +47,7 @@ class Checkpoints:
     """The checkpoints of one stage, one file per training in it.
 
     Args:
-        folder: used for nothing else.
+        folder: made when the first is saved; what else lies there stays.
         key: identifies what is computed; a checkpoint with another key is not resumed.
         seconds: minimum time between two saves; 0: save after every step, whatever it costs.
         stop: polled by all trainings.
@@ -76,8 +75,7 @@ class Checkpoints:
         """The checkpoint of the training called ``what``, unique within the stage; ``parts``: state to save."""
         assert what not in self._names, f"a stage has two trainings called {what}"
         self._names.add(what)
-        name = "".join(letter if letter.isalnum() else "-" for letter in what).strip("-")
-        return SavedCheckpoint(self, what, self.folder / f"{name}.safetensors", parts)
+        return SavedCheckpoint(self, what, self._path(what), parts)
 
     @property
     def elapsed(self) -> float:
@@ -90,7 +88,13 @@ class Checkpoints:
 
     def remove(self) -> None:
         """Delete all checkpoints: the stage is finished."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for name in self._names:
+            self._path(name).unlink(missing_ok=True)
+        remove_checkpoints(self.folder)
+
+    def _path(self, what: str) -> Path:
+        name = "".join(letter if letter.isalnum() else "-" for letter in what).strip("-")
+        return self.folder / f"{name}.safetensors"
 
 
 class Checkpoint:
@@ -226,6 +230,24 @@ def write_packed(path: Path, value: Any) -> int:
     with atomic_path(path) as part:
         part.write_bytes(content)
     return len(content)
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Delete the files of ``write_packed`` in ``folder``, and it where it is empty then; other files stay."""
+    for path in folder.glob("*.safetensors"):
+        if _is_packed(path):
+            path.unlink(missing_ok=True)
+    remove_if_empty(folder)
+
+
+def _is_packed(path: Path) -> bool:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return {_TREE, _SUM} <= (file.metadata() or {}).keys()
+    except (SafetensorError, OSError):
+        return False
 
 
 def read_packed(path: Path) -> Any:

@@ -115,11 +115,11 @@ def _load_folder(root: Path, size: tuple[int, int] | None) -> NDArray[np.uint8]:
 
 
 def _load_validation_images(run: Path, progress: Progress) -> NDArray[np.uint8]:
-    from ..run.session import default_cache
+    from ..run.session import writable_cache
     from ..run_dir import read_run
     from ..settings.recipe import load_recipe
 
     recipe = load_recipe(read_run(run).recipe)
-    images = open_splits(recipe.data, cache_dir=default_cache(), seed=recipe.seed, progress=progress).val.images
+    images = open_splits(recipe.data, cache_dir=writable_cache(), seed=recipe.seed, progress=progress).val.images
     spread = np.linspace(0, len(images) - 1, min(MAX_IMAGES, len(images))).round().astype(np.int64)
     return np.asarray(images[spread])

@@ -11,8 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-from slimsight.compress.files.atomic import atomic_path
-
+from ..report.canvas import save
 from ..report.units import as_ms
 from .result import BenchResult, BenchRow
 
@@ -56,8 +55,7 @@ def draw_bench(result: BenchResult, path: Path) -> None:
     _finish_ratios(ratios, result, len(lines))
     figure.text(0.012, 1 - 0.32 / height, "slimsight bench", fontsize=15, fontweight="bold", color=_BLACK, va="center")
     figure.text(0.012, 1 - 0.64 / height, _subtitle(result), fontsize=10.5, color=_BLACK, va="center")
-    with atomic_path(path, durable=False) as part:
-        figure.savefig(part, dpi=_DPI, format="png", facecolor="white")
+    save(figure, path, dpi=_DPI)
 
 
 def _subtitle(result: BenchResult) -> str:

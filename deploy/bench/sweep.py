@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import nn
 
-from slimsight.compress.amounts import as_duration
+from slimsight.compress.amounts import MOST_BATCH, MOST_ROUNDS, MOST_SESSIONS, MOST_THREADS, as_duration
 from slimsight.compress.errors import ConfigError
 from slimsight.compress.progress import SILENT, Progress
 from slimsight.export.runners import Runner
@@ -25,6 +25,7 @@ from .probe import Prober, Trial, TrialResult
 from .result import BenchResult, BenchRow, Skipped, SpeedupReference, to_row
 
 _ONLY_ON_REQUEST = ("torch-compile",)  # runtimes that are used only if asked for: compiling takes minutes
+_MOST = {"rounds": MOST_ROUNDS, "sessions": MOST_SESSIONS, "seconds": 86_400, "warmup": 3600}
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,13 @@ class BenchSettings:
     def __post_init__(self) -> None:
         for name in ("batches", "threads"):
             values: tuple[int, ...] = getattr(self, name)
-            if not values or min(values) < 1:
+            most = MOST_BATCH if name == "batches" else MOST_THREADS
+            if not values or not 1 <= min(values) <= max(values) <= most:
                 shown = ", ".join(map(str, values)) or "nothing"
-                raise ConfigError(f"{name} {shown}: give whole numbers of 1 or more, e.g. 1,8")
-        for name in ("rounds", "sessions", "seconds", "warmup"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}: give a number above 0")
+                raise ConfigError(f"{name} {shown}: give whole numbers from 1 to {most:,}, e.g. 1,8")
+        for name, most in _MOST.items():
+            if not 0 < getattr(self, name) <= most:
+                raise ConfigError(f"{name} is {getattr(self, name)}: give a number above 0 and at most {most:,}")
         if self.device not in ("cpu", "cuda"):
             raise ConfigError(f"device '{self.device}': choose from cpu, cuda")
 

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from slimsight.compress.amounts import MOST_BATCH, MOST_ROUNDS, MOST_SESSIONS, MOST_THREADS, read_count
 from slimsight.compress.errors import ConfigError
+from slimsight.compress.files.destination import check_file_destination
+from slimsight.compress.files.untrusted import printable
 
 from .terminal import AllowCode, Terminal, console
 
@@ -28,8 +31,10 @@ def bench(
     ] = None,
     batch: Annotated[str, typer.Option(metavar="N,N", help="images per call")] = "1",
     threads: Annotated[str, typer.Option(metavar="N,N", help="threads of the host")] = "1",
-    rounds: Annotated[int, typer.Option(min=1, help="timed calls of each row, shared out among the sessions")] = 400,
-    sessions: Annotated[int, typer.Option(min=1, help="how often all models are opened anew")] = 10,
+    rounds: Annotated[
+        int, typer.Option(min=1, max=MOST_ROUNDS, help="timed calls of each row, shared out among the sessions")
+    ] = 400,
+    sessions: Annotated[int, typer.Option(min=1, max=MOST_SESSIONS, help="how often all models are opened anew")] = 10,
     seconds: Annotated[float, typer.Option(help="most for the timed rounds of one runtime at one point")] = 60.0,
     images: Annotated[
         Path | None, typer.Option(help="folder of images or .npy; default: the run's, without a run drawn ones")
@@ -40,7 +45,7 @@ def bench(
     device: Annotated[str, typer.Option(help="of torch and torch-compile: cpu or cuda")] = "cpu",
     json: Annotated[Path | None, typer.Option(help="write all of it to this file")] = None,
     plot: Annotated[Path | None, typer.Option(help="draw it into this file (PNG)")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="draws orders and resamples")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="draws orders and resamples")] = 0,
     allow_code: AllowCode = False,
 ) -> None:
     """Time models against each other: interleaved, with intervals, in every runtime that can run here."""
@@ -51,6 +56,9 @@ def bench(
 
     from ..bench import BenchSettings, run_bench
 
+    for option, file in (("--json", json), ("--plot", plot)):
+        if file is not None:
+            check_file_destination(file, option)
     settings = BenchSettings(
         batches=_read_counts("batch", batch),
         threads=_read_counts("threads", threads),
@@ -80,10 +88,12 @@ def bench(
 
 
 def _read_counts(name: str, text: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise ConfigError(f"--{name} is '{text}': give whole numbers of 1 or more, e.g. --{name} 1,8")
-    return tuple(dict.fromkeys(map(int, parts)))
+    most = MOST_BATCH if name == "batch" else MOST_THREADS
+    counts = [read_count(part, most) for part in text.split(",")]
+    known = [count for count in counts if count is not None]
+    if len(known) < len(counts):
+        raise ConfigError(f"--{name} is '{printable(text)}': give whole numbers from 1 to {most:,}, e.g. --{name} 1,8")
+    return tuple(dict.fromkeys(known))
 
 
 def _print_result(result: BenchResult) -> None:

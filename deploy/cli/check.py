@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from slimsight.compress.amounts import read_image_shape
+from slimsight.compress.amounts import MOST_CLASSES, read_image_shape
 from slimsight.compress.errors import BudgetExceeded
+from slimsight.compress.files.destination import check_file_destination
 
 from .terminal import Terminal, console
 
@@ -33,7 +34,7 @@ def check(
     input_: Annotated[
         str | None, typer.Option("--input", metavar="CxHxW", help="one image, where the target does not say it")
     ] = None,
-    classes: Annotated[int, typer.Option(min=2, help="for a factory that takes their number")] = 1000,
+    classes: Annotated[int, typer.Option(min=2, max=MOST_CLASSES, help="for a factory that takes their number")] = 1000,
     json: Annotated[Path | None, typer.Option(help="write all of it to this file; -: print it instead")] = None,
     junit: Annotated[Path | None, typer.Option(help="write JUnit XML to this file")] = None,
     summary: Annotated[Path | None, typer.Option(help="append Markdown to this file ($GITHUB_STEP_SUMMARY)")] = None,
@@ -42,6 +43,9 @@ def check(
     from ..check import CheckRequest, run_check
 
     terminal: Terminal = context.obj
+    for option, file in (("--json", json), ("--junit", junit), ("--summary", summary)):
+        if file is not None and file != _STDOUT:
+            check_file_destination(file, option)
     image = None if input_ is None else read_image_shape(input_)
     with redirect_stdout(sys.stderr):  # what a user's model prints: standard output is the result alone
         result = run_check(CheckRequest(target, budget, against, image, classes), terminal.progress)

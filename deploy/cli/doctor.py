@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from slimsight.compress.errors import BudgetExceeded
+from slimsight.compress.files.destination import check_file_destination
 
 from .terminal import Terminal, console
 
@@ -32,6 +33,8 @@ def doctor(
     from ..doctor import AREAS, diagnose
 
     terminal: Terminal = context.obj
+    if json is not None:
+        check_file_destination(json, "--json")
     terminal.progress.note("importing what runs need, in processes of their own: some seconds")
     diagnosis = diagnose()
     out = console()

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from slimsight.compress.files.destination import check_folder_destination
+
 from .terminal import AllowCode, Terminal, console
 
 
@@ -30,13 +32,15 @@ def explain(
     """
     from ..explain.compare import ModelPair, compare_images, drift_text, top_classes
     from ..explain.inputs import parse_class, parse_explainers
-    from ..run.session import Session, default_cache
+    from ..run.session import Session, writable_cache
     from ..run_dir import read_run
     from ..run_dir.allowed_code import load_run_recipe
 
     terminal: Terminal = context.obj
+    if out is not None:
+        check_folder_destination(out, "--out")
     run = read_run(run_dir)
-    session = Session(load_run_recipe(run, allow_code=allow_code), run, terminal.progress, default_cache())
+    session = Session(load_run_recipe(run, allow_code=allow_code), run, terminal.progress, writable_cache())
     models = ModelPair.of(session)
     names = parse_explainers(with_, models.own, session.why_no_explainer)
     classes = session.splits.classes

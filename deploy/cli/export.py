@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from slimsight.compress.errors import BudgetExceeded
+from slimsight.compress.files.destination import check_folder_destination
 
 from .terminal import AllowCode, Terminal, console
 
@@ -21,7 +22,7 @@ def export(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="run directory of a finished run")],
     to: Annotated[str, typer.Option(metavar="FORMAT,...", help="onnx, pt2, tensorrt, tensorrt-rtx")] = "onnx,pt2",
     precision: Annotated[str, typer.Option(metavar="P,...", help="of ONNX files and engines: fp32, fp16")] = "fp32",
-    opset: Annotated[int | None, typer.Option(help="ONNX operator set; default: the recipe's")] = None,
+    opset: Annotated[int | None, typer.Option(min=18, max=22, help="ONNX operator set; default: the recipe's")] = None,
     batch: Annotated[
         str | None,
         typer.Option(metavar="MIN:OPT:MAX", help="images per call, e.g. 1:8:32; default: 1 and 64, engines 1:1:32"),
@@ -33,6 +34,8 @@ def export(
     from ..run.export import FORMATS, PRECISIONS, export_run, read_batch, read_choices
 
     terminal: Terminal = context.obj
+    if out is not None:
+        check_folder_destination(out, "--out")
     exported = export_run(
         run_dir,
         formats=read_choices(to, FORMATS, "--to"),

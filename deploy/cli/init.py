@@ -12,6 +12,9 @@ from slimsight.compress.files.destination import follow_links, is_replaceable
 
 from .terminal import Terminal, console
 
+_TITLE = '"title": "slimsight '
+"""In the schemas that slimsight writes."""
+
 
 def init(
     context: typer.Context,
@@ -74,8 +77,8 @@ def init(
     from slimsight.compress.files.atomic import write_text
 
     from ..budget import load_budget
-    from ..host import default_cache, usable_memory
-    from ..schemas import schema_file
+    from ..host import usable_memory, writable_cache
+    from ..schemas import NAMES, schema_file
     from ..settings.recipe import load_recipe
     from ..starter import examine_images, examine_model, to_recipe
 
@@ -83,14 +86,16 @@ def init(
     if no_labels:
         labels = "none"
     image_facts = examine_images(
-        images, cache=default_cache(), labels=labels, skip_list=skip_list, progress=terminal.progress
+        images, cache=writable_cache(), labels=labels, skip_list=skip_list, progress=terminal.progress
     )
     source: Path | Literal["pretrained"] | None = None
     if weights is not None:
         source = "pretrained" if weights == "pretrained" else Path(weights)
     model_facts = examine_model(model, image_facts, weights=source, progress=terminal.progress)
     effort: Literal["quick", "default", "thorough"] = "quick" if quick else "thorough" if thorough else "default"
-    starter = to_recipe(image_facts, model_facts, out=out, memory=usable_memory(), schema=schema_file, effort=effort)
+    starter = to_recipe(image_facts, model_facts, out=out, memory=usable_memory(), schema=_schema_place, effort=effort)
+    for name in NAMES:
+        _write_schema(out.absolute().parent / _schema_place(name), schema_file(name).read_text(encoding="utf-8"))
     write_text(out, starter.text)
     write_text(budget, starter.budget)
     load_recipe(out)
@@ -107,6 +112,19 @@ def init(
         (f"slimsight check {run} --budget {budget}", "exit code 0: all of it holds"),
     ):
         screen.print(f"  {command:<{width}}  # {what}", soft_wrap=True)
+
+
+def _schema_place(name: str) -> Path:
+    """Where a recipe's or a budget's schema lies, from the file's folder: with the project it goes to colleagues."""
+    return Path(".schemas") / f"{name}.schema.json"
+
+
+def _write_schema(path: Path, text: str) -> None:
+    """Write a schema of this version, unless somebody else's file is there."""
+    from slimsight.compress.files.atomic import write_text
+
+    if not path.exists() or (path.is_file() and _TITLE in path.read_text(encoding="utf-8", errors="replace")):
+        write_text(path, text)
 
 
 def _is_skip_list(path: Path) -> bool:

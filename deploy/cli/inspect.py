@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from slimsight.compress.amounts import read_image_shape
+from slimsight.compress.amounts import MOST_CLASSES, read_image_shape
+from slimsight.compress.files.destination import check_file_destination
 
 from .terminal import AllowCode, Terminal, console
 
@@ -28,9 +29,9 @@ def inspect(
         list[str] | None,
         typer.Option(metavar="NAME=MOST", help="plan for it, prove the plan: macs=50%, params=1M, size=2MB"),
     ] = None,
-    align: Annotated[int, typer.Option(min=1, help="widths of the plan in multiples of this")] = 1,
-    classes: Annotated[int, typer.Option(min=2, help="for a factory that takes their number")] = 1000,
-    limit: Annotated[float, typer.Option(min=1, help="seconds for the proof of the groups")] = 300,
+    align: Annotated[int, typer.Option(min=1, max=1_000_000, help="widths of the plan in multiples of this")] = 1,
+    classes: Annotated[int, typer.Option(min=2, max=MOST_CLASSES, help="for a factory that takes their number")] = 1000,
+    limit: Annotated[float, typer.Option(min=1, max=86_400, help="seconds for the proof of the groups")] = 300,
     json: Annotated[Path | None, typer.Option(help="write the findings to this file")] = None,
     allow_code: AllowCode = False,
 ) -> None:
@@ -42,6 +43,8 @@ def inspect(
     from ..inspection import inspect_model, load_model, read_limits
 
     terminal: Terminal = context.obj
+    if json is not None:
+        check_file_destination(json, "--json")
     shape, wanted = read_image_shape(input_), read_limits(budget) if budget else None
     net = load_model(model, classes, allow_code=allow_code)
     inspection = inspect_model(

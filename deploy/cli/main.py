@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from types import FrameType
@@ -18,7 +18,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from slimsight.compress.errors import Interrupted, SlimError, out_of_memory
+from slimsight.compress.errors import ConfigError, Interrupted, SlimError, out_of_memory
+from slimsight.compress.files.untrusted import is_utf8, printable
 from slimsight.compress.progress import Stop
 
 from ..host import keep_freed_memory
@@ -28,15 +29,22 @@ from .help import HELP
 from .progress import ConsoleProgress
 from .terminal import LibraryMessages, Terminal, console
 
+_ARGUMENTS = "slimsight.arguments"
+
 
 class _Commands(TyperGroup):
     """Turns every error into one sentence on standard error (and in the run's log) and an exit code."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta[_ARGUMENTS] = list(args)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         stop = Stop()
         with LibraryMessages() as libraries, ConsoleProgress() as progress, stop_on_signals(stop):
             ctx.obj = Terminal(progress, libraries, stop)
             try:
+                _refuse_foreign_names(ctx.meta[_ARGUMENTS])
                 return super().invoke(ctx)
             except SlimError as error:
                 if prints_errors(error):
@@ -65,6 +73,23 @@ class _Commands(TyperGroup):
                 progress.error(f"'slimsight {ctx.invoked_subcommand}' {reason}")
                 code = SlimError.exit_code
         raise typer.Exit(code)
+
+
+def _refuse_foreign_names(arguments: Sequence[str]) -> None:
+    """Refuse names that are not UTF-8 in ``arguments`` and above the current folder: runtimes cannot open such files.
+
+    Raises:
+        ConfigError: names the argument, or the folder.
+    """
+    for given in arguments:
+        if not is_utf8(given):
+            raise ConfigError(
+                f"the argument {printable(given, 500)} is a name that is not UTF-8: rename it, and try again"
+            )
+    if not is_utf8(here := os.getcwd()):  # noqa: PTH109 - the name alone
+        raise ConfigError(
+            f"the current folder, {printable(here, 500)}, has a name that is not UTF-8: rename it, or work in another"
+        )
 
 
 app = typer.Typer(

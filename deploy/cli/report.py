@@ -10,6 +10,7 @@ from rich.table import Table
 
 from slimsight.compress.amounts import as_duration
 from slimsight.compress.errors import ConfigError
+from slimsight.compress.files.destination import check_file_destination
 
 from .terminal import console
 
@@ -38,8 +39,8 @@ def report(
 
 
 def _check_arguments(runs: list[Path], out: Path | None) -> None:
-    if out is not None and out.is_dir():
-        raise ConfigError(f"--out {out} is a folder; give the file to write, e.g. {out / 'report.html'}")
+    if out is not None:
+        check_file_destination(out, "--out")
     seen: set[Path] = set()
     for run in runs:
         place = run.resolve()

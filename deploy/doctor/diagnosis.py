@@ -13,7 +13,9 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from ..host import default_cache, free_disk, nearest_folder, usable_cores, usable_memory
+from slimsight.compress.errors import ConfigError
+
+from ..host import CHOOSE_CACHE, default_cache, free_disk, nearest_folder, usable_cores, usable_memory
 from .probing import Facts, Finding, ProbeResult, State, installed, pip_install, probe
 from .runtimes import compiler_findings, onnxruntime_findings, tensorrt_findings
 
@@ -87,9 +89,10 @@ def _machine() -> Iterator[Finding]:
     if memory is not None:
         little = "" if memory >= _MEMORY else "close other programs, or lower the batch sizes of a recipe"
         yield Finding("machine", "memory", "note" if little else "ok", f"{memory / _GB:.1f} GB free", little)
-    yield _folder_finding(
-        "cache of images", default_cache(), "set SLIMSIGHT_CACHE to a folder with room that you may write"
-    )
+    try:
+        yield _folder_finding("cache of images", default_cache(), CHOOSE_CACHE)
+    except ConfigError:
+        yield Finding("machine", "cache of images", "broken", "there is no home folder to keep it in", CHOOSE_CACHE)
     yield _folder_finding(
         "current folder", Path.cwd(), "runs are written to runs/ here: choose another place with --out"
     )

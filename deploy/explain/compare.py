@@ -26,7 +26,7 @@ from slimsight.compress.explain.fidelity.drift import ImageDrifts, compare_maps
 from slimsight.compress.models import Classifier
 from slimsight.compress.registry import nearest
 
-from ..report.canvas import WRONG_MARK
+from ..report.canvas import WRONG_MARK, refuse_foreign_pictures
 from ..report.panels import DrawableMaps, PanelRow, draw_panel
 from ..run.report_pictures import to_drawable
 from ..run.session import Session
@@ -127,12 +127,14 @@ def compare_images(
 
     Raises:
         DataError: an image cannot be read.
+        ConfigError: a picture's file exists, and slimsight did not draw it.
     """
     classes = session.splits.classes
     pairs = [models.explainers(name) for name in names]
+    files = picture_files(paths, out)
+    refuse_foreign_pictures(files)
     images = read_images(paths, session.preprocessing)
     known = [truth if truth is not None else class_of_folder(path, classes) for path in paths]
-    files = picture_files(paths, out)
     for start in range(0, len(paths), _BATCH):
         part = slice(start, start + _BATCH)
         yield from _compare_batch(models, images[part], paths[part], known[part], files[part], pairs, classes)

@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from slimsight.compress.amounts import read_count
 from slimsight.compress.data import Preprocessing
 from slimsight.compress.data.decode import Encoded, decode
 from slimsight.compress.errors import ConfigError, DataError
+from slimsight.compress.files.untrusted import as_text, printable
 from slimsight.compress.registry import nearest
 
 _LISTED: Final = 20  # class names listed in an error
@@ -48,9 +50,9 @@ def parse_class(text: str, classes: Sequence[str]) -> int:
     listed = ", ".join(classes[:_LISTED]) + (f" and {len(classes) - _LISTED} more" if len(classes) > _LISTED else "")
     allowed = f"a name ({listed}) or an index from 0 to {len(classes) - 1}"
     if text.lstrip("-").isdecimal():
-        if 0 <= int(text) < len(classes):
-            return int(text)
-        raise ConfigError(f"--class {text}: there is no class {text}; give {allowed}")
+        if (index := read_count(text, len(classes) - 1, least=0)) is not None:
+            return index
+        raise ConfigError(f"--class {printable(text)}: there is no class {printable(text)}; give {allowed}")
     raise ConfigError(f"--class {text!r} is not a class{nearest(text, list(classes))}; give {allowed}")
 
 
@@ -71,7 +73,7 @@ def read_images(paths: Sequence[Path], preprocessing: Preprocessing) -> Tensor:
 
 def class_of_folder(path: Path, classes: Sequence[str]) -> int | None:
     """Index of the class that an image's folder is named after, or None."""
-    name = path.absolute().parent.name
+    name = as_text(path.absolute().parent.name)
     return classes.index(name) if name in classes else None
 
 

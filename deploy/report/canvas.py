@@ -6,7 +6,7 @@ Figures are drawn on their own canvas: pyplot and its global state are never tou
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,10 +17,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
+from matplotlib.text import Text
 from numpy.typing import NDArray
 from PIL import Image
 
+from slimsight.compress.data.decode import DECODE_ERRORS, MOST_BYTES
+from slimsight.compress.errors import ConfigError
 from slimsight.compress.files.atomic import atomic_path
+from slimsight.compress.files.untrusted import escape_hidden, open_limited
 
 WIDTH: Final = 16.0  # inches: 1600 px
 HEAT: Final = "inferno"
@@ -30,6 +34,8 @@ WRONG_COLOUR: Final = "#c1121f"
 WRONG_MARK: Final = "\N{MULTIPLICATION X} "
 INK: Final = "#22272b"
 LEGEND_GROUND: Final = "#6b7278"  # white and cyan lines are seen on it
+PNG_METADATA: Final = {"Software": "slimsight"}
+"""In every picture that is drawn, so that it is known as one."""
 _DPI: Final = 100
 _HEAT_STRENGTH: Final = 0.75
 _STRIP_CELL: Final = 150  # pixels of a picture's side: about as large as it is shown
@@ -41,10 +47,42 @@ Bytes = NDArray[np.uint8]
 Maps = NDArray[np.floating[Any]]
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a PNG atomically."""
+def save(figure: Figure, path: Path, *, dpi: int = _DPI) -> None:
+    """Write a PNG atomically; what texts hold is drawn as it is."""
+    _draw_plainly(figure)
     with atomic_path(path, durable=False) as part:
-        figure.savefig(part, dpi=_DPI, format="png", facecolor="white")
+        figure.savefig(part, dpi=dpi, format="png", facecolor="white", metadata=PNG_METADATA)
+
+
+def _draw_plainly(figure: Figure) -> None:
+    """Names of classes, files and layers are no formulas ($), and have no hidden characters."""
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_parse_math(False)
+        if (shown := escape_hidden(text.get_text())) != text.get_text():
+            text.set_text(shown)
+
+
+def refuse_foreign_pictures(paths: Iterable[Path]) -> None:
+    """Refuse to draw into files that slimsight did not draw: their names were not given, but made here.
+
+    Raises:
+        ConfigError: names the first.
+    """
+    for path in paths:
+        if path.exists() and not _drawn_here(path):
+            raise ConfigError(
+                f"{path} exists, and slimsight did not draw it: it is kept; move it away, or choose another folder "
+                "with --out"
+            )
+
+
+def _drawn_here(path: Path) -> bool:
+    try:
+        with open_limited(path, MOST_BYTES) as file, Image.open(file, formats=("PNG",)) as picture:
+            return picture.info.get("Software") == PNG_METADATA["Software"]
+    except DECODE_ERRORS:
+        return False
 
 
 def new_figure(height: float, width: float = WIDTH) -> Figure:

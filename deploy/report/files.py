@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,6 +59,7 @@ def read_report(path: Path) -> Report:
 
 
 PANELS_FOLDER: Final = "panels"
+_PANEL: Final = re.compile(r"(explained|drifted)(\.json|-[0-9]+\.webp)")
 _PICTURE_LIMIT: Final = 16 * MEBIBYTE
 
 Kind = Literal["explained", "drifted"]
@@ -80,6 +82,11 @@ class Strips(ReportPart):
     """All strips of one kind, in order."""
 
     strips: tuple[Strip, ...]
+
+
+def panel_files(root: Path) -> list[Path]:
+    """The files that ``write_strips`` wrote below the run directory ``root``; others in their folder are the user's."""
+    return sorted(path for path in (root / PANELS_FOLDER).glob("*") if _PANEL.fullmatch(path.name))
 
 
 def write_strips(root: Path, kind: Kind, strips: Sequence[tuple[Strip, bytes]]) -> None:

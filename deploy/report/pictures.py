@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from slimsight.compress.files.untrusted import printable
+
 from .canvas import (
     INK,
     ORIGINAL_COLOUR,
@@ -37,6 +39,8 @@ _FROZEN_COLOUR: Final = "#9aa3ab"
 _CHARACTER: Final = 0.1  # inches a character of a group's name takes at most, on average
 
 ChannelBar = tuple[str, int, int, str | None]
+
+_TITLE: Final = 40  # characters of a class above its image
 
 
 def draw_row(cells: Sequence[Axes], image: Bytes, original: Maps, slim: Maps, masked: Bytes) -> None:
@@ -95,7 +99,7 @@ def draw_saliency(
         cells = [figure.add_subplot(grid[row, block * 5 + column]) for column in range(4)]
         draw_row(cells, images[index], original_maps[index], slim_maps[index], masked[index])
         colour, mark = (WRONG_COLOUR, WRONG_MARK) if wrong[index] else (INK, "")
-        cells[0].set_title(mark + titles[index], fontsize=13, color=colour, loc="left", pad=4)
+        cells[0].set_title(mark + printable(titles[index], _TITLE), fontsize=13, color=colour, loc="left", pad=4)
         if row == 0:
             head(cells, ("image", "original", "slim", masked_title), 1 + 0.3 / cell)
     _add_key(figure, figure_height, any(wrong))

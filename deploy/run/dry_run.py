@@ -22,7 +22,7 @@ from slimsight.compress.models import Classifier
 from slimsight.compress.progress import SILENT, Progress
 from slimsight.compress.training import to_device
 
-from ..host import default_cache, free_disk
+from ..host import free_disk, writable_cache
 from ..run_dir import RunDir, read_run
 from ..settings.recipe import Recipe
 from .pipeline import Stage, stage_fingerprints, to_stages
@@ -209,7 +209,7 @@ def dry_run(
     """
     donor = read_run(reuse, verify=False) if reuse is not None else None
     run = _look(out)
-    session = Session(recipe, run, progress, cache or default_cache())
+    session = Session(recipe, run, progress, cache or writable_cache())
     stages = to_stages(recipe)
     with naming_all_broken(recipe.data, progress):
         keys = stage_fingerprints(stages, session)

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from slimsight.compress.amounts import MOST_BATCH, read_count
 from slimsight.compress.errors import ConfigError, RunError
 from slimsight.compress.files.atomic import remove
 from slimsight.compress.files.sealed import sha256_of_file, write_sealed
+from slimsight.compress.files.untrusted import printable
 from slimsight.compress.progress import SILENT, Progress
 from slimsight.compress.registry import nearest
 from slimsight.export.engines.result import BatchProfile, EngineResult, Precision
@@ -20,12 +22,13 @@ from slimsight.export.onnx_files.metadata import read_metadata
 from slimsight.export.parity.prove import Artifact, ParityEvidence, prove_parity
 from slimsight.export.pt2.contents import read_pt2_metadata
 
+from ..host import check_batches_fit
 from ..machine import device_name, versions
 from ..run_dir import read_run
 from ..run_dir.allowed_code import load_run_recipe, remember_engine
 from ..run_dir.exports import EXPORT_FILE
 from .export_files import FORMATS, PRECISIONS, Files
-from .session import Session, default_cache
+from .session import Session, writable_cache
 
 __all__ = ["FORMATS", "PRECISIONS", "Exported", "export_run", "read_batch", "read_choices"]
 
@@ -76,12 +79,13 @@ def read_batch(given: str | None) -> BatchProfile | None:
     if given is None:
         return None
     parts = given.split(":")
-    numbers = [int(part) for part in parts if part.isascii() and part.isdigit()]
+    numbers = [count for part in parts if (count := read_count(part, MOST_BATCH)) is not None]
     if len(numbers) == len(parts) == 1:
         numbers *= 3
     if len(numbers) != 3 or len(parts) not in (1, 3) or not 1 <= numbers[0] <= numbers[1] <= numbers[2]:
         raise ConfigError(
-            f"--batch is '{given}': give MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX, e.g. 1:8:32, or one number"
+            f"--batch is '{printable(given)}': give MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX <= {MOST_BATCH:,}, e.g. "
+            "1:8:32, or one number"
         )
     return BatchProfile(*numbers)
 
@@ -111,7 +115,8 @@ def export_run(
         allow_code: build the run's model from its file although that was not run here (see ``allowed_code``).
 
     Raises:
-        ConfigError: its model is code that was not run here, and is not allowed.
+        ConfigError: its model is code that was not run here, and is not allowed; or a file to write is there, and is
+            no export's.
         RunError: there is no run, it is being written, or it is not finished.
         Damaged: a file of the run is not what it wrote.
         ExportError: the model has no such form.
@@ -126,11 +131,14 @@ def export_run(
         raise RunError(
             f"{path} is not finished (stage '{unfinished}' is not done): complete it with 'slimsight run', then export"
         )
+    session = Session(recipe, run, progress, cache or writable_cache())
+    if batch is not None:
+        check_batches_fit({"--batch": batch.max}, session.example.shape[1:])
     folder = out or run.export_json.parent
+    files = Files(session, folder, opset or recipe.export.opset, formats, precisions, batch)
+    files.check_targets()
     # Figures of other files must not stand beside these, whatever happens on the way.
     remove(folder / EXPORT_FILE)
-    session = Session(recipe, run, progress, cache or default_cache())
-    files = Files(session, folder, opset or recipe.export.opset, formats, precisions, batch)
     artifacts = files.write()
     for name in files.engines:
         remember_engine(folder / name, session.cache)

@@ -10,17 +10,20 @@ from typing import Literal, get_args
 import numpy as np
 from torch import nn
 
-from slimsight.compress.errors import ExportError, RuntimeMissing
+from slimsight.compress.errors import ConfigError, ExportError, RuntimeMissing
+from slimsight.export.engines.key import sidecar
 from slimsight.export.engines.result import BatchProfile, EngineResult, Precision
 from slimsight.export.half.precision import export_fp16
-from slimsight.export.onnx_files.metadata import model_metadata
+from slimsight.export.onnx_files.metadata import model_metadata, read_metadata
 from slimsight.export.parity.prove import PARITY_BATCHES, Artifact
+from slimsight.export.pt2.contents import read_pt2_metadata
 from slimsight.export.pt2.export import export_pt2
 from slimsight.export.routed.export import export_masked, export_routed
 from slimsight.export.tensorrt_build.export import Flavour, export_engine
 from slimsight.export.to_onnx import export_onnx, verify_shapes
 
 from ..run_dir.allowed_code import was_built_here
+from ..run_dir.exports import exported_names
 from .session import Session
 
 Format = Literal["onnx", "pt2", "tensorrt", "tensorrt-rtx"]
@@ -56,6 +59,33 @@ class Files:
         self.samples = np.asarray(self.session.some_images(_SAMPLES))
         self.batches = self.profile.sizes if self.profile is not None else PARITY_BATCHES
         self.flavours: list[Flavour] = [name for name in get_args(Flavour) if name in self.formats]
+
+    def check_targets(self) -> None:
+        """Refuse to replace files that no export wrote.
+
+        Raises:
+            ConfigError: names the first.
+        """
+        listed = exported_names(self.folder)
+        for path in self._targets():
+            if path.exists() and path.name not in listed and not _says_so(path):
+                raise ConfigError(
+                    f"{path} exists, and slimsight did not export it: it is kept; move it away, or choose another "
+                    "folder with --out"
+                )
+
+    def _targets(self) -> Iterator[Path]:
+        """The files that ``write`` may write."""
+        if "pt2" in self.formats:
+            yield self.folder / "model.pt2"
+        dynamic = ("masked.onnx", "routed.onnx") if self.session.recipe.dynamic.enabled else ()
+        for name in ("model.onnx", *dynamic) if self._needs_onnx() else ():
+            source = self.folder / name
+            yield source
+            if "fp16" in self.precisions and "onnx" in self.formats:
+                yield source.with_suffix(".fp16.onnx")
+            for flavour in self.flavours:
+                yield from (source.with_suffix(f".{flavour}.{precision}.engine") for precision in self.precisions)
 
     def write(self) -> list[Artifact]:
         """The slim model's files, then those of the dynamic one where the run has it."""
@@ -134,6 +164,16 @@ class Files:
             return None
         self.engines[path.name] = built
         return built
+
+
+def _says_so(path: Path) -> bool:
+    """Whether a file says that slimsight wrote it; an engine has a file beside it that does."""
+    if path.suffix == ".engine":
+        return sidecar(path).is_file()
+    try:
+        return bool(read_metadata(path).all) if path.suffix == ".onnx" else bool(read_pt2_metadata(path))
+    except ExportError:
+        return False
 
 
 def _of_engine(built: EngineResult, model: nn.Module) -> Artifact:

@@ -47,7 +47,7 @@ def _training_parts(recipe: Recipe) -> dict[str, Any]:
 
 
 def classifier_parts(session: Session) -> Parts:
-    """Model and weights files, and the user's files that the model's imports, are identified by their content."""
+    """Model and weights files, and the user's files that the model's imports or reads, are identified by content."""
     model, data = session.recipe.model, session.recipe.data
     factory = model.name.rpartition(":")[2]
     parts: dict[str, Any] = {
@@ -60,7 +60,7 @@ def classifier_parts(session: Session) -> Parts:
     # Of images that stay files, ``data_key`` holds the files as they are.
     if session.preprocessing != Preprocessing.square(session.preprocessing.side):
         parts["preprocessing"] = session.preprocessing.cache_key
-    if session.code.imports:
+    if session.code.needed:
         parts["imports"] = session.code.digests
     if data.labels == "none":
         parts["labels"] = data.labels

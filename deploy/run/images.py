@@ -24,6 +24,7 @@ from slimsight.compress.data import (
     to_batches,
 )
 from slimsight.compress.data.images import sample_rows
+from slimsight.compress.data.unread import unread_notes
 from slimsight.compress.progress import Progress
 from slimsight.compress.training import make_fabric
 
@@ -81,6 +82,9 @@ class RunImages:
     def opened(self) -> Splits:
         """The images as they are; without labels of their own all are of one class."""
         opened = open_splits(self.recipe.data, cache_dir=self.cache, seed=self.recipe.seed, progress=self.progress)
+        path = self.recipe.data.path
+        for note in unread_notes(path) if path is not None and path.is_dir() else ():
+            self.progress.note(note)
         if not opened.has_test:
             self.progress.note(f"no test images: {NO_TEST_FOLDER}")
         return opened

@@ -1,14 +1,14 @@
-"""The user's code that makes a run's model: his model file and the files of his that it imports, by content."""
+"""The user's files that make a run's model: the model's file, and those that it imports or reads, by content."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from slimsight.compress.errors import RunError
-from slimsight.compress.models.user_code import imported_code, is_file_name, split_file_name
+from slimsight.compress.files.sealed import sha256_of_file
+from slimsight.compress.models.user_code import is_file_name, needed_files, split_file_name
 
 
 @dataclass(frozen=True)
@@ -17,12 +17,12 @@ class ModelCode:
 
     Attributes:
         file: sha256 of the model's file; None for a model that no file of the user's makes.
-        imports: path and sha256 of each file of the user's that it imports, by module name.
+        needed: path and sha256 of each file of the user's that it imports or reads, by module name or relative path.
     """
 
     path: Path | None = None
     file: str | None = None
-    imports: Mapping[str, tuple[Path, str | None]] | None = None
+    needed: Mapping[str, tuple[Path, str | None]] | None = None
 
     @classmethod
     def of(cls, name: str, classes: int) -> ModelCode:
@@ -34,12 +34,12 @@ class ModelCode:
         if not is_file_name(name):
             return cls()
         path, _ = split_file_name(name)
-        return cls(path, sha256_of_content(path), imported_code(name, classes))
+        return cls(path, sha256_of_content(path), needed_files(name, classes))
 
     @property
     def digests(self) -> dict[str, str | None]:
-        """sha256 of what the model's file imports, by module name."""
-        return {module: digest for module, (_, digest) in (self.imports or {}).items()}
+        """sha256 of what the model's file imports or reads, by module name or relative path."""
+        return {name: digest for name, (_, digest) in (self.needed or {}).items()}
 
     def check_unchanged(self, stage: str) -> None:
         """Refuse to record ``stage`` once a file has changed: part of it may be of the code before, part of that after.
@@ -47,7 +47,7 @@ class ModelCode:
         Raises:
             RunError: a file changed; it is named.
         """
-        files = [] if self.path is None else [(self.path, self.file), *(self.imports or {}).values()]
+        files = [] if self.path is None else [(self.path, self.file), *(self.needed or {}).values()]
         for path, digest in files:
             if sha256_of_content(path) != digest:
                 raise RunError(
@@ -58,4 +58,4 @@ class ModelCode:
 
 def sha256_of_content(path: Path) -> str | None:
     """sha256 of a file; None if there is none (what reads the file reports that)."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    return sha256_of_file(path) if path.is_file() else None

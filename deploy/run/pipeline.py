@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,11 +43,12 @@ from .resume import (
     is_written,
     open_checkpoints,
     record_report_files,
+    remove_stage_checkpoints,
     reuse_from,
     write_recipe,
     write_report_files,
 )
-from .session import Outcome, Session, default_cache
+from .session import Outcome, Session, writable_cache
 from .stage_table import stage_needs
 from .stages import dynamic, learn, prove, slim
 from .stages.learn import seed_stage
@@ -140,8 +140,8 @@ def run_recipe(
     ):
         if on_open is not None:
             on_open(run)
-        remember_code(recipe.model, cache or default_cache())
-        session = Session(recipe, run, progress, cache or default_cache())
+        remember_code(recipe.model, cache or writable_cache())
+        session = Session(recipe, run, progress, cache or writable_cache())
         wait_for_ranks(session)
         stages = to_stages(recipe)
         fresh = not any(run.record(stage.name) for stage in stages)
@@ -184,7 +184,7 @@ def run_recipe(
             records[stage.name] = _run_stage(stage, session, learning, keys[stage.name], inputs)
             report_refusal(recipe, stage.name, records[stage.name].metrics, progress)
         report = _write_report(session, name, records, reused)
-        shutil.rmtree(run.checkpoints, ignore_errors=True)
+        remove_stage_checkpoints(run)
         with distributed():
             broadcast(_NO_STAGE)
         shutdown()
@@ -208,7 +208,7 @@ def follow_leader(recipe: Recipe, out: Path, *, cache: Path | None = None) -> No
     Args:
         out: the run directory, the same folder on all ranks.
     """
-    session = Session(recipe, RunDir(out.absolute(), writable=False), SILENT, cache or default_cache())
+    session = Session(recipe, RunDir(out.absolute(), writable=False), SILENT, cache or writable_cache())
     with _threads(recipe.threads):
         wait_for_ranks(session)
         stages = {stage.name: stage for stage in to_stages(recipe)}

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 
 from slimsight.compress.errors import ConfigError, Interrupted
 
+from ..host import usable_cores
+
 if TYPE_CHECKING:
     from ..settings.recipe import Recipe
 
@@ -27,6 +29,7 @@ PEER_LOST_MESSAGE = f"another process of this run has ended; {RERUN_TEXT}"
 _LAUNCHED_VARIABLE = "SLIMSIGHT_LAUNCHED"
 """Set in ranks that ``launch`` has started: the launcher reports how they ended."""
 
+_FEWEST_ON_CPU = 8  # processes that --devices may ask for, however few cores there are
 _POLL_SECONDS = 0.5
 _STORE_SECONDS = 5
 _LEADER_SECONDS = 1
@@ -61,6 +64,8 @@ def check_devices(wanted: int | None) -> None:
         return
     import torch
 
+    if not torch.cuda.is_available() and wanted > (most := max(_FEWEST_ON_CPU, usable_cores().all)):
+        raise ConfigError(f"--devices {wanted}: without a GPU processes share the cores; give at most {most}")
     if torch.cuda.is_available() and wanted > (gpus := torch.cuda.device_count()):
         raise ConfigError(
             f"--devices {wanted}: this machine has {gpus} {'GPU' if gpus == 1 else 'GPUs'}; give at most {gpus} "

@@ -11,16 +11,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from slimsight.compress.errors import ConfigError, RunError
-from slimsight.compress.files.atomic import atomic_path, remove, sync_file, sync_folder, write_text
+from slimsight.compress.files.atomic import atomic_path, remove, remove_if_empty, sync_file, sync_folder, write_text
 from slimsight.compress.progress import Progress, Stop
 from slimsight.compress.training import Checkpoints
-from slimsight.compress.training.checkpoint import LEAST_SECONDS
+from slimsight.compress.training.checkpoint import LEAST_SECONDS, remove_checkpoints
 
-from ..report.files import PANELS_FOLDER, REPORT_FILE, write_report
+from ..report.files import PANELS_FOLDER, REPORT_FILE, panel_files, write_report
 from ..report.html import PAGE_FILE, write_run
 from ..report.markdown import MARKDOWN_FILE, PICTURES, write_markdown
 from ..report.schema import Report
 from ..run_dir import RECIPE, REPORT, RunDir, StageRecord, is_run, open_run, read_run
+from ..run_dir.paths import is_stage
 from ..run_dir.records import FINGERPRINT_VERSION
 from ..settings.recipe import Recipe, dump_recipe
 
@@ -35,14 +36,24 @@ def write_report_files(root: Path, report: Report) -> None:
 def report_files(root: Path) -> list[Path]:
     """The report's files in ``root``, pictures included."""
     named = [root / name for name in (REPORT_FILE, MARKDOWN_FILE, PAGE_FILE, *PICTURES)]
-    return [path for path in (*named, *sorted((root / PANELS_FOLDER).glob("*"))) if path.is_file()]
+    return [path for path in (*named, *panel_files(root)) if path.is_file()]
 
 
 def remove_report_files(root: Path) -> None:
     """Remove all files of a report, pictures included."""
     for name in (REPORT_FILE, MARKDOWN_FILE, PAGE_FILE, *PICTURES):
         (root / name).unlink(missing_ok=True)
-    shutil.rmtree(root / PANELS_FOLDER, ignore_errors=True)
+    for path in panel_files(root):
+        path.unlink(missing_ok=True)
+    remove_if_empty(root / PANELS_FOLDER)
+
+
+def remove_stage_checkpoints(run: RunDir) -> None:
+    """Delete the checkpoints of all stages; what else lies among them stays."""
+    for folder in run.checkpoints.glob("*"):
+        if is_stage(folder.name) and folder.is_dir():
+            remove_checkpoints(folder)
+    remove_if_empty(run.checkpoints)
 
 
 def record_report_files(run: RunDir, stages: Mapping[str, str]) -> None:

@@ -44,8 +44,8 @@ from slimsight.compress.surgery import ChannelGraph, ProofCache, PrunePlan
 from slimsight.compress.training import logits_of
 from slimsight.export.onnx_files.metadata import About
 
-from ..host import default_cache as default_cache
 from ..host import proof_folder
+from ..host import writable_cache as writable_cache
 from ..run_dir import RunDir
 from ..settings.recipe import Recipe
 from ..steps import JOINED, PROOF_IMAGES, classifier_of, find_groups, join_explainer, slim_copy, to_cost_model

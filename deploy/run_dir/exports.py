@@ -40,6 +40,15 @@ def check_exports(folder: Path) -> None:
             raise damage.remedied(remedy)
 
 
+def exported_names(folder: Path) -> frozenset[str]:
+    """Names of the files in ``folder`` that its export.json lists; none where it is missing or damaged."""
+    try:
+        files = read_sealed(folder / EXPORT_FILE, older=True)["files"]
+        return frozenset(str(file["file"]) for file in files)
+    except (Damaged, OSError, LookupError, TypeError):
+        return frozenset()
+
+
 def _sidecar_damage(path: Path) -> Damaged | None:
     """Damage of the sealed file beside an engine that says what it was built from; None for other files."""
     if path.suffix != ".engine":

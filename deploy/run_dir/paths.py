@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +13,18 @@ from slimsight.compress.files.atomic import DISK_FULL, disk_full_reason
 
 MARKER = ".slimsight"
 """Marks a folder as a run directory; it is also the lock file, with the pid of the process that writes the run."""
+
+
+STAGE_FILES: Mapping[str, tuple[str, ...]] = {
+    "classifier": ("model.safetensors", "predictions.safetensors"),
+    "predictor": ("predictor.safetensors",),
+    "selector": ("selector.safetensors",),
+    "targets": ("targets.safetensors",),
+    "gates": ("scores.safetensors",),
+    "surgery": ("plan.json",),
+    "dynamic": ("model.safetensors",),
+}
+"""What stages write into their own folders beside their records; all else there is the user's, and stays."""
 
 
 def is_stage(name: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ from slimsight.compress.files.sealed import read_sealed, sha256_of_file
 from slimsight.compress.files.untrusted import printable, special_files
 
 from .lock import lock_holder, run_lock
-from .paths import MARKER, RunPaths, is_stage, run_dir_errors
+from .paths import MARKER, STAGE_FILES, RunPaths, is_stage, run_dir_errors
 from .records import FINGERPRINT_VERSION, RECORD, StageRecord, check_finite, read_record, write_record
 
 RECIPE, REPORT = "recipe", "report"
@@ -35,14 +34,21 @@ class RunDir(RunPaths):
         self._writable = writable
 
     def begin(self, name: str) -> Path:
-        """Make an empty folder for stage ``name``, removing the files of an earlier or a killed run."""
+        """Make the folder of stage ``name``, without the files that an earlier or a killed run wrote into it.
+
+        Raises:
+            RunError: something in it is not slimsight's and has the name of what the stage writes.
+        """
         assert self._writable
         folder = self.stage_dir(name)
         with run_dir_errors(self.root):
+            written = {*STAGE_FILES.get(name, ()), _DROPPED}
+            for record in (folder / RECORD, folder / _DROPPED):
+                written |= {Path(file).name for file in _listed_files(record) if (self.root / file).parent == folder}
             # The record first: a kill in between must not leave a record without files.
             remove(folder / RECORD)
-            if folder.exists():
-                shutil.rmtree(folder)
+            for file in sorted(written):
+                (folder / file).unlink(missing_ok=True)
             make_folder(folder)
         return folder
 
@@ -83,7 +89,7 @@ class RunDir(RunPaths):
             inputs: ``content`` of the records of the stages that it needs.
 
         Raises:
-            PruningError: a metric is NaN or infinite: the stage did not converge.
+            TrainingError: a metric is NaN or infinite: the stage diverged.
         """
         assert self._writable
         check_finite(name, metrics)
@@ -263,7 +269,9 @@ def _refuse_special_files(root: Path) -> None:
 
 def is_run(root: Path) -> bool:
     """Whether the folder ``root`` contains a run, finished or not."""
-    return (root / MARKER).is_file() or ((root / "recipe.yaml").is_file() and (root / "stages").is_dir())
+    if (root / MARKER).is_file():
+        return True
+    return (root / "recipe.yaml").is_file() and any((root / "stages").glob(f"*/{RECORD}"))
 
 
 def _remove_temporary_files(root: Path) -> None:

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from slimsight.compress.config import (
+    BatchSize,
     BudgetConfig,
-    Count,
     DataConfig,
     DynamicConfig,
     ExplainerConfig,
@@ -21,9 +21,10 @@ from slimsight.compress.config import (
     GatesConfig,
     ModelConfig,
     Section,
+    Threads,
 )
 from slimsight.compress.errors import ConfigError
-from slimsight.compress.files.untrusted import read_text
+from slimsight.compress.files.untrusted import is_utf8, printable, read_text
 from slimsight.compress.registry import nearest
 from slimsight.export.config import ExportConfig
 
@@ -42,12 +43,12 @@ class Recipe(Section):
         default=0, description="the same recipe, seed and images give the same slim model"
     )
     precision: Literal["32-true", "bf16-mixed"] = Field(default="32-true", description="of every stage that learns")
-    accumulate: Count = Field(
+    accumulate: BatchSize = Field(
         default=1,
         description="parts that every batch is learned from in turn, to need less memory; batch normalisation then "
         "sees a part at a time",
     )
-    threads: Count | None = Field(default=None, description="CPU threads of every stage that learns; null: all cores")
+    threads: Threads | None = Field(default=None, description="CPU threads of every stage that learns; null: all cores")
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     explainer: ExplainerConfig = ExplainerConfig()
@@ -230,7 +231,14 @@ def _absolute(value: str, base: Path, where: Place, schema: Schema, problems: Pr
         no_home = f"{shown_value(value)} was given, but there is no such home folder; write it in full"
         problems.add(f"{'.'.join(where)}: {no_home}", where)
     else:
-        return os.path.realpath(base / expanded)
+        place = os.path.realpath(base / expanded)
+        if is_utf8(place):
+            return place
+        problems.add(
+            f"{'.'.join(where)}: {shown_value(value)} was given, which is {printable(place)}: its name, or that of "
+            "a folder above it, is not UTF-8; rename that",
+            where,
+        )
     return value
 
 

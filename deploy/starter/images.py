@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,13 +21,14 @@ from slimsight.compress.data.broken import (
     find_broken,
     write_skip_list,
 )
-from slimsight.compress.data.decode import DECODE_ERRORS, SUFFIXES, error_text, is_image, open_image, to_bytes
+from slimsight.compress.data.decode import DECODE_ERRORS, error_text, open_image, to_bytes
 from slimsight.compress.data.layout import find_layout, folder_content
 from slimsight.compress.data.listing import UNLABELLED, image_names, list_unlabelled
 from slimsight.compress.data.partition import hold_out
 from slimsight.compress.data.sources import FolderSource, PooledSource
 from slimsight.compress.data.split_names import split_of
 from slimsight.compress.data.splits import to_source
+from slimsight.compress.data.unread import unread_notes
 from slimsight.compress.errors import BrokenImage, DataError
 from slimsight.compress.files.untrusted import printable
 from slimsight.compress.progress import SILENT, Progress
@@ -42,7 +42,6 @@ SIZES = (32, 48, 64, 96, 128, 160, 192, 224)
 
 _SAMPLED = 256
 _CIFAR = "cifar-10-batches-py"
-_MOST_FILES = 200_000
 _FEW, _LARGE_SHARE = 500, 0.2
 
 
@@ -290,7 +289,7 @@ def _sizes_of_files(files: Sequence[Path], root: Path) -> dict[str, Any]:
         "short_side": short,
         "size": size,
         "why_size": why if short > SIZES[0] else f"the smallest usual side; the images have {short} px",
-        "notes": (*notes, *_unread_files(root)),
+        "notes": (*notes, *unread_notes(root)),
     }
 
 
@@ -329,17 +328,3 @@ def _read_image(path: Path, read: Callable[[Image.Image], T]) -> T:
         raise DataError(
             f"{where} is not an image that can be read ({error_text(error)}); replace or remove it"
         ) from error
-
-
-def _unread_files(path: Path) -> list[str]:
-    """A note about files that are not read, so that images of another format are not missed."""
-    others: Counter[str] = Counter()
-    for number, (_, _, files) in enumerate(os.walk(path)):
-        others.update(Path(file).suffix.lower() or file for file in files if not is_image(file))
-        if number > _MOST_FILES:
-            break
-    if not others:
-        return []
-    ordered = sorted(others.items(), key=lambda item: (-item[1], item[0]))
-    named = ", ".join(f"{count} {suffix}" for suffix, count in ordered[:4])
-    return [f"{sum(others.values())} other files are not read ({named}); read are {', '.join(sorted(SUFFIXES))}"]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from slimsight.compress.amounts import Amount, read_number
+from slimsight.compress.amounts import Amount, read_count, read_number
 from slimsight.compress.errors import ConfigError
+from slimsight.compress.files.untrusted import printable
 
 from ..budget import allowed_amount
 from ..report.schema import Unit
@@ -19,6 +21,8 @@ Images: TypeAlias = Tensor | str | Sequence[int]
 """(N, C, H, W) or (C, H, W), floating point; or a shape of these: ``"3x224x224"``, ``(3, 224, 224)``."""
 
 _SEED = 0
+_MOST_VALUES = 2**28
+"""Drawn where a shape is given: 1 GiB."""
 
 
 def to_images(x: Images, model: nn.Module) -> Tensor:
@@ -42,17 +46,17 @@ def to_images(x: Images, model: nn.Module) -> Tensor:
 def to_shape(x: object) -> tuple[int, ...]:
     """(C, H, W) or (N, C, H, W); raises ConfigError for anything else."""
     parts: Sequence[object] = x.lower().split("x") if isinstance(x, str) else x if isinstance(x, Sequence) else ()
-    numbers = [int(part) if isinstance(part, str) and part.strip().isdecimal() else part for part in parts]
+    numbers = [read_count(part, _MOST_VALUES) if isinstance(part, str) else part for part in parts]
     sides = tuple(n for n in numbers if isinstance(n, int) and not isinstance(n, bool) and n > 0)
-    if len(sides) != len(parts) or len(sides) not in (3, 4):
+    if len(sides) != len(parts) or len(sides) not in (3, 4) or prod(sides) > _MOST_VALUES:
         raise _not_images(repr(x))
     return sides
 
 
 def _not_images(given: str) -> ConfigError:
     return ConfigError(
-        f"x is {given}: give images as a floating point tensor (N, 3, H, W), or their shape, such as '3x224x224' or "
-        "(3, 224, 224)"
+        f"x is {printable(given)}: give images as a floating point tensor (N, 3, H, W), or their shape, such as "
+        f"'3x224x224' or (3, 224, 224), of at most {_MOST_VALUES:,} values"
     )
 
 

@@ -13,9 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from slimsight.compress.files.atomic import atomic_path
+from ..report.canvas import save
 
-_DPI: Final = 100
 _PANEL_SIZE: Final = (6.4, 4.6)  # inches
 _LEGEND_WIDTH: Final = 2.4
 _COLOURS: Final = colormaps["tab10"]
@@ -85,8 +84,7 @@ def draw_curves(path: Path, panels: Sequence[CurvePanel], *, control: str, names
         frameon=False,
         handlelength=3,
     )
-    with atomic_path(path, durable=False) as part:
-        figure.savefig(part, dpi=_DPI, format="png", facecolor="white")
+    save(figure, path)
 
 
 def _line_styles(names: Sequence[str]) -> dict[str, Mapping[str, Any]]:

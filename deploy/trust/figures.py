@@ -91,6 +91,11 @@ def trust_notes(rows: Rows) -> list[str]:
     return notes
 
 
+def trust_pictures(folder: Path, tests: Sequence[str]) -> list[Path]:
+    """Where ``draw_trust`` draws the figures of ``tests``."""
+    return [folder / f"{test}.png" for test in tests]
+
+
 def draw_trust(folder: Path, rows: Rows, *, control: str) -> list[Path]:
     """Draw a figure per test in ``folder`` and return their paths; an explainer has the same style in each."""
     paths = []

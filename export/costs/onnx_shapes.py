@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from slimsight.compress.errors import ExportError
+from slimsight.compress.errors import ExportError, RuntimeMissing
 
 from ..onnx_files.contents import check_image
 from ..onnx_files.graph import nested_graphs, read_onnx, runtime_errors, runtime_inputs, static_sizes
+from ..onnx_files.runtime import import_onnxruntime
 from .layers import Shape
 
 _SECONDS: Final = 60.0  # limit for one image; a large network takes one second
@@ -128,10 +129,11 @@ def _measure_shapes(path: Path, batch: int, image: Shape, names: Sequence[str]) 
     for name in names:
         proto.graph.output.add().name = name
     try:
-        ort = importlib.import_module("onnxruntime")
-    except ImportError as error:
-        raise ExportError(f"{path} computes shapes while it runs: counting its MACs needs onnxruntime") from error
-    ort.set_default_logger_severity(4)
+        ort = import_onnxruntime()
+    except RuntimeMissing as error:
+        raise ExportError(
+            f"{path} computes shapes while it runs, and counting its MACs has to run it: {error}"
+        ) from error
     helper = importlib.import_module("onnx.helper")
     (input_,) = runtime_inputs(proto.graph)
     dtype = helper.tensor_dtype_to_np_dtype(input_.type.tensor_type.elem_type)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor
 from slimsight.compress.errors import ExportError, RuntimeMissing, first_error_line
 
 from ..onnx_files.graph import HEAVY_OPERATORS, runtime_errors
+from ..onnx_files.runtime import import_onnxruntime as import_onnxruntime
 from .base import BaseRunner, Runtime
 from .cuda import GPU_INDEX, event_pair, gpu_stream, why_no_gpu
 
@@ -208,23 +208,6 @@ def _cannot_start(provider: str) -> RuntimeMissing:
         f"ONNX Runtime cannot start {provider}: its driver or libraries are missing here; install them, or use "
         f"{CPU_PROVIDER}"
     )
-
-
-def import_onnxruntime() -> Any:
-    """The onnxruntime module, with its own logging off.
-
-    Raises:
-        RuntimeMissing: it is not installed.
-    """
-    try:
-        ort = importlib.import_module("onnxruntime")
-    except ImportError as error:
-        raise RuntimeMissing(
-            "ONNX Runtime is missing: pip install onnxruntime-gpu (Linux x86-64) or onnxruntime (elsewhere)"
-        ) from error
-    # Fatal only: failures also come as exceptions, and a machine without a GPU would warn about it.
-    ort.set_default_logger_severity(4)
-    return ort
 
 
 def _why_unavailable(provider: str) -> str | None:

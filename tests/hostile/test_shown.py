@@ -161,7 +161,7 @@ def test_check_says_it_to_machines_and_terminals(
 
 
 def test_names_and_messages() -> None:
-    assert printable("a\x1b[2J\nb\udcffc") == r"a\x1b[2J\nb\udcffc"
+    assert printable("a\x1b[2J\nb\udcffc") == r"a\x1b[2J\nb\xffc"
     assert printable("x" * 999, 20) == "x" * 10 + "..." + "x" * 10
     assert escape_controls("one\n  ::error::two\x9b\u202e\u2028") == "one\n  : :error::two\\x9b\\u202e\\u2028"
     assert escape_controls("torch::Tensor ä 図") == "torch::Tensor ä 図"
@@ -175,9 +175,7 @@ def test_a_name_that_is_no_text(place: Any, refused: Callable[..., str]) -> None
     folder.mkdir()
     with open(os.fsencode(folder) + b"/\xff\xfe.jpg", "wb") as file:  # noqa: PTH123 - bytes
         file.write(b"x")
-    assert r"\udcff\udcfe.jpg is not an image" in refused(
-        "bench", place.run() / "slim" / "model.onnx", "--images", folder
-    )
+    assert r"\xff\xfe.jpg is not an image" in refused("bench", place.run() / "slim" / "model.onnx", "--images", folder)
 
 
 @pytest.mark.parametrize(

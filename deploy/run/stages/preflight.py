@@ -19,10 +19,13 @@ from slimsight.compress.gates import (
 from slimsight.compress.models import Classifier
 from slimsight.compress.surgery import ChannelGraph
 from slimsight.export.pt2.export import trace
+from slimsight.export.runners import import_onnxruntime
 
+from ...host import check_batches_fit
 from ...report.units import as_macs, as_ms, as_percent
 from ...settings.recipe import Recipe
 from ...steps import to_cost_model
+from ..processes import batch_sizes
 from ..session import Session
 
 
@@ -49,11 +52,17 @@ def preflight(session: Session) -> Preflight:
 
     Raises:
         ModelError: the model or its weights do not fit, or it has no feature maps for an explainer.
-        ConfigError, DataError: the explainer's settings do not fit the images, or a test image is broken.
+        ConfigError, DataError: a batch does not fit into memory, the explainer's settings do not fit the images, or a
+            test image is broken.
         PruningError: nothing can shrink, or the budget is out of reach.
         ExportError: the model cannot be traced.
+        RuntimeMissing: ONNX Runtime is missing, or cannot be imported.
     """
     recipe = session.recipe
+    import_onnxruntime()  # every run times its models by it, in the end
+    side, most = session.opened.image_size, len(session.opened.train)
+    sizes = {name: min(size, most) for name, size in batch_sizes(recipe).items()}  # as batches are made
+    check_batches_fit(sizes | {"latency.batch": recipe.latency.batch}, (3, side, side))
     if recipe.data.decode == "once":
         session.opened.decode_test()  # only the judgement opens them
     classifier = session.new_classifier()[0].eval()

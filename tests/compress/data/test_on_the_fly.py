@@ -68,9 +68,10 @@ def test_a_flat_test_folder_some_classes_and_a_share_of_them(photos: Path, tmp_p
         splits_of(tmp_path, photos, decode=decode)
 
 
-def test_what_cannot_be_is_refused(photos: Path, tmp_path: Path) -> None:
-    splits = splits_of(tmp_path, photos, image_size=20_000)
-    with pytest.raises(DataError, match=r"60 images of 20000 x 20000 pixels would take 72 GB of memory at once"):
+def test_what_cannot_be_is_refused(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    splits = splits_of(tmp_path, photos, image_size=4096)
+    monkeypatch.setattr("slimsight.compress.data.on_the_fly._MAX_BYTES", 2**30)
+    with pytest.raises(DataError, match=r"60 images of 4096 x 4096 pixels would take 3 GB of memory at once"):
         np.asarray(splits.train.images)
     with pytest.raises(DataError, match=r"data path .*absent does not exist; give the folder"):
         splits_of(tmp_path, tmp_path / "absent")

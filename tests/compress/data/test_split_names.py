@@ -8,7 +8,7 @@ import pytest
 
 from slimsight.compress.config import DataConfig
 from slimsight.compress.data import Splits, open_splits
-from slimsight.compress.data.split_names import resembles_split, split_of
+from slimsight.compress.data.split_names import paired_splits, resembles_split, split_of
 from slimsight.compress.errors import DataError
 
 Tree = Callable[..., Path]
@@ -128,6 +128,10 @@ def test_two_names_of_one_split_are_refused(
         (("cat", "dog", "Testing"), r"holds Testing beside cat, dog: it looks like a split"),
         (("train", "test", "holdout"), r"holds holdout: it looks like a split"),
         (("train", "test", "my-test-images"), r"holds my-test-images: it looks like a split"),
+        (("seg_train", "seg_test", "seg_pred"), r"holds seg_test, seg_train beside seg_pred: they look like splits"),
+        (("trainA", "testA", "trainB", "testB"), r"holds testA, testB, trainA and 1 more: they look like splits"),
+        (("cat", "dog", "Development"), r"holds Development beside cat, dog: it looks like a split"),
+        (("trn", "tst"), r"holds trn, tst: they look like splits"),
         (("val", "test"), r"holds val, test but no train/; add train/<class>"),
         (("train", "test", "cat"), r"holds cat/ beside train/, and train/ has a class of that name"),
         (("train", "test", "raw"), r"holds raw/ beside train/, with the same class folders \(cat, dog\)"),
@@ -161,7 +165,20 @@ def test_a_wrapping_folder_may_have_the_name_of_a_split(make_tree: Tree, pack_tr
 @pytest.mark.parametrize(
     ("name", "similar"),
     [
-        *((name, True) for name in ("train_set", "Test-Data", "val.01", "trainval", "images_test", "held-out", "EVAL")),
+        *(
+            (name, True)
+            for name in (
+                "train_set",
+                "Test-Data",
+                "val.01",
+                "trainval",
+                "images_test",
+                "held-out",
+                "EVAL",
+                "HoldOut",
+                "public_test",
+            )
+        ),
         *(
             (name, False)
             for name in ("bullet_train", "test tube", "trainers", "valve", "device", "images", "contest", "")
@@ -170,6 +187,16 @@ def test_a_wrapping_folder_may_have_the_name_of_a_split(make_tree: Tree, pack_tr
 )
 def test_names_that_are_nearly_those_of_splits(name: str, similar: bool) -> None:
     assert resembles_split(name) == similar
+
+
+def test_names_that_differ_in_the_word_for_a_split_alone() -> None:
+    assert paired_splits(["asl_alphabet_train", "asl_alphabet_test", "readme"]) == [
+        "asl_alphabet_test",
+        "asl_alphabet_train",
+    ]
+    assert paired_splits(["ILSVRC-Train", "ILSVRC-Val"]) == ["ILSVRC-Train", "ILSVRC-Val"]
+    for classes in (["bullet_train", "bullet"], ["bullet_train", "test_tube"], ["bullet train", "steam train"]):
+        assert paired_splits(classes) == []
 
 
 @pytest.mark.parametrize(("name", "split"), [("TrAiN", "train"), ("dev", "val"), ("Testing", "test"), ("tests", None)])

@@ -172,7 +172,7 @@ def test_unknown_runtimes_are_named(bench):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batches": (0,)}, "batches 0: give whole numbers of 1 or more"),
+        ({"batches": (0,)}, "batches 0: give whole numbers from 1 to 65,536"),
         ({"threads": ()}, "threads nothing"),
         ({"seconds": 0.0}, r"seconds is 0\.0: give a number above 0"),
         ({"device": "tpu"}, "device 'tpu': choose from cpu, cuda"),

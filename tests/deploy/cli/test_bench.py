@@ -71,7 +71,7 @@ def test_a_run_is_timed_and_what_cannot_run_is_listed(say: Callable[..., Said], 
     ("arguments", "words"),
     [
         (["--runtime", "onnx"], "unknown runtime 'onnx'"),
-        (["--batch", "0"], "--batch is '0': give whole numbers of 1 or more"),
+        (["--batch", "0"], "--batch is '0': give whole numbers from 1 to 65,536"),
         (["--batch", "1,x"], "--batch is '1,x'"),
         (["--threads", "-1"], "--threads is '-1'"),
         (["--baseline", "fast"], "no model is called 'fast'"),

@@ -13,8 +13,9 @@ from slimsight.compress.macs import count_macs
 from slimsight.compress.models import Classifier
 from slimsight.compress.progress import SILENT
 from slimsight.compress.surgery import PrunePlan, gated_vs_slim
+from slimsight.deploy.host import default_cache
 from slimsight.deploy.run.fingerprints import classifier_parts, fingerprint
-from slimsight.deploy.run.session import Session, default_cache
+from slimsight.deploy.run.session import Session
 from slimsight.deploy.run_dir import read_run
 from slimsight.deploy.settings.recipe import load_recipe
 

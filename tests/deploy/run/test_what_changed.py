@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,10 @@ JUDGED = ["judgement"]
 MODEL = """
 from torch import nn
 import blocks
+from pathlib import Path
 
 def net(classes):
+    Path(__file__).with_name("config.json").read_text()
     body = [nn.Conv2d(3, 8, 3, padding=1), blocks.activation(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()]
     return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes))
 """
@@ -78,6 +81,7 @@ def project(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     (root / "parts").mkdir()
     (root / "parts" / "act.py").write_text(ACT)
     (root / "skip.txt").write_text("train/a/01.png\n")
+    (root / "config.json").write_text('{"widths": [8, 8]}')
     write_recipe(root, FORMS[request.param] + ", skip: skip.txt")
     write_weights(root, 0)
     return root
@@ -117,6 +121,33 @@ def repaint(path: str) -> Callable[[Path], None]:
     return change
 
 
+def repaint_unnoticed(path: str) -> Callable[[Path], None]:
+    """Other content, of the same size, under the same modification time."""
+
+    def change(root: Path) -> None:
+        before = (root / path).stat()
+        time.sleep(0.02)  # a file system's clock has ticks
+        paint(root / path, 255)
+        os.utime(root / path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        after = (root / path).stat()
+        assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+    return change
+
+
+def add_unnoticed(path: str) -> Callable[[Path], None]:
+    """Another file in a folder whose modification time is as before."""
+
+    def change(root: Path) -> None:
+        folder = (root / path).parent
+        before = folder.stat()
+        time.sleep(0.02)
+        paint(root / path, 7)
+        os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    return change
+
+
 def swap_test_classes(root: Path) -> None:
     test = root / "images" / "test"
     (test / "a").rename(test / "c")
@@ -145,6 +176,10 @@ CHANGES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "a test image": (repaint("images/test/a/01.png"), JUDGED),
     "a training image": (repaint("images/train/b/37.png"), ALL),
     "a validation image": (repaint("images/validation/b/01.png"), ALL),
+    "a training image, its time restored": (repaint_unnoticed("images/train/b/37.png"), ALL),
+    "a validation image, its time restored": (repaint_unnoticed("images/validation/b/01.png"), ALL),
+    "a test image, its time restored": (repaint_unnoticed("images/test/b/01.png"), JUDGED),
+    "a training image more, its folder's time restored": (add_unnoticed("images/train/a/77.png"), ALL),
     "two class folders of the test images": (swap_test_classes, JUDGED),
     "a test image fewer": (lambda root: (root / "images/test/a/01.png").unlink(), JUDGED),
     "a training image fewer": (lambda root: (root / "images/train/a/02.png").unlink(), ALL),
@@ -152,6 +187,7 @@ CHANGES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "a training image more": (lambda root: paint(root / "images/train/a/77.png", 7), ALL),
     "a neighbour of the model's file": (lambda root: (root / "blocks.py").write_text(ACT.replace("ReLU", "SiLU")), ALL),
     "a neighbour's neighbour": (lambda root: (root / "parts/act.py").write_text(ACT.replace("ReLU", "SiLU")), ALL),
+    "a file that the factory reads": (lambda root: (root / "config.json").write_text("{}"), ALL),
     "the weights": (lambda root: write_weights(root, 1), ALL),
     "a skipped training image": (lambda root: (root / "skip.txt").write_text("train/a/02.png\n"), ALL),
     "a skipped test image": (lambda root: (root / "skip.txt").write_text("train/a/01.png\ntest/a/01.png\n"), JUDGED),
@@ -206,7 +242,7 @@ def test_a_model_is_built_from_its_neighbours_as_they_are_now(project: Path) -> 
 
 def test_code_that_changes_while_a_stage_runs_is_not_recorded(project: Path) -> None:
     code = ModelCode.of(load_recipe(project / "recipe.yaml", []).model.name, 2)
-    assert sorted(code.imports or ()) == ["blocks", "parts.act"]
+    assert sorted(code.needed or ()) == ["blocks", "config.json", "parts.act"]
     code.check_unchanged("gates")
     (project / "parts/act.py").write_text(ACT.replace("ReLU", "SiLU"))
     with pytest.raises(RunError, match=r"act\.py changed while stage 'gates' ran, .*run again"):

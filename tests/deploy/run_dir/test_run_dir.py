@@ -128,10 +128,13 @@ def test_a_stage_that_was_being_removed_is_not_done_and_is_removed_then(
 def test_begin_clears_what_an_earlier_run_left(tmp_path: Path) -> None:
     with open_run(tmp_path) as run:
         place = run.begin("selector")
+        for name in ("listed", "selector.safetensors", "notes.txt"):
+            (place / name).write_text("x")
         (place / "deep").mkdir()
-        (place / "deep" / "half").write_text("x")
-        run.finish("selector", "abc", 1, {}, [])
-        assert list(run.begin("selector").iterdir()) == []
+        (place / "deep" / "listed").write_text("x")
+        run.finish("selector", "abc", 1, {}, [place / "listed"])
+        assert sorted(path.name for path in run.begin("selector").iterdir()) == ["deep", "notes.txt"]  # the user's
+        assert (place / "deep" / "listed").is_file()
         assert run.record("selector") is None
 
 
@@ -172,7 +175,10 @@ def test_other_folders_are_refused_untouched(tmp_path: Path) -> None:
 
 def test_a_run_without_its_hidden_marker_is_still_a_run(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").touch()
-    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages" / "gates").mkdir(parents=True)
+    (tmp_path / "stages" / "gates" / "done.json").write_text(
+        '{"fingerprint": "", "seconds": 1, "metrics": {}, "files": {}}', encoding="utf-8"
+    )
     assert read_run(tmp_path).recipe == tmp_path / "recipe.yaml"
     with open_run(tmp_path) as run:
         assert run.recipe.exists()

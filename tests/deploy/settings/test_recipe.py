@@ -66,12 +66,13 @@ def test_all_mistakes_are_reported_together(tmp_path: Path) -> None:
         "line 1: seed: true was given; allowed: a whole number at least 0 and at most 4294967295 "
         "(the same recipe, seed and images give the same slim model)",
         f"line 2: precison: unknown key; allowed: {', '.join(Recipe.model_fields)}; did you mean 'precision'?",
-        "line 3: threads: 0 was given; allowed: a whole number at least 1 or null "
+        "line 3: threads: 0 was given; allowed: a whole number at least 1 and at most 1024 or null "
         "(CPU threads of every stage that learns; null: all cores)",
         "line 5: gates.steer: 'rgb' was given; allowed: rbf, realx, varsal, none, magnitude, uniform, taylor, fpgm, "
         f"bn_scale, lamp or random{about('gates', 'steer')}; did you mean 'rbf'?",
         "line 7: gates.steps: written twice, in line 6 and line 7; keep one",
-        f"line 7: gates.steps: 6 was given; allowed: a whole number at least 20{about('gates', 'steps')}",
+        f"line 7: gates.steps: 6 was given; allowed: a whole number at least 20 and at most "
+        f"10000000{about('gates', 'steps')}",
         f"line 8: gates.stpes: unknown key; allowed: {', '.join(GatesConfig.model_fields)}; did you mean 'steps'?",
         "line 9: model.weights: 3 was given; allowed: a path or pretrained or null "
         "(safetensors or a state dict; null trains from scratch with `train`)",
@@ -89,7 +90,8 @@ def test_what_an_override_replaces_is_named_by_the_argument(tmp_path: Path) -> N
     path = write(tmp_path, "gates:\n  steps: 40\n  lr: -1\n")
     assert problems(path, "gates.steps=3") == [
         f"line 3: gates.lr: -1 was given; allowed: a number above 0 or null{about('gates', 'lr')}",
-        f"--set gates.steps=3: gates.steps: 3 was given; allowed: a whole number at least 20{about('gates', 'steps')}",
+        f"--set gates.steps=3: gates.steps: 3 was given; allowed: a whole number at least 20 and at most "
+        f"10000000{about('gates', 'steps')}",
     ]
 
 
