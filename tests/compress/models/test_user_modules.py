@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import slimsight
 from slimsight.compress.errors import ModelError
-from slimsight.compress.models.user_code import build_from_file, imported_code
+from slimsight.compress.models.user_code import build_from_file, needed_files
 
 
 @pytest.fixture(autouse=True)
@@ -123,7 +123,7 @@ def test_two_versions_of_a_project_in_turn(name: str, tmp_path: Path) -> None:
         assert width(tmp_path / version / file) == w
         assert not list((tmp_path / version).rglob("__pycache__"))
     for version in ("old", "new"):
-        code = imported_code(f"{tmp_path / version / file}:make", 10)
+        code = needed_files(f"{tmp_path / version / file}:make", 10)
         assert {place for place, _ in code.values()} <= set((tmp_path / version).rglob("*.py"))
         assert code
 
