@@ -5,22 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from slimsight.compress.errors import ExportError
 
+from ..config import LEAST_IMAGES
 from ..runners import refuse_not_finite, to_input
 
-Method = Literal["minmax", "entropy", "percentile"]
-"""How a value's range is chosen: its extremes, the least KL divergence, or 99.999 % of its values."""
-
-LEAST_IMAGES = 32
-"""Fewer images do not show the ranges of a network's values."""
-
-DEFAULT_IMAGES = 256
 BATCH = 8
 
 

@@ -153,28 +153,39 @@ def judge_runtime(
     return RuntimeProof(runtime, found.p99, found.agreement, not reasons, why, layers)
 
 
-def onnx_logits(
-    path: Path, images: NDArray[Any], *, optimised: bool = True, progress: Progress = SILENT, name: str = "logits"
-) -> NDArray[np.float32]:
-    """The first output of an ONNX file (N, classes) for images (N, 3, H, W), in ONNX Runtime on the CPU.
+class OnnxLogits:
+    """Logits of an ONNX file in ONNX Runtime on the CPU, with one session for all calls.
 
     Args:
         optimised: False runs the graph as it is stored: its own arithmetic.
-        name: what progress calls it.
 
     Raises:
-        ExportError: the file cannot be opened or run.
+        ExportError: the file cannot be opened.
     """
-    session = open_session(path, torch.get_num_threads(), optimised=optimised)
-    (takes,) = session.get_inputs()
-    fixed = isinstance(takes.shape[0], int)
-    step = takes.shape[0] if fixed else _BATCH
-    rows = []
-    for start in progress.track(range(0, len(images), step), name, unit="batches"):
-        batch = to_input(images[start : start + step])
-        missing = step - len(batch) if fixed else 0
-        if missing:  # a file of fixed batch size takes no smaller one
-            batch = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
-        logits = session.run(None, {takes.name: batch})[0]
-        rows.append(logits[: len(logits) - missing])
-    return np.concatenate(rows)
+
+    def __init__(self, path: Path, *, optimised: bool = True) -> None:
+        self._session = open_session(path, torch.get_num_threads(), optimised=optimised)
+        (self._takes,) = self._session.get_inputs()
+
+    def __call__(
+        self, images: NDArray[Any], *, progress: Progress = SILENT, name: str = "logits"
+    ) -> NDArray[np.float32]:
+        """The first output (N, classes) for images (N, 3, H, W), in batches; ``name``: what progress calls it."""
+        fixed = isinstance(self._takes.shape[0], int)
+        step = self._takes.shape[0] if fixed else _BATCH
+        rows = []
+        for start in progress.track(range(0, len(images), step), name, unit="batches"):
+            batch = to_input(images[start : start + step])
+            missing = step - len(batch) if fixed else 0
+            if missing:  # a file of fixed batch size takes no smaller one
+                batch = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
+            logits = self._session.run(None, {self._takes.name: batch})[0]
+            rows.append(logits[: len(logits) - missing])
+        return np.concatenate(rows)
+
+
+def onnx_logits(
+    path: Path, images: NDArray[Any], *, optimised: bool = True, progress: Progress = SILENT, name: str = "logits"
+) -> NDArray[np.float32]:
+    """``OnnxLogits`` of one call."""
+    return OnnxLogits(path, optimised=optimised)(images, progress=progress, name=name)

@@ -31,13 +31,14 @@ from ..onnx_files.quantised import (
     PURPOSE,
     PURPOSES,
     Form,
+    Method,
     heavy_layers,
     quantised_nodes,
 )
 from ..onnx_files.value_types import HALF
 from ..runners import import_onnxruntime
 from ..runners.inputs import ImageInput, read_input
-from .calibration import BatchReader, Calibration, Method
+from .calibration import BatchReader, Calibration
 
 LEAST_OPSET = 13
 """The first with a scale for each channel in DequantizeLinear."""

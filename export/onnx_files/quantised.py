@@ -11,6 +11,9 @@ from .graph import HEAVY_OPERATORS, nested_graphs
 Form = Literal["u8", "s8"]
 """``u8``: unsigned asymmetric activations. ``s8``: symmetric signed activations, no integer bias. Weights are int8."""
 
+Method = Literal["minmax", "entropy", "percentile"]
+"""How a value's range is chosen: its extremes, the least KL divergence, or 99.999 % of its values."""
+
 INT8 = "int8"
 FORM, PURPOSE, METHOD = "int8_form", "int8_for", "int8_method"
 CALIBRATION_IMAGES, CALIBRATION_SOURCE, CALIBRATION_DIGEST = (
