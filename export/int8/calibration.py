@@ -23,9 +23,10 @@ class Calibration:
     """The images that ranges are measured on.
 
     Args:
-        pixels: (N, 3, H, W), uint8 or floating point in [0, 1]; at least ``LEAST_IMAGES``.
+        pixels: (N, 3, H, W), uint8 or floating point; at least ``LEAST_IMAGES``.
         source: where they come from, in words.
         rows: their positions in that source, where it has any.
+        normalised: floating point is as the file takes it, of any range; else it is in [0, 1].
 
     Raises:
         ExportError: too few images, not images, or values that are not finite or outside of 0 to 1.
@@ -34,6 +35,7 @@ class Calibration:
     pixels: NDArray[Any]
     source: str
     rows: tuple[int, ...] = ()
+    normalised: bool = False
 
     def __post_init__(self) -> None:
         given = f"the calibration images ({self.source})"
@@ -50,7 +52,7 @@ class Calibration:
         if not np.issubdtype(self.pixels.dtype, np.floating):
             raise ExportError(f"{given} are {self.pixels.dtype}: give uint8 (0 to 255) or floating point (0 to 1)")
         refuse_not_finite(self.pixels, "INT8 calibration")
-        if self.pixels.min() < 0 or self.pixels.max() > 1:
+        if not self.normalised and (self.pixels.min() < 0 or self.pixels.max() > 1):
             raise ExportError(
                 f"{given} go from {self.pixels.min():.3g} to {self.pixels.max():.3g}: give floating point from 0 to 1, "
                 "or uint8"

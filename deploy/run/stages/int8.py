@@ -12,8 +12,8 @@ from slimsight.compress.data import Batch, Batches, one_pass
 from slimsight.compress.training import Learning
 from slimsight.export.int8.calibration import Calibration, spread_rows
 from slimsight.export.int8.fidelity import AccuracyDrop, Fidelity, compare_accuracy, compare_fidelity
-from slimsight.export.int8.prove import OnnxLogits, prove_int8
-from slimsight.export.int8.quantise import quantise
+from slimsight.export.int8.make import make_int8
+from slimsight.export.int8.prove import OnnxLogits
 from slimsight.export.onnx_files.metadata import read_metadata
 from slimsight.export.onnx_files.quantised import Form, Method, stated_form
 from slimsight.export.runners.in_onnxruntime import why_slow_or_wrong
@@ -74,17 +74,19 @@ def _make(
     calibration: Calibration,
 ) -> dict[str, Any]:
     fp32, path = paths
-    made = quantise(fp32, path, calibration, form=form, method=method)
-    proof = prove_int8(path, fp32, session.some_pixels(PROOF_IMAGES), artifact=name, progress=learning.progress)
+    pixels = session.some_pixels(PROOF_IMAGES)
+    made = make_int8(
+        fp32, path, calibration, pixels, form=form, method=method, artifact=name, progress=learning.progress
+    )
     val = session.plain(session.splits.val, learning.flow)
     found, fidelity = _compare(fp32, path, val, learning, f"{name} on validation images")
-    row = proof.to_dict() | {"size_bytes": made.size_bytes, "fp32_size_bytes": fp32.stat().st_size}
+    row = made.proof.to_dict() | {"size_bytes": made.file.size_bytes, "fp32_size_bytes": made.fp32_size_bytes}
     row |= {"agreement": fidelity.agreement, "val": found.to_dict()}
     learning.progress.note(
-        f"{name}: {made.size_bytes / fp32.stat().st_size:.0%} of the FP32 file, same class on "
+        f"{name}: {made.file.size_bytes / made.fp32_size_bytes:.0%} of the FP32 file, same class on "
         f"{as_percent(fidelity.agreement)} of the validation images, {session.score} {as_points(-found.drop)}"
     )
-    for runtime in proof.runtimes:
+    for runtime in made.proof.runtimes:
         if runtime.why is not None:
             learning.progress.note(f"{name} in {runtime.runtime}: {runtime.why}")
     return row
