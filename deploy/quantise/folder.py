@@ -18,7 +18,14 @@ from slimsight.export.int8.calibration import Calibration
 from slimsight.export.int8.make import Int8Model, make_int8
 from slimsight.export.int8.quantise import check_quantisable
 from slimsight.export.onnx_files.graph import read_onnx
-from slimsight.export.onnx_files.metadata import CROP, INTERPOLATION, RESIZE, stored_metadata
+from slimsight.export.onnx_files.metadata import (
+    CROP,
+    INTERPOLATION,
+    NORMALISATION,
+    NORMALISED_INSIDE,
+    RESIZE,
+    stored_metadata,
+)
 from slimsight.export.onnx_files.quantised import Form, Method
 
 from .model import check_choices, check_out, split_rows
@@ -58,6 +65,8 @@ def quantise_from_folder(
     assert takes.size is not None
     path = check_out(out or fp32.with_suffix(".int8.onnx" if form == "u8" else ".int8.trt.onnx"), fp32)
     metadata = stored_metadata(read_onnx(fp32, external=False))
+    if normalisation is not None and metadata.get(NORMALISATION) == NORMALISED_INSIDE:
+        raise ConfigError(f"{fp32} normalises its images itself: leave --mean and --std out")
     preprocessing = _stated_preprocessing(metadata) or _square(takes.size)
     paths = find_images(images)
     rows, others = split_rows(len(paths), wanted)

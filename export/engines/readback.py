@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from slimsight.compress.errors import ExportError
@@ -48,7 +48,7 @@ class EngineLayer:
     kind: str
     nodes: tuple[str, ...]
     types: frozenset[str]
-    reads: frozenset[str] = frozenset()
+    reads: frozenset[str] = field(default=frozenset(), compare=False)
 
 
 def dtype_name(dtype: Any) -> str:

@@ -26,7 +26,7 @@ from ..onnx_files.graph import (
     runtime_inputs,
     static_sizes,
 )
-from ..onnx_files.metadata import stored_metadata
+from ..onnx_files.metadata import PRECISION, stored_metadata, write_metadata_
 from ..onnx_files.quantised import heavy_layers, quantised_nodes, stated_form
 from ..onnx_files.value_types import FLOAT
 from ..parity.compare import compare_logits
@@ -115,6 +115,8 @@ def to_precision(graph: ImageGraph, precision: Precision, samples: NDArray[Any] 
         return PrecisionGraph("fp32", graph.proto.SerializeToString(), (), _heavy_nodes(graph.proto.graph))
     overflowing = {} if samples is None else overflowing_values(graph.proto, samples)
     half = to_half(graph.proto, overflowing)
+    if PRECISION in (metadata := stored_metadata(half.proto)):
+        write_metadata_(half.proto, metadata | {PRECISION: "fp16"})
     converted = PrecisionGraph("fp16", half.proto.SerializeToString(), half.fp16_nodes, half.fp32_nodes, half.kept_fp32)
     if samples is None:
         return converted

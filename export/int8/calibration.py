@@ -85,15 +85,13 @@ class BatchReader:
 
     Args:
         name: the graph's input.
-        batch: images per call; the last batch is smaller where the graph takes any number, else left out.
+        batch: images per call, where the graph fixes their number; its last image then fills the last batch.
     """
 
     def __init__(self, calibration: Calibration, name: str, *, batch: int | None) -> None:
         self._pixels, self._name = calibration.pixels, name
-        step = batch or BATCH
-        whole = len(self._pixels) // step * step if batch else len(self._pixels)
-        self._starts: Sequence[int] = range(0, whole, step)
-        self._step = step
+        self._step, self._fixed = batch or BATCH, batch is not None
+        self._starts: Sequence[int] = range(0, len(self._pixels), self._step)
         self._left: Iterator[int] = iter(self._starts)
 
     def __len__(self) -> int:
@@ -106,4 +104,9 @@ class BatchReader:
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
         """The next batch by the input's name; None after the last."""
         start = next(self._left, None)
-        return None if start is None else {self._name: to_input(self._pixels[start : start + self._step])}
+        if start is None:
+            return None
+        images = to_input(self._pixels[start : start + self._step])
+        if self._fixed and (missing := self._step - len(images)):
+            images = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])
+        return {self._name: images}

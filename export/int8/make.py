@@ -8,12 +8,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from slimsight.compress.errors import ExportError
 from slimsight.compress.progress import SILENT, Progress
 
 from ..onnx_files.quantised import Form, Method
 from .calibration import Calibration
-from .prove import Int8Proof, prove_int8
-from .quantise import QuantisedFile, quantise
+from .prove import Int8Proof, onnx_logits, prove_int8
+from .quantise import QuantisedFile, check_quantisable, quantise
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,10 @@ def make_int8(
     Raises:
         ExportError: the file cannot be quantised, or the images do not fit it.
     """
-    made = quantise(fp32, path, calibration, form=form, method=method)
     proven_on = held_out if len(held_out) else calibration.pixels
+    check_quantisable(fp32)
+    if (logits := onnx_logits(fp32, proven_on[:1])).ndim != 2:
+        raise ExportError(f"{fp32} gives an output of shape {logits.shape}: a classifier gives (images, classes)")
+    made = quantise(fp32, path, calibration, form=form, method=method)
     proof = prove_int8(path, fp32, proven_on, artifact=artifact or path.name, progress=progress)
     return Int8Model(made, proof, len(calibration), len(held_out), fp32.stat().st_size)

@@ -19,7 +19,7 @@ from typing import Any
 from slimsight.compress.errors import ExportError, first_error_line
 from slimsight.compress.files.atomic import atomic_path
 
-from ..onnx_files.graph import nested_graphs, read_onnx, runtime_errors, runtime_inputs, subgraphs
+from ..onnx_files.graph import MAX_BYTES, nested_graphs, read_onnx, runtime_errors, runtime_inputs, subgraphs
 from ..onnx_files.metadata import PRECISION, stored_metadata, write_metadata_
 from ..onnx_files.quantised import (
     CALIBRATION_DIGEST,
@@ -90,6 +90,8 @@ def quantise(
             f"{takes.size[0]} x {takes.size[1]}: give images of that size"
         )
     proto = read_onnx(source)
+    if proto.ByteSize() > MAX_BYTES:
+        raise ExportError(f"{source} has {proto.ByteSize():,} bytes: one ONNX file can have at most {MAX_BYTES:,}")
     metadata = stored_metadata(proto)
     with TemporaryDirectory(prefix="slimsight-int8-") as folder:
         prepared = _prepare(proto, source, Path(folder))
@@ -181,8 +183,10 @@ def _prepare(proto: Any, source: Path, folder: Path) -> Path:
     except runtime_errors() as error:
         raise ExportError(f"ONNX Runtime cannot open {source} ({first_error_line(error)}): export it again") from error
     optimised = onnx.load(prepared)
-    for node in optimised.graph.node:
-        node.name = node.name or f"node_of_{node.output[0]}"
+    taken: set[str] = set()
+    for node in optimised.graph.node:  # a layer is known by its name
+        node.name = node.name if node.name and node.name not in taken else f"node_of_{node.output[0]}"
+        taken.add(node.name)
     inferred = onnx.shape_inference.infer_shapes(optimised)
     quant_utils = importlib.import_module("onnxruntime.quantization.quant_utils")
     quant_utils.add_pre_process_metadata(inferred)  # or it would advise to do this

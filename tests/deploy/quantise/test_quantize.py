@@ -21,7 +21,15 @@ from slimsight.compress.errors import ConfigError, DataError, ExportError
 from slimsight.deploy.quantise.model import split_rows
 from slimsight.export.int8.prove import onnx_logits
 from slimsight.export.int8.read_back import LayersRun
-from slimsight.export.onnx_files.metadata import CROP, INTERPOLATION, RESIZE, stored_metadata, write_metadata_
+from slimsight.export.onnx_files.metadata import (
+    CROP,
+    INTERPOLATION,
+    NORMALISATION,
+    NORMALISED_INSIDE,
+    RESIZE,
+    stored_metadata,
+    write_metadata_,
+)
 
 from ..conftest import Said
 
@@ -137,6 +145,29 @@ def test_wrong_options_are_one_sentence_and_lose_nothing(
     assert len(said.err.strip().splitlines()) == 1
     assert re.search(message, said.err), said.err
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_what_is_no_classifier_or_normalises_itself_is_refused(say: Callable[..., Said], tmp_path: Path) -> None:
+    folder, source = pictures(tmp_path / "train", 33), network(tmp_path / "model.onnx")
+    proto = onnx.load(source)
+    del proto.graph.node[3:]
+    proto.graph.output[0].CopyFrom(helper.make_tensor_value_info("e", TensorProto.FLOAT, ["batch", 16, SIDE, SIDE]))
+    onnx.save(proto, tmp_path / "maps.onnx")
+    said = say("quantize", tmp_path / "maps.onnx", "--images", folder)
+    assert (said.code, "gives an output of shape (1, 16, 16, 16): a classifier gives" in said.err) == (2, True)
+    ours = network(tmp_path / "ours.onnx", metadata={NORMALISATION: NORMALISED_INSIDE})
+    said = say("quantize", ours, "--images", folder, "--mean", "0,0,0", "--std", "1,1,1")
+    assert (said.code, "normalises its images itself: leave --mean and --std out" in said.err) == (2, True)
+    assert not list(tmp_path.glob("*int8*"))
+
+
+def test_a_file_of_fixed_batch_size_needs_no_more_images(say: Callable[..., Said], tmp_path: Path) -> None:
+    proto = onnx.load(network(tmp_path / "model.onnx"))
+    for value in (proto.graph.input[0], proto.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_value = 64
+    onnx.save(proto, tmp_path / "fixed.onnx")
+    said = say("quantize", tmp_path / "fixed.onnx", "--images", pictures(tmp_path / "train", 40))
+    assert (said.code, "3 of 3 layers in integers" in said.out) == (0, True)
 
 
 def test_an_int8_file_is_not_quantised_again(say: Callable[..., Said], tmp_path: Path) -> None:
