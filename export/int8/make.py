@@ -14,7 +14,7 @@ from slimsight.compress.progress import SILENT, Progress
 from ..onnx_files.quantised import Form, Method
 from .calibration import Calibration
 from .prove import Int8Proof, onnx_logits, prove_int8
-from .quantise import QuantisedFile, check_quantisable, quantise
+from .quantise import QuantisedFile, check_fits, quantise
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def make_int8(
         ExportError: the file cannot be quantised, or the images do not fit it.
     """
     proven_on = held_out if len(held_out) else calibration.pixels
-    check_quantisable(fp32)
+    check_fits(fp32, calibration)
     if (logits := onnx_logits(fp32, proven_on[:1])).ndim != 2:
         raise ExportError(f"{fp32} gives an output of shape {logits.shape}: a classifier gives (images, classes)")
     made = quantise(fp32, path, calibration, form=form, method=method)

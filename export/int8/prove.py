@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from slimsight.compress.errors import ExportError
+from slimsight.compress.errors import ExportError, first_error_line
 from slimsight.compress.progress import SILENT, Progress
 
-from ..onnx_files.graph import read_onnx
+from ..onnx_files.graph import read_onnx, runtime_errors
 from ..onnx_files.metadata import stored_metadata
 from ..onnx_files.quantised import Form, heavy_layers, stated_form
 from ..runners import CPU_PROVIDER, open_session, refuse_not_finite, to_input
@@ -164,6 +164,7 @@ class OnnxLogits:
     """
 
     def __init__(self, path: Path, *, optimised: bool = True) -> None:
+        self._name, self._errors = path.name, runtime_errors()
         self._session = open_session(path, torch.get_num_threads(), optimised=optimised)
         (self._takes,) = self._session.get_inputs()
 
@@ -179,7 +180,10 @@ class OnnxLogits:
             missing = step - len(batch) if fixed else 0
             if missing:  # a file of fixed batch size takes no smaller one
                 batch = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
-            logits = self._session.run(None, {self._takes.name: batch})[0]
+            try:
+                logits = self._session.run(None, {self._takes.name: batch})[0]
+            except self._errors as error:
+                raise ExportError(f"{self._name} does not run in ONNX Runtime ({first_error_line(error)})") from error
             rows.append(logits[: len(logits) - missing])
         return np.concatenate(rows)
 

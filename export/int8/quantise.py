@@ -81,14 +81,7 @@ def quantise(
         RuntimeMissing: ONNX Runtime is missing.
         RunError: the disk is full or the folder is not writable.
     """
-    takes = check_quantisable(source)
-    size = calibration.pixels.shape[2:]
-    if size != takes.size:
-        assert takes.size is not None
-        raise ExportError(
-            f"the calibration images ({calibration.source}) are {size[0]} x {size[1]} pixels, {source.name} takes "
-            f"{takes.size[0]} x {takes.size[1]}: give images of that size"
-        )
+    takes = check_fits(source, calibration)
     proto = read_onnx(source)
     if proto.ByteSize() > MAX_BYTES:
         raise ExportError(f"{source} has {proto.ByteSize():,} bytes: one ONNX file can have at most {MAX_BYTES:,}")
@@ -112,6 +105,22 @@ def quantise(
         tuple(layer.name for layer in layers if not layer.quantised),
         path.stat().st_size,
     )
+
+
+def check_fits(path: Path, calibration: Calibration) -> ImageInput:
+    """``check_quantisable``, and that the file takes images of the calibration's size.
+
+    Raises:
+        ExportError: as ``check_quantisable``, or the sizes differ.
+    """
+    takes, size = check_quantisable(path), calibration.pixels.shape[2:]
+    assert takes.size is not None
+    if size != takes.size:
+        raise ExportError(
+            f"the calibration images ({calibration.source}) are {size[0]} x {size[1]} pixels, {path.name} takes "
+            f"{takes.size[0]} x {takes.size[1]}: give images of that size"
+        )
+    return takes
 
 
 def check_quantisable(path: Path) -> ImageInput:
