@@ -14,15 +14,15 @@ from .decode import SUFFIXES, Encoded, decode, is_image
 from .preprocessing import Preprocessing
 
 
-def find_images(root: Path) -> list[Path]:
-    """The image files below ``root``, sorted by path.
+def find_images(root: Path, taken: str = "a folder of images") -> list[Path]:
+    """The image files below ``root``, sorted by path; ``taken``: what messages say to give.
 
     Raises:
         DataError: it is no folder, or has none.
     """
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
-        raise DataError(f"{root} {what}: give a folder of images or a .npy file")
+        raise DataError(f"{root} {what}: give {taken}")
     paths = sorted(Path(folder) / name for folder, _, names in os.walk(root) for name in names if is_image(name))
     if not paths:
         raise DataError(f"{root} contains no images ({', '.join(sorted(SUFFIXES))}): give a folder that does")

@@ -99,7 +99,7 @@ def _load_npy(path: Path) -> NDArray[Any]:
 
 
 def _load_folder(root: Path, size: tuple[int, int] | None) -> NDArray[np.uint8]:
-    paths = find_images(root)
+    paths = find_images(root, "a folder of images or a .npy file")
     if size is not None and size[0] != size[1]:
         raise DataError(
             f"the models take {size[0]} x {size[1]} pixels: images of a folder are scaled to squares, give a .npy file"
