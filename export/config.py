@@ -1,14 +1,45 @@
-"""The recipe section ``export``: formats, operator set and tolerance."""
+"""The recipe section ``export``: formats, precisions, operator set, tolerance, and how INT8 files are made."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from slimsight.compress.config import Positive, Section
 
+from .onnx_files.quantised import Form, Method
+
 Format = Literal["onnx", "pt2"]
+FilePrecision = Literal["fp32", "int8"]
+
+_T = TypeVar("_T", bound=str)
+
+LEAST_IMAGES = 32
+"""Fewer calibration images do not show the ranges of a network's values."""
+
+DEFAULT_IMAGES = 256
+
+
+class Int8Config(Section):
+    """How INT8 files are made (``precision`` with int8). Ranges of values are measured on training images."""
+
+    images: Annotated[int, Field(ge=LEAST_IMAGES)] = Field(
+        default=DEFAULT_IMAGES, description="training images that ranges are measured on, spread over all of them"
+    )
+    method: Method = Field(
+        default="minmax", description="how ranges are chosen: extremes, least KL divergence, or 99.999 % of the values"
+    )
+    forms: tuple[Form, ...] = Field(
+        default=("u8",),
+        min_length=1,
+        description="u8 (model.int8.onnx): for ONNX Runtime and OpenVINO; s8 (model.int8.trt.onnx): for TensorRT",
+    )
+
+    @field_validator("forms")
+    @classmethod
+    def _each_once(cls, forms: tuple[Form, ...]) -> tuple[Form, ...]:
+        return _distinct(forms, "forms", "u8, s8")
 
 
 class ExportConfig(Section):
@@ -17,12 +48,45 @@ class ExportConfig(Section):
     formats: tuple[Format, ...] = Field(
         default=("onnx", "pt2"), min_length=1, description="each is compared with PyTorch on real images"
     )
+    precision: tuple[FilePrecision, ...] = Field(
+        default=("fp32",),
+        min_length=1,
+        description="of ONNX files; int8 writes slim/model.int8.onnx from the FP32 file, and proves and times it",
+    )
     opset: Annotated[int, Field(ge=18, le=22)] = Field(default=18, description="ONNX operator set")
     tolerance: Positive = Field(default=1e-4, description="largest difference of logits that passes")
+    int8: Int8Config = Int8Config()
 
     @field_validator("formats")
     @classmethod
     def _each_once(cls, formats: tuple[Format, ...]) -> tuple[Format, ...]:
-        if len(set(formats)) < len(formats):
-            raise ValueError(f"formats {', '.join(formats)}: name each of onnx, pt2 at most once")
-        return formats
+        return _distinct(formats, "formats", "onnx, pt2")
+
+    @field_validator("precision")
+    @classmethod
+    def _with_fp32(cls, precision: tuple[FilePrecision, ...]) -> tuple[FilePrecision, ...]:
+        if "fp32" not in precision:
+            raise ValueError(
+                f"precision {', '.join(precision)}: the INT8 file is made from the FP32 one; give [fp32, int8]"
+            )
+        return _distinct(precision, "precision", "fp32, int8")
+
+    @model_validator(mode="after")
+    def _int8_is_onnx(self) -> ExportConfig:
+        if self.quantised and "onnx" not in self.formats:
+            raise ValueError(
+                f"precision has int8 and formats are {', '.join(self.formats)}: INT8 files are ONNX files; add onnx to "
+                "formats, or take int8 out"
+            )
+        return self
+
+    @property
+    def quantised(self) -> bool:
+        """Whether INT8 files are asked for."""
+        return "int8" in self.precision
+
+
+def _distinct(given: tuple[_T, ...], name: str, allowed: str) -> tuple[_T, ...]:
+    if len(set(given)) < len(given):
+        raise ValueError(f"{name} {', '.join(given)}: name each of {allowed} at most once")
+    return given

@@ -18,6 +18,7 @@ from .onnx_files.graph import (
     HEAVY_OPERATORS,
     IMAGES_INPUT,
     LOGITS_OUTPUT,
+    MAX_BYTES,
     import_onnx,
     read_onnx,
     runtime_inputs,
@@ -30,7 +31,6 @@ from .pt2.export import cpu_copy, silence_output, trace
 WeightShape = tuple[int, ...]
 
 _CONVOLUTIONS = {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
-_MAX_BYTES = 2**31 - 1  # protobuf refuses larger messages
 
 
 def export_onnx(
@@ -64,10 +64,10 @@ def export_onnx(
     onnx = import_onnx()
     program = to_onnx_program(model, example, opset=opset, outputs=outputs)
     proto = program.model_proto
-    if proto.ByteSize() > _MAX_BYTES:
+    if proto.ByteSize() > MAX_BYTES:
         raise ExportError(
             f"{type(model).__name__} needs {proto.ByteSize():,} bytes, and one ONNX file can have at most "
-            f"{_MAX_BYTES:,}: export to pt2 only"
+            f"{MAX_BYTES:,}: export to pt2 only"
         )
     with_constant_shapes_(proto.graph)
     name_layers_(proto.graph)

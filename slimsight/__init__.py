@@ -13,6 +13,7 @@ The Python API, for a model and data loaders of your own:
     slimsight.recalibrate(slimmed, train_loader)                  # the statistics of the weights that were learned
     slimsight.save(slimmed, "slim")
     model = slimsight.load("slim")                                # needs torch only, not the code of the model
+    slimsight.quantize("slim", train_loader, "slim.int8.onnx")    # INT8, calibrated and proven
 
 ``import slimsight`` loads none of it: each name is imported, with PyTorch, when it is first used.
 """
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from .compress.config import ExplainerConfig, GatesConfig
     from .compress.errors import SlimError
     from .compress.surgery import PrunePlan
+    from .deploy.quantise import Int8Model, quantize
     from .deploy.slim import Scores, Slimmed, Traced, explain, learn_gates, load, recalibrate, save, select, slim, trace
 
     __version__: str
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ExplainerConfig",
     "GatesConfig",
+    "Int8Model",
     "PrunePlan",
     "Scores",
     "SlimError",
@@ -44,6 +47,7 @@ __all__ = [
     "explain",
     "learn_gates",
     "load",
+    "quantize",
     "recalibrate",
     "save",
     "select",
@@ -55,8 +59,10 @@ __all__ = [
 _MODULE = {
     "ExplainerConfig": ".compress.config",
     "GatesConfig": ".compress.config",
+    "Int8Model": ".deploy.quantise",
     "PrunePlan": ".compress.surgery",
     "SlimError": ".compress.errors",
+    "quantize": ".deploy.quantise",
 }
 """The module that defines a public name, where it is not ``.deploy.slim``."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slimsight.compress.data import Preprocessing, open_splits
-from slimsight.compress.data.decode import SUFFIXES, Encoded, decode, error_text, is_image
+from slimsight.compress.data.decode import error_text
+from slimsight.compress.data.image_folder import find_images, read_images
 from slimsight.compress.errors import DataError
 from slimsight.compress.files.untrusted import open_limited
 from slimsight.compress.progress import SILENT, Progress
@@ -99,19 +99,13 @@ def _load_npy(path: Path) -> NDArray[Any]:
 
 
 def _load_folder(root: Path, size: tuple[int, int] | None) -> NDArray[np.uint8]:
-    if not root.is_dir():
-        what = "is a file" if root.exists() else "does not exist"
-        raise DataError(f"{root} {what}: give a folder of images or a .npy file")
-    paths = sorted(Path(folder) / name for folder, _, names in os.walk(root) for name in names if is_image(name))
-    if not paths:
-        raise DataError(f"{root} contains no images ({', '.join(sorted(SUFFIXES))}): give a folder that does")
+    paths = find_images(root, "a folder of images or a .npy file")
     if size is not None and size[0] != size[1]:
         raise DataError(
             f"the models take {size[0]} x {size[1]} pixels: images of a folder are scaled to squares, give a .npy file"
         )
     chosen = paths[:: max(1, len(paths) // MAX_IMAGES)][:MAX_IMAGES]  # spread over the class folders
-    items = (Encoded("bench", path.relative_to(root).as_posix(), path, str(path)) for path in chosen)
-    return np.stack([item.image for item in decode(items, None if size is None else Preprocessing.square(size[0]))])
+    return read_images(root, chosen, None if size is None else Preprocessing.square(size[0]))
 
 
 def _load_validation_images(run: Path, progress: Progress) -> NDArray[np.uint8]:

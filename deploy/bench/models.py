@@ -26,9 +26,12 @@ SUFFIXES = (".onnx", ".engine", ".pt2")
 
 _UNTRUSTED_ENGINE = "its engine was not built here, and opening one may run its code: export it, or give --allow-code"
 
+SLIM_INT8 = "slim int8"
+
 _ENGINE_PATTERNS = {
     "original": ("*.engine",),
     "slim": ("slim/*.engine", "export/model.*.engine"),
+    SLIM_INT8: ("export/model.*.int8.engine",),
     "dynamic": ("export/routed.*.engine",),
 }
 
@@ -37,7 +40,7 @@ _ENGINE_PATTERNS = {
 class BenchModel:
     """A model with its files by suffix, its engines by runtime, and the run that its module can be built from.
 
-    ``role``: ``original``, ``slim`` or ``dynamic`` in its run; empty for a single file.
+    ``role``: ``original``, ``slim``, ``slim int8`` or ``dynamic`` in its run; empty for a single file.
     ``withheld``: runtimes that would run untrusted code of the run, and why they are not used.
     ``macs`` (of one image, a mean where images differ) and ``test_accuracy`` (0..1): from the run's report, or from
     an ONNX file's metadata; None where not known.
@@ -86,7 +89,7 @@ class BenchModel:
 
 
 def find_models(given: Sequence[str | Path], *, allow_code: bool = False) -> list[BenchModel]:
-    """The models at the paths ``given``, in order; of a run directory its original, slim and dynamic model.
+    """The models at the paths ``given``, in order; of a run its original, slim (in INT8 too) and dynamic model.
 
     Args:
         allow_code: also use modules and engines of runs whose code is not trusted (see ``allowed_code``).
@@ -166,6 +169,7 @@ def _models_of_run(given: str, path: Path, prefix: str, allow_code: bool) -> lis
     files_by_role = {
         "original": {".onnx": run.original_onnx},
         "slim": {".onnx": run.slim_onnx, ".pt2": run.slim_pt2},
+        SLIM_INT8: {".onnx": run.slim_int8("u8")},
         "dynamic": {".onnx": run.routed_onnx},
     }
     models, figures = [], _report_figures(run)
@@ -173,6 +177,7 @@ def _models_of_run(given: str, path: Path, prefix: str, allow_code: bool) -> lis
     check_exports(run.export_json.parent)
     for role, files in files_by_role.items():
         built = [path for pattern in _ENGINE_PATTERNS[role] for path in run.root.glob(pattern)]
+        built = [path for path in built if (".int8." in path.name) == (role == SLIM_INT8)]
         untrusted = [] if allow_code else [path for path in built if not was_built_here(path)]
         engines = _engines_by_runtime([path for path in built if path not in untrusted])
         withheld = code | {name: _UNTRUSTED_ENGINE for name in _engines_by_runtime(untrusted) if name not in engines}
@@ -206,15 +211,17 @@ def _report_figures(run: RunDir) -> dict[str, tuple[float, float | None]]:
         "original": (report.original.macs, report.original.test_accuracy),
         "slim": (report.slim.macs, report.slim.test_accuracy),
     }
+    if report.int8 is not None and (file := report.int8.slim) is not None:
+        figures[SLIM_INT8] = (report.slim.macs, None if file.test is None else file.test.int8)
     if report.dynamic is not None:
         figures["dynamic"] = (report.dynamic.macs_mean, report.dynamic.test_accuracy)
     return figures
 
 
 def _engines_by_runtime(paths: Sequence[Path]) -> dict[str, Path]:
-    """One engine for each runtime; of several FP32 before FP16, then the first by name."""
+    """One engine for each runtime; of several FP32 before FP16 and INT8, then the first by name."""
     engines: dict[str, Path] = {}
-    for path in sorted(paths, key=lambda path: ("fp16" in path.name, path.name)):
+    for path in sorted(paths, key=lambda path: (".fp32." not in path.name, path.name)):
         if path.stat().st_size == 0:
             raise ConfigError(f"{path} is empty: build the engine again")
         engines.setdefault(_engine_runtime(path), path)

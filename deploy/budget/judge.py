@@ -14,6 +14,7 @@ from ..report.units import as_macs, as_percent, parity_label
 from .accuracy import accuracy_drop
 from .changes import LayerChange, relative_growth
 from .figures import TargetFigures, TimedFigures
+from .judge_int8 import int8_checks
 from .judge_layers import NO_COMPARISON, layer_checks
 from .limit import LEVELS, Bound, Limit
 from .schema import Budget, BudgetFile, DriftLimits
@@ -87,6 +88,8 @@ def _checks(
         yield from _speedup_checks(figures.timed, limits.speedup, missing)
     if limits.saliency_drift is not None:
         yield from _drift_checks(figures, limits.saliency_drift)
+    if limits.int8 is not None:
+        yield from int8_checks(figures, limits.int8)
     if limits.growth is not None:
         growth = None if against is None else _growth(figures.costs.macs, against)
         reason = NO_COMPARISON if against is None else against.culprits()

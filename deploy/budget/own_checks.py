@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from ..report.int8 import Int8FileFigures
 from ..report.parts import DynamicFigures
 from ..report.schema import BudgetFigures, Exactness, LatencyFigures, ModelFigures, ParityRow, Unit, Verdict
 from .accuracy import AccuracyFacts, accuracy_checks
 from .agreement import AgreementFacts, agreement_check
 from .figures import TimedFigures
 from .judge import NO_LATENCY, NOT_FINITE, latency_checks, parity_passed
+from .judge_int8 import int8_own_checks
 from .limit import Limit
 from .verdict import check_figure
 
@@ -28,6 +30,7 @@ def run_checks(
     parity: Sequence[ParityRow],
     latency: Sequence[LatencyFigures] = (),
     dynamic: DynamicFigures | None = None,
+    int8: Int8FileFigures | None = None,
     notes: Sequence[str] = (),
 ) -> Verdict:
     """The run's own verdict: within its recipe's budget, accurate, exact, counted right, and in parity.
@@ -61,6 +64,8 @@ def run_checks(
     checks.append(check_figure("cost model against fvcore", counted, predicted, "MACs", bound="equal"))
     if parity:
         checks.append(parity_passed(parity))
+    if int8 is not None:
+        checks += int8_own_checks(int8, accuracy, agreement)
     if not labelled:
         return Verdict.of(checks, agreement_judged=agreement is not None, notes=notes)
     return Verdict.of(checks, accuracy_judged=accuracy is not None, notes=notes)

@@ -40,6 +40,7 @@ read_accuracy = partial(read_share, what="accuracy", example="0.88 or '88%'")
 read_overlap = partial(read_share, what="overlap of maps", example="0.5 or '50%'")
 read_region_overlap = partial(read_share, what="overlap of regions", example="0.5 or '50%'")
 read_moved = partial(read_share, what="share of images", example="0.1 or '10%'")
+read_integer_layers = partial(read_share, what="share of layers", example="0.95 or '95%'")
 read_lost = partial(read_share, what="share of images", example="0.01 or '1%'")
 
 
@@ -136,6 +137,7 @@ Parity: TypeAlias = Annotated[Limit[Literal[True] | float], Levels(read_parity, 
 Pixels: TypeAlias = Annotated[Numbers, Levels(read_pixels, PIXELS, bound="max")]
 Overlap: TypeAlias = Annotated[Numbers, Levels(read_overlap, SHARE, bound="min")]
 RegionOverlap: TypeAlias = Annotated[Numbers, Levels(read_region_overlap, SHARE, bound="min")]
+IntegerLayers: TypeAlias = Annotated[Numbers, Levels(read_integer_layers, SHARE, bound="min")]
 Moved: TypeAlias = Annotated[Numbers, Levels(read_moved, SHARE, bound="max")]
 Lost: TypeAlias = Annotated[Numbers, Levels(read_lost, SHARE, bound="max")]
 
@@ -174,6 +176,24 @@ class DriftLimits(_Limits):
     region_iou: RegionOverlap | None = _key("the least overlap of the regions with half of a map's mass", 0.5)
     moved: Moved | None = _key("the largest share of images whose top region went elsewhere", "10%")
     lost: Lost | None = _key("the largest share of images without an explanation in one of the models; default 0", "1%")
+
+
+class Int8Limits(_Limits):
+    """What the run's INT8 file for ONNX Runtime must keep (``int8``)."""
+
+    accuracy_drop: Drop | None = _key(
+        "the most points of accuracy lost against the same model in FP32, on test (or else validation) images", "0.5%"
+    )
+    agreement: Agreement | None = _key(
+        "the least share of validation images on which it predicts the class that it predicts in FP32", "97%"
+    )
+    size: SizeLimit | None = _key(
+        "the most bytes of the file: an amount, or a ratio to the original's FP32 file", "30%"
+    )
+    speedup: SpeedUp | None = _key("the least of the LOW end of its speed-up over the original in FP32", 3, "3x")
+    integer_layers: IntegerLayers | None = _key(
+        "the least share of convolutions and matrix products that ONNX Runtime really runs in integers", 1.0, "95%"
+    )
 
 
 class LayerLimits(_Limits):
@@ -217,6 +237,9 @@ class BudgetFile(_Limits):
         {"warn": True},
     )
     saliency_drift: DriftLimits | None = _key("how far explanations may have moved", {"center_px": 3, "iou": 0.5})
+    int8: Int8Limits | None = _key(
+        "what the run's INT8 file must keep", {"accuracy_drop": "0.5%", "speedup": {"fail": 2, "warn": 3}}
+    )
     growth: Growth | None = _key("the most that MACs may grow against OTHER (check --against)", "2%", 0)
     layers: dict[str, LayerLimits] | None = Field(
         default=None,

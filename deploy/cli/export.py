@@ -11,6 +11,7 @@ from rich.table import Table
 from slimsight.compress.errors import BudgetExceeded
 from slimsight.compress.files.destination import check_folder_destination
 
+from .int8_proof import print_int8, refuse_failed
 from .terminal import AllowCode, Terminal, console
 
 if TYPE_CHECKING:
@@ -21,13 +22,21 @@ def export(
     context: typer.Context,
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="run directory of a finished run")],
     to: Annotated[str, typer.Option(metavar="FORMAT,...", help="onnx, pt2, tensorrt, tensorrt-rtx")] = "onnx,pt2",
-    precision: Annotated[str, typer.Option(metavar="P,...", help="of ONNX files and engines: fp32, fp16")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(metavar="P,...", help="of ONNX files and engines: fp32, fp16, int8")
+    ] = "fp32",
     opset: Annotated[int | None, typer.Option(min=18, max=22, help="ONNX operator set; default: the recipe's")] = None,
     batch: Annotated[
         str | None,
         typer.Option(metavar="MIN:OPT:MAX", help="images per call, e.g. 1:8:32; default: 1 and 64, engines 1:1:32"),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the files; default: RUN/export")] = None,
+    calibration: Annotated[
+        int | None, typer.Option(help="int8: training images that ranges are measured on; default: the recipe's")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="int8: minmax, entropy or percentile; default: the recipe's")
+    ] = None,
     allow_code: AllowCode = False,
 ) -> None:
     """Export a run's slim model (and its dynamic one), and compare each file with PyTorch on real images."""
@@ -43,16 +52,22 @@ def export(
         precisions=[name for name in PRECISIONS if name in read_choices(precision, PRECISIONS, "--precision")],
         batch=read_batch(batch),
         out=out,
+        calibration=calibration,
+        method=method,
         allow_code=allow_code,
         progress=terminal.progress,
     )
     _print_exported(exported)
+    for made in exported.int8:
+        console().print(made.path.name)
+        print_int8(made)
     failed = [row for row in exported.evidence.rows if not row.passed]
     if failed:
         raise BudgetExceeded(
             f"{len(failed)} of {len(exported.evidence.rows)} comparisons failed, see the lines marked FAILED; figures: "
             f"{exported.json}"
         )
+    refuse_failed(*exported.int8)
     console().print(f"figures: {exported.json}", soft_wrap=True)
 
 

@@ -53,6 +53,14 @@ HELP = {
         (
             ("export runs/recipe --to onnx --precision fp32,fp16", "proven on real images"),
             ("export runs/recipe --to tensorrt-rtx --batch 1:8:32", "an engine for 1 to 32 images"),
+            ("export runs/recipe --to onnx --precision int8", "calibrated on its training images"),
+        ),
+    ),
+    "quantize": CommandHelp(
+        "An ONNX file in INT8, with its proof.",
+        (
+            ("quantize model.onnx --images my_images/train", "model.int8.onnx, for ONNX Runtime and OpenVINO"),
+            ("quantize model.onnx --images my_images/train --form s8", "for TensorRT"),
         ),
     ),
     "inspect": CommandHelp(

@@ -12,7 +12,7 @@ from slimsight.compress.amounts import as_duration
 from slimsight.compress.files.atomic import write_text
 from slimsight.compress.files.untrusted import escape_hidden
 
-from . import rows, rows_explained, rows_origin
+from . import rows, rows_explained, rows_int8, rows_origin
 from .schema import Report
 from .table import Table, code, plain, to_markdown
 from .units import as_count, as_error, as_macs, as_percent, plural
@@ -32,6 +32,8 @@ TABLES: Final[Mapping[str, Callable[[Report], Table]]] = {
     "budget": rows.budget,
     "parity": rows.parity,
     "latency": rows.latency,
+    "int8_files": rows_int8.int8_files,
+    "int8_runtimes": rows_int8.int8_runtimes,
     "saliency": rows.saliency,
     "map_drift": rows_explained.map_drift,
     "attribution": rows_explained.attribution,
@@ -72,6 +74,7 @@ def render_markdown(report: Report, pictures: Sequence[str] = ()) -> str:
         slower=rows.slower(report),
         degenerate=rows_explained.degenerate(report),
         attribution_text=rows_explained.attribution_text(report),
+        int8_notes=rows_int8.int8_notes(report),
         plural=plural,
         saliency_picture=SALIENCY_PICTURE if SALIENCY_PICTURE in pictures else None,
         drift_picture=DRIFT_PICTURE if DRIFT_PICTURE in pictures else None,

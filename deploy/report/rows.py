@@ -167,10 +167,12 @@ def parity(report: Report) -> Table:
 def latency(report: Report) -> Table:
     """Quantiles of every model in every row."""
 
-    def line(row: LatencyFigures, model: str, ms: QuantilesMs, speedup: Cell) -> list[Cell]:
+    def line(
+        row: LatencyFigures, model: str, ms: QuantilesMs, speedup: Cell, precision: str | None = None
+    ) -> list[Cell]:
         threads = str(row.threads) if row.threads else "auto"
         times = [Number(value, as_ms) for value in (ms.median, ms.p90, ms.p99)]
-        return [row.runtime, row.precision, threads, str(row.batch), model, *times, speedup]
+        return [row.runtime, precision or row.precision, threads, str(row.batch), model, *times, speedup]
 
     rows = []
     for row in report.latency:
@@ -179,6 +181,8 @@ def latency(report: Report) -> Table:
         if row.dynamic_ms is not None:
             ratio = row.original_ms.median / row.dynamic_ms.median
             rows.append(line(row, "dynamic", row.dynamic_ms, Number(ratio, as_times)))
+        if row.int8_ms is not None and row.int8_speedup is not None:
+            rows.append(line(row, "slim", row.int8_ms, interval_text(row.int8_speedup), "int8"))
     header = [
         "runtime",
         "precision",

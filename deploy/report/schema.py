@@ -11,6 +11,7 @@ from slimsight.compress.amounts import Amount
 from slimsight.compress.config import Count, NonNegative, Positive
 
 from .inputs import DataFigures
+from .int8 import Int8Figures
 from .parts import (
     AgreementFigures,
     AttributionFigures,
@@ -141,7 +142,7 @@ class Interval(ReportPart):
 
 
 class LatencyFigures(ReportPart):
-    """Original and slim, timed in turns in one runtime."""
+    """Original and slim, timed in turns in one runtime; ``int8_speedup``: of the INT8 file, over the FP32 original."""
 
     runtime: str
     precision: str
@@ -152,6 +153,8 @@ class LatencyFigures(ReportPart):
     dynamic_ms: QuantilesMs | None = None
     percentiles_ms: PercentilesMs | None = None
     speedup: Interval
+    int8_ms: QuantilesMs | None = None
+    int8_speedup: Interval | None = None
 
 
 class SaliencyFigures(ReportPart):
@@ -304,6 +307,7 @@ class Report(ReportPart):
     dynamic: DynamicFigures | None = None
     parity: tuple[ParityRow, ...] = ()
     latency: tuple[LatencyFigures, ...] = ()
+    int8: Int8Figures | None = None
     saliency: SaliencyFigures | None = None
     attribution: AttributionFigures | None = None
     stages: tuple[StageFigures, ...] = ()

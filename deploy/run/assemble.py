@@ -52,7 +52,7 @@ from ..report.schema import (
     StageFigures,
 )
 from ..run_dir import StageRecord
-from .judged import accuracy_facts, agreement_facts, agreement_figures
+from .judged import accuracy_facts, agreement_facts, agreement_figures, int8_figures
 from .session import Session
 
 PICTURED = 12
@@ -88,7 +88,7 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
     budget = _budget(recipe.budget, cut["limits"], slim)
     skipped = () if recipe.data.skip is None else tuple(sorted(read_skip(recipe.data.skip)))
     gates = _gates(metrics["gates"], recipe.gates, slim.macs)
-    explainer = _explainer(session)
+    explainer, int8 = _explainer(session), int8_figures(metrics)
     agreement = agreement_figures(session, metrics)
     return Report(
         recipe=name,
@@ -123,6 +123,7 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
         dynamic=dynamic,
         parity=parity,
         latency=latency,
+        int8=int8,
         saliency=_saliency(metrics),
         attribution=AttributionFigures(**judged["attribution"]) if "attribution" in judged else None,
         stages=tuple(
@@ -139,6 +140,7 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
             dynamic=dynamic,
             parity=parity,
             latency=latency,
+            int8=None if int8 is None else int8.slim,
             notes=tuple(_notes(gates, explainer, metrics["gates"])),
         ),
     )

@@ -31,6 +31,7 @@ from .stages.preflight import Preflight, preflight
 
 _BATCHES = 4
 _DECODED = 16  # images, to see how long that takes
+_CALIBRATION_PASSES = 4  # nothing is fused while ranges are measured
 _EXPORT_SECONDS = 1.5  # of one export by torch, with its proof; deeper networks take longer
 _OPEN_SECONDS = 0.02  # a file in ONNX Runtime
 _STEADY_CALLS = 10  # of a session, before times are read
@@ -132,6 +133,8 @@ def estimate(session: Session, known: Preflight, steps: Steps) -> dict[str, floa
         gate_steps += gates.steps * min(gates.batch_size, seen) * forward
     predicted = val if session.labelled else train + val
     files = 1 + len(recipe.export.formats)
+    quantised = (1 + len(recipe.export.int8.forms)) if recipe.export.quantised else 0
+    calibrated = min(recipe.export.int8.images, train)
     latency = recipe.latency
     calls = (latency.rounds + _STEADY_CALLS * latency.sessions) * latency.batch
     return {
@@ -142,7 +145,8 @@ def estimate(session: Session, known: Preflight, steps: Steps) -> dict[str, floa
         "gates": known.proof_seconds + gate_steps,
         "surgery": 2 * known.proof_seconds,
         "finetune": finetune + recalibrations * recipe.finetune.batch_size * forward,
-        "export": files * (_EXPORT_SECONDS + 3 * val * forward),
+        "export": files * (_EXPORT_SECONDS + 3 * val * forward)
+        + quantised * (_EXPORT_SECONDS + (_CALIBRATION_PASSES * calibrated + 3 * val) * forward),
         "dynamic": (recipe.dynamic.epochs + recipe.dynamic.finetune_epochs) * train * step * 2,
         "dynamic_export": 2 * _EXPORT_SECONDS + 3 * val * forward,
         "latency": 2 * (calls * forward + latency.sessions * _OPEN_SECONDS),

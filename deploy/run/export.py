@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -17,8 +17,11 @@ from slimsight.compress.files.sealed import sha256_of_file, write_sealed
 from slimsight.compress.files.untrusted import printable
 from slimsight.compress.progress import SILENT, Progress
 from slimsight.compress.registry import nearest
+from slimsight.export.config import LEAST_IMAGES, Int8Config
 from slimsight.export.engines.result import BatchProfile, EngineResult, Precision
+from slimsight.export.int8.make import Int8Model
 from slimsight.export.onnx_files.metadata import read_metadata
+from slimsight.export.onnx_files.quantised import Method
 from slimsight.export.parity.prove import Artifact, ParityEvidence, prove_parity
 from slimsight.export.pt2.contents import read_pt2_metadata
 
@@ -41,7 +44,7 @@ class Exported:
     """What ``export_run`` wrote and found.
 
     ``engines``: what was read back from each, by file name; ``skipped``: what was asked for and is not to be had here,
-    with the reason.
+    with the reason; ``int8``: INT8 files with their proofs.
     """
 
     folder: Path
@@ -49,6 +52,12 @@ class Exported:
     evidence: ParityEvidence
     engines: Mapping[str, EngineResult]
     skipped: tuple[tuple[str, str], ...] = ()
+    int8: tuple[Int8Model, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether every file computes what it should, in every runtime here."""
+        return self.evidence.passed and all(made.proof.passed for made in self.int8)
 
     @property
     def json(self) -> Path:
@@ -98,6 +107,8 @@ def export_run(
     precisions: Sequence[Precision] = ("fp32",),
     batch: BatchProfile | None = None,
     out: Path | None = None,
+    calibration: int | None = None,
+    method: str | None = None,
     cache: Path | None = None,
     allow_code: bool = False,
     progress: Progress = SILENT,
@@ -111,6 +122,7 @@ def export_run(
         precisions: of ONNX files and engines.
         batch: images per call that engines take, and that artefacts are compared at; None: as each takes them.
         out: where to; None: ``export`` in the run's folder.
+        calibration, method: images and method of INT8 files; None: as the recipe says.
         cache: folder of decoded images (see ``default_cache``).
         allow_code: build the run's model from its file although that was not run here (see ``allowed_code``).
 
@@ -125,6 +137,9 @@ def export_run(
     if (writer := run.writer()) is not None:
         raise RunError(f"process {writer} is working on {path}: wait until it ends, then export")
     recipe = load_run_recipe(run, allow_code=allow_code, cache=cache)
+    if "int8" not in precisions and (calibration is not None or method is not None):
+        raise ConfigError("--calibration and --method are of INT8 files: add int8 to --precision, or leave them out")
+    int8 = _int8_settings(recipe.export.int8, calibration, method)
     stages = ("finetune", "dynamic") if recipe.dynamic.enabled else ("finetune",)
     unfinished = next((stage for stage in stages if run.record(stage) is None), None)
     if unfinished is not None:
@@ -135,7 +150,7 @@ def export_run(
     if batch is not None:
         check_batches_fit({"--batch": batch.max}, session.example.shape[1:])
     folder = out or run.export_json.parent
-    files = Files(session, folder, opset or recipe.export.opset, formats, precisions, batch)
+    files = Files(session, folder, opset or recipe.export.opset, formats, precisions, batch, int8)
     files.check_targets()
     # Figures of other files must not stand beside these, whatever happens on the way.
     remove(folder / EXPORT_FILE)
@@ -144,9 +159,24 @@ def export_run(
         remember_engine(folder / name, session.cache)
     images = np.asarray(session.some_images(IMAGES))
     evidence = prove_parity(artifacts, images, fp32=recipe.export.tolerance, progress=progress)
-    found = Exported(folder, tuple(artifacts), evidence, files.engines, tuple(files.skipped))
+    found = Exported(folder, tuple(artifacts), evidence, files.engines, tuple(files.skipped), tuple(files.int8_models))
     write_sealed(found.json, _to_dict(found, len(images)))
     return found
+
+
+def _int8_settings(settings: Int8Config, calibration: int | None, method: str | None) -> Int8Config:
+    """The recipe's settings with those of the command line.
+
+    Raises:
+        ConfigError: too few images, or an unknown method.
+    """
+    if calibration is not None and calibration < LEAST_IMAGES:
+        raise ConfigError(f"--calibration is {calibration}: INT8 needs at least {LEAST_IMAGES} images")
+    methods = get_args(Method)
+    if method is not None and method not in methods:
+        raise ConfigError(f"--method is '{method}'{nearest(method, list(methods))}: choose from {', '.join(methods)}")
+    given = {"images": calibration, "method": method}
+    return settings.model_copy(update={name: value for name, value in given.items() if value is not None})
 
 
 def _stored_metadata(path: Path) -> dict[str, str] | None:
@@ -154,6 +184,22 @@ def _stored_metadata(path: Path) -> dict[str, str] | None:
     if path.suffix == ".onnx":
         return dict(read_metadata(path).all)
     return read_pt2_metadata(path) if path.suffix == ".pt2" else None
+
+
+def _int8_entry(made: Int8Model) -> dict[str, Any]:
+    """An INT8 file in export.json; its proof takes the place of a comparison with PyTorch."""
+    return {
+        "file": made.path.name,
+        "kind": "onnx",
+        "precision": "int8",
+        "size_bytes": made.path.stat().st_size,
+        "sha256": sha256_of_file(made.path),
+        "metadata": _stored_metadata(made.path),
+        "engine": None,
+        "parity": [],
+        "not_run": [{"runtime": runtime, "reason": reason} for runtime, reason in made.proof.skipped],
+        "int8": made.to_dict(),
+    }
 
 
 def _to_dict(found: Exported, images: int) -> dict[str, Any]:
@@ -177,13 +223,14 @@ def _to_dict(found: Exported, images: int) -> dict[str, Any]:
                 "not_run": [{"runtime": item.runtime, "reason": item.reason} for item in absent],
             }
         )
+    files += [_int8_entry(made) for made in found.int8]
     return {
         "schema": 1,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "device": device_name(),
         "images": images,
-        "passed": found.evidence.passed,
+        "passed": found.passed,
         "files": files,
         "skipped": [{"what": what, "reason": reason} for what, reason in found.skipped],
     }

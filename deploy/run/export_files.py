@@ -1,9 +1,9 @@
-"""Writes the files of one export: ONNX in FP32 and FP16, engines built from it, and ``.pt2``."""
+"""Writes the files of one export: ONNX in FP32, FP16 and INT8, engines built from it, and ``.pt2``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -11,10 +11,13 @@ import numpy as np
 from torch import nn
 
 from slimsight.compress.errors import ConfigError, ExportError, RuntimeMissing
+from slimsight.export.config import Int8Config
 from slimsight.export.engines.key import sidecar
 from slimsight.export.engines.result import BatchProfile, EngineResult, Precision
 from slimsight.export.half.precision import export_fp16
+from slimsight.export.int8.make import Int8Model, make_int8
 from slimsight.export.onnx_files.metadata import model_metadata, read_metadata
+from slimsight.export.onnx_files.quantised import Form
 from slimsight.export.parity.prove import PARITY_BATCHES, Artifact
 from slimsight.export.pt2.contents import read_pt2_metadata
 from slimsight.export.pt2.export import export_pt2
@@ -25,9 +28,11 @@ from slimsight.export.to_onnx import export_onnx, verify_shapes
 from ..run_dir.allowed_code import was_built_here
 from ..run_dir.exports import exported_names
 from .session import Session
+from .stages.int8 import PROOF_IMAGES, training_calibration
 
 Format = Literal["onnx", "pt2", "tensorrt", "tensorrt-rtx"]
 FORMATS = get_args(Format)
+_INT8_SUFFIXES: dict[Form, str] = {"u8": ".int8.onnx", "s8": ".int8.trt.onnx"}
 PRECISIONS = get_args(Precision)
 
 _EXAMPLES = 2
@@ -39,10 +44,13 @@ _SAMPLES = 32
 class Files:
     """Writes the files of one run; ``engines`` by file name, and ``skipped``: (what, why) it could not write here.
 
+    ``int8_models``: INT8 files with their proofs. They are not compared with PyTorch, but with their own arithmetic.
+
     Args:
         formats: engines are built from ONNX files, which are then written too.
         precisions: of ONNX files and engines; ``.pt2`` is as the model is.
         profile: images per call that engines take and that artefacts are compared at; None: as each takes them.
+        int8: how INT8 files are made.
     """
 
     session: Session
@@ -51,8 +59,10 @@ class Files:
     formats: Sequence[str]
     precisions: Sequence[Precision]
     profile: BatchProfile | None
+    int8: Int8Config
     engines: dict[str, EngineResult] = field(default_factory=dict)
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    int8_models: list[Int8Model] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.example = self.session.some_images(_EXAMPLES)
@@ -84,6 +94,8 @@ class Files:
             yield source
             if "fp16" in self.precisions and "onnx" in self.formats:
                 yield source.with_suffix(".fp16.onnx")
+            if "int8" in self.precisions:
+                yield from (source.with_suffix(suffix) for suffix in _INT8_SUFFIXES.values())
             for flavour in self.flavours:
                 yield from (source.with_suffix(f".{flavour}.{precision}.engine") for precision in self.precisions)
 
@@ -130,18 +142,40 @@ class Files:
     def _of_onnx(self, artifact: Artifact, profile: BatchProfile | None) -> Iterator[Artifact]:
         """Write an ONNX file, its FP16 form, and its engines."""
         source, model = artifact.path, artifact.model
-        if "fp32" in self.precisions or self.flavours:
+        if "fp32" in self.precisions or self.flavours or "int8" in self.precisions:
             yield artifact
         if "fp16" in self.precisions and "onnx" in self.formats:
             half = source.with_suffix(".fp16.onnx")
             export_fp16(source, half, self.samples)
             yield Artifact(half, half.name, model, artifact.kind, "fp16", artifact.batches)
+        forms = self._quantise(artifact) if "int8" in self.precisions else {}
         for flavour in self.flavours:
             for precision in self.precisions:
+                if precision == "int8" and "s8" not in forms:
+                    continue
+                built_from = replace(artifact, path=forms["s8"]) if precision == "int8" else artifact
                 path = source.with_suffix(f".{flavour}.{precision}.engine")
-                built = self._engine(artifact, path, flavour, precision, profile)
+                built = self._engine(built_from, path, flavour, precision, profile)
                 if built is not None:
                     yield _of_engine(built, model)
+
+    def _quantise(self, artifact: Artifact) -> dict[Form, Path]:
+        """Write the INT8 forms that the formats need, and those that the recipe asks for; returns their paths."""
+        source = artifact.path
+        if artifact.kind == "routed":
+            why = "onnxruntime.quantization leaves layers in the branches of an If in FP32"
+            self.skipped.append((f"{source.stem} in int8", why))
+            return {}
+        wanted = {"u8": "onnx" in self.formats, "s8": bool(self.flavours) or "s8" in self.int8.forms}
+        paths: dict[Form, Path] = {}
+        calibration = training_calibration(self.session, self.int8.images)
+        pixels = self.session.some_pixels(PROOF_IMAGES)
+        for form in get_args(Form):
+            if wanted[form]:
+                paths[form] = source.with_suffix(_INT8_SUFFIXES[form])
+                made = make_int8(source, paths[form], calibration, pixels, form=form, method=self.int8.method)
+                self.int8_models.append(made)
+        return paths
 
     def _engine(
         self, source: Artifact, path: Path, flavour: Flavour, precision: Precision, profile: BatchProfile | None

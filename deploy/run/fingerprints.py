@@ -15,6 +15,7 @@ from slimsight.compress.data import Preprocessing
 from slimsight.compress.explain import RbfHead
 from slimsight.compress.explain.amortized.rbf import SIGMA_SHARE
 from slimsight.compress.gates.importance import needs_gradients
+from slimsight.export.config import ExportConfig
 from slimsight.export.onnx_files.metadata import METADATA_VERSION
 
 from ..settings.recipe import Recipe
@@ -168,7 +169,12 @@ def dynamic_parts(session: Session) -> Parts:
 
 
 def export_parts(session: Session) -> Parts:
-    return {"export": session.recipe.export, "metadata": METADATA_VERSION}
+    return {"export": _export(session.recipe.export), "metadata": METADATA_VERSION}
+
+
+def _export(export: ExportConfig) -> dict[str, Any]:
+    """As before ``precision`` and ``int8`` existed where no INT8 file is asked for."""
+    return export.model_dump(mode="json", exclude=None if export.quantised else {"precision", "int8"})
 
 
 def dynamic_export_parts(session: Session) -> Parts:
@@ -184,4 +190,5 @@ def judgement_parts(session: Session) -> Parts:
     Grad-CAM.
     """
     figures = ["accuracy", "drift", "maps", "agreement", "attribution"]
+    figures += ["int8"] if session.recipe.export.quantised else []
     return {"test": session.test_key, "figures": figures}

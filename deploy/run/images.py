@@ -119,6 +119,10 @@ class RunImages:
         each = int(np.prod(images.shape[1:]))
         return np.asarray(images[self._spread(max(1, _PARITY_BYTES // each))])
 
+    def some_pixels(self, count: int) -> NDArray[np.uint8]:
+        """(count, 3, H, W) the same images as stored."""
+        return np.asarray(self.opened.val.images[self._spread(count)])
+
     def some_labels(self, count: int) -> Tensor:
         """(count,) the labels of ``some_images``."""
         return torch.from_numpy(self.splits.val.labels[self._spread(count)])

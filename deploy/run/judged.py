@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..budget import AccuracyFacts, AgreementFacts, SlimmingFacts
+from ..report.int8 import SLIM_INT8, Int8Figures
 from ..report.parts import AgreementFigures, TestAgreementFigures
 from ..report.schema import GatesFigures, ModelFigures
 from ..report.shares import wilson
@@ -88,3 +89,12 @@ def agreement_figures(session: Session, metrics: Mapping[str, Mapping[str, Any]]
         gated=metrics["surgery"]["gated_val_agreement"],
         test=TestAgreementFigures(top1=share, images=count, low=test_low, high=test_high),
     )
+
+
+def int8_figures(metrics: Mapping[str, Mapping[str, Any]]) -> Int8Figures | None:
+    """INT8 files and their proofs, with what the judgement found on test images; None: no INT8 file was asked for."""
+    if "int8" not in metrics["export"]:
+        return None
+    made, test = metrics["export"]["int8"], metrics["judgement"].get("int8_test")
+    files = [row | {"test": test} if row["artifact"] == SLIM_INT8 and test else row for row in made["files"]]
+    return Int8Figures(**{**made, "files": files})

@@ -26,4 +26,6 @@ def stage_needs(recipe: Recipe) -> dict[str, tuple[str, ...]]:
     if recipe.dynamic.enabled:
         needs |= {"dynamic": ("classifier",), "dynamic_export": ("dynamic",)}
         timed, judged = (*timed, "dynamic_export"), (*judged, "dynamic")
+    if recipe.export.quantised:  # the INT8 file is judged on test images
+        judged = (*judged, "export")
     return {**needs, "latency": timed, "judgement": judged}

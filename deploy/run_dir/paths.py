@@ -76,6 +76,15 @@ class RunPaths:
         return self.slim / "model.onnx"
 
     @property
+    def original_int8(self) -> Path:
+        """Written to compare with: what INT8 costs the original."""
+        return self.root / "original.int8.onnx"
+
+    def slim_int8(self, form: str) -> Path:
+        """The slim model in an INT8 form, ``u8`` or ``s8``."""
+        return self.slim / ("model.int8.onnx" if form == "u8" else "model.int8.trt.onnx")
+
+    @property
     def slim_pt2(self) -> Path:
         return self.slim / "model.pt2"
 

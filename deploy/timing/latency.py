@@ -18,7 +18,10 @@ from .statistics import PERCENTILES, Quantiles, Speedup, speedup_noise, to_perce
 
 @dataclass(frozen=True)
 class LatencyRow:
-    """One measurement: same runtime, precision, threads, batch and images for every model."""
+    """One measurement: same runtime, precision, threads, batch and images for every model.
+
+    ``int8_ms``: of the slim model's INT8 file; ``int8_speedup``: over the original in ``precision``.
+    """
 
     runtime: str
     precision: str
@@ -29,6 +32,8 @@ class LatencyRow:
     speedup: Speedup
     dynamic_ms: Quantiles | None = None
     percentiles_ms: dict[str, list[float]] | None = None
+    int8_ms: Quantiles | None = None
+    int8_speedup: Speedup | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """A row of ``latency`` in report.json; what was not measured is left out."""
@@ -47,19 +52,24 @@ def measure_latency(
     warmup: float = 5.0,
     seed: int = 0,
     dynamic: Runner | None = None,
+    int8: Runner | None = None,
     progress: Progress = SILENT,
     clock: Clock = time.perf_counter_ns,
 ) -> LatencyRow:
     """Time the runners in turn and summarise; ``threads`` is the number that the runners were made with.
 
     Raises:
-        ConfigError: the runners differ in runtime or precision, or there are no images.
+        ConfigError: the runners differ in runtime, or those beside ``int8`` in precision, or there are no images.
         ExportError: a runner cannot be opened.
     """
     runners = {"original": original, "slim": slim} | ({"dynamic": dynamic} if dynamic is not None else {})
+    alike = list(runners.values())
+    runners |= {"int8": int8} if int8 is not None else {}
 
     def check_alike() -> None:
-        kinds = {(runner.runtime, runner.precision) for runner in runners.values()}
+        kinds = {(runner.runtime, runner.precision) for runner in alike}
+        if int8 is not None and int8.runtime != slim.runtime:
+            kinds.add((int8.runtime, int8.precision))
         if len(kinds) > 1:
             listed = " and ".join(sorted(f"{runtime} {precision}" for runtime, precision in kinds))
             raise ConfigError(f"cannot compare {listed}: time models in the same runtime and precision")
@@ -89,5 +99,10 @@ def measure_latency(
         slim_ms=to_quantiles(times["slim"]),
         speedup=speedup,
         dynamic_ms=to_quantiles(times["dynamic"]) if dynamic is not None else None,
-        percentiles_ms={"percent": list(PERCENTILES), **{name: to_percentiles(ms) for name, ms in times.items()}},
+        percentiles_ms={
+            "percent": list(PERCENTILES),
+            **{name: to_percentiles(ms) for name, ms in times.items() if name != "int8"},
+        },
+        int8_ms=to_quantiles(times["int8"]) if int8 is not None else None,
+        int8_speedup=to_speedup(times["original"], times["int8"], seed=seed) if int8 is not None else None,
     )

@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from slimsight.compress.errors import ExportError
@@ -34,16 +34,21 @@ _TYPE_PATTERNS = (
 
 _NODE_NAME = re.compile(r"\[ONNX Layer: ([^|\]]+?)\s*(?:\||\])")
 _WEIGHTS = re.compile(r"Constants: \[.*?\], Outputs:")
+_POINTWISE_LAYERS = ("kgen", "shape_call", "CONSTANT", "SHUFFLE", "REFORMAT", "NoOp")
 _HEAVY_LAYERS = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
 
 
 @dataclass(frozen=True)
 class EngineLayer:
-    """A layer: its kind, the ONNX nodes that it computes, and the types of its inputs and outputs (not of weights)."""
+    """A layer: its kind, the ONNX nodes that it computes, and the types of its inputs and outputs (not of weights).
+
+    ``reads``: the types of its inputs alone.
+    """
 
     kind: str
     nodes: tuple[str, ...]
     types: frozenset[str]
+    reads: frozenset[str] = field(default=frozenset(), compare=False)
 
 
 def dtype_name(dtype: Any) -> str:
@@ -78,6 +83,7 @@ def logged_layers(messages: Sequence[str]) -> list[EngineLayer]:
             line.partition("LayerType: ")[2].partition(",")[0],
             tuple(_NODE_NAME.findall(line.partition("Metadata: ")[2])),
             _parse_types(re.findall(r"Datatype: (\w+)", _WEIGHTS.sub("", line))),
+            _parse_types(re.findall(r"Datatype: (\w+)", line.partition("Constants: ")[0])),
         )
         for line in report.partition("I/O Tensors:")[0].splitlines()[1:]
         if line.startswith("Name: ")
@@ -93,6 +99,7 @@ def inspected_layers(trt: Any, engine: Any) -> list[EngineLayer]:
             str(layer.get("LayerType", "")),
             tuple(_NODE_NAME.findall(str(layer.get("Metadata", "")))),
             _parse_types(re.findall(r'Datatype": "([^"]*)"', json.dumps([layer.get("Inputs"), layer.get("Outputs")]))),
+            _parse_types(re.findall(r'Datatype": "([^"]*)"', json.dumps(layer.get("Inputs")))),
         )
         for layer in layers
         if isinstance(layer, dict)  # engines built without details list only names
@@ -102,6 +109,23 @@ def inspected_layers(trt: Any, engine: Any) -> list[EngineLayer]:
 def _parse_types(texts: Collection[str]) -> frozenset[str]:
     return frozenset(
         next((name for pattern, name in _TYPE_PATTERNS if pattern.search(text)), text.lower()) for text in texts
+    )
+
+
+def integer_nodes(layers: Sequence[EngineLayer], nodes: Collection[str]) -> tuple[str, ...]:
+    """The convolutions and matrix products among ``nodes`` that an engine computes from integers.
+
+    The layer that multiplies reads int8. Pointwise kernels (``kgen``) around it bear the node's name too: one that
+    quantises the input reads floats, one behind it may read an int8 residual, so that neither says what the product is
+    computed in. A node that only such kernels name does not count.
+    """
+    multiplying: dict[str, list[EngineLayer]] = {}
+    for layer in layers:
+        if layer.kind not in _POINTWISE_LAYERS:
+            for node in layer.nodes:
+                multiplying.setdefault(node, []).append(layer)
+    return tuple(
+        node for node in nodes if node in multiplying and all("int8" in layer.reads for layer in multiplying[node])
     )
 
 

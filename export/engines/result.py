@@ -11,7 +11,7 @@ from slimsight.compress.errors import ExportError
 
 from .flavour import Flavour
 
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "int8"]
 ReadFrom = Literal["inspector", "build log"]
 
 
@@ -55,7 +55,8 @@ class EngineResult:
     is the source of that: the engine's ``inspector`` (needs a GPU) or the ``build log``. ``kept_fp32`` are the values
     of the graph that overflow FP16. ``top1_agreement`` (0..1) and ``p99_abs`` (units of logits) compare the FP16 graph
     with the FP32 one on the samples, before an engine is built, and ``route_agreement`` (0..1) the choices of a routed
-    graph; None in FP32, without samples or without routes.
+    graph; None in FP32, without samples or without routes. ``integer_layers`` and ``float_layers``: of an INT8 engine,
+    the graph's convolutions and matrix products that the engine computes from integers, and the others.
     """
 
     path: Path
@@ -77,6 +78,8 @@ class EngineResult:
     size_bytes: int
     seconds: float
     reused: bool
+    integer_layers: tuple[str, ...] = ()
+    float_layers: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Its fields as plain data, for JSON."""
@@ -94,4 +97,5 @@ class EngineResult:
             for side in ("inputs", "outputs")
         }
         named = {"path": Path(stored["path"]), "profile": BatchProfile(**stored["profile"])}
-        return cls(**{**stored, **tensors, **named, "kept_fp32": tuple(stored["kept_fp32"])})
+        names = {name: tuple(stored.get(name, ())) for name in ("kept_fp32", "integer_layers", "float_layers")}
+        return cls(**{**stored, **tensors, **named, **names})

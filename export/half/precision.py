@@ -1,4 +1,4 @@
-"""A checked ONNX graph in FP32 or FP16: what a TensorRT engine is built from, or an FP16 ONNX file.
+"""A checked ONNX graph in FP32, FP16 or INT8: what a TensorRT engine is built from, or an FP16 ONNX file.
 
 ``to_precision`` serves both: ``tensorrt_build`` gives its bytes to the builder, ``export_fp16`` writes them as a file.
 """
@@ -26,6 +26,8 @@ from ..onnx_files.graph import (
     runtime_inputs,
     static_sizes,
 )
+from ..onnx_files.metadata import PRECISION, stored_metadata, write_metadata_
+from ..onnx_files.quantised import heavy_layers, quantised_nodes, stated_form
 from ..onnx_files.value_types import FLOAT
 from ..parity.compare import compare_logits
 from .convert import to_half
@@ -80,7 +82,7 @@ class ImageGraph:
 class PrecisionGraph:
     """A serialized ONNX graph in ``precision``, and how it was converted.
 
-    ``fp16_nodes`` and ``fp32_nodes`` name its convolutions and matrix products by what they compute in;
+    ``fp16_nodes``, ``fp32_nodes`` and ``int8_nodes`` name its convolutions and matrix products by what they compute in;
     ``kept_fp32`` the values that overflow FP16. ``top1_agreement`` (0..1), ``p99_abs`` (units of logits) and
     ``route_agreement`` (0..1) compare it with the FP32 graph on samples; None where nothing was compared.
     """
@@ -93,18 +95,28 @@ class PrecisionGraph:
     top1_agreement: float | None = None
     p99_abs: float | None = None
     route_agreement: float | None = None
+    int8_nodes: tuple[str, ...] = ()
 
 
 def to_precision(graph: ImageGraph, precision: Precision, samples: NDArray[Any] | None) -> PrecisionGraph:
     """The graph in ``precision``; in FP16, values that overflow on the samples (N, 3, H, W) stay in FP32.
 
+    INT8 is quantised already, in the form s8, and is taken as it is.
+
     Raises:
-        ExportError: an operator has no FP16 form, or the FP16 graph gives no finite logits.
+        ExportError: an operator has no FP16 form, or the FP16 graph gives no finite logits; or the graph is quantised
+            and FP32 or FP16 is asked for, or the other way round.
     """
+    _check_quantised(graph, precision)
+    if precision == "int8":
+        nodes = tuple(layer.name for layer in heavy_layers(graph.proto.graph) if layer.quantised)
+        return PrecisionGraph("int8", graph.proto.SerializeToString(), (), (), int8_nodes=nodes)
     if precision == "fp32":
         return PrecisionGraph("fp32", graph.proto.SerializeToString(), (), _heavy_nodes(graph.proto.graph))
     overflowing = {} if samples is None else overflowing_values(graph.proto, samples)
     half = to_half(graph.proto, overflowing)
+    if PRECISION in (metadata := stored_metadata(half.proto)):
+        write_metadata_(half.proto, metadata | {PRECISION: "fp16"})
     converted = PrecisionGraph("fp16", half.proto.SerializeToString(), half.fp16_nodes, half.fp32_nodes, half.kept_fp32)
     if samples is None:
         return converted
@@ -124,6 +136,18 @@ def to_precision(graph: ImageGraph, precision: Precision, samples: NDArray[Any] 
         raise ExportError(f"{graph.path.name} gives no finite logits in FP16 for the samples: build it in fp32")
     routes = float((reference[ROUTES_OUTPUT] == candidate[ROUTES_OUTPUT]).mean()) if ROUTES_OUTPUT in names else None
     return replace(converted, top1_agreement=parity.top1_agreement, p99_abs=parity.p99_abs, route_agreement=routes)
+
+
+def _check_quantised(graph: ImageGraph, precision: Precision) -> None:
+    form, quantised = stated_form(stored_metadata(graph.proto)), bool(quantised_nodes(graph.proto.graph))
+    if precision != "int8" and quantised:
+        raise ExportError(f"{graph.path} is quantised: build it in int8, or give the FP32 file that it was made from")
+    if precision == "int8" and form != "s8":
+        found = f"in the form {form}" if form else "of an unknown form" if quantised else "in FP32"
+        raise ExportError(
+            f"{graph.path} is {found}: an INT8 engine is built from a file in the form s8, which has no zero points "
+            "and no integer biases"
+        )
 
 
 def _heavy_nodes(graph: Any) -> tuple[str, ...]:

@@ -22,7 +22,8 @@ BATCH_DIM = "batch"
 HEAVY_OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Convolutions and matrix products, where the time goes."""
 
-_MAX_BYTES = 2**31 - 1  # of a protobuf message
+MAX_BYTES = 2**31 - 1
+"""Of a protobuf message, thus of an ONNX file."""
 
 
 def import_onnx() -> Any:
@@ -56,7 +57,7 @@ def read_onnx(path: Path, *, external: bool = True) -> Any:
         raise ExportError("ONNX files need onnx: pip install onnx") from error
     decode_error = importlib.import_module("google.protobuf.message").DecodeError
     try:
-        proto = onnx.ModelProto.FromString(read_bytes(path, _MAX_BYTES))
+        proto = onnx.ModelProto.FromString(read_bytes(path, MAX_BYTES))
     except FileNotFoundError as error:
         raise ExportError(f"there is no {path}: export the model to onnx first") from error
     except OSError as error:

@@ -31,6 +31,9 @@ INPUT_LAYOUT, INPUT_SIZE, INPUT_RANGE, PRECISION = "input_layout", "input_size",
 PREPROCESSING, RESIZE, CROP, INTERPOLATION = "preprocessing", "resize", "crop", "interpolation"
 CHANNELS = "input_channels"
 
+NORMALISED_INSIDE = "inside the file"
+"""What ``normalisation`` says of a file that takes images in [0, 1]."""
+
 METADATA_VERSION = 2
 """Version of this metadata. Increase it when the same model would get other metadata: runs then export again."""
 
@@ -118,7 +121,7 @@ def _normalisation(model: nn.Module) -> dict[str, str]:
     values = {MEAN: layer.mean.flatten().tolist(), STD: layer.std.flatten().tolist()}
     # Seven digits identify a float32, and write 0.4914 rather than 0.49139997.
     rounded = {key: json.dumps([float(f"{value:.7g}") for value in numbers]) for key, numbers in values.items()}
-    return {NORMALISATION: "inside the file", **rounded, INPUT_RANGE: "[0, 1]", **_ONNX_IMAGE_KEYS}
+    return {NORMALISATION: NORMALISED_INSIDE, **rounded, INPUT_RANGE: "[0, 1]", **_ONNX_IMAGE_KEYS}
 
 
 def _preprocessing(made: Preprocessing | None) -> dict[str, str]:

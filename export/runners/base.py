@@ -31,7 +31,7 @@ class Runner(Protocol):
 
     @property
     def precision(self) -> str:
-        """What the model computes in: ``fp32``, ``fp16``, ``tf32`` or ``bf16``."""
+        """What the model computes in: ``fp32``, ``fp16``, ``tf32``, ``bf16`` or ``int8``."""
 
     def __enter__(self) -> Self: ...
 

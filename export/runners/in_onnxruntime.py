@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from torch import Tensor
 from slimsight.compress.errors import ExportError, RuntimeMissing, first_error_line
 
 from ..onnx_files.graph import HEAVY_OPERATORS, runtime_errors
+from ..onnx_files.metadata import PRECISION
+from ..onnx_files.quantised import INT8, Form, stated_form
 from ..onnx_files.runtime import import_onnxruntime as import_onnxruntime
 from .base import BaseRunner, Runtime
 from .cuda import GPU_INDEX, event_pair, gpu_stream, why_no_gpu
@@ -23,6 +26,23 @@ CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER = (
     "CUDAExecutionProvider",
     "TensorrtExecutionProvider",
 )
+
+_STATED_PRECISIONS = ("fp32", "fp16", INT8)
+"""What is believed of a file's metadata."""
+
+
+def why_slow_or_wrong(form: Form | None, provider: str = CPU_PROVIDER) -> str | None:
+    """Why a file of an INT8 form must not run by ``provider`` on this machine; None where it may.
+
+    ONNX Runtime's optimisations turn signed activations into unsigned ones on x86, and lose the ranges of some clipped
+    values on the way: MobileNetV2 with random weights differs by its largest logit, and most convolutions fall back.
+    """
+    if form == "s8" and provider == CPU_PROVIDER and platform.machine().lower() in ("x86_64", "amd64"):
+        return (
+            "it is in the form s8, which is for TensorRT: ONNX Runtime on an x86 CPU runs it slowly, and wrongly for "
+            "some networks; build an engine from it, or take the u8 file here"
+        )
+    return None
 
 
 class OnnxRunner(BaseRunner):
@@ -35,17 +55,21 @@ class OnnxRunner(BaseRunner):
         path: the file; one input (batch, 3, H, W) fp32, one output (batch, classes).
         threads: intra-op threads.
         provider: the execution provider that must run it; ONNX Runtime's silent fall-back is refused.
-        precision: what the file computes in, for reports; what TensorRT is given as fp32 it computes in ``tf32``.
+        precision: what the file computes in, for reports; None: what its metadata state, else fp32. What TensorRT is
+            given as fp32 it computes in ``tf32``.
 
     Raises:
         RuntimeMissing: on opening, when ONNX Runtime or the provider (its driver, its libraries) is missing.
-        ExportError: on opening, when the file is missing or unusable, or heavy nodes would run on another provider.
+        ExportError: on opening, when the file is missing or unusable, heavy nodes would run on another provider, or it
+            is in an INT8 form that the provider computes slowly or wrongly here.
     """
 
-    def __init__(self, path: Path, threads: int = 1, *, provider: str = CPU_PROVIDER, precision: str = "fp32") -> None:
+    def __init__(
+        self, path: Path, threads: int = 1, *, provider: str = CPU_PROVIDER, precision: str | None = None
+    ) -> None:
         device = provider.removesuffix("ExecutionProvider").lower()
-        rounded = provider == TENSORRT_PROVIDER and precision == "fp32"
-        super().__init__(path.name, f"onnxruntime-{device}", "tf32" if rounded else precision)
+        super().__init__(path.name, f"onnxruntime-{device}", _shown_precision(precision or "fp32", provider))
+        self._stated = precision
         self._path, self._threads, self._provider = path, threads, provider
         self._session: Any = None
         self._input = ""
@@ -62,6 +86,12 @@ class OnnxRunner(BaseRunner):
         session = open_session(self._path, self._threads, self._provider)
         if session.get_providers()[0] != self._provider:
             raise _cannot_start(self._provider)
+        metadata = session.get_modelmeta().custom_metadata_map
+        if (reason := why_slow_or_wrong(stated_form(metadata), self._provider)) is not None:
+            raise ExportError(f"{self._path} is not run in ONNX Runtime here: {reason}")
+        if self._stated is None:
+            stated = metadata.get(PRECISION, "fp32")
+            self.precision = _shown_precision(stated if stated in _STATED_PRECISIONS else "fp32", self._provider)
         inputs = session.get_inputs()
         if len(inputs) != 1 or inputs[0].type != "tensor(float)" or len(inputs[0].shape) != 4:
             listed = ", ".join(f"{item.name}: {item.type} {item.shape}" for item in inputs)
@@ -139,6 +169,10 @@ class _GpuBinding:
         return bound
 
 
+def _shown_precision(precision: str, provider: str) -> str:
+    return "tf32" if provider == TENSORRT_PROVIDER and precision == "fp32" else precision
+
+
 def open_session(
     source: Path | bytes,
     threads: int,
@@ -146,6 +180,7 @@ def open_session(
     *,
     profile: Path | None = None,
     optimised: bool = True,
+    optimised_to: Path | None = None,
 ) -> Any:
     """A session that runs nodes one after the other on ``threads`` threads.
 
@@ -153,6 +188,7 @@ def open_session(
         source: a file, or the bytes of one.
         profile: prefix of the profile's path; ``session.end_profiling()`` returns the full path.
         optimised: False runs the graph as it is stored, node by node.
+        optimised_to: where the optimised graph is written, to be read back.
 
     Raises:
         RuntimeMissing: ONNX Runtime is missing, or its provider cannot start.
@@ -169,6 +205,8 @@ def open_session(
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if not optimised:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if optimised_to is not None:
+        options.optimized_model_filepath = str(optimised_to)
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)

@@ -80,7 +80,7 @@ class TensorRtRunner(BaseRunner):
             raise ExportError(f"{FLAVOUR_NAMES[self._flavour]} cannot open {self._path} ({why}): export it again here")
         self._read_inputs_outputs(trt, engine)
         layers = inspected_layers(trt, engine)
-        if layers:
+        if layers and result["precision"] != "int8":  # an INT8 engine mixes types
             self.precision = "fp16" if any("float16" in layer.types for layer in layers) else "fp32"
         else:
             self.precision = str(result["precision"])

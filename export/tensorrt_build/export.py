@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from ..engines.readback import (
     count_types,
     dtype_name,
     inspected_layers,
+    integer_nodes,
     logged_layers,
     multiplications,
     network_layers,
@@ -51,7 +53,7 @@ def export_engine(
         onnx: the file; one float32 input (batch, 3, H, W).
         path: the engine.
         precision: ``fp16`` converts the graph itself, as strongly typed networks need; inputs and outputs stay
-            float32. ``fp32`` means FP32: TF32 is off.
+            float32. ``fp32`` means FP32: TF32 is off. ``int8`` takes an INT8 file in the form s8.
         profile: batch sizes; None: the graph's own where it is fixed, else 1 to 32, tuned for 1.
         samples: (N, 3, H, W) images, uint8 or floating point in [0, 1], on which overflow in FP16 is measured;
             without them only constants are checked.
@@ -72,7 +74,7 @@ def export_engine(
             "export on the target, or to tensorrt-rtx, which builds anywhere"
         )
     graph = ImageGraph(onnx)
-    if precision == "fp32" or samples is None or len(samples) == 0:
+    if precision != "fp16" or samples is None or len(samples) == 0:
         samples = None
     batches = graph.to_profile(profile)
     key = EngineKey(
@@ -113,13 +115,17 @@ def _checked_result(
     """Check the types of network and engine against the requested precision; returns both in a result."""
     network = network_layers(built.network)
     heavy = multiplications(network)
-    check = partial(
-        check_layers, fp16_nodes=graph.fp16_nodes, fp32_nodes=graph.fp32_nodes, pure=graph.precision == "fp32"
-    )
-    check(heavy, what=f"the network that {FLAVOUR_NAMES[key.flavour]} parsed", strict=True)
     source: ReadFrom = "inspector" if machine.has_gpu else "build log"
     layers = _engine_layers(trt, built, key.flavour, source)
-    check(layers, what=f"the engine that {FLAVOUR_NAMES[key.flavour]} built", strict=False)
+    integer: tuple[str, ...] = ()
+    if graph.precision == "int8":
+        integer = _integer_layers(layers, graph, FLAVOUR_NAMES[key.flavour], path)
+    else:
+        check = partial(
+            check_layers, fp16_nodes=graph.fp16_nodes, fp32_nodes=graph.fp32_nodes, pure=graph.precision == "fp32"
+        )
+        check(heavy, what=f"the network that {FLAVOUR_NAMES[key.flavour]} parsed", strict=True)
+        check(layers, what=f"the engine that {FLAVOUR_NAMES[key.flavour]} built", strict=False)
     return EngineResult(
         path=path,
         flavour=key.flavour,
@@ -140,7 +146,24 @@ def _checked_result(
         size_bytes=built.blob.nbytes,
         seconds=0.0,
         reused=False,
+        integer_layers=integer,
+        float_layers=tuple(node for node in graph.int8_nodes if node not in integer),
     )
+
+
+def _integer_layers(layers: Sequence[EngineLayer], graph: PrecisionGraph, runtime: str, path: Path) -> tuple[str, ...]:
+    """The graph's quantised layers that an engine computes from integers.
+
+    Raises:
+        ExportError: it shows none.
+    """
+    integer = integer_nodes(layers, graph.int8_nodes)
+    if not integer:
+        raise ExportError(
+            f"the engine that {runtime} built for {path.name} shows none of {len(graph.int8_nodes)} convolutions and "
+            "matrix products in integers: use another version of the runtime, or build it in fp16"
+        )
+    return integer
 
 
 def _engine_layers(trt: Any, built: BuiltEngine, flavour: Flavour, source: ReadFrom) -> list[EngineLayer]:

@@ -18,7 +18,7 @@ from slimsight.compress.amounts import as_duration
 from slimsight.compress.files.atomic import write_text
 from slimsight.compress.files.untrusted import escape_hidden
 
-from .. import rows, rows_explained, rows_origin
+from .. import rows, rows_explained, rows_int8, rows_origin
 from ..markdown import TABLES
 from ..table import Code, Result
 from ..units import as_count, as_error, as_macs, as_percent, latency_label, plural
@@ -86,6 +86,7 @@ def _render(template: str, **values: Any) -> str:
         slower=rows.slower,
         degenerate=rows_explained.degenerate,
         attribution_text=rows_explained.attribution_text,
+        int8_notes=rows_int8.int8_notes,
         plural=plural,
         latency_label=latency_label,
     )

@@ -6,7 +6,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from torch import nn
+
 from slimsight.compress.config import BudgetConfig
+from slimsight.compress.errors import ExportError
 from slimsight.compress.explain import find_scales
 from slimsight.compress.gates import (
     CostModel,
@@ -18,6 +21,7 @@ from slimsight.compress.gates import (
 )
 from slimsight.compress.models import Classifier
 from slimsight.compress.surgery import ChannelGraph
+from slimsight.export.int8.calibration import spread_rows
 from slimsight.export.pt2.export import trace
 from slimsight.export.runners import import_onnxruntime
 
@@ -55,7 +59,7 @@ def preflight(session: Session) -> Preflight:
         ConfigError, DataError: a batch does not fit into memory, the explainer's settings do not fit the images, or a
             test image is broken.
         PruningError: nothing can shrink, or the budget is out of reach.
-        ExportError: the model cannot be traced.
+        ExportError: the model cannot be traced, or the INT8 files that are asked for cannot be made.
         RuntimeMissing: ONNX Runtime is missing, or cannot be imported.
     """
     recipe = session.recipe
@@ -78,6 +82,8 @@ def preflight(session: Session) -> Preflight:
         find_scales(classifier, session.example)
         session.explainer.check(recipe.explainer, session.opened.image_size)
     trace(classifier, session.example)
+    if recipe.export.quantised:
+        check_int8(session, classifier)
     smallest = smallest_macs(cost, align)
     shares = [
         f"{as_amount(name, limit)} ({as_percent(limit / cost.totals[name], 1)})" for name, limit in limits.items()
@@ -92,6 +98,20 @@ def preflight(session: Session) -> Preflight:
     if needed is not None and (warning := few_gate_steps(recipe.gates.steps, needed)):
         session.progress.note(f"WARNING: {warning}")
     return Preflight(cost.total, smallest, len(graph.groups), limits, classifier, proof_seconds, needed)
+
+
+def check_int8(session: Session, classifier: Classifier) -> None:
+    """Check that the recipe's INT8 files can be made.
+
+    Raises:
+        ExportError: too few training images, or a model without a convolution.
+    """
+    spread_rows(len(session.opened.train), session.recipe.export.int8.images)
+    if not any(isinstance(module, nn.Conv2d) for module in classifier.modules()):
+        raise ExportError(
+            f"model '{session.recipe.model.name}' has no convolution, and export.precision has int8: INT8 files are "
+            "made of convolutional networks; take int8 out of export.precision"
+        )
 
 
 def _gate_steps(recipe: Recipe, limits: Mapping[str, float], cost: CostModel) -> int | None:

@@ -26,6 +26,7 @@ from ...timing.latency import measure_latency
 from ..images import EVALUATION_BATCH
 from ..session import Outcome, Session
 from .attribution import attribution
+from .int8 import export_int8, judge_int8
 
 _EXAMPLES = 2
 
@@ -51,7 +52,12 @@ def export(session: Session, learning: Learning) -> Outcome:
         f"export: logits differ by {worst:.1e} at most in {len(found.rows)} comparisons with PyTorch"
         f"{missing_runtimes_text(found)}"
     )
-    return Outcome({"parity": [row.to_dict() for row in found.rows]}, [artifact.path for artifact in written])
+    metrics: dict[str, Any] = {"parity": [row.to_dict() for row in found.rows]}
+    paths = [artifact.path for artifact in written]
+    if config.quantised:
+        metrics["int8"], quantised = export_int8(session, learning)
+        paths += quantised
+    return Outcome(metrics, paths)
 
 
 def missing_runtimes_text(found: ParityEvidence) -> str:
@@ -71,6 +77,7 @@ def latency(session: Session, learning: Learning) -> Outcome:
             routed = OnnxRunner(run.routed_onnx, config.threads)
         else:
             learning.progress.note(f"latency: the routed form takes one image at a time, not {config.batch}: not timed")
+    quantised = run.slim_int8("u8")
     row = measure_latency(
         OnnxRunner(run.original_onnx, config.threads),
         OnnxRunner(run.slim_onnx, config.threads),
@@ -82,6 +89,7 @@ def latency(session: Session, learning: Learning) -> Outcome:
         warmup=config.warmup_seconds,
         seed=session.recipe.seed,
         dynamic=routed,
+        int8=OnnxRunner(quantised, config.threads) if quantised.is_file() else None,
         progress=learning.progress,
     )
     if row.speedup.high < 1:
@@ -132,6 +140,7 @@ def judgement(session: Session, learning: Learning) -> Outcome:
     device = learning.device
     slim, slim_explained = session.slim()
     metrics = _test_accuracies(session, learning) | _agreement(session.classifier(), slim, session, learning)
+    metrics |= judge_int8(session, learning)
     metrics["attribution"] = attribution(session.classifier(), slim, session, learning)
     if slim_explained is None:
         return Outcome(metrics, [])

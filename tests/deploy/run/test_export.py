@@ -78,7 +78,7 @@ def test_half_precision_and_engines_lie_beside_the_file_they_come_from(
     ]
     half = onnx.load(tmp_path / "model.fp16.onnx")
     assert {tensor.data_type for tensor in half.graph.initializer} >= {onnx.TensorProto.FLOAT16}
-    assert files["model.fp16.onnx"]["metadata"] == files["model.onnx"]["metadata"]
+    assert files["model.fp16.onnx"]["metadata"] == files["model.onnx"]["metadata"] | {"precision": "fp16"}
     (row,) = [row for row in files["model.fp16.onnx"]["parity"] if (row["runtime"], row["batch"]) == CPU_ONE]
     assert row["passed"]
     assert row["precision"] == "fp16"
@@ -198,3 +198,42 @@ def test_choices_and_batches() -> None:
     for wrong in ("", "a", "1:2", "0:1:2", "1:2:3:4", "-1:2:3", "1:x:3"):
         with pytest.raises(ConfigError, match="--batch is"):
             read_batch(wrong)
+
+
+def test_int8_files_lie_beside_the_file_they_come_from_with_their_proof(
+    say: Callable[..., Said], finished: Any, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX has no wheel for this platform")
+    options = ("--to", "onnx,tensorrt-rtx", "--precision", "int8", "--calibration", "48", "--method", "percentile")
+    said = say("export", finished.root, *options, "--out", tmp_path)
+    assert said.code == 0, said.err
+    found = json.loads((tmp_path / "export.json").read_text())
+    files = {file["file"]: file for file in found["files"]}
+    assert {*files} == {"model.onnx", "model.int8.onnx", "model.int8.trt.onnx", "model.tensorrt-rtx.int8.engine"}
+    proof = files["model.int8.onnx"]["int8"]
+    assert (proof["form"], proof["method"], proof["calibration_images"]) == ("u8", "percentile", 48)
+    assert (proof["runtimes"][0]["passed"], proof["runtimes"][0]["integer_layers"]) == (True, 6)
+    assert read_metadata(tmp_path / "model.int8.onnx").precision == "int8"
+    engine = files["model.tensorrt-rtx.int8.engine"]["engine"]
+    assert len(engine["integer_layers"]) + len(engine["float_layers"]) == 6
+    assert {"net.1.0/Conv", "net.2.0/Conv"} <= {*engine["integer_layers"]}
+    assert found["passed"]
+    assert "6 of 6 layers in integers" in said.out
+    check_exports(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--precision", "int8", "--calibration", "31"), "--calibration is 31: INT8 needs at least 32 images"),
+        (("--precision", "int8", "--method", "min"), "--method is 'min'"),
+        (("--calibration", "64"), "--calibration and --method are of INT8 files: add int8 to --precision"),
+        (("--precision", "int4"), "--precision is 'int4'"),
+    ],
+)
+def test_options_of_int8_that_do_not_fit_are_refused(
+    options: tuple[str, ...], message: str, say: Callable[..., Said], finished: Any
+) -> None:
+    said = say("export", finished.root, *options)
+    assert (said.code, said.out) == (2, "")
+    assert message in said.err

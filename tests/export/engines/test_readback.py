@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 from slimsight.compress.errors import ExportError
-from slimsight.export.engines.readback import EngineLayer, check_layers, count_types, inspected_layers, logged_layers
+from slimsight.export.engines.readback import (
+    EngineLayer,
+    check_layers,
+    count_types,
+    inspected_layers,
+    integer_nodes,
+    logged_layers,
+)
 
 
 def layer(node: str, *types: str, kind: str = "conv") -> EngineLayer:
@@ -87,3 +94,32 @@ def test_layers_must_compute_in_what_was_asked_for() -> None:
     check_layers(mixed, fp16_nodes=[], fp32_nodes=["linear"], what="it", strict=True, pure=False)
     with pytest.raises(ExportError, match="it computes in float16 where float32 was asked for"):
         check_layers(mixed, fp16_nodes=[], fp32_nodes=["linear"], what="it", strict=True, pure=True)
+
+
+def test_a_product_is_in_integers_where_the_layer_that_multiplies_reads_them() -> None:
+    """Pointwise kernels before and behind it bear its name too, whatever they read."""
+
+    def named(kind: str, node: str, *reads: str) -> EngineLayer:
+        return EngineLayer(kind, (node,), frozenset({"float32", "int8"}), frozenset(reads))
+
+    layers = [
+        named("kgen", "a", "float32"),
+        named("correlation", "a", "int8"),
+        named("kgen", "a", "float32"),
+        named("correlation", "b", "float32"),
+        named("kgen", "b", "float32", "int8"),  # an int8 residual
+        named("kgen", "c", "int8"),  # nothing but pointwise kernels
+        named("CaskConvolution", "d", "int8", "float32"),
+        named("CaskConvolution", "e", "int8"),
+        named("CaskConvolution", "e", "float32"),  # a second part of it in floats
+    ]
+    assert integer_nodes(layers, ["a", "b", "c", "d", "e", "absent"]) == ("a", "d")
+
+
+def test_what_a_layer_reads_is_told_from_what_it_writes() -> None:
+    text = "{ Name: x, Datatype: %s }"
+    line = f"Name: n, LayerType: correlation, Inputs: [ {text % 'Int8'}], Constants: [ {text % 'Half'}], Outputs: [ "
+    (logged,) = logged_layers([f"Layers:\n{line}{text % 'Float'}], Metadata: [ONNX Layer: a]\n"])
+    assert (logged.types, logged.reads) == (frozenset({"int8", "float32"}), frozenset({"int8"}))
+    (found,) = inspected([{"LayerType": "x", "Inputs": [{"Datatype": "Int8"}], "Outputs": [{"Datatype": "Float"}]}])
+    assert (found.types, found.reads) == (frozenset({"int8", "float32"}), frozenset({"int8"}))

@@ -1,0 +1,46 @@
+"""What the command line prints of an INT8 file and its proof."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from slimsight.compress.errors import BudgetExceeded
+
+from .terminal import console
+
+if TYPE_CHECKING:
+    from slimsight.export.int8.make import Int8Model
+
+
+def refuse_failed(*made: Int8Model) -> None:
+    """Raises BudgetExceeded where a runtime does not compute what a file says; the message names both, and why."""
+    for model in made:
+        for row in model.proof.runtimes:
+            if not row.passed:
+                raise BudgetExceeded(f"{row.runtime} does not compute what {model.path} says: {row.why}")
+
+
+def print_int8(made: Int8Model) -> None:
+    """Size, nearness to FP32, and a line for each runtime."""
+    from ..report.units import as_bytes, as_percent, plural
+
+    out, fidelity = console(), made.proof.fidelity
+    others = f"{plural(made.held_out, 'other image')}" if made.held_out else "the same images: there were no others"
+    facts = Table("", "", box=None, pad_edge=False, show_header=False)
+    sizes = (as_bytes(size, like=made.fp32_size_bytes) for size in (made.fp32_size_bytes, made.file.size_bytes))
+    facts.add_row("size", " -> ".join(sizes))
+    facts.add_row("calibrated on", f"{plural(made.images, 'image')}, by {made.file.method}; proven on {others}")
+    facts.add_row("against FP32", f"SQNR {fidelity.sqnr_db:.1f} dB, same class on {as_percent(fidelity.agreement)}")
+    facts.add_row("99 % of the differences", f"below {fidelity.p99:.4f} of the largest logit")
+    for row in made.proof.runtimes:
+        layers = "" if row.layers is None else f", {len(row.layers.integer)} of {made.proof.layers} layers in integers"
+        verdict = "ok" if row.passed else "FAILED"
+        facts.add_row(row.runtime, f"{verdict}: {row.p99:.4f} from the file's own arithmetic{layers}")
+    out.print(facts)
+    for row in made.proof.runtimes:
+        if row.layers is not None and row.layers.floating:
+            out.print(f"in FP32 in {row.runtime}: {', '.join(row.layers.floating)}", soft_wrap=True)
+    for runtime, reason in made.proof.skipped:
+        out.print(f"not run in {runtime}: {reason}", soft_wrap=True)

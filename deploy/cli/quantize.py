@@ -1,0 +1,50 @@
+"""``slimsight quantize``: an INT8 file of an FP32 ONNX file, and its proof."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from .int8_proof import print_int8, refuse_failed
+from .terminal import Terminal, console
+
+if TYPE_CHECKING:
+    from slimsight.export.onnx_files.quantised import Form, Method
+
+
+def quantize(
+    context: typer.Context,
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="FP32 ONNX file of an image classifier")],
+    images: Annotated[Path, typer.Option(metavar="FOLDER", help="training images, in folders or not")],
+    out: Annotated[Path | None, typer.Option(help="the INT8 file; default: MODEL.int8.onnx")] = None,
+    calibration: Annotated[int, typer.Option(help="images that ranges are measured on, at least 32")] = 256,
+    method: Annotated[str, typer.Option(help="how ranges are chosen: minmax, entropy, percentile")] = "minmax",
+    form: Annotated[str, typer.Option(help="u8: ONNX Runtime and OpenVINO; s8: TensorRT")] = "u8",
+    mean: Annotated[str | None, typer.Option(metavar="R,G,B", help="for a file that takes normalised images")] = None,
+    std: Annotated[str | None, typer.Option(metavar="R,G,B", help="with --mean")] = None,
+    json: Annotated[Path | None, typer.Option(help="write the figures to this file")] = None,
+) -> None:
+    """Write an ONNX file in INT8; prove what runtimes here compute, and how near it is to FP32."""
+    from slimsight.compress.files.atomic import write_json
+
+    from ..quantise import quantise_from_folder
+    from ..quantise.folder import read_normalisation
+
+    terminal: Terminal = context.obj
+    made = quantise_from_folder(
+        model,
+        images,
+        out,
+        wanted=calibration,
+        method=cast("Method", method),
+        form=cast("Form", form),
+        normalisation=read_normalisation(mean, std),
+        progress=terminal.progress,
+    )
+    if json is not None:
+        write_json(json, made.to_dict())
+    print_int8(made)
+    refuse_failed(made)
+    console().print(f"file: {made.path}", soft_wrap=True)

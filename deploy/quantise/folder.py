@@ -1,0 +1,139 @@
+"""INT8 of an ONNX file with the images of a folder: some calibrate it, others prove it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slimsight.compress.data import Preprocessing
+from slimsight.compress.data.image_folder import find_images, read_images
+from slimsight.compress.data.preprocessing import RESAMPLING
+from slimsight.compress.errors import ConfigError, DataError
+from slimsight.compress.progress import SILENT, Progress
+from slimsight.export.int8.calibration import Calibration
+from slimsight.export.int8.make import Int8Model, make_int8
+from slimsight.export.int8.quantise import check_quantisable
+from slimsight.export.onnx_files.graph import read_onnx
+from slimsight.export.onnx_files.metadata import (
+    CROP,
+    INTERPOLATION,
+    NORMALISATION,
+    NORMALISED_INSIDE,
+    RESIZE,
+    stored_metadata,
+)
+from slimsight.export.onnx_files.quantised import Form, Method
+
+from .model import check_choices, check_out, split_rows
+
+Channels = tuple[float, float, float]
+
+
+def quantise_from_folder(
+    fp32: Path,
+    images: Path,
+    out: Path | None = None,
+    *,
+    wanted: int,
+    method: Method = "minmax",
+    form: Form = "u8",
+    normalisation: tuple[Channels, Channels] | None = None,
+    progress: Progress = SILENT,
+) -> Int8Model:
+    """Write an FP32 ONNX file in INT8, and prove the file.
+
+    Args:
+        fp32: the file.
+        images: a folder of training images; they are scaled and cut as the file's metadata say, else to the centre
+            square.
+        out: the INT8 file; None: beside the FP32 file, ``model.int8.onnx`` or ``model.int8.trt.onnx``.
+        wanted: how many images to calibrate on; others, up to 128, are held out for the proof.
+        normalisation: mean and standard deviation of each channel, for a file that takes normalised images; None: it
+            takes images in [0, 1].
+
+    Raises:
+        ConfigError: an unknown method or form, or a file at ``out`` that is no INT8 file.
+        DataError: no images, too few, or broken ones.
+        ExportError: the file cannot be quantised.
+    """
+    check_choices(method, form)
+    takes = check_quantisable(fp32)
+    assert takes.size is not None
+    path = check_out(out or fp32.with_suffix(".int8.onnx" if form == "u8" else ".int8.trt.onnx"), fp32)
+    metadata = stored_metadata(read_onnx(fp32, external=False))
+    if normalisation is not None and metadata.get(NORMALISATION) == NORMALISED_INSIDE:
+        raise ConfigError(f"{fp32} normalises its images itself: leave --mean and --std out")
+    preprocessing = _stated_preprocessing(metadata) or _square(takes.size)
+    paths = find_images(images)
+    rows, others = split_rows(len(paths), wanted)
+    chosen = read_images(images, [paths[row] for row in (*rows, *others)], preprocessing)
+    if chosen.shape[2:] != takes.size:
+        raise DataError(
+            f"{fp32.name} states images of {chosen.shape[2]} x {chosen.shape[3]} pixels and takes {takes.size[0]} x "
+            f"{takes.size[1]}: export it again"
+        )
+    pixels = chosen if normalisation is None else _normalised(chosen, normalisation)
+    calibration = Calibration(
+        pixels[: len(rows)],
+        f"images of the folder {images.absolute().name}",
+        tuple(map(int, rows)),
+        normalised=normalisation is not None,
+    )
+    return make_int8(fp32, path, calibration, pixels[len(rows) :], method=method, form=form, progress=progress)
+
+
+def read_normalisation(mean: str | None, std: str | None) -> tuple[Channels, Channels] | None:
+    """``0.485,0.456,0.406`` and ``0.229,0.224,0.225`` -> numbers; None where neither is given.
+
+    Raises:
+        ConfigError: only one is given, or one is not three numbers, or a deviation is not above 0.
+    """
+    if mean is None and std is None:
+        return None
+    if mean is None or std is None:
+        raise ConfigError("--mean and --std belong together: give both, or neither for a file that takes [0, 1]")
+    means, deviations = (_channels(text, name) for text, name in ((mean, "--mean"), (std, "--std")))
+    if min(deviations) <= 0:
+        raise ConfigError(f"--std is '{std}': give three numbers above 0")
+    return means, deviations
+
+
+def _channels(text: str, name: str) -> Channels:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != 3 or not np.isfinite(numbers).all():
+        raise ConfigError(f"{name} is '{text}': give three numbers, red, green, blue, e.g. 0.485,0.456,0.406")
+    return numbers[0], numbers[1], numbers[2]
+
+
+def _normalised(pixels: NDArray[np.uint8], by: tuple[Channels, Channels]) -> NDArray[np.float32]:
+    mean, std = (np.array(values, np.float32).reshape(1, 3, 1, 1) for values in by)
+    found: NDArray[np.float32] = (pixels.astype(np.float32) / np.float32(255) - mean) / std
+    return found
+
+
+def _square(size: tuple[int, int]) -> Preprocessing:
+    if size[0] != size[1]:
+        raise DataError(
+            f"the file takes {size[0]} x {size[1]} pixels: images of a folder are scaled to squares; quantise it in "
+            "Python, by slimsight.quantize and a loader"
+        )
+    return Preprocessing.square(size[0])
+
+
+def _stated_preprocessing(metadata: Mapping[str, Any]) -> Preprocessing | None:
+    """As slimsight states it in the files that it writes; None: the file does not say, or says what is not known."""
+    sides, crop, interpolation = metadata.get(RESIZE, ""), metadata.get(CROP, ""), metadata.get(INTERPOLATION, "")
+    resize, _, stretched = sides.partition("x")
+    side = crop.partition("x")[0]
+    if not (resize.isdecimal() and side.isdecimal() and interpolation in RESAMPLING):
+        return None
+    if not 0 < int(side) <= int(resize):
+        return None
+    return Preprocessing(int(side), int(resize), interpolation, bool(stretched))

@@ -1,0 +1,107 @@
+"""Parts of report.json on INT8 files: how they were made, what each runtime computes, and what they cost."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from slimsight.compress.config import Count
+
+from .parts import Measured, ReportPart, Share, Whole
+
+SLIM_INT8, ORIGINAL_INT8 = "slim/model.int8.onnx", "original.int8.onnx"
+"""The file that budgets and the run's own checks judge, and the original's beside it."""
+
+
+class CalibrationFigures(ReportPart):
+    """Training images that ranges were measured on: their positions among them, and the SHA-256 of their pixels."""
+
+    images: Count
+    sha256: str
+    rows: tuple[Whole, ...]
+
+
+class Int8RuntimeFigures(ReportPart):
+    """A runtime against the file's own arithmetic, on real images.
+
+    ``p99``: 0.99 quantile of |difference| of logits, of the largest logit; ``agreement``: share of images with the same
+    class; ``why``: what is wrong. ``integer_layers``: convolutions and matrix products that it runs in integers;
+    ``float_layers``: the names of the others; ``requantised_layers``: in integers although the file keeps them in FP32.
+    """
+
+    runtime: str
+    p99: Measured
+    agreement: Share
+    passed: bool
+    why: str | None = None
+    integer_layers: Whole | None = None
+    float_layers: tuple[str, ...] | None = None
+    requantised_layers: tuple[str, ...] | None = None
+
+
+class NotRunFigures(ReportPart):
+    """A runtime that the file was not run in, and why."""
+
+    runtime: str
+    reason: str
+
+
+class FidelityFigures(ReportPart):
+    """The file's own arithmetic against its FP32 file. ``sqnr_db``: signal to quantisation noise; None: not finite."""
+
+    p99: Measured
+    sqnr_db: float | None
+    agreement: Share
+    images: Count
+
+
+class AccuracyDropFigures(ReportPart):
+    """Shares of ``images`` that the FP32 and the INT8 file have right; ``drop`` with its 95 % interval, by image.
+
+    Of images without labels, what the original predicts counts as right.
+    """
+
+    fp32: Share
+    int8: Share
+    drop: float
+    low: float
+    high: float
+    images: Count
+
+
+class Int8FileFigures(ReportPart):
+    """An INT8 file and its proof.
+
+    ``layers``: its convolutions and matrix products; ``agreement``: share of the validation images on which it predicts
+    the class of its FP32 file; ``val`` and ``test``: what it lost against that file.
+    """
+
+    artifact: str
+    form: Literal["u8", "s8"]
+    layers: Whole
+    size_bytes: Count
+    fp32_size_bytes: Count
+    runtimes: tuple[Int8RuntimeFigures, ...]
+    not_run: tuple[NotRunFigures, ...] = ()
+    fidelity: FidelityFigures
+    agreement: Share
+    val: AccuracyDropFigures
+    test: AccuracyDropFigures | None = None
+
+    @property
+    def integer_share(self) -> float | None:
+        """The least share of its layers that a runtime runs in integers (0..1); None: no runtime shows them."""
+        counts = [row.integer_layers for row in self.runtimes if row.integer_layers is not None]
+        return min(counts) / max(1, self.layers) if counts else None
+
+
+class Int8Figures(ReportPart):
+    """All INT8 files of a run; the original's is there to compare with."""
+
+    method: str
+    calibration: CalibrationFigures
+    files: tuple[Int8FileFigures, ...]
+
+    @property
+    def slim(self) -> Int8FileFigures | None:
+        """The slim model's file for ONNX Runtime; None: only others were asked for."""
+        return next((file for file in self.files if file.artifact == SLIM_INT8), None)

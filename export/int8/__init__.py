@@ -1,0 +1,1 @@
+"""INT8: quantisation of ONNX files, the precision that a runtime really uses, and the proof of each file."""

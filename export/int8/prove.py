@@ -1,0 +1,195 @@
+"""Proof of an INT8 file: each runtime here against the file's own arithmetic, and the file against its FP32 form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from slimsight.compress.errors import ExportError, first_error_line
+from slimsight.compress.progress import SILENT, Progress
+
+from ..onnx_files.graph import read_onnx, runtime_errors
+from ..onnx_files.metadata import stored_metadata
+from ..onnx_files.quantised import Form, heavy_layers, stated_form
+from ..runners import CPU_PROVIDER, open_session, refuse_not_finite, to_input
+from ..runners.in_onnxruntime import why_slow_or_wrong
+from .fidelity import Fidelity, compare_fidelity, finite_or_none
+from .read_back import LayersRun, layers_in_onnxruntime
+
+P99_LIMIT: Final = 0.03
+"""Largest 0.99 quantile of differences between a runtime and the file's own arithmetic, of the largest logit.
+
+Kernels round sums in another order: .006 to .012 on networks that are computed right, .6 and more where one is not.
+"""
+
+AGREEMENT_LIMIT: Final = 0.98
+"""Smallest share of images on which a runtime and the file's own arithmetic predict the same class."""
+
+_BATCH: Final = 16
+
+
+@dataclass(frozen=True)
+class RuntimeProof:
+    """One runtime against the file's own arithmetic, on the same images.
+
+    ``p99`` (of the largest logit, infinite where a logit is not finite) and ``agreement`` are judged; ``why``: what is
+    wrong, None where it passed. ``layers``: None where the runtime does not show them.
+    """
+
+    runtime: str
+    p99: float
+    agreement: float
+    passed: bool
+    why: str | None = None
+    layers: LayersRun | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """A row of ``runtimes`` in report.json."""
+        row: dict[str, Any] = {
+            "runtime": self.runtime,
+            "p99": finite_or_none(self.p99),
+            "agreement": self.agreement,
+            "passed": self.passed,
+        }
+        if self.why is not None:
+            row["why"] = self.why
+        if self.layers is not None:
+            row |= {"integer_layers": len(self.layers.integer), "float_layers": list(self.layers.floating)}
+            row |= {"requantised_layers": list(self.layers.requantised)} if self.layers.requantised else {}
+        return row
+
+
+@dataclass(frozen=True)
+class Int8Proof:
+    """What is known of an INT8 file. ``layers``: its convolutions and matrix products; ``skipped``: (runtime, why).
+
+    ``fidelity``: the file's own arithmetic against the FP32 file.
+    """
+
+    artifact: str
+    form: Form | None
+    layers: int
+    runtimes: tuple[RuntimeProof, ...]
+    skipped: tuple[tuple[str, str], ...]
+    fidelity: Fidelity
+
+    @property
+    def passed(self) -> bool:
+        """Whether no runtime computes something else than the file says."""
+        return all(row.passed for row in self.runtimes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A row of ``int8.files`` in report.json, as far as it is known here."""
+        return {
+            "artifact": self.artifact,
+            "form": self.form,
+            "layers": self.layers,
+            "runtimes": [row.to_dict() for row in self.runtimes],
+            "not_run": [{"runtime": name, "reason": reason} for name, reason in self.skipped],
+            "fidelity": self.fidelity.to_dict(),
+        }
+
+
+def prove_int8(
+    path: Path, fp32: Path, images: NDArray[Any], *, artifact: str, progress: Progress = SILENT
+) -> Int8Proof:
+    """Run an INT8 file by its own arithmetic, in each runtime here that it is for, and in FP32, on the same images.
+
+    Args:
+        path: the INT8 file.
+        fp32: the file that it was made from.
+        images: (N, 3, H, W), uint8 or floating point in [0, 1]; none of the calibration images.
+        artifact: what reports call the file.
+
+    Raises:
+        ExportError: a file is missing or cannot be opened, or there are no images.
+    """
+    if len(images) == 0:
+        raise ExportError(f"{artifact}: there are no images to prove it on, give some")
+    refuse_not_finite(images, artifact)
+    proto = read_onnx(path)
+    form = stated_form(stored_metadata(proto))
+    own = onnx_logits(path, images, optimised=False, progress=progress, name=f"{artifact} by its own arithmetic")
+    exact = onnx_logits(fp32, images, progress=progress, name=f"{artifact}: in FP32")
+    rows: list[RuntimeProof] = []
+    skipped: list[tuple[str, str]] = []
+    if (reason := why_slow_or_wrong(form, CPU_PROVIDER)) is not None:
+        skipped.append(("onnxruntime-cpu", reason))
+    else:
+        logits = onnx_logits(path, images, progress=progress, name=f"{artifact} in ONNX Runtime")
+        rows.append(judge_runtime("onnxruntime-cpu", own, logits, layers_in_onnxruntime(proto, path)))
+    heavy = len(heavy_layers(proto.graph))
+    return Int8Proof(artifact, form, heavy, tuple(rows), tuple(skipped), compare_fidelity(exact, own))
+
+
+def judge_runtime(
+    runtime: str, own: NDArray[Any], logits: NDArray[Any], layers: LayersRun | None = None
+) -> RuntimeProof:
+    """The proof of one runtime from its logits (N, classes) and those of the file's own arithmetic.
+
+    A layer that the file keeps in FP32 and the runtime quantises fails it, however near the logits are: its accuracy
+    was kept on purpose.
+    """
+    found = compare_fidelity(own, logits)
+    reasons = []
+    if not_finite := int((~np.isfinite(logits)).any(1).sum()):
+        reasons.append(f"logits of {not_finite} images are NaN or infinite")
+    if not found.p99 <= P99_LIMIT:
+        reasons.append(
+            f"logits differ from the file's own arithmetic by {found.p99:.3f} of the largest (0.99 quantile)"
+        )
+    if found.agreement < AGREEMENT_LIMIT:
+        reasons.append(f"it predicts the class of the file's own arithmetic on {found.agreement:.1%} of the images")
+    if layers is not None and layers.requantised:
+        reasons.append(f"it quantises layers that the file keeps in FP32: {', '.join(layers.requantised)}")
+    if reasons and layers is not None and layers.fell_back:
+        reasons.append(f"in FP32 run {', '.join(layers.fell_back)}")
+    why = "; ".join(reasons) or None
+    return RuntimeProof(runtime, found.p99, found.agreement, not reasons, why, layers)
+
+
+class OnnxLogits:
+    """Logits of an ONNX file in ONNX Runtime on the CPU, with one session for all calls.
+
+    Args:
+        optimised: False runs the graph as it is stored: its own arithmetic.
+
+    Raises:
+        ExportError: the file cannot be opened.
+    """
+
+    def __init__(self, path: Path, *, optimised: bool = True) -> None:
+        self._name, self._errors = path.name, runtime_errors()
+        self._session = open_session(path, torch.get_num_threads(), optimised=optimised)
+        (self._takes,) = self._session.get_inputs()
+
+    def __call__(
+        self, images: NDArray[Any], *, progress: Progress = SILENT, name: str = "logits"
+    ) -> NDArray[np.float32]:
+        """The first output (N, classes) for images (N, 3, H, W), in batches; ``name``: what progress calls it."""
+        fixed = isinstance(self._takes.shape[0], int)
+        step = self._takes.shape[0] if fixed else _BATCH
+        rows = []
+        for start in progress.track(range(0, len(images), step), name, unit="batches"):
+            batch = to_input(images[start : start + step])
+            missing = step - len(batch) if fixed else 0
+            if missing:  # a file of fixed batch size takes no smaller one
+                batch = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
+            try:
+                logits = self._session.run(None, {self._takes.name: batch})[0]
+            except self._errors as error:
+                raise ExportError(f"{self._name} does not run in ONNX Runtime ({first_error_line(error)})") from error
+            rows.append(logits[: len(logits) - missing])
+        return np.concatenate(rows)
+
+
+def onnx_logits(
+    path: Path, images: NDArray[Any], *, optimised: bool = True, progress: Progress = SILENT, name: str = "logits"
+) -> NDArray[np.float32]:
+    """``OnnxLogits`` of one call."""
+    return OnnxLogits(path, optimised=optimised)(images, progress=progress, name=name)
