@@ -24,7 +24,7 @@ DEFAULT_IMAGES = 256
 class Int8Config(Section):
     """How INT8 files are made (``precision`` with int8). Ranges of values are measured on training images."""
 
-    images: Annotated[int, Field(ge=LEAST_IMAGES)] = Field(
+    images: Annotated[int, Field(ge=LEAST_IMAGES, le=100_000)] = Field(
         default=DEFAULT_IMAGES, description="training images that ranges are measured on, spread over all of them"
     )
     method: Method = Field(

@@ -25,7 +25,7 @@ def export(
     precision: Annotated[
         str, typer.Option(metavar="P,...", help="of ONNX files and engines: fp32, fp16, int8")
     ] = "fp32",
-    opset: Annotated[int | None, typer.Option(min=18, max=22, help="ONNX operator set; default: the recipe's")] = None,
+    opset: Annotated[int | None, typer.Option(max=22, help="ONNX operator set; default: the recipe's")] = None,
     batch: Annotated[
         str | None,
         typer.Option(metavar="MIN:OPT:MAX", help="images per call, e.g. 1:8:32; default: 1 and 64, engines 1:1:32"),
