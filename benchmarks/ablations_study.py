@@ -17,8 +17,9 @@ from slimsight.compress.explain import ExplainedClassifier, Targets, explanation
 from slimsight.compress.files.atomic import read_tensors
 from slimsight.compress.surgery import PrunePlan
 from slimsight.deploy.cli.progress import ConsoleProgress
+from slimsight.deploy.host import default_cache
 from slimsight.deploy.run.pipeline import run_recipe, stage_fingerprints, to_stages
-from slimsight.deploy.run.session import Session, default_cache
+from slimsight.deploy.run.session import Session
 from slimsight.deploy.run_dir import read_run
 from slimsight.deploy.settings.recipe import Recipe, load_recipe
 

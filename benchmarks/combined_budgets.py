@@ -25,8 +25,8 @@ from slimsight.compress.files.atomic import read_json, write_json
 from slimsight.compress.gates import magnitude
 from slimsight.compress.macs import count_macs
 from slimsight.deploy.cli.progress import ConsoleProgress
+from slimsight.deploy.host import default_cache
 from slimsight.deploy.machine import device_name, versions
-from slimsight.deploy.run.session import default_cache
 from slimsight.deploy.settings.latency import LatencyConfig
 from slimsight.deploy.timing.plan_latency import PlanTimer, select_timed
 

@@ -36,8 +36,8 @@ from slimsight.compress.macs import count_macs
 from slimsight.compress.models import ResNet
 from slimsight.compress.surgery import PrunePlan, prove_groups, shake_, slim_, trace_groups
 from slimsight.deploy.cli.progress import ConsoleProgress
+from slimsight.deploy.host import default_cache
 from slimsight.deploy.machine import device_name, versions
-from slimsight.deploy.run.session import default_cache
 from slimsight.deploy.settings.latency import LatencyConfig
 from slimsight.deploy.timing.plan_latency import PlanTimer
 from slimsight.deploy.timing.rounds import time_interleaved

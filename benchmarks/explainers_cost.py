@@ -45,8 +45,8 @@ from slimsight.compress.files.atomic import read_json, write_json
 from slimsight.compress.macs import count_macs
 from slimsight.compress.models import build_classifier
 from slimsight.compress.models.fold import find_fold_pairs, fold_
+from slimsight.deploy.host import default_cache
 from slimsight.deploy.machine import device_name, versions
-from slimsight.deploy.run.session import default_cache
 from slimsight.deploy.settings.recipe import load_recipe
 from slimsight.deploy.timing.rounds import time_interleaved
 from slimsight.deploy.timing.statistics import to_quantiles, to_speedup

@@ -36,9 +36,10 @@ from slimsight.compress.parallel.processes import gather, rank
 from slimsight.compress.progress import SILENT
 from slimsight.compress.training import Learning, fit, loop, make_fabric, one_cycle
 from slimsight.compress.training.step import Loss, SharedStep
+from slimsight.deploy.host import default_cache
 from slimsight.deploy.machine import device_name, versions
 from slimsight.deploy.run.pipeline import to_stages
-from slimsight.deploy.run.session import Session, default_cache
+from slimsight.deploy.run.session import Session
 from slimsight.deploy.run.stages.learn import seed_stage
 from slimsight.deploy.run_dir import RunDir
 from slimsight.deploy.settings.recipe import load_recipe

@@ -46,8 +46,8 @@ from slimsight.compress.models import build_classifier
 from slimsight.compress.surgery import ChannelGroup, masked, trace_groups
 from slimsight.compress.training import Learning, make_fabric
 from slimsight.deploy.cli.progress import ConsoleProgress
+from slimsight.deploy.host import default_cache
 from slimsight.deploy.machine import device_name, versions
-from slimsight.deploy.run.session import default_cache
 from slimsight.deploy.settings.recipe import Recipe, load_recipe
 
 HERE = Path(__file__).resolve().parent

@@ -27,8 +27,9 @@ from slimsight.compress.gates import Gates
 from slimsight.compress.surgery import PrunePlan, masked
 from slimsight.compress.training import Learning, evaluate, to_device
 from slimsight.deploy.cli.progress import ConsoleProgress
+from slimsight.deploy.host import default_cache
 from slimsight.deploy.machine import device_name, versions
-from slimsight.deploy.run.session import Session, default_cache
+from slimsight.deploy.run.session import Session
 from slimsight.deploy.run_dir import read_run
 from slimsight.deploy.settings.recipe import load_recipe
 

@@ -30,8 +30,8 @@ from slimsight.compress.files.atomic import read_json, write_json
 from slimsight.compress.models import build_classifier
 from slimsight.compress.training import Learning, make_fabric
 from slimsight.deploy.cli.progress import ConsoleProgress
+from slimsight.deploy.host import default_cache
 from slimsight.deploy.machine import device_name, versions
-from slimsight.deploy.run.session import default_cache
 from slimsight.deploy.settings.recipe import load_recipe
 
 HERE = Path(__file__).resolve().parent
