@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tables_ablations import ablations
 from tables_bench import latency_lab
-from tables_clothing import clothing, console, first_run_costs
+from tables_clothing import clothing
 from tables_cost import cost
 from tables_data import miniatures, preprocessing, throughput
 from tables_drift import drift, steered_finetuning
@@ -30,7 +30,7 @@ from slimsight.compress.files.atomic import read_json, write_text
 
 HERE = Path(__file__).resolve().parent
 DOCS, RESULTS = HERE.parent / "docs", HERE / "results"
-PAGES = (HERE.parent / "README.md", DOCS / "results.md", DOCS / "scaling.md", DOCS / "first-run.md")
+PAGES = (HERE.parent / "README.md", DOCS / "results.md", DOCS / "scaling.md")
 
 TABLES: dict[str, tuple[Callable[..., str], *tuple[str, ...]]] = {
     "headlines": (
@@ -72,11 +72,6 @@ TABLES: dict[str, tuple[Callable[..., str], *tuple[str, ...]]] = {
     "miniatures": (miniatures, "imagenet_recipes.json"),
     "preprocessing": (preprocessing, "preprocessing.json"),
     "clothing": (clothing, "clothing.json"),
-    "first_run_costs": (first_run_costs, "first_run.json"),
-    "first_run_init": (console("init"), "first_run.json"),
-    "first_run_dry_run": (console("dry run"), "first_run.json"),
-    "first_run_run": (console("run"), "first_run.json"),
-    "first_run_check": (console("check"), "first_run.json"),
     "processes": (processes, "processes.json"),
     "scaling": (scaling, "scaling.json"),
 }

@@ -1,15 +1,13 @@
-"""The tables of the photographs: the default path against a Torch-Pruning script, and what a first run prints."""
+"""The table of the photographs: the default path against a Torch-Pruning script."""
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import numpy as np
 
 Results = dict[str, Any]
 _NAMES = {"default": "what `slimsight init` writes", "taylor_script": "Torch-Pruning script"}
-_PROGRESS = re.compile(r"^\S.*: (\d+ %, .* left|[\d,]+ (img|rounds|layers|groups|calls|it)\b)")
 _RESAMPLED = 4000
 
 
@@ -63,29 +61,3 @@ def _speed(rows: dict[int, Results]) -> str:
     found = [row["speedup"] for row in rows.values()]
     low, high = min(each["low"] for each in found), max(each["high"] for each in found)
     return f"{np.mean([each['median'] for each in found]):.2f} ({low:.2f} to {high:.2f})"
-
-
-def console(name: str) -> Any:
-    """The table of one command of a first run: what it printed, less the lines of progress."""
-
-    def shown(found: Results) -> str:
-        row = found["rows"][name]
-        lines = [line["text"].rstrip() for line in row["lines"]]
-        kept = [line for line in lines if not _PROGRESS.match(line)]
-        return "\n".join(["```console", f"$ {row['command']}", *kept, "```"])
-
-    return shown
-
-
-def first_run_costs(found: Results) -> str:
-    """Processor time, wall time and longest silence of each command."""
-    lines = [
-        "| command | exit code | CPU seconds | seconds | longest time without a line |",
-        "|---|---|---|---|---|",
-    ]
-    for name, row in found["rows"].items():
-        lines.append(
-            f"| {name}: `{row['command']}` | {row['exit_code']} | {row['cpu_seconds']:,.0f} | "
-            f"{row['wall_seconds']:,.0f} | {row['longest_silence']:.0f} s |"
-        )
-    return "\n".join(lines)
