@@ -41,8 +41,11 @@ def is_replaceable(place: Path) -> bool:
     return not place.is_relative_to(_PROCESSES) and (place.is_file() or place.is_dir() or not place.exists())
 
 
-def check_file_destination(path: Path, option: str) -> None:
+def check_file_destination(path: Path, option: str, example: str = "result") -> None:
     """Refuse a place that no file can be written to, before the work whose result it is to get.
+
+    Args:
+        example: a name for the file, for the message.
 
     Raises:
         ConfigError: it is a folder, its links lead in a circle, or its folder cannot be made or written into.
@@ -52,7 +55,7 @@ def check_file_destination(path: Path, option: str) -> None:
     except OSError as error:
         raise ConfigError(f"{option} {path} cannot be written: {error.strerror}; give another file") from error
     if place.is_dir():
-        raise ConfigError(f"{option} {path} is a folder; give the file to write, e.g. {path / 'result'}")
+        raise ConfigError(f"{option} {path} is a folder; give the file to write, e.g. {path / example}")
     if place.exists() and not is_replaceable(place):
         return  # a device or a pipe
     _check_folder(place.parent, f"{option} {path}")

@@ -21,6 +21,7 @@ from .user_modules import builtins_for, forget, package_of, project_modules, sha
 from .user_reads import OpenedFiles
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
+_OURS, _MODELS = (str(folder) + os.sep for folder in (Path(__file__).parents[2], Path(__file__).parent))
 
 
 def build_from_file(name: str, classes: int) -> nn.Module:
@@ -110,8 +111,7 @@ class UserCode:
 
 def calling_line() -> str:
     """The innermost line of the current call stack outside torch and this package."""
-    ours = str(Path(__file__).parents[1]) + os.sep
-    frames = [f for f in traceback.extract_stack() if not f.filename.startswith((_TORCH, ours))]
+    frames = [f for f in traceback.extract_stack() if not f.filename.startswith((_TORCH, _OURS))]
     return f"{frames[-1].filename}, line {frames[-1].lineno}"
 
 
@@ -120,11 +120,16 @@ def _line_of_error(error: BaseException, trace: TracebackType | None, file: Path
         return f"{error.filename}, line {error.lineno}"
     frames = traceback.extract_tb(trace)
     if file is None:
-        candidates = [frame for frame in frames if not frame.filename.startswith(_TORCH)]
+        candidates = [frame for frame in frames if _of_model(frame.filename)]
     else:
         candidates = [frame for frame in frames if frame.filename == str(file)]
     frame = (candidates or list(frames))[-1]
     return f"{frame.filename}, line {frame.lineno}"
+
+
+def _of_model(file: str) -> bool:
+    """Whether a line of ``file`` may be a model's: not torch's, nor of the modes that watch each of its operators."""
+    return not file.startswith(_TORCH) and (file.startswith(_MODELS) or not file.startswith(_OURS))
 
 
 def _load_module(path: Path, source: bytes, opened: OpenedFiles) -> ModuleType:

@@ -40,7 +40,7 @@ def report(
 
 def _check_arguments(runs: list[Path], out: Path | None) -> None:
     if out is not None:
-        check_file_destination(out, "--out")
+        check_file_destination(out, "--out", "report.html")
     seen: set[Path] = set()
     for run in runs:
         place = run.resolve()
