@@ -189,7 +189,7 @@ def makes(line: str, shape: tuple[int, int], name: str = "make") -> Form:
     def form() -> str:
         with project(model=f"import functools\nfrom torch import nn\n{line}\n") as folder:
             net = build_from_file(f"{folder / 'model.py'}:{name}", 10)
-        return equal(tuple(net.weight.shape), shape, "shape of the head")  # type: ignore[arg-type]
+        return equal(tuple(net.weight.shape), shape, "shape of the head")
 
     return form
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,7 @@ class Net(nn.Module):
 
 def layer(middle: nn.Module, out: int = 8) -> Callable[[], nn.Module]:
     """A network with ``middle`` before its last convolution."""
-    return lambda: Net(lambda net, x: net.middle(x), out=out, middle=copy.deepcopy(middle))  # type: ignore[operator]
+    return lambda: Net(lambda net, x: net.middle(x), out=out, middle=copy.deepcopy(middle))
 
 
 def net(body: Body | None = None, **options: Any) -> Callable[[], nn.Module]:
@@ -166,9 +166,9 @@ STATE: dict[str, Callable[[], nn.Module]] = {
     "a kept activation": net(lambda net, x: setattr(net, "kept", x) or x),
     "a plain tensor": net(head=lambda net, x: net.fc(pooled(x)) @ net.plain, plain=torch.eye(3) + 0.1),
     "a literal": net(head=lambda net, x: net.fc(pooled(x)) @ torch.eye(3)),
-    "TorchScript": lambda: torch.jit.trace(Net().eval(), IMAGES),  # type: ignore[no-untyped-call]
+    "TorchScript": lambda: torch.jit.trace(Net().eval(), IMAGES),
     "a program of torch.export": lambda: torch.export.export(Net().eval(), (IMAGES,)).module(),
-    "torch.compile": lambda: torch.compile(Net()),  # type: ignore[return-value]
+    "torch.compile": lambda: cast(nn.Module, torch.compile(Net())),
     "DataParallel": lambda: nn.DataParallel(Net()),
     "SyncBatchNorm": lambda: nn.SyncBatchNorm.convert_sync_batchnorm(Net()),
     "half": lambda: Net().half(),

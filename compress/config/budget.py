@@ -73,8 +73,7 @@ class BudgetConfig(Section):
     )
     latency_aware: bool = Field(
         default=False,
-        description="among plans within budget.macs choose by layer times measured here, in ONNX Runtime on the CPU: "
-        "faster at equal MACs",
+        description="among plans within budget.macs choose by layer times, measured here in ONNX Runtime on the CPU",
     )
     rank_weight: Annotated[float, Field(ge=0, le=1)] = Field(
         default=1.0,

@@ -197,9 +197,8 @@ def select_fast(
     """Keep channels within ``budget``, which limits MACs, paying for them in time.
 
     Under a limit on time alone a plan has channels of high value per ms. Of these plans the slowest is sought that
-    meets the limit on MACs, by bisection, and is then filled up within all limits. A plan of ``select`` pays in MACs,
-    which cost unequal times: those of depthwise and early layers, and of the last channels of a block that the runtime
-    pads, the most.
+    meets the limit on MACs, by bisection, and is then filled up within all limits. By the layers' times it is never
+    slower than the plan of ``select``, which pays in MACs. The rest of ``budget`` is met, too.
 
     Args:
         cost: ``timed``. Others: see ``select``.

@@ -1,6 +1,7 @@
 """Cross entropies of a trained model under candidate normalisations and preprocessings, image by image.
 
-Candidates that are worse than the best beyond doubt are dropped early; the others see every image.
+Candidates that are worse than the best beyond doubt are dropped early. After some images, of normalisation and
+preprocessing at least one has to be among the leading; what is left sees every image.
 """
 
 from __future__ import annotations

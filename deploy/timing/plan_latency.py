@@ -129,11 +129,13 @@ class PlanTimer:
         assert self._folder is not None
         return Path(self._folder.name) / f"{name}.onnx"
 
-    def _measure(self, name: str) -> LatencyRow:
+    def of_plan(self, plan: PrunePlan) -> LatencyRow:
+        """Export the model that ``plan`` leaves and time it, interleaved with the original."""
+        export_onnx(self.to_slim(plan), self.images[:2], self._file("slim"), opset=self.opset)
         config = self.config
         return measure_latency(
             OnnxRunner(self._file("original"), config.threads),
-            OnnxRunner(self._file(name), config.threads),
+            OnnxRunner(self._file("slim"), config.threads),
             np.asarray(self.images),
             threads=config.threads,
             batch=config.batch,
@@ -143,11 +145,6 @@ class PlanTimer:
             seed=self.seed,
             progress=self.progress,
         )
-
-    def of_plan(self, plan: PrunePlan) -> LatencyRow:
-        """Export the model that ``plan`` leaves and time it, interleaved with the original."""
-        export_onnx(self.to_slim(plan), self.images[:2], self._file("slim"), opset=self.opset)
-        return self._measure("slim")
 
     def timed_cost(self, cost: CostModel) -> tuple[CostModel, dict[str, int]]:
         """``cost`` with latency among its resources, and the multiple of channels that each group's layers like.

@@ -78,7 +78,7 @@ def _time_chunk(chunk: Sequence[TimedLayer], folder: Path, threads: int, batch: 
     return result
 
 
-def layers_share(path: Path, images: Any, *, threads: int = 1) -> float:
+def layers_share(path: Path, images: NDArray[np.float32], *, threads: int = 1) -> float:
     """Share of the time of an ONNX file's operators that its convolutions and matrix products take, in (0, 1].
 
     All are timed in the same runs, so that other work on the machine slows all of them and hardly changes the share.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import shutil
 from collections import Counter
 from collections.abc import Mapping
@@ -87,7 +88,7 @@ def _select(session: Session, scores: dict[str, Tensor]) -> Selection:
             session.progress.note(f"align: {_plan_text(liked)}")
         align = liked if budget.align == "auto" else fixed_align(budget)
         aim = None
-        if budget.latency_aware and "macs" in limits:
+        if budget.latency_aware and limits.get("macs", math.inf) < cost.total:
             check_budget(cost, limits, fixed_align(budget), frozen=session.graph.frozen)
             fast = select_fast(cost, scores, budget=limits, align=align, rank_weight=budget.rank_weight)
             aim = fast.used["latency"]

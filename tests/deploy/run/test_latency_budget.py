@@ -122,6 +122,18 @@ def test_a_latency_aware_run_chooses_by_layer_times(
     assert cost.amounts(taken)["latency"] < 1.05 * cost.amounts(by_macs.plan)["latency"]
 
 
+def test_latency_aware_leaves_a_limit_that_does_not_bind_to_the_others(
+    both: tuple[Path, Report, Notes], quick: Any, cache: Path, tmp_path: Path
+) -> None:
+    """As without it: the limit on latency has to make the plan."""
+    notes = Notes()
+    recipe = quick("budget={macs: 4G, latency: 95%, latency_aware: true}")
+    report = run_recipe(recipe, tmp_path / "loose", name="wide.yaml", cache=cache, reuse=both[0], progress=notes)
+    assert notes.starting("plan 1: ")
+    assert not notes.starting("chosen by layer times: ")
+    assert report.slim.macs < report.original.macs
+
+
 def test_latency_aware_needs_macs_to_choose_within(tiny: Path) -> None:
     with pytest.raises(ConfigError, match="latency_aware chooses among the plans within macs, and no macs is given"):
         load_recipe(tiny, ["budget={params: 50%, latency_aware: true}"])
