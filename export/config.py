@@ -33,7 +33,7 @@ class Int8Config(Section):
     forms: tuple[Form, ...] = Field(
         default=("u8",),
         min_length=1,
-        description="u8 (model.int8.onnx): for ONNX Runtime and OpenVINO; s8 (model.int8.trt.onnx): for TensorRT",
+        description="u8 (model.int8.onnx): for ONNX Runtime; s8 (model.int8.trt.onnx): for TensorRT",
     )
 
     @field_validator("forms")

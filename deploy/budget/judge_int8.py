@@ -58,7 +58,7 @@ def int8_own_checks(
     if file.runtimes:
         failed = [f"{row.runtime}: {row.why}" for row in file.runtimes if not row.passed]
         passed = len(file.runtimes) - len(failed)
-        name, reason = "INT8 as the file says, runtimes passed", "; ".join(failed) or None
+        name, reason = "INT8 proof, runtimes passed", "; ".join(failed) or None
         yield check_figure(name, len(file.runtimes), passed, "rows", bound="min", reason=reason)
     if accuracy is not None:
         original = _of_images(accuracy.original, file.val.images)

@@ -59,7 +59,7 @@ HELP = {
     "quantize": CommandHelp(
         "An ONNX file in INT8, with its proof.",
         (
-            ("quantize model.onnx --images my_images/train", "model.int8.onnx, for ONNX Runtime and OpenVINO"),
+            ("quantize model.onnx --images my_images/train", "model.int8.onnx, for ONNX Runtime"),
             ("quantize model.onnx --images my_images/train --form s8", "for TensorRT"),
         ),
     ),

@@ -21,7 +21,7 @@ def quantize(
     out: Annotated[Path | None, typer.Option(help="the INT8 file; default: MODEL.int8.onnx")] = None,
     calibration: Annotated[int, typer.Option(help="images that ranges are measured on, at least 32")] = 256,
     method: Annotated[str, typer.Option(help="how ranges are chosen: minmax, entropy, percentile")] = "minmax",
-    form: Annotated[str, typer.Option(help="u8: ONNX Runtime and OpenVINO; s8: TensorRT")] = "u8",
+    form: Annotated[str, typer.Option(help="u8: ONNX Runtime; s8: TensorRT")] = "u8",
     mean: Annotated[str | None, typer.Option(metavar="R,G,B", help="for a file that takes normalised images")] = None,
     std: Annotated[str | None, typer.Option(metavar="R,G,B", help="with --mean")] = None,
     json: Annotated[Path | None, typer.Option(help="write the figures to this file")] = None,

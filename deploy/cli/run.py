@@ -97,6 +97,8 @@ _FILES = {
     "report.json": "the same for programs",
     "recipe.yaml": "the recipe with all defaults: the same run again",
     "slim/model.onnx": "the slim model for ONNX Runtime and TensorRT",
+    "slim/model.int8.onnx": "the same in INT8, for ONNX Runtime",
+    "slim/model.int8.trt.onnx": "the same in INT8, for TensorRT",
     "slim/model.pt2": "the slim model for torch.export.load",
     "slim/model.safetensors": "its weights; with slim/plan.json, the channels kept",
     "slim/explainer.safetensors": "weights of its explainer",
@@ -145,9 +147,12 @@ def _print_summary(report: Report) -> None:
             interval = f"{as_percent(low)} to {as_percent(high)}, {of.images:,} images"
             table.add_row(name, "", as_percent(of.top1), interval)
     for row in report.latency:
-        speed = row.speedup
-        change = f"{as_times(speed.median)} as fast ({as_times(speed.low)} to {as_times(speed.high)})"
-        table.add_row(f"latency, batch {row.batch}", as_ms(row.original_ms.median), as_ms(row.slim_ms.median), change)
+        timed = [(f"latency, batch {row.batch}", row.slim_ms, row.speedup)]
+        if row.int8_ms is not None and row.int8_speedup is not None:
+            timed.append(("the same, slim in INT8", row.int8_ms, row.int8_speedup))
+        for name, slim, speed in timed:
+            change = f"{as_times(speed.median)} as fast ({as_times(speed.low)} to {as_times(speed.high)})"
+            table.add_row(name, as_ms(row.original_ms.median), as_ms(slim.median), change)
     if (drift := report.saliency) is not None:
         table.add_row("explanations", "", f"moved {drift.center_drift_px:.2f} px", f"{as_percent(drift.iou)} overlap")
     out = console()

@@ -50,7 +50,7 @@ def quantize(
         out: the INT8 file.
         images: how many ranges of values are measured on, at least 32.
         method: how ranges are chosen: extremes, least KL divergence, or 99.999 % of the values.
-        form: ``u8`` for ONNX Runtime and OpenVINO, ``s8`` for TensorRT.
+        form: ``u8`` for ONNX Runtime, ``s8`` for TensorRT.
 
     Raises:
         ConfigError: an unknown method or form, or a file at ``out`` that is no INT8 file.

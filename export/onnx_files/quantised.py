@@ -24,7 +24,7 @@ CALIBRATION_IMAGES, CALIBRATION_SOURCE, CALIBRATION_DIGEST = (
 """Keys of an INT8 file's metadata."""
 
 PURPOSES: Mapping[Form, str] = {
-    "u8": "ONNX Runtime (x86 with VNNI, or ARM) and OpenVINO; TensorRT refuses its zero points",
+    "u8": "ONNX Runtime on a processor; TensorRT refuses its zero points",
     "s8": "TensorRT and TensorRT for RTX; in ONNX Runtime on x86 it is slow, and wrong for some networks",
 }
 
