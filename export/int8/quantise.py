@@ -1,8 +1,8 @@
 """Quantisation of an FP32 ONNX file to INT8 in Q/DQ form, by ``onnxruntime.quantization``.
 
 One file cannot serve every runtime: ONNX Runtime on a processor wants unsigned asymmetric activations (``u8``), and
-TensorRT takes symmetric ones without integer biases only (``s8``). Weights are int8, one scale for each output channel: one
-scale for a whole tensor ruins depthwise convolutions.
+TensorRT takes symmetric ones without integer biases only (``s8``). Weights are int8, one scale for each output channel:
+one scale for a whole tensor ruins depthwise convolutions.
 """
 
 from __future__ import annotations
