@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..data import Batch
 from ..errors import PruningError, first_error_line
 from ..explain import Capture, ExplainedClassifier
-from ..models.fold import FoldPair, find_fold_pairs, fold_
+from ..models.fold import FoldPair, find_fold_pairs, fold_, proven_pairs
 from ..modules import copy_of
 from ..progress import SILENT, Progress
 from ..surgery import ChannelGroup, masked, max_relative
@@ -155,8 +155,6 @@ def proven_fold_pairs(
 ) -> tuple[FoldPair, ...]:
     """Normalisations that can be folded into the layer before them without changing the gated network's outputs.
 
-    All together if that is exact, else those that are exact one by one, if they are exact together; else none.
-
     Raises:
         PruningError: even with none folded, the fast network computes something else.
     """
@@ -168,20 +166,16 @@ def proven_fold_pairs(
     def plain() -> list[Tensor]:
         return list(network(images, labels)) if steered else [classifier(images)]
 
-    def differs(pairs: Sequence[FoldPair]) -> bool:
+    def exact(pairs: Sequence[FoldPair]) -> bool:
         fast = FastNetwork(network, groups, pairs, steered=steered)
         outputs = fast(fast.to_positions(values, 1), fast.to_positions(values.log(), 0), images, labels)
-        return max_relative([x for x in outputs if x is not None], expected) > TOLERANCE
+        return max_relative([x for x in outputs if x is not None], expected) <= TOLERANCE
 
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         with masked(network, groups, dict(zip(names, torch.split(values, widths), strict=True))):
             expected = plain()
-        pairs = find_fold_pairs(network, plain)
-        if differs(pairs):
-            pairs = tuple(pair for pair in pairs if not differs([pair]))
-        if differs(pairs):
-            pairs = ()
-        if not pairs and differs(pairs):
+        pairs = proven_pairs(find_fold_pairs(network, plain), exact)
+        if not pairs and not exact(pairs):
             raise PruningError(
                 f"gates in the weights of {type(network).__name__} differ from gates on its activations (are its "
                 "outputs finite numbers, and are its layers called as they are defined?): check the model, or rank by "

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from slimsight.compress.data import Preprocessing
 from slimsight.compress.models import Classifier
-from slimsight.compress.modes import eval_mode
+from slimsight.compress.models.fold import to_fast
 from slimsight.compress.progress import SILENT, Progress
 
 from .unseen import UnseenImages
@@ -158,12 +158,13 @@ def run_race(
     started = time.process_time()
     stops = [*(stop for stop in _ROUNDS if stop < len(images)), len(images)]
     alive = [Pair(*at) for at in itertools.product(range(len(normalisations)), range(len(preprocessings)))]
+    fast = to_fast(model, torch.from_numpy(images.read(0, 1, [preprocessings[0]])[0]).float() / 255)
     first = 0
-    with eval_mode(model), torch.inference_mode():
+    with torch.inference_mode():
         for stop in progress.track(stops, "decide the preprocessing", total=len(stops), unit="rounds"):
             used = sorted({pair.preprocessing for pair in alive})
             pixels = dict(zip(used, images.read(first, stop, [preprocessings[at] for at in used]), strict=True))
-            _measure(race, model, pixels, normalisations, alive)
+            _measure(race, fast, pixels, normalisations, alive)
             alive = _without_losers(race, alive)
             first = stop
     race.seconds = time.process_time() - started

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from slimsight.compress.explain.fidelity import SIDES
 from slimsight.compress.explain.fidelity.perturbation import SHARES as PERTURBED
-from slimsight.compress.explain.fidelity.perturbation import to_fast
 from slimsight.compress.explain.fidelity.roar import SHARES as RETRAINED
 from slimsight.compress.explain.fidelity.sanity import layers_of
+from slimsight.compress.models.fold import to_fast
 
 from .study import TrustStudy, TrustSubject
 

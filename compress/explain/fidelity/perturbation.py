@@ -11,8 +11,7 @@ from torch import Tensor
 
 from ...errors import DataError
 from ...models import Classifier
-from ...models.fold import find_fold_pairs, fold_
-from ...modules import copy_of
+from ...models.fold import to_fast
 from ...progress import SILENT, Progress
 from .estimate import Curve, Estimate
 from .ranking import device_of, to_ranks
@@ -29,9 +28,6 @@ STEPS = 113
 SIDES = (8, 14)
 """Sides of tiles, in pixels (Schulz et al. 2020, DRIB)."""
 
-FOLD_TOLERANCE = 1e-9
-"""Relative difference of logits in float64 up to which a folded network is the same function."""
-
 _PROBED = 2
 """Images on which the folded network is compared."""
 
@@ -40,24 +36,6 @@ Window = tuple[int, int]
 
 Measure = Callable[[Tensor, Tensor], Tensor]
 """(n, classes) log-probabilities of the images, and of the perturbed images -> (n, K) figures per image."""
-
-
-@torch.no_grad()
-def to_fast(classifier: Classifier, images: Tensor) -> Classifier:
-    """Faster copy for thousands of forward passes: eval mode, normalisations folded into convolutions, channels last.
-
-    Where folding changes the logits of ``images`` (a few, (N, 3, H, W) in [0, 1]) in float64, because something else
-    reads a convolution's output, nothing is folded. For ResNet-20 at 32 pixels on a CPU, folding and channels last
-    reduce the time to 0.6.
-    """
-    model = copy_of(classifier).eval()
-    exact, inputs = copy_of(model).double(), images.double()
-    expected = exact(inputs)
-    pairs = find_fold_pairs(exact, lambda: exact(inputs))
-    fold_(exact, pairs)
-    if float((exact(inputs) - expected).abs().max()) <= FOLD_TOLERANCE * float(expected.abs().max()):
-        fold_(model, pairs)
-    return model.to(memory_format=torch.channels_last)
 
 
 def keep_pixels(images: Tensor, kept: Tensor, mean: Tensor) -> Tensor:

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from slimsight.compress.models.fold import FoldPair, find_fold_pairs, fold_
+from slimsight.compress.models import Classifier
+from slimsight.compress.models.fold import FoldedNorm2d, FoldedNormAct2d, FoldPair, find_fold_pairs, fold_, to_fast
 
 
 class Normalised(nn.Module):
@@ -90,3 +91,56 @@ def test_shared_weights_stay_what_they_are_elsewhere() -> None:
     fold_(network, find_fold_pairs(network, lambda: network(torch.rand(1, 3, 4, 4))))
     torch.testing.assert_close(second.weight, before, rtol=0, atol=0)
     torch.testing.assert_close(first.weight, before / (4 + network[1].eps) ** 0.5)
+
+
+class ActivatedNorm(nn.BatchNorm2d):
+    """As timm's BatchNormAct2d: what follows the normalisation is part of it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.drop, self.act = nn.Identity(), nn.ReLU6()
+
+    def forward(self, input: Tensor) -> Tensor:
+        output: Tensor = self.act(self.drop(super().forward(input)))
+        return output
+
+
+class PaddedConv(nn.Conv2d):
+    """Still linear in its weights, as timm's Conv2dSame."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(nn.functional.pad(input, (0, 1, 0, 1)))
+
+
+class StandardisedConv(nn.Conv2d):
+    """Not linear in its weights: a scale folded into them is lost."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return self._conv_forward(input, weight / weight.std((1, 2, 3), keepdim=True), self.bias)
+
+
+def with_library_layers() -> Classifier:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        PaddedConv(3, 8, 3), ActivatedNorm(8), StandardisedConv(8, 8, 3), ActivatedNorm(8),
+        nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+    )  # fmt: skip
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            module.running_mean.uniform_(-0.5, 0.5)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+    return Classifier(net, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)).eval()
+
+
+def test_norms_with_an_activation_and_subclasses_of_layers_are_folded_where_that_is_exact() -> None:
+    classifier, images = with_library_layers(), torch.rand(4, 3, 12, 12)
+    fast = to_fast(classifier, images[:1])
+    folded = {name for name, module in fast.named_modules() if isinstance(module, FoldedNorm2d | FoldedNormAct2d)}
+    assert folded == {"net.1", "net.5"}
+    with torch.no_grad():
+        torch.testing.assert_close(fast(images), classifier(images), rtol=1e-5, atol=1e-5)
+    again = to_fast(fast, images[:1])
+    with torch.no_grad():
+        torch.testing.assert_close(again(images), classifier(images), rtol=1e-5, atol=1e-5)

@@ -8,11 +8,10 @@ from slimsight.compress.explain.fidelity.perturbation import (
     keep_pixels,
     measure_windows,
     predicted_probability,
-    to_fast,
 )
 from slimsight.compress.explain.fidelity.ranking import to_ranks
 from slimsight.compress.models import Classifier
-from slimsight.compress.models.fold import FoldedNorm2d
+from slimsight.compress.models.fold import FoldedNorm2d, to_fast
 
 
 class Reread(nn.Module):
