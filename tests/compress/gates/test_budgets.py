@@ -52,7 +52,7 @@ def scores_of(cost: CostModel, seed: int) -> dict[str, Tensor]:
 def test_random_gates_meet_every_budget(case: Case) -> None:
     cost = case[-1]
 
-    @settings(max_examples=20, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=10, deadline=None, derandomize=True, database=None)
     @given(
         seed=st.integers(0, 10**6),
         shares=st.fixed_dictionaries(

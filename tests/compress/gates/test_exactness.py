@@ -94,7 +94,7 @@ def test_the_cost_model_is_fvcore_on_random_plans(traced: tuple[ExplainedClassif
     classifier, image = network.classifier, images[:1]
     cost = CostModel.of(classifier, image, graph.groups, prefix=PREFIX)
 
-    @settings(max_examples=15, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=6, deadline=None, derandomize=True, database=None)
     @given(st.integers(0, 2**32 - 1))
     def agrees(seed: int) -> None:
         plan = random_plan(graph, seed)

@@ -171,7 +171,7 @@ def sliced(network: nn.Module, groups: tuple[ChannelGroup, ...], plan: PrunePlan
     return state
 
 
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_any_network_and_any_plan(data: Any) -> None:
     network = data.draw(networks())
