@@ -51,6 +51,28 @@ class Steering:
         return unit * squared_distance(head.steered_part(numbers), head.steered_part(original))
 
 
+@dataclass(frozen=True)
+class MixedBatch:
+    """A batch of mixed images; ``labels`` (N,) of the second image of each pair, which has 1 - ``share`` of it."""
+
+    batch: Batch
+    labels: Tensor
+    share: float
+
+
+def mix_pairs(batch: Batch, alpha: float) -> MixedBatch:
+    """Mix every image with another of the batch (Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization").
+
+    The share is one draw of Beta(``alpha``, ``alpha``) for the batch, and at least a half: the label in ``batch`` is
+    that of the larger part. Draws come from torch's global generator, which checkpoints hold.
+    """
+    drawn = float(torch.distributions.Beta(alpha, alpha).sample())
+    share = max(drawn, 1 - drawn)
+    other = torch.randperm(len(batch.labels)).to(batch.labels.device)
+    images = share * batch.images + (1 - share) * batch.images[other]
+    return MixedBatch(batch._replace(images=images), batch.labels[other], share)
+
+
 def train_classifier(
     model: nn.Module,
     train: BatchSource,
@@ -76,9 +98,14 @@ def train_classifier(
     assert steering is None or steering.slim.classifier is model
 
     def loss(wrapped: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        mixed = mix_pairs(batch, config.mixup) if config.mixup else None
+        batch = batch if mixed is None else mixed.batch
         logits, numbers = (wrapped(batch.images), None) if steering is None else wrapped(batch.images, batch.labels)
         logits = logits.float()
         ce = F.cross_entropy(logits, batch.labels, label_smoothing=config.label_smoothing)
+        if mixed is not None:
+            other = F.cross_entropy(logits, mixed.labels, label_smoothing=config.label_smoothing)
+            ce = mixed.share * ce + (1 - mixed.share) * other
         figures = {"loss": ce, score: (logits.argmax(1) == batch.labels).float().mean()}
         if share and teacher is not None:
             with torch.no_grad():

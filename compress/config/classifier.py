@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -168,6 +168,10 @@ class TrainConfig(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0, description="share of the target that is spread over all classes"
     )
+    mixup: Annotated[float, Field(ge=0, le=100)] = Field(
+        default=0.0,
+        description="images and their labels are mixed in pairs by shares of Beta(mixup, mixup); 0: not mixed",
+    )
     batch_size: BatchSize = Field(default=128, description="images per step; 32 on a backbone (head: new)")
 
     @model_validator(mode="before")
@@ -246,3 +250,12 @@ class FinetuneConfig(TrainConfig):
     steer_weight: NonNegative = Field(
         default=0.0, description="of the interpretation term while weights change, as gates.steer_weight; 0: none"
     )
+
+    @model_validator(mode="after")
+    def _explain_whole_images(self) -> Self:
+        if self.steer_weight and self.mixup:
+            raise ValueError(
+                f"mixup {self.mixup:g} with steer_weight {self.steer_weight:g}: a mixed image has no explanation to "
+                "keep; set one of them to 0"
+            )
+        return self

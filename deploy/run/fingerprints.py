@@ -79,7 +79,7 @@ def classifier_parts(session: Session) -> Parts:
 def training_settings(config: TrainConfig) -> dict[str, Any]:
     """Settings of a training, without those added after the first release where they have their defaults."""
     settings = config.model_dump(mode="json")
-    added = ("optimizer", "label_smoothing")
+    added = ("optimizer", "label_smoothing", "mixup")
     unused = {name for name in added if settings[name] == type(config).model_fields[name].default}
     return {name: value for name, value in settings.items() if name not in unused}
 

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from slimsight.compress.config import FinetuneConfig, TrainConfig
 from slimsight.compress.data import Batches, ImageSet
-from slimsight.compress.finetune import train_classifier
+from slimsight.compress.finetune import mix_pairs, train_classifier
 from slimsight.compress.training import Learning, evaluate, make_fabric, one_cycle
 
 
@@ -177,6 +178,35 @@ def test_adamw_moves_every_weight_by_its_rate(images: ImageSet, fabric: Fabric) 
     moved = [each for a, b in pairs if (each := float((a - b).detach().abs().max())) > 1e-5]
     assert moved == pytest.approx([5e-4] * len(moved), rel=0.05)
     assert len(moved) >= 4
+
+
+def test_images_and_labels_are_mixed_in_pairs(images: ImageSet, fabric: Fabric) -> None:
+    torch.manual_seed(3)
+    (batch,) = Batches(images, 24, shuffle=True)
+    mixed = mix_pairs(batch, 0.2)
+    assert 0.5 <= mixed.share < 1
+    torch.manual_seed(3)
+    drawn = float(torch.distributions.Beta(0.2, 0.2).sample())
+    other = torch.randperm(24)
+    share = max(drawn, 1 - drawn)
+    torch.testing.assert_close(mixed.batch.images, share * batch.images + (1 - share) * batch.images[other])
+    assert torch.equal(mixed.labels, batch.labels[other])
+    assert torch.equal(mixed.batch.labels, batch.labels)
+
+    model = to_model()
+    expected = copy.deepcopy(model).train()
+    torch.manual_seed(3)
+    history = train(model, images, fabric, batch_size=24, mixup=0.2)
+    with torch.no_grad():
+        logs = expected(mixed.batch.images).log_softmax(1)
+    rows = torch.arange(24)
+    wanted = share * logs[rows, batch.labels] + (1 - share) * logs[rows, batch.labels[other]]
+    assert history.epochs[0]["loss"] == pytest.approx(-float(wanted.mean()), rel=1e-5)
+
+
+def test_mixed_images_cannot_keep_explanations() -> None:
+    with pytest.raises(ValidationError, match=r"mixup 0.2 with steer_weight 0.05.*set one of them to 0"):
+        FinetuneConfig(mixup=0.2, steer_weight=0.05)
 
 
 def test_smoothed_labels(images: ImageSet, fabric: Fabric) -> None:
