@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from .config import FinetuneConfig, TrainConfig
 from .data import Batch, BatchSource
 from .explain import ExplainedClassifier, RbfHead, squared_distance
-from .training import History, Learning, fit, one_cycle
+from .models.fold import to_fast
+from .training import History, Learning, fit, one_cycle, to_device
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,8 @@ def train_classifier(
     """
     share = config.distill if isinstance(config, FinetuneConfig) and teacher is not None else 0.0
     temperature = config.distill_temperature if isinstance(config, FinetuneConfig) else 1.0
-    if teacher is not None:
-        teacher.eval().requires_grad_(False)
+    if share and teacher is not None:
+        teacher = _fast_teacher(teacher, train, learning.device)
     assert steering is None or steering.slim.classifier is model
 
     def loss(wrapped: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -134,6 +135,13 @@ def train_classifier(
     )
     model.eval()
     return history
+
+
+def _fast_teacher(teacher: nn.Module, train: BatchSource, device: torch.device) -> nn.Module:
+    """A copy on ``device`` that computes the same in less time."""
+    with torch.random.fork_rng():  # a user's loader may draw its order here
+        batch = to_device(next(train.epoch(0)), device)
+    return to_fast(teacher.eval().to(device), batch.images[:1]).requires_grad_(False)
 
 
 def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
