@@ -22,7 +22,7 @@ from ..settings.checks import ChecksConfig
 from ..settings.yaml_text import dump_yaml
 from .images import ImageFacts
 from .model import ModelFacts
-from .schedule import FEW, Effort, Schedule
+from .schedule import FEW, MORE_GATE_STEPS, Effort, Schedule
 
 _BESIDE = 40
 """The column of comments beside keys."""
@@ -39,6 +39,9 @@ _CHANCE = 1.5
 _MOST_DROP = 0.5
 _FEW_UNLABELLED = 2_000
 _LARGE_CACHE = 20_000_000_000
+_PHOTOGRAPHS = 96
+"""Pixels of a side from which images are photographs: windows of them, mixed, still show what they show."""
+
 _USUAL_VAL = DataConfig().val_fraction
 
 
@@ -101,6 +104,7 @@ def to_recipe(
         "large_cache": _LARGE_CACHE,
         "usual_val_fraction": _USUAL_VAL,
         "few": FEW,
+        "photographs": images.labelled and config.source == "image_folder" and model.size >= _PHOTOGRAPHS,
         "frozen": _frozen(model.inspection.frozen_groups),
         "name": _model_name(model.config.name, out),
         "weights": _relative(weights, out) if isinstance(weights, Path) else weights,
@@ -126,7 +130,7 @@ def _thorough(images: ImageFacts, model: ModelFacts, schedule: Schedule) -> str:
     """What a thorough run would add, and about how long it would take longer."""
     train = images.splits["train"]
     more = schedule.finetune_epochs * train * model.step * (1 + _macs_share(images, model)) / 2
-    more += 700 * schedule.gate_batch * model.step
+    more += MORE_GATE_STEPS * schedule.gate_batch * model.step
     explained = ""
     if train >= FEW:
         explained = "an explainer that steers the gates, "

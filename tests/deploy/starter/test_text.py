@@ -6,6 +6,7 @@ import torch
 import yaml
 from PIL import Image
 
+from slimsight.compress.config import DataConfig
 from slimsight.compress.errors import ModelError
 from slimsight.deploy.schemas import schema_file
 from slimsight.deploy.settings.recipe import Recipe, load_recipe
@@ -47,6 +48,23 @@ def test_a_model_that_takes_one_size_decides_the_size(images: ImageFacts, tmp_pa
     (tmp_path / "recipe.yaml").write_text(starter.text)
     assert load_recipe(tmp_path / "recipe.yaml").data.image_size == 48
     assert "64 px: the model does not take them" in starter.text.replace("\n  # ", " ")
+
+
+def test_photographs_are_seen_through_windows_mixed_and_distilled(images: ImageFacts, tmp_path: Path) -> None:
+    seen = examine_model(f"{tmp_path / 'models.py'}:any_size", images)
+    written = {}
+    for side in (96, 64):
+        starter = to_recipe(
+            images, replace(seen, size=side), out=tmp_path / "recipe.yaml", memory=None, schema=schema_file
+        )
+        (tmp_path / "recipe.yaml").write_text(starter.text)
+        recipe = load_recipe(tmp_path / "recipe.yaml")
+        written[side] = (
+            recipe.data.crop_scale, recipe.data.crop_padding, recipe.finetune.mixup, recipe.finetune.distill,
+            recipe.finetune.distill_temperature,
+        )  # fmt: skip
+    unused = DataConfig().crop_padding
+    assert written == {96: ((0.5, 1), unused, 0.2, 0.5, 2), 64: (None, 64 // 8, 0, 0, 4)}
 
 
 def test_a_model_with_other_logits_than_classes_is_refused(images: ImageFacts, tmp_path: Path) -> None:
@@ -92,7 +110,7 @@ def test_schedules_follow_the_time_to_spend() -> None:
     quick, usual, thorough = (Schedule.of(3068, 10**5, None, effort) for effort in ("quick", "default", "thorough"))
     assert [each.steer for each in (quick, usual, thorough)] == ["taylor", "none", "rbf"]
     assert [each.finetune_epochs for each in (quick, usual, thorough)] == [5, 9, 18]
-    assert [each.gate_steps for each in (usual, thorough)] == [300, 1000]
+    assert [each.gate_steps for each in (usual, thorough)] == [200, 1000]
     assert [each.explained for each in (quick, usual, thorough)] == [False, False, True]
     assert Schedule.of(199, 10**5, None, "thorough").steer == "none"
 
