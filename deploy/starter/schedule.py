@@ -74,6 +74,7 @@ class Schedule:
         def epochs(steps: int, fewest: int, most: int) -> int:
             return min(most, max(fewest, math.ceil(steps / epoch)))
 
+        gate_batch = max(batch, min(_GATE_BATCH, fitting))  # smaller where memory is short: more steps, as many images
         explained = effort == "thorough" and train >= FEW
         return cls(
             effort=effort,
@@ -82,8 +83,8 @@ class Schedule:
             explainer_epochs=epochs(1000, 4, 30),
             steer="rbf" if explained else "taylor" if effort == "quick" else "none",
             gate_images=_GATE_IMAGES if train > _GATE_IMAGES else None,
-            gate_steps=_GATE_STEPS[effort],
-            gate_batch=max(batch, min(_GATE_BATCH, fitting)),
+            gate_steps=_GATE_STEPS[effort] * max(1, _GATE_BATCH // gate_batch),
+            gate_batch=gate_batch,
             finetune_epochs=epochs(_FINETUNE_STEPS[effort], *_FINETUNE_EPOCHS[effort]),
             finetune_lr=min(_LARGEST_LR, round(_LR * math.sqrt(batch / _LR_BATCH), 3)),
             explained=explained,

@@ -104,6 +104,8 @@ def test_schedules_follow_the_number_of_images_and_the_memory() -> None:
     assert many.finetune_lr == 0.05
     tight = Schedule.of(45_000, 10**7, 3 * 10**9)
     assert (tight.batch, tight.gate_batch) == (64, 64)  # 1.5 x 64 x 10 MB are just below 35 % of 3 GB
+    tighter = Schedule.of(3068, 10**8, 5 * 10**9)  # the gates see as many images in smaller batches
+    assert (tighter.gate_batch, tighter.gate_steps, some.gate_steps) == (8, 800, 200)
 
 
 def test_schedules_follow_the_time_to_spend() -> None:
