@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tables_ablations import ablations
 from tables_bench import latency_lab
-from tables_clothing import clothing
+from tables_clothing import clothing, finetuning
 from tables_cost import cost
 from tables_data import miniatures, preprocessing, throughput
 from tables_drift import drift, steered_finetuning
@@ -72,6 +72,7 @@ TABLES: dict[str, tuple[Callable[..., str], *tuple[str, ...]]] = {
     "miniatures": (miniatures, "imagenet_recipes.json"),
     "preprocessing": (preprocessing, "preprocessing.json"),
     "clothing": (clothing, "clothing.json"),
+    "finetuning": (finetuning, "finetuning.json"),
     "processes": (processes, "processes.json"),
     "scaling": (scaling, "scaling.json"),
 }

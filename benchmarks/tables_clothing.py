@@ -1,4 +1,4 @@
-"""The table of the photographs: the default path against a Torch-Pruning script."""
+"""The tables of the photographs: the default path against a Torch-Pruning script, and ways to finetune."""
 
 from __future__ import annotations
 
@@ -61,3 +61,29 @@ def _speed(rows: dict[int, Results]) -> str:
     found = [row["speedup"] for row in rows.values()]
     low, high = min(each["low"] for each in found), max(each["high"] for each in found)
     return f"{np.mean([each['median'] for each in found]):.2f} ({low:.2f} to {high:.2f})"
+
+
+_WAYS = {
+    "shifts": "shifts of up to an eighth of the side",
+    "windows": "windows (`data.crop_scale: [0.5, 1]`)",
+    "shifts_mixed": "shifts, `finetune.mixup: 0.2`",
+    "shifts_distilled": "shifts, `finetune.distill: 0.5`",
+    "windows_mixed": "windows, mixup",
+    "windows_distilled": "windows, distillation",
+    "windows_mixed_distilled": "windows, mixup and distillation: what `init` writes",
+}
+
+
+def finetuning(found: Results) -> str:
+    """A line for each way to finetune the same slim model; means over seeds."""
+    lines = [
+        "| | seeds | accuracy (%): validation, test | cross entropy (nats): validation, test | CPU seconds |",
+        "|---|---|---|---|---|",
+    ]
+    for variant, name in _WAYS.items():
+        own = {row["seed"]: row for row in found["rows"] if row["variant"] == variant}
+        if own:
+            accuracies = f"{_mean(own, 'val_accuracy', 100, 1)}, {_mean(own, 'test_accuracy', 100, 1)}"
+            losses = f"{_mean(own, 'val_loss', 1, 3)}, {_mean(own, 'test_loss', 1, 3)}"
+            lines.append(f"| {name} | {len(own)} | {accuracies} | {losses} | {_mean(own, 'cpu_seconds', 1, 0)} |")
+    return "\n".join(lines)
