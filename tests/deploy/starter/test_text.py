@@ -64,7 +64,7 @@ def test_photographs_are_seen_through_windows_mixed_and_distilled(images: ImageF
             recipe.finetune.distill_temperature,
         )  # fmt: skip
     unused = DataConfig().crop_padding
-    assert written == {96: ((0.5, 1), unused, 0.2, 0.5, 2), 64: (None, 64 // 8, 0, 0, 4)}
+    assert written == {96: ((0.5, 1), unused, 0.2, 0.5, 2), 64: (None, 64 // 8, 0, 0.5, 4)}
 
 
 def test_a_model_with_other_logits_than_classes_is_refused(images: ImageFacts, tmp_path: Path) -> None:
