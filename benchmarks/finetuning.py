@@ -55,7 +55,7 @@ def finetuned(run: Path, variant: str, side: int, seed: int) -> dict[str, Any]:
     plan = PrunePlan.load(run / "slim" / "plan.json")
     slim = classifier_of(session.slimmed(plan))
     batches = session.shuffled(splits.train, config.batch_size, crop=True, flip=True)
-    validation, test = session.plain(splits.val), session.plain(splits.test)
+    validation, test = session.plain(splits.val), session.plain(splits.test())
     torch.manual_seed(seed)
     started = time.process_time()
     recalibrate_bn(slim, batches, config.recalibrate_batches)
