@@ -113,6 +113,13 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "a scale of one's own": net(lambda net, x: x * net.scale, scale=nn.Parameter(torch.rand(8, 1, 1))),
     "einsum": net(lambda net, x: torch.einsum("nchw,cd->ndhw", x, net.mix), mix=nn.Parameter(torch.rand(8, 8))),
     "max_unpool2d": net(lambda _net, x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2)),
+    "MaxUnpool2d across a convolution": net(
+        lambda net, x: (lambda maps, at: net.unpool(F.relu(net.middle(maps)), at))(*net.pool(x)),
+        pool=nn.MaxPool2d(2, return_indices=True),
+        unpool=nn.MaxUnpool2d(2),
+        middle=nn.Conv2d(8, 8, 3, padding=1),
+    ),
+    "torch._check of a size": net(lambda _net, x: (torch._check(x.shape[1] > 0), x)[1]),
 }
 
 

@@ -82,7 +82,7 @@ def count_macs(model: nn.Module, example: Tensor) -> MacsCount:
         warnings.simplefilter("ignore", FutureWarning)  # fvcore scripts functions on import; torch deprecates that
         from fvcore.nn import FlopCountAnalysis
 
-    with eval_mode(model), torch.no_grad(), _plain_extra_state(model):
+    with eval_mode(model), torch.no_grad(), _plain_extra_state(model), _checks_of_sizes():
         products = count_products(model, example)
         counter = FlopCountAnalysis(model, example)
         counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
@@ -166,6 +166,21 @@ class _WeightProducts(WeightsMode):  # type: ignore[no-untyped-call]
     def _counts(self, left: Tensor, right: Tensor) -> bool:
         """Whether a matrix product is one with a weight, or with what is the same for all images."""
         return any(map(self.is_weight, (left, right))) or self.is_activation(left) != self.is_activation(right)
+
+
+@contextmanager
+def _checks_of_sizes() -> Iterator[None]:
+    """Context: ``torch._check`` takes the sizes that torch's tracer makes tensors of (``F.max_unpool2d`` checks some)."""
+    own = torch._check_with  # type: ignore[attr-defined]
+
+    def check(error: type[Exception], condition: Any, message: Any) -> None:
+        own(error, bool(condition) if isinstance(condition, Tensor) else condition, message)
+
+    torch._check_with = check  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch._check_with = own  # type: ignore[attr-defined]
 
 
 @contextmanager

@@ -109,16 +109,19 @@ def _is_unlabelled(data: object) -> bool:
     return data.get("labels") == "none" if isinstance(data, dict) else getattr(data, "labels", None) == "none"
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: Path, overrides: Sequence[str] = (), *, text: str | None = None) -> Recipe:
     """The recipe in ``path`` after ``overrides``: ``a.b=c``, c in YAML; the later of two for one key wins.
 
     Relative paths count from the recipe's folder in the file, and from the current folder in ``overrides``.
+
+    Args:
+        text: what is to be written to ``path``, which is not read then.
 
     Raises:
         ConfigError: all that is wrong with the file and the overrides, one line each.
     """
     problems = Problems()
-    tree = _read_tree(path, problems)
+    tree = _read_tree(path, text, problems)
     merged = {} if tree is None else tree
     for override in overrides:
         _apply(override, merged, problems)
@@ -133,10 +136,10 @@ def dump_recipe(recipe: Recipe) -> str:
     return dump_yaml(recipe.model_dump(mode="json"))
 
 
-def _read_tree(path: Path, problems: Problems) -> dict[str, Any] | None:
+def _read_tree(path: Path, text: str | None, problems: Problems) -> dict[str, Any] | None:
     """The file's settings with absolute paths, or None (and a problem) when they cannot be read at all."""
     try:
-        parsed = read_yaml(read_text(path, MOST_YAML))
+        parsed = read_yaml(read_text(path, MOST_YAML) if text is None else text)
     except OSError as error:
         raise ConfigError(_unreadable(path, error)) from error
     except UnicodeDecodeError as error:

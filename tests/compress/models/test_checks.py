@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Callable
 
 import pytest
@@ -185,6 +186,8 @@ def test_a_run_says_that_it_gives_rgb(channels: int, words: str) -> None:
 def test_another_fault_is_not_blamed_on_the_channels() -> None:
     with pytest.raises(ModelError, match="the model does not take 3x8x8 images: RuntimeError"):
         check_classifier(Net(lambda net, x: x.mean(3), inputs=1).eval(), 8, 3)
+    with pytest.raises(ModelError, match=r"3x8x8 images: RuntimeError: [^()]*\(2x192 and 7x3\)$"):
+        check_classifier(nn.Sequential(nn.Flatten(), nn.Linear(7, 3)), 8, 3)  # no line of ours, where none is its own
 
 
 class Auxiliary(nn.Module):
@@ -197,16 +200,44 @@ class Auxiliary(nn.Module):
         return self.returns(logits, self.head(logits)) if self.training else logits
 
 
+GoogLike = namedtuple("GoogLike", ("aux", "logits"))
+
+
+@pytest.mark.parametrize(
+    "returns",
+    [
+        lambda logits, aux: logits + 0.3 * aux,
+        lambda logits, aux: (logits, aux),
+        lambda logits, aux: [logits, [aux]],
+        lambda logits, aux: {"first": aux, "out": logits},
+        lambda logits, aux: {"first": logits, "aux": aux},
+        lambda logits, aux: GoogLike(aux, logits),
+        lambda logits, aux: ({"logits": (logits, aux)}, aux),
+    ],
+)
+def test_auxiliary_outputs_of_training_are_left_aside(returns: Callable[[Tensor, Tensor], object]) -> None:
+    """A run trains on the logits: the gradient is that of the logits alone, and an auxiliary head gets none."""
+    net = Auxiliary(returns)
+    model = Classifier(net, (0.5,) * 3, (0.25,) * 3).train()
+    check_classifier(model, 8, 3)
+    logits = model(IMAGES)
+    assert logits.shape == (4, 3)
+    logits.sum().backward()
+    summed = isinstance(returns(torch.ones(1), torch.ones(1)), Tensor)
+    assert (net.head.weight.grad is not None) == summed
+    assert torch.equal(model.eval()(IMAGES), net.net((IMAGES - 0.5) / 0.25))
+
+
 @pytest.mark.parametrize(
     ("returns", "what"),
     [
-        (lambda logits, aux: (logits, aux), "tuple"),
-        (lambda logits, aux: {"out": logits, "aux": aux}, "dict"),
+        (lambda logits, aux: (aux, logits), "tuple"),
+        (lambda logits, aux: {"aux": aux, "main": logits}, "dict"),
+        (lambda logits, aux: (), "tuple"),
+        (lambda logits, aux: (None, logits), "tuple"),
         (lambda logits, aux: torch.stack([logits, aux]), r"shape \(2, 2, 3\)"),
     ],
 )
 def test_a_run_needs_logits_in_training_mode_too(returns: Callable[[Tensor, Tensor], object], what: str) -> None:
-    model = Auxiliary(returns)
-    with pytest.raises(ModelError, match=f"the model returns {what} in training mode, and logits in eval mode"):
-        check_classifier(model.eval(), 8, 3)
-    check_classifier(Auxiliary(lambda logits, aux: logits + 0.3 * aux), 8, 3)
+    with pytest.raises(ModelError, match=f"the model returns {what} in training mode, whose first value .* is not"):
+        check_classifier(Classifier(Auxiliary(returns), (0.5,) * 3, (0.25,) * 3).eval(), 8, 3)

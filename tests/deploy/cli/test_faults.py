@@ -3,6 +3,8 @@
 import os
 import re
 import resource
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,3 +100,43 @@ def test_errors_are_in_the_runs_log_too(
     monkeypatch.setattr("slimsight.deploy.run.pipeline.preflight", fail)
     assert say("run", tiny, "--out", tmp_path / "out").error == "error: this did not work\n"
     assert (tmp_path / "out" / "run.log").read_text().endswith(" error: this did not work\n")
+
+
+COMMANDS = {
+    "help": "--help",
+    "plain": "schema recipe",
+    "rich": "status {run}",
+    "failed": "check {run} --budget {budget}",
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_standard_output_that_takes_nothing(command: str, tmp_path: Path, finished: Any) -> None:
+    """Full: said, exit code 2. Nobody reads it: as if SIGPIPE ended it. A failed check keeps exit code 1 if it is told."""
+    budget = tmp_path / "budget.yaml"
+    budget.write_text("macs: 1k\n")
+    words = COMMANDS[command].format(run=finished.root, budget=budget).split()
+
+    def run(**streams: Any) -> subprocess.CompletedProcess[str]:
+        call = [sys.executable, "-m", "slimsight", *words]
+        return subprocess.run(call, text=True, check=False, **{"stderr": subprocess.PIPE, **streams})
+
+    with Path("/dev/full").open("w") as full:
+        said = run(stdout=full)
+        assert said.returncode == 2
+        assert said.stderr.startswith("error: standard output cannot be written: No space left on device; send it")
+        assert run(stdout=subprocess.DEVNULL, stderr=full).returncode == (1 if command == "failed" else 0)
+    reader, writer = os.pipe()
+    os.close(reader)
+    said = run(stdout=writer)
+    os.close(writer)
+    assert (said.returncode, said.stderr) == (141, "")
+
+
+def test_names_that_standard_output_cannot_write_are_escaped(tmp_path: Path) -> None:
+    (tmp_path / "r\u00f6.onnx").touch()
+    call = [sys.executable, "-m", "slimsight", "status", "r\u00f6.onnx"]
+    plain = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    for closed in ({}, {"stdout": None}):
+        said = subprocess.run(call, env=plain, cwd=tmp_path, text=True, check=False, stderr=subprocess.PIPE, **closed)
+        assert (said.returncode, r"r\xf6.onnx" in said.stderr, "Traceback" in said.stderr) == (2, True, False)
