@@ -170,7 +170,7 @@ class _WeightProducts(WeightsMode):  # type: ignore[no-untyped-call]
 
 @contextmanager
 def _checks_of_sizes() -> Iterator[None]:
-    """Context: ``torch._check`` takes the sizes that torch's tracer makes tensors of (``F.max_unpool2d`` checks some)."""
+    """Context: ``torch._check`` takes sizes, which torch's tracer makes tensors of (``F.max_unpool2d`` checks some)."""
     own = torch._check_with  # type: ignore[attr-defined]
 
     def check(error: type[Exception], condition: Any, message: Any) -> None:

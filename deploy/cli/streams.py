@@ -52,9 +52,9 @@ def output_errors() -> Iterator[None]:
         if error.filename is not None or not _output_fails():
             raise
         drop_stream(sys.stdout)
-        print(
+        typer.echo(
             f"error: standard output cannot be written: {error.strerror}; send it somewhere else, or free some space",
-            file=sys.stderr,
+            err=True,
         )
         raise typer.Exit(SlimError.exit_code) from error
 
@@ -70,7 +70,7 @@ def finish_output() -> None:
 def _output_fails() -> bool:
     """Whether standard output takes no more, not even the end of a line."""
     try:
-        print(flush=True)
+        typer.echo()
     except OSError:
         return True
     return False

@@ -106,7 +106,7 @@ class _EscapingConsole(Console):
     """Escapes control characters: no printed name can command a terminal or a CI service."""
 
     def on_broken_pipe(self) -> None:
-        raise  # noqa: PLE0704 - rich handles a BrokenPipeError here, and would exit with 1
+        raise  # rich handles a BrokenPipeError here, and would exit with 1
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(escape_controls(text), **options)  # before rich drops some of them

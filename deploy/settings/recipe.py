@@ -218,12 +218,20 @@ def _prepare(value: Any, schema: Schema, base: Path, where: Place, problems: Pro
     items = value if isinstance(value, list) else [value]
     if any(isinstance(item, bool) for item in items) and types & {"integer", "number", "array"}:
         problems.add(allowed.refusal(where, value, schema), where)
+    elif isinstance(value, list) and (of_items := _schema_of_items(branches)):
+        return [_prepare(item, of_items, base, where, problems) for item in value]
     elif isinstance(value, str) and any(branch.get("format") == "path" for branch in branches):
         if value not in choices(schema):
             return _absolute(value, base, where, schema, problems)
     elif where == ("model", "name") and isinstance(value, str) and (factory := _FACTORY.fullmatch(value)):
         return _absolute(factory["file"], base, where, schema, problems) + factory["factory"]
     return value
+
+
+def _schema_of_items(branches: Sequence[Schema]) -> Schema | None:
+    """The schema of each item of a list of paths; None for other lists."""
+    items = (branch.get("items") for branch in branches)
+    return next((item for item in items if isinstance(item, dict) and item.get("format") == "path"), None)
 
 
 def _absolute(value: str, base: Path, where: Place, schema: Schema, problems: Problems) -> str:

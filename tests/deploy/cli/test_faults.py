@@ -112,7 +112,7 @@ COMMANDS = {
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_standard_output_that_takes_nothing(command: str, tmp_path: Path, finished: Any) -> None:
-    """Full: said, exit code 2. Nobody reads it: as if SIGPIPE ended it. A failed check keeps exit code 1 if it is told."""
+    """Full: said, exit code 2. Nobody reads it: as if SIGPIPE ended it. Standard error may be full."""
     budget = tmp_path / "budget.yaml"
     budget.write_text("macs: 1k\n")
     words = COMMANDS[command].format(run=finished.root, budget=budget).split()
