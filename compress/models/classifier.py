@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from ..errors import ModelError
+from ..errors import ModelError, first_error_line
 from ..modes import double_precision, eval_mode, one_thread, training_structure
 from ..modules import copy_of
 from .guard import TraceGuard
@@ -269,11 +269,14 @@ def _check_gradient(logits: Tensor, images: Tensor) -> None:
     try:
         connected = logits.requires_grad and torch.autograd.grad(logits.sum(), images, allow_unused=True)[0] is not None
     except RuntimeError as error:
-        reason = str(error).split(":")[0]
-        raise ModelError(
-            f"torch cannot compute the model's gradients ({reason}): replace in-place operations on what is still "
-            "needed (x += y by x = x + y, ReLU(inplace=True) by ReLU())"
-        ) from error
+        in_place = "inplace" in str(error)
+        remedy = (
+            "replace in-place operations on what is still needed (x += y by x = x + y, ReLU(inplace=True) by ReLU())"
+            if in_place
+            else "gates are learned by gradients, so let torch.autograd.grad reach the images"
+        )
+        reason = str(error).split(":")[0] if in_place else first_error_line(error)
+        raise ModelError(f"torch cannot compute the model's gradients ({reason}): {remedy}") from error
     if not connected:
         raise ModelError(
             "no gradient of the model's logits reaches its images: it leaves autograd on the way "
