@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from slimsight.compress.errors import ModelError
 from slimsight.compress.models import Classifier, check_classifier, check_logits
@@ -93,6 +94,25 @@ def test_attention_is_refused_for_any_number_of_images(name: str, count: int) ->
 def test_tensors_that_become_python_values_are_refused_for_what_they_are(body: Body, words: str) -> None:
     net = Net(lambda net, x: body(net, x).mean((2, 3)))
     with pytest.raises(ModelError, match=rf"{words}|{words}.*test_checks\.py, line \d+"):
+        check_logits(net.eval(), IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (
+            lambda net, x: torch.cond(x.sum() > 0, lambda maps: maps * 2, lambda maps: maps * 3, (x,)),
+            r"torch's higher-order operator 'cond', which takes functions and may branch or loop by the image",
+        ),
+        (
+            lambda net, x: checkpoint(nn.Identity(), x, use_reentrant=True),
+            r"gradients \(When use_reentrant=True.*\): gates are learned by gradients",
+        ),
+    ],
+)
+def test_the_reason_is_that_of_the_model(body: Body, words: str) -> None:
+    net = Net(lambda net, x: body(net, x).mean((2, 3)))
+    with pytest.raises(ModelError, match=words):
         check_logits(net.eval(), IMAGES)
 
 

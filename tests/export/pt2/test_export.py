@@ -63,8 +63,8 @@ def test_untraceable_model_gets_one_sentence(model, capfd):
         message,
     )
     assert message.endswith(
-        "use flatten(1) instead of a fixed batch size, x.shape[0] instead of len(x), and do not branch on the values of "
-        "tensors"
+        "use flatten(1) instead of a fixed batch size, x.shape[0] instead of len(x), and do not branch on the values "
+        "of tensors"
     )
     assert "\n" not in message
     assert capfd.readouterr() == ("", "")
