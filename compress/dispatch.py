@@ -59,7 +59,7 @@ class WeightsMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         if isinstance(func, HigherOrderOperator):
             raise ModelError(
-                f"the model computes by torch's higher-order operator '{func.name()}', which takes functions and may "
+                f"the model computes by torch's higher-order operator '{func.__name__}', which takes functions and may "
                 "branch or loop by the image: only models that compute the same layers for every image can be slimmed"
             )
         inputs = list(_tensors((args, kwargs)))

@@ -181,7 +181,7 @@ def _checks_of_sizes() -> Iterator[None]:
     def check(error: type[BaseException], condition: Any, message: Any = None) -> None:
         own(error, bool(condition) if isinstance(condition, Tensor) else condition, message)
 
-    torch._check_with = check
+    torch._check_with = check  # type: ignore[assignment]
     try:
         yield
     finally:
