@@ -118,6 +118,7 @@ MACS: dict[str, Form] = {
     "F.linear": counts(lambda net, x: F.linear(x.mean((2, 3)), net.weight), 15, 5, 3),
     "einsum": counts(lambda net, x: torch.einsum("nchw,cd->ndhw", x, net.weight), 960, 3, 5),
     "baddbmm": counts(lambda net, x: torch.baddbmm(x[:, 0, :3, :5], x.flatten(2), net.weight), 960, 1, 64, 5),
+    "a matrix times a vector": counts(lambda net, x: x.flatten(2).transpose(1, 2) @ net.weight, 192, 3),
     "a plain tensor": counts(lambda net, x: x.mean((2, 3)) @ net.plain, 15, 3, 5),
     "F.bilinear": counts(lambda net, x: F.bilinear(x.mean((2, 3)), x.mean((2, 3)), net.weight), 45, 5, 3, 3),
     "MultiheadAttention": counts(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize, prune
+from torch.utils.checkpoint import checkpoint
 from torchvision.ops import DropBlock2d, StochasticDepth
 
 IMAGES = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -113,6 +114,13 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "a scale of one's own": net(lambda net, x: x * net.scale, scale=nn.Parameter(torch.rand(8, 1, 1))),
     "einsum": net(lambda net, x: torch.einsum("nchw,cd->ndhw", x, net.mix), mix=nn.Parameter(torch.rand(8, 8))),
     "max_unpool2d": net(lambda _net, x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2)),
+    "MaxUnpool2d across a convolution": net(
+        lambda net, x: (lambda maps, at: net.unpool(F.relu(net.middle(maps)), at))(*net.pool(x)),
+        pool=nn.MaxPool2d(2, return_indices=True),
+        unpool=nn.MaxUnpool2d(2),
+        middle=nn.Conv2d(8, 8, 3, padding=1),
+    ),
+    "torch._check of a size": net(lambda _net, x: (torch._check(x.shape[1] > 0), x)[1]),
 }
 
 
@@ -195,10 +203,13 @@ BEHAVIOUR: dict[str, Callable[[], nn.Module]] = {
     "another factor for many images": net(head=lambda net, x: net.fc(pooled(x)) * (1 + (len(x) > 2))),
     "attention in the batch": net(head=lambda net, x: net.fc((pooled(x) @ pooled(x).T) @ pooled(x))),
     "an image's value as a number": net(lambda _net, x: x * float(x.max())),
+    "torch.cond": net(lambda _net, x: torch.cond(x.sum() > 0, lambda maps: maps * 2, lambda maps: maps * 3, (x,))),
     "a weight as a number": net(lambda net, x: x * float(net.fc.bias[0])),
     "a list of logits": net(head=lambda net, x: [net.fc(pooled(x))]),
     "a dict of logits": net(head=lambda net, x: {"out": net.fc(pooled(x))}),
     "classes in place of logits": net(head=lambda net, x: net.fc(pooled(x)).argmax(1)),
+    "view(len(x), 2, 4)": net(head=lambda net, x: net.fc(pooled(x).view(len(x), 2, 4).flatten(1))),
+    "checkpoint(use_reentrant=True)": net(lambda net, x: checkpoint(net.aside, x, use_reentrant=True)),
     "NaN": net(head=lambda net, x: net.fc(pooled(x)) * float("nan")),
     "detach": net(lambda _net, x: x.detach()),
     "an error of one's own": net(lambda _net, _x: [][1]),

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import HigherOrderOperator
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -25,7 +26,12 @@ class WeightsMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Activations are the images and all that operators compute from them. Blank are tensors made of nothing
     (``torch.zeros``) and what is computed from such. All others are weights: parameters, buffers, tensors that are
     neither (attributes, globals, literals), and what operators compute from weights alone.
+
+    Raises:
+        ModelError: an operator of higher order runs (``torch.cond``, ``torch.while_loop``); it is named.
     """
+
+    supports_higher_order_operators = True  # they come here, to be refused
 
     def __init__(self, images: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -51,6 +57,11 @@ class WeightsMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        if isinstance(func, HigherOrderOperator):
+            raise ModelError(
+                f"the model computes by torch's higher-order operator '{func.__name__}', which takes functions and may "
+                "branch or loop by the image: only models that compute the same layers for every image can be slimmed"
+            )
         inputs = list(_tensors((args, kwargs)))
         self.before(func, inputs)
         of_weights = bool(inputs) and all(map(self.is_weight, inputs))

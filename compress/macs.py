@@ -3,7 +3,8 @@
 MACs are those of convolutions, linear layers and all else that sums up products with weights: one fused multiply-add is
 one MAC. fvcore counts convolutions and linear layers; recurrent layers, deformable convolutions and matrix products
 with weights outside of any layer are counted here. What cannot be counted is refused by name.
-Not counted: biases, normalisation, activations, pooling, additions, attention scores.
+Not counted: biases, normalisation, activations, pooling, additions, attention scores, products element by element (also
+where a sum follows), Fourier transforms.
 """
 
 from __future__ import annotations
@@ -81,10 +82,14 @@ def count_macs(model: nn.Module, example: Tensor) -> MacsCount:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # fvcore scripts functions on import; torch deprecates that
         from fvcore.nn import FlopCountAnalysis
+        from fvcore.nn.jit_handles import addmm_flop_jit, conv_flop_jit, linear_flop_jit
 
-    with eval_mode(model), torch.no_grad(), _plain_extra_state(model):
+    with eval_mode(model), torch.no_grad(), _plain_extra_state(model), _checks_of_sizes():
         products = count_products(model, example)
         counter = FlopCountAnalysis(model, example)
+        counter.clear_op_handles()  # others would fail on what is not counted by them (a matrix times a vector)
+        counter.set_op_handle("aten::_convolution", conv_flop_jit, "aten::linear", linear_flop_jit)
+        counter.set_op_handle("aten::addmm", addmm_flop_jit)
         counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         try:
             by_module = counter.by_module_and_operator()
@@ -166,6 +171,21 @@ class _WeightProducts(WeightsMode):  # type: ignore[no-untyped-call]
     def _counts(self, left: Tensor, right: Tensor) -> bool:
         """Whether a matrix product is one with a weight, or with what is the same for all images."""
         return any(map(self.is_weight, (left, right))) or self.is_activation(left) != self.is_activation(right)
+
+
+@contextmanager
+def _checks_of_sizes() -> Iterator[None]:
+    """Context: ``torch._check`` takes sizes, which torch's tracer makes tensors of (``F.max_unpool2d`` checks some)."""
+    own = torch._check_with
+
+    def check(error: type[BaseException], condition: Any, message: Any = None) -> None:
+        own(error, bool(condition) if isinstance(condition, Tensor) else condition, message)
+
+    torch._check_with = check  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch._check_with = own
 
 
 @contextmanager

@@ -207,6 +207,11 @@ class ModelConfig(Section):
     std: tuple[Positive, Positive, Positive] = Field(
         default=(0.229, 0.224, 0.225), description="what they are divided by then"
     )
+    files: tuple[Path, ...] = Field(
+        default=(),
+        description="files that the code of file.py:factory reads in other ways than Python's open (cv2.imread, "
+        "sqlite3, another process): where one changes, the run starts anew, as with all that Python opens",
+    )
     train: TrainConfig = TrainConfig()
 
     @model_validator(mode="before")

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import ConfigError
+from .untrusted import is_utf8, printable
 
 _PROCESSES = Path("/proc")
 """Where Linux shows the open files of processes; ``/dev/stdout`` and ``/dev/fd/3`` are links into it."""
@@ -39,6 +40,22 @@ def is_replaceable(place: Path) -> bool:
         place: as ``follow_links`` gives it.
     """
     return not place.is_relative_to(_PROCESSES) and (place.is_file() or place.is_dir() or not place.exists())
+
+
+def check_name(given: str) -> None:
+    """Refuse the name of a file, or ``file.py:factory``, that is not UTF-8, or a link to such a name.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    if not is_utf8(given):
+        raise ConfigError(f"the argument {printable(given, 500)} is a name that is not UTF-8: rename it, and try again")
+    file = given.rpartition(":")[0] if ".py:" in given else given
+    if "\0" not in file and not is_utf8(place := os.path.realpath(file)):
+        raise ConfigError(
+            f"the argument {printable(given, 500)} leads to {printable(place, 500)}, whose name, or that of a folder "
+            "above it, is not UTF-8: rename that, and try again"
+        )
 
 
 def check_file_destination(path: Path, option: str, example: str = "result") -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from ..errors import ModelError
-from ..modes import double_precision, eval_mode, one_thread
+from ..errors import ModelError, first_error_line
+from ..modes import double_precision, eval_mode, one_thread, training_structure
 from ..modules import copy_of
 from .guard import TraceGuard
 from .user_code import UserCode
@@ -39,6 +39,9 @@ class Normalize(nn.Module):
 class Classifier(nn.Module):
     """Normalisation, then the network. Raw images (N, 3, H, W) in [0, 1] -> logits (N, classes).
 
+    A network with auxiliary heads may return more in training mode: ``main_logits`` of it are taken, so that its
+    trainings learn from the logits alone.
+
     ``changes``: what of the network is no longer as it was given (see ``adopt``), a sentence each.
     """
 
@@ -50,8 +53,31 @@ class Classifier(nn.Module):
         self.net = net
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.net(self.normalize(x))
-        return logits
+        return self.logits(self.normalize(x))
+
+    def logits(self, normalized: Tensor) -> Tensor:
+        """(N, classes) of images that are normalised already."""
+        logits: Tensor = self.net(normalized)
+        return main_logits(logits) if self.training else logits
+
+
+def main_logits(outputs: Any) -> Any:
+    """What of ``outputs`` a network with auxiliary heads also returns in eval mode (``check_training`` proves it).
+
+    ``logits`` or ``out`` of a dict or a named tuple, else the first of its values, of a tuple or of a list.
+    """
+    while isinstance(outputs, Mapping | tuple | list) and outputs:
+        named = outputs._asdict() if hasattr(outputs, "_asdict") else outputs
+        if isinstance(named, Mapping):
+            outputs = next((named[key] for key in ("logits", "out") if key in named), next(iter(named.values())))
+        else:
+            outputs = named[0]
+    return outputs
+
+
+def all_outputs(model: nn.Module, images: Tensor) -> Any:
+    """What ``model`` computes of images (N, C, H, W), the outputs of a classifier's auxiliary heads included."""
+    return model.net(model.normalize(images)) if isinstance(model, Classifier) else model(images)
 
 
 class ClassCountError(ModelError):
@@ -104,18 +130,31 @@ def check_training(model: nn.Module, images: Tensor) -> None:
     """Check that ``model`` returns logits in training mode too, as a run's trainings need; ``model`` is not changed.
 
     Raises:
-        ModelError: it fails, or returns something else, such as the logits of auxiliary heads.
+        ModelError: it fails, or its ``main_logits`` there are not the logits of eval mode.
     """
     twin = copy_of(model).train()
     with UserCode("the model fails in training mode"), torch.no_grad(), torch.random.fork_rng(devices=[]):
-        found = twin(images)
-    if not isinstance(found, Tensor) or found.dim() != 2:
-        what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-        raise ModelError(
-            f"the model returns {what} in training mode, and logits in eval mode: a run trains on logits alone, so "
-            "build the model without its auxiliary outputs (torchvision: aux_logits=False), or finetune in a loop of "
-            "your own with the Python API"
-        )
+        outputs = all_outputs(twin, images)
+        found = main_logits(outputs)
+    if isinstance(found, Tensor) and found.dim() == 2 and (found is outputs or _is_main(model, images)):
+        return
+    what = f"shape {tuple(found.shape)}" if found is outputs and isinstance(found, Tensor) else type(outputs).__name__
+    raise ModelError(
+        f"the model returns {what} in training mode, whose first value (or 'logits', or 'out') is not what it returns "
+        "in eval mode, and a run trains on that: return it first, or build the model without its auxiliary outputs "
+        "(torchvision: aux_logits=False)"
+    )
+
+
+def _is_main(model: nn.Module, images: Tensor) -> bool:
+    """Whether the ``main_logits`` of training mode are those of eval mode, but for dropout and normalisation."""
+    twin = copy_of(model)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with eval_mode(twin):
+            expected = twin(images)
+        with training_structure(twin):
+            found = main_logits(all_outputs(twin, images))
+    return found.shape == expected.shape and _close(found, expected, 1e-3)
 
 
 @one_thread()
@@ -230,11 +269,14 @@ def _check_gradient(logits: Tensor, images: Tensor) -> None:
     try:
         connected = logits.requires_grad and torch.autograd.grad(logits.sum(), images, allow_unused=True)[0] is not None
     except RuntimeError as error:
-        reason = str(error).split(":")[0]
-        raise ModelError(
-            f"torch cannot compute the model's gradients ({reason}): replace in-place operations on what is still "
-            "needed (x += y by x = x + y, ReLU(inplace=True) by ReLU())"
-        ) from error
+        in_place = "inplace" in str(error)
+        remedy = (
+            "replace in-place operations on what is still needed (x += y by x = x + y, ReLU(inplace=True) by ReLU())"
+            if in_place
+            else "gates are learned by gradients, so let torch.autograd.grad reach the images"
+        )
+        reason = str(error).split(":")[0] if in_place else first_error_line(error)
+        raise ModelError(f"torch cannot compute the model's gradients ({reason}): {remedy}") from error
     if not connected:
         raise ModelError(
             "no gradient of the model's logits reaches its images: it leaves autograd on the way "

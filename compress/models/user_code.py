@@ -21,7 +21,7 @@ from .user_modules import builtins_for, forget, package_of, project_modules, sha
 from .user_reads import OpenedFiles
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
-_OURS, _MODELS = (str(folder) + os.sep for folder in (Path(__file__).parents[2], Path(__file__).parent))
+_OURS, _NETWORKS = str(Path(__file__).parents[2]) + os.sep, str(Path(__file__).with_name("cifar.py"))
 
 
 def build_from_file(name: str, classes: int) -> nn.Module:
@@ -83,7 +83,7 @@ def split_file_name(name: str) -> tuple[Path, str]:
 class UserCode:
     """Context: turns an exception into a ModelError "``doing``: type: message (file, line n)".
 
-    The line is the deepest in ``file``; without one, the deepest outside torch. Interrupts pass.
+    The line is the deepest in ``file``; without one, the deepest outside torch, if the model has one. Interrupts pass.
     """
 
     def __init__(self, doing: str, file: Path | None = None) -> None:
@@ -100,13 +100,14 @@ class UserCode:
         if isinstance(error, SlimError) or not isinstance(error, Exception | SystemExit):
             return
         text = " ".join(str(error).split())
-        line = _line_of_error(error, trace, self.file)
+        place = _line_of_error(error, trace, self.file)
+        line = f" ({place})" if place else ""
         if isinstance(error, ImportError) and self.file is None:  # raised while the network runs
             doing, remedy = "the model imports while it runs", "; import it at the top of the model's file"
         else:
             doing, remedy = self.doing, ""
         described = f"{type(error).__name__}{f': {text}' if text else ''}"
-        raise ModelError(f"{doing}: {described} ({line}){remedy}") from error
+        raise ModelError(f"{doing}: {described}{line}{remedy}") from error
 
 
 def calling_line() -> str:
@@ -116,6 +117,7 @@ def calling_line() -> str:
 
 
 def _line_of_error(error: BaseException, trace: TracebackType | None, file: Path | None) -> str:
+    """Where ``error`` arose; empty for a network that consists of torch's layers alone."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}"
     frames = traceback.extract_tb(trace)
@@ -123,13 +125,13 @@ def _line_of_error(error: BaseException, trace: TracebackType | None, file: Path
         candidates = [frame for frame in frames if _of_model(frame.filename)]
     else:
         candidates = [frame for frame in frames if frame.filename == str(file)]
-    frame = (candidates or list(frames))[-1]
-    return f"{frame.filename}, line {frame.lineno}"
+        candidates = candidates or list(frames)
+    return f"{candidates[-1].filename}, line {candidates[-1].lineno}" if candidates else ""
 
 
 def _of_model(file: str) -> bool:
     """Whether a line of ``file`` may be a model's: not torch's, nor of the modes that watch each of its operators."""
-    return not file.startswith(_TORCH) and (file.startswith(_MODELS) or not file.startswith(_OURS))
+    return not file.startswith(_TORCH) and (file == _NETWORKS or not file.startswith(_OURS))
 
 
 def _load_module(path: Path, source: bytes, opened: OpenedFiles) -> ModuleType:

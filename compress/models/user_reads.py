@@ -1,6 +1,8 @@
 """Files of the user's that a model's file and its factory read while they build the network: settings, tables, weights.
 
-Python reports every file that is opened to audit hooks (PEP 578); safetensors opens files by itself and is asked.
+Python reports every file that is opened, and every library that ctypes loads, to audit hooks (PEP 578); safetensors
+opens files by itself and is asked. What other libraries open by themselves (cv2.imread, sqlite3, h5py) is not seen, nor
+what other processes read: ``model.files`` of a recipe names such files.
 """
 
 from __future__ import annotations
@@ -97,8 +99,12 @@ _watching: list[OpenedFiles] = []
 
 
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:
-    if event == "open" and _watching:
+    if not _watching:
+        return
+    if event == "open":
         _watching[-1].add(arguments[0], arguments[2])
+    elif event == "ctypes.dlopen":
+        _watching[-1].add(arguments[0])
 
 
 @cache

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from ..errors import PruningError, first_error_line
+from ..models.classifier import all_outputs
 from ..modes import eval_mode, training_structure
 from ..modules import copy_of
 from ..progress import SILENT, Progress
@@ -115,5 +116,5 @@ def _places(group: ChannelGroup, prefix: str) -> set[tuple[str, int, int]]:
 
 def _training_outputs(network: nn.Module, images: Tensor) -> Sequence[Tensor]:
     with training_structure(network):
-        outputs = network(images)
+        outputs = all_outputs(network, images)
     return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor) and leaf.requires_grad]

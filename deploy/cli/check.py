@@ -71,7 +71,7 @@ def _print(result: CheckResult, json: Path | None) -> None:
 
 
 def _write(result: CheckResult, json: Path | None, junit: Path | None, summary: Path | None) -> None:
-    from slimsight.compress.files.atomic import write_json, write_text
+    from slimsight.compress.files.atomic import write_errors, write_json, write_text
 
     from ..check.outputs import to_junit, to_markdown
 
@@ -84,6 +84,7 @@ def _write(result: CheckResult, json: Path | None, junit: Path | None, summary: 
     if junit is not None:
         write_text(junit, to_junit(result))
     if summary is not None:
-        summary.parent.mkdir(parents=True, exist_ok=True)
-        with summary.open("a", encoding="utf-8") as file:
-            file.write(to_markdown(result))
+        with write_errors(summary):
+            summary.parent.mkdir(parents=True, exist_ok=True)
+            with summary.open("a", encoding="utf-8") as file:
+                file.write(to_markdown(result))

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from slimsight.compress.errors import ConfigError
-from slimsight.compress.files.destination import follow_links, is_replaceable
+from slimsight.compress.files.destination import check_name, follow_links, is_replaceable
 
 from .terminal import Terminal, console
 
@@ -63,6 +63,7 @@ def init(
         model = None
     budget = out.with_name("budget.yaml" if out.stem == "recipe" else f"{out.stem}-budget.yaml")
     skip_list = out.with_name("skip.txt" if out.stem == "recipe" else f"{out.stem}-skip.txt") if skip_broken else None
+    check_name(str(out))
     for path in (out, budget, *([skip_list] if skip_list is not None and not _is_skip_list(skip_list) else [])):
         if path.exists() and not (path.is_file() and is_replaceable(follow_links(path))):
             raise ConfigError(f"{path} is no regular file, and the recipe is read again; give a file with --out")
@@ -94,11 +95,11 @@ def init(
     model_facts = examine_model(model, image_facts, weights=source, progress=terminal.progress)
     effort: Literal["quick", "default", "thorough"] = "quick" if quick else "thorough" if thorough else "default"
     starter = to_recipe(image_facts, model_facts, out=out, memory=usable_memory(), schema=_schema_place, effort=effort)
+    load_recipe(out, text=starter.text)  # before anything is written
     for name in NAMES:
         _write_schema(out.absolute().parent / _schema_place(name), schema_file(name).read_text(encoding="utf-8"))
     write_text(out, starter.text)
     write_text(budget, starter.budget)
-    load_recipe(out)
     load_budget(budget)
     screen = console()
     for line in starter.messages:

@@ -1,6 +1,7 @@
 """The command line, and the only place that turns errors into exit codes.
 
-0 done and within budget; 1 a budget or check failed; 2 wrong usage or input; 130 interrupted, safe to rerun.
+0 done and within budget; 1 a budget or check failed; 2 wrong usage or input; 130 interrupted, safe to rerun; 141 nobody
+reads standard output.
 What is heavy (torch) is imported by the command that needs it: help and usage errors answer at once.
 """
 
@@ -19,6 +20,7 @@ import typer
 from typer.core import TyperGroup
 
 from slimsight.compress.errors import ConfigError, Interrupted, SlimError, out_of_memory
+from slimsight.compress.files.destination import check_name
 from slimsight.compress.files.untrusted import is_utf8, printable
 from slimsight.compress.progress import Stop
 
@@ -27,6 +29,7 @@ from ..run.processes import INTERRUPTED_MESSAGE, PEER_LOST_MESSAGE, is_lost_peer
 from . import COMMANDS
 from .help import HELP
 from .progress import ConsoleProgress
+from .streams import finish_output, output_errors, prepare_streams
 from .terminal import LibraryMessages, Terminal, console
 
 _ARGUMENTS = "slimsight.arguments"
@@ -37,7 +40,8 @@ class _Commands(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         ctx.meta[_ARGUMENTS] = list(args)
-        return super().parse_args(ctx, args)
+        with output_errors():  # --help and --version print here
+            return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         stop = Stop()
@@ -45,7 +49,8 @@ class _Commands(TyperGroup):
             ctx.obj = Terminal(progress, libraries, stop)
             try:
                 _refuse_foreign_names(ctx.meta[_ARGUMENTS])
-                return super().invoke(ctx)
+                with output_errors():
+                    return super().invoke(ctx)
             except SlimError as error:
                 if prints_errors(error):
                     progress.error(str(error))
@@ -60,8 +65,6 @@ class _Commands(TyperGroup):
                 if prints_errors(error):
                     progress.error(PEER_LOST_MESSAGE)
                 code = Interrupted.exit_code
-            except BrokenPipeError:
-                raise  # `slimsight status RUN | head`: typer leaves quietly
             except OSError as error:  # not reported better elsewhere
                 where = f"{error.filename}: " if error.filename else ""
                 progress.error(f"{where}{error.strerror or error}; correct that and run the same command again")
@@ -72,6 +75,7 @@ class _Commands(TyperGroup):
                     raise
                 progress.error(f"'slimsight {ctx.invoked_subcommand}' {reason}")
                 code = SlimError.exit_code
+        finish_output()
         raise typer.Exit(code)
 
 
@@ -82,10 +86,7 @@ def _refuse_foreign_names(arguments: Sequence[str]) -> None:
         ConfigError: names the argument, or the folder.
     """
     for given in arguments:
-        if not is_utf8(given):
-            raise ConfigError(
-                f"the argument {printable(given, 500)} is a name that is not UTF-8: rename it, and try again"
-            )
+        check_name(given)
     if not is_utf8(here := os.getcwd()):  # noqa: PTH109 - the name alone
         raise ConfigError(
             f"the current folder, {printable(here, 500)}, has a name that is not UTF-8: rename it, or work in another"
@@ -128,6 +129,7 @@ for _command in COMMANDS:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of ``slimsight``; leaves by ``SystemExit``."""
     keep_freed_memory()
+    prepare_streams()
     app(arguments, prog_name="slimsight")  # whatever started it: completion goes by this name
 
 

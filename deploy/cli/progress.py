@@ -22,6 +22,8 @@ from slimsight.compress.amounts import as_duration
 from slimsight.compress.errors import RunError
 from slimsight.compress.files.untrusted import escape_controls
 
+from .streams import drop_stream
+
 T = TypeVar("T")
 
 _REDRAW_SECONDS = 0.1
@@ -96,6 +98,7 @@ class ConsoleProgress:
         self._last_note, self._printed_at = "", clock()
         self._noted_at = self._printed_at
         self._closed = threading.Event()
+        self._silent = False
 
     def __enter__(self) -> ConsoleProgress:
         if not self._draws:
@@ -267,15 +270,23 @@ class ConsoleProgress:
         text = escape_controls(text)
         if screen:
             self._printed_at = self._clock()
-        if screen and self._draws:
-            self._console.print(text, style=style, markup=False, soft_wrap=True)
-        elif screen:
-            print(text, file=self._stream, flush=True)
+        if screen and not self._silent:
+            self._show(text, style)
         if log and self._log is not None:
             try:
                 print(f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}", file=self._log)
             except OSError:  # a full disk must not end a run for the sake of its log
                 self._log = None
+
+    def _show(self, text: str, style: str | None) -> None:
+        try:
+            if self._draws:
+                self._console.print(text, style=style, markup=False, soft_wrap=True)
+            else:
+                print(text, file=self._stream, flush=True)
+        except OSError:  # full, or nobody reads it: that must not end a run for the sake of its messages
+            self._silent = True
+            drop_stream(self._stream)
 
 
 def _figure_texts(figures: dict[str, float]) -> list[str]:

@@ -105,6 +105,9 @@ def console() -> Console:
 class _EscapingConsole(Console):
     """Escapes control characters: no printed name can command a terminal or a CI service."""
 
+    def on_broken_pipe(self) -> None:
+        raise  # rich handles a BrokenPipeError here, and would exit with 1
+
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(escape_controls(text), **options)  # before rich drops some of them
 

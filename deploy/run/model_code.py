@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from slimsight.compress.errors import RunError
+from slimsight.compress.config import ModelConfig
+from slimsight.compress.errors import ConfigError, RunError
 from slimsight.compress.files.sealed import sha256_of_file
 from slimsight.compress.models.user_code import is_file_name, needed_files, split_file_name
 
@@ -17,7 +19,8 @@ class ModelCode:
 
     Attributes:
         file: sha256 of the model's file; None for a model that no file of the user's makes.
-        needed: path and sha256 of each file of the user's that it imports or reads, by module name or relative path.
+        needed: path and sha256 of each file of the user's that it imports or reads, or that ``model.files`` names, by
+            module name or relative path.
     """
 
     path: Path | None = None
@@ -25,16 +28,26 @@ class ModelCode:
     needed: Mapping[str, tuple[Path, str | None]] | None = None
 
     @classmethod
-    def of(cls, name: str, classes: int) -> ModelCode:
-        """The code of the model ``name`` of a recipe; it is built once.
+    def of(cls, config: ModelConfig, classes: int) -> ModelCode:
+        """The code of a recipe's model; it is built once.
 
         Raises:
-            ConfigError, ModelError: it cannot be built.
+            ConfigError, ModelError: it cannot be built, or ``model.files`` names what is no file, or is for no code.
         """
-        if not is_file_name(name):
+        if not is_file_name(config.name):
+            if config.files:
+                raise ConfigError(
+                    f"model.files names {config.files[0]} and model.name is {config.name}, which is no code of yours: "
+                    "leave model.files out, or give model.name path/to/file.py:factory"
+                )
             return cls()
-        path, _ = split_file_name(name)
-        return cls(path, sha256_of_content(path), needed_files(name, classes))
+        path, _ = split_file_name(config.name)
+        named = {}
+        for file in config.files:
+            if not file.is_file():
+                raise ConfigError(f"model.files: there is no file {file}; name each file, not its folder")
+            named[Path(os.path.relpath(file, path.parent)).as_posix()] = (file, sha256_of_content(file))
+        return cls(path, sha256_of_content(path), {**named, **needed_files(config.name, classes)})
 
     @property
     def digests(self) -> dict[str, str | None]:

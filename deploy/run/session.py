@@ -116,7 +116,7 @@ class Session(RunImages):
     @cached_property
     def code(self) -> ModelCode:
         """The user's code that makes the model."""
-        return ModelCode.of(self.recipe.model.name, len(self.classes))
+        return ModelCode.of(self.recipe.model, len(self.classes))
 
     @cached_property
     def splits(self) -> Splits:

@@ -109,16 +109,19 @@ def _is_unlabelled(data: object) -> bool:
     return data.get("labels") == "none" if isinstance(data, dict) else getattr(data, "labels", None) == "none"
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: Path, overrides: Sequence[str] = (), *, text: str | None = None) -> Recipe:
     """The recipe in ``path`` after ``overrides``: ``a.b=c``, c in YAML; the later of two for one key wins.
 
     Relative paths count from the recipe's folder in the file, and from the current folder in ``overrides``.
+
+    Args:
+        text: what is to be written to ``path``, which is not read then.
 
     Raises:
         ConfigError: all that is wrong with the file and the overrides, one line each.
     """
     problems = Problems()
-    tree = _read_tree(path, problems)
+    tree = _read_tree(path, text, problems)
     merged = {} if tree is None else tree
     for override in overrides:
         _apply(override, merged, problems)
@@ -133,10 +136,10 @@ def dump_recipe(recipe: Recipe) -> str:
     return dump_yaml(recipe.model_dump(mode="json"))
 
 
-def _read_tree(path: Path, problems: Problems) -> dict[str, Any] | None:
+def _read_tree(path: Path, text: str | None, problems: Problems) -> dict[str, Any] | None:
     """The file's settings with absolute paths, or None (and a problem) when they cannot be read at all."""
     try:
-        parsed = read_yaml(read_text(path, MOST_YAML))
+        parsed = read_yaml(read_text(path, MOST_YAML) if text is None else text)
     except OSError as error:
         raise ConfigError(_unreadable(path, error)) from error
     except UnicodeDecodeError as error:
@@ -215,12 +218,20 @@ def _prepare(value: Any, schema: Schema, base: Path, where: Place, problems: Pro
     items = value if isinstance(value, list) else [value]
     if any(isinstance(item, bool) for item in items) and types & {"integer", "number", "array"}:
         problems.add(allowed.refusal(where, value, schema), where)
+    elif isinstance(value, list) and (of_items := _schema_of_items(branches)):
+        return [_prepare(item, of_items, base, where, problems) for item in value]
     elif isinstance(value, str) and any(branch.get("format") == "path" for branch in branches):
         if value not in choices(schema):
             return _absolute(value, base, where, schema, problems)
     elif where == ("model", "name") and isinstance(value, str) and (factory := _FACTORY.fullmatch(value)):
         return _absolute(factory["file"], base, where, schema, problems) + factory["factory"]
     return value
+
+
+def _schema_of_items(branches: Sequence[Schema]) -> Schema | None:
+    """The schema of each item of a list of paths; None for other lists."""
+    items = (branch.get("items") for branch in branches)
+    return next((item for item in items if isinstance(item, dict) and item.get("format") == "path"), None)
 
 
 def _absolute(value: str, base: Path, where: Place, schema: Schema, problems: Problems) -> str:

@@ -67,7 +67,7 @@ def trace(model: nn.Module, example: Tensor) -> ExportedProgram:
         raise ExportError(
             f"{type(model).__name__} cannot be traced with a free batch size for images of shape "
             f"{tuple(example.shape[1:])}: {first_error_line(error)}; in forward(), use flatten(1) instead of a "
-            "fixed batch size and do not branch on the values of tensors"
+            "fixed batch size, x.shape[0] instead of len(x), and do not branch on the values of tensors"
         ) from error
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):

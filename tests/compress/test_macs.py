@@ -185,6 +185,14 @@ LOOSE: dict[str, tuple[nn.Module, int]] = {
     "F.conv2d": (Loose(lambda net, x: F.conv2d(x, net.weight, padding=1), (5, 3, 3, 3)), 64 * 27 * 5),
     "a product": (Loose(lambda net, x: x.flatten(2) @ net.weight, (64, 5)), 3 * 64 * 5),
     "a product from the left": (Loose(lambda net, x: net.weight @ x.flatten(2), (5, 3)), 64 * 15),
+    "a product with a vector": (Loose(lambda net, x: x.flatten(2).transpose(1, 2) @ net.weight, (3,)), 64 * 3),
+    "between pooling and its inverse": (
+        Loose(
+            lambda net, x: F.max_unpool2d(*F.max_pool2d(net.layer(x), 2, return_indices=True), 2),
+            layer=nn.Conv2d(3, 5, 3, padding=1),
+        ),
+        64 * 27 * 5,
+    ),
     "einsum": (Loose(lambda net, x: torch.einsum("nchw,cd->ndhw", x, net.weight), (3, 5)), 64 * 15),
     "tensordot": (Loose(lambda net, x: torch.tensordot(x, net.weight, ([1], [0])), (3, 5)), 64 * 15),
     "a normalised weight": (Loose(lambda net, x: F.linear(x.mean((2, 3)), F.normalize(net.weight)), (5, 3)), 15),

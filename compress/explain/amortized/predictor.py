@@ -44,8 +44,7 @@ class Predictor(nn.Module):
 
     def forward(self, images: Tensor, mask: Tensor) -> Tensor:
         """(N, classes) logits of images (N, 3, H, W) in [0, 1] seen through mask (N, 1, H, W)."""
-        logits: Tensor = self.classifier.net(self.classifier.normalize(images) * mask)
-        return logits
+        return self.classifier.logits(self.classifier.normalize(images) * mask)
 
 
 def divergence(reference: Tensor, logits: Tensor) -> Tensor:

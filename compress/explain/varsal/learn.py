@@ -141,9 +141,8 @@ def masked_logits(classifier: nn.Module, images: Tensor, mask: Tensor) -> Tensor
     Any module but a ``Classifier`` is assumed to take images that are normalised already.
     """
     if isinstance(classifier, Classifier):
-        logits: Tensor = classifier.net(classifier.normalize(images) * mask)
-    else:
-        logits = classifier(images * mask)
+        return classifier.logits(classifier.normalize(images) * mask)
+    logits: Tensor = classifier(images * mask)
     return logits
 
 

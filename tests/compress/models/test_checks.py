@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from slimsight.compress.errors import ModelError
 from slimsight.compress.models import Classifier, check_classifier, check_logits
@@ -92,6 +94,25 @@ def test_attention_is_refused_for_any_number_of_images(name: str, count: int) ->
 def test_tensors_that_become_python_values_are_refused_for_what_they_are(body: Body, words: str) -> None:
     net = Net(lambda net, x: body(net, x).mean((2, 3)))
     with pytest.raises(ModelError, match=rf"{words}|{words}.*test_checks\.py, line \d+"):
+        check_logits(net.eval(), IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (
+            lambda net, x: torch.cond(x.sum() > 0, lambda maps: maps * 2, lambda maps: maps * 3, (x,)),
+            r"torch's higher-order operator 'cond', which takes functions and may branch or loop by the image",
+        ),
+        (
+            lambda net, x: checkpoint(nn.Identity(), x, use_reentrant=True),
+            r"gradients \(When use_reentrant=True.*\): gates are learned by gradients",
+        ),
+    ],
+)
+def test_the_reason_is_that_of_the_model(body: Body, words: str) -> None:
+    net = Net(lambda net, x: body(net, x).mean((2, 3)))
+    with pytest.raises(ModelError, match=words):
         check_logits(net.eval(), IMAGES)
 
 
@@ -185,6 +206,8 @@ def test_a_run_says_that_it_gives_rgb(channels: int, words: str) -> None:
 def test_another_fault_is_not_blamed_on_the_channels() -> None:
     with pytest.raises(ModelError, match="the model does not take 3x8x8 images: RuntimeError"):
         check_classifier(Net(lambda net, x: x.mean(3), inputs=1).eval(), 8, 3)
+    with pytest.raises(ModelError, match=r"3x8x8 images: RuntimeError: [^()]*\(2x192 and 7x3\)$"):
+        check_classifier(nn.Sequential(nn.Flatten(), nn.Linear(7, 3)), 8, 3)  # no line of ours, where none is its own
 
 
 class Auxiliary(nn.Module):
@@ -197,16 +220,44 @@ class Auxiliary(nn.Module):
         return self.returns(logits, self.head(logits)) if self.training else logits
 
 
+GoogLike = namedtuple("GoogLike", ("aux", "logits"))
+
+
+@pytest.mark.parametrize(
+    "returns",
+    [
+        lambda logits, aux: logits + 0.3 * aux,
+        lambda logits, aux: (logits, aux),
+        lambda logits, aux: [logits, [aux]],
+        lambda logits, aux: {"first": aux, "out": logits},
+        lambda logits, aux: {"first": logits, "aux": aux},
+        lambda logits, aux: GoogLike(aux, logits),
+        lambda logits, aux: ({"logits": (logits, aux)}, aux),
+    ],
+)
+def test_auxiliary_outputs_of_training_are_left_aside(returns: Callable[[Tensor, Tensor], object]) -> None:
+    """A run trains on the logits: the gradient is that of the logits alone, and an auxiliary head gets none."""
+    net = Auxiliary(returns)
+    model = Classifier(net, (0.5,) * 3, (0.25,) * 3).train()
+    check_classifier(model, 8, 3)
+    logits = model(IMAGES)
+    assert logits.shape == (4, 3)
+    logits.sum().backward()
+    summed = isinstance(returns(torch.ones(1), torch.ones(1)), Tensor)
+    assert (net.head.weight.grad is not None) == summed
+    assert torch.equal(model.eval()(IMAGES), net.net((IMAGES - 0.5) / 0.25))
+
+
 @pytest.mark.parametrize(
     ("returns", "what"),
     [
-        (lambda logits, aux: (logits, aux), "tuple"),
-        (lambda logits, aux: {"out": logits, "aux": aux}, "dict"),
+        (lambda logits, aux: (aux, logits), "tuple"),
+        (lambda logits, aux: {"aux": aux, "main": logits}, "dict"),
+        (lambda logits, aux: (), "tuple"),
+        (lambda logits, aux: (None, logits), "tuple"),
         (lambda logits, aux: torch.stack([logits, aux]), r"shape \(2, 2, 3\)"),
     ],
 )
 def test_a_run_needs_logits_in_training_mode_too(returns: Callable[[Tensor, Tensor], object], what: str) -> None:
-    model = Auxiliary(returns)
-    with pytest.raises(ModelError, match=f"the model returns {what} in training mode, and logits in eval mode"):
-        check_classifier(model.eval(), 8, 3)
-    check_classifier(Auxiliary(lambda logits, aux: logits + 0.3 * aux), 8, 3)
+    with pytest.raises(ModelError, match=f"the model returns {what} in training mode, whose first value .* is not"):
+        check_classifier(Classifier(Auxiliary(returns), (0.5,) * 3, (0.25,) * 3).eval(), 8, 3)

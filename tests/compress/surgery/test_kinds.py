@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from slimsight.compress.gates import CostModel, magnitude
 from slimsight.compress.gates.rank import group_l2
 from slimsight.compress.macs import count_macs, count_params, size_bytes
+from slimsight.compress.models import Classifier
 from slimsight.compress.modules import copy_of
 from slimsight.compress.surgery import (
     ChannelGraph,
@@ -255,6 +256,14 @@ def test_heads_of_training_keep_what_they_read(kind: str, frozen: set[str], name
     assert gated_vs_slim(network, slim, graph.groups, plan, IMAGES) < 1e-12
     if kind != "fails":
         slim.train()(IMAGES)  # its heads still fit
+
+
+def test_heads_whose_outputs_a_classifier_leaves_aside_keep_what_they_read() -> None:
+    network = Classifier(Heads("tuple"), (0.5,) * 3, (0.25,) * 3).eval()
+    found = freeze_training_only(network, trace_groups(network, IMAGES[:1]), IMAGES)
+    bare = freeze_training_only(network.net, trace_groups(network.net, IMAGES[:1]), IMAGES)
+    assert {group.name for group in found.groups} == {f"net.{group.name}" for group in bare.groups}
+    assert len(found.frozen) > 1
 
 
 class Attends(nn.Module):

@@ -28,6 +28,23 @@ def test_init_refuses_what_is_no_file_before_it_looks_at_anything(tmp_path: Path
     assert not Path("/dev/null").is_file()
 
 
+def test_names_that_lead_to_what_is_not_utf8_are_refused_before_anything_is_written(
+    tmp_path: Path, say: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / os.fsdecode(b"caf\xe9")).mkdir()
+    for name, target in (("link", b"caf\xe9"), ("m.py", b"caf\xe9/m.py"), ("recipe.yaml", b"new\xe9.yaml")):
+        (tmp_path / name).symlink_to(os.fsdecode(target))
+    for arguments in (("link",), ("m.py:build",), ("resnet20", "link"), ("--out", "link/r.yaml"), ("--force",)):
+        said = say("init", *arguments)
+        assert said.code == 2
+        assert "leads to" in said.error
+        assert r"\xe9" in said.error
+        assert "whose name, or that of a folder above it, is not UTF-8: rename that" in said.error
+    names = {os.fsencode(path.name) for path in tmp_path.rglob("*")}
+    assert names == {b"caf\xe9", b"link", b"m.py", b"recipe.yaml"}
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -3,6 +3,8 @@
 import os
 import re
 import resource
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,3 +100,35 @@ def test_errors_are_in_the_runs_log_too(
     monkeypatch.setattr("slimsight.deploy.run.pipeline.preflight", fail)
     assert say("run", tiny, "--out", tmp_path / "out").error == "error: this did not work\n"
     assert (tmp_path / "out" / "run.log").read_text().endswith(" error: this did not work\n")
+
+
+@pytest.mark.parametrize("command", ["--help", "status"])
+def test_standard_output_that_takes_nothing(command: str, request: pytest.FixtureRequest) -> None:
+    """Full: said, exit code 2. Nobody reads it: as if SIGPIPE ended it."""
+    words = [command] if command == "--help" else [command, str(request.getfixturevalue("finished").root)]
+    call = [sys.executable, "-m", "slimsight", *words]
+    with Path("/dev/full").open("w") as full:
+        said = subprocess.run(call, text=True, check=False, stderr=subprocess.PIPE, stdout=full)
+    assert said.returncode == 2
+    assert said.stderr.startswith("error: standard output cannot be written: No space left on device; send it")
+    reader, writer = os.pipe()
+    os.close(reader)
+    said = subprocess.run(call, text=True, check=False, stderr=subprocess.PIPE, stdout=writer)
+    os.close(writer)
+    assert (said.returncode, said.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("redirected", ["> out", "> out 2> /dev/full", "2>&-", ">&- 2>&-"])
+def test_streams_that_are_full_closed_or_ascii_change_no_exit_code(tmp_path: Path, redirected: str) -> None:
+    plain = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    call = f"{sys.executable} -m slimsight status r\u00f6.onnx {redirected}"
+    said = subprocess.run(call, env=plain, cwd=tmp_path, text=True, check=False, capture_output=True, shell=True)
+    assert (said.returncode, "Traceback" in said.stderr) == (2, False)
+    assert (r"r\xf6.onnx" in said.stderr) == (redirected == "> out")
+
+
+def test_what_standard_output_cannot_write_is_escaped() -> None:
+    code = "from slimsight.deploy.cli.streams import prepare_streams as p; p(); print('r\u00f6\u65e5')"
+    plain = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    said = subprocess.run([sys.executable, "-c", code], env=plain, capture_output=True, text=True, check=True)
+    assert said.stdout == "r\\xf6\\u65e5\n"

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from slimsight.compress.errors import RunError
+from slimsight.compress.errors import ConfigError, RunError
 from slimsight.compress.models import build_classifier
 from slimsight.compress.progress import SILENT, Silent
 from slimsight.deploy.run.model_code import ModelCode
@@ -47,7 +47,7 @@ activation = nn.ReLU
 RECIPE = """
 threads: 1
 data: {{source: image_folder, path: images, image_size: 8, flip: false, crop_padding: 0{data}}}
-model: {{name: "model.py:net", weights: weights.safetensors}}
+model: {{name: "model.py:net", weights: weights.safetensors, files: [table.bin]}}
 explainer: {{enabled: false}}
 gates: {{steer: magnitude}}
 budget: {{macs: 60%}}
@@ -82,6 +82,7 @@ def project(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     (root / "parts" / "act.py").write_text(ACT)
     (root / "skip.txt").write_text("train/a/01.png\n")
     (root / "config.json").write_text('{"widths": [8, 8]}')
+    (root / "table.bin").write_text("[]")
     write_recipe(root, FORMS[request.param] + ", skip: skip.txt")
     write_weights(root, 0)
     return root
@@ -188,6 +189,7 @@ CHANGES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "a neighbour of the model's file": (lambda root: (root / "blocks.py").write_text(ACT.replace("ReLU", "SiLU")), ALL),
     "a neighbour's neighbour": (lambda root: (root / "parts/act.py").write_text(ACT.replace("ReLU", "SiLU")), ALL),
     "a file that the factory reads": (lambda root: (root / "config.json").write_text("{}"), ALL),
+    "a file that model.files names": (lambda root: (root / "table.bin").write_text("{}"), ALL),
     "the weights": (lambda root: write_weights(root, 1), ALL),
     "a skipped training image": (lambda root: (root / "skip.txt").write_text("train/a/02.png\n"), ALL),
     "a skipped test image": (lambda root: (root / "skip.txt").write_text("train/a/01.png\ntest/a/01.png\n"), JUDGED),
@@ -241,12 +243,28 @@ def test_a_model_is_built_from_its_neighbours_as_they_are_now(project: Path) -> 
 
 
 def test_code_that_changes_while_a_stage_runs_is_not_recorded(project: Path) -> None:
-    code = ModelCode.of(load_recipe(project / "recipe.yaml", []).model.name, 2)
-    assert sorted(code.needed or ()) == ["blocks", "config.json", "parts.act"]
+    code = ModelCode.of(load_recipe(project / "recipe.yaml", []).model, 2)
+    assert sorted(code.needed or ()) == ["blocks", "config.json", "parts.act", "table.bin"]
     code.check_unchanged("gates")
     (project / "parts/act.py").write_text(ACT.replace("ReLU", "SiLU"))
     with pytest.raises(RunError, match=r"act\.py changed while stage 'gates' ran, .*run again"):
         code.check_unchanged("gates")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("model.files=[absent.bin]", r"model\.files: there is no file .*/absent\.bin; name each file, not its folder"),
+        ("model.files=[images]", r"model\.files: there is no file .*/images; name each file"),
+        ("model.name=resnet20", r"model\.files names .*/table\.bin and model\.name is resnet20, which is no code of"),
+    ],
+)
+def test_files_of_a_model_are_files_and_of_code(
+    project: Path, override: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    with pytest.raises(ConfigError, match=words):
+        ModelCode.of(load_recipe(project / "recipe.yaml", [override]).model, 2)
 
 
 class Notes(Silent):

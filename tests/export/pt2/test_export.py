@@ -62,7 +62,10 @@ def test_untraceable_model_gets_one_sentence(model, capfd):
         rf"{type(model).__name__} cannot be traced with a free batch size for images of shape \(3, 2, 2\): ",
         message,
     )
-    assert message.endswith("use flatten(1) instead of a fixed batch size and do not branch on the values of tensors")
+    assert message.endswith(
+        "use flatten(1) instead of a fixed batch size, x.shape[0] instead of len(x), and do not branch on the values "
+        "of tensors"
+    )
     assert "\n" not in message
     assert capfd.readouterr() == ("", "")
 

@@ -1,4 +1,4 @@
-"""Every operator that holds weights counts as in the float file, or is refused by its name; none is free of cost."""
+"""Every operator that holds weights counts as in the float file."""
 
 from __future__ import annotations
 
@@ -6,69 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 from torch import Tensor, nn
 from torchvision.ops import DeformConv2d
 
-from slimsight.compress.errors import ExportError
 from slimsight.compress.macs import count_macs
 from slimsight.export.costs.of_onnx import onnx_cost
-from slimsight.export.costs.onnx_operators import refuse_uncounted
+
+from .onnx_nodes import MICROSOFT, PIXEL_ROWS, PIXELS, ROWS, SCALE, Tensors, inside, node, sparse, weights, write
 
 onnxruntime.set_default_logger_severity(4)
-MICROSOFT, ANY = "com.microsoft", TensorProto.FLOAT
-PIXELS = 4 * 4
-Tensors = dict[str, Any]
-
-
-def weights(*shape: int, kind: Any = np.float32) -> Any:
-    return np.ones(shape, kind)
-
-
-def node(kind: str, inputs: str, out: str = "out", domain: str = "", **more: Any) -> Any:
-    """Inputs in words; '-' for one that is left out."""
-    names = ["" if name == "-" else name for name in inputs.split()]
-    return helper.make_node(kind, names, out.split(), domain=domain, name=f"n_{kind}", **more)
-
-
-def inside(nodes: list[Any], inputs: list[str], outputs: list[str], tensors: Tensors | None = None) -> Any:
-    def values(names: list[str]) -> list[Any]:
-        return [helper.make_tensor_value_info(name, ANY, None) for name in names]
-
-    stored = [numpy_helper.from_array(value, name) for name, value in (tensors or {}).items()]
-    return helper.make_graph(nodes, "inner", values(inputs), values(outputs), stored)
-
-
-def write(path: Path, nodes: list[Any], tensors: Tensors, functions: list[Any] | None = None) -> Path:
-    stored = [numpy_helper.from_array(value, name) for name, value in tensors.items() if isinstance(value, np.ndarray)]
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", ANY, [1, 3, 4, 4])],
-        [helper.make_tensor_value_info("out", ANY, None)],
-        stored,
-    )
-    graph.sparse_initializer.extend(value for value in tensors.values() if isinstance(value, onnx.SparseTensorProto))
-    domains = [("", 19), (MICROSOFT, 1), ("mine", 1)]
-    opsets = [helper.make_opsetid(domain, version) for domain, version in domains]
-    proto = helper.make_model(graph, opset_imports=opsets, ir_version=10, functions=functions or [])
-    path.write_bytes(proto.SerializeToString())
-    return path
-
-
-def sparse(name: str, rows: int, columns: int) -> Any:
-    values = numpy_helper.from_array(np.ones(1, np.float32), name)
-    return helper.make_sparse_tensor(values, numpy_helper.from_array(np.zeros(1, np.int64)), [rows, columns])
-
-
-SCALE = {"s": np.array(1, np.float32), "z": np.array(0, np.uint8), "i": np.array(0, np.int8)}
-ROWS = [node("Flatten", "x", "rows", axis=3)]  # (12, 4)
-PIXEL_ROWS = [node("Transpose", "x", "nhwc", perm=[0, 2, 3, 1])]
-
 COUNTED: dict[str, tuple[list[Any], Tensors, int]] = {
     "FusedConv": (
         [node("FusedConv", "x w b", domain=MICROSOFT, activation="Relu", pads=[1, 1, 1, 1])],
@@ -258,107 +208,6 @@ def test_parameters_are_those_of_the_float_file(name: str, params: int, tmp_path
     assert onnx_cost(write(tmp_path / "m.onnx", nodes, tensors)).params == params
 
 
-def loop(body: Any) -> list[Any]:
-    return [node("Loop", "n - x", "out", body=body)]
-
-
-LOOP_INPUTS = ["i", "go", "a"]
-REFUSED: dict[str, tuple[list[Any], Tensors, str]] = {
-    "of a domain of one's own": (
-        [node("Product", "x w", domain="mine")],
-        {"w": weights(4, 7)},
-        "the operator 'Product' of mine at 'n_Product' may hold weights",
-    ),
-    "without weights that one sees": ([node("Magic", "x", domain="mine")], {}, "the operator 'Magic' of mine"),
-    "of ONNX Runtime": (
-        [node("MoE", "x w", domain=MICROSOFT)],
-        {"w": weights(4, 7)},
-        "the operator 'MoE' of com.microsoft",
-    ),
-    "of ONNX's own, and not counted": (
-        [node("TfIdfVectorizer", "x")],
-        {},
-        "the operator 'TfIdfVectorizer' at 'n_TfIdfVectorizer' may hold weights",
-    ),
-    "of classical models": (
-        [node("LinearClassifier", "x", domain="ai.onnx.ml", coefficients=[1.0, 2.0])],
-        {},
-        "the operator 'LinearClassifier' of ai.onnx.ml",
-    ),
-    "laid out for a processor": (
-        [node("Conv", "x w", domain="com.microsoft.nchwc")],
-        {"w": weights(8, 3, 1, 1)},
-        "'Conv' of com.microsoft.nchwc at 'n_Conv' holds weights that were laid out for one processor",
-    ),
-    "in a loop": (
-        loop(inside([node("Identity", "go", "on"), node("MatMul", "a w", "b")], LOOP_INPUTS, ["on", "b"])),
-        {"n": np.array(3), "w": weights(4, 4)},
-        "Loop 'n_Loop' repeats the MatMul 'n_MatMul' a number of times that depends on the data",
-    ),
-    "in a loop, unknown": (
-        loop(inside([node("Magic", "a", "b", domain="mine")], LOOP_INPUTS, ["go", "b"])),
-        {"n": np.array(3)},
-        "the operator 'Magic' of mine",
-    ),
-    "scanned one by one": (
-        [
-            node("Squeeze", "x first", "a"),
-            node(
-                "Scan",
-                "a w",
-                "last",
-                num_scan_inputs=1,
-                body=inside([node("MatMul", "s v", "t")], ["s", "v"], ["t"]),
-            ),
-            node("Identity", "last"),
-        ],
-        {"first": np.array([0]), "w": weights(5, 4, 4)},
-        "Scan 'n_Scan' repeats the MatMul 'n_MatMul'",
-    ),
-    "in a branch": (
-        [
-            node("ReduceMax", "x", "most", keepdims=0),
-            node("Cast", "most", "c", to=9),
-            node(
-                "If",
-                "c",
-                "out",
-                then_branch=inside([node("Magic", "x w", "t", domain="mine")], [], ["t"]),
-                else_branch=inside([node("Identity", "x", "e")], [], ["e"]),
-            ),
-        ],
-        {"w": weights(4, 7)},
-        "the operator 'Magic' of mine|shapes in it are not known",
-    ),
-    "of three factors": (
-        [node("Einsum", "x w v", equation="nchw,cd,de->nehw")],
-        {"w": weights(3, 5), "v": weights(5, 6)},
-        r"Einsum 'n_Einsum' \(nchw,cd,de->nehw\) holds weights among 3 factors",
-    ),
-    "written wrongly": (
-        [node("Einsum", "x w", equation="nchw,cd,de->nehw")],
-        {"w": weights(3, 5)},
-        "has 3 operands, and 2 are given|shapes do not fit|Number of input tensors",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_counted_is_refused_by_name(name: str, tmp_path: Path) -> None:
-    nodes, tensors, words = REFUSED[name]
-    with pytest.raises(ExportError, match=words) as caught:
-        onnx_cost(write(tmp_path / "m.onnx", nodes, tensors))
-    assert "\n" not in str(caught.value)
-
-
-def test_constants_that_anything_computes_are_no_layers(tmp_path: Path) -> None:
-    nodes = [node("MatMul", "a b", "w"), *loop(inside([node("Add", "a w", "b")], LOOP_INPUTS, ["go", "b"]))]
-    assert (
-        onnx_cost(write(tmp_path / "m.onnx", nodes, {"n": np.array(2), "a": weights(4, 4), "b": weights(4, 4)})).macs
-        == 0
-    )
-
-
 def test_functions_of_the_file_are_counted_inside(tmp_path: Path) -> None:
     opsets = [helper.make_opsetid("", 19)]
     inner = helper.make_function("mine", "Pair", ["a", "w"], ["b"], [node("MatMul", "a w", "b")], opsets)
@@ -368,20 +217,6 @@ def test_functions_of_the_file_are_counted_inside(tmp_path: Path) -> None:
     )  # fmt: skip
     path = write(tmp_path / "m.onnx", [node("Twice", "x w", domain="mine")], {"w": weights(4, 4)}, [inner, outer])
     assert onnx_cost(path).macs == 2 * 12 * 16
-
-
-def test_operators_of_onnx_are_counted_free_or_of_a_known_few() -> None:
-    """What is new in ONNX is refused until somebody says what it computes."""
-    refused = set()
-    for schema in onnx.defs.get_all_schemas():
-        if schema.domain == "" and schema.since_version <= 21:
-            try:
-                refuse_uncounted(helper.make_node(schema.name, ["x"], ["y"]), Path("m.onnx"))
-            except ExportError:
-                refused.add(schema.name)
-    losses = {"NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss"}
-    texts = {"RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit"}
-    assert refused - losses - texts == {"ImageDecoder", "TfIdfVectorizer"}
 
 
 class Deformed(nn.Module):
