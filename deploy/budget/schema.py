@@ -21,11 +21,11 @@ from slimsight.compress.amounts import (
     to_amount,
 )
 from slimsight.compress.config import Section
+from slimsight.compress.config.shares import read_agreement, read_drop, read_share
 from slimsight.compress.errors import ConfigError
 from slimsight.compress.files.untrusted import read_text
 
 from ..settings.allowed import Allowed, Problems, shown_value, without_null
-from ..settings.checks import read_agreement, read_drop, read_share
 from ..settings.latency import LatencyConfig
 from ..settings.yaml_text import MOST_YAML, Place, line_of, read_yaml
 from .limit import Levels, Limit

@@ -16,7 +16,7 @@ from slimsight.compress.errors import ConfigError, DataError
 from slimsight.compress.progress import SILENT, Progress
 from slimsight.export.int8.calibration import Calibration
 from slimsight.export.int8.make import Int8Model, make_int8
-from slimsight.export.int8.quantise import check_quantisable
+from slimsight.export.int8.prepare import check_quantisable
 from slimsight.export.onnx_files.graph import read_onnx
 from slimsight.export.onnx_files.metadata import (
     CROP,

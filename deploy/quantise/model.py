@@ -18,7 +18,7 @@ from slimsight.compress.registry import nearest
 from slimsight.export.config import DEFAULT_IMAGES, LEAST_IMAGES
 from slimsight.export.int8.calibration import Calibration, spread_rows
 from slimsight.export.int8.make import Int8Model, make_int8
-from slimsight.export.int8.quantise import check_quantisable
+from slimsight.export.int8.prepare import check_quantisable
 from slimsight.export.onnx_files.graph import read_onnx
 from slimsight.export.onnx_files.metadata import stored_metadata
 from slimsight.export.onnx_files.quantised import Form, Method, stated_form
