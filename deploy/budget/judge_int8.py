@@ -60,6 +60,7 @@ def int8_own_checks(
         passed = len(file.runtimes) - len(failed)
         name, reason = "INT8 proof, runtimes passed", "; ".join(failed) or None
         yield check_figure(name, len(file.runtimes), passed, "rows", bound="min", reason=reason)
+    yield from _control_checks(file)
     if accuracy is not None:
         original = _of_images(accuracy.original, file.val.images)
         lost = accuracy_drop(original, file.val.int8)
@@ -71,6 +72,36 @@ def int8_own_checks(
         yield check if check.passed else _with_remedy(check, file, "")
 
 
+def _control_checks(file: Int8FileFigures) -> Iterator[Check]:
+    """The limits of accuracy control, which chose layers on training images, on validation images."""
+    if file.accuracy_control is None:
+        return
+    limits = file.accuracy_control.limits
+    if limits.agreement is not None:
+        name = "INT8, same class as in FP32 on validation images"
+        yield _reserve(check_figure(name, limits.agreement, file.agreement, "images", bound="min"), file)
+    if limits.accuracy_drop is not None:
+        name = "INT8, validation accuracy drop against FP32"
+        yield _reserve(check_figure(name, limits.accuracy_drop, file.val.drop, "points"), file)
+    if limits.sqnr_db is not None:
+        name, noise = "INT8, signal to quantisation noise on validation images", file.fidelity.sqnr_db
+        yield _reserve(check_figure(name, limits.sqnr_db, noise, "dB", bound="min"), file)
+
+
+def _reserve(check: Check, file: Int8FileFigures) -> Check:
+    """With what to do about it, where it failed: networks know their training images, on which layers were chosen."""
+    control = file.accuracy_control
+    assert control is not None
+    if check.passed:
+        return check
+    kept = f"{len(control.layers_kept)} of at most {control.max_float_layers} layers stay in FP32"
+    more = "raise export.int8.accuracy_control.max_float_layers"
+    stricter = (
+        "set a stricter limit there: training images, on which layers are chosen, are easier; sqnr_db differs least"
+    )
+    return check.model_copy(update={"reason": kept, "remedy": stricter if control.reached else more})
+
+
 def _of_images(accuracy: float | None, images: int) -> float | None:
     """``accuracy`` without the rounding of float32, which is no multiple of 1/images."""
     return None if accuracy is None or not math.isfinite(accuracy) else round(accuracy * images) / images
@@ -78,7 +109,10 @@ def _of_images(accuracy: float | None, images: int) -> float | None:
 
 def _with_remedy(check: Check, file: Int8FileFigures, original: str) -> Check:
     slim = f"{as_percent(file.val.fp32)} of the slim model in FP32, {as_percent(file.val.int8)} in INT8"
-    remedy = "calibrate on more images (export.int8.images), or by another method (export.int8.method)"
+    remedy = (
+        "let layers stay in FP32 (export.int8.accuracy_control), calibrate on more images (export.int8.images), or by "
+        "another method (export.int8.method)"
+    )
     reason = ", ".join(filter(None, (original, slim)))
     return check.model_copy(update={"reason": reason, "remedy": remedy if file.val.drop > 0 else None})
 

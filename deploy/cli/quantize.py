@@ -7,11 +7,18 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from .int8_proof import print_int8, refuse_failed
+from .int8_proof import (
+    LeastAgreement,
+    LeastSqnr,
+    MaxFloatLayers,
+    print_int8,
+    read_agreement_option,
+    refuse_failed,
+)
 from .terminal import Terminal, console
 
 if TYPE_CHECKING:
-    from slimsight.export.onnx_files.quantised import Form, Method
+    from slimsight.export.onnx_files.quantised import Form, Method, WeightScales
 
 
 def quantize(
@@ -24,6 +31,10 @@ def quantize(
     form: Annotated[str, typer.Option(help="u8: ONNX Runtime; s8: TensorRT")] = "u8",
     mean: Annotated[str | None, typer.Option(metavar="R,G,B", help="for a file that takes normalised images")] = None,
     std: Annotated[str | None, typer.Option(metavar="R,G,B", help="with --mean")] = None,
+    weights: Annotated[str, typer.Option(help="per_channel, or per_tensor: one scale for a layer")] = "per_channel",
+    agreement: LeastAgreement = None,
+    sqnr: LeastSqnr = None,
+    max_float_layers: MaxFloatLayers = 8,
     json: Annotated[Path | None, typer.Option(help="write the figures to this file")] = None,
 ) -> None:
     """Write an ONNX file in INT8; prove what runtimes here compute, and how near it is to FP32."""
@@ -31,6 +42,7 @@ def quantize(
 
     from ..quantise import quantise_from_folder
     from ..quantise.folder import read_normalisation
+    from ..quantise.model import check_limits
 
     terminal: Terminal = context.obj
     made = quantise_from_folder(
@@ -41,6 +53,9 @@ def quantize(
         method=cast("Method", method),
         form=cast("Form", form),
         normalisation=read_normalisation(mean, std),
+        weights=cast("WeightScales", weights),
+        limits=check_limits(read_agreement_option(agreement), sqnr, max_float_layers),
+        max_float_layers=max_float_layers,
         progress=terminal.progress,
     )
     if json is not None:

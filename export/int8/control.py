@@ -5,7 +5,7 @@ Layers are chosen on training images that were not calibrated on, never on valid
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -63,7 +63,20 @@ class Kept:
 
     def to_dict(self) -> dict[str, Any]:
         """Its fields; a figure that is not finite or not known is null."""
-        return {"agreement": self.agreement, "sqnr_db": finite_or_none(self.sqnr_db), "accuracy_drop": self.accuracy_drop}
+        return {
+            "agreement": self.agreement,
+            "sqnr_db": finite_or_none(self.sqnr_db),
+            "accuracy_drop": self.accuracy_drop,
+        }
+
+
+def check_control_images(count: int) -> None:
+    """Raises ExportError where fewer training images are left than accuracy control needs."""
+    if count < LEAST_IMAGES:
+        raise ExportError(
+            f"{count} training images are left to choose FP32 layers on, beside those that INT8 is calibrated on, and "
+            f"accuracy control needs at least {LEAST_IMAGES}: calibrate on fewer, or give more"
+        )
 
 
 @dataclass(frozen=True)
@@ -79,11 +92,7 @@ class ControlImages:
     rows: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.pixels) < LEAST_IMAGES:
-            raise ExportError(
-                f"{len(self.pixels)} training images are left to choose FP32 layers on beside those that INT8 is "
-                f"calibrated on, and accuracy control needs at least {LEAST_IMAGES}: calibrate on fewer, or give more"
-            )
+        check_control_images(len(self.pixels))
 
 
 @dataclass(frozen=True)
@@ -105,7 +114,7 @@ class Controlled:
 
     ``before``: of the file with all layers in INT8; ``after``: of the one that is written; ``reached``: it keeps the
     limits; ``sensitivity``: of each layer, empty where the file kept its limits as it was; ``files``: how many were
-    compared.
+    compared; ``time_ratio``: time of a call over that of the file with all layers in INT8, None: not measured.
     """
 
     limits: KeptLimits
@@ -118,6 +127,7 @@ class Controlled:
     float_layers: tuple[str, ...] = ()
     sensitivity: tuple[LayerNoise, ...] = ()
     files: int = 1
+    time_ratio: Mapping[str, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """``accuracy_control`` of a file in report.json."""
@@ -132,6 +142,7 @@ class Controlled:
             "layers_kept": list(self.float_layers),
             "sensitivity": [row.to_dict() for row in self.sensitivity],
             "files_compared": self.files,
+            "time_ratio": None if self.time_ratio is None else dict(self.time_ratio),
         }
 
 

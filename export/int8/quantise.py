@@ -178,7 +178,9 @@ class Quantiser:
     def _ranges(self) -> Any:
         """Ranges of all values, measured once."""
         library = importlib.import_module("onnxruntime.quantization")
-        reader = BatchReader(self._calibration, runtime_inputs(read_onnx(self._prepared).graph)[0].name, batch=self._batch)
+        reader = BatchReader(
+            self._calibration, runtime_inputs(read_onnx(self._prepared).graph)[0].name, batch=self._batch
+        )
         with self._errors(), redirect_stdout(StringIO()):  # the library prints its progress
             calibrator = library.create_calibrator(
                 self._prepared,
