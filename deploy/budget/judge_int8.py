@@ -96,9 +96,7 @@ def _reserve(check: Check, file: Int8FileFigures) -> Check:
         return check
     kept = f"{len(control.layers_kept)} of at most {control.max_float_layers} layers stay in FP32"
     more = "raise export.int8.accuracy_control.max_float_layers"
-    stricter = (
-        "set a stricter limit there: training images, on which layers are chosen, are easier; sqnr_db differs least"
-    )
+    stricter = "set a stricter limit: layers are chosen on training images, which are easier; sqnr_db differs least"
     return check.model_copy(update={"reason": kept, "remedy": stricter if control.reached else more})
 
 

@@ -67,7 +67,8 @@ def quantize(
         max_float_layers: most layers that stay in FP32.
 
     Raises:
-        ConfigError: an unknown method, form or kind of scales, a limit out of range, or a file at ``out`` that is no INT8 file.
+        ConfigError: an unknown method, form or kind of scales, a limit out of range, or a file at ``out`` that is no
+            INT8 file.
         ExportError: the model cannot be quantised, or the images do not fit it; the message says why.
         DataError: the loader yields something else than images.
     """

@@ -59,7 +59,7 @@ def int8_controls(report: Report) -> Table:
             limits_text(found),
             kept_text(found.before),
             kept_text(found.after),
-            Number(len(found.layers_kept)),
+            str(len(found.layers_kept)),
             "" if found.time_ratio is None else time_ratio_text(found),
             Result(found.reached, None if found.reached else "the limits are missed"),
         ]
@@ -99,9 +99,8 @@ def control_text(found: AccuracyControlFigures) -> str:
     what = f"{plural(len(found.layers_kept), 'layer')} in FP32 ({', '.join(found.layers_kept)})"
     if found.reached:
         return f"{what}: {change}{cost}"
-    return (
-        f"misses its limits ({limits_text(found)}) with at most {found.max_float_layers} layers in FP32: {change}{cost}"
-    )
+    most = f"at most {found.max_float_layers} layers in FP32"
+    return f"misses its limits ({limits_text(found)}) with {most}: {change}{cost}"
 
 
 def limits_text(found: AccuracyControlFigures) -> str:

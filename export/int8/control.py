@@ -63,11 +63,7 @@ class Kept:
 
     def to_dict(self) -> dict[str, Any]:
         """Its fields; a figure that is not finite or not known is null."""
-        return {
-            "agreement": self.agreement,
-            "sqnr_db": finite_or_none(self.sqnr_db),
-            "accuracy_drop": self.accuracy_drop,
-        }
+        return asdict(self) | {"sqnr_db": finite_or_none(self.sqnr_db)}
 
 
 def check_control_images(count: int) -> None:

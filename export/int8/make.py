@@ -20,7 +20,7 @@ from .prove import Int8Proof, onnx_logits, prove_int8
 from .quantise import QuantisedFile, Quantiser, Scheme
 
 TimeRatio = Callable[[Path, Path], Mapping[str, float]]
-"""Time of a call of the first file over that of the second, measured: ``median``, and its interval ``low``, ``high``."""
+"""Time of a call of the first file over that of the second: ``median``, and ``low`` and ``high`` of its interval."""
 
 
 @dataclass(frozen=True)

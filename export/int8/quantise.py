@@ -178,9 +178,8 @@ class Quantiser:
     def _ranges(self) -> Any:
         """Ranges of all values, measured once."""
         library = importlib.import_module("onnxruntime.quantization")
-        reader = BatchReader(
-            self._calibration, runtime_inputs(read_onnx(self._prepared).graph)[0].name, batch=self._batch
-        )
+        (takes, *_) = runtime_inputs(read_onnx(self._prepared).graph)
+        reader = BatchReader(self._calibration, takes.name, batch=self._batch)
         with self._errors(), redirect_stdout(StringIO()):  # the library prints its progress
             calibrator = library.create_calibrator(
                 self._prepared,
@@ -196,9 +195,10 @@ class Quantiser:
     @contextmanager
     def _errors(self) -> Iterator[None]:
         """Raises ExportError for what onnxruntime.quantization raises."""
+        expected: tuple[type[Exception], ...] = (ValueError, RuntimeError, *runtime_errors())
         try:
             yield
-        except (ValueError, RuntimeError, *runtime_errors()) as error:
+        except expected as error:
             raise ExportError(
                 f"{self.source} cannot be quantised ({first_error_line(error)}): export it again, or leave it in FP32"
             ) from error

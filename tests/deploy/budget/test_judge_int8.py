@@ -154,7 +154,7 @@ def test_the_run_judges_what_its_file_lost_from_the_original_on() -> None:
     assert not failed.passed
     assert failed.reason == "92.00 % of the original, 90.50 % of the slim model in FP32, 89.00 % in INT8"
     assert failed.remedy is not None
-    assert failed.remedy.startswith("calibrate on more images (export.int8.images)")
+    assert failed.remedy.startswith("let layers stay in FP32 (export.int8.accuracy_control), calibrate on more images")
     pruned = own(file(val=drop(0.89, 0.89)), 0.92, 0.02)[1]
     assert (pruned.passed, pruned.remedy) == (False, None)  # INT8 lost nothing: another calibration will not help
 
