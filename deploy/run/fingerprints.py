@@ -182,7 +182,8 @@ def _export(export: ExportConfig) -> dict[str, Any]:
 
 
 def _int8(settings: Int8Config) -> dict[str, Any]:
-    parts = settings.model_dump(mode="json")
+    """``biases``: earlier versions did not correct them."""
+    parts = settings.model_dump(mode="json") | {"biases": "corrected"}
     if not settings.accuracy_control.limits:
         del parts["accuracy_control"]
     if settings.weights == "per_channel":

@@ -2,7 +2,8 @@
 
 One file cannot serve every runtime: ONNX Runtime on a processor wants unsigned asymmetric activations (``u8``), and
 TensorRT takes symmetric ones without integer biases only (``s8``). Weights are int8, one scale for each output channel
-unless one for each tensor is asked for, which ruins depthwise convolutions.
+unless one for each tensor is asked for, which ruins depthwise convolutions. Biases are corrected for the mean shift
+that rounded weights make (``bias``).
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from ..onnx_files.quantised import (
     WeightScales,
     heavy_layers,
 )
+from .bias import correct_biases_, mean_inputs
 from .calibration import BatchReader, Calibration
 from .keep_float import keep_in_float_
 from .prepare import PRODUCTS, check_fits, prepare
@@ -111,7 +113,7 @@ class Quantiser:
         self._folder = TemporaryDirectory(prefix="slimsight-int8-")
         try:
             self._prepared = prepare(proto, self.source, Path(self._folder.name))
-            self.layers = tuple(layer.name for layer in heavy_layers(read_onnx(self._prepared).graph))
+            self.layers = tuple(layer.name for layer in heavy_layers(self._exact.graph))
         except BaseException:
             self._folder.cleanup()
             raise
@@ -169,7 +171,8 @@ class Quantiser:
             quantizer.quantize_model()
             quantizer.model.topological_sort()
         proto = quantizer.model.model
-        _keep_logits_in_float_(proto.graph)
+        correct_biases_(proto.graph, self._exact.graph, self._means)
+        _keep_logits_in_float_(proto.graph)  # drops what nothing reads any more
         keep_in_float_(proto.graph, float_layers)
         _drop_unused_domains_(proto)
         return proto
@@ -178,8 +181,7 @@ class Quantiser:
     def _ranges(self) -> Any:
         """Ranges of all values, measured once."""
         library = importlib.import_module("onnxruntime.quantization")
-        (takes, *_) = runtime_inputs(read_onnx(self._prepared).graph)
-        reader = BatchReader(self._calibration, takes.name, batch=self._batch)
+        reader = self._reader()
         with self._errors(), redirect_stdout(StringIO()):  # the library prints its progress
             calibrator = library.create_calibrator(
                 self._prepared,
@@ -191,6 +193,19 @@ class Quantiser:
                 reader.set_range(batch, batch + 1)
                 calibrator.collect_data(reader)
             return calibrator.compute_data()
+
+    @cached_property
+    def _means(self) -> Mapping[str, Any]:
+        with self._errors():
+            return mean_inputs(self._prepared, self._reader())
+
+    @cached_property
+    def _exact(self) -> Any:
+        return read_onnx(self._prepared)
+
+    def _reader(self) -> BatchReader:
+        (takes, *_) = runtime_inputs(self._exact.graph)
+        return BatchReader(self._calibration, takes.name, batch=self._batch)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
