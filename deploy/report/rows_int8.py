@@ -99,7 +99,7 @@ def control_text(found: AccuracyControlFigures) -> str:
     what = f"{plural(len(found.layers_kept), 'layer')} in FP32 ({', '.join(found.layers_kept)})"
     if found.reached:
         return f"{what}: {change}{cost}"
-    most = f"at most {found.max_float_layers} layers in FP32"
+    most = f"at most {plural(found.max_float_layers, 'layer')} in FP32"
     return f"misses its limits ({limits_text(found)}) with {most}: {change}{cost}"
 
 

@@ -36,6 +36,8 @@ def mean_inputs(prepared: Path, reader: BatchReader) -> dict[str, Array]:
     onnx, ort = importlib.import_module("onnx"), import_onnxruntime()
     proto = read_onnx(prepared)
     names = list(dict.fromkeys(node.input[0] for node in _with_bias(proto.graph)))
+    if not names:
+        return {}
     del proto.graph.output[:]
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     session = ort.InferenceSession(proto.SerializeToString(), providers=[CPU_PROVIDER])
@@ -99,7 +101,7 @@ def _dequantised(node: Any, stored: Mapping[str, Any]) -> Array:
 
 
 def _mean_outputs(nodes: list[Any], weights: Mapping[str, Array], means: Mapping[str, Array]) -> dict[str, Array]:
-    """The mean over positions of each layer's output (C,) for the mean of its inputs, with other weights and no bias."""
+    """The mean over positions of each layer's output (C,) for its mean input, with other weights and no bias."""
     if not nodes:
         return {}
     onnx, ort = importlib.import_module("onnx"), import_onnxruntime()
