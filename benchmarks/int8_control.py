@@ -34,7 +34,7 @@ from slimsight.export.int8.read_back import layers_in_onnxruntime
 from slimsight.export.to_onnx import export_onnx
 
 RESULTS = Path(__file__).resolve().parent / "results" / "int8_control.json"
-IMAGES, MOST = 256, 8
+IMAGES, CHOSEN_ON, MOST = 256, 256, 8
 ROWS: dict[str, tuple[str, KeptLimits]] = {
     "per_channel": ("per_channel", KeptLimits()),
     "per_tensor": ("per_tensor", KeptLimits()),
@@ -55,7 +55,7 @@ class Photographs:
         total = len(self.labels["train"])
         self.calibrated = spread_rows(total, IMAGES)
         others = np.setdiff1d(np.arange(total), self.calibrated)
-        self.chosen_on = others[np.linspace(0, len(others) - 1, IMAGES).round().astype(np.int64)]
+        self.chosen_on = others[np.linspace(0, len(others) - 1, CHOSEN_ON).round().astype(np.int64)]
 
 
 def measure(name: str, given: argparse.Namespace, images: Photographs, fp32: Path) -> Row:

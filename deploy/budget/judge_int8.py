@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from ..report.int8 import ORIGINAL_INT8, Int8FileFigures
+from ..report.parts import AttributionFigures
 from ..report.schema import Check, Report, Unit
 from ..report.units import as_percent
 from .accuracy import AccuracyFacts, accuracy_drop
@@ -33,8 +34,11 @@ def int8_checks(figures: TargetFigures, limits: Int8Limits) -> Iterator[BudgetCh
         yield _accuracy_drop(file, limits.accuracy_drop, missing)
     agreement, share = (None, None) if file is None else (file.agreement, file.integer_share)
     floating = None if file is None else _NO_LAYERS if share is None else _float_layers(file)
+    overlap = None if file is None else _overlap(file.explanations)
+    moved = None if file is None or overlap is not None else _why_no_overlap(file.explanations)
     rows: tuple[tuple[str, str, Unit, float | None, str | None], ...] = (
         ("agreement", "INT8, same class as in FP32", "images", agreement, None),
+        ("overlap", "INT8, overlap of maps with those in FP32", "overlap", overlap, moved),
         ("integer_layers", "INT8, layers in integers", "overlap", share, floating),
     )
     for key, name, unit, value, reason in rows:
@@ -46,6 +50,16 @@ def int8_checks(figures: TargetFigures, limits: Int8Limits) -> Iterator[BudgetCh
         yield _size(figures.report, file, limits, missing)
     if limits.speedup is not None:
         yield from _speedups(figures.report, file, limits.speedup, missing)
+
+
+def _overlap(found: AttributionFigures | None) -> float | None:
+    return None if found is None or found.region_iou is None else found.region_iou.mean
+
+
+def _why_no_overlap(found: AttributionFigures | None) -> str:
+    if found is None:
+        return "the run did not compare what its INT8 file looks at; run it again"
+    return found.reason or "no map says where the model looks"
 
 
 def int8_own_checks(

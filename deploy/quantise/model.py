@@ -62,7 +62,8 @@ def quantize(
         form: ``u8`` for ONNX Runtime, ``s8`` for TensorRT.
         weights: one scale for each output channel, or for the whole weight of a layer.
         agreement: least share of images with the class of FP32 (0..1): where all layers in INT8 miss it, the fewest
-            that bring it back stay in FP32; None: not judged.
+            that bring it back stay in FP32, chosen on the quarter of the images that FP32 is least sure of; None: not
+            judged.
         sqnr_db: the same for signal to quantisation noise of the logits.
         max_float_layers: most layers that stay in FP32.
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from slimsight.compress.config import Count
 
-from .parts import Measured, ReportPart, Share, Whole
+from .parts import AttributionFigures, Measured, ReportPart, Share, Whole
 
 SLIM_INT8, ORIGINAL_INT8 = "slim/model.int8.onnx", "original.int8.onnx"
 """The file that budgets and the run's own checks judge, and the original's beside it."""
@@ -76,7 +76,10 @@ class LayerNoiseFigures(ReportPart):
 
 
 class KeptFigures(ReportPart):
-    """What an INT8 file keeps of its FP32 file on training images; ``accuracy_drop``: None without labels."""
+    """What an INT8 file keeps of its FP32 file on training images; ``accuracy_drop``: None without labels.
+
+    ``agreement`` and ``accuracy_drop`` are of the quarter of the images that FP32 is least sure of.
+    """
 
     agreement: Share
     sqnr_db: float | None
@@ -124,7 +127,8 @@ class Int8FileFigures(ReportPart):
     """An INT8 file and its proof.
 
     ``layers``: its convolutions and matrix products; ``agreement``: share of the validation images on which it predicts
-    the class of its FP32 file; ``val`` and ``test``: what it lost against that file.
+    the class of its FP32 file; ``val`` and ``test``: what it lost against that file; ``explanations``: how far maps by
+    occlusion moved from that file to this one.
     """
 
     artifact: str
@@ -139,6 +143,7 @@ class Int8FileFigures(ReportPart):
     val: AccuracyDropFigures
     test: AccuracyDropFigures | None = None
     accuracy_control: AccuracyControlFigures | None = None
+    explanations: AttributionFigures | None = None
 
     @property
     def integer_share(self) -> float | None:

@@ -91,7 +91,7 @@ def _controlled(report: Report) -> list[tuple[Int8FileFigures, AccuracyControlFi
 
 def control_text(found: AccuracyControlFigures) -> str:
     """What accuracy control did, in a sentence without its end."""
-    on = f"on {plural(found.images, 'training image')}"
+    on = f"on {plural(found.images, 'training image')}, classes on the quarter that FP32 is least sure of"
     if not found.layers_kept and found.reached:
         return f"keeps its limits with all layers in INT8 ({kept_text(found.before)} {on})"
     change = f"{kept_text(found.before)} -> {kept_text(found.after)} {on}"
@@ -145,11 +145,26 @@ def int8_notes(report: Report) -> list[str]:
 def _of_file(file: Int8FileFigures) -> list[str]:
     control = file.accuracy_control
     notes = [] if control is None else [f"{file.artifact}: {control_text(control)}"]
+    if (moved := explained_text(file)) is not None:
+        notes.append(f"{file.artifact}: {moved}")
     for row in file.runtimes:
         if row.float_layers:
             more = f" and {len(row.float_layers) - _LISTED} more" if len(row.float_layers) > _LISTED else ""
             notes.append(f"{file.artifact} in {row.runtime}: in FP32 run {', '.join(row.float_layers[:_LISTED])}{more}")
     return [*notes, *(f"{file.artifact} was not run in {item.runtime}: {item.reason}" for item in file.not_run)]
+
+
+def explained_text(file: Int8FileFigures) -> str | None:
+    """How far maps moved from FP32 to INT8, in a sentence without its end; None: it was not measured."""
+    found = file.explanations
+    if found is None:
+        return None
+    if found.reason is not None or found.region_iou is None or found.region_iou.mean is None:
+        return f"what it looks at was not compared: {found.reason or 'no map says where'}"
+    overlap, chance = found.region_iou.mean, None if found.chance is None else found.chance.mean
+    beside = "" if chance is None else f", maps of different images by {as_percent_1(chance)}"
+    images = plural(found.images, "validation image")
+    return f"its maps by occlusion overlap those in FP32 by {as_percent_1(overlap)}{beside} ({images})"
 
 
 def _drop_text(found: AccuracyDropFigures) -> str:

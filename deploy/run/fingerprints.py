@@ -182,8 +182,8 @@ def _export(export: ExportConfig) -> dict[str, Any]:
 
 
 def _int8(settings: Int8Config) -> dict[str, Any]:
-    """``biases``: earlier versions did not correct them."""
-    parts = settings.model_dump(mode="json") | {"biases": "corrected"}
+    """``biases``, ``explained``: earlier versions did not correct them, and explained no INT8 file."""
+    parts = settings.model_dump(mode="json") | {"biases": "corrected", "explained": "occlusion"}
     if not settings.accuracy_control.limits:
         del parts["accuracy_control"]
     if settings.weights == "per_channel":

@@ -27,6 +27,7 @@ from ...report.rows_int8 import control_text
 from ...report.units import as_percent, as_points
 from ...timing.file_ratio import time_file_ratio
 from ..session import Session
+from .int8_explained import int8_explained
 
 PROOF_IMAGES = 500
 """Validation images, spread over the classes, on which a file is compared with its own arithmetic."""
@@ -122,6 +123,8 @@ def _make(
     found, fidelity = _compare(fp32, path, val, learning, f"{name} on validation images")
     row = made.proof.to_dict() | {"size_bytes": made.file.size_bytes, "fp32_size_bytes": made.fp32_size_bytes}
     row |= {"agreement": fidelity.agreement, "val": found.to_dict()}
+    if scheme.form == "u8" and path != session.run.original_int8:
+        row["explanations"] = int8_explained(fp32, path, session, learning)
     if made.control is not None:
         row["accuracy_control"] = made.control.to_dict()
         learning.progress.note(f"{name}: {control_text(AccuracyControlFigures(**row['accuracy_control']))}")

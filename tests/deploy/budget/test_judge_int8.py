@@ -48,6 +48,12 @@ def file(**change: Any) -> dict[str, Any]:
     return row | change
 
 
+def explained(overlap: float | None, **change: Any) -> dict[str, Any]:
+    mean = {"standard_error": 0.01, "images": 32}
+    row = {"explainer": "occlusion", "images": 32}
+    return row | {"region_iou": {"mean": overlap, **mean}, "chance": {"mean": 0.3, **mean}} | change
+
+
 def control(**change: Any) -> dict[str, Any]:
     """Of a file that keeps one layer of two in FP32."""
     row = {
@@ -99,10 +105,12 @@ def judged(found: Report, **limits: Any) -> dict[str, tuple[str, float | None, f
 
 
 def test_every_limit_is_of_the_slim_models_file() -> None:
-    found = judged(report(file()), accuracy_drop="1%", agreement="98%", size="40%", speedup=2.9, integer_layers="95%")
+    limits = {"accuracy_drop": "1%", "agreement": "98%", "size": "40%", "integer_layers": "95%", "overlap": "80%"}
+    found = judged(report(file(explanations=explained(0.81))), speedup=2.9, **limits)
     assert found == {
         "accuracy_drop": ("ok", pytest.approx(0.005), 0.01, None),
         "agreement": ("ok", 0.985, 0.98, None),
+        "overlap": ("ok", 0.81, 0.8, None),
         "integer_layers": ("ok", 1.0, 0.95, None),
         "size": ("ok", 300_000, 400_000, None),  # of the original's FP32 file
         "speedup": ("ok", 3.0, 2.9, None),  # the low end
@@ -127,6 +135,21 @@ def test_what_misses_fails_or_warns_and_says_why() -> None:
     assert found["integer_layers"] == ("failed", 0.8, 1.0, "in FP32 run a, b, c and 1 more")
 
 
+def test_explanations_that_moved_or_were_not_compared_fail() -> None:
+    assert judged(report(file(explanations=explained(0.5))), overlap=0.8)["overlap"] == ("failed", 0.5, 0.8, None)
+    reasons = (
+        (file(), "the run did not compare what its INT8 file looks at; run it again"),
+        (file(explanations={"explainer": "occlusion", "reason": "there is one validation image"}), "there is one "),
+        (file(explanations=explained(None)), "no map says where the model looks"),
+    )
+    for row, reason in reasons:
+        status, value, _, why = judged(report(row), overlap=0.8)["overlap"]
+        assert (status, value) == ("failed", None)
+        assert str(why).startswith(reason)
+    note = "its maps by occlusion overlap those in FP32 by 81.0 %, maps of different images by 30.0 % ("
+    assert any(note in text for text in int8_notes(report(file(explanations=explained(0.81)))))
+
+
 def test_test_images_come_before_validation_images() -> None:
     tested = report(file(test=drop(0.9, 0.88)))
     verdict = check_report(tested, BudgetFile.model_validate({"int8": {"accuracy_drop": "1%"}}))
@@ -134,7 +157,7 @@ def test_test_images_come_before_validation_images() -> None:
     assert verdict.checks[0].value == pytest.approx(0.02)
 
 
-@pytest.mark.parametrize("key", ["accuracy_drop", "agreement", "size", "speedup", "integer_layers"])
+@pytest.mark.parametrize("key", ["accuracy_drop", "agreement", "size", "speedup", "integer_layers", "overlap"])
 def test_a_run_without_the_file_fails_each_limit(key: str) -> None:
     status, value, _, reason = judged(report(None), **{key: 0.5})[key]
     assert (status, value) == ("failed", None)
