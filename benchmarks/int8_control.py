@@ -38,8 +38,8 @@ IMAGES, CHOSEN_ON, MOST = 256, 256, 8
 ROWS: dict[str, tuple[str, KeptLimits]] = {
     "per_channel": ("per_channel", KeptLimits()),
     "per_tensor": ("per_tensor", KeptLimits()),
-    "agreement_97": ("per_tensor", KeptLimits(agreement=0.97)),
     "sqnr_18": ("per_tensor", KeptLimits(sqnr_db=18)),
+    "agreement_97": ("per_tensor", KeptLimits(agreement=0.97)),
 }
 
 Row = dict[str, Any]

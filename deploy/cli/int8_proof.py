@@ -23,7 +23,9 @@ LeastAgreement = Annotated[
 LeastSqnr = Annotated[
     float | None, typer.Option(metavar="DB", help="int8: least signal to quantisation noise; else layers stay in FP32")
 ]
-MaxFloatLayers = Annotated[int, typer.Option(help="int8: most layers that stay in FP32")]
+MaxFloatLayers = Annotated[
+    int | None, typer.Option(help="int8: most layers that stay in FP32, where there is such a limit; default: 8")
+]
 
 
 def read_agreement_option(text: str | None) -> float | None:

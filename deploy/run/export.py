@@ -189,6 +189,8 @@ def _int8_settings(
     if most is not None and not 1 <= most <= 1000:
         raise ConfigError(f"--max-float-layers is {most}: give 1 to 1000 layers that may stay in FP32")
     controlled = settings.accuracy_control.model_copy(update=dict(control)) if control else None
+    if controlled is not None and not controlled.limits:
+        raise ConfigError("--max-float-layers is given without a limit to keep: give --agreement or --sqnr with it")
     given = {"images": calibration, "method": method, "accuracy_control": controlled}
     return settings.model_copy(update={name: value for name, value in given.items() if value is not None})
 

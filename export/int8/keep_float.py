@@ -31,11 +31,11 @@ def keep_in_float_(graph: Any, layers: Collection[str]) -> None:
     helper = importlib.import_module("onnx").helper
     producers = {name: node for node in graph.node for name in node.output}
     for position, node in reversed(list(enumerate(graph.node))):
-        if node.name not in layers or not _is_dequantised(node.input[0], producers):
-            continue
-        apart = f"{node.name}/{BARRIER}"
-        graph.node.insert(position, helper.make_node("Max", [node.input[0]], [apart], name=apart))
-        node.input[0] = apart
+        for factor in (0, 1) if node.name in layers else ():  # a matrix product may have its weight on either side
+            if _is_dequantised(node.input[factor], producers):
+                apart = f"{node.name}/{BARRIER}"
+                graph.node.insert(position, helper.make_node("Max", [node.input[factor]], [apart], name=apart))
+                node.input[factor] = apart
 
 
 def _is_dequantised(name: str, producers: dict[str, Any]) -> bool:

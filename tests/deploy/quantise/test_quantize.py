@@ -135,6 +135,7 @@ def test_images_are_cut_as_the_file_says_and_normalised_as_is_asked(say: Callabl
         (("--images", "train", "--agreement", "97"), r"--agreement: '97' is not a valid agreement: give a share"),
         (("--images", "train", "--sqnr", "0"), r"sqnr_db is 0\.0: give a signal to noise ratio above 0"),
         (("--images", "train", "--max-float-layers", "0"), r"max_float_layers is 0: give 1 or more"),
+        (("--images", "train", "--max-float-layers", "3"), r"without a limit to keep: give --agreement or --sqnr"),
         (("--images", "train", "--sqnr", "9"), r"4 training images are left to choose FP32 layers on.*at least 32"),
         (("--images", "train", "--mean", "0,0,0"), r"--mean and --std belong together"),
         (("--images", "train", "--mean", "0,0", "--std", "1,1,1"), r"--mean is '0,0': give three numbers"),

@@ -80,6 +80,11 @@ def test_the_proof_names_what_runs_in_integers_and_what_it_costs(quantised: tupl
     (row,) = file.runtimes
     assert (row.runtime, row.passed, row.integer_layers, row.float_layers) == ("onnxruntime-cpu", True, 6, ())
     assert file.integer_share == 1.0
+    assert file.explanations is not None
+    assert (file.explanations.explainer, file.explanations.images) == ("occlusion", 32)
+    assert file.explanations.region_iou is not None
+    assert file.explanations.region_iou.mean is not None
+    assert 0.5 < file.explanations.region_iou.mean <= 1
     session = Session(load_recipe(read_run(root).recipe), read_run(root), SILENT, cache)
     val, test = session.splits.val, session.splits.test()
     for images, stated in ((val, file.val), (test, file.test)):
