@@ -122,10 +122,11 @@ def kept_text(kept: KeptFigures) -> str:
 
 
 def time_ratio_text(found: AccuracyControlFigures) -> str:
-    """``1.08 times [1.06, 1.10] that of all layers in INT8``."""
+    """``a call takes 1.08 times [1.06, 1.10] as long as with all layers in INT8``."""
     assert found.time_ratio is not None
     ratio = found.time_ratio
-    return f"{ratio.median:.2f} times [{ratio.low:.2f}, {ratio.high:.2f}] that of all layers in INT8"
+    interval = f"[{ratio.low:.2f}, {ratio.high:.2f}]"
+    return f"a call takes {ratio.median:.2f} times {interval} as long as with all layers in INT8"
 
 
 def int8_notes(report: Report) -> list[str]:
