@@ -213,7 +213,7 @@ def test_a_layer_that_ruins_the_file_stays_in_fp32_and_the_terminal_says_which(
     said = say("quantize", source, "--images", folder, *RUINED, "--json", tmp_path / "out.json")
     assert said.code == 0, said.err
     assert re.search(
-        r"accuracy control: 1 layer in FP32 \(second\): same class .* on 33 training images, .*, a call takes [0-9.]+ times \[",
+        r"accuracy control: 1 layer in FP32 \(second\): same class .* on 33 training images, .* takes [0-9.]+ times \[",
         said.out,
     )
     assert "in FP32 in onnxruntime-cpu: second" in said.out
