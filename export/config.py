@@ -7,8 +7,9 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field, field_validator, model_validator
 
 from slimsight.compress.config import Positive, Section
+from slimsight.compress.config.shares import AccuracyDrop, LeastAgreement
 
-from .onnx_files.quantised import Form, Method
+from .onnx_files.quantised import Form, Method, WeightScales
 
 Format = Literal["onnx", "pt2"]
 FilePrecision = Literal["fp32", "int8"]
@@ -19,6 +20,44 @@ LEAST_IMAGES = 32
 """Fewer calibration images do not show the ranges of a network's values."""
 
 DEFAULT_IMAGES = 256
+MOST_FLOAT_LAYERS = 8
+CONTROL_IMAGES = 512
+
+
+class AccuracyControlConfig(Section):
+    """Layers that stay in FP32 where the slim model's INT8 file misses a limit; without a limit there is none.
+
+    Layers are chosen on training images that INT8 is not calibrated on. The run's verdict holds the file to the same
+    limits on validation images.
+    """
+
+    agreement: LeastAgreement | None = Field(
+        default=None,
+        description="the least share of images on which the INT8 file predicts the class that its FP32 file predicts",
+        examples=["97%", 0.97],
+    )
+    accuracy_drop: AccuracyDrop | None = Field(
+        default=None,
+        description="the most points of accuracy that the INT8 file loses against its FP32 file",
+        examples=["0.5%", 0.005],
+    )
+    sqnr_db: Annotated[float, Field(gt=0, le=100)] | None = Field(
+        default=None, description="the least signal to quantisation noise of the logits, dB", examples=[20]
+    )
+    max_float_layers: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=MOST_FLOAT_LAYERS, description="the most convolutions and matrix products that stay in FP32"
+    )
+    images: Annotated[int, Field(ge=LEAST_IMAGES, le=100_000)] = Field(
+        default=CONTROL_IMAGES,
+        description="training images that layers are chosen on, none of int8.images; agreement and accuracy are taken "
+        "on the quarter of them that FP32 is least sure of",
+    )
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits that are set, by name."""
+        found = {"agreement": self.agreement, "accuracy_drop": self.accuracy_drop, "sqnr_db": self.sqnr_db}
+        return {name: value for name, value in found.items() if value is not None}
 
 
 class Int8Config(Section):
@@ -30,11 +69,16 @@ class Int8Config(Section):
     method: Method = Field(
         default="minmax", description="how ranges are chosen: extremes, least KL divergence, or 99.999 % of the values"
     )
+    weights: WeightScales = Field(
+        default="per_channel",
+        description="what one scale of weights is for; per_tensor: for runtimes that know no other, less accurate",
+    )
     forms: tuple[Form, ...] = Field(
         default=("u8",),
         min_length=1,
         description="u8 (model.int8.onnx): for ONNX Runtime; s8 (model.int8.trt.onnx): for TensorRT",
     )
+    accuracy_control: AccuracyControlConfig = AccuracyControlConfig()
 
     @field_validator("forms")
     @classmethod

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from ..report.int8 import ORIGINAL_INT8, Int8FileFigures
+from ..report.parts import AttributionFigures
 from ..report.schema import Check, Report, Unit
 from ..report.units import as_percent
 from .accuracy import AccuracyFacts, accuracy_drop
@@ -33,8 +34,11 @@ def int8_checks(figures: TargetFigures, limits: Int8Limits) -> Iterator[BudgetCh
         yield _accuracy_drop(file, limits.accuracy_drop, missing)
     agreement, share = (None, None) if file is None else (file.agreement, file.integer_share)
     floating = None if file is None else _NO_LAYERS if share is None else _float_layers(file)
+    overlap = None if file is None else _overlap(file.explanations)
+    moved = None if file is None or overlap is not None else _why_no_overlap(file.explanations)
     rows: tuple[tuple[str, str, Unit, float | None, str | None], ...] = (
         ("agreement", "INT8, same class as in FP32", "images", agreement, None),
+        ("overlap", "INT8, overlap of maps with those in FP32", "overlap", overlap, moved),
         ("integer_layers", "INT8, layers in integers", "overlap", share, floating),
     )
     for key, name, unit, value, reason in rows:
@@ -46,6 +50,16 @@ def int8_checks(figures: TargetFigures, limits: Int8Limits) -> Iterator[BudgetCh
         yield _size(figures.report, file, limits, missing)
     if limits.speedup is not None:
         yield from _speedups(figures.report, file, limits.speedup, missing)
+
+
+def _overlap(found: AttributionFigures | None) -> float | None:
+    return None if found is None or found.region_iou is None else found.region_iou.mean
+
+
+def _why_no_overlap(found: AttributionFigures | None) -> str:
+    if found is None:
+        return "the run did not compare what its INT8 file looks at; run it again"
+    return found.reason or "no map says where the model looks"
 
 
 def int8_own_checks(
@@ -60,6 +74,7 @@ def int8_own_checks(
         passed = len(file.runtimes) - len(failed)
         name, reason = "INT8 proof, runtimes passed", "; ".join(failed) or None
         yield check_figure(name, len(file.runtimes), passed, "rows", bound="min", reason=reason)
+    yield from _control_checks(file)
     if accuracy is not None:
         original = _of_images(accuracy.original, file.val.images)
         lost = accuracy_drop(original, file.val.int8)
@@ -71,6 +86,34 @@ def int8_own_checks(
         yield check if check.passed else _with_remedy(check, file, "")
 
 
+def _control_checks(file: Int8FileFigures) -> Iterator[Check]:
+    """The limits of accuracy control, which chose layers on training images, on validation images."""
+    if file.accuracy_control is None:
+        return
+    limits = file.accuracy_control.limits
+    if limits.agreement is not None:
+        name = "INT8, same class as in FP32 on validation images"
+        yield _reserve(check_figure(name, limits.agreement, file.agreement, "images", bound="min"), file)
+    if limits.accuracy_drop is not None:
+        name = "INT8, validation accuracy drop against FP32"
+        yield _reserve(check_figure(name, limits.accuracy_drop, file.val.drop, "points"), file)
+    if limits.sqnr_db is not None:
+        name, noise = "INT8, signal to quantisation noise on validation images", file.fidelity.sqnr_db
+        yield _reserve(check_figure(name, limits.sqnr_db, noise, "dB", bound="min"), file)
+
+
+def _reserve(check: Check, file: Int8FileFigures) -> Check:
+    """With what to do about it, where it failed: networks know their training images, on which layers were chosen."""
+    control = file.accuracy_control
+    assert control is not None
+    if check.passed:
+        return check
+    kept = f"{len(control.layers_kept)} of at most {control.max_float_layers} layers stay in FP32"
+    more = "raise export.int8.accuracy_control.max_float_layers"
+    stricter = "set a stricter limit: layers are chosen on training images, which are easier; sqnr_db differs least"
+    return check.model_copy(update={"reason": kept, "remedy": stricter if control.reached else more})
+
+
 def _of_images(accuracy: float | None, images: int) -> float | None:
     """``accuracy`` without the rounding of float32, which is no multiple of 1/images."""
     return None if accuracy is None or not math.isfinite(accuracy) else round(accuracy * images) / images
@@ -78,7 +121,10 @@ def _of_images(accuracy: float | None, images: int) -> float | None:
 
 def _with_remedy(check: Check, file: Int8FileFigures, original: str) -> Check:
     slim = f"{as_percent(file.val.fp32)} of the slim model in FP32, {as_percent(file.val.int8)} in INT8"
-    remedy = "calibrate on more images (export.int8.images), or by another method (export.int8.method)"
+    remedy = (
+        "let layers stay in FP32 (export.int8.accuracy_control), calibrate on more images (export.int8.images), or by "
+        "another method (export.int8.method)"
+    )
     reason = ", ".join(filter(None, (original, slim)))
     return check.model_copy(update={"reason": reason, "remedy": remedy if file.val.drop > 0 else None})
 

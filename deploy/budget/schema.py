@@ -21,11 +21,11 @@ from slimsight.compress.amounts import (
     to_amount,
 )
 from slimsight.compress.config import Section
+from slimsight.compress.config.shares import read_agreement, read_drop, read_share
 from slimsight.compress.errors import ConfigError
 from slimsight.compress.files.untrusted import read_text
 
 from ..settings.allowed import Allowed, Problems, shown_value, without_null
-from ..settings.checks import read_agreement, read_drop, read_share
 from ..settings.latency import LatencyConfig
 from ..settings.yaml_text import MOST_YAML, Place, line_of, read_yaml
 from .limit import Levels, Limit
@@ -191,6 +191,9 @@ class Int8Limits(_Limits):
         "the most bytes of the file: an amount, or a ratio to the original's FP32 file", "30%"
     )
     speedup: SpeedUp | None = _key("the least of the LOW end of its speed-up over the original in FP32", 3, "3x")
+    overlap: RegionOverlap | None = _key(
+        "the least overlap of the regions that it and the same model in FP32 look at, by occlusion", 0.8, "80%"
+    )
     integer_layers: IntegerLayers | None = _key(
         "the least share of convolutions and matrix products that ONNX Runtime really runs in integers", 1.0, "95%"
     )

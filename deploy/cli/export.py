@@ -11,7 +11,7 @@ from rich.table import Table
 from slimsight.compress.errors import BudgetExceeded
 from slimsight.compress.files.destination import check_folder_destination
 
-from .int8_proof import print_int8, refuse_failed
+from .int8_proof import LeastAgreement, LeastSqnr, print_int8, read_agreement_option, refuse_failed
 from .terminal import AllowCode, Terminal, console
 
 if TYPE_CHECKING:
@@ -37,6 +37,11 @@ def export(
     method: Annotated[
         str | None, typer.Option(help="int8: minmax, entropy or percentile; default: the recipe's")
     ] = None,
+    agreement: LeastAgreement = None,
+    sqnr: LeastSqnr = None,
+    max_float_layers: Annotated[
+        int | None, typer.Option(help="int8: most layers that stay in FP32; default: the recipe's")
+    ] = None,
     allow_code: AllowCode = False,
 ) -> None:
     """Export a run's slim model (and its dynamic one), and compare each file with PyTorch on real images."""
@@ -54,6 +59,11 @@ def export(
         out=out,
         calibration=calibration,
         method=method,
+        accuracy_control={
+            "agreement": read_agreement_option(agreement),
+            "sqnr_db": sqnr,
+            "max_float_layers": max_float_layers,
+        },
         allow_code=allow_code,
         progress=terminal.progress,
     )

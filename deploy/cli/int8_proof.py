@@ -2,24 +2,61 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.table import Table
 
-from slimsight.compress.errors import BudgetExceeded
+from slimsight.compress.errors import BudgetExceeded, ConfigError
 
 from .terminal import console
 
 if TYPE_CHECKING:
+    from slimsight.export.int8.control import Controlled
     from slimsight.export.int8.make import Int8Model
 
 
+LeastAgreement = Annotated[
+    str | None,
+    typer.Option(metavar="SHARE", help="int8: least share of images with the class of FP32; else layers stay in FP32"),
+]
+LeastSqnr = Annotated[
+    float | None, typer.Option(metavar="DB", help="int8: least signal to quantisation noise; else layers stay in FP32")
+]
+MaxFloatLayers = Annotated[
+    int | None, typer.Option(help="int8: most layers that stay in FP32, where there is such a limit; default: 8")
+]
+
+
+def read_agreement_option(text: str | None) -> float | None:
+    """``97%`` or ``0.97`` -> a share.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    from slimsight.compress.config.shares import read_agreement
+
+    try:
+        return None if text is None else read_agreement(text)
+    except ValueError as error:
+        raise ConfigError(f"--agreement: {error}") from error
+
+
 def refuse_failed(*made: Int8Model) -> None:
-    """Raises BudgetExceeded where a runtime does not compute what a file says; the message names both, and why."""
+    """Raises BudgetExceeded where a runtime does not compute what a file says, or accuracy control misses a limit."""
     for model in made:
         for row in model.proof.runtimes:
             if not row.passed:
                 raise BudgetExceeded(f"{row.runtime} does not compute what {model.path} says: {row.why}")
+        if model.control is not None and not model.control.reached:
+            raise BudgetExceeded(f"{model.path} {_control_text(model.control)}; allow more, or calibrate otherwise")
+
+
+def _control_text(control: Controlled) -> str:
+    from ..report.int8 import AccuracyControlFigures
+    from ..report.rows_int8 import control_text
+
+    return control_text(AccuracyControlFigures(**control.to_dict()))
 
 
 def print_int8(made: Int8Model) -> None:
@@ -42,5 +79,7 @@ def print_int8(made: Int8Model) -> None:
     for row in made.proof.runtimes:
         if row.layers is not None and row.layers.floating:
             out.print(f"in FP32 in {row.runtime}: {', '.join(row.layers.floating)}", soft_wrap=True)
+    if made.control is not None:
+        out.print(f"accuracy control: {_control_text(made.control)}", soft_wrap=True)
     for runtime, reason in made.proof.skipped:
         out.print(f"not run in {runtime}: {reason}", soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from slimsight.compress.data.image_folder import find_images, read_images
 from slimsight.compress.data.preprocessing import RESAMPLING
 from slimsight.compress.errors import ConfigError, DataError
 from slimsight.compress.progress import SILENT, Progress
+from slimsight.export.config import MOST_FLOAT_LAYERS
 from slimsight.export.int8.calibration import Calibration
+from slimsight.export.int8.control import KeptLimits
 from slimsight.export.int8.make import Int8Model, make_int8
-from slimsight.export.int8.quantise import check_quantisable
+from slimsight.export.int8.prepare import check_quantisable
 from slimsight.export.onnx_files.graph import read_onnx
 from slimsight.export.onnx_files.metadata import (
     CROP,
@@ -26,9 +29,10 @@ from slimsight.export.onnx_files.metadata import (
     RESIZE,
     stored_metadata,
 )
-from slimsight.export.onnx_files.quantised import Form, Method
+from slimsight.export.onnx_files.quantised import Form, Method, WeightScales
 
-from .model import check_choices, check_out, split_rows
+from ..timing.file_ratio import time_file_ratio
+from .model import check_choices, check_out, split_held_out, split_rows
 
 Channels = tuple[float, float, float]
 
@@ -42,6 +46,9 @@ def quantise_from_folder(
     method: Method = "minmax",
     form: Form = "u8",
     normalisation: tuple[Channels, Channels] | None = None,
+    weights: WeightScales = "per_channel",
+    limits: KeptLimits | None = None,
+    max_float_layers: int = MOST_FLOAT_LAYERS,
     progress: Progress = SILENT,
 ) -> Int8Model:
     """Write an FP32 ONNX file in INT8, and prove the file.
@@ -54,13 +61,17 @@ def quantise_from_folder(
         wanted: how many images to calibrate on; others, up to 128, are held out for the proof.
         normalisation: mean and standard deviation of each channel, for a file that takes normalised images; None: it
             takes images in [0, 1].
+        weights: what one scale of weights is for.
+        limits: of agreement and of SQNR; where all layers in INT8 miss one, the fewest that bring it back stay in FP32,
+            chosen on images that the file is neither calibrated nor proven on.
+        max_float_layers: most layers that stay in FP32.
 
     Raises:
-        ConfigError: an unknown method or form, or a file at ``out`` that is no INT8 file.
+        ConfigError: an unknown method, form or kind of scales, or a file at ``out`` that is no INT8 file.
         DataError: no images, too few, or broken ones.
         ExportError: the file cannot be quantised.
     """
-    check_choices(method, form)
+    scheme, limits = check_choices(method, form, weights), limits or KeptLimits()
     takes = check_quantisable(fp32)
     assert takes.size is not None
     path = check_out(out or fp32.with_suffix(".int8.onnx" if form == "u8" else ".int8.trt.onnx"), fp32)
@@ -69,7 +80,7 @@ def quantise_from_folder(
         raise ConfigError(f"{fp32} normalises its images itself: leave --mean and --std out")
     preprocessing = _stated_preprocessing(metadata) or _square(takes.size)
     paths = find_images(images)
-    rows, others = split_rows(len(paths), wanted)
+    rows, others = split_rows(len(paths), wanted, controlled=limits.any)
     chosen = read_images(images, [paths[row] for row in (*rows, *others)], preprocessing)
     if chosen.shape[2:] != takes.size:
         raise DataError(
@@ -83,7 +94,17 @@ def quantise_from_folder(
         tuple(map(int, rows)),
         normalised=normalisation is not None,
     )
-    return make_int8(fp32, path, calibration, pixels[len(rows) :], method=method, form=form, progress=progress)
+    control, proven_on = split_held_out(pixels[len(rows) :], limits, max_float_layers)
+    return make_int8(
+        fp32,
+        path,
+        calibration,
+        proven_on,
+        scheme=scheme,
+        control=control,
+        time_ratio=partial(time_file_ratio, images=pixels, progress=progress),
+        progress=progress,
+    )
 
 
 def read_normalisation(mean: str | None, std: str | None) -> tuple[Channels, Channels] | None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from slimsight.compress.config import Count
 
-from .parts import Measured, ReportPart, Share, Whole
+from .parts import AttributionFigures, Measured, ReportPart, Share, Whole
 
 SLIM_INT8, ORIGINAL_INT8 = "slim/model.int8.onnx", "original.int8.onnx"
 """The file that budgets and the run's own checks judge, and the original's beside it."""
@@ -68,11 +68,67 @@ class AccuracyDropFigures(ReportPart):
     images: Count
 
 
+class LayerNoiseFigures(ReportPart):
+    """``sqnr_db``: signal to noise of the logits where this layer alone is in INT8; None: no noise, or not finite."""
+
+    layer: str
+    sqnr_db: float | None
+
+
+class KeptFigures(ReportPart):
+    """What an INT8 file keeps of its FP32 file on training images; ``accuracy_drop``: None without labels.
+
+    ``agreement`` and ``accuracy_drop`` are of the quarter of the images that FP32 is least sure of.
+    """
+
+    agreement: Share
+    sqnr_db: float | None
+    accuracy_drop: float | None = None
+
+
+class KeptLimitFigures(ReportPart):
+    """The limits that accuracy control was given; None: not set."""
+
+    agreement: Share | None = None
+    accuracy_drop: float | None = None
+    sqnr_db: float | None = None
+
+
+class TimeRatioFigures(ReportPart):
+    """A ratio of times with its 95 % interval."""
+
+    median: float
+    low: float
+    high: float
+
+
+class AccuracyControlFigures(ReportPart):
+    """Layers that stay in FP32 so that a file keeps its limits, chosen on training images (``rows``).
+
+    ``before``: of the file with all layers in INT8; ``after``: of the one that was written; ``reached``: it keeps the
+    limits on those images; ``sensitivity``: of every layer, empty where no layer had to stay; ``time_ratio``: time of a
+    call over that with all layers in INT8.
+    """
+
+    limits: KeptLimitFigures
+    max_float_layers: Count
+    images: Count
+    rows: tuple[Whole, ...]
+    before: KeptFigures
+    after: KeptFigures
+    reached: bool
+    layers_kept: tuple[str, ...]
+    sensitivity: tuple[LayerNoiseFigures, ...]
+    files_compared: Count
+    time_ratio: TimeRatioFigures | None = None
+
+
 class Int8FileFigures(ReportPart):
     """An INT8 file and its proof.
 
     ``layers``: its convolutions and matrix products; ``agreement``: share of the validation images on which it predicts
-    the class of its FP32 file; ``val`` and ``test``: what it lost against that file.
+    the class of its FP32 file; ``val`` and ``test``: what it lost against that file; ``explanations``: how far maps by
+    occlusion moved from that file to this one.
     """
 
     artifact: str
@@ -86,6 +142,8 @@ class Int8FileFigures(ReportPart):
     agreement: Share
     val: AccuracyDropFigures
     test: AccuracyDropFigures | None = None
+    accuracy_control: AccuracyControlFigures | None = None
+    explanations: AttributionFigures | None = None
 
     @property
     def integer_share(self) -> float | None:
@@ -98,8 +156,14 @@ class Int8Figures(ReportPart):
     """All INT8 files of a run; the original's is there to compare with."""
 
     method: str
+    weights: str = "per_channel"
     calibration: CalibrationFigures
     files: tuple[Int8FileFigures, ...]
+
+    @property
+    def controlled(self) -> bool:
+        """Whether accuracy control was asked for."""
+        return any(file.accuracy_control is not None for file in self.files)
 
     @property
     def slim(self) -> Int8FileFigures | None:

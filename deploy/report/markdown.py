@@ -34,6 +34,8 @@ TABLES: Final[Mapping[str, Callable[[Report], Table]]] = {
     "latency": rows.latency,
     "int8_files": rows_int8.int8_files,
     "int8_runtimes": rows_int8.int8_runtimes,
+    "int8_controls": rows_int8.int8_controls,
+    "int8_sensitivity": rows_int8.int8_sensitivity,
     "saliency": rows.saliency,
     "map_drift": rows_explained.map_drift,
     "attribution": rows_explained.attribution,

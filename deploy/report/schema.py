@@ -47,6 +47,7 @@ Unit = Literal[
     "overlap",
     "images",
     "growth",
+    "dB",
 ]
 
 

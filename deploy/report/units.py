@@ -82,6 +82,11 @@ def as_images(value: float) -> str:
     return f"{as_percent(value, 1)} of the images"
 
 
+def as_db(value: float) -> str:
+    """A ratio of powers: ``17.5 dB``."""
+    return f"{value:.1f} dB"
+
+
 def as_growth(value: float) -> str:
     """A relative change: ``+2.3 %``; nothing is hidden by rounding."""
     text = f"{value * 100:+.1f} %"
@@ -103,6 +108,7 @@ _AS_TEXT: Final[dict[Unit, Callable[[float], str]]] = {
     "overlap": as_percent,
     "images": as_images,
     "growth": as_growth,
+    "dB": as_db,
 }
 _EXACT: Final[frozenset[Unit]] = frozenset({"MACs", "bytes"})
 
@@ -149,6 +155,8 @@ def excess_text(check: Check) -> str:
         return ""
     side = "above" if check.value > check.limit else "below"
     difference, relative = excess(check), relative_excess(check)
+    if check.unit == "dB":
+        return f"{as_db(difference)} {side}"
     if check.unit in _DIFFERENCES:
         return f"{difference * 100:.2g} points {side}" if difference < 0.001 else f"{as_points(difference)} {side}"
     if check.unit == "rows" or relative is None:

@@ -17,6 +17,7 @@ from slimsight.compress.data.broken import naming_all_broken
 from slimsight.compress.data.file_batches import default_workers
 from slimsight.compress.data.images import image_count
 from slimsight.compress.errors import RunError
+from slimsight.compress.explain.attribution.occlusion import CELLS
 from slimsight.compress.macs import size_bytes
 from slimsight.compress.models import Classifier
 from slimsight.compress.progress import SILENT, Progress
@@ -27,11 +28,14 @@ from ..run_dir import RunDir, read_run
 from ..settings.recipe import Recipe
 from .pipeline import Stage, stage_fingerprints, to_stages
 from .session import Session
+from .stages.int8_explained import EXPLAINED_IMAGES
 from .stages.preflight import Preflight, preflight
 
 _BATCHES = 4
 _DECODED = 16  # images, to see how long that takes
 _CALIBRATION_PASSES = 4  # nothing is fused while ranges are measured
+_OCCLUDED = 2 * EXPLAINED_IMAGES * (CELLS**2 + 1)  # images with a patch covered, by two files
+_CONTROL_FILES = 25  # passes over the images of accuracy control: single layers on a part of them, then whole files
 _EXPORT_SECONDS = 1.5  # of one export by torch, with its proof; deeper networks take longer
 _OPEN_SECONDS = 0.02  # a file in ONNX Runtime
 _STEADY_CALLS = 10  # of a session, before times are read
@@ -135,6 +139,8 @@ def estimate(session: Session, known: Preflight, steps: Steps) -> dict[str, floa
     files = 1 + len(recipe.export.formats)
     quantised = (1 + len(recipe.export.int8.forms)) if recipe.export.quantised else 0
     calibrated = min(recipe.export.int8.images, train)
+    control = recipe.export.int8.accuracy_control
+    compared = min(control.images, train) * _CONTROL_FILES * len(recipe.export.int8.forms) if control.limits else 0
     latency = recipe.latency
     calls = (latency.rounds + _STEADY_CALLS * latency.sessions) * latency.batch
     return {
@@ -146,7 +152,8 @@ def estimate(session: Session, known: Preflight, steps: Steps) -> dict[str, floa
         "surgery": 2 * known.proof_seconds,
         "finetune": finetune + recalibrations * recipe.finetune.batch_size * forward,
         "export": files * (_EXPORT_SECONDS + 3 * val * forward)
-        + quantised * (_EXPORT_SECONDS + (_CALIBRATION_PASSES * calibrated + 3 * val) * forward),
+        + quantised * (_EXPORT_SECONDS + (_CALIBRATION_PASSES * calibrated + 3 * val) * forward)
+        + ((compared + _OCCLUDED) * forward if quantised else 0.0),
         "dynamic": (recipe.dynamic.epochs + recipe.dynamic.finetune_epochs) * train * step * 2,
         "dynamic_export": 2 * _EXPORT_SECONDS + 3 * val * forward,
         "latency": 2 * (calls * forward + latency.sessions * _OPEN_SECONDS),

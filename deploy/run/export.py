@@ -109,6 +109,7 @@ def export_run(
     out: Path | None = None,
     calibration: int | None = None,
     method: str | None = None,
+    accuracy_control: Mapping[str, float | None] | None = None,
     cache: Path | None = None,
     allow_code: bool = False,
     progress: Progress = SILENT,
@@ -123,6 +124,7 @@ def export_run(
         batch: images per call that engines take, and that artefacts are compared at; None: as each takes them.
         out: where to; None: ``export`` in the run's folder.
         calibration, method: images and method of INT8 files; None: as the recipe says.
+        accuracy_control: fields of the recipe's ``export.int8.accuracy_control``; None: as the recipe says.
         cache: folder of decoded images (see ``default_cache``).
         allow_code: build the run's model from its file although that was not run here (see ``allowed_code``).
 
@@ -137,9 +139,13 @@ def export_run(
     if (writer := run.writer()) is not None:
         raise RunError(f"process {writer} is working on {path}: wait until it ends, then export")
     recipe = load_run_recipe(run, allow_code=allow_code, cache=cache)
-    if "int8" not in precisions and (calibration is not None or method is not None):
-        raise ConfigError("--calibration and --method are of INT8 files: add int8 to --precision, or leave them out")
-    int8 = _int8_settings(recipe.export.int8, calibration, method)
+    control = {name: value for name, value in (accuracy_control or {}).items() if value is not None}
+    if "int8" not in precisions and (calibration is not None or method is not None or control):
+        raise ConfigError(
+            "--calibration, --method, --agreement, --sqnr and --max-float-layers are of INT8 files: add int8 to "
+            "--precision, or leave them out"
+        )
+    int8 = _int8_settings(recipe.export.int8, calibration, method, control)
     stages = ("finetune", "dynamic") if recipe.dynamic.enabled else ("finetune",)
     unfinished = next((stage for stage in stages if run.record(stage) is None), None)
     if unfinished is not None:
@@ -164,18 +170,28 @@ def export_run(
     return found
 
 
-def _int8_settings(settings: Int8Config, calibration: int | None, method: str | None) -> Int8Config:
+def _int8_settings(
+    settings: Int8Config, calibration: int | None, method: str | None, control: Mapping[str, float]
+) -> Int8Config:
     """The recipe's settings with those of the command line.
 
     Raises:
-        ConfigError: too few images, or an unknown method.
+        ConfigError: too few images, an unknown method, or a limit out of range.
     """
     if calibration is not None and calibration < LEAST_IMAGES:
         raise ConfigError(f"--calibration is {calibration}: INT8 needs at least {LEAST_IMAGES} images")
     methods = get_args(Method)
     if method is not None and method not in methods:
         raise ConfigError(f"--method is '{method}'{nearest(method, list(methods))}: choose from {', '.join(methods)}")
-    given = {"images": calibration, "method": method}
+    sqnr, most = control.get("sqnr_db"), control.get("max_float_layers")
+    if sqnr is not None and not 0 < sqnr <= 100:
+        raise ConfigError(f"--sqnr is {sqnr}: give a signal to noise ratio above 0 and up to 100 dB, e.g. 20")
+    if most is not None and not 1 <= most <= 1000:
+        raise ConfigError(f"--max-float-layers is {most}: give 1 to 1000 layers that may stay in FP32")
+    controlled = settings.accuracy_control.model_copy(update=dict(control)) if control else None
+    if controlled is not None and not controlled.limits:
+        raise ConfigError("--max-float-layers is given without a limit to keep: give --agreement or --sqnr with it")
+    given = {"images": calibration, "method": method, "accuracy_control": controlled}
     return settings.model_copy(update={name: value for name, value in given.items() if value is not None})
 
 

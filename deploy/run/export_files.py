@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -16,6 +17,7 @@ from slimsight.export.engines.key import sidecar
 from slimsight.export.engines.result import BatchProfile, EngineResult, Precision
 from slimsight.export.half.precision import export_fp16
 from slimsight.export.int8.make import Int8Model, make_int8
+from slimsight.export.int8.quantise import Scheme
 from slimsight.export.onnx_files.metadata import model_metadata, read_metadata
 from slimsight.export.onnx_files.quantised import Form
 from slimsight.export.parity.prove import PARITY_BATCHES, Artifact
@@ -27,8 +29,9 @@ from slimsight.export.to_onnx import export_onnx, verify_shapes
 
 from ..run_dir.allowed_code import was_built_here
 from ..run_dir.exports import exported_names
+from ..timing.file_ratio import time_file_ratio
 from .session import Session
-from .stages.int8 import PROOF_IMAGES, training_calibration
+from .stages.int8 import PROOF_IMAGES, training_calibration, training_control
 
 Format = Literal["onnx", "pt2", "tensorrt", "tensorrt-rtx"]
 FORMATS = get_args(Format)
@@ -169,11 +172,22 @@ class Files:
         wanted = {"u8": "onnx" in self.formats, "s8": bool(self.flavours) or "s8" in self.int8.forms}
         paths: dict[Form, Path] = {}
         calibration = training_calibration(self.session, self.int8.images)
+        control = training_control(self.session, calibration, self.int8)
         pixels = self.session.some_pixels(PROOF_IMAGES)
         for form in get_args(Form):
             if wanted[form]:
                 paths[form] = source.with_suffix(_INT8_SUFFIXES[form])
-                made = make_int8(source, paths[form], calibration, pixels, form=form, method=self.int8.method)
+                scheme = Scheme(form, self.int8.method, self.int8.weights)
+                made = make_int8(
+                    source,
+                    paths[form],
+                    calibration,
+                    pixels,
+                    scheme=scheme,
+                    control=control,
+                    time_ratio=partial(time_file_ratio, images=pixels, progress=self.session.progress),
+                    progress=self.session.progress,
+                )
                 self.int8_models.append(made)
         return paths
 

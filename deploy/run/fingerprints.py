@@ -15,7 +15,7 @@ from slimsight.compress.data import Preprocessing
 from slimsight.compress.explain import RbfHead
 from slimsight.compress.explain.amortized.rbf import SIGMA_SHARE
 from slimsight.compress.gates.importance import needs_gradients
-from slimsight.export.config import ExportConfig
+from slimsight.export.config import ExportConfig, Int8Config
 from slimsight.export.onnx_files.metadata import METADATA_VERSION
 
 from ..settings.recipe import Recipe
@@ -173,8 +173,22 @@ def export_parts(session: Session) -> Parts:
 
 
 def _export(export: ExportConfig) -> dict[str, Any]:
-    """As before ``precision`` and ``int8`` existed where no INT8 file is asked for."""
-    return export.model_dump(mode="json", exclude=None if export.quantised else {"precision", "int8"})
+    """As before ``precision`` and ``int8`` existed where no INT8 file is asked for, and as before a part of the latter
+    existed where it is left out."""
+    parts = export.model_dump(mode="json", exclude=None if export.quantised else {"precision", "int8"})
+    if export.quantised:
+        parts["int8"] = _int8(export.int8)
+    return parts
+
+
+def _int8(settings: Int8Config) -> dict[str, Any]:
+    """``biases``, ``explained``: earlier versions did not correct them, and explained no INT8 file."""
+    parts = settings.model_dump(mode="json") | {"biases": "corrected", "explained": "occlusion"}
+    if not settings.accuracy_control.limits:
+        del parts["accuracy_control"]
+    if settings.weights == "per_channel":
+        del parts["weights"]
+    return parts
 
 
 def dynamic_export_parts(session: Session) -> Parts:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,15 @@ from numpy.typing import NDArray
 from slimsight.compress.errors import ExportError
 from slimsight.compress.progress import SILENT, Progress
 
-from ..onnx_files.quantised import Form, Method
+from ..runners.in_onnxruntime import why_slow_or_wrong
 from .calibration import Calibration
+from .control import Control, Controlled, choose_float_layers
+from .prepare import check_fits
 from .prove import Int8Proof, onnx_logits, prove_int8
-from .quantise import QuantisedFile, check_fits, quantise
+from .quantise import QuantisedFile, Quantiser, Scheme
+
+TimeRatio = Callable[[Path, Path], Mapping[str, float]]
+"""Time of a call of the first file over that of the second: ``median``, and ``low`` and ``high`` of its interval."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +28,8 @@ class Int8Model:
     """An INT8 file and its proof.
 
     ``proof``: of each runtime here against the file's own arithmetic, and of that against FP32; ``images``: how many it
-    was calibrated on; ``held_out``: how many others it was proven on (0: on those themselves, as there were no others).
+    was calibrated on; ``held_out``: how many others it was proven on (0: on those themselves, as there were no others);
+    ``control``: what accuracy control did, None where it was not asked for.
     """
 
     file: QuantisedFile
@@ -30,6 +37,7 @@ class Int8Model:
     images: int
     held_out: int
     fp32_size_bytes: int
+    control: Controlled | None = None
 
     @property
     def path(self) -> Path:
@@ -40,7 +48,8 @@ class Int8Model:
         """Its figures as plain data, for JSON."""
         sizes = {"size_bytes": self.file.size_bytes, "fp32_size_bytes": self.fp32_size_bytes}
         counts = {"calibration_images": self.images, "held_out_images": self.held_out}
-        return {"file": self.path.name, "method": self.file.method, **sizes, **counts, **self.proof.to_dict()}
+        kept = {} if self.control is None else {"accuracy_control": self.control.to_dict()}
+        return {"file": self.path.name, "method": self.file.method, **sizes, **counts, **self.proof.to_dict(), **kept}
 
 
 def make_int8(
@@ -49,8 +58,9 @@ def make_int8(
     calibration: Calibration,
     held_out: NDArray[Any],
     *,
-    form: Form,
-    method: Method,
+    scheme: Scheme,
+    control: Control | None = None,
+    time_ratio: TimeRatio | None = None,
     artifact: str | None = None,
     progress: Progress = SILENT,
 ) -> Int8Model:
@@ -58,6 +68,8 @@ def make_int8(
 
     Args:
         held_out: none of the calibration images; where there are none, those are taken.
+        control: layers stay in FP32 where the file would miss these limits; None: all are quantised.
+        time_ratio: measures what layers in FP32 cost, where a runtime here runs the file; None: it is not measured.
         artifact: what reports call the file; None: its name.
 
     Raises:
@@ -67,6 +79,12 @@ def make_int8(
     check_fits(fp32, calibration)
     if (logits := onnx_logits(fp32, proven_on[:1])).ndim != 2:
         raise ExportError(f"{fp32} gives an output of shape {logits.shape}: a classifier gives (images, classes)")
-    made = quantise(fp32, path, calibration, form=form, method=method)
+    with Quantiser(fp32, calibration, scheme) as quantiser:
+        controlled = None if control is None else choose_float_layers(quantiser, control, progress=progress)
+        made = quantiser.write(path, () if controlled is None else controlled.float_layers)
+        runs_here = why_slow_or_wrong(scheme.form) is None
+        if controlled is not None and controlled.float_layers and time_ratio is not None and runs_here:
+            plain = quantiser.write(quantiser.folder / "plain.onnx")
+            controlled = replace(controlled, time_ratio=time_ratio(path, plain.path))
     proof = prove_int8(path, fp32, proven_on, artifact=artifact or path.name, progress=progress)
-    return Int8Model(made, proof, len(calibration), len(held_out), fp32.stat().st_size)
+    return Int8Model(made, proof, len(calibration), len(held_out), fp32.stat().st_size, controlled)

@@ -1,54 +1,68 @@
 """Quantisation of an FP32 ONNX file to INT8 in Q/DQ form, by ``onnxruntime.quantization``.
 
 One file cannot serve every runtime: ONNX Runtime on a processor wants unsigned asymmetric activations (``u8``), and
-TensorRT takes symmetric ones without integer biases only (``s8``). Weights are int8, one scale for each output channel:
-one scale for a whole tensor ruins depthwise convolutions.
+TensorRT takes symmetric ones without integer biases only (``s8``). Weights are int8, one scale for each output channel
+unless one for each tensor is asked for, which ruins depthwise convolutions. Biases are corrected for the mean shift
+that rounded weights make (``bias``).
 """
 
 from __future__ import annotations
 
+import copy
 import importlib
-from collections.abc import Mapping
-from contextlib import redirect_stdout
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from functools import cached_property
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from slimsight.compress.errors import ExportError, first_error_line
 from slimsight.compress.files.atomic import atomic_path
 
-from ..onnx_files.graph import MAX_BYTES, nested_graphs, read_onnx, runtime_errors, runtime_inputs, subgraphs
+from ..onnx_files.graph import MAX_BYTES, nested_graphs, read_onnx, runtime_errors, runtime_inputs
 from ..onnx_files.metadata import PRECISION, stored_metadata, write_metadata_
 from ..onnx_files.quantised import (
     CALIBRATION_DIGEST,
     CALIBRATION_IMAGES,
     CALIBRATION_SOURCE,
+    FLOAT_LAYERS,
     FORM,
     INT8,
     METHOD,
     PURPOSE,
     PURPOSES,
+    WEIGHTS,
     Form,
     Method,
+    WeightScales,
     heavy_layers,
-    quantised_nodes,
 )
-from ..onnx_files.value_types import HALF
-from ..runners import import_onnxruntime
-from ..runners.inputs import ImageInput, read_input
+from .bias import correct_biases_, mean_inputs
 from .calibration import BatchReader, Calibration
-
-LEAST_OPSET = 13
-"""The first with a scale for each channel in DequantizeLinear."""
+from .keep_float import keep_in_float_
+from .prepare import PRODUCTS, check_fits, prepare
 
 _METHODS: Mapping[Method, str] = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 _OPTIONS: Mapping[Form, Mapping[str, bool]] = {
     "u8": {},
     "s8": {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
 }
-_PRODUCTS = ("Gemm", "MatMul")
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How an INT8 file is made.
+
+    ``form``: the runtimes that it is for; ``method``: how ranges are chosen; ``weights``: what one scale is for.
+    """
+
+    form: Form = "u8"
+    method: Method = "minmax"
+    weights: WeightScales = "per_channel"
 
 
 @dataclass(frozen=True)
@@ -66,169 +80,178 @@ class QuantisedFile:
 def quantise(
     source: Path, path: Path, calibration: Calibration, *, form: Form = "u8", method: Method = "minmax"
 ) -> QuantisedFile:
-    """Write an FP32 ONNX file in INT8, atomically; its metadata are kept, and say what the INT8 file is for.
+    """Write an FP32 ONNX file in INT8: ``Quantiser.write`` of one call."""
+    with Quantiser(source, calibration, Scheme(form, method)) as quantiser:
+        return quantiser.write(path)
+
+
+class Quantiser:
+    """An FP32 ONNX file that is prepared and calibrated once, and quantised as often as wanted: a context manager.
 
     Args:
         source: the FP32 file; one float32 input (batch, 3, H, W) of fixed size, at least one convolution.
-        path: the INT8 file.
         calibration: images of the training data; they fix the ranges of values, so no figure may be measured on them.
-        form: the runtimes that it is for (see ``Form``).
-        method: how ranges are chosen.
+        scheme: how INT8 files are made of it.
 
     Raises:
-        ExportError: the file is missing, is no FP32 network of images, or is quantised already, or the images do not
-            fit it.
+        ExportError: on entering, when the file is missing, is no FP32 network of images, or is quantised already, or
+            the images do not fit it.
         RuntimeMissing: ONNX Runtime is missing.
-        RunError: the disk is full or the folder is not writable.
     """
-    takes = check_fits(source, calibration)
-    proto = read_onnx(source)
-    if proto.ByteSize() > MAX_BYTES:
-        raise ExportError(f"{source} has {proto.ByteSize():,} bytes: one ONNX file can have at most {MAX_BYTES:,}")
-    metadata = stored_metadata(proto)
-    with TemporaryDirectory(prefix="slimsight-int8-") as folder:
-        prepared = _prepare(proto, source, Path(folder))
-        name = runtime_inputs(proto.graph)[0].name
-        reader = BatchReader(calibration, name, batch=takes.batch)
-        quantised = _quantise_static(prepared, Path(folder) / "quantised.onnx", reader, form, method, source)
-    _keep_logits_in_float_(quantised.graph)
-    _drop_unused_domains_(quantised)
-    write_metadata_(quantised, metadata | _metadata(calibration, form, method))
+
+    def __init__(self, source: Path, calibration: Calibration, scheme: Scheme) -> None:
+        self.source, self.scheme, self._calibration = source, scheme, calibration
+
+    def __enter__(self) -> Self:
+        takes = check_fits(self.source, self._calibration)
+        proto = read_onnx(self.source)
+        if proto.ByteSize() > MAX_BYTES:
+            raise ExportError(
+                f"{self.source} has {proto.ByteSize():,} bytes: one ONNX file can have at most {MAX_BYTES:,}"
+            )
+        self._metadata, self._batch = stored_metadata(proto), takes.batch
+        self._folder = TemporaryDirectory(prefix="slimsight-int8-")
+        try:
+            self._prepared = prepare(proto, self.source, Path(self._folder.name))
+            self.layers = tuple(layer.name for layer in heavy_layers(self._exact.graph))
+        except BaseException:
+            self._folder.cleanup()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._folder.cleanup()
+
+    @property
+    def folder(self) -> Path:
+        """A temporary folder for trial files, removed on leaving."""
+        return Path(self._folder.name)
+
+    @property
+    def prepared(self) -> Path:
+        """The FP32 file that is quantised: BatchNorm folded, layers named; removed on leaving."""
+        return self._prepared
+
+    def write(self, path: Path, float_layers: Collection[str] = ()) -> QuantisedFile:
+        """Write the INT8 file, atomically; the FP32 file's metadata are kept, and say what the INT8 file is for.
+
+        Args:
+            path: the INT8 file.
+            float_layers: of ``layers``, those that stay in FP32.
+
+        Raises:
+            ExportError: onnxruntime.quantization refuses the file.
+            RunError: the disk is full or the folder is not writable.
+        """
+        quantised = self.to_graph(float_layers=float_layers)
+        write_metadata_(quantised, self._metadata | self._metadata_of(float_layers))
+        return write_quantised(quantised, path, self.scheme)
+
+    def to_graph(self, *, float_layers: Collection[str] = (), only: str | None = None) -> Any:
+        """The quantised ModelProto. ``only``: the one layer that is quantised; ``float_layers``: those that are not."""
+        assert set(float_layers) <= set(self.layers), float_layers
+        library = importlib.import_module("onnxruntime.quantization")
+        utils = importlib.import_module("onnxruntime.quantization.quant_utils")
+        kinds = library.QuantType
+        with self._errors():
+            quantizer = library.QDQQuantizer(
+                utils.load_model_with_shape_infer(self._prepared),
+                self.scheme.weights == "per_channel",
+                False,  # 8 bits of weights, not 7
+                kinds.QInt8,
+                kinds.QUInt8 if self.scheme.form == "u8" else kinds.QInt8,
+                copy.deepcopy(self._ranges),  # it writes into them
+                [] if only is None else [only],
+                list(float_layers),
+                _operators(),
+                dict(_OPTIONS[self.scheme.form]),
+            )
+            quantizer.quantize_model()
+            quantizer.model.topological_sort()
+        proto = quantizer.model.model
+        correct_biases_(proto.graph, self._exact.graph, self._means)
+        _keep_logits_in_float_(proto.graph)  # drops what nothing reads any more
+        keep_in_float_(proto.graph, float_layers)
+        _drop_unused_domains_(proto)
+        return proto
+
+    @cached_property
+    def _ranges(self) -> Any:
+        """Ranges of all values, measured once."""
+        library = importlib.import_module("onnxruntime.quantization")
+        reader = self._reader()
+        with self._errors(), redirect_stdout(StringIO()):  # the library prints its progress
+            calibrator = library.create_calibrator(
+                self._prepared,
+                _operators(),
+                augmented_model_path=str(self.folder / "augmented.onnx"),
+                calibrate_method=getattr(library.CalibrationMethod, _METHODS[self.scheme.method]),
+            )
+            for batch in range(len(reader)):  # histograms of all images at once would fill the memory
+                reader.set_range(batch, batch + 1)
+                calibrator.collect_data(reader)
+            return calibrator.compute_data()
+
+    @cached_property
+    def _means(self) -> Mapping[str, Any]:
+        with self._errors():
+            return mean_inputs(self._prepared, self._reader())
+
+    @cached_property
+    def _exact(self) -> Any:
+        return read_onnx(self._prepared)
+
+    def _reader(self) -> BatchReader:
+        (takes, *_) = runtime_inputs(self._exact.graph)
+        return BatchReader(self._calibration, takes.name, batch=self._batch)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Raises ExportError for what onnxruntime.quantization raises."""
+        expected: tuple[type[Exception], ...] = (ValueError, RuntimeError, *runtime_errors())
+        try:
+            yield
+        except expected as error:
+            raise ExportError(
+                f"{self.source} cannot be quantised ({first_error_line(error)}): export it again, or leave it in FP32"
+            ) from error
+
+    def _metadata_of(self, float_layers: Collection[str]) -> dict[str, str]:
+        scheme, calibration = self.scheme, self._calibration
+        kept = {FLOAT_LAYERS: ", ".join(float_layers)} if float_layers else {}
+        kept |= {WEIGHTS: scheme.weights} if scheme.weights != "per_channel" else {}
+        return kept | {
+            PRECISION: INT8,
+            FORM: scheme.form,
+            PURPOSE: PURPOSES[scheme.form],
+            METHOD: scheme.method,
+            CALIBRATION_IMAGES: str(len(calibration)),
+            CALIBRATION_SOURCE: calibration.source,
+            CALIBRATION_DIGEST: calibration.digest,
+        }
+
+
+def write_quantised(proto: Any, path: Path, scheme: Scheme) -> QuantisedFile:
+    """Write a quantised ModelProto, atomically."""
     with atomic_path(path) as part:
-        part.write_bytes(quantised.SerializeToString(deterministic=True))
-    layers = heavy_layers(quantised.graph)
+        part.write_bytes(proto.SerializeToString(deterministic=True))
+    layers = heavy_layers(proto.graph)
     return QuantisedFile(
         path,
-        form,
-        method,
+        scheme.form,
+        scheme.method,
         tuple(layer.name for layer in layers if layer.quantised),
         tuple(layer.name for layer in layers if not layer.quantised),
         path.stat().st_size,
     )
 
 
-def check_fits(path: Path, calibration: Calibration) -> ImageInput:
-    """``check_quantisable``, and that the file takes images of the calibration's size.
-
-    Raises:
-        ExportError: as ``check_quantisable``, or the sizes differ.
-    """
-    takes, size = check_quantisable(path), calibration.pixels.shape[2:]
-    assert takes.size is not None
-    if size != takes.size:
-        raise ExportError(
-            f"the calibration images ({calibration.source}) are {size[0]} x {size[1]} pixels, {path.name} takes "
-            f"{takes.size[0]} x {takes.size[1]}: give images of that size"
-        )
-    return takes
-
-
-def check_quantisable(path: Path) -> ImageInput:
-    """The images that an FP32 ONNX file takes, once nothing speaks against quantising it.
-
-    Raises:
-        ExportError: one sentence that says what does.
-    """
-    takes = read_input(path)
-    if takes.size is None:
-        raise ExportError(f"{path} takes images of any size: INT8 ranges are of one size, export it for one")
-    proto = read_onnx(path, external=False)
-    opset = next((item.version for item in proto.opset_import if item.domain in ("", "ai.onnx")), 0)
-    if opset < LEAST_OPSET:
-        raise ExportError(
-            f"{path} has opset {opset}: INT8 with a scale for each channel needs {LEAST_OPSET} or newer, export it "
-            "again"
-        )
-    if found := quantised_nodes(proto.graph):
-        raise ExportError(
-            f"{path} is quantised already (node '{found[0]}' and {len(found) - 1} more): give the FP32 file it was "
-            "made from"
-        )
-    _refuse_branches(proto.graph, path)
-    _refuse_other_weights(proto.graph, path)
-    return takes
-
-
-def _refuse_branches(graph: Any, path: Path) -> None:
-    branching = next((node for node in graph.node if any(True for _ in subgraphs(node))), None)
-    if branching is not None:
-        raise ExportError(
-            f"{path} has branches (node '{branching.name}', {branching.op_type}), which onnxruntime.quantization "
-            "leaves in FP32: quantise the static slim model"
-        )
-
-
-def _refuse_other_weights(graph: Any, path: Path) -> None:
-    """Refuse a graph without a convolution, and one that computes in FP16."""
-    operators = [node.op_type for node in graph.node]
-    if not any(name in ("Conv", "ConvTranspose") for name in operators):
-        products = sum(name in _PRODUCTS for name in operators)
-        raise ExportError(
-            f"{path} has no convolution ({len(operators)} nodes, {products} matrix products): INT8 files are made of "
-            "convolutional networks, give one"
-        )
-    tensors = (tensor for inner in nested_graphs(graph) for tensor in inner.initializer)
-    half = next((tensor.name for tensor in tensors if tensor.data_type == HALF), None)
-    if half is not None:
-        raise ExportError(f"{path} holds FP16 weights ('{half}'): quantise the FP32 file that it was made from")
-
-
-def _prepare(proto: Any, source: Path, folder: Path) -> Path:
-    """The file that is quantised: BatchNorm folded into convolutions, constants stored, all shapes known.
-
-    ONNX Runtime's basic optimisations do this; its operators are ONNX's own after it.
-    """
-    ort, onnx = import_onnxruntime(), importlib.import_module("onnx")
-    whole, prepared = folder / "whole.onnx", folder / "prepared.onnx"
-    onnx.save(proto, whole)
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.optimized_model_filepath = str(prepared)
-    try:
-        # ConstantSharing would give weights names of its own.
-        ort.InferenceSession(
-            str(whole), options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantSharing"]
-        )
-    except runtime_errors() as error:
-        raise ExportError(f"ONNX Runtime cannot open {source} ({first_error_line(error)}): export it again") from error
-    optimised = onnx.load(prepared)
-    taken: set[str] = set()
-    for node in optimised.graph.node:  # a layer is known by its name
-        node.name = node.name if node.name and node.name not in taken else f"node_of_{node.output[0]}"
-        taken.add(node.name)
-    inferred = onnx.shape_inference.infer_shapes(optimised)
-    quant_utils = importlib.import_module("onnxruntime.quantization.quant_utils")
-    quant_utils.add_pre_process_metadata(inferred)  # or it would advise to do this
-    onnx.save(inferred, prepared)
-    return prepared
-
-
-def _quantise_static(prepared: Path, path: Path, reader: BatchReader, form: Form, method: Method, source: Path) -> Any:
-    library = importlib.import_module("onnxruntime.quantization")
-    kinds = library.QuantType
-    try:
-        with redirect_stdout(StringIO()):  # the library prints its progress
-            library.quantize_static(
-                prepared,
-                path,
-                reader,
-                quant_format=library.QuantFormat.QDQ,
-                per_channel=True,
-                activation_type=kinds.QUInt8 if form == "u8" else kinds.QInt8,
-                weight_type=kinds.QInt8,
-                calibrate_method=getattr(library.CalibrationMethod, _METHODS[method]),
-                # One batch after the other: histograms of all images at once would fill the memory.
-                extra_options={"CalibStridedMinMax": 1, **_OPTIONS[form]},
-            )
-    except _library_errors() as error:
-        raise ExportError(
-            f"{source} cannot be quantised ({first_error_line(error)}): export it again, or leave it in FP32"
-        ) from error
-    return importlib.import_module("onnx").load(path)
-
-
-def _library_errors() -> tuple[type[Exception], ...]:
-    return (ValueError, RuntimeError, *runtime_errors())
+def _operators() -> list[str]:
+    """All operators that onnxruntime.quantization quantises."""
+    registry = importlib.import_module("onnxruntime.quantization.registry")
+    return sorted({*registry.QLinearOpsRegistry, *registry.QDQRegistry})
 
 
 def _keep_logits_in_float_(graph: Any) -> None:
@@ -244,7 +267,7 @@ def _keep_logits_in_float_(graph: Any) -> None:
             continue
         rounded = producers.get(restored.input[0])
         layer = producers.get(rounded.input[0]) if rounded is not None else None
-        if rounded is None or layer is None or layer.op_type not in _PRODUCTS:
+        if rounded is None or layer is None or layer.op_type not in PRODUCTS:
             continue
         if readers.count(rounded.output[0]) > 1 or readers.count(rounded.input[0]) > 1:
             continue
@@ -269,15 +292,3 @@ def _drop_unused_domains_(proto: Any) -> None:
     for domain, version in kept:
         entry = proto.opset_import.add()
         entry.domain, entry.version = domain, version
-
-
-def _metadata(calibration: Calibration, form: Form, method: Method) -> dict[str, str]:
-    return {
-        PRECISION: INT8,
-        FORM: form,
-        PURPOSE: PURPOSES[form],
-        METHOD: method,
-        CALIBRATION_IMAGES: str(len(calibration)),
-        CALIBRATION_SOURCE: calibration.source,
-        CALIBRATION_DIGEST: calibration.digest,
-    }

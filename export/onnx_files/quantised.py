@@ -14,14 +14,18 @@ Form = Literal["u8", "s8"]
 Method = Literal["minmax", "entropy", "percentile"]
 """How a value's range is chosen: its extremes, the least KL divergence, or 99.999 % of its values."""
 
+WeightScales = Literal["per_channel", "per_tensor"]
+"""What one scale of weights is for: an output channel, or the whole weight of a layer."""
+
 INT8 = "int8"
 FORM, PURPOSE, METHOD = "int8_form", "int8_for", "int8_method"
+FLOAT_LAYERS, WEIGHTS = "int8_float_layers", "int8_weights"
 CALIBRATION_IMAGES, CALIBRATION_SOURCE, CALIBRATION_DIGEST = (
     "int8_calibration_images",
     "int8_calibration_source",
     "int8_calibration_sha256",
 )
-"""Keys of an INT8 file's metadata."""
+"""Keys of an INT8 file's metadata; ``FLOAT_LAYERS``: layers kept in FP32 for accuracy, where there are any."""
 
 PURPOSES: Mapping[Form, str] = {
     "u8": "ONNX Runtime on a processor; TensorRT refuses its zero points",

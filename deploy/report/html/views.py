@@ -10,7 +10,7 @@ from slimsight.compress.amounts import as_duration
 
 from .. import rows
 from ..schema import LatencyFigures, QuantilesMs, Report
-from ..units import as_error, as_macs_tick, as_ms, as_percent_1, latency_label
+from ..units import as_db, as_error, as_macs_tick, as_ms, as_percent_1, latency_label
 from .charts import Bar, Point, Series, Span, bars, gate_charts, in_columns, lines, scatter, spans
 from .facts import HeadlineAccuracy, accuracy_points
 
@@ -70,6 +70,30 @@ def channels(report: Report) -> list[Markup]:
         for row in report.channels
     ]
     return in_columns("channels", "Channels kept", groups)
+
+
+def int8_sensitivity(report: Report) -> list[TitledChart]:
+    """The noise that each layer alone makes in INT8, relative to the logits, and which layers stay in FP32."""
+    charts: list[TitledChart] = []
+    for number, file in enumerate(report.int8.files if report.int8 is not None else ()):
+        control = file.accuracy_control
+        if control is None or not control.sensitivity:
+            continue
+        noise = [0.0 if row.sqnr_db is None else 10 ** (-row.sqnr_db / 20) for row in control.sensitivity]
+        largest = max(*noise, 1e-9)
+        shown = [
+            Bar(
+                row.layer,
+                amplitude / largest,
+                ("no noise" if row.sqnr_db is None else as_db(row.sqnr_db)) + (", in FP32" if kept else ""),
+                "frozen" if kept else "slim",
+            )
+            for row, amplitude in zip(control.sensitivity, noise, strict=True)
+            for kept in (row.layer in control.layers_kept,)
+        ]
+        title = f"{file.artifact}: noise of the logits where one layer alone is in INT8 (SQNR); grey: it stays in FP32"
+        charts += [(title, chart) for chart in in_columns(f"int8-noise-{number}", "Noise of each layer", shown)]
+    return charts
 
 
 def gates(report: Report) -> list[TitledChart]:

@@ -8,7 +8,7 @@ import torch
 
 from slimsight.compress.errors import DataError, ModelError
 from slimsight.compress.explain.attribution.references import GradCam
-from slimsight.compress.explain.fidelity.chance import drift_against_chance
+from slimsight.compress.explain.fidelity.chance import DriftAgainstChance, drift_against_chance
 from slimsight.compress.models import Classifier
 from slimsight.compress.training import Learning
 
@@ -47,7 +47,13 @@ def attribution(original: Classifier, slim: Classifier, session: Session, learni
             f"Grad-CAM's maps of {plural(drift.images, 'image')}: overlap {as_percent(drift.region_iou.mean)}, maps of "
             f"different images {as_percent(chance.mean)}"
         )
+    return drift_figures(found)
+
+
+def drift_figures(found: DriftAgainstChance) -> dict[str, Any]:
+    """Figures of ``AttributionFigures`` in report.json."""
+    drift = found.drift
     estimates = {"region_iou": drift.region_iou, "spearman": drift.spearman, "moved": drift.moved}
-    estimates |= {"chance": chance, "share": found.share}
+    estimates |= {"chance": found.chance, "share": found.share}
     figures = {key: estimate.to_dict() for key, estimate in estimates.items()}
-    return {"explainer": name, "images": drift.images, **figures}
+    return {"explainer": drift.explainer, "images": drift.images, **figures}

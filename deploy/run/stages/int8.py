@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,23 @@ from numpy.typing import NDArray
 
 from slimsight.compress.data import Batch, Batches, one_pass
 from slimsight.compress.training import Learning
+from slimsight.export.config import Int8Config
 from slimsight.export.int8.calibration import Calibration, spread_rows
+from slimsight.export.int8.control import Control, ControlImages, KeptLimits
 from slimsight.export.int8.fidelity import AccuracyDrop, Fidelity, compare_accuracy, compare_fidelity
 from slimsight.export.int8.make import make_int8
 from slimsight.export.int8.prove import OnnxLogits
+from slimsight.export.int8.quantise import Scheme
 from slimsight.export.onnx_files.metadata import read_metadata
-from slimsight.export.onnx_files.quantised import Form, Method, stated_form
+from slimsight.export.onnx_files.quantised import Form, stated_form
 from slimsight.export.runners.in_onnxruntime import why_slow_or_wrong
 
+from ...report.int8 import AccuracyControlFigures
+from ...report.rows_int8 import control_text
 from ...report.units import as_percent, as_points
+from ...timing.file_ratio import time_file_ratio
 from ..session import Session
+from .int8_explained import int8_explained
 
 PROOF_IMAGES = 500
 """Validation images, spread over the classes, on which a file is compared with its own arithmetic."""
@@ -36,6 +44,26 @@ def training_calibration(session: Session, images: int) -> Calibration:
     return Calibration(np.asarray(train.images[rows]), "training images of the run", tuple(map(int, rows)))
 
 
+def training_control(session: Session, calibration: Calibration, settings: Int8Config) -> Control | None:
+    """Accuracy control on training images that INT8 is not calibrated on; None: the settings have no limit.
+
+    Raises:
+        ExportError: too few are left.
+    """
+    config, train = settings.accuracy_control, session.splits.train
+    if not config.limits:
+        return None
+    rows = control_rows(len(train), np.array(calibration.rows), config.images)
+    images = ControlImages(np.asarray(train.images[rows]), train.labels[rows], tuple(map(int, rows)))
+    return Control(KeptLimits(**config.limits), images, config.max_float_layers)
+
+
+def control_rows(total: int, calibrated: NDArray[np.int64], wanted: int) -> NDArray[np.int64]:
+    """``wanted`` positions of ``total``, evenly apart, none of those that are calibrated on; all others, if fewer."""
+    others = np.setdiff1d(np.arange(total), calibrated)
+    return others[np.unique(np.linspace(0, max(0, len(others) - 1), min(wanted, len(others))).round().astype(np.int64))]
+
+
 def export_int8(session: Session, learning: Learning) -> tuple[dict[str, Any], list[Path]]:
     """Write the slim model's INT8 files, and the original's to compare with.
 
@@ -47,6 +75,7 @@ def export_int8(session: Session, learning: Learning) -> tuple[dict[str, Any], l
     """
     run, config = session.run, session.recipe.export.int8
     calibration = training_calibration(session, config.images)
+    control = training_control(session, calibration, config)
     files: list[dict[str, Any]] = []
     paths: list[Path] = []
     wanted: list[tuple[Path, Path, str, Form]] = [
@@ -54,10 +83,13 @@ def export_int8(session: Session, learning: Learning) -> tuple[dict[str, Any], l
         (run.original_onnx, run.original_int8, run.original_int8.name, "u8"),
     ]
     for fp32, path, name, form in wanted:
-        files.append(_make(session, learning, (fp32, path), name, form, config.method, calibration))
+        scheme = Scheme(form, config.method, config.weights)
+        asked = None if path == run.original_int8 else control
+        files.append(_make(session, learning, (fp32, path), name, scheme, calibration, asked))
         paths.append(path)
     figures = {
         "method": config.method,
+        "weights": config.weights,
         "calibration": {"images": len(calibration), "sha256": calibration.digest, "rows": list(calibration.rows)},
         "files": files,
     }
@@ -69,19 +101,33 @@ def _make(
     learning: Learning,
     paths: tuple[Path, Path],
     name: str,
-    form: Form,
-    method: Method,
+    scheme: Scheme,
     calibration: Calibration,
+    control: Control | None,
 ) -> dict[str, Any]:
     fp32, path = paths
     pixels = session.some_pixels(PROOF_IMAGES)
+    threads, seed = session.recipe.latency.threads, session.recipe.seed
     made = make_int8(
-        fp32, path, calibration, pixels, form=form, method=method, artifact=name, progress=learning.progress
+        fp32,
+        path,
+        calibration,
+        pixels,
+        scheme=scheme,
+        control=control,
+        time_ratio=partial(time_file_ratio, images=pixels, threads=threads, seed=seed, progress=learning.progress),
+        artifact=name,
+        progress=learning.progress,
     )
     val = session.plain(session.splits.val, learning.flow)
     found, fidelity = _compare(fp32, path, val, learning, f"{name} on validation images")
     row = made.proof.to_dict() | {"size_bytes": made.file.size_bytes, "fp32_size_bytes": made.fp32_size_bytes}
     row |= {"agreement": fidelity.agreement, "val": found.to_dict()}
+    if scheme.form == "u8" and path != session.run.original_int8:
+        row["explanations"] = int8_explained(fp32, path, session, learning)
+    if made.control is not None:
+        row["accuracy_control"] = made.control.to_dict()
+        learning.progress.note(f"{name}: {control_text(AccuracyControlFigures(**row['accuracy_control']))}")
     learning.progress.note(
         f"{name}: {made.file.size_bytes / made.fp32_size_bytes:.0%} of the FP32 file, same class on "
         f"{as_percent(fidelity.agreement)} of the validation images, {session.score} {as_points(-found.drop)}"

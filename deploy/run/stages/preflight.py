@@ -22,6 +22,7 @@ from slimsight.compress.gates import (
 from slimsight.compress.models import Classifier
 from slimsight.compress.surgery import ChannelGraph
 from slimsight.export.int8.calibration import spread_rows
+from slimsight.export.int8.control import check_control_images
 from slimsight.export.pt2.export import trace
 from slimsight.export.runners import import_onnxruntime
 
@@ -31,6 +32,7 @@ from ...settings.recipe import Recipe
 from ...steps import to_cost_model
 from ..processes import batch_sizes
 from ..session import Session
+from .int8 import control_rows
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,10 @@ def check_int8(session: Session, classifier: Classifier) -> None:
     Raises:
         ExportError: too few training images, or a model without a convolution.
     """
-    spread_rows(len(session.opened.train), session.recipe.export.int8.images)
+    total, config = len(session.opened.train), session.recipe.export.int8
+    calibrated = spread_rows(total, config.images)
+    if config.accuracy_control.limits:
+        check_control_images(len(control_rows(total, calibrated, config.accuracy_control.images)))
     if not any(isinstance(module, nn.Conv2d) for module in classifier.modules()):
         raise ExportError(
             f"model '{session.recipe.model.name}' has no convolution, and export.precision has int8: INT8 files are "

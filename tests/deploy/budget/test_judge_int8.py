@@ -13,8 +13,11 @@ from slimsight.deploy.budget import AccuracyFacts, BudgetFile, SlimmingFacts, ch
 from slimsight.deploy.budget.agreement import AgreementFacts
 from slimsight.deploy.budget.judge_int8 import int8_own_checks
 from slimsight.deploy.budget.schema import Int8Limits
+from slimsight.deploy.report.html import views
 from slimsight.deploy.report.int8 import Int8FileFigures
+from slimsight.deploy.report.markdown import render_markdown
 from slimsight.deploy.report.parts import AgreementFigures
+from slimsight.deploy.report.rows_int8 import int8_notes, int8_sensitivity
 from slimsight.deploy.report.schema import Report
 
 MADE = SlimmingFacts(kept=0.5, limits=("macs",), epochs=10, steps=2000, lr=0.05)
@@ -41,6 +44,30 @@ def file(**change: Any) -> dict[str, Any]:
         "fidelity": {"p99": 0.01, "sqnr_db": 35.0, "agreement": 0.99, "images": 500},
         "agreement": 0.985,
         "val": drop(0.905, 0.9),
+    }
+    return row | change
+
+
+def explained(overlap: float | None, **change: Any) -> dict[str, Any]:
+    mean = {"standard_error": 0.01, "images": 32}
+    row = {"explainer": "occlusion", "images": 32}
+    return row | {"region_iou": {"mean": overlap, **mean}, "chance": {"mean": 0.3, **mean}} | change
+
+
+def control(**change: Any) -> dict[str, Any]:
+    """Of a file that keeps one layer of two in FP32."""
+    row = {
+        "limits": {"agreement": 0.97, "sqnr_db": 18.0, "accuracy_drop": 0.01},
+        "max_float_layers": 8,
+        "images": 256,
+        "rows": [],
+        "before": {"agreement": 0.9, "sqnr_db": 8.0, "accuracy_drop": 0.05},
+        "after": {"agreement": 0.98, "sqnr_db": 18.5, "accuracy_drop": 0.0},
+        "reached": True,
+        "layers_kept": ["b"],
+        "sensitivity": [{"layer": "a", "sqnr_db": 40.0}, {"layer": "b", "sqnr_db": 8.2}],
+        "files_compared": 2,
+        "time_ratio": {"median": 1.08, "low": 1.06, "high": 1.1},
     }
     return row | change
 
@@ -78,10 +105,12 @@ def judged(found: Report, **limits: Any) -> dict[str, tuple[str, float | None, f
 
 
 def test_every_limit_is_of_the_slim_models_file() -> None:
-    found = judged(report(file()), accuracy_drop="1%", agreement="98%", size="40%", speedup=2.9, integer_layers="95%")
+    limits = {"accuracy_drop": "1%", "agreement": "98%", "size": "40%", "integer_layers": "95%", "overlap": "80%"}
+    found = judged(report(file(explanations=explained(0.81))), speedup=2.9, **limits)
     assert found == {
         "accuracy_drop": ("ok", pytest.approx(0.005), 0.01, None),
         "agreement": ("ok", 0.985, 0.98, None),
+        "overlap": ("ok", 0.81, 0.8, None),
         "integer_layers": ("ok", 1.0, 0.95, None),
         "size": ("ok", 300_000, 400_000, None),  # of the original's FP32 file
         "speedup": ("ok", 3.0, 2.9, None),  # the low end
@@ -106,6 +135,21 @@ def test_what_misses_fails_or_warns_and_says_why() -> None:
     assert found["integer_layers"] == ("failed", 0.8, 1.0, "in FP32 run a, b, c and 1 more")
 
 
+def test_explanations_that_moved_or_were_not_compared_fail() -> None:
+    assert judged(report(file(explanations=explained(0.5))), overlap=0.8)["overlap"] == ("failed", 0.5, 0.8, None)
+    reasons = (
+        (file(), "the run did not compare what its INT8 file looks at; run it again"),
+        (file(explanations={"explainer": "occlusion", "reason": "there is one validation image"}), "there is one "),
+        (file(explanations=explained(None)), "no map says where the model looks"),
+    )
+    for row, reason in reasons:
+        status, value, _, why = judged(report(row), overlap=0.8)["overlap"]
+        assert (status, value) == ("failed", None)
+        assert str(why).startswith(reason)
+    note = "its maps by occlusion overlap those in FP32 by 81.0 %, maps of different images by 30.0 % ("
+    assert any(note in text for text in int8_notes(report(file(explanations=explained(0.81)))))
+
+
 def test_test_images_come_before_validation_images() -> None:
     tested = report(file(test=drop(0.9, 0.88)))
     verdict = check_report(tested, BudgetFile.model_validate({"int8": {"accuracy_drop": "1%"}}))
@@ -113,7 +157,7 @@ def test_test_images_come_before_validation_images() -> None:
     assert verdict.checks[0].value == pytest.approx(0.02)
 
 
-@pytest.mark.parametrize("key", ["accuracy_drop", "agreement", "size", "speedup", "integer_layers"])
+@pytest.mark.parametrize("key", ["accuracy_drop", "agreement", "size", "speedup", "integer_layers", "overlap"])
 def test_a_run_without_the_file_fails_each_limit(key: str) -> None:
     status, value, _, reason = judged(report(None), **{key: 0.5})[key]
     assert (status, value) == ("failed", None)
@@ -154,7 +198,7 @@ def test_the_run_judges_what_its_file_lost_from_the_original_on() -> None:
     assert not failed.passed
     assert failed.reason == "92.00 % of the original, 90.50 % of the slim model in FP32, 89.00 % in INT8"
     assert failed.remedy is not None
-    assert failed.remedy.startswith("calibrate on more images (export.int8.images)")
+    assert failed.remedy.startswith("let layers stay in FP32 (export.int8.accuracy_control), calibrate on more images")
     pruned = own(file(val=drop(0.89, 0.89)), 0.92, 0.02)[1]
     assert (pruned.passed, pruned.remedy) == (False, None)  # INT8 lost nothing: another calibration will not help
 
@@ -170,3 +214,39 @@ def test_without_labels_agreement_with_the_original_takes_the_place_of_accuracy(
     facts = AgreementFacts(AgreementFigures(top1=0.95, images=1000), 0.91, MADE)
     check = list(int8_own_checks(Int8FileFigures.model_validate(file()), None, facts))[1]
     assert (check.name, check.value, check.passed) == ("agreement with the original, INT8", 0.9, False)
+
+
+def test_limits_of_accuracy_control_are_judged_on_validation_images() -> None:
+    given = file(
+        agreement=0.96,
+        fidelity={"p99": 0.1, "sqnr_db": 17.9, "agreement": 0.9, "images": 9},
+        accuracy_control=control(),
+    )
+    checks = list(int8_own_checks(Int8FileFigures.model_validate(given), None, None))[1:]
+    assert [(check.value, check.limit, check.passed) for check in checks] == [
+        (0.96, 0.97, False),
+        (pytest.approx(0.005), 0.01, True),
+        (17.9, 18.0, False),
+    ]
+    assert checks[0].reason == "1 of at most 8 layers stay in FP32"
+    assert checks[0].remedy is not None
+    assert checks[0].remedy.startswith("set a stricter limit")
+    missed = file(agreement=0.96, accuracy_control=control(reached=False))
+    remedy = list(int8_own_checks(Int8FileFigures.model_validate(missed), None, None))[1].remedy
+    assert remedy == "raise export.int8.accuracy_control.max_float_layers"
+
+
+def test_the_pages_name_the_layers_in_fp32_and_what_they_cost() -> None:
+    found = report(file(accuracy_control=control()))
+    assert found.int8 is not None
+    assert found.int8.controlled
+    told = "1 layer in FP32 (b): same class on 90.00 %, SQNR 8.0 dB, 5.00 points lost -> "
+    assert any(told in note for note in int8_notes(found))
+    table = int8_sensitivity(found)
+    assert [str(row[1]) for row in table.rows] == ["b", "a"]
+    assert [row[3] for row in table.rows] == ["FP32", "INT8"]
+    ((title, chart),) = views.int8_sensitivity(found)
+    assert title.startswith("slim/model.int8.onnx: noise")
+    assert "8.2 dB, in FP32" in chart
+    text = render_markdown(found)
+    assert "1.08 times" in text

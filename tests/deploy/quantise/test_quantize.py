@@ -19,6 +19,7 @@ from torch import nn
 import slimsight
 from slimsight.compress.errors import ConfigError, DataError, ExportError
 from slimsight.deploy.quantise.model import split_rows
+from slimsight.export.int8.control import choose_float_layers
 from slimsight.export.int8.prove import onnx_logits
 from slimsight.export.int8.read_back import LayersRun
 from slimsight.export.onnx_files.metadata import (
@@ -37,11 +38,19 @@ SIDE = 16
 RANDOM = np.random.default_rng(0)
 
 
-def network(path: Path, *, side: int = SIDE, metadata: dict[str, str] | None = None) -> Path:
-    """Two convolutions and a linear layer, as another exporter would write them."""
+def network(path: Path, *, side: int = SIDE, metadata: dict[str, str] | None = None, ruined: bool = False) -> Path:
+    """Two convolutions and a linear layer, as another exporter would write them.
+
+    ``ruined``: one scale for the second's weight loses it: what it multiplies by 300 times the rest is always 0.
+    """
 
     def weight(name: str, *shape: int) -> Any:
-        return numpy_helper.from_array(np.random.default_rng(1).normal(0, 0.3, shape).astype(np.float32), name)
+        values = np.random.default_rng(1).normal(0, 0.3, shape).astype(np.float32)
+        if ruined and name == "a":
+            values[0] = -np.abs(values[0])
+        if ruined and name == "d":
+            values[:, 0] *= 300
+        return numpy_helper.from_array(values, name)
 
     nodes = [
         helper.make_node("Conv", ["images", "a"], ["b"], name="first", pads=[1, 1, 1, 1]),
@@ -122,6 +131,12 @@ def test_images_are_cut_as_the_file_says_and_normalised_as_is_asked(say: Callabl
         (("--images", "train", "--calibration", "31"), r"31 calibration images were asked for: INT8 needs at least 32"),
         (("--images", "train", "--method", "entropie"), r"method is 'entropie'.*entropy.*choose from minmax, entropy"),
         (("--images", "train", "--form", "u4"), r"form is 'u4'.*choose from u8, s8"),
+        (("--images", "train", "--weights", "per_row"), r"weights is 'per_row'.*choose from per_channel, per_tensor"),
+        (("--images", "train", "--agreement", "97"), r"--agreement: '97' is not a valid agreement: give a share"),
+        (("--images", "train", "--sqnr", "0"), r"sqnr_db is 0\.0: give a signal to noise ratio above 0"),
+        (("--images", "train", "--max-float-layers", "0"), r"max_float_layers is 0: give 1 or more"),
+        (("--images", "train", "--max-float-layers", "3"), r"without a limit to keep: give --agreement or --sqnr"),
+        (("--images", "train", "--sqnr", "9"), r"4 training images are left to choose FP32 layers on.*at least 32"),
         (("--images", "train", "--mean", "0,0,0"), r"--mean and --std belong together"),
         (("--images", "train", "--mean", "0,0", "--std", "1,1,1"), r"--mean is '0,0': give three numbers"),
         (("--images", "train", "--mean", "0,0,0", "--std", "1,0,1"), r"--std is '1,0,1': give three numbers above 0"),
@@ -188,14 +203,52 @@ def test_a_runtime_that_computes_something_else_is_exit_1(
     assert "it quantises layers that the file keeps in FP32: first" in said.err
 
 
+RUINED = ("--weights", "per_tensor", "--sqnr", "25", "--calibration", "64")
+
+
+def test_a_layer_that_ruins_the_file_stays_in_fp32_and_the_terminal_says_which(
+    say: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, folder = network(tmp_path / "model.onnx", ruined=True), pictures(tmp_path / "train", 130)
+    said = say("quantize", source, "--images", folder, *RUINED, "--json", tmp_path / "out.json")
+    assert said.code == 0, said.err
+    assert re.search(
+        r"accuracy control: 1 layer in FP32 \(second\): same class .* on 33 training images, .* takes [0-9.]+ times \[",
+        said.out,
+    )
+    assert "in FP32 in onnxruntime-cpu: second" in said.out
+    found = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    control = found["accuracy_control"]
+    assert (found["held_out_images"], control["images"], control["reached"]) == (33, 33, True)
+    assert control["before"]["sqnr_db"] < 25 <= control["after"]["sqnr_db"]
+    assert [row["layer"] for row in control["sensitivity"]] == ["first", "second", "fc"]
+    said = say("quantize", source, "--images", folder, *RUINED, "--sqnr", "99", "--max-float-layers", "1")
+    assert (said.code, "misses its limits (SQNR at least 99.0 dB) with at most 1 layer in FP32" in said.err) == (
+        1,
+        True,
+    )
+
+    def without_barrier(*arguments: Any, **options: Any) -> Any:
+        chosen = choose_float_layers(*arguments, **options)
+        monkeypatch.setattr("slimsight.export.int8.quantise.keep_in_float_", lambda *_arguments: None)
+        return chosen
+
+    monkeypatch.setattr("slimsight.export.int8.make.choose_float_layers", without_barrier)  # as other tools write it
+    said = say("quantize", source, "--images", folder, *RUINED)
+    assert (said.code, "onnxruntime-cpu does not compute what " in said.err) == (1, True)
+    assert "it quantises layers that the file keeps in FP32: second" in said.err
+
+
 def test_some_images_are_held_out_as_far_as_32_are_left() -> None:
-    for total, wanted, calibrated, held in (
-        (1000, 256, 256, 128),
-        (300, 256, 240, 60),
-        (40, 256, 32, 8),
-        (32, 32, 32, 0),
+    for total, wanted, controlled, calibrated, held in (
+        (1000, 256, False, 256, 128),
+        (300, 256, False, 240, 60),
+        (40, 256, False, 32, 8),
+        (32, 32, False, 32, 0),
+        (1000, 256, True, 256, 256),
+        (130, 256, True, 66, 64),
     ):
-        rows, others = split_rows(total, wanted)
+        rows, others = split_rows(total, wanted, controlled=controlled)
         assert (len(rows), len(others)) == (calibrated, held)
         assert not set(rows.tolist()) & set(others.tolist())
 

@@ -205,7 +205,7 @@ def test_int8_files_lie_beside_the_file_they_come_from_with_their_proof(
 ) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX has no wheel for this platform")
     options = ("--to", "onnx,tensorrt-rtx", "--precision", "int8", "--calibration", "48", "--method", "percentile")
-    said = say("export", finished.root, *options, "--out", tmp_path)
+    said = say("export", finished.root, *options, "--sqnr", "1", "--out", tmp_path)
     assert said.code == 0, said.err
     found = json.loads((tmp_path / "export.json").read_text())
     files = {file["file"]: file for file in found["files"]}
@@ -214,6 +214,9 @@ def test_int8_files_lie_beside_the_file_they_come_from_with_their_proof(
     assert (proof["form"], proof["method"], proof["calibration_images"]) == ("u8", "percentile", 48)
     assert (proof["runtimes"][0]["passed"], proof["runtimes"][0]["integer_layers"]) == (True, 6)
     assert read_metadata(tmp_path / "model.int8.onnx").precision == "int8"
+    control = proof["accuracy_control"]
+    assert (control["limits"], control["reached"], control["layers_kept"]) == ({"sqnr_db": 1}, True, [])
+    assert "accuracy control: keeps its limits with all layers in INT8 (same class on " in said.out
     engine = files["model.tensorrt-rtx.int8.engine"]["engine"]
     assert len(engine["integer_layers"]) + len(engine["float_layers"]) == 6
     assert {"net.1.0/Conv", "net.2.0/Conv"} <= {*engine["integer_layers"]}
@@ -227,7 +230,11 @@ def test_int8_files_lie_beside_the_file_they_come_from_with_their_proof(
     [
         (("--precision", "int8", "--calibration", "31"), "--calibration is 31: INT8 needs at least 32 images"),
         (("--precision", "int8", "--method", "min"), "--method is 'min'"),
-        (("--calibration", "64"), "--calibration and --method are of INT8 files: add int8 to --precision"),
+        (("--calibration", "64"), "--calibration, --method, --agreement, --sqnr and --max-float-layers are of INT8"),
+        (("--agreement", "97%"), "--max-float-layers are of INT8 files: add int8 to --precision"),
+        (("--precision", "int8", "--sqnr", "0"), "--sqnr is 0.0: give a signal to noise ratio above 0"),
+        (("--precision", "int8", "--max-float-layers", "2"), "without a limit to keep: give --agreement or --sqnr"),
+        (("--precision", "int8", "--sqnr", "9", "--max-float-layers", "0"), "--max-float-layers is 0: give 1 to 1000"),
         (("--precision", "int4"), "--precision is 'int4'"),
     ],
 )

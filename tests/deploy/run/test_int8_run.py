@@ -33,7 +33,8 @@ INT8 = ("export.formats=[onnx]", "export.precision=[fp32,int8]", "export.int8.im
 def quantised(tiny: Path, cache: Path, finished: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
     """The finished run's stages, exported in INT8 too; accuracy is judged."""
     root = tmp_path_factory.mktemp("int8") / "run"
-    recipe = load_recipe(tiny, [*INT8, "export.int8.forms=[u8,s8]", "checks.accuracy_drop=90%"])
+    control = ["export.int8.accuracy_control.sqnr_db=1", "export.int8.accuracy_control.images=40"]
+    recipe = load_recipe(tiny, [*INT8, "export.int8.forms=[u8,s8]", "checks.accuracy_drop=90%", *control])
     return root, run_recipe(recipe, root, name=tiny.name, reuse=finished.root, cache=cache)
 
 
@@ -79,6 +80,11 @@ def test_the_proof_names_what_runs_in_integers_and_what_it_costs(quantised: tupl
     (row,) = file.runtimes
     assert (row.runtime, row.passed, row.integer_layers, row.float_layers) == ("onnxruntime-cpu", True, 6, ())
     assert file.integer_share == 1.0
+    assert file.explanations is not None
+    assert (file.explanations.explainer, file.explanations.images) == ("occlusion", 32)
+    assert file.explanations.region_iou is not None
+    assert file.explanations.region_iou.mean is not None
+    assert 0.5 < file.explanations.region_iou.mean <= 1
     session = Session(load_recipe(read_run(root).recipe), read_run(root), SILENT, cache)
     val, test = session.splits.val, session.splits.test()
     for images, stated in ((val, file.val), (test, file.test)):
@@ -90,6 +96,18 @@ def test_the_proof_names_what_runs_in_integers_and_what_it_costs(quantised: tupl
     assert file.test is not None
     assert file.test.fp32 == pytest.approx(report.slim.test_accuracy, abs=1e-6)
     assert report.int8.files[2].test is None  # the original's file is compared on validation images
+
+
+def test_layers_are_chosen_on_training_images_that_int8_is_not_calibrated_on(quantised: tuple[Path, Report]) -> None:
+    found = quantised[1].int8
+    assert found is not None
+    slim, engine, original = (file.accuracy_control for file in found.files)
+    assert original is None  # it is there to compare with
+    assert slim is not None
+    assert engine is not None
+    assert (slim.images, len(set(slim.rows)), slim.limits.sqnr_db, slim.layers_kept) == (40, 40, 1, ())
+    assert not set(slim.rows) & set(found.calibration.rows)
+    assert engine.rows == slim.rows
 
 
 def test_the_int8_file_is_timed_in_turn_with_the_others(quantised: tuple[Path, Report]) -> None:
@@ -106,6 +124,8 @@ def test_the_verdict_judges_the_file_that_ships(quantised: tuple[Path, Report]) 
     assert report.int8.slim is not None
     checks = {check.name: check for check in report.verdict.checks}
     assert checks["INT8 proof, runtimes passed"].value == 1
+    noise = checks["INT8, signal to quantisation noise on validation images"]
+    assert (noise.limit, noise.value, noise.unit) == (1, report.int8.slim.fidelity.sqnr_db, "dB")
     drop = checks["validation accuracy drop, INT8 against the original"]
     assert drop.limit == 0.9
     lost = (report.original.val_accuracy or 0) - report.int8.slim.val.int8
@@ -145,6 +165,8 @@ def test_settings_of_int8_change_nothing_where_none_is_asked_for(tiny: Path, fin
         return stage_fingerprints(to_stages(recipe), session)
 
     before, same, asked, other = keys(), keys("export.int8.images=99"), keys(*INT8[1:]), keys(INT8[1])
+    unused, used = (keys(*INT8[1:], f"export.int8.accuracy_control.{what}") for what in ("images=99", "agreement=90%"))
+    assert asked == unused != used
     assert before == same
     assert before["export"] == read_run(finished.root).record("export").fingerprint  # type: ignore[union-attr]
     changed = {name for name in before if before[name] != asked[name]}
@@ -164,6 +186,13 @@ def test_settings_of_int8_change_nothing_where_none_is_asked_for(tiny: Path, fin
         (["export.int8.images=31"], r"export\.int8\.images.*31.*at least 32"),
         (["export.int8.method=mse"], r"export\.int8\.method.*mse.*minmax, entropy or percentile"),
         (["export.int8.forms=[u8,u8]"], r"forms u8, u8: name each of u8, s8 at most once"),
+        (["export.int8.weights=per_row"], r"export\.int8\.weights.*per_row.*per_channel or per_tensor"),
+        (
+            ["export.int8.accuracy_control.agreement=97"],
+            r"accuracy_control\.agreement: '?97'? is not a valid agreement",
+        ),
+        (["export.int8.accuracy_control.sqnr_db=0"], r"accuracy_control\.sqnr_db.*above 0"),
+        (["export.int8.accuracy_control.max_float_layers=0"], r"accuracy_control\.max_float_layers.*at least 1"),
         (["export.int8.forms=[]"], r"export\.int8\.forms"),
     ],
 )
