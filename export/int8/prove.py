@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,13 +14,13 @@ from numpy.typing import NDArray
 from slimsight.compress.errors import ExportError, first_error_line
 from slimsight.compress.progress import SILENT, Progress
 
-from ..onnx_files.graph import read_onnx, runtime_errors
+from ..onnx_files.graph import read_onnx, runtime_errors, runtime_inputs, static_sizes
+from ..onnx_files.layers_run import LayersRun
 from ..onnx_files.metadata import stored_metadata
 from ..onnx_files.quantised import Form, heavy_layers, stated_form
-from ..runners import CPU_PROVIDER, open_session, refuse_not_finite, to_input
-from ..runners.in_onnxruntime import why_slow_or_wrong
+from ..runners import Runtime, open_session, refuse_not_finite, to_input
+from ..runners.choose import runtimes_for
 from .fidelity import Fidelity, compare_fidelity, finite_or_none
-from .read_back import LayersRun, layers_in_onnxruntime
 
 P99_LIMIT: Final = 0.03
 """Largest 0.99 quantile of differences between a runtime and the file's own arithmetic, of the largest logit.
@@ -118,11 +119,15 @@ def prove_int8(
     exact = onnx_logits(fp32, images, progress=progress, name=f"{artifact}: in FP32")
     rows: list[RuntimeProof] = []
     skipped: list[tuple[str, str]] = []
-    if (reason := why_slow_or_wrong(form, CPU_PROVIDER)) is not None:
-        skipped.append(("onnxruntime-cpu", reason))
-    else:
-        logits = onnx_logits(path, images, progress=progress, name=f"{artifact} in ONNX Runtime")
-        rows.append(judge_runtime("onnxruntime-cpu", own, logits, layers_in_onnxruntime(proto, path)))
+    for runtime in runtimes_for(".onnx"):
+        if not runtime.proves_int8:
+            continue
+        if (reason := runtime.refuses(form) or runtime.available()) is not None:
+            skipped.append((runtime.name, reason))
+            continue
+        logits = runtime_logits(runtime, path, images, progress=progress, name=f"{artifact} in {runtime.name}")
+        layers = None if runtime.precision_readback is None else runtime.precision_readback(path)
+        rows.append(judge_runtime(runtime.name, own, logits, layers))
     heavy = len(heavy_layers(proto.graph))
     return Int8Proof(artifact, form, heavy, tuple(rows), tuple(skipped), compare_fidelity(exact, own))
 
@@ -172,20 +177,48 @@ class OnnxLogits:
         self, images: NDArray[Any], *, progress: Progress = SILENT, name: str = "logits"
     ) -> NDArray[np.float32]:
         """The first output (N, classes) for images (N, 3, H, W), in batches; ``name``: what progress calls it."""
-        fixed = isinstance(self._takes.shape[0], int)
-        step = self._takes.shape[0] if fixed else _BATCH
-        rows = []
-        for start in progress.track(range(0, len(images), step), name, unit="batches"):
-            batch = to_input(images[start : start + step])
-            missing = step - len(batch) if fixed else 0
-            if missing:  # a file of fixed batch size takes no smaller one
-                batch = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
-            try:
-                logits = self._session.run(None, {self._takes.name: batch})[0]
-            except self._errors as error:
-                raise ExportError(f"{self._name} does not run in ONNX Runtime ({first_error_line(error)})") from error
-            rows.append(logits[: len(logits) - missing])
-        return np.concatenate(rows)
+        size = self._takes.shape[0]
+        return _in_batches(self._run, images, size if isinstance(size, int) else None, progress, name)
+
+    def _run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        try:
+            logits: NDArray[np.float32] = self._session.run(None, {self._takes.name: batch})[0]
+        except self._errors as error:
+            raise ExportError(f"{self._name} does not run in ONNX Runtime ({first_error_line(error)})") from error
+        return logits
+
+
+def _in_batches(
+    run: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    images: NDArray[Any],
+    fixed: int | None,
+    progress: Progress,
+    name: str,
+) -> NDArray[np.float32]:
+    """Logits of all images, by calls of ``fixed`` images each; None: of any number."""
+    step = fixed or _BATCH
+    rows = []
+    for start in progress.track(range(0, len(images), step), name, unit="batches"):
+        batch = to_input(images[start : start + step])
+        missing = step - len(batch) if fixed else 0
+        if missing:  # a file of fixed batch size takes no smaller one
+            batch = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
+        logits = run(batch)
+        rows.append(logits[: len(logits) - missing])
+    return np.concatenate(rows)
+
+
+def runtime_logits(
+    runtime: Runtime, path: Path, images: NDArray[Any], *, progress: Progress = SILENT, name: str = "logits"
+) -> NDArray[np.float32]:
+    """Logits (N, classes) of an ONNX file in a runtime on its own device, for images (N, 3, H, W), in batches.
+
+    Raises:
+        ExportError: the runtime cannot open or run it.
+    """
+    size = static_sizes(runtime_inputs(read_onnx(path, external=False).graph)[0])[0]
+    with runtime.open(path, runtime.device, torch.get_num_threads()) as runner:
+        return _in_batches(runner.run, images, size, progress, name)
 
 
 def onnx_logits(

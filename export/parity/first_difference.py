@@ -22,7 +22,8 @@ from slimsight.compress.dynamic import DynamicClassifier
 from ..onnx_files.graph import import_onnx, read_onnx
 from ..pt2.export import load_program, trace
 from ..routed.export import WithRoutes
-from ..runners import CPU_PROVIDER, open_session
+from ..runners.base import LayerValues
+from ..runners.in_onnxruntime import values_in_onnxruntime
 from ..to_onnx import to_onnx_program
 
 Values = Mapping[str, NDArray[Any]]
@@ -57,13 +58,15 @@ def program_layers(program: ExportedProgram) -> dict[str, str]:
     return {name: str(list(stack.values())[-1][0]) for name, stack in stacks if stack}
 
 
-def onnx_values(proto: Any, images: NDArray[np.float32], provider: str = CPU_PROVIDER) -> dict[str, NDArray[Any]]:
-    """The floating-point values of an ONNX model: they become outputs of a copy, which runs without optimisation.
+def onnx_values(
+    proto: Any, images: NDArray[np.float32], run: LayerValues = values_in_onnxruntime
+) -> dict[str, NDArray[Any]]:
+    """The floating-point values of an ONNX model in a runtime: they become outputs of a copy.
 
     Values inside of branches are left out; the outputs of their `If` are included.
 
     Raises:
-        ExportError: ONNX Runtime cannot run the copy.
+        ExportError: the runtime cannot run the copy.
     """
     onnx = import_onnx()
     copy = onnx.ModelProto()
@@ -71,12 +74,7 @@ def onnx_values(proto: Any, images: NDArray[np.float32], provider: str = CPU_PRO
     outputs = {value.name for value in copy.graph.output}
     names = [name for node in copy.graph.node if node.op_type != "Constant" for name in node.output if name]
     copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in outputs)
-    session = open_session(copy.SerializeToString(), 1, provider, optimised=False)
-    (input_,) = session.get_inputs()
-    floats = {item.name for item in session.get_outputs() if item.type in ("tensor(float)", "tensor(float16)")}
-    wanted = [name for name in names if name in floats]
-    values = session.run(wanted, {input_.name: images})
-    return {name: np.asarray(value, np.float32) for name, value in zip(wanted, values, strict=True)}
+    return run(copy.SerializeToString(), names, images)
 
 
 def node_names(proto: Any) -> dict[str, str]:
@@ -107,7 +105,12 @@ class LayerDifference:
 
 
 def first_in_onnx(
-    model: nn.Module, path: Path, image: NDArray[np.float32], limit: float, *, provider: str = CPU_PROVIDER
+    model: nn.Module,
+    path: Path,
+    image: NDArray[np.float32],
+    limit: float,
+    *,
+    run: LayerValues = values_in_onnxruntime,
 ) -> LayerDifference | None:
     """The first layer whose values differ between an ONNX file and ``model``; None if none does.
 
@@ -118,7 +121,7 @@ def first_in_onnx(
         model: what the file was exported from; a dynamic classifier for its masked or routed form.
         image: (1, 3, H, W) in [0, 1].
         limit: largest difference that counts as rounding, relative to a layer's largest value.
-        provider: ONNX Runtime's execution provider.
+        run: gives the values of layers in a runtime.
     """
     proto = read_onnx(path)
     stated = next(item.version for item in proto.opset_import if not item.domain)
@@ -133,7 +136,7 @@ def first_in_onnx(
     for node in proto.graph.node:
         if node.op_type == "If":
             names |= {value: f"the branches up to {modules.get(value, value)}" for value in node.output}
-    return _first_difference(expected, onnx_values(proto, image, provider), names, limit, _gated_values(program))
+    return _first_difference(expected, onnx_values(proto, image, run), names, limit, _gated_values(program))
 
 
 def first_in_pt2(model: nn.Module, path: Path, image: NDArray[np.float32], limit: float) -> LayerDifference | None:

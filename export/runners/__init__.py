@@ -1,7 +1,8 @@
-"""Runners: one interface over PyTorch, ONNX Runtime and TensorRT. See ``choose`` for how to add a runtime."""
+"""Runners: one interface over PyTorch, ONNX Runtime, OpenVINO and TensorRT. See ``choose`` for how to add a runtime."""
 
 from .base import BaseRunner, Runner, Runtime, refuse_not_finite, to_input
 from .in_onnxruntime import CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER, OnnxRunner, import_onnxruntime, open_session
+from .in_openvino import OpenVinoRunner
 from .in_tensorrt import TensorRtRunner
 from .in_torch import CompiledRunner, Pt2Runner, TorchRunner
 
@@ -12,6 +13,7 @@ __all__ = [
     "BaseRunner",
     "CompiledRunner",
     "OnnxRunner",
+    "OpenVinoRunner",
     "Pt2Runner",
     "Runner",
     "Runtime",

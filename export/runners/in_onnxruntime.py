@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import platform
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -14,9 +17,10 @@ from torch import Tensor
 
 from slimsight.compress.errors import ExportError, RuntimeMissing, first_error_line
 
-from ..onnx_files.graph import HEAVY_OPERATORS, runtime_errors
-from ..onnx_files.metadata import PRECISION
-from ..onnx_files.quantised import INT8, Form, stated_form
+from ..onnx_files.graph import HEAVY_OPERATORS, read_onnx, runtime_errors
+from ..onnx_files.layers_run import LayersRun, compare_layers
+from ..onnx_files.metadata import stated_precision
+from ..onnx_files.quantised import Form, heavy_layers, stated_form
 from ..onnx_files.runtime import import_onnxruntime as import_onnxruntime
 from .base import BaseRunner, Runtime
 from .cuda import GPU_INDEX, event_pair, gpu_stream, why_no_gpu
@@ -26,9 +30,6 @@ CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER = (
     "CUDAExecutionProvider",
     "TensorrtExecutionProvider",
 )
-
-_STATED_PRECISIONS = ("fp32", "fp16", INT8)
-"""What is believed of a file's metadata."""
 
 
 def why_slow_or_wrong(form: Form | None, provider: str = CPU_PROVIDER) -> str | None:
@@ -90,8 +91,7 @@ class OnnxRunner(BaseRunner):
         if (reason := why_slow_or_wrong(stated_form(metadata), self._provider)) is not None:
             raise ExportError(f"{self._path} is not run in ONNX Runtime here: {reason}")
         if self._stated is None:
-            stated = metadata.get(PRECISION, "fp32")
-            self.precision = _shown_precision(stated if stated in _STATED_PRECISIONS else "fp32", self._provider)
+            self.precision = _shown_precision(stated_precision(metadata), self._provider)
         inputs = session.get_inputs()
         if len(inputs) != 1 or inputs[0].type != "tensor(float)" or len(inputs[0].shape) != 4:
             listed = ", ".join(f"{item.name}: {item.type} {item.shape}" for item in inputs)
@@ -258,11 +258,54 @@ def _why_unavailable(provider: str) -> str | None:
     return None if provider == CPU_PROVIDER else why_no_gpu()
 
 
-RUNTIMES = tuple(
-    Runtime(name, ".onnx", partial(OnnxRunner, provider=provider), partial(_why_unavailable, provider))
-    for name, provider in (
-        ("onnxruntime-cpu", CPU_PROVIDER),
-        ("onnxruntime-cuda", CUDA_PROVIDER),
-        ("onnxruntime-tensorrt", TENSORRT_PROVIDER),
+def layers_in_onnxruntime(path: Path, provider: str = CPU_PROVIDER) -> LayersRun:
+    """What each convolution and matrix product of a file runs in, in a session with the default optimisations.
+
+    A file's Q/DQ nodes say what was meant; what runs is decided on opening. A layer may stay in FP32 where no integer
+    kernel fits, and one that the file keeps in FP32 may be quantised again, by one scale for its whole weight
+    (WeightBiasQuantization). The graph that ONNX Runtime optimised says which.
+
+    Raises:
+        ExportError: the file is missing, or ONNX Runtime cannot open it.
+    """
+    with TemporaryDirectory(prefix="slimsight-optimised-") as folder:
+        optimised = Path(folder) / "optimised.onnx"
+        open_session(path, 1, provider, optimised_to=optimised)
+        graph = importlib.import_module("onnx").load(optimised).graph
+    return compare_layers(heavy_layers(read_onnx(path).graph), graph)
+
+
+def values_in_onnxruntime(
+    graph: bytes, names: Sequence[str], images: NDArray[np.float32], provider: str = CPU_PROVIDER
+) -> dict[str, NDArray[np.float32]]:
+    """``LayerValues`` of ONNX Runtime, without its optimisations."""
+    session = open_session(graph, 1, provider, optimised=False)
+    (input_,) = session.get_inputs()
+    floats = {item.name for item in session.get_outputs() if item.type in ("tensor(float)", "tensor(float16)")}
+    wanted = [name for name in names if name in floats]
+    values = session.run(wanted, {input_.name: images})
+    return {name: np.asarray(value, np.float32) for name, value in zip(wanted, values, strict=True)}
+
+
+def _runtime(name: str, provider: str) -> Runtime:
+    on_cpu = provider == CPU_PROVIDER
+    return Runtime(
+        name,
+        (".onnx",),
+        lambda path, _device, threads: OnnxRunner(path, threads, provider=provider),
+        partial(_why_unavailable, provider),
+        layers_in_onnxruntime if on_cpu else None,
+        # The layers of an engine cannot be read: those of the same graph in CUDA are.
+        partial(values_in_onnxruntime, provider=CPU_PROVIDER if on_cpu else CUDA_PROVIDER),
+        refuses=partial(why_slow_or_wrong, provider=provider),
+        proves_int8=on_cpu,  # the forms are for a processor, and for engines
+        # TensorRT would build an engine of each branch: minutes for a provider that nobody would use.
+        proves_routed=provider != TENSORRT_PROVIDER,
     )
+
+
+RUNTIMES = (
+    _runtime("onnxruntime-cpu", CPU_PROVIDER),
+    _runtime("onnxruntime-cuda", CUDA_PROVIDER),
+    _runtime("onnxruntime-tensorrt", TENSORRT_PROVIDER),
 )

@@ -212,7 +212,9 @@ def _why_no_compiler() -> str | None:
 
 
 RUNTIMES = (
-    Runtime("torch", "module", TorchRunner),
-    Runtime("torch-compile", "module", CompiledRunner, _why_no_compiler),
-    Runtime("pt2", ".pt2", Pt2Runner),
+    Runtime("torch", ("module",), lambda model, _device, threads: TorchRunner(model, threads)),
+    Runtime(
+        "torch-compile", ("module",), lambda model, _device, threads: CompiledRunner(model, threads), _why_no_compiler
+    ),
+    Runtime("pt2", (".pt2",), lambda path, _device, threads: Pt2Runner(path, threads)),
 )

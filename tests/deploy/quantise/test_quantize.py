@@ -20,7 +20,7 @@ import slimsight
 from slimsight.compress.errors import ConfigError, DataError, ExportError
 from slimsight.deploy.quantise.model import split_rows
 from slimsight.export.int8.prove import onnx_logits
-from slimsight.export.int8.read_back import LayersRun
+from slimsight.export.onnx_files.layers_run import LayersRun
 from slimsight.export.onnx_files.metadata import (
     CROP,
     INTERPOLATION,

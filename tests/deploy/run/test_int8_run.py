@@ -21,7 +21,7 @@ from slimsight.deploy.run_dir import read_run
 from slimsight.deploy.settings.recipe import load_recipe
 from slimsight.export.int8.fidelity import compare_accuracy
 from slimsight.export.int8.prove import onnx_logits
-from slimsight.export.int8.read_back import LayersRun
+from slimsight.export.onnx_files.layers_run import LayersRun
 from slimsight.export.onnx_files.metadata import read_metadata
 
 from .runs import Rerun, reused
