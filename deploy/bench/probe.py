@@ -217,8 +217,8 @@ def _main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     # Imported but not used here: threads that a runtime starts would be missing in a fork.
-    from slimsight.export.runners import choose, import_onnxruntime
-    from slimsight.export.runners.in_openvino import import_openvino
+    from slimsight.export.onnx_files.runtime import import_onnxruntime, import_openvino
+    from slimsight.export.runners import choose
 
     for name in (
         "slimsight.deploy.bench.models",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,8 +19,8 @@ from slimsight.compress.progress import SILENT, Progress
 from ..onnx_files.graph import LOGITS_OUTPUT, ROUTES_OUTPUT
 from ..runners import CPU_PROVIDER, Runner, Runtime, TorchRunner, import_onnxruntime, to_input
 from ..runners.choose import find_runtime, runtimes_for
-from .compare import Locate, ParityResult, check_parity, least_precise, tolerance_of
-from .first_difference import first_in_onnx, first_in_pt2
+from .compare import ParityResult, check_parity, least_precise, tolerance_of
+from .first_difference import LayerDifference, OnnxLayers, first_in_pt2
 
 ArtifactKind = Literal["onnx", "routed", "pt2", "tensorrt", "tensorrt-rtx"]
 PARITY_BATCHES = (1, 64)
@@ -70,6 +70,9 @@ class ParityEvidence:
         return bool(self.rows) and all(row.passed for row in self.rows)
 
 
+_Locator = Callable[[NDArray[np.float32], float], LayerDifference | None]
+
+
 def prove_parity(
     artifacts: Sequence[Artifact],
     images: NDArray[Any],
@@ -89,12 +92,13 @@ def prove_parity(
     rows: list[ParityResult] = []
     absent: list[AbsentRuntime] = []
     for artifact in progress.track(artifacts, "parity", unit="files"):
+        layers = OnnxLayers(artifact.model, artifact.path)
         for runtime in _runtimes_of(artifact):
             label = runtime.name
             try:
                 runner = runtime.open(artifact.path, runtime.device, 1)
                 label = runner.runtime
-                rows += _compare(artifact, runtime, runner, images, fp32, progress)
+                rows += _compare(artifact, runner, images, fp32, _locator(artifact, runtime, layers), progress)
             except RuntimeMissing as missing:
                 absent.append(AbsentRuntime(artifact.name, label, str(missing)))
     for row in rows:
@@ -114,10 +118,10 @@ def _runtimes_of(artifact: Artifact) -> list[Runtime]:
 
 def _compare(
     artifact: Artifact,
-    runtime: Runtime,
     runner: Runner,
     images: NDArray[Any],
     fp32: float | None,
+    locate: _Locator | None,
     progress: Progress,
 ) -> Iterator[ParityResult]:
     with TorchRunner(artifact.model) as reference, runner:
@@ -132,18 +136,17 @@ def _compare(
                 batch=batch,
                 precision=precision,
                 tolerance=tolerance,
-                locate=_locator(artifact, runtime, tolerance.layer),
+                locate=None if locate is None else lambda image: locate(image, tolerance.layer),
                 progress=progress,
             )
 
 
-def _locator(artifact: Artifact, runtime: Runtime, limit: float) -> Locate | None:
-    """What finds the first layer that differs in a runtime; None where its layers cannot be read."""
-    path, model = artifact.path, artifact.model
+def _locator(artifact: Artifact, runtime: Runtime, layers: OnnxLayers) -> _Locator | None:
+    """What finds the first layer that differs beyond a limit on an image; None where layers cannot be read."""
     if runtime.name == "pt2":
-        return lambda image: first_in_pt2(model, path, image, limit)
+        return lambda image, limit: first_in_pt2(artifact.model, artifact.path, image, limit)
     if (run := runtime.layer_values) is not None:
-        return lambda image: first_in_onnx(model, path, image, limit, run=run)
+        return lambda image, limit: layers.first_difference(image, limit, run)
     return None
 
 

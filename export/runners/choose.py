@@ -21,13 +21,14 @@ RUNTIMES: dict[str, Runtime] = {runtime.name: runtime for module in _MODULES for
 
 
 @cache
-def _plug_ins() -> dict[str, Runtime]:
+def plug_ins() -> dict[str, Runtime]:
+    """The runtimes of other packages by name."""
     return load_plug_ins(RUNTIMES)
 
 
 def all_runtimes() -> dict[str, Runtime]:
     """Every runtime by its name: our own, then those of other packages (``plug_in``)."""
-    return RUNTIMES | _plug_ins()
+    return RUNTIMES | plug_ins()
 
 
 def find_runtime(name: str) -> tuple[Runtime, str | None]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,58 +11,26 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from slimsight.compress.errors import ExportError, RuntimeMissing, first_error_line
+from slimsight.compress.errors import ExportError, RuntimeMissing
 
 from ..onnx_files.graph import LOGITS_OUTPUT, read_onnx
 from ..onnx_files.layers_run import LayersRun, layers_seen
 from ..onnx_files.metadata import stated_precision, stored_metadata
 from ..onnx_files.quantised import heavy_layers
+from ..onnx_files.runtime import INSTALL_OPENVINO, import_openvino
 from .base import BaseRunner, Runtime
 
-INSTALL: Final = "pip install 'slimsight[openvino]'"
 CPU: Final = "CPU"
 
 _META_DEVICES: Final = ("AUTO", "HETERO", "MULTI", "BATCH")
 """Devices that choose among the others."""
 
-_TELEMETRY: Final = "openvino_telemetry"
 _PRECISION_HINT: Final = "INFERENCE_PRECISION_HINT"
 _PRECISION_NAMES: Final = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
 _INTEGERS: Final = frozenset({"u8", "i8"})
 _LAYER_TYPES: Final = frozenset({"Convolution", "GroupConvolution", "Deconvolution", "FullyConnected", "MatMul"})
 _ADDED = re.compile(r"(/WithoutBiases|/Dequantization\w+)+$")  # to the names of nodes that OpenVINO splits
 _PLACES = re.compile(r"^(Exception from|Check ')|^FrontEnd API failed")  # lines of its messages that name its sources
-
-
-def import_openvino() -> Any:
-    """The openvino module, imported without its telemetry.
-
-    On import it would write an identity to the home folder and report its use to its maker, if nobody told it not to.
-
-    Raises:
-        RuntimeMissing: it is not installed, or only in part.
-    """
-    hidden = _TELEMETRY not in sys.modules
-    if hidden:
-        sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # Python's way to make an import fail
-    try:
-        return importlib.import_module("openvino")
-    except ModuleNotFoundError as error:
-        if error.name == "openvino":
-            raise RuntimeMissing(f"OpenVINO is not installed: {INSTALL}") from error
-        raise _broken(error) from error
-    except (ImportError, AttributeError, OSError, RuntimeError, TypeError, ValueError, SyntaxError) as error:
-        raise _broken(error) from error
-    finally:
-        if hidden:
-            del sys.modules[_TELEMETRY]
-
-
-def _broken(error: Exception) -> RuntimeMissing:
-    return RuntimeMissing(
-        f"OpenVINO is installed and cannot be imported ({type(error).__name__}: {first_error_line(error)}): remove "
-        f"what is there (pip uninstall openvino), then {INSTALL}"
-    )
 
 
 class OpenVinoRunner(BaseRunner):
@@ -234,7 +200,7 @@ def reason_of(error: Exception) -> str:
 
 def why_unavailable() -> str | None:
     """Why OpenVINO does not run here; None where it is installed."""
-    return None if find_spec("openvino") is not None else f"OpenVINO is not installed: {INSTALL}"
+    return None if find_spec("openvino") is not None else f"OpenVINO is not installed: {INSTALL_OPENVINO}"
 
 
 RUNTIMES = (

@@ -41,17 +41,18 @@ def _load(entry: EntryPoint) -> Runtime:
     if not isinstance(runtime, Runtime):
         return _unusable(entry, f"{entry.value} is a {type(runtime).__name__}, and not a slimsight Runtime")
 
-    def available() -> str | None:
-        try:
-            return runtime.available()
-        except Exception as error:  # noqa: BLE001 - as above
-            return f"it cannot say whether it runs here ({type(error).__name__}: {first_error_line(error)})"
-
     return replace(
         runtime,
         open=lambda model, device, threads: PlugInRunner(runtime, model, device, threads),
-        available=available,
+        available=lambda: _availability(runtime),
     )
+
+
+def _availability(runtime: Runtime) -> str | None:
+    try:
+        return runtime.available()
+    except Exception as error:  # noqa: BLE001 - as above
+        return f"it cannot say whether it runs here ({type(error).__name__}: {first_error_line(error)})"
 
 
 def _unusable(entry: EntryPoint, reason: str, taken: Collection[str] = ()) -> Runtime:
@@ -76,7 +77,8 @@ class PlugInRunner(BaseRunner):
         model, device, threads: what its ``open`` is given.
 
     Raises:
-        ExportError: on opening, when the plug-in cannot open the model.
+        RuntimeMissing: on opening, when the plug-in does not run here.
+        ExportError: on opening, when it cannot open the model.
     """
 
     def __init__(self, runtime: Runtime, model: Any, device: str | None, threads: int) -> None:
@@ -86,6 +88,8 @@ class PlugInRunner(BaseRunner):
         self._runtime_errors = (Exception,)
 
     def _open(self) -> None:
+        if (reason := _availability(self._plug_in)) is not None:
+            raise RuntimeMissing(reason)
         try:
             inner = self._plug_in.open(*self._given)
             inner.__enter__()
