@@ -24,7 +24,7 @@ from ..onnx_files.graph import import_onnx, read_onnx
 from ..pt2.export import load_program, trace
 from ..routed.export import WithRoutes
 from ..runners.base import LayerValues
-from ..runners.in_onnxruntime import values_in_onnxruntime
+from ..runners.onnxruntime_session import values_in_onnxruntime
 from ..to_onnx import to_onnx_program
 
 Values = Mapping[str, NDArray[Any]]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -51,6 +52,19 @@ class Runner(Protocol):
 LayerValues = Callable[[bytes, Sequence[str], NDArray[np.float32]], dict[str, NDArray[np.float32]]]
 """Runs an ONNX model, given as bytes, on images: its floating-point outputs of the names given, in their order."""
 
+
+@dataclass(frozen=True)
+class NodeTime:
+    """Times of a node of an ONNX file in ms, in all rounds one after the other. ``name`` may list fused nodes, too."""
+
+    name: str
+    operator: str
+    ms: tuple[float, ...]
+
+
+NodeTimes = Callable[[Path, Mapping[str, NDArray[Any]], int, int], list[NodeTime]]
+"""Runs an ONNX file with inputs by name so many rounds on so many threads: the time of each of its nodes."""
+
 FORMATS = ("module", ".onnx", ".pt2", ".engine")
 """What runtimes open: modules of PyTorch, and files by their suffix."""
 
@@ -71,6 +85,8 @@ class Runtime:
         precision_readback: opens an ONNX file and says what each of its layers runs in; None: it cannot be read.
         layer_values: computes the values of layers, so that a parity that fails names the first one that differs; None:
             they cannot be read.
+        node_times: times the nodes of an ONNX file; None: it cannot, and budgets of latency are not planned for it.
+        packages: distributions that it comes with, the first one installed says its version.
         device: the device where the user names none; None: the runtime takes no names of devices.
         refuses: why INT8 files of a form must not be run by it; None where they may.
         proves_int8: whether INT8 files are proven in it.
@@ -86,6 +102,8 @@ class Runtime:
     available: Callable[[], str | None] = lambda: None
     precision_readback: Callable[[Path], LayersRun] | None = None
     layer_values: LayerValues | None = None
+    node_times: NodeTimes | None = None
+    packages: tuple[str, ...] = ()
     device: str | None = None
     refuses: Callable[[Form | None], str | None] = lambda _form: None
     proves_int8: bool = True
@@ -97,6 +115,16 @@ class Runtime:
         if not self.formats or not set(self.formats) <= set(FORMATS):
             given = ", ".join(self.formats) or "nothing"
             raise ValueError(f"runtime {self.name} takes {given}: give some of {', '.join(FORMATS)}")
+
+    @property
+    def version(self) -> str:
+        """Name and version of the distribution that it comes with, e.g. ``openvino 2026.4.1``; "" where not known."""
+        for package in self.packages:
+            try:
+                return f"{package} {metadata.version(package)}"
+            except metadata.PackageNotFoundError:
+                continue
+        return ""
 
 
 def to_input(images: NDArray[Any]) -> NDArray[np.float32]:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import platform
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,20 +12,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from slimsight.compress.errors import ExportError, RuntimeMissing, first_error_line
+from slimsight.compress.errors import ExportError, RuntimeMissing
 
-from ..onnx_files.graph import HEAVY_OPERATORS, read_onnx, runtime_errors
-from ..onnx_files.layers_run import LayersRun, compare_layers
+from ..onnx_files.graph import HEAVY_OPERATORS, runtime_errors
 from ..onnx_files.metadata import stated_precision
-from ..onnx_files.quantised import Form, heavy_layers, stated_form
+from ..onnx_files.quantised import Form, stated_form
 from ..onnx_files.runtime import import_onnxruntime as import_onnxruntime
 from .base import BaseRunner, Runtime
 from .cuda import GPU_INDEX, event_pair, gpu_stream, why_no_gpu
-
-CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER = (
-    "CPUExecutionProvider",
-    "CUDAExecutionProvider",
-    "TensorrtExecutionProvider",
+from .onnxruntime_session import (
+    CPU_PROVIDER,
+    CUDA_PROVIDER,
+    TENSORRT_PROVIDER,
+    cannot_start,
+    layers_in_onnxruntime,
+    open_session,
+    times_in_onnxruntime,
+    values_in_onnxruntime,
 )
 
 
@@ -86,7 +86,7 @@ class OnnxRunner(BaseRunner):
             raise RuntimeMissing(f"ONNX Runtime has no {self._provider} here: choose from {', '.join(available)}")
         session = open_session(self._path, self._threads, self._provider)
         if session.get_providers()[0] != self._provider:
-            raise _cannot_start(self._provider)
+            raise cannot_start(self._provider)
         metadata = session.get_modelmeta().custom_metadata_map
         if (reason := why_slow_or_wrong(stated_form(metadata), self._provider)) is not None:
             raise ExportError(f"{self._path} is not run in ONNX Runtime here: {reason}")
@@ -173,64 +173,6 @@ def _shown_precision(precision: str, provider: str) -> str:
     return "tf32" if provider == TENSORRT_PROVIDER and precision == "fp32" else precision
 
 
-def open_session(
-    source: Path | bytes,
-    threads: int,
-    provider: str = CPU_PROVIDER,
-    *,
-    profile: Path | None = None,
-    optimised: bool = True,
-    optimised_to: Path | None = None,
-) -> Any:
-    """A session that runs nodes one after the other on ``threads`` threads.
-
-    Args:
-        source: a file, or the bytes of one.
-        profile: prefix of the profile's path; ``session.end_profiling()`` returns the full path.
-        optimised: False runs the graph as it is stored, node by node.
-        optimised_to: where the optimised graph is written, to be read back.
-
-    Raises:
-        RuntimeMissing: ONNX Runtime is missing, or its provider cannot start.
-        ExportError: it cannot open the file.
-    """
-    ort = import_onnxruntime()
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    if provider != CPU_PROVIDER:
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    if not optimised:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if optimised_to is not None:
-        options.optimized_model_filepath = str(optimised_to)
-    if profile is not None:
-        options.enable_profiling = True
-        options.profile_file_prefix = str(profile)
-    model = source if isinstance(source, bytes) else str(source)
-    try:
-        # No fall-back: it would print, and run on the CPU what was meant for a GPU.
-        return ort.InferenceSession(model, options, providers=_providers(provider), enable_fallback=0)
-    except runtime_errors() as error:
-        what = "the graph" if isinstance(source, bytes) else source
-        raise ExportError(f"ONNX Runtime cannot open {what} ({first_error_line(error)}): export it again") from error
-    except RuntimeError as error:  # a provider's libraries: errors about files have classes of their own
-        raise _cannot_start(provider) from error
-
-
-def _providers(provider: str) -> list[Any]:
-    if provider == CPU_PROVIDER:
-        return [CPU_PROVIDER]
-    # What TensorRT cannot take stays on the GPU; see _nodes_on_cpu for the CPU.
-    names = [provider, CUDA_PROVIDER] if provider == TENSORRT_PROVIDER else [provider]
-    options = {"device_id": str(GPU_INDEX), "user_compute_stream": str(gpu_stream().cuda_stream)}
-    # By default CUDA computes fp32 in TF32.
-    return [(name, options | ({"use_tf32": "0"} if name == CUDA_PROVIDER else {})) for name in names]
-
-
 def _nodes_on_cpu(session: Any, provider: str) -> str:
     """Names of heavy nodes that ONNX Runtime put on the CPU instead of ``provider``, a GPU's; "" if none."""
     if provider == CPU_PROVIDER or not hasattr(session, "get_provider_graph_assignment_info"):
@@ -239,13 +181,6 @@ def _nodes_on_cpu(session: Any, provider: str) -> str:
     heavy = [node.name for part in on_cpu for node in part.get_nodes() if node.op_type in HEAVY_OPERATORS]
     more = f" and {len(heavy) - 3} more nodes" if len(heavy) > 3 else ""
     return ", ".join(heavy[:3]) + more
-
-
-def _cannot_start(provider: str) -> RuntimeMissing:
-    return RuntimeMissing(
-        f"ONNX Runtime cannot start {provider}: its driver or libraries are missing here; install them, or use "
-        f"{CPU_PROVIDER}"
-    )
 
 
 def _why_unavailable(provider: str) -> str | None:
@@ -258,35 +193,6 @@ def _why_unavailable(provider: str) -> str | None:
     return None if provider == CPU_PROVIDER else why_no_gpu()
 
 
-def layers_in_onnxruntime(path: Path, provider: str = CPU_PROVIDER) -> LayersRun:
-    """What each convolution and matrix product of a file runs in, in a session with the default optimisations.
-
-    A file's Q/DQ nodes say what was meant; what runs is decided on opening. A layer may stay in FP32 where no integer
-    kernel fits, and one that the file keeps in FP32 may be quantised again, by one scale for its whole weight
-    (WeightBiasQuantization). The graph that ONNX Runtime optimised says which.
-
-    Raises:
-        ExportError: the file is missing, or ONNX Runtime cannot open it.
-    """
-    with TemporaryDirectory(prefix="slimsight-optimised-") as folder:
-        optimised = Path(folder) / "optimised.onnx"
-        open_session(path, 1, provider, optimised_to=optimised)
-        graph = importlib.import_module("onnx").load(optimised).graph
-    return compare_layers(heavy_layers(read_onnx(path).graph), graph)
-
-
-def values_in_onnxruntime(
-    graph: bytes, names: Sequence[str], images: NDArray[np.float32], provider: str = CPU_PROVIDER
-) -> dict[str, NDArray[np.float32]]:
-    """``LayerValues`` of ONNX Runtime, without its optimisations."""
-    session = open_session(graph, 1, provider, optimised=False)
-    (input_,) = session.get_inputs()
-    floats = {item.name for item in session.get_outputs() if item.type in ("tensor(float)", "tensor(float16)")}
-    wanted = [name for name in names if name in floats]
-    values = session.run(wanted, {input_.name: images})
-    return {name: np.asarray(value, np.float32) for name, value in zip(wanted, values, strict=True)}
-
-
 def _runtime(name: str, provider: str) -> Runtime:
     on_cpu = provider == CPU_PROVIDER
     return Runtime(
@@ -297,6 +203,8 @@ def _runtime(name: str, provider: str) -> Runtime:
         layers_in_onnxruntime if on_cpu else None,
         # The layers of an engine cannot be read: those of the same graph in CUDA are.
         partial(values_in_onnxruntime, provider=CPU_PROVIDER if on_cpu else CUDA_PROVIDER),
+        times_in_onnxruntime if on_cpu else None,
+        packages=("onnxruntime-gpu", "onnxruntime"),
         refuses=partial(why_slow_or_wrong, provider=provider),
         proves_int8=on_cpu,  # the forms are for a processor, and for engines
         # TensorRT would build an engine of each branch: minutes for a provider that nobody would use.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +19,7 @@ from ..onnx_files.layers_run import LayersRun, layers_seen
 from ..onnx_files.metadata import stated_precision, stored_metadata
 from ..onnx_files.quantised import heavy_layers
 from ..onnx_files.runtime import INSTALL_OPENVINO, import_openvino
-from .base import BaseRunner, Runtime
+from .base import BaseRunner, NodeTime, Runtime
 
 CPU: Final = "CPU"
 
@@ -191,6 +192,23 @@ def values_in_openvino(
     return {name: np.asarray(values[by_name[name]], np.float32) for name in names if name in by_name}
 
 
+def times_in_openvino(path: Path, feeds: Mapping[str, NDArray[Any]], rounds: int, threads: int) -> list[NodeTime]:
+    """``NodeTimes`` of OpenVINO on the CPU; the name of a node also has those of what was fused into it."""
+    compiled = compile_file(path, threads, profile=True)
+    origins = {
+        node.get_friendly_name(): node.get_rt_info()["originalLayersNames"].astype(str)
+        for node in compiled.get_runtime_model().get_ops()
+    }
+    request = compiled.create_infer_request()
+    spent: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for _ in range(rounds):
+        request.infer(dict(feeds))
+        for event in request.profiling_info:
+            if event.status == type(event.status).EXECUTED:
+                spent[event.node_name, event.node_type].append(event.real_time.total_seconds() * 1e3)
+    return [NodeTime(f"{name},{origins.get(name, '')}", kind, tuple(ms)) for (name, kind), ms in spent.items()]
+
+
 def reason_of(error: Exception) -> str:
     """What a message of OpenVINO says, without the places in its sources."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -211,6 +229,8 @@ RUNTIMES = (
         why_unavailable,
         layers_in_openvino,
         values_in_openvino,
-        device=CPU,
+        times_in_openvino,
+        ("openvino",),
+        CPU,
     ),
 )

@@ -181,6 +181,7 @@ def _runtime(flavour: Flavour) -> Runtime:
         (".engine",),
         lambda path, _device, _threads: TensorRtRunner(path, flavour),
         partial(_why_unavailable, flavour),
+        packages=(PACKAGES[flavour],),
     )
 
 

@@ -13,7 +13,7 @@ from slimsight.export.int8.calibration import Calibration
 from slimsight.export.onnx_files.layers_run import compare_layers
 from slimsight.export.onnx_files.quantised import HeavyLayer, heavy_layers
 from slimsight.export.runners import open_session
-from slimsight.export.runners.in_onnxruntime import layers_in_onnxruntime
+from slimsight.export.runners.onnxruntime_session import layers_in_onnxruntime
 
 from .conftest import Quantised, keep_in_fp32
 
