@@ -60,15 +60,13 @@ class OpenVinoRunner(BaseRunner):
 
     def _open(self) -> None:
         ov = import_openvino()
+        stated = stated_precision(stored_metadata(read_onnx(self._path, external=False)))  # checked before it is parsed
         compiled = compile_file(self._path, self._threads, self._device)
         inputs = compiled.inputs
         if len(inputs) != 1 or inputs[0].element_type != ov.Type.f32 or inputs[0].partial_shape.rank != 4:
             listed = ", ".join(f"{item.any_name}: {item.element_type} {item.partial_shape}" for item in inputs)
             raise ExportError(f"{self._path} takes {listed}: one float input (batch, 3, H, W) is needed")
-        self.precision = _coarser(
-            stated_precision(stored_metadata(read_onnx(self._path, external=False))),
-            _reported_precision(compiled, self._path, self._device),
-        )
+        self.precision = _coarser(stated, _reported_precision(compiled, self._path, self._device))
         sizes = list(inputs[0].partial_shape)[1:]
         fixed = all(size.is_static for size in sizes)
         self._image_shape = tuple(size.get_length() for size in sizes) if fixed else None
