@@ -88,7 +88,15 @@ def test_the_limits_are_those_that_are_named() -> None:
     )
     swapped = own * 0.0
     swapped[:, 0] = np.where(np.arange(100) < 3, -1e-3, 1.0)
-    assert "on 97.0% of the images" in str(judge_runtime("r", own, swapped).why)
+    assert "on 97.0% of the images, ties aside" in str(judge_runtime("r", own, swapped).why)
+    near = own.copy()
+    near[:10, 1] = 0.98  # closer than what a runtime may differ by
+    flipped = near.copy()
+    flipped[:10] = (0.985, 0.995)
+    flips = judge_runtime("r", near, flipped)
+    assert (flips.passed, flips.agreement) == (True, 0.9)
+    near[:10, 1], flipped[:10] = 0.96, (0.978, 0.982)
+    assert "on 90.0% of the images, ties aside" in str(judge_runtime("r", near, flipped).why)
     broken = own.copy()
     broken[0, 0] = np.nan
     assert judge_runtime("r", own, broken).why == "logits of 1 images are NaN or infinite"
