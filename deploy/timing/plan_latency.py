@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from slimsight.compress.amounts import Amount
@@ -97,6 +98,18 @@ def check_timing(config: LatencyConfig, *, plans: bool) -> None:
         raise RuntimeMissing(f"latency.runtime {config.runtime} does not run here: {reason}")
     if plans:
         layer_timer(config.runtime)
+    if config.runtime != DEFAULT_RUNTIME:  # a device or a driver may be missing, which only opening a file tells
+        with TemporaryDirectory() as folder:
+            export_onnx(_Smallest(), torch.zeros(1, 3, 8, 8), path := Path(folder) / "smallest.onnx")
+            with open_runner(path, config.runtime, config.threads) as runner:
+                runner.run(np.zeros((config.batch, 3, 8, 8), np.float32))
+
+
+class _Smallest(nn.Module):
+    """(N, 3, H, W) -> (N, 3)."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean((2, 3))
 
 
 def layer_timer(name: str) -> NodeTimes:

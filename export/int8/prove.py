@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from slimsight.compress.errors import ExportError, first_error_line
+from slimsight.compress.errors import ExportError, RuntimeMissing, first_error_line
 from slimsight.compress.progress import SILENT, Progress
 
 from ..onnx_files.graph import read_onnx, runtime_errors, runtime_inputs, static_sizes
@@ -130,8 +130,12 @@ def prove_int8(
         if (reason := runtime.refuses(form) or runtime.available()) is not None:
             skipped.append((runtime.name, reason))
             continue
-        logits = runtime_logits(runtime, path, images, progress=progress, name=f"{artifact} in {runtime.name}")
-        layers = None if runtime.precision_readback is None else runtime.precision_readback(path)
+        try:
+            logits = runtime_logits(runtime, path, images, progress=progress, name=f"{artifact} in {runtime.name}")
+            layers = None if runtime.precision_readback is None else runtime.precision_readback(path)
+        except RuntimeMissing as missing:  # or what the file needs is missing there
+            skipped.append((runtime.name, str(missing)))
+            continue
         rows.append(judge_runtime(runtime.name, own, logits, layers))
     heavy = len(heavy_layers(proto.graph))
     return Int8Proof(artifact, form, heavy, tuple(rows), tuple(skipped), compare_fidelity(exact, own))
@@ -154,9 +158,7 @@ def judge_runtime(
             f"logits differ from the file's own arithmetic by {found.p99:.3f} of the largest (0.99 quantile)"
         )
     if (decided := _agreement_on_decided(own, logits)) < AGREEMENT_LIMIT:
-        reasons.append(
-            f"it predicts the class of the file's own arithmetic on {decided:.1%} of the images that are no ties"
-        )
+        reasons.append(f"it predicts the class of the file's own arithmetic on {decided:.1%} of the images, ties aside")
     if layers is not None and layers.requantised:
         reasons.append(f"it quantises layers that the file keeps in FP32: {', '.join(layers.requantised)}")
     if reasons and layers is not None and layers.fell_back:

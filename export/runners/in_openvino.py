@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from slimsight.compress.errors import ExportError, RuntimeMissing
+from slimsight.compress.errors import ExportError, RuntimeMissing, Unsupported
 
 from ..onnx_files.graph import LOGITS_OUTPUT, read_onnx
 from ..onnx_files.layers_run import LayersRun, layers_seen
@@ -95,7 +95,8 @@ def compile_file(source: Path | bytes, threads: int = 1, device: str = CPU, *, p
 
     Raises:
         RuntimeMissing: OpenVINO is missing, or does not see the device.
-        ExportError: it cannot open or compile the file.
+        ExportError: there is no such file.
+        Unsupported: it cannot open or compile the file, for an operator that it lacks, for example.
     """
     ov = import_openvino()
     if isinstance(source, Path) and not source.is_file():
@@ -108,7 +109,7 @@ def compile_file(source: Path | bytes, threads: int = 1, device: str = CPU, *, p
         settings = _settings(core, device, threads) | ({"PERF_COUNT": "YES"} if profile else {})
         return core.compile_model(model, device, settings)
     except (RuntimeError, TypeError) as error:  # TypeError: a file that is none of its formats
-        raise ExportError(
+        raise Unsupported(
             f"OpenVINO cannot open {what} for {device} ({reason_of(error)}): export it again, or run it in another "
             "runtime"
         ) from error

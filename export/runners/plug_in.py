@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slimsight.compress.errors import ExportError, RuntimeMissing, SlimError, first_error_line
+from slimsight.compress.errors import RuntimeMissing, SlimError, Unsupported, first_error_line
 
 from .base import BaseRunner, Runner, Runtime
 
@@ -78,7 +78,7 @@ class PlugInRunner(BaseRunner):
 
     Raises:
         RuntimeMissing: on opening, when the plug-in does not run here.
-        ExportError: on opening, when it cannot open the model.
+        Unsupported: on opening, when it cannot open the model.
     """
 
     def __init__(self, runtime: Runtime, model: Any, device: str | None, threads: int) -> None:
@@ -96,7 +96,7 @@ class PlugInRunner(BaseRunner):
         except SlimError:
             raise
         except Exception as error:
-            raise ExportError(
+            raise Unsupported(
                 f"the plug-in {self._plug_in.name} cannot open {self.name} ({type(error).__name__}: "
                 f"{first_error_line(error)}): run it in another runtime, or uninstall the plug-in"
             ) from error

@@ -163,6 +163,12 @@ def test_a_runtime_that_cannot_time_is_refused_with_those_that_can(monkeypatch: 
     ):
         with pytest.raises(ConfigError, match=words):
             check_timing(LatencyConfig(runtime=name), plans=plans)
+    if find_spec("openvino"):
+        check_timing(LatencyConfig(runtime="openvino:AUTO"), plans=False)
+        with pytest.raises(ConfigError, match="openvino:AUTO does not show the times of single layers"):
+            check_timing(LatencyConfig(runtime="openvino:AUTO"), plans=True)
+        with pytest.raises(RuntimeMissing, match=r"OpenVINO sees no GPU\.9 here"):
+            check_timing(LatencyConfig(runtime="openvino:GPU.9"), plans=False)
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(RuntimeMissing, match=r"latency.runtime openvino does not run here: .*slimsight\[openvino\]"):
         check_timing(LatencyConfig(runtime="openvino"), plans=False)

@@ -69,6 +69,12 @@ class Careless:
         return [[1, 2]] * (len(images) - 1)
 
 
+
+def shut(path, device, threads):
+    raise NotImplementedError("Pad-18 is not supported")
+
+
+SHUT = Runtime("shut", (".onnx",), shut)
 CARELESS = Runtime("careless", (".onnx",), Careless)
 '''
 
@@ -94,7 +100,12 @@ def plug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
 
 @pytest.mark.parametrize("case", ["mixed"], indirect=True)
 def test_a_toy_runtime_takes_part_in_parity_and_a_broken_one_is_named(case, plug, monkeypatch) -> None:
-    plug(toy="toy_runtime:RUNTIME", broken="broken_runtime:RUNTIME", closed="toy_runtime:ABSENT")
+    plug(
+        toy="toy_runtime:RUNTIME",
+        broken="broken_runtime:RUNTIME",
+        closed="toy_runtime:ABSENT",
+        shut="toy_runtime:SHUT",
+    )
     artifact = Artifact(case.onnx, "model.onnx", case.model, batches=(2,))
     found = prove_parity([artifact], case.images(3))
     assert found.passed
@@ -105,6 +116,7 @@ def test_a_toy_runtime_takes_part_in_parity_and_a_broken_one_is_named(case, plug
         "the plug-in 'broken' of broken_runtime:RUNTIME cannot be loaded (OSError: libtoy.so.3: cannot open shared "
         "object file): update or uninstall broken_runtime:RUNTIME"
     )
+    assert "the plug-in shut cannot open model.onnx (NotImplementedError: Pad-18 is not supp" in reasons["shut"]
     assert reasons["absent"] == choose.why_unavailable()["absent"] == "the toy shop is closed"
     monkeypatch.setattr(sys.modules["toy_runtime"], "OFFSET", 0.01)
     (wrong,) = [row for row in prove_parity([artifact], case.images(3)).rows if row.runtime == "toy-cpu"]
