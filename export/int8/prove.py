@@ -31,9 +31,9 @@ Kernels round sums in another order: .006 to .012 on networks that are computed 
 AGREEMENT_LIMIT: Final = 0.98
 """Smallest share of images on which a runtime and the file's own arithmetic predict the same class.
 
-Images whose two largest logits are nearer than ``P99_LIMIT`` are left out: a difference that is allowed decides them.
-OpenVINO leaves out some roundings that a file asks for, is nearer to FP32 than the file's own arithmetic, and differs
-from it on 1 to 2 % of CIFAR-10's images, on all of them by such ties.
+Both limits are for a runtime that is farther from the FP32 file than the file's own arithmetic, by signal to noise.
+OpenVINO leaves out some roundings that a file asks for: it is nearer to FP32 (ResNet-20 33.8 dB and not 32.2 dB,
+EfficientNet-Lite0 16.9 dB and not 16.8 dB), and differs by .01 and .03 from the file's own arithmetic.
 """
 
 _BATCH: Final = 16
@@ -43,8 +43,9 @@ _BATCH: Final = 16
 class RuntimeProof:
     """One runtime against the file's own arithmetic, on the same images.
 
-    ``p99`` (of the largest logit, infinite where a logit is not finite) is judged, and ``agreement`` without ties;
-    ``why``: what is wrong, None where it passed. ``layers``: None where the runtime does not show them.
+    ``p99`` (of the largest logit, infinite where a logit is not finite) and ``agreement`` are judged, unless it is
+    ``nearer_to_fp32`` than the file's own arithmetic; ``why``: what is wrong, None where it passed.
+    ``layers``: None where the runtime does not show them.
     """
 
     runtime: str
@@ -53,6 +54,7 @@ class RuntimeProof:
     passed: bool
     why: str | None = None
     layers: LayersRun | None = None
+    nearer_to_fp32: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """A row of ``runtimes`` in report.json."""
@@ -64,6 +66,8 @@ class RuntimeProof:
         }
         if self.why is not None:
             row["why"] = self.why
+        if self.nearer_to_fp32:
+            row["nearer_to_fp32"] = True
         if self.layers is not None:
             row |= {"integer_layers": len(self.layers.integer), "float_layers": list(self.layers.floating)}
             row |= {"requantised_layers": list(self.layers.requantised)} if self.layers.requantised else {}
@@ -136,44 +140,44 @@ def prove_int8(
         except RuntimeMissing as missing:  # or what the file needs is missing there
             skipped.append((runtime.name, str(missing)))
             continue
-        rows.append(judge_runtime(runtime.name, own, logits, layers))
+        rows.append(judge_runtime(runtime.name, own, logits, layers, exact=exact))
     heavy = len(heavy_layers(proto.graph))
     return Int8Proof(artifact, form, heavy, tuple(rows), tuple(skipped), compare_fidelity(exact, own))
 
 
 def judge_runtime(
-    runtime: str, own: NDArray[Any], logits: NDArray[Any], layers: LayersRun | None = None
+    runtime: str,
+    own: NDArray[Any],
+    logits: NDArray[Any],
+    layers: LayersRun | None = None,
+    *,
+    exact: NDArray[Any] | None = None,
 ) -> RuntimeProof:
     """The proof of one runtime from its logits (N, classes) and those of the file's own arithmetic.
 
     A layer that the file keeps in FP32 and the runtime quantises fails it, however near the logits are: its accuracy
     was kept on purpose.
+
+    Args:
+        exact: logits of the FP32 file; None: a runtime that is nearer to them is judged like any other.
     """
     found = compare_fidelity(own, logits)
+    nearer = exact is not None and compare_fidelity(exact, logits).sqnr_db > compare_fidelity(exact, own).sqnr_db
     reasons = []
     if not_finite := int((~np.isfinite(logits)).any(1).sum()):
         reasons.append(f"logits of {not_finite} images are NaN or infinite")
-    if not found.p99 <= P99_LIMIT:
+    if not found.p99 <= P99_LIMIT and not nearer:
         reasons.append(
             f"logits differ from the file's own arithmetic by {found.p99:.3f} of the largest (0.99 quantile)"
         )
-    if (decided := _agreement_on_decided(own, logits)) < AGREEMENT_LIMIT:
-        reasons.append(f"it predicts the class of the file's own arithmetic on {decided:.1%} of the images, ties aside")
+    if found.agreement < AGREEMENT_LIMIT and not nearer:
+        reasons.append(f"it predicts the class of the file's own arithmetic on {found.agreement:.1%} of the images")
     if layers is not None and layers.requantised:
         reasons.append(f"it quantises layers that the file keeps in FP32: {', '.join(layers.requantised)}")
     if reasons and layers is not None and layers.fell_back:
         reasons.append(f"in FP32 run {', '.join(layers.fell_back)}")
     why = "; ".join(reasons) or None
-    return RuntimeProof(runtime, found.p99, found.agreement, not reasons, why, layers)
-
-
-def _agreement_on_decided(own: NDArray[Any], logits: NDArray[Any]) -> float:
-    """Share of the images with the same class in both, ties of the file's own arithmetic (N, classes) left out."""
-    largest = np.abs(own[np.isfinite(own)]).max(initial=0.0)
-    second, first = np.sort(own, axis=1)[:, -2:].T if own.shape[1] > 1 else (np.full(len(own), -np.inf), own[:, 0])
-    decided = ~(first - second < P99_LIMIT * largest) | ~np.isfinite(logits).all(1)
-    same = (own.argmax(1) == logits.argmax(1)) & np.isfinite(logits).all(1)
-    return float(same[decided].mean()) if decided.any() else 1.0
+    return RuntimeProof(runtime, found.p99, found.agreement, not reasons, why, layers, nearer)
 
 
 class OnnxLogits:
