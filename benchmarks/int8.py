@@ -270,7 +270,7 @@ def magnitude_slim(net: nn.Module, example: torch.Tensor) -> nn.Module:
 
 def proof_figures(proof: Int8Proof) -> Row:
     """What a row says of fidelity and layers."""
-    (runtime,) = proof.runtimes
+    runtime = next(row for row in proof.runtimes if row.runtime == RUNTIME)
     assert runtime.layers is not None
     found = proof.fidelity.to_dict()
     row: Row = {name: found[name] for name in ("agreement", "sqnr_db", "p99")}

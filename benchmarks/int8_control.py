@@ -30,7 +30,7 @@ from slimsight.export.int8.fidelity import compare_accuracy, compare_fidelity
 from slimsight.export.int8.make import make_int8
 from slimsight.export.int8.prove import onnx_logits
 from slimsight.export.int8.quantise import Scheme
-from slimsight.export.int8.read_back import layers_in_onnxruntime
+from slimsight.export.runners.onnxruntime_session import layers_in_onnxruntime
 from slimsight.export.to_onnx import export_onnx
 
 RESULTS = Path(__file__).resolve().parent / "results" / "int8_control.json"
@@ -68,7 +68,7 @@ def measure(name: str, given: argparse.Namespace, images: Photographs, fp32: Pat
     validation = images.pixels["validation"]
     scheme = Scheme(weights=weights)  # type: ignore[arg-type]
     made = make_int8(fp32, path, calibration, validation, scheme=scheme, control=control, time_ratio=ratio)
-    layers = layers_in_onnxruntime(onnx.load(path), path)
+    layers = layers_in_onnxruntime(path)
     row: Row = {"row": name, "weights": weights, "proof_passed": made.proof.passed, "size_bytes": made.file.size_bytes}
     row |= {"float_layers_in_optimised_graph": list(layers.floating), "requantised": list(layers.requantised)}
     row |= {} if made.control is None else {"accuracy_control": made.control.to_dict()}

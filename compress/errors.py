@@ -67,6 +67,10 @@ class RuntimeMissing(ExportError):
     """A runtime, provider, driver or compiler that this machine lacks: nothing is wrong with the artefact."""
 
 
+class Unsupported(RuntimeMissing):
+    """A valid file with something that a runtime does not take, an operator mostly: nothing is wrong with either."""
+
+
 class RunError(SlimError):
     """A run directory that is busy, full or not slimsight's, or a process that ran out of memory."""
 

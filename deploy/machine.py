@@ -24,6 +24,7 @@ _PACKAGES = (
     "onnx",
     "onnxruntime-gpu",
     "onnxruntime",
+    "openvino",
     "tensorrt",
     "tensorrt_rtx",
 )

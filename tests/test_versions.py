@@ -19,7 +19,7 @@ TEXT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 PROJECT = tomllib.loads(TEXT)["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 NEEDED = [Requirement(line) for line in PROJECT["dependencies"]]
-OPTIONAL = [Requirement(line) for name in ("timm", "tensorrt-rtx", "dev") for line in EXTRAS[name]]
+OPTIONAL = [Requirement(line) for name in ("timm", "openvino", "tensorrt-rtx", "dev") for line in EXTRAS[name]]
 TOOLS = {"mypy", "ruff", "import-linter", "types-PyYAML", "playwright"}
 """They look at the project, or at a page; no run and no result depends on them."""
 

@@ -15,7 +15,7 @@ from slimsight.compress.models import build_classifier, restore_
 from slimsight.compress.registry import nearest
 from slimsight.export.engines.key import sidecar
 from slimsight.export.onnx_files.metadata import stated_macs
-from slimsight.export.runners.choose import RUNTIMES
+from slimsight.export.runners.choose import all_runtimes, find_runtime
 from slimsight.export.runners.inputs import read_input
 
 from ..run_dir import RunDir, read_run
@@ -58,14 +58,19 @@ class BenchModel:
 
     def path_for(self, runtime: str) -> Path | None:
         """The file that ``runtime`` opens, or the run directory for a module; None where there is none."""
-        takes = RUNTIMES[runtime].takes
-        if runtime in self.withheld:
+        chosen, _ = find_runtime(runtime)
+        if chosen.name in self.withheld:
             return None
-        if takes == ".engine":
+        paths = (self._path_of(chosen.name, form) for form in chosen.formats)
+        return next((path for path in paths if path is not None), None)
+
+    def _path_of(self, runtime: str, form: str) -> Path | None:
+        """What a runtime opens of one of its formats."""
+        if form == ".engine":
             return self.engines.get(runtime)
-        if takes == "module":
+        if form == "module":
             return self.run if self.role in ("original", "slim") else None
-        return self.files.get(takes)
+        return self.files.get(form)
 
     def open(self, runtime: str) -> Path | nn.Module:
         """The file or module that ``open_runner`` takes for ``runtime``.
@@ -75,16 +80,17 @@ class BenchModel:
         """
         path = self.path_for(runtime)
         assert path is not None
-        return path if RUNTIMES[runtime].takes != "module" else _rebuild_module(read_run(path), self.role)
+        return _rebuild_module(read_run(path), self.role) if path.is_dir() else path
 
     def missing_reason(self, runtime: str) -> str:
         """Why ``path_for`` returns None, in words."""
-        takes = RUNTIMES[runtime].takes
-        if runtime in self.withheld:
-            return self.withheld[runtime]
-        if takes == "module":
+        chosen, _ = find_runtime(runtime)
+        if chosen.name in self.withheld:
+            return self.withheld[chosen.name]
+        if chosen.formats == ("module",):
             return "a module needs a run directory: an exported file holds no module"
-        what = f"{takes} file" if takes != ".engine" else f"engine of {runtime}"
+        forms = [f"{form} file" for form in chosen.formats if form not in ("module", ".engine")]
+        what = " and no ".join(forms) or f"engine of {runtime}"
         return f"there is no {what} of it" + (": export one" if self.run else "")
 
 
@@ -197,7 +203,8 @@ def _untrusted_modules(run: RunDir) -> dict[str, str]:
     from ..settings.recipe import load_recipe
 
     reason = untrusted_code_reason(load_recipe(run.recipe).model) if run.recipe.is_file() else None
-    return {} if reason is None else {name: reason for name, runtime in RUNTIMES.items() if runtime.takes == "module"}
+    names = () if reason is None else (name for name, one in all_runtimes().items() if "module" in one.formats)
+    return {name: str(reason) for name in names}
 
 
 def _report_figures(run: RunDir) -> dict[str, tuple[float, float | None]]:

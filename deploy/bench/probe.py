@@ -217,7 +217,8 @@ def _main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     # Imported but not used here: threads that a runtime starts would be missing in a fork.
-    from slimsight.export.runners import choose, import_onnxruntime
+    from slimsight.export.onnx_files.runtime import import_onnxruntime, import_openvino
+    from slimsight.export.runners import choose
 
     for name in (
         "slimsight.deploy.bench.models",
@@ -226,8 +227,10 @@ def _main() -> None:
         "slimsight.deploy.slim_folder",
     ):
         importlib.import_module(name)
-    if choose.why_unavailable()["onnxruntime-cpu"] is None:
-        import_onnxruntime()
+    available = choose.why_unavailable()
+    for name, load in (("onnxruntime-cpu", import_onnxruntime), ("openvino", import_openvino)):
+        if available[name] is None:
+            load()
     for line in sys.stdin:
         print(_answer_trial(line), file=answers, flush=True)
 

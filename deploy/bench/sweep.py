@@ -14,7 +14,7 @@ from slimsight.compress.amounts import MOST_BATCH, MOST_ROUNDS, MOST_SESSIONS, M
 from slimsight.compress.errors import ConfigError
 from slimsight.compress.progress import SILENT, Progress
 from slimsight.export.runners import Runner
-from slimsight.export.runners.choose import check_runtime, open_runner, why_unavailable
+from slimsight.export.runners.choose import find_runtime, open_runner, why_unavailable
 
 from ..machine import describe_machine, machine_state, steal_share, versions
 from ..report.units import plural
@@ -100,9 +100,8 @@ def run_sweep(
     Raises:
         ConfigError: an unknown runtime, or nothing can run.
     """
-    for name in wanted:
-        check_runtime(name)
     reasons = why_unavailable() if available is None else dict(available)
+    reasons |= {name: reasons[find_runtime(name)[0].name] for name in wanted}  # those with a device
     entries, skipped = _plan_entries(models, wanted, reasons, settings.device)
     rows: list[BenchRow] = []
     facts, before = describe_machine(), machine_state()
@@ -278,7 +277,7 @@ def run_bench(
 
     Args:
         models: run directories, ``.onnx``, ``.engine`` and ``.pt2`` files, in any mix.
-        runtimes: of ``runners.choose.RUNTIMES``; empty: all that have a file to open, except torch-compile.
+        runtimes: names that ``runners.choose`` knows; empty: all that have a file to open, except torch-compile.
         images: a folder or a ``.npy`` file; None: a run's validation images, without a run random ones.
         baseline: name or given path of the model that speed-ups refer to; None: the first.
         allow_code: run code that came with a run and was not run or built here (see ``run_dir.allowed_code``).

@@ -18,7 +18,8 @@ from .target import Target
 
 _IMAGES = 64
 _SEED = 0
-_RUNTIMES = {"run": "onnxruntime-cpu", "onnx": "onnxruntime-cpu", "pt2": "pt2", "model": "torch"}
+_OWN_RUNTIMES = {"pt2": "pt2", "model": "torch"}
+"""Of targets that are no ONNX files."""
 
 
 def measure_latency(target: Target, baseline: Target | None, config: LatencyConfig, progress: Progress) -> TimedFigures:
@@ -33,12 +34,15 @@ def measure_latency(target: Target, baseline: Target | None, config: LatencyConf
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from slimsight.export.runners.choose import open_runner
 
+    from ..timing.plan_latency import check_timing
     from ..timing.rounds import time_sessions
     from ..timing.statistics import speedup_noise, time_noise, to_interval, to_quantiles, to_speedup
 
     models = {"target": target} | ({"baseline": baseline} if baseline is not None else {})
-    runtime = _RUNTIMES[target.kind]
-    if baseline is not None and (baseline_runtime := _RUNTIMES[baseline.kind]) != runtime:
+    runtime = _OWN_RUNTIMES.get(target.kind, config.runtime)
+    if runtime == config.runtime:
+        check_timing(config, plans=False)
+    if baseline is not None and (baseline_runtime := _OWN_RUNTIMES.get(baseline.kind, config.runtime)) != runtime:
         raise ConfigError(
             f"the target runs in {runtime} and the baseline in {baseline_runtime}: name a baseline of the target's form"
         )
@@ -50,7 +54,7 @@ def measure_latency(target: Target, baseline: Target | None, config: LatencyConf
     runners = {}
     for name, model in models.items():
         assert model.runs is not None
-        runners[name] = open_runner(model.runs(), _RUNTIMES[model.kind], config.threads)
+        runners[name] = open_runner(model.runs(), runtime, config.threads)
     images = np.random.default_rng(_SEED).integers(0, 256, (_IMAGES, *target.image), dtype=np.uint8)
     measured = time_sessions(
         runners,

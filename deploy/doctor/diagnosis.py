@@ -17,7 +17,13 @@ from slimsight.compress.errors import ConfigError
 
 from ..host import CHOOSE_CACHE, default_cache, free_disk, nearest_folder, usable_cores, usable_memory
 from .probing import Facts, Finding, ProbeResult, State, installed, pip_install, probe
-from .runtimes import compiler_findings, onnxruntime_findings, tensorrt_findings
+from .runtimes import (
+    compiler_findings,
+    onnxruntime_findings,
+    openvino_findings,
+    plug_in_findings,
+    tensorrt_findings,
+)
 
 AREAS = {
     "machine": "machine",
@@ -59,13 +65,15 @@ def diagnose(*, seconds: float = _SECONDS) -> Diagnosis:
     Args:
         seconds: limit for all probes together, which run in parallel.
     """
-    probes = probe(("learning", "onnxruntime", "tensorrt", "tensorrt_rtx", "compiler"), seconds)
+    probes = probe(("learning", "onnxruntime", "openvino", "plug_ins", "tensorrt", "tensorrt_rtx", "compiler"), seconds)
     findings = [
         *_machine(),
         *_requirements(),
         *_learning(probes["learning"]),
         *onnxruntime_findings(probes["onnxruntime"], probes["learning"]),
         *compiler_findings(probes["compiler"]),
+        *openvino_findings(probes["openvino"]),
+        *plug_in_findings(probes["plug_ins"]),
         *tensorrt_findings("tensorrt", "tensorrt", probes["tensorrt"], probes["learning"]),
         *tensorrt_findings("tensorrt-rtx", "tensorrt_rtx", probes["tensorrt_rtx"], probes["learning"]),
         *_optional(),

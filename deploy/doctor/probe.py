@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,9 @@ _MODULES = (
     "fvcore",
 )
 """What every run imports, light ones first."""
+
+PLUG_INS = "slimsight.runtimes"
+"""As ``export.runners.plug_in.GROUP``, which is not imported here: it needs torch."""
 
 _CPP = "#include <Python.h>\n#include <omp.h>\nint threads() { return omp_get_max_threads(); }\n"
 
@@ -114,6 +119,31 @@ def onnxruntime() -> None:
             _report(provider, ran=False, reason=_reason(error))
 
 
+def openvino() -> None:
+    """OpenVINO and the devices that it sees."""
+    from slimsight.compress.errors import RuntimeMissing
+    from slimsight.export.onnx_files.runtime import import_openvino
+
+    _report("importing", module="openvino")
+    try:
+        ov = import_openvino()
+        _report("openvino", version=str(ov.__version__).split("-")[0])
+        _report("devices", seen=list(ov.Core().available_devices))
+    except (RuntimeMissing, RuntimeError) as error:
+        _report("openvino", broken=str(error), missing=importlib.util.find_spec("openvino") is None)
+
+
+def plug_ins() -> None:
+    """The runtimes of other packages."""
+    if not metadata.entry_points(group=PLUG_INS):
+        return
+    _report("importing", module="slimsight.export.runners.choose")
+    from slimsight.export.runners.choose import plug_ins as loaded
+
+    for name, runtime in loaded().items():
+        _report(name, reason=runtime.available(), formats=list(runtime.formats))
+
+
 def tensorrt() -> None:
     """NVIDIA's TensorRT."""
     _engine_builder("tensorrt")
@@ -159,6 +189,8 @@ def compiler() -> None:
 PROBES: dict[str, Callable[[], None]] = {
     "learning": learning,
     "onnxruntime": onnxruntime,
+    "openvino": openvino,
+    "plug_ins": plug_ins,
     "tensorrt": tensorrt,
     "tensorrt_rtx": tensorrt_rtx,
     "compiler": compiler,

@@ -1,4 +1,4 @@
-"""Findings about runtimes: ONNX Runtime, the compiler of torch.compile, both TensorRTs."""
+"""Findings about runtimes: ONNX Runtime, the compiler of torch.compile, OpenVINO, plug-ins, both TensorRTs."""
 
 from __future__ import annotations
 
@@ -60,6 +60,30 @@ def compiler_findings(probed: ProbeResult) -> Iterator[Finding]:
         yield Finding("runtimes", "torch-compile", "absent", facts["missing"], remedy)
     else:
         yield Finding("runtimes", "torch-compile", "ok", f"C++ by {facts['path']}")
+
+
+def openvino_findings(probed: ProbeResult) -> Iterator[Finding]:
+    facts = probed.facts.get("openvino", {})
+    if "version" in facts and "devices" in probed.facts:
+        seen = ", ".join(probed.facts["devices"]["seen"]) or "no device"
+        yield Finding("runtimes", "openvino", "ok" if seen != "no device" else "absent", f"{facts['version']}: {seen}")
+    elif facts.get("missing"):
+        yield Finding("runtimes", "openvino", "absent", "not installed", pip_install("slimsight[openvino]"))
+    else:
+        why = facts.get("broken") or probed.died or "it does not say which devices there are"
+        yield Finding("runtimes", "openvino", "broken", why, pip_install("openvino>=2025.1") + " --force-reinstall")
+
+
+def plug_in_findings(probed: ProbeResult) -> Iterator[Finding]:
+    for name, facts in probed.facts.items():
+        if facts["reason"] is None:
+            yield Finding("runtimes", name, "ok", f"plug-in, opens {', '.join(facts['formats'])}")
+        else:
+            yield Finding("runtimes", name, "broken", facts["reason"])
+    if probed.died:
+        yield Finding(
+            "runtimes", "plug-ins", "broken", f"loading them: {probed.died}", "uninstall the one that ends it"
+        )
 
 
 def tensorrt_findings(shown: str, module: str, probed: ProbeResult, learning: ProbeResult) -> Iterator[Finding]:

@@ -26,6 +26,7 @@ class Int8RuntimeFigures(ReportPart):
     ``p99``: 0.99 quantile of |difference| of logits, of the largest logit; ``agreement``: share of images with the same
     class; ``why``: what is wrong. ``integer_layers``: convolutions and matrix products that it runs in integers;
     ``float_layers``: the names of the others; ``requantised_layers``: in integers although the file keeps them in FP32.
+    ``nearer_to_fp32``: than the file is, so that it may differ more from it.
     """
 
     runtime: str
@@ -36,6 +37,7 @@ class Int8RuntimeFigures(ReportPart):
     integer_layers: Whole | None = None
     float_layers: tuple[str, ...] | None = None
     requantised_layers: tuple[str, ...] | None = None
+    nearer_to_fp32: bool | None = None
 
 
 class NotRunFigures(ReportPart):

@@ -18,6 +18,7 @@ from slimsight.compress.gates.importance import needs_gradients
 from slimsight.export.config import ExportConfig, Int8Config
 from slimsight.export.onnx_files.metadata import METADATA_VERSION
 
+from ..settings.latency import DEFAULT_RUNTIME, LatencyConfig
 from ..settings.recipe import Recipe
 from .images import augmentation
 from .model_code import sha256_of_content
@@ -126,7 +127,7 @@ def gate_parts(session: Session) -> Parts:
     if (
         recipe.budget.macs is None and recipe.budget.latency is not None
     ):  # then the MACs target comes from measured layer times
-        parts["latency"] = recipe.latency
+        parts["latency"] = timing_parts(recipe.latency)
     return parts
 
 
@@ -142,7 +143,12 @@ def _ranking_parts(recipe: Recipe) -> dict[str, Any]:
 def surgery_parts(session: Session) -> Parts:
     """Timing settings count only where the budget or the alignment depends on measured times."""
     budget = session.recipe.budget
-    return {"budget": _budget(budget), "latency": session.recipe.latency if budget.timed else None}
+    return {"budget": _budget(budget), "latency": timing_parts(session.recipe.latency) if budget.timed else None}
+
+
+def timing_parts(latency: LatencyConfig) -> dict[str, Any]:
+    """All of it; as before ``runtime`` existed where it is the default."""
+    return latency.model_dump(mode="json", exclude={"runtime"} if latency.runtime == DEFAULT_RUNTIME else None)
 
 
 def _budget(budget: BudgetConfig) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from .fingerprints import (
     predictor_parts,
     selector_parts,
     surgery_parts,
+    timing_parts,
 )
 from .processes import ignore_signals_unless_leader, launched_processes
 from .refusal import report_refusal
@@ -91,7 +92,7 @@ def _stage_work() -> dict[str, tuple[Callable[[Session, Learning], Outcome], Cal
         "export": (prove.export, export_parts),
         "dynamic": (dynamic.learn, dynamic_parts),
         "dynamic_export": (dynamic.export, dynamic_export_parts),
-        "latency": (prove.latency, lambda session: {"latency": session.recipe.latency}),
+        "latency": (prove.latency, lambda session: {"latency": timing_parts(session.recipe.latency)}),
         "judgement": (prove.judgement, judgement_parts),
     }
 

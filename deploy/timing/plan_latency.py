@@ -6,28 +6,29 @@ import hashlib
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Self
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from slimsight.compress.amounts import Amount
-from slimsight.compress.errors import PruningError
+from slimsight.compress.errors import ConfigError, PruningError, RuntimeMissing
 from slimsight.compress.gates import CostModel, Selection, select
 from slimsight.compress.gates.latency import LatencyModel, grid_points, preferred_multiple, width_probes
 from slimsight.compress.gates.widths import Align
 from slimsight.compress.progress import SILENT, Progress
 from slimsight.compress.surgery import PrunePlan
 from slimsight.export.costs.times import TIMING_METHOD, cached_times, layers_share
-from slimsight.export.runners import OnnxRunner
+from slimsight.export.runners.base import NodeTimes
+from slimsight.export.runners.choose import find_runtime, open_runner, runtimes_for
 from slimsight.export.to_onnx import export_onnx
 
 from ..report.units import as_ms, plural
-from ..settings.latency import LatencyConfig
+from ..settings.latency import DEFAULT_RUNTIME, LatencyConfig
 from .latency import LatencyRow, measure_latency
 
 CORRECTIONS = 4
@@ -62,21 +63,12 @@ class TimedPlan:
         return self.share_of(latency) <= 1
 
 
-def machine_key(threads: int, batch: int) -> str:
+def machine_key(threads: int, batch: int, runtime: str = DEFAULT_RUNTIME) -> str:
     """Cache key of layer times: processor, runtime, threads, batch, method."""
-    package = next(
-        (f"{name} {metadata.version(name)}" for name in ("onnxruntime-gpu", "onnxruntime") if _installed(name)), "none"
-    )
-    parts = (_processor(), package, "CPUExecutionProvider", "fp32", str(threads), str(batch), f"method {TIMING_METHOD}")
+    version = find_runtime(runtime)[0].version or "none"
+    place = "CPUExecutionProvider" if runtime == DEFAULT_RUNTIME else runtime
+    parts = (_processor(), version, place, "fp32", str(threads), str(batch), f"method {TIMING_METHOD}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
-def _installed(package: str) -> bool:
-    try:
-        metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def _processor() -> str:
@@ -88,8 +80,56 @@ def _processor() -> str:
     return "\n".join(next((line for line in lines if line.startswith(key)), "") for key in ("model name", "flags"))
 
 
+def check_timing(config: LatencyConfig, *, plans: bool) -> None:
+    """Check that models can be timed in the runtime of ``config``.
+
+    Args:
+        plans: whether plans are chosen by times, so that it has to time single layers, too.
+
+    Raises:
+        ConfigError: there is no such runtime, it opens no ONNX files, or it cannot time layers.
+        RuntimeMissing: it does not run here.
+    """
+    runtime, _ = find_runtime(config.runtime)
+    choices = ", ".join(one.name for one in runtimes_for(".onnx"))
+    if ".onnx" not in runtime.formats:
+        raise ConfigError(f"latency.runtime {config.runtime} opens no ONNX files: choose from {choices}")
+    if (reason := runtime.available()) is not None:
+        raise RuntimeMissing(f"latency.runtime {config.runtime} does not run here: {reason}")
+    if plans:
+        layer_timer(config.runtime)
+    if config.runtime != DEFAULT_RUNTIME:  # a device or a driver may be missing, which only opening a file tells
+        with TemporaryDirectory() as folder:
+            export_onnx(_Smallest(), torch.zeros(1, 3, 8, 8), path := Path(folder) / "smallest.onnx")
+            with open_runner(path, config.runtime, config.threads) as runner:
+                runner.run(np.zeros((config.batch, 3, 8, 8), np.float32))
+
+
+class _Smallest(nn.Module):
+    """(N, 3, H, W) -> (N, 3)."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean((2, 3))
+
+
+def layer_timer(name: str) -> NodeTimes:
+    """What times single layers in a runtime.
+
+    Raises:
+        ConfigError: the runtime cannot, on this device at least.
+    """
+    runtime, device = find_runtime(name)
+    if runtime.node_times is None or device != runtime.device:
+        able = ", ".join(one.name for one in runtimes_for(".onnx") if one.node_times is not None)
+        raise ConfigError(
+            f"latency.runtime {name} does not show the times of single layers, by which this budget chooses channels: "
+            f"choose from {able}, or leave out budget.latency, latency_aware and align auto"
+        )
+    return runtime.node_times
+
+
 class PlanTimer:
-    """Context manager: times the models of plans against the original, in ONNX Runtime on the CPU.
+    """Context manager: times the models of plans against the original, in the runtime of ``config``.
 
     Args:
         original: the classifier.
@@ -134,8 +174,8 @@ class PlanTimer:
         export_onnx(self.to_slim(plan), self.images[:2], self._file("slim"), opset=self.opset)
         config = self.config
         return measure_latency(
-            OnnxRunner(self._file("original"), config.threads),
-            OnnxRunner(self._file("slim"), config.threads),
+            open_runner(self._file("original"), config.runtime, config.threads),
+            open_runner(self._file("slim"), config.runtime, config.threads),
             np.asarray(self.images),
             threads=config.threads,
             batch=config.batch,
@@ -156,13 +196,14 @@ class PlanTimer:
         spatial = [layer for layer in layers if layer.size != (1, 1) and (layer.groups == 1 or layer.depthwise)]
         wanted = {point for layer in layers for point in grid_points(layer)[2].values()}
         wanted |= {point for layer in spatial for point in width_probes(layer)}
-        file = self.cache / "layer_times" / f"{machine_key(self.config.threads, self.config.batch)}.json"
+        config, run = self.config, layer_timer(self.config.runtime)
+        file = self.cache / "layer_times" / f"{machine_key(config.threads, config.batch, config.runtime)}.json"
         table = cached_times(
-            sorted(wanted), file, threads=self.config.threads, batch=self.config.batch, progress=self.progress
+            sorted(wanted), file, threads=config.threads, batch=config.batch, run=run, progress=self.progress
         )
         liked = {layer.name: preferred_multiple([table[point] for point in width_probes(layer)]) for layer in spatial}
-        images = np.resize(np.asarray(self.images), (self.config.batch, *self.images.shape[1:]))
-        share = layers_share(self._file("original"), images, threads=self.config.threads)
+        images = np.resize(np.asarray(self.images), (config.batch, *self.images.shape[1:]))
+        share = layers_share(self._file("original"), images, threads=config.threads, run=run)
         latency = LatencyModel.of_share(cost.layers, table, share, liked)
         self.progress.note(
             f"latency of the original by the times of its layers: {as_ms(cost.timed(latency).totals['latency'])}; "

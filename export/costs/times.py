@@ -1,9 +1,8 @@
-"""Measured times of single layers in ONNX Runtime: many in one graph, each node's time from the profile; cached."""
+"""Measured times of single layers in a runtime: many in one graph, each node's time from its profile; cached."""
 
 from __future__ import annotations
 
 import importlib
-import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,9 @@ from slimsight.compress.files.sealed import read_sealed, write_sealed
 from slimsight.compress.gates.latency import TimedLayer
 from slimsight.compress.progress import SILENT, Progress
 
-from ..runners import open_session
+from ..onnx_files.graph import read_onnx, runtime_inputs
+from ..runners.base import NodeTimes
+from ..runners.onnxruntime_session import times_in_onnxruntime
 
 ROUNDS = 24
 """Runs of every graph. The mean of the middle half of a node's times counts: profiles are in whole microseconds."""
@@ -33,17 +34,25 @@ TIMING_METHOD = 2
 """Version of this measurement. Increase it when layers are timed in another way: cached times are then ignored."""
 
 _NODE_NAME = re.compile(r"(?:layer|out)(\d+)(?!\d)")
-_LAYER = re.compile("Conv|Gemm|MatMul")
+_LAYER = re.compile("Conv|Gemm|MatMul|Deconvolution|FullyConnected")
 _OPSET = 18
 
 
 def time_layers(
-    wanted: Sequence[TimedLayer], *, threads: int = 1, batch: int = 1, progress: Progress = SILENT
+    wanted: Sequence[TimedLayer],
+    *,
+    threads: int = 1,
+    batch: int = 1,
+    run: NodeTimes = times_in_onnxruntime,
+    progress: Progress = SILENT,
 ) -> dict[TimedLayer, float]:
     """Time of each layer in ms, with its bias and ReLU, without the layout conversions around it.
 
+    Args:
+        run: times the nodes of a graph in a runtime.
+
     Raises:
-        ExportError: ONNX Runtime cannot open their graph, or its profile lacks one of them.
+        ExportError: the runtime cannot open their graph, or its profile lacks one of them.
     """
     order = np.random.default_rng(0).permutation(len(wanted)).tolist()
     chunks = [
@@ -52,58 +61,57 @@ def time_layers(
     times: dict[TimedLayer, float] = {}
     for chunk in progress.track(chunks, "timing layers", unit="graphs"):
         with TemporaryDirectory() as folder:
-            times |= _time_chunk(chunk, Path(folder), threads, batch)
+            times |= _time_chunk(chunk, Path(folder), threads, batch, run)
     return times
 
 
-def _time_chunk(chunk: Sequence[TimedLayer], folder: Path, threads: int, batch: int) -> dict[TimedLayer, float]:
+def _time_chunk(
+    chunk: Sequence[TimedLayer], folder: Path, threads: int, batch: int, run: NodeTimes
+) -> dict[TimedLayer, float]:
     feeds = _write_graph(chunk, folder / "layers.onnx", batch)
-    session = open_session(folder / "layers.onnx", threads, profile=folder / "profile")
-    for _ in range(ROUNDS):
-        session.run(None, feeds)
-    events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    spent: dict[int, list[float]] = defaultdict(list)
-    for event in events:
-        match = _NODE_NAME.search(event["name"]) if event["name"].endswith("_kernel_time") else None
-        if match and not event["args"]["op_name"].startswith("Reorder"):
-            spent[int(match[1])].append(event["dur"] / 1e3)
+    spent: dict[int, list[tuple[float, ...]]] = defaultdict(list)
+    for node in run(folder / "layers.onnx", feeds, ROUNDS, threads):
+        match = None if node.operator.startswith("Reorder") else _NODE_NAME.search(node.name)
+        if match:
+            spent[int(match[1])].append(node.ms)
     result = {}
     for number, layer in enumerate(chunk):
-        durations = np.array(spent[number])
-        if len(durations) == 0 or len(durations) % ROUNDS:
+        entries = sum(map(len, spent[number]))
+        if not entries or entries % ROUNDS:
             raise ExportError(
-                f"ONNX Runtime's profile has {len(durations)} entries for {layer.key}, not {ROUNDS} for each node"
+                f"the runtime's profile has {entries} entries for {layer.key}, not {ROUNDS} for each node"
             )
-        result[layer] = _middle(durations.reshape(ROUNDS, -1).sum(1))
+        result[layer] = _middle(np.sum([_by_round(ms) for ms in spent[number]], axis=0))
     return result
 
 
-def layers_share(path: Path, images: NDArray[np.float32], *, threads: int = 1) -> float:
+def _by_round(ms: Sequence[float]) -> NDArray[np.float64]:
+    """A node's time in each round (ROUNDS,), in which it may run several times."""
+    total: NDArray[np.float64] = np.asarray(ms).reshape(ROUNDS, -1).sum(1)
+    return total
+
+
+def layers_share(
+    path: Path, images: NDArray[np.float32], *, threads: int = 1, run: NodeTimes = times_in_onnxruntime
+) -> float:
     """Share of the time of an ONNX file's operators that its convolutions and matrix products take, in (0, 1].
 
     All are timed in the same runs, so that other work on the machine slows all of them and hardly changes the share.
 
     Args:
         images: (batch, C, H, W) float32, the file's only input.
+        run: times the nodes of a graph in a runtime.
 
     Raises:
-        ExportError: ONNX Runtime cannot open the file, or it has none of these operators.
+        ExportError: the runtime cannot open the file, or it has none of these operators.
     """
-    with TemporaryDirectory() as folder:
-        session = open_session(path, threads, profile=Path(folder) / "profile")
-        feeds = {session.get_inputs()[0].name: images}
-        for _ in range(ROUNDS):
-            session.run(None, feeds)
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    spent: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for event in events:
-        if event["name"].endswith("_kernel_time"):
-            spent[event["name"], event["args"]["op_name"]].append(event["dur"])
-    times = {node: _middle(np.array(durations)) for node, durations in spent.items()}
-    layers = sum(time for (_, operator), time in times.items() if _LAYER.search(operator))
+    (taken,) = runtime_inputs(read_onnx(path, external=False).graph)
+    nodes = run(path, {taken.name: images}, ROUNDS, threads)
+    times = [(node.operator, _middle(np.asarray(node.ms))) for node in nodes]
+    layers = sum(time for operator, time in times if _LAYER.search(operator))
     if not layers:
-        raise ExportError(f"ONNX Runtime's profile of {path.name} shows no convolution and no matrix product")
-    return layers / sum(times.values())
+        raise ExportError(f"the runtime's profile of {path.name} shows no convolution and no matrix product")
+    return layers / sum(time for _, time in times)
 
 
 def _middle(durations: NDArray[np.float64]) -> float:
@@ -157,14 +165,20 @@ def _write_graph(chunk: Sequence[TimedLayer], path: Path, batch: int) -> dict[st
 
 
 def cached_times(
-    wanted: Sequence[TimedLayer], file: Path, *, threads: int, batch: int, progress: Progress = SILENT
+    wanted: Sequence[TimedLayer],
+    file: Path,
+    *,
+    threads: int,
+    batch: int,
+    run: NodeTimes = times_in_onnxruntime,
+    progress: Progress = SILENT,
 ) -> Mapping[TimedLayer, float]:
     """The times of ``wanted`` in ms from a cache file; missing ones are measured and added."""
     known = _read_times(file, progress)
     missing = sorted({layer for layer in wanted if layer.key not in known})
     if missing:
         progress.note(f"timing {len(missing)} layers, once on this machine: {file}")
-        measured = time_layers(missing, threads=threads, batch=batch, progress=progress)
+        measured = time_layers(missing, threads=threads, batch=batch, run=run, progress=progress)
         make_folder(file.parent)
         with locked(file.parent):  # another run may have added its own meanwhile
             known = _read_times(file, SILENT) | {layer.key: ms for layer, ms in measured.items()} | known

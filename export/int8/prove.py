@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -10,16 +11,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from slimsight.compress.errors import ExportError, first_error_line
+from slimsight.compress.errors import ExportError, RuntimeMissing, first_error_line
 from slimsight.compress.progress import SILENT, Progress
 
-from ..onnx_files.graph import read_onnx, runtime_errors
+from ..onnx_files.graph import read_onnx, runtime_errors, runtime_inputs, static_sizes
+from ..onnx_files.layers_run import LayersRun
 from ..onnx_files.metadata import stored_metadata
 from ..onnx_files.quantised import Form, heavy_layers, stated_form
-from ..runners import CPU_PROVIDER, open_session, refuse_not_finite, to_input
-from ..runners.in_onnxruntime import why_slow_or_wrong
+from ..runners import Runtime, open_session, refuse_not_finite, to_input
+from ..runners.choose import runtimes_for
 from .fidelity import Fidelity, compare_fidelity, finite_or_none
-from .read_back import LayersRun, layers_in_onnxruntime
 
 P99_LIMIT: Final = 0.03
 """Largest 0.99 quantile of differences between a runtime and the file's own arithmetic, of the largest logit.
@@ -28,7 +29,12 @@ Kernels round sums in another order: .006 to .012 on networks that are computed 
 """
 
 AGREEMENT_LIMIT: Final = 0.98
-"""Smallest share of images on which a runtime and the file's own arithmetic predict the same class."""
+"""Smallest share of images on which a runtime and the file's own arithmetic predict the same class.
+
+Both limits are for a runtime that is farther from the FP32 file than the file's own arithmetic, by signal to noise.
+OpenVINO leaves out some roundings that a file asks for: it is nearer to FP32 (ResNet-20 33.8 dB and not 32.2 dB,
+EfficientNet-Lite0 16.9 dB and not 16.8 dB), and differs by .01 and .03 from the file's own arithmetic.
+"""
 
 _BATCH: Final = 16
 
@@ -37,8 +43,9 @@ _BATCH: Final = 16
 class RuntimeProof:
     """One runtime against the file's own arithmetic, on the same images.
 
-    ``p99`` (of the largest logit, infinite where a logit is not finite) and ``agreement`` are judged; ``why``: what is
-    wrong, None where it passed. ``layers``: None where the runtime does not show them.
+    ``p99`` (of the largest logit, infinite where a logit is not finite) and ``agreement`` are judged, unless it is
+    ``nearer_to_fp32`` than the file's own arithmetic; ``why``: what is wrong, None where it passed.
+    ``layers``: None where the runtime does not show them.
     """
 
     runtime: str
@@ -47,6 +54,7 @@ class RuntimeProof:
     passed: bool
     why: str | None = None
     layers: LayersRun | None = None
+    nearer_to_fp32: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """A row of ``runtimes`` in report.json."""
@@ -58,6 +66,8 @@ class RuntimeProof:
         }
         if self.why is not None:
             row["why"] = self.why
+        if self.nearer_to_fp32:
+            row["nearer_to_fp32"] = True
         if self.layers is not None:
             row |= {"integer_layers": len(self.layers.integer), "float_layers": list(self.layers.floating)}
             row |= {"requantised_layers": list(self.layers.requantised)} if self.layers.requantised else {}
@@ -118,39 +128,56 @@ def prove_int8(
     exact = onnx_logits(fp32, images, progress=progress, name=f"{artifact}: in FP32")
     rows: list[RuntimeProof] = []
     skipped: list[tuple[str, str]] = []
-    if (reason := why_slow_or_wrong(form, CPU_PROVIDER)) is not None:
-        skipped.append(("onnxruntime-cpu", reason))
-    else:
-        logits = onnx_logits(path, images, progress=progress, name=f"{artifact} in ONNX Runtime")
-        rows.append(judge_runtime("onnxruntime-cpu", own, logits, layers_in_onnxruntime(proto, path)))
+    for runtime in runtimes_for(".onnx"):
+        if not runtime.proves_int8:
+            continue
+        if (reason := runtime.refuses(form) or runtime.available()) is not None:
+            skipped.append((runtime.name, reason))
+            continue
+        try:
+            logits = runtime_logits(runtime, path, images, progress=progress, name=f"{artifact} in {runtime.name}")
+            layers = None if runtime.precision_readback is None else runtime.precision_readback(path)
+        except RuntimeMissing as missing:  # or what the file needs is missing there
+            skipped.append((runtime.name, str(missing)))
+            continue
+        rows.append(judge_runtime(runtime.name, own, logits, layers, exact=exact))
     heavy = len(heavy_layers(proto.graph))
     return Int8Proof(artifact, form, heavy, tuple(rows), tuple(skipped), compare_fidelity(exact, own))
 
 
 def judge_runtime(
-    runtime: str, own: NDArray[Any], logits: NDArray[Any], layers: LayersRun | None = None
+    runtime: str,
+    own: NDArray[Any],
+    logits: NDArray[Any],
+    layers: LayersRun | None = None,
+    *,
+    exact: NDArray[Any] | None = None,
 ) -> RuntimeProof:
     """The proof of one runtime from its logits (N, classes) and those of the file's own arithmetic.
 
     A layer that the file keeps in FP32 and the runtime quantises fails it, however near the logits are: its accuracy
     was kept on purpose.
+
+    Args:
+        exact: logits of the FP32 file; None: a runtime that is nearer to them is judged like any other.
     """
     found = compare_fidelity(own, logits)
+    nearer = exact is not None and compare_fidelity(exact, logits).sqnr_db > compare_fidelity(exact, own).sqnr_db
     reasons = []
     if not_finite := int((~np.isfinite(logits)).any(1).sum()):
         reasons.append(f"logits of {not_finite} images are NaN or infinite")
-    if not found.p99 <= P99_LIMIT:
+    if not found.p99 <= P99_LIMIT and not nearer:
         reasons.append(
             f"logits differ from the file's own arithmetic by {found.p99:.3f} of the largest (0.99 quantile)"
         )
-    if found.agreement < AGREEMENT_LIMIT:
+    if found.agreement < AGREEMENT_LIMIT and not nearer:
         reasons.append(f"it predicts the class of the file's own arithmetic on {found.agreement:.1%} of the images")
     if layers is not None and layers.requantised:
         reasons.append(f"it quantises layers that the file keeps in FP32: {', '.join(layers.requantised)}")
     if reasons and layers is not None and layers.fell_back:
         reasons.append(f"in FP32 run {', '.join(layers.fell_back)}")
     why = "; ".join(reasons) or None
-    return RuntimeProof(runtime, found.p99, found.agreement, not reasons, why, layers)
+    return RuntimeProof(runtime, found.p99, found.agreement, not reasons, why, layers, nearer)
 
 
 class OnnxLogits:
@@ -172,20 +199,48 @@ class OnnxLogits:
         self, images: NDArray[Any], *, progress: Progress = SILENT, name: str = "logits"
     ) -> NDArray[np.float32]:
         """The first output (N, classes) for images (N, 3, H, W), in batches; ``name``: what progress calls it."""
-        fixed = isinstance(self._takes.shape[0], int)
-        step = self._takes.shape[0] if fixed else _BATCH
-        rows = []
-        for start in progress.track(range(0, len(images), step), name, unit="batches"):
-            batch = to_input(images[start : start + step])
-            missing = step - len(batch) if fixed else 0
-            if missing:  # a file of fixed batch size takes no smaller one
-                batch = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
-            try:
-                logits = self._session.run(None, {self._takes.name: batch})[0]
-            except self._errors as error:
-                raise ExportError(f"{self._name} does not run in ONNX Runtime ({first_error_line(error)})") from error
-            rows.append(logits[: len(logits) - missing])
-        return np.concatenate(rows)
+        size = self._takes.shape[0]
+        return _in_batches(self._run, images, size if isinstance(size, int) else None, progress, name)
+
+    def _run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        try:
+            logits: NDArray[np.float32] = self._session.run(None, {self._takes.name: batch})[0]
+        except self._errors as error:
+            raise ExportError(f"{self._name} does not run in ONNX Runtime ({first_error_line(error)})") from error
+        return logits
+
+
+def _in_batches(
+    run: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    images: NDArray[Any],
+    fixed: int | None,
+    progress: Progress,
+    name: str,
+) -> NDArray[np.float32]:
+    """Logits of all images, by calls of ``fixed`` images each; None: of any number."""
+    step = fixed or _BATCH
+    rows = []
+    for start in progress.track(range(0, len(images), step), name, unit="batches"):
+        batch = to_input(images[start : start + step])
+        missing = step - len(batch) if fixed else 0
+        if missing:  # a file of fixed batch size takes no smaller one
+            batch = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
+        logits = run(batch)
+        rows.append(logits[: len(logits) - missing])
+    return np.concatenate(rows)
+
+
+def runtime_logits(
+    runtime: Runtime, path: Path, images: NDArray[Any], *, progress: Progress = SILENT, name: str = "logits"
+) -> NDArray[np.float32]:
+    """Logits (N, classes) of an ONNX file in a runtime on its own device, for images (N, 3, H, W), in batches.
+
+    Raises:
+        ExportError: the runtime cannot open or run it.
+    """
+    size = static_sizes(runtime_inputs(read_onnx(path, external=False).graph)[0])[0]
+    with runtime.open(path, runtime.device, torch.get_num_threads()) as runner:
+        return _in_batches(runner.run, images, size, progress, name)
 
 
 def onnx_logits(

@@ -22,6 +22,7 @@ from slimsight.compress.macs import count_macs
 from slimsight.compress.models.classifier import Normalize
 
 from .graph import read_onnx
+from .quantised import INT8
 
 VERSION, RECIPE, MACS, MACS_MEAN = "slimsight_version", "recipe_hash", "macs", "macs_mean"
 NORMALISATION, MEAN, STD = "normalisation", "mean", "std"
@@ -36,6 +37,8 @@ NORMALISED_INSIDE = "inside the file"
 
 METADATA_VERSION = 2
 """Version of this metadata. Increase it when the same model would get other metadata: runs then export again."""
+
+_PRECISIONS = ("fp32", "fp16", INT8)
 
 _ONNX_IMAGE_KEYS = {"Image.BitmapPixelFormat": "Rgb8", "Image.NominalPixelRange": "Normalized_0_1"}
 """ONNX's own keys for images (MetadataProps.md)."""
@@ -191,6 +194,12 @@ def stated_macs(path: Path) -> float | None:
             f"{path} states '{printable(str(text))}' MACs, which is not a valid number: export the model again"
         )
     return macs
+
+
+def stated_precision(metadata: Mapping[str, str]) -> str:
+    """What a file's metadata say that it computes in; ``fp32`` where they say nothing that is believed."""
+    stated = metadata.get(PRECISION, "fp32")
+    return stated if stated in _PRECISIONS else "fp32"
 
 
 def _float_tuple(text: str | None) -> tuple[float, ...] | None:

@@ -68,6 +68,15 @@ def tolerance_of(precision: str, *, fp32: float | None = None) -> Tolerance:
     return row if fp32 is None or precision != "fp32" else Tolerance(limit=fp32, layer=row.layer)
 
 
+def least_precise(*precisions: str) -> str:
+    """Of precisions the one whose tolerance is widest, the first of ``TOLERANCES`` where limits are equal.
+
+    Raises:
+        ExportError: one is unknown.
+    """
+    return max(precisions, key=lambda precision: (tolerance_of(precision).layer, -list(TOLERANCES).index(precision)))
+
+
 Locate = Callable[[NDArray[np.float32]], LayerDifference | None]
 """Finds the first layer that differs on one image (1, 3, H, W)."""
 
@@ -157,6 +166,7 @@ def check_parity(
     *,
     artifact: str,
     batch: int,
+    precision: str | None = None,
     tolerance: Tolerance | None = None,
     locate: Locate | None = None,
     progress: Progress = SILENT,
@@ -165,10 +175,11 @@ def check_parity(
 
     Args:
         reference: usually the torch model in fp32.
-        candidate: the artefact; the result has its runtime and precision.
+        candidate: the artefact; the result has its runtime.
         images: (N, 3, H, W), uint8 or floating point in [0, 1].
         artifact: what the result calls the candidate, e.g. ``slim/model.onnx``.
         batch: images per call.
+        precision: what the result calls the candidate's; None: what the candidate does.
         tolerance: as in ``compare_logits``.
         locate: called when parity fails, with the image whose logits differ most.
         progress: shows the batches that are done.
@@ -190,7 +201,7 @@ def check_parity(
         actual,
         artifact=artifact,
         runtime=candidate.runtime,
-        precision=candidate.precision,
+        precision=precision or candidate.precision,
         batch=batch,
         tolerance=tolerance,
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from slimsight.compress.dynamic import DynamicClassifier
 from ..onnx_files.graph import import_onnx, read_onnx
 from ..pt2.export import load_program, trace
 from ..routed.export import WithRoutes
-from ..runners import CPU_PROVIDER, open_session
+from ..runners.base import LayerValues
+from ..runners.onnxruntime_session import values_in_onnxruntime
 from ..to_onnx import to_onnx_program
 
 Values = Mapping[str, NDArray[Any]]
@@ -57,13 +59,15 @@ def program_layers(program: ExportedProgram) -> dict[str, str]:
     return {name: str(list(stack.values())[-1][0]) for name, stack in stacks if stack}
 
 
-def onnx_values(proto: Any, images: NDArray[np.float32], provider: str = CPU_PROVIDER) -> dict[str, NDArray[Any]]:
-    """The floating-point values of an ONNX model: they become outputs of a copy, which runs without optimisation.
+def onnx_values(
+    proto: Any, images: NDArray[np.float32], run: LayerValues = values_in_onnxruntime
+) -> dict[str, NDArray[Any]]:
+    """The floating-point values of an ONNX model in a runtime: they become outputs of a copy.
 
     Values inside of branches are left out; the outputs of their `If` are included.
 
     Raises:
-        ExportError: ONNX Runtime cannot run the copy.
+        ExportError: the runtime cannot run the copy.
     """
     onnx = import_onnx()
     copy = onnx.ModelProto()
@@ -71,12 +75,7 @@ def onnx_values(proto: Any, images: NDArray[np.float32], provider: str = CPU_PRO
     outputs = {value.name for value in copy.graph.output}
     names = [name for node in copy.graph.node if node.op_type != "Constant" for name in node.output if name]
     copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in outputs)
-    session = open_session(copy.SerializeToString(), 1, provider, optimised=False)
-    (input_,) = session.get_inputs()
-    floats = {item.name for item in session.get_outputs() if item.type in ("tensor(float)", "tensor(float16)")}
-    wanted = [name for name in names if name in floats]
-    values = session.run(wanted, {input_.name: images})
-    return {name: np.asarray(value, np.float32) for name, value in zip(wanted, values, strict=True)}
+    return run(copy.SerializeToString(), names, images)
 
 
 def node_names(proto: Any) -> dict[str, str]:
@@ -106,38 +105,57 @@ class LayerDifference:
         )
 
 
-def first_in_onnx(
-    model: nn.Module, path: Path, image: NDArray[np.float32], limit: float, *, provider: str = CPU_PROVIDER
-) -> LayerDifference | None:
-    """The first layer whose values differ between an ONNX file and ``model``; None if none does.
+class OnnxLayers:
+    """The layers of an ONNX file beside those of ``model``, traced once for all runtimes and images of one size.
 
     Values are matched by the names that torch's exporter gave them; what one side lacks (a folded normalisation, a
     channel that a route skips) is not compared.
 
     Args:
         model: what the file was exported from; a dynamic classifier for its masked or routed form.
-        image: (1, 3, H, W) in [0, 1].
-        limit: largest difference that counts as rounding, relative to a layer's largest value.
-        provider: ONNX Runtime's execution provider.
     """
-    proto = read_onnx(path)
-    stated = next(item.version for item in proto.opset_import if not item.domain)
-    exported = WithRoutes(model) if isinstance(model, DynamicClassifier) else model
-    outputs = [value.name for value in proto.graph.output]
-    program = to_onnx_program(exported, torch.from_numpy(image), opset=stated, outputs=outputs).exported_program
-    expected = program_values(program, image)
-    expected |= {
-        name: expected[node] for name, node in zip(outputs, _output_nodes(program), strict=True) if node in expected
-    }
-    names, modules = node_names(proto), program_layers(program)
-    for node in proto.graph.node:
-        if node.op_type == "If":
-            names |= {value: f"the branches up to {modules.get(value, value)}" for value in node.output}
-    return _first_difference(expected, onnx_values(proto, image, provider), names, limit, _gated_values(program))
+
+    def __init__(self, model: nn.Module, path: Path) -> None:
+        self._model = WithRoutes(model) if isinstance(model, DynamicClassifier) else model
+        self._path = path
+        self._programs: dict[tuple[int, ...], ExportedProgram] = {}
+
+    @cached_property
+    def _proto(self) -> Any:
+        return read_onnx(self._path)
+
+    def _program(self, image: NDArray[np.float32], outputs: list[str]) -> ExportedProgram:
+        if image.shape not in self._programs:
+            stated = next(item.version for item in self._proto.opset_import if not item.domain)
+            program = to_onnx_program(self._model, torch.from_numpy(image), opset=stated, outputs=outputs)
+            self._programs[image.shape] = program.exported_program
+        return self._programs[image.shape]
+
+    def first_difference(
+        self, image: NDArray[np.float32], limit: float, run: LayerValues = values_in_onnxruntime
+    ) -> LayerDifference | None:
+        """The first layer whose values differ between file and model on an image; None if none does.
+
+        Args:
+            image: (1, 3, H, W) in [0, 1].
+            limit: largest difference that counts as rounding, relative to a layer's largest value.
+            run: gives the values of layers in a runtime.
+        """
+        outputs = [value.name for value in self._proto.graph.output]
+        program = self._program(image, outputs)
+        expected = program_values(program, image)
+        expected |= {
+            name: expected[node] for name, node in zip(outputs, _output_nodes(program), strict=True) if node in expected
+        }
+        names, modules = node_names(self._proto), program_layers(program)
+        for node in self._proto.graph.node:
+            if node.op_type == "If":
+                names |= {value: f"the branches up to {modules.get(value, value)}" for value in node.output}
+        return _first_difference(expected, onnx_values(self._proto, image, run), names, limit, _gated_values(program))
 
 
 def first_in_pt2(model: nn.Module, path: Path, image: NDArray[np.float32], limit: float) -> LayerDifference | None:
-    """``first_in_onnx`` for a ``.pt2`` file, whose graph is the one that tracing ``model`` gives."""
+    """``OnnxLayers.first_difference`` for a ``.pt2`` file, whose graph is the one that tracing ``model`` gives."""
     program = trace(model, torch.from_numpy(image))
     stored = program_values(load_program(path), image)
     return _first_difference(program_values(program, image), stored, program_layers(program), limit)

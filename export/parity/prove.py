@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,20 +18,10 @@ from slimsight.compress.errors import ExportError, RuntimeMissing
 from slimsight.compress.progress import SILENT, Progress
 
 from ..onnx_files.graph import LOGITS_OUTPUT, ROUTES_OUTPUT
-from ..runners import (
-    CPU_PROVIDER,
-    CUDA_PROVIDER,
-    TENSORRT_PROVIDER,
-    OnnxRunner,
-    Pt2Runner,
-    Runner,
-    TensorRtRunner,
-    TorchRunner,
-    import_onnxruntime,
-    to_input,
-)
-from .compare import ParityResult, check_parity, tolerance_of
-from .first_difference import LayerDifference, first_in_onnx, first_in_pt2
+from ..runners import CPU_PROVIDER, Runner, Runtime, TorchRunner, import_onnxruntime, to_input
+from ..runners.choose import find_runtime, runtimes_for
+from .compare import ParityResult, check_parity, least_precise, tolerance_of
+from .first_difference import LayerDifference, OnnxLayers, first_in_pt2
 
 ArtifactKind = Literal["onnx", "routed", "pt2", "tensorrt", "tensorrt-rtx"]
 PARITY_BATCHES = (1, 64)
@@ -80,12 +71,7 @@ class ParityEvidence:
         return bool(self.rows) and all(row.passed for row in self.rows)
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    """An artefact in one runtime; ``locate`` finds the first layer that differs beyond a limit on one image."""
-
-    runner: Runner
-    locate: Callable[[NDArray[np.float32], float], LayerDifference | None]
+_Locator = Callable[[NDArray[np.float32], float], LayerDifference | None]
 
 
 def prove_parity(
@@ -107,22 +93,58 @@ def prove_parity(
     rows: list[ParityResult] = []
     absent: list[AbsentRuntime] = []
     for artifact in progress.track(artifacts, "parity", unit="files"):
-        for candidate in _candidates(artifact):
+        layers, reference = OnnxLayers(artifact.model, artifact.path), _Reference(artifact.model)
+        for runtime in _runtimes_of(artifact):
+            label = runtime.name
             try:
-                rows += _compare(artifact, candidate, images, fp32, progress)
+                runner = runtime.open(artifact.path, runtime.device, 1)
+                label = runner.runtime
+                rows += _compare(
+                    artifact, reference, runner, images, fp32, _locator(artifact, runtime, layers), progress
+                )
             except RuntimeMissing as missing:
-                absent.append(AbsentRuntime(artifact.name, candidate.runner.runtime, str(missing)))
+                absent.append(AbsentRuntime(artifact.name, label, str(missing)))
     for row in rows:
         if row.first_difference is not None:
             progress.note(f"{row.artifact} in {row.runtime} at batch {row.batch} {row.first_difference}")
     return ParityEvidence(tuple(rows), tuple(absent))
 
 
+class _Reference(TorchRunner):
+    """An artefact's model in PyTorch; logits of images that it has seen are not computed again."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self._seen: dict[tuple[tuple[int, ...], bytes], NDArray[np.float32]] = {}
+
+    def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        key = images.shape, hashlib.blake2b(np.ascontiguousarray(images).data).digest()
+        if key not in self._seen:
+            self._seen[key] = super()._run(images)
+        return self._seen[key]
+
+
+def _runtimes_of(artifact: Artifact) -> list[Runtime]:
+    """The runtimes that open an artefact: of an engine the one that built it."""
+    if artifact.kind in ("tensorrt", "tensorrt-rtx"):
+        return [find_runtime(artifact.kind)[0]]
+    if artifact.kind == "pt2":
+        return runtimes_for(".pt2")
+    return [runtime for runtime in runtimes_for(".onnx") if runtime.proves_routed or artifact.kind != "routed"]
+
+
 def _compare(
-    artifact: Artifact, candidate: _Candidate, images: NDArray[Any], fp32: float | None, progress: Progress
+    artifact: Artifact,
+    reference: _Reference,
+    runner: Runner,
+    images: NDArray[Any],
+    fp32: float | None,
+    locate: _Locator | None,
+    progress: Progress,
 ) -> Iterator[ParityResult]:
-    with TorchRunner(artifact.model) as reference, candidate.runner as runner:
-        tolerance = tolerance_of(runner.precision, fp32=fp32)
+    with reference, runner:
+        precision = least_precise(runner.precision, artifact.precision)
+        tolerance = tolerance_of(precision, fp32=fp32)
         for batch in artifact.batches:
             yield check_parity(
                 reference,
@@ -130,33 +152,20 @@ def _compare(
                 images,
                 artifact=artifact.name,
                 batch=batch,
+                precision=precision,
                 tolerance=tolerance,
-                locate=lambda image: candidate.locate(image, tolerance.layer),
+                locate=None if locate is None else lambda image: locate(image, tolerance.layer),
                 progress=progress,
             )
 
 
-def _candidates(artifact: Artifact) -> list[_Candidate]:
-    path, model = artifact.path, artifact.model
-    if artifact.kind == "pt2":
-        return [_Candidate(Pt2Runner(path), lambda image, limit: first_in_pt2(model, path, image, limit))]
-    if artifact.kind in ("tensorrt", "tensorrt-rtx"):
-        return [
-            _Candidate(TensorRtRunner(path, artifact.kind), lambda _image, _limit: None)
-        ]  # its layers cannot be read
-    # TensorRT would build an engine of each branch of a routed file: minutes for a provider that nobody would use.
-    providers = (
-        (CPU_PROVIDER, CUDA_PROVIDER) if artifact.kind == "routed" else (CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER)
-    )
-    return [_onnxruntime_candidate(artifact, provider) for provider in providers]
-
-
-def _onnxruntime_candidate(artifact: Artifact, provider: str) -> _Candidate:
-    path, model = artifact.path, artifact.model
-    runner = OnnxRunner(path, provider=provider, precision=artifact.precision)
-    # The layers of an engine cannot be read: those of the same graph in CUDA are.
-    readable = CUDA_PROVIDER if provider == TENSORRT_PROVIDER else provider
-    return _Candidate(runner, lambda image, limit: first_in_onnx(model, path, image, limit, provider=readable))
+def _locator(artifact: Artifact, runtime: Runtime, layers: OnnxLayers) -> _Locator | None:
+    """What finds the first layer that differs beyond a limit on an image; None where layers cannot be read."""
+    if runtime.name == "pt2":
+        return lambda image, limit: first_in_pt2(artifact.model, artifact.path, image, limit)
+    if (run := runtime.layer_values) is not None:
+        return lambda image, limit: layers.first_difference(image, limit, run)
+    return None
 
 
 def run_routes(path: Path, images: NDArray[Any], *, batch: int = 1) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

@@ -1,9 +1,12 @@
-"""Runners: one interface over PyTorch, ONNX Runtime and TensorRT. See ``choose`` for how to add a runtime."""
+"""Runners: one interface over PyTorch, ONNX Runtime, OpenVINO and TensorRT. See ``choose`` for how to add a runtime."""
 
+from ..onnx_files.runtime import import_onnxruntime
 from .base import BaseRunner, Runner, Runtime, refuse_not_finite, to_input
-from .in_onnxruntime import CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER, OnnxRunner, import_onnxruntime, open_session
+from .in_onnxruntime import OnnxRunner
+from .in_openvino import OpenVinoRunner
 from .in_tensorrt import TensorRtRunner
 from .in_torch import CompiledRunner, Pt2Runner, TorchRunner
+from .onnxruntime_session import CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER, open_session
 
 __all__ = [
     "CPU_PROVIDER",
@@ -12,6 +15,7 @@ __all__ = [
     "BaseRunner",
     "CompiledRunner",
     "OnnxRunner",
+    "OpenVinoRunner",
     "Pt2Runner",
     "Runner",
     "Runtime",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -14,6 +16,10 @@ from numpy.typing import NDArray
 
 from slimsight.compress.errors import ExportError, first_error_line
 
+from ..onnx_files.layers_run import LayersRun
+from ..onnx_files.quantised import Form
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _OUT_OF_MEMORY = re.compile(r"out of memory|bad_?alloc|bad allocation|allocate memory|OutOfMemory", re.IGNORECASE)
 _COLOUR_CHANNELS = (1, 3, 4)
 
@@ -43,21 +49,82 @@ class Runner(Protocol):
         """Images (N, 3, H, W) in [0, 1] -> logits (N, classes); returns when they are in host memory."""
 
 
+LayerValues = Callable[[bytes, Sequence[str], NDArray[np.float32]], dict[str, NDArray[np.float32]]]
+"""Runs an ONNX model, given as bytes, on images: its floating-point outputs of the names given, in their order."""
+
+
+@dataclass(frozen=True)
+class NodeTime:
+    """Times of a node of an ONNX file in ms, in all rounds one after the other. ``name`` may list fused nodes, too."""
+
+    name: str
+    operator: str
+    ms: tuple[float, ...]
+
+
+NodeTimes = Callable[[Path, Mapping[str, NDArray[Any]], int, int], list[NodeTime]]
+"""Runs an ONNX file with inputs by name so many rounds on so many threads: the time of each of its nodes."""
+
+FORMATS = ("module", ".onnx", ".pt2", ".engine")
+"""What runtimes open: modules of PyTorch, and files by their suffix."""
+
+
 @dataclass(frozen=True)
 class Runtime:
-    """An entry of ``runners.choose.RUNTIMES``: a runtime, the models that it takes, and how to make their runners.
+    """A runtime: the models that it takes, whether it runs here, and how it opens one.
+
+    Our own are in ``runners.choose.RUNTIMES``. A package of anyone's adds one by an entry point of the group
+    ``slimsight.runtimes`` that names such an object; it then takes part in parity, in INT8 proofs and in ``bench``.
 
     Args:
-        name: e.g. ``onnxruntime-cpu``.
-        takes: ``module``, or the suffix of the files that it opens.
-        runner: makes a closed runner from such a module or path, and a number of CPU threads.
-        why_unavailable: the reason why the runtime cannot run on this machine; None where it can.
+        name: e.g. ``onnxruntime-cpu``; users write it, with ``:DEVICE`` behind it where ``device`` is given.
+        formats: of ``FORMATS``, those that it opens.
+        open: makes a closed runner from such a module or path, a device (None where ``device`` is None) and a number
+            of CPU threads.
+        available: the reason why the runtime cannot run on this machine; None where it can.
+        precision_readback: opens an ONNX file and says what each of its layers runs in; None: it cannot be read.
+        layer_values: computes the values of layers, so that a parity that fails names the first one that differs; None:
+            they cannot be read.
+        node_times: times the nodes of an ONNX file; None: it cannot, and budgets of latency are not planned for it.
+        packages: distributions that it comes with, the first one installed says its version.
+        device: the device where the user names none; None: the runtime takes no names of devices.
+        refuses: why INT8 files of a form must not be run by it; None where they may.
+        proves_int8: whether INT8 files are proven in it.
+        proves_routed: whether files with branches are compared in it.
+
+    Raises:
+        ValueError: the name or a format is none.
     """
 
     name: str
-    takes: str
-    runner: Callable[[Any, int], Runner]
-    why_unavailable: Callable[[], str | None] = lambda: None
+    formats: tuple[str, ...]
+    open: Callable[[Any, str | None, int], Runner]
+    available: Callable[[], str | None] = lambda: None
+    precision_readback: Callable[[Path], LayersRun] | None = None
+    layer_values: LayerValues | None = None
+    node_times: NodeTimes | None = None
+    packages: tuple[str, ...] = ()
+    device: str | None = None
+    refuses: Callable[[Form | None], str | None] = lambda _form: None
+    proves_int8: bool = True
+    proves_routed: bool = True
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"a runtime is called '{self.name}': give lower-case letters, digits, '.', '-' and '_'")
+        if not self.formats or not set(self.formats) <= set(FORMATS):
+            given = ", ".join(self.formats) or "nothing"
+            raise ValueError(f"runtime {self.name} takes {given}: give some of {', '.join(FORMATS)}")
+
+    @property
+    def version(self) -> str:
+        """Name and version of the distribution that it comes with, e.g. ``openvino 2026.4.1``; "" where not known."""
+        for package in self.packages:
+            try:
+                return f"{package} {metadata.version(package)}"
+            except metadata.PackageNotFoundError:
+                continue
+        return ""
 
 
 def to_input(images: NDArray[Any]) -> NDArray[np.float32]:

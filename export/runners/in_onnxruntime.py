@@ -12,23 +12,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from slimsight.compress.errors import ExportError, RuntimeMissing, first_error_line
+from slimsight.compress.errors import ExportError, RuntimeMissing
 
 from ..onnx_files.graph import HEAVY_OPERATORS, runtime_errors
-from ..onnx_files.metadata import PRECISION
-from ..onnx_files.quantised import INT8, Form, stated_form
+from ..onnx_files.metadata import stated_precision
+from ..onnx_files.quantised import Form, stated_form
 from ..onnx_files.runtime import import_onnxruntime as import_onnxruntime
 from .base import BaseRunner, Runtime
 from .cuda import GPU_INDEX, event_pair, gpu_stream, why_no_gpu
-
-CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER = (
-    "CPUExecutionProvider",
-    "CUDAExecutionProvider",
-    "TensorrtExecutionProvider",
+from .onnxruntime_session import (
+    CPU_PROVIDER,
+    CUDA_PROVIDER,
+    TENSORRT_PROVIDER,
+    cannot_start,
+    layers_in_onnxruntime,
+    open_session,
+    times_in_onnxruntime,
+    values_in_onnxruntime,
 )
-
-_STATED_PRECISIONS = ("fp32", "fp16", INT8)
-"""What is believed of a file's metadata."""
 
 
 def why_slow_or_wrong(form: Form | None, provider: str = CPU_PROVIDER) -> str | None:
@@ -85,13 +86,12 @@ class OnnxRunner(BaseRunner):
             raise RuntimeMissing(f"ONNX Runtime has no {self._provider} here: choose from {', '.join(available)}")
         session = open_session(self._path, self._threads, self._provider)
         if session.get_providers()[0] != self._provider:
-            raise _cannot_start(self._provider)
+            raise cannot_start(self._provider)
         metadata = session.get_modelmeta().custom_metadata_map
         if (reason := why_slow_or_wrong(stated_form(metadata), self._provider)) is not None:
             raise ExportError(f"{self._path} is not run in ONNX Runtime here: {reason}")
         if self._stated is None:
-            stated = metadata.get(PRECISION, "fp32")
-            self.precision = _shown_precision(stated if stated in _STATED_PRECISIONS else "fp32", self._provider)
+            self.precision = _shown_precision(stated_precision(metadata), self._provider)
         inputs = session.get_inputs()
         if len(inputs) != 1 or inputs[0].type != "tensor(float)" or len(inputs[0].shape) != 4:
             listed = ", ".join(f"{item.name}: {item.type} {item.shape}" for item in inputs)
@@ -173,64 +173,6 @@ def _shown_precision(precision: str, provider: str) -> str:
     return "tf32" if provider == TENSORRT_PROVIDER and precision == "fp32" else precision
 
 
-def open_session(
-    source: Path | bytes,
-    threads: int,
-    provider: str = CPU_PROVIDER,
-    *,
-    profile: Path | None = None,
-    optimised: bool = True,
-    optimised_to: Path | None = None,
-) -> Any:
-    """A session that runs nodes one after the other on ``threads`` threads.
-
-    Args:
-        source: a file, or the bytes of one.
-        profile: prefix of the profile's path; ``session.end_profiling()`` returns the full path.
-        optimised: False runs the graph as it is stored, node by node.
-        optimised_to: where the optimised graph is written, to be read back.
-
-    Raises:
-        RuntimeMissing: ONNX Runtime is missing, or its provider cannot start.
-        ExportError: it cannot open the file.
-    """
-    ort = import_onnxruntime()
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    if provider != CPU_PROVIDER:
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    if not optimised:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if optimised_to is not None:
-        options.optimized_model_filepath = str(optimised_to)
-    if profile is not None:
-        options.enable_profiling = True
-        options.profile_file_prefix = str(profile)
-    model = source if isinstance(source, bytes) else str(source)
-    try:
-        # No fall-back: it would print, and run on the CPU what was meant for a GPU.
-        return ort.InferenceSession(model, options, providers=_providers(provider), enable_fallback=0)
-    except runtime_errors() as error:
-        what = "the graph" if isinstance(source, bytes) else source
-        raise ExportError(f"ONNX Runtime cannot open {what} ({first_error_line(error)}): export it again") from error
-    except RuntimeError as error:  # a provider's libraries: errors about files have classes of their own
-        raise _cannot_start(provider) from error
-
-
-def _providers(provider: str) -> list[Any]:
-    if provider == CPU_PROVIDER:
-        return [CPU_PROVIDER]
-    # What TensorRT cannot take stays on the GPU; see _nodes_on_cpu for the CPU.
-    names = [provider, CUDA_PROVIDER] if provider == TENSORRT_PROVIDER else [provider]
-    options = {"device_id": str(GPU_INDEX), "user_compute_stream": str(gpu_stream().cuda_stream)}
-    # By default CUDA computes fp32 in TF32.
-    return [(name, options | ({"use_tf32": "0"} if name == CUDA_PROVIDER else {})) for name in names]
-
-
 def _nodes_on_cpu(session: Any, provider: str) -> str:
     """Names of heavy nodes that ONNX Runtime put on the CPU instead of ``provider``, a GPU's; "" if none."""
     if provider == CPU_PROVIDER or not hasattr(session, "get_provider_graph_assignment_info"):
@@ -239,13 +181,6 @@ def _nodes_on_cpu(session: Any, provider: str) -> str:
     heavy = [node.name for part in on_cpu for node in part.get_nodes() if node.op_type in HEAVY_OPERATORS]
     more = f" and {len(heavy) - 3} more nodes" if len(heavy) > 3 else ""
     return ", ".join(heavy[:3]) + more
-
-
-def _cannot_start(provider: str) -> RuntimeMissing:
-    return RuntimeMissing(
-        f"ONNX Runtime cannot start {provider}: its driver or libraries are missing here; install them, or use "
-        f"{CPU_PROVIDER}"
-    )
 
 
 def _why_unavailable(provider: str) -> str | None:
@@ -258,11 +193,27 @@ def _why_unavailable(provider: str) -> str | None:
     return None if provider == CPU_PROVIDER else why_no_gpu()
 
 
-RUNTIMES = tuple(
-    Runtime(name, ".onnx", partial(OnnxRunner, provider=provider), partial(_why_unavailable, provider))
-    for name, provider in (
-        ("onnxruntime-cpu", CPU_PROVIDER),
-        ("onnxruntime-cuda", CUDA_PROVIDER),
-        ("onnxruntime-tensorrt", TENSORRT_PROVIDER),
+def _runtime(name: str, provider: str) -> Runtime:
+    on_cpu = provider == CPU_PROVIDER
+    return Runtime(
+        name,
+        (".onnx",),
+        lambda path, _device, threads: OnnxRunner(path, threads, provider=provider),
+        partial(_why_unavailable, provider),
+        layers_in_onnxruntime if on_cpu else None,
+        # The layers of an engine cannot be read: those of the same graph in CUDA are.
+        partial(values_in_onnxruntime, provider=CPU_PROVIDER if on_cpu else CUDA_PROVIDER),
+        times_in_onnxruntime if on_cpu else None,
+        packages=("onnxruntime-gpu", "onnxruntime"),
+        refuses=partial(why_slow_or_wrong, provider=provider),
+        proves_int8=on_cpu,  # the forms are for a processor, and for engines
+        # TensorRT would build an engine of each branch: minutes for a provider that nobody would use.
+        proves_routed=provider != TENSORRT_PROVIDER,
     )
+
+
+RUNTIMES = (
+    _runtime("onnxruntime-cpu", CPU_PROVIDER),
+    _runtime("onnxruntime-cuda", CUDA_PROVIDER),
+    _runtime("onnxruntime-tensorrt", TENSORRT_PROVIDER),
 )

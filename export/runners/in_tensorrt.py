@@ -177,7 +177,11 @@ def _why_unavailable(flavour: Flavour) -> str | None:
 def _runtime(flavour: Flavour) -> Runtime:
     # An engine runs on the GPU: threads of the host do not matter to it.
     return Runtime(
-        flavour, ".engine", lambda path, _threads: TensorRtRunner(path, flavour), partial(_why_unavailable, flavour)
+        flavour,
+        (".engine",),
+        lambda path, _device, _threads: TensorRtRunner(path, flavour),
+        partial(_why_unavailable, flavour),
+        packages=(PACKAGES[flavour],),
     )
 
 

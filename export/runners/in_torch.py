@@ -211,8 +211,12 @@ def _why_no_compiler() -> str | None:
     return "torch.compile needs a C++ compiler: install g++"
 
 
+def _runtime(name: str, form: str, runner: Callable[[Any, int], BaseRunner], **more: Any) -> Runtime:
+    return Runtime(name, (form,), lambda model, _device, threads: runner(model, threads), packages=("torch",), **more)
+
+
 RUNTIMES = (
-    Runtime("torch", "module", TorchRunner),
-    Runtime("torch-compile", "module", CompiledRunner, _why_no_compiler),
-    Runtime("pt2", ".pt2", Pt2Runner),
+    _runtime("torch", "module", TorchRunner),
+    _runtime("torch-compile", "module", CompiledRunner, available=_why_no_compiler),
+    _runtime("pt2", ".pt2", Pt2Runner),
 )

@@ -30,6 +30,7 @@ from ...host import check_batches_fit
 from ...report.units import as_macs, as_ms, as_percent
 from ...settings.recipe import Recipe
 from ...steps import to_cost_model
+from ...timing.plan_latency import check_timing
 from ..processes import batch_sizes
 from ..session import Session
 from .int8 import control_rows
@@ -62,10 +63,11 @@ def preflight(session: Session) -> Preflight:
             test image is broken.
         PruningError: nothing can shrink, or the budget is out of reach.
         ExportError: the model cannot be traced, or the INT8 files that are asked for cannot be made.
-        RuntimeMissing: ONNX Runtime is missing, or cannot be imported.
+        RuntimeMissing: ONNX Runtime, or the runtime that times models, is missing or cannot be imported.
     """
     recipe = session.recipe
-    import_onnxruntime()  # every run times its models by it, in the end
+    import_onnxruntime()  # every run compares its files in it, in the end
+    check_timing(recipe.latency, plans=recipe.budget.timed)
     side, most = session.opened.image_size, len(session.opened.train)
     sizes = {name: min(size, most) for name, size in batch_sizes(recipe).items()}  # as batches are made
     check_batches_fit(sizes | {"latency.batch": recipe.latency.batch}, (3, side, side))

@@ -18,7 +18,7 @@ from slimsight.compress.training import Learning, evaluate, logits_of
 from slimsight.export.onnx_files.metadata import model_metadata
 from slimsight.export.parity.prove import Artifact, ParityEvidence, prove_parity
 from slimsight.export.pt2.export import export_pt2
-from slimsight.export.runners import OnnxRunner
+from slimsight.export.runners.choose import open_runner
 from slimsight.export.to_onnx import export_onnx, verify_shapes
 
 from ...report.units import as_macs, as_percent
@@ -67,20 +67,20 @@ def missing_runtimes_text(found: ParityEvidence) -> str:
 
 
 def latency(session: Session, learning: Learning) -> Outcome:
-    """Time original, slim and dynamic model in ONNX Runtime on the CPU, interleaved."""
+    """Time original, slim and dynamic model in the recipe's runtime, interleaved."""
     run, config = session.run, session.recipe.latency
     if "onnx" not in session.recipe.export.formats:
         return Outcome({"latency": []}, [])
     routed = None
     if session.recipe.dynamic.enabled:
         if config.batch == 1:
-            routed = OnnxRunner(run.routed_onnx, config.threads)
+            routed = open_runner(run.routed_onnx, config.runtime, config.threads)
         else:
             learning.progress.note(f"latency: the routed form takes one image at a time, not {config.batch}: not timed")
     quantised = run.slim_int8("u8")
     row = measure_latency(
-        OnnxRunner(run.original_onnx, config.threads),
-        OnnxRunner(run.slim_onnx, config.threads),
+        open_runner(run.original_onnx, config.runtime, config.threads),
+        open_runner(run.slim_onnx, config.runtime, config.threads),
         np.asarray(session.splits.val.images[np.arange(min(512, len(session.splits.val)))]),
         threads=config.threads,
         batch=config.batch,
@@ -89,7 +89,7 @@ def latency(session: Session, learning: Learning) -> Outcome:
         warmup=config.warmup_seconds,
         seed=session.recipe.seed,
         dynamic=routed,
-        int8=OnnxRunner(quantised, config.threads) if quantised.is_file() else None,
+        int8=open_runner(quantised, config.runtime, config.threads) if quantised.is_file() else None,
         progress=learning.progress,
     )
     if row.speedup.high < 1:

@@ -1,4 +1,5 @@
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,13 @@ import pytest
 from slimsight.deploy.doctor import Diagnosis, Finding
 from slimsight.deploy.doctor.diagnosis import _gpu, _learning, _requirements
 from slimsight.deploy.doctor.probing import ProbeResult, probe
-from slimsight.deploy.doctor.runtimes import compiler_findings, onnxruntime_findings, tensorrt_findings
+from slimsight.deploy.doctor.runtimes import (
+    compiler_findings,
+    onnxruntime_findings,
+    openvino_findings,
+    plug_in_findings,
+    tensorrt_findings,
+)
 
 from ..conftest import Said
 
@@ -27,6 +34,7 @@ def test_this_machine_can_run_what_its_tests_run(say: Any, tmp_path: Path, monke
     states = {item["name"]: item["state"] for item in found["findings"]}
     assert [states[name] for name in ("python", "torch", "torchvision", "onnx", "onnxruntime-cpu")] == ["ok"] * 5
     assert {"onnxruntime-cuda", "tensorrt", "tensorrt-rtx", "torch-compile", "timm", "GPU"} <= states.keys()
+    assert states["openvino"] == ("ok" if find_spec("openvino") else "absent")
     assert "BROKEN" not in said.out
     text = [line for line in said.out.splitlines() if "-> " not in line]
     assert max(map(len, text)) <= 90  # names of folders are not broken
@@ -119,3 +127,20 @@ def test_a_compiler_that_cannot_build_is_told_from_none() -> None:
         ProbeResult({"compiler": {"path": "g++", "missing": "Python's headers are not in /x"}})
     )
     assert "-dev" in headers.remedy
+
+
+def test_openvino_and_plug_ins_are_listed_with_what_is_wrong() -> None:
+    (seen,) = openvino_findings(
+        ProbeResult({"openvino": {"version": "2026.4.1"}, "devices": {"seen": ["CPU", "GPU.0"]}})
+    )
+    assert (seen.state, seen.found) == ("ok", "2026.4.1: CPU, GPU.0")
+    (missing,) = openvino_findings(ProbeResult({"openvino": {"broken": "x", "missing": True}}))
+    assert (missing.state, missing.found) == ("absent", "not installed")
+    assert missing.remedy.endswith("-m pip install 'slimsight[openvino]'")
+    (died,) = openvino_findings(ProbeResult({}, "it ended by SIGSEGV", "openvino"))
+    assert (died.state, died.found) == ("broken", "it ended by SIGSEGV")
+    good, bad = plug_in_findings(
+        ProbeResult({"toy": {"reason": None, "formats": [".onnx"]}, "b": {"reason": "it cannot be loaded"}})
+    )
+    assert (good.state, good.found) == ("ok", "plug-in, opens .onnx")
+    assert (bad.state, bad.found) == ("broken", "it cannot be loaded")

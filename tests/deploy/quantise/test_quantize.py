@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from slimsight.compress.errors import ConfigError, DataError, ExportError
 from slimsight.deploy.quantise.model import split_rows
 from slimsight.export.int8.control import choose_float_layers
 from slimsight.export.int8.prove import onnx_logits
-from slimsight.export.int8.read_back import LayersRun
+from slimsight.export.onnx_files.layers_run import LayersRun
 from slimsight.export.onnx_files.metadata import (
     CROP,
     INTERPOLATION,
@@ -31,6 +32,7 @@ from slimsight.export.onnx_files.metadata import (
     stored_metadata,
     write_metadata_,
 )
+from slimsight.export.runners import choose
 
 from ..conftest import Said
 
@@ -196,7 +198,8 @@ def test_a_runtime_that_computes_something_else_is_exit_1(
     say: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layers = LayersRun(("first",), (), ("first",), ())
-    monkeypatch.setattr("slimsight.export.int8.prove.layers_in_onnxruntime", lambda *_arguments: layers)
+    runtime = replace(choose.RUNTIMES["onnxruntime-cpu"], precision_readback=lambda _path: layers)
+    monkeypatch.setattr(choose, "RUNTIMES", {runtime.name: runtime})
     said = say("quantize", network(tmp_path / "model.onnx"), "--images", pictures(tmp_path / "train", 33))
     assert said.code == 1
     assert "onnxruntime-cpu does not compute what " in said.err

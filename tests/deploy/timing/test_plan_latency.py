@@ -1,19 +1,25 @@
 """Layer times and plans of a small network, timed for real."""
 
+import hashlib
+import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from slimsight.compress.errors import ConfigError, RuntimeMissing
 from slimsight.compress.files.sealed import read_sealed
 from slimsight.compress.gates import CostModel
 from slimsight.compress.gates.latency import MULTIPLES
 from slimsight.compress.progress import Silent
 from slimsight.compress.surgery import PrunePlan, slim_, trace_groups
 from slimsight.deploy.settings.latency import LatencyConfig
-from slimsight.deploy.timing.plan_latency import PlanTimer, machine_key
+from slimsight.deploy.timing.plan_latency import TIMING_METHOD, PlanTimer, _processor, check_timing, machine_key
+from slimsight.export.runners import Runtime
+from slimsight.export.runners.choose import RUNTIMES
 
 CONFIG = LatencyConfig(rounds=20, warmup_seconds=0.05)
 
@@ -137,3 +143,47 @@ def test_layer_times_hold_for_what_they_were_taken_with(monkeypatch: pytest.Monk
     monkeypatch.setattr("slimsight.deploy.timing.plan_latency._processor", lambda: "another")
     others.append(machine_key(1, 1))
     assert len({key, *others}) == 6
+
+
+def test_layer_times_of_runtimes_are_kept_apart_and_those_of_earlier_versions_still_hold() -> None:
+    assert machine_key(1, 1, "onnxruntime-cpu") == machine_key(1, 1) != machine_key(1, 1, "openvino")
+    parts = (_processor(), RUNTIMES["onnxruntime-cpu"].version, "CPUExecutionProvider", "fp32", "1", "1")
+    text = "\n".join((*parts, f"method {TIMING_METHOD}"))
+    assert machine_key(1, 1) == hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def test_a_runtime_that_cannot_time_is_refused_with_those_that_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_timing(LatencyConfig(), plans=True)
+    monkeypatch.setitem(RUNTIMES, "toy", Runtime("toy", (".onnx",), RUNTIMES["onnxruntime-cpu"].open))
+    check_timing(LatencyConfig(runtime="toy"), plans=False)
+    for name, plans, words in (
+        ("openvin", False, "unknown runtime 'openvin'; did you mean 'openvino'"),
+        ("pt2", False, "latency.runtime pt2 opens no ONNX files: choose from onnxruntime-cpu, .*openvino"),
+        ("toy", True, "latency.runtime toy does not show the times of single layers, .*: choose from onnxruntime-cpu"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            check_timing(LatencyConfig(runtime=name), plans=plans)
+    if find_spec("openvino"):
+        check_timing(LatencyConfig(runtime="openvino:AUTO"), plans=False)
+        with pytest.raises(ConfigError, match="openvino:AUTO does not show the times of single layers"):
+            check_timing(LatencyConfig(runtime="openvino:AUTO"), plans=True)
+        with pytest.raises(RuntimeMissing, match=r"OpenVINO sees no GPU\.9 here"):
+            check_timing(LatencyConfig(runtime="openvino:GPU.9"), plans=False)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(RuntimeMissing, match=r"latency.runtime openvino does not run here: .*slimsight\[openvino\]"):
+        check_timing(LatencyConfig(runtime="openvino"), plans=False)
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed")
+def test_plans_are_timed_in_openvino_where_the_recipe_says_so(
+    cost: CostModel, to_timer: Callable[..., PlanTimer], tmp_path: Path
+) -> None:
+    with to_timer() as timer:
+        timer.config = LatencyConfig(rounds=20, warmup_seconds=0.05, runtime="openvino")
+        timed, liked = timer.timed_cost(cost)
+        row = timer.of_plan(PrunePlan({"0": tuple(range(8)), "2": tuple(range(8))}, {"0": 32, "2": 64}))
+    assert 0 < timed.totals["latency"] < 1000
+    assert liked.keys() == set(cost.names)
+    assert (row.runtime, row.precision) == ("openvino-cpu", "fp32")
+    (file,) = (tmp_path / "layer_times").iterdir()
+    assert file.stem == machine_key(1, 1, "openvino")

@@ -1,6 +1,7 @@
 import multiprocessing
 import re
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from slimsight.compress.progress import Silent
 from slimsight.export.costs import times as layer_times
 from slimsight.export.costs.times import cached_times, layers_share, time_layers
 from slimsight.export.runners import open_session
+from slimsight.export.runners.in_openvino import times_in_openvino
 
 
 class Wavy(nn.Module):
@@ -182,3 +184,19 @@ def test_two_that_time_at_once_keep_what_both_have_found(tmp_path: Path, monkeyp
         process.join()
     assert [process.exitcode for process in both] == [0, 0]
     assert read_json(file)["times"] == {layer.key: 1.0 for layer in LAYERS[:2]}
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed")
+def test_openvino_times_every_kind_of_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fuses nodes and renames some: each layer still gets its own time."""
+    monkeypatch.setattr(layer_times, "ROUNDS", 8)
+    small, large = of_module(nn.Conv2d(8, 8, 3, padding=1)), of_module(nn.Conv2d(128, 128, 3, padding=1))
+    found = time_layers([*LAYERS, small, large], run=times_in_openvino)
+    assert found.keys() == {*LAYERS, small, large}
+    assert min(found.values()) > 0
+    assert found[large] > 5 * found[small]  # 256 times the MACs
+    layer_times._write_graph([small, large], tmp_path / "two.onnx", 1)
+    graph = onnx.load(str(tmp_path / "two.onnx"))
+    del graph.graph.node[2:], graph.graph.output[1:], graph.graph.input[1:]
+    onnx.save(graph, str(tmp_path / "one.onnx"))
+    assert 0 < layers_share(tmp_path / "one.onnx", np.zeros((1, 8, 14, 14), np.float32), run=times_in_openvino) <= 1

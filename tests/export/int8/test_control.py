@@ -18,8 +18,8 @@ from slimsight.export.int8.fidelity import compare_fidelity
 from slimsight.export.int8.make import make_int8
 from slimsight.export.int8.prove import onnx_logits
 from slimsight.export.int8.quantise import Quantiser, Scheme
-from slimsight.export.int8.read_back import layers_in_onnxruntime
 from slimsight.export.onnx_files.metadata import read_metadata
+from slimsight.export.runners.onnxruntime_session import layers_in_onnxruntime
 from slimsight.export.to_onnx import export_onnx
 
 from .conftest import SIDE, images
@@ -63,7 +63,7 @@ def test_the_layers_that_ruin_the_file_stay_in_fp32_and_no_others(
     assert max(noise[name] for name in RUINED) + 10 < min(noise[name] for name in noise if name not in RUINED)
     made = quantiser.write(tmp_path / "kept.onnx", found.float_layers)
     assert made.float_layers == RUINED
-    optimised = layers_in_onnxruntime(onnx.load(made.path), made.path)
+    optimised = layers_in_onnxruntime(made.path)
     assert (optimised.floating, optimised.requantised, optimised.fell_back) == (RUINED, (), ())
     near = compare_fidelity(onnx_logits(ruined, CHOSEN_ON), onnx_logits(made.path, CHOSEN_ON))
     exact = onnx_logits(ruined, CHOSEN_ON)
@@ -96,7 +96,7 @@ def test_a_file_that_keeps_its_limits_is_left_as_it_is(quantiser: Quantiser) -> 
 def test_every_layer_may_stay_in_fp32_and_logits_are_then_those_of_fp32_activations(quantiser: Quantiser) -> None:
     graph = quantiser.to_graph(float_layers=quantiser.layers)
     onnx.save(graph, path := quantiser.folder / "all.onnx")
-    optimised = layers_in_onnxruntime(onnx.load(path), path)
+    optimised = layers_in_onnxruntime(path)
     assert (optimised.integer, optimised.floating) == ((), quantiser.layers)
 
 
@@ -121,7 +121,7 @@ def test_what_control_cost_is_measured_against_the_file_with_all_layers_in_int8(
     compared: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
 
     def ratio(path: Path, other: Path) -> dict[str, float]:
-        compared.append(tuple(layers_in_onnxruntime(onnx.load(each), each).floating for each in (path, other)))  # type: ignore[arg-type]
+        compared.append(tuple(layers_in_onnxruntime(each).floating for each in (path, other)))
         return {"median": 1.25, "low": 1.2, "high": 1.3}
 
     made = make_int8(

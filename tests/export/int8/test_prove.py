@@ -4,40 +4,41 @@ from __future__ import annotations
 
 import platform
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from numpy.typing import NDArray
 
 from slimsight.compress.errors import ExportError
 from slimsight.export.int8.calibration import Calibration
 from slimsight.export.int8.prove import judge_runtime, onnx_logits, prove_int8
-from slimsight.export.int8.read_back import LayersRun
+from slimsight.export.onnx_files.layers_run import LayersRun
 from slimsight.export.onnx_files.metadata import write_metadata_
 from slimsight.export.runners import OnnxRunner
 
 from .conftest import SIDE, Quantised, images, keep_in_fp32
 
 HELD_OUT = images(64, seed=9)
+HAS_OPENVINO = find_spec("openvino") is not None
 ON_X86 = platform.machine().lower() in ("x86_64", "amd64")
 
 
 def test_a_u8_file_computes_in_onnx_runtime_what_it_says(mixed: Quantised) -> None:
     found = prove_int8(mixed.made["u8"].path, mixed.fp32, HELD_OUT, artifact="slim/model.int8.onnx")
-    assert (found.passed, found.form, found.layers, found.skipped) == (True, "u8", 6, ())
-    (row,) = found.runtimes
-    assert (row.runtime, row.passed, row.why) == ("onnxruntime-cpu", True, None)
-    assert row.p99 < 0.03
-    assert row.agreement >= 0.98
+    assert (found.passed, found.form, found.layers) == (True, "u8", 6)
+    ran = [row.runtime for row in found.runtimes]
+    assert ran == ["onnxruntime-cpu", *(["openvino"] if HAS_OPENVINO else [])]
+    assert [name for name, _ in found.skipped] == ([] if HAS_OPENVINO else ["openvino"])
+    for row in found.runtimes:
+        assert (row.passed, row.why, row.p99 < 0.03, row.agreement >= 0.98) == (True, None, True, True)
     own, exact = onnx_logits(mixed.made["u8"].path, HELD_OUT, optimised=False), onnx_logits(mixed.fp32, HELD_OUT)
     noise = np.square(exact - own, dtype=np.float64).sum()
     assert found.fidelity.sqnr_db == pytest.approx(10 * np.log10(np.square(exact, dtype=np.float64).sum() / noise))
     assert found.fidelity.images == 64
-    row_of_report = found.to_dict()["runtimes"][0]
-    assert (row_of_report["integer_layers"], row_of_report["float_layers"]) == (6, [])
+    for row_of_report in found.to_dict()["runtimes"]:
+        assert (row_of_report["integer_layers"], row_of_report["float_layers"]) == (6, [])
 
 
 def test_a_layer_that_is_quantised_again_fails_however_near_the_logits_are(
@@ -54,9 +55,9 @@ def test_a_layer_that_is_quantised_again_fails_however_near_the_logits_are(
 def test_s8_is_not_judged_in_onnx_runtime_on_x86_and_a_runner_refuses_it(mixed: Quantised) -> None:
     path = mixed.made["s8"].path
     found = prove_int8(path, mixed.fp32, HELD_OUT, artifact="model.int8.trt.onnx")
-    assert (found.passed, found.runtimes) == (True, ())
+    assert (found.passed, "onnxruntime-cpu" in {row.runtime for row in found.runtimes}) == (True, False)
     assert found.fidelity.sqnr_db > 20
-    ((runtime, reason),) = found.skipped
+    runtime, reason = found.skipped[0]
     assert (runtime, "s8, which is for TensorRT" in reason) == ("onnxruntime-cpu", True)
     with (
         pytest.raises(ExportError, match=r"model\.s8\.onnx is not run in ONNX Runtime here: .* s8, .*take the u8 file"),
@@ -68,11 +69,10 @@ def test_s8_is_not_judged_in_onnx_runtime_on_x86_and_a_runner_refuses_it(mixed: 
 def test_a_runtime_that_computes_something_else_is_found(mixed: Quantised, monkeypatch: pytest.MonkeyPatch) -> None:
     """As ONNX Runtime does on x86 with the s8 file of MobileNetV2."""
 
-    def computed(path: Path, pixels: NDArray[Any], *, optimised: bool = True, **_options: object) -> NDArray[Any]:
-        logits = onnx_logits(path, pixels, optimised=optimised)
-        return logits[:, ::-1] if optimised and path != mixed.fp32 else logits
-
-    monkeypatch.setattr("slimsight.export.int8.prove.onnx_logits", computed)
+    monkeypatch.setattr(
+        "slimsight.export.int8.prove.runtime_logits",
+        lambda runtime, path, pixels, **_options: onnx_logits(path, pixels)[:, ::-1],
+    )
     found = prove_int8(mixed.made["u8"].path, mixed.fp32, HELD_OUT, artifact="planted")
     assert (found.passed, found.fidelity.p99 < 0.05) == (False, True)
     assert found.runtimes[0].why is not None
@@ -89,9 +89,16 @@ def test_the_limits_are_those_that_are_named() -> None:
     swapped = own * 0.0
     swapped[:, 0] = np.where(np.arange(100) < 3, -1e-3, 1.0)
     assert "on 97.0% of the images" in str(judge_runtime("r", own, swapped).why)
+    exact = own + np.array([0.0, 0.4])
+    assert judge_runtime("r", own, exact, exact=exact).nearer_to_fp32  # all of it in FP32: slower, not wrong
+    assert judge_runtime("r", own, exact, exact=exact).passed
+    assert not judge_runtime("r", own, exact).passed
+    away = judge_runtime("r", own, own - np.array([0.0, 0.4]), exact=exact)
+    assert (away.passed, away.nearer_to_fp32, away.to_dict().get("nearer_to_fp32")) == (False, False, None)
     broken = own.copy()
     broken[0, 0] = np.nan
     assert judge_runtime("r", own, broken).why == "logits of 1 images are NaN or infinite"
+    assert judge_runtime("r", own, broken, exact=own + 0.1).why == "logits of 1 images are NaN or infinite"
     layers = LayersRun(("a",), ("b",), (), ("b",))
     assert judge_runtime("r", own, own, layers).passed  # FP32 in place of integers is slower, not wrong
 

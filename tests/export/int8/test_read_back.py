@@ -10,9 +10,10 @@ import pytest
 from onnx import helper, numpy_helper
 
 from slimsight.export.int8.calibration import Calibration
-from slimsight.export.int8.read_back import compare_layers, layers_in_onnxruntime
+from slimsight.export.onnx_files.layers_run import compare_layers
 from slimsight.export.onnx_files.quantised import HeavyLayer, heavy_layers
 from slimsight.export.runners import open_session
+from slimsight.export.runners.onnxruntime_session import layers_in_onnxruntime
 
 from .conftest import Quantised, keep_in_fp32
 
@@ -52,13 +53,13 @@ def test_a_layer_in_another_precision_than_meant_is_named() -> None:
 
 def test_every_layer_of_a_u8_file_runs_in_integers(mixed: Quantised) -> None:
     made = mixed.made["u8"]
-    found = layers_in_onnxruntime(onnx.load(made.path), made.path)
+    found = layers_in_onnxruntime(made.path)
     assert found.integer == made.layers
     assert (found.floating, found.requantised, found.share) == ((), (), 1.0)
 
 
 def test_no_layer_of_an_fp32_file_does(mixed: Quantised) -> None:
-    found = layers_in_onnxruntime(onnx.load(mixed.fp32), mixed.fp32)
+    found = layers_in_onnxruntime(mixed.fp32)
     assert (found.integer, found.fell_back, len(found.floating)) == ((), (), 6)
 
 
@@ -71,7 +72,7 @@ def test_a_layer_kept_in_fp32_that_onnx_runtime_quantises_again_is_found(
     assert meant == {**dict.fromkeys(mixed.made["u8"].layers, True), "depthwise/Conv": False}
     weight = next(tensor for tensor in proto.graph.initializer if tensor.name == "depthwise.weight")
     assert numpy_helper.to_array(weight).dtype == "float32"
-    assert layers_in_onnxruntime(proto, path).requantised == ("depthwise/Conv",)
+    assert layers_in_onnxruntime(path).requantised == ("depthwise/Conv",)
 
 
 def test_the_optimised_graph_is_written_only_where_asked(mixed: Quantised, tmp_path: Path) -> None:

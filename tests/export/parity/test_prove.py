@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -239,7 +240,7 @@ def test_a_layer_that_is_gone_is_found(whole):
         relu = next(node for node in proto.graph.node if node.op_type == "Relu")
         relu.op_type = "Neg"
 
-    (first, _) = prove_parity([whole.changed(change)], whole.images).rows
+    first = prove_parity([whole.changed(change)], whole.images).rows[0]
     assert first.first_difference.startswith("first differs in net/Relu: by")
 
 
@@ -247,11 +248,14 @@ def test_runtimes_that_are_not_here_are_listed_with_their_reason(whole, monkeypa
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     found = prove_parity([Artifact(whole.path, "model.onnx", whole.model)], whole.images)
     assert found.passed
-    assert [(row.runtime, row.batch) for row in found.rows] == [("onnxruntime-cpu", 1), ("onnxruntime-cpu", 64)]
-    assert [item.runtime for item in found.absent] == ["onnxruntime-cuda", "onnxruntime-tensorrt"]
+    ran, missing = ["onnxruntime-cpu"], ["onnxruntime-cuda", "onnxruntime-tensorrt"]
+    (ran if find_spec("openvino") else missing).append("openvino-cpu")
+    assert [(row.runtime, row.batch) for row in found.rows] == [(name, batch) for name in ran for batch in (1, 64)]
+    assert [item.runtime for item in found.absent] == missing
+    known = "torch sees no GPU here|ONNX Runtime has no .*ExecutionProvider here|pip install 'slimsight.openvino.'"
     for item in found.absent:
         assert item.artifact == "model.onnx"
-        assert re.search("torch sees no GPU here|ONNX Runtime has no .*ExecutionProvider here", item.reason)
+        assert re.search(known, item.reason)
 
 
 @pytest.mark.parametrize("case", ["mixed"], indirect=True)
@@ -281,6 +285,7 @@ def test_every_provider_of_a_gpu_agrees_with_the_cpu(whole):
         "onnxruntime-cpu",
         "onnxruntime-cuda",
         "onnxruntime-tensorrt",
+        "openvino-cpu",
     }
     assert found.passed, found
     for runner in (OnnxRunner(whole.path, provider="CUDAExecutionProvider"), TorchRunner(whole.model.cuda())):

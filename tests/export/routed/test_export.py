@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from slimsight.compress.errors import ExportError
 from slimsight.compress.models import build_classifier
 from slimsight.export.parity.prove import route_agreement, run_routes
 from slimsight.export.routed.export import dense_graph, export_masked, export_routed, write_routed
+from slimsight.export.runners import OpenVinoRunner
 
 Build = Callable[..., DynamicClassifier]
 IMAGES = 12
@@ -62,6 +65,9 @@ def test_masked_and_routed_files_compute_what_torch_does(name: str, to_dynamic: 
         logits, taken = run_routes(path, pictures)
         assert np.array_equal(taken, routes), route
         assert np.abs(logits - expected).max() <= 1e-4 * max(1.0, scale), route
+        with OpenVinoRunner(path) if find_spec("openvino") else nullcontext() as runner:
+            rows = [runner.run(pictures[k : k + 1]) for k in range(IMAGES)] if runner is not None else [expected]
+        assert np.abs(np.concatenate(rows) - expected).max() <= 1e-4 * max(1.0, scale), route
     assert route_agreement(model, path, pictures) == 1.0
 
 

@@ -58,7 +58,7 @@ def test_what_does_not_fit_is_refused(case, monkeypatch: pytest.MonkeyPatch) -> 
         open_runner(nn.Linear(1, 1), "pt2")
     with pytest.raises(ConfigError, match=r"torch takes a module, not model\.onnx"):
         open_runner(case.onnx, "torch")
-    on_cuda = replace(RUNTIMES["onnxruntime-cuda"], why_unavailable=lambda: "no CUDA device")
+    on_cuda = replace(RUNTIMES["onnxruntime-cuda"], available=lambda: "no CUDA device")
     monkeypatch.setitem(RUNTIMES, "onnxruntime-cuda", on_cuda)
     with pytest.raises(ExportError, match="onnxruntime-cuda cannot run here: no CUDA device"):
         open_runner(case.onnx, "onnxruntime-cuda")
