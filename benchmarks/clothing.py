@@ -170,7 +170,8 @@ class Study:
         write_json(RESULTS, {**about, "command": command, "rows": self.rows})
 
     def has(self, **keys: object) -> bool:
-        return any(all(row.get(key) == value for key, value in keys.items()) for row in self.rows)
+        wanted = {"set": None, **keys}
+        return any(all(row.get(key) == value for key, value in wanted.items()) for row in self.rows)
 
     def file(self, variant: str, keep: float, seed: int) -> Path:
         return self.work / f"{variant}-{keep:g}-{seed}.onnx"
@@ -243,6 +244,7 @@ class Study:
             for keep in self.given.keep:
                 for variant in self.given.only:
                     key = {"variant": variant, "budget": keep, "seed": seed, "image_size": SIDE}
+                    key |= {"set": self.given.set} if self.given.set else {}
                     if not self.has(**key):
                         found = run[variant](keep, seed)
                         file = self.file(variant, keep, seed)
@@ -271,7 +273,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="of learning and of timing")
     parser.add_argument("--rounds", type=int, default=80, help="timed calls of each file")
-    parser.add_argument("--set", nargs="*", default=[], help="overrides of the default's recipe, for trials")
+    parser.add_argument(
+        "--set", nargs="*", default=[], help="overrides of the default's recipe, for trials: rows keep them"
+    )
     parser.add_argument("--work", type=Path, default=Path("runs/clothing"), help="folder for runs and files")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from clothing import read_part
 from int8 import SHARED, has_vnni, lite0

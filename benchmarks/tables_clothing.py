@@ -23,17 +23,18 @@ def clothing(found: Results) -> str:
     ]
     for budget in sorted({row["budget"] for row in rows if "budget" in row}, reverse=True):
         for variant, name in _NAMES.items():
-            own = {row["seed"]: row for row in rows if row["variant"] == variant and row.get("budget") == budget}
-            if not own:
-                continue
             script = {r["seed"]: r for r in rows if r["variant"] == "taylor_script" and r.get("budget") == budget}
-            shared = sorted(own.keys() & script.keys()) if variant != "taylor_script" else []
-            ahead = ahead_of([own[seed] for seed in shared], [script[seed] for seed in shared]) if shared else ""
-            lines.append(
-                f"| {name}, {budget:.0%} | {_mean(own, 'macs', 1 / baseline['macs'], 3)} | {len(own)} | "
-                f"{_mean(own, 'val_accuracy', 100, 1)}, {_mean(own, 'test_accuracy', 100, 1)} | {_speed(own)} | "
-                f"{_mean(own, 'cpu_seconds', 1, 0)} | {ahead} |"
-            )
+            of_variant = [row for row in rows if row["variant"] == variant and row.get("budget") == budget]
+            for trial in sorted({" ".join(row.get("set", [])) for row in of_variant}):
+                own = {row["seed"]: row for row in of_variant if " ".join(row.get("set", [])) == trial}
+                shared = sorted(own.keys() & script.keys()) if variant != "taylor_script" else []
+                ahead = ahead_of([own[seed] for seed in shared], [script[seed] for seed in shared]) if shared else ""
+                tried = f", tried with `{trial}`" if trial else ""
+                lines.append(
+                    f"| {name}{tried}, {budget:.0%} | {_mean(own, 'macs', 1 / baseline['macs'], 3)} | {len(own)} | "
+                    f"{_mean(own, 'val_accuracy', 100, 1)}, {_mean(own, 'test_accuracy', 100, 1)} | {_speed(own)} | "
+                    f"{_mean(own, 'cpu_seconds', 1, 0)} | {ahead} |"
+                )
     return "\n".join(lines)
 
 

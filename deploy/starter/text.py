@@ -40,7 +40,8 @@ _MOST_DROP = 0.5
 _FEW_UNLABELLED = 2_000
 _LARGE_CACHE = 20_000_000_000
 _PHOTOGRAPHS = 96
-"""Pixels of a side from which images are photographs: windows of them, mixed, still show what they show."""
+"""Pixels of a side from which images are photographs: with a few thousand of them distillation did not pay
+(benchmarks/clothing.py), with small images it did (benchmarks/steered_finetuning.py)."""
 
 _USUAL_VAL = DataConfig().val_fraction
 
@@ -104,7 +105,7 @@ def to_recipe(
         "large_cache": _LARGE_CACHE,
         "usual_val_fraction": _USUAL_VAL,
         "few": FEW,
-        "photographs": images.labelled and config.source == "image_folder" and model.size >= _PHOTOGRAPHS,
+        "photographs": config.source == "image_folder" and model.size >= _PHOTOGRAPHS,
         "frozen": _frozen(model.inspection.frozen_groups),
         "name": _model_name(model.config.name, out),
         "weights": _relative(weights, out) if isinstance(weights, Path) else weights,

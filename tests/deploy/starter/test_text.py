@@ -6,7 +6,6 @@ import torch
 import yaml
 from PIL import Image
 
-from slimsight.compress.config import DataConfig
 from slimsight.compress.errors import ModelError
 from slimsight.deploy.schemas import schema_file
 from slimsight.deploy.settings.recipe import Recipe, load_recipe
@@ -50,7 +49,7 @@ def test_a_model_that_takes_one_size_decides_the_size(images: ImageFacts, tmp_pa
     assert "64 px: the model does not take them" in starter.text.replace("\n  # ", " ")
 
 
-def test_photographs_are_seen_through_windows_mixed_and_distilled(images: ImageFacts, tmp_path: Path) -> None:
+def test_small_images_are_distilled_and_photographs_are_not(images: ImageFacts, tmp_path: Path) -> None:
     seen = examine_model(f"{tmp_path / 'models.py'}:any_size", images)
     written = {}
     for side in (96, 64):
@@ -59,12 +58,8 @@ def test_photographs_are_seen_through_windows_mixed_and_distilled(images: ImageF
         )
         (tmp_path / "recipe.yaml").write_text(starter.text)
         recipe = load_recipe(tmp_path / "recipe.yaml")
-        written[side] = (
-            recipe.data.crop_scale, recipe.data.crop_padding, recipe.finetune.mixup, recipe.finetune.distill,
-            recipe.finetune.distill_temperature,
-        )  # fmt: skip
-    unused = DataConfig().crop_padding
-    assert written == {96: ((0.5, 1), unused, 0.2, 0.5, 2), 64: (None, 64 // 8, 0, 0.5, 4)}
+        written[side] = (recipe.data.crop_scale, recipe.data.crop_padding, recipe.finetune.distill)
+    assert written == {96: (None, 96 // 8, 0), 64: (None, 64 // 8, 0.5)}
 
 
 def test_a_model_with_other_logits_than_classes_is_refused(images: ImageFacts, tmp_path: Path) -> None:
@@ -105,14 +100,14 @@ def test_schedules_follow_the_number_of_images_and_the_memory() -> None:
     tight = Schedule.of(45_000, 10**7, 3 * 10**9)
     assert (tight.batch, tight.gate_batch) == (64, 64)  # 1.5 x 64 x 10 MB are just below 35 % of 3 GB
     tighter = Schedule.of(3068, 10**8, 5 * 10**9)  # the gates see as many images in smaller batches
-    assert (tighter.gate_batch, tighter.gate_steps, some.gate_steps) == (8, 800, 200)
+    assert (tighter.gate_batch, tighter.gate_steps, some.gate_steps) == (8, 1200, 300)
 
 
 def test_schedules_follow_the_time_to_spend() -> None:
     quick, usual, thorough = (Schedule.of(3068, 10**5, None, effort) for effort in ("quick", "default", "thorough"))
     assert [each.steer for each in (quick, usual, thorough)] == ["taylor", "none", "rbf"]
     assert [each.finetune_epochs for each in (quick, usual, thorough)] == [5, 9, 18]
-    assert [each.gate_steps for each in (usual, thorough)] == [200, 1000]
+    assert [each.gate_steps for each in (usual, thorough)] == [300, 1000]
     assert [each.explained for each in (quick, usual, thorough)] == [False, False, True]
     assert Schedule.of(199, 10**5, None, "thorough").steer == "none"
 
