@@ -65,13 +65,13 @@ def _speed(rows: dict[int, Results]) -> str:
 
 
 _WAYS = {
-    "shifts": "shifts of up to an eighth of the side",
+    "shifts": "shifts of up to an eighth of the side: what `init` writes",
     "windows": "windows (`data.crop_scale: [0.5, 1]`)",
     "shifts_mixed": "shifts, `finetune.mixup: 0.2`",
     "shifts_distilled": "shifts, `finetune.distill: 0.5`",
     "windows_mixed": "windows, mixup",
     "windows_distilled": "windows, distillation",
-    "windows_mixed_distilled": "windows, mixup and distillation: what `init` writes",
+    "windows_mixed_distilled": "windows, mixup and distillation",
 }
 
 
