@@ -80,17 +80,17 @@ class _Commands(TyperGroup):
 
 
 def _refuse_foreign_names(arguments: Sequence[str]) -> None:
-    """Refuse names that are not UTF-8 in ``arguments`` and above the current folder: runtimes cannot open such files.
+    """Refuse names that are not UTF-8 above the current folder and in ``arguments``: runtimes cannot open such files.
 
     Raises:
-        ConfigError: names the argument, or the folder.
+        ConfigError: names the folder, or the argument.
     """
-    for given in arguments:
-        check_name(given)
     if not is_utf8(here := os.getcwd()):  # noqa: PTH109 - the name alone
         raise ConfigError(
             f"the current folder, {printable(here, 500)}, has a name that is not UTF-8: rename it, or work in another"
         )
+    for given in arguments:
+        check_name(given)
 
 
 app = typer.Typer(
