@@ -29,12 +29,13 @@ from slimsight.export.int8.fidelity import compare_accuracy, compare_fidelity
 from slimsight.export.int8.make import make_int8
 from slimsight.export.int8.prove import onnx_logits
 from slimsight.export.int8.quantise import Scheme
+from slimsight.export.onnx_files.quantised import WeightScales
 from slimsight.export.runners.onnxruntime_session import layers_in_onnxruntime
 from slimsight.export.to_onnx import export_onnx
 
 RESULTS = Path(__file__).resolve().parent / "results" / "int8_control.json"
 IMAGES, CHOSEN_ON, MOST = 256, 256, 8
-ROWS: dict[str, tuple[str, KeptLimits]] = {
+ROWS: dict[str, tuple[WeightScales, KeptLimits]] = {
     "per_channel": ("per_channel", KeptLimits()),
     "per_tensor": ("per_tensor", KeptLimits()),
     "sqnr_18": ("per_tensor", KeptLimits(sqnr_db=18)),
@@ -65,7 +66,7 @@ def measure(name: str, given: argparse.Namespace, images: Photographs, fp32: Pat
     ratio = None if given.no_timing else partial(time_file_ratio, images=images.pixels["test"])
     path = given.work / f"{name}.int8.onnx"
     validation = images.pixels["validation"]
-    scheme = Scheme(weights=weights)  # type: ignore[arg-type]
+    scheme = Scheme(weights=weights)
     made = make_int8(fp32, path, calibration, validation, scheme=scheme, control=control, time_ratio=ratio)
     layers = layers_in_onnxruntime(path)
     row: Row = {"row": name, "weights": weights, "proof_passed": made.proof.passed, "size_bytes": made.file.size_bytes}

@@ -65,7 +65,12 @@ def mix_pairs(batch: Batch, alpha: float) -> MixedBatch:
     """Mix every image with another of the batch (Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization").
 
     The share is one draw of Beta(``alpha``, ``alpha``) for the batch, and at least a half: the label in ``batch`` is
-    that of the larger part. Draws come from torch's global generator, which checkpoints hold.
+    that of the larger part. Draws come from torch's global generator, which checkpoints hold; each of several processes
+    mixes its own part of a batch.
+
+    Args:
+        batch: images (N, 3, H, W) and labels (N,).
+        alpha: above 0.
     """
     drawn = float(torch.distributions.Beta(alpha, alpha).sample())
     share = max(drawn, 1 - drawn)
@@ -87,10 +92,11 @@ def train_classifier(
 ) -> History:
     """Train ``model`` with a one-cycle learning rate, by SGD with Nesterov momentum or AdamW; the last weights stay.
 
-    With a ``teacher`` and a FinetuneConfig that asks for it, part of the loss is the distillation loss
-    T^2 KL(teacher / T || model / T) (Hinton et al. 2015, section 2). ``steering`` adds its interpretation term;
-    ``model`` is then the classifier of its slim network. ``score``: what the share of predictions that are the labels
-    is called while training is shown: ``agreement`` where labels are the teacher's predictions.
+    With ``config.mixup`` images and labels are mixed in pairs (``mix_pairs``). With a ``teacher`` and a FinetuneConfig
+    that asks for it, part of the loss is the distillation loss T^2 KL(teacher / T || model / T) (Hinton et al. 2015,
+    section 2). ``steering`` adds its interpretation term; ``model`` is then the classifier of its slim network.
+    ``score``: what the share of predictions that are the labels is called while training is shown: ``agreement`` where
+    labels are the teacher's predictions.
     """
     share = config.distill if isinstance(config, FinetuneConfig) and teacher is not None else 0.0
     temperature = config.distill_temperature if isinstance(config, FinetuneConfig) else 1.0

@@ -181,6 +181,7 @@ def _checks_of_sizes() -> Iterator[None]:
     def check(error: type[BaseException], condition: Any, message: Any = None) -> None:
         own(error, bool(condition) if isinstance(condition, Tensor) else condition, message)
 
+    # What all of torch's checks call; mypy takes a module's function for a constant.
     torch._check_with = check  # type: ignore[assignment]
     try:
         yield

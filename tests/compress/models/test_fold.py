@@ -1,8 +1,11 @@
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from slimsight.compress.models import Classifier
 from slimsight.compress.models.fold import FoldedNorm2d, FoldedNormAct2d, FoldPair, find_fold_pairs, fold_, to_fast
@@ -120,6 +123,13 @@ class StandardisedConv(nn.Conv2d):
         return self._conv_forward(input, weight / weight.std((1, 2, 3), keepdim=True), self.bias)
 
 
+class NormAfter(ActivatedNorm):
+    """It looks like ``ActivatedNorm`` and activates before it normalises."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return nn.BatchNorm2d.forward(self, self.act(input))
+
+
 def with_library_layers() -> Classifier:
     torch.manual_seed(0)
     net = nn.Sequential(
@@ -144,3 +154,35 @@ def test_norms_with_an_activation_and_subclasses_of_layers_are_folded_where_that
     again = to_fast(fast, images[:1])
     with torch.no_grad():
         torch.testing.assert_close(again(images), classifier(images), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        lambda: (nn.Conv2d(3, 8, 3), NormAfter(8)),
+        lambda: (weight_norm(nn.Conv2d(3, 8, 3)), nn.BatchNorm2d(8)),
+        lambda: (spectral_norm(nn.Conv2d(3, 8, 3)), nn.BatchNorm2d(8)),
+        lambda: (prune.random_unstructured(nn.Conv2d(3, 8, 3), "weight", 0.5), nn.BatchNorm2d(8)),
+    ],
+    ids=["another order", "weight_norm", "spectral_norm", "prune mask"],
+)
+def test_what_a_fold_would_change_or_cannot_write_stays(layers: Callable[[], tuple[nn.Module, ...]]) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(*layers(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)).eval()
+    norm = net[1]
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    norm.running_mean.uniform_(-0.5, 0.5)  # at 0 both orders of a ReLU and a positive scale are the same
+    images = torch.rand(4, 3, 8, 8)
+    fast = to_fast(net, images[:1])
+    assert not any(isinstance(module, FoldedNorm2d | FoldedNormAct2d) for module in fast.modules())
+    with torch.no_grad():
+        torch.testing.assert_close(fast(images), net(images))
+
+
+def test_a_network_whose_outputs_are_all_zero_shows_nothing() -> None:
+    head = nn.Linear(8, 3, bias=False)
+    nn.init.zeros_(head.weight)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head).eval()
+    fast = to_fast(net, torch.rand(1, 3, 8, 8))
+    assert not any(isinstance(module, FoldedNorm2d) for module in fast.modules())

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from slimsight.deploy.bench.models import find_models
 from slimsight.deploy.bench.probe import TrialResult
 from slimsight.deploy.bench.sweep import BenchSettings, run_sweep
 from slimsight.export.parity.prove import Artifact, prove_parity
-from slimsight.export.runners import Runtime, choose, plug_in
+from slimsight.export.runners import Runner, Runtime, choose, plug_in
 
 TOY = '''
 import numpy as np
@@ -166,8 +167,12 @@ def test_what_a_plug_in_gets_wrong_is_said_of_it(case, plug, tmp_path: Path) -> 
         choose.all_runtimes()["module"].open(case.onnx, None, 1)
 
 
+def never_opened(model: Any, _device: str | None, _threads: int) -> Runner:
+    raise AssertionError(f"{model} was opened")
+
+
 def test_a_runtime_must_have_a_name_and_formats() -> None:
     with pytest.raises(ValueError, match="a runtime is called 'My:Own': give lower-case letters"):
-        Runtime("My:Own", (".onnx",), lambda *_: None)  # type: ignore[arg-type,return-value]
+        Runtime("My:Own", (".onnx",), never_opened)
     with pytest.raises(ValueError, match=r"runtime own takes \.tflite: give some of module, \.onnx"):
-        Runtime("own", (".tflite",), lambda *_: None)  # type: ignore[arg-type,return-value]
+        Runtime("own", (".tflite",), never_opened)
