@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from slimsight.compress.progress import SILENT, Progress
 from slimsight.export.config import MOST_FLOAT_LAYERS
 from slimsight.export.int8.calibration import Calibration
 from slimsight.export.int8.control import KeptLimits
-from slimsight.export.int8.make import Int8Model, make_int8
+from slimsight.export.int8.make import Int8Model
 from slimsight.export.int8.prepare import check_quantisable
 from slimsight.export.onnx_files.graph import read_onnx
 from slimsight.export.onnx_files.metadata import (
@@ -31,8 +30,7 @@ from slimsight.export.onnx_files.metadata import (
 )
 from slimsight.export.onnx_files.quantised import Form, Method, WeightScales
 
-from ..timing.file_ratio import time_file_ratio
-from .model import check_choices, check_out, split_held_out, split_rows
+from .model import check_choices, check_out, make_with_control, split_rows
 
 Channels = tuple[float, float, float]
 
@@ -94,17 +92,7 @@ def quantise_from_folder(
         tuple(map(int, rows)),
         normalised=normalisation is not None,
     )
-    control, proven_on = split_held_out(pixels[len(rows) :], limits, max_float_layers)
-    return make_int8(
-        fp32,
-        path,
-        calibration,
-        proven_on,
-        scheme=scheme,
-        control=control,
-        time_ratio=partial(time_file_ratio, images=pixels, progress=progress),
-        progress=progress,
-    )
+    return make_with_control(fp32, path, calibration, pixels, scheme, limits, max_float_layers, progress)
 
 
 def read_normalisation(mean: str | None, std: str | None) -> tuple[Channels, Channels] | None:

@@ -83,17 +83,7 @@ def quantize(
             raise ExportError(f"{images} calibration images were asked for: INT8 needs at least {LEAST_IMAGES}")
         seen = first_images(loader, images + MOST_HELD_OUT * (2 if limits.any else 1))[0].numpy()
         calibration = Calibration(seen[:images], "the loader's first images", normalised=True)
-        control, proven_on = split_held_out(seen[images:], limits, max_float_layers)
-        return make_int8(
-            fp32,
-            path,
-            calibration,
-            proven_on,
-            scheme=scheme,
-            control=control,
-            time_ratio=partial(time_file_ratio, images=seen, progress=progress),
-            progress=progress,
-        )
+        return make_with_control(fp32, path, calibration, seen, scheme, limits, max_float_layers, progress)
 
 
 def check_choices(method: Method, form: Form, weights: WeightScales = "per_channel") -> Scheme:
@@ -124,17 +114,37 @@ def check_limits(agreement: float | None, sqnr_db: float | None, max_float_layer
     return KeptLimits(agreement=agreement, sqnr_db=sqnr_db)
 
 
-def split_held_out(
-    pixels: NDArray[Any], limits: KeptLimits, max_float_layers: int
-) -> tuple[Control | None, NDArray[Any]]:
-    """Accuracy control and the images to prove the file on: with a limit, every second image chooses layers.
+def make_with_control(
+    fp32: Path,
+    path: Path,
+    calibration: Calibration,
+    images: NDArray[Any],
+    scheme: Scheme,
+    limits: KeptLimits,
+    max_float_layers: int,
+    progress: Progress,
+) -> Int8Model:
+    """Write ``path`` in INT8 and prove it on the ``images`` behind those of ``calibration``.
+
+    With a limit every second of them chooses layers instead.
 
     Raises:
-        ExportError: there are too few.
+        ExportError: the file cannot be quantised, or there are too few images.
     """
-    if not limits.any:
-        return None, pixels
-    return Control(limits, ControlImages(pixels[::2]), max_float_layers), pixels[1::2]
+    control = None
+    others = images[len(calibration.pixels) :]
+    if limits.any:
+        control, others = Control(limits, ControlImages(others[::2]), max_float_layers), others[1::2]
+    return make_int8(
+        fp32,
+        path,
+        calibration,
+        others,
+        scheme=scheme,
+        control=control,
+        time_ratio=partial(time_file_ratio, images=images, progress=progress),
+        progress=progress,
+    )
 
 
 def check_out(path: Path, source: Path | None) -> Path:
