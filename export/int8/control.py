@@ -210,7 +210,7 @@ class _Search:
             scheme, images = self._quantiser.scheme, self._control.images
             graph = self._quantiser.to_graph(float_layers=float_layers)
             trial = write_quantised(graph, self._quantiser.folder / "trial.onnx", scheme)
-            name = f"INT8 with {len(key)} layers in FP32"
+            name = f"INT8, layers in FP32: {len(key)}"
             logits = OnnxLogits(trial.path, optimised=why_slow_or_wrong(scheme.form) is None)(
                 images.pixels, progress=self._progress, name=name
             )

@@ -125,7 +125,7 @@ def prove_int8(
     proto = read_onnx(path)
     form = stated_form(stored_metadata(proto))
     own = onnx_logits(path, images, optimised=False, progress=progress, name=f"{artifact} by its own arithmetic")
-    exact = onnx_logits(fp32, images, progress=progress, name=f"{artifact}: in FP32")
+    exact = onnx_logits(fp32, images, progress=progress, name=f"{artifact} in FP32")
     rows: list[RuntimeProof] = []
     skipped: list[tuple[str, str]] = []
     for runtime in runtimes_for(".onnx"):
