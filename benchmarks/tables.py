@@ -19,6 +19,7 @@ from tables_drift import drift, steered_finetuning
 from tables_dynamic import dynamic
 from tables_faults import faults
 from tables_headlines import headlines
+from tables_int8 import int8_control
 from tables_kinds import kinds
 from tables_models import zoo
 from tables_scaling import processes, scaling
@@ -30,12 +31,13 @@ from slimsight.compress.files.atomic import read_json, write_text
 
 HERE = Path(__file__).resolve().parent
 DOCS, RESULTS = HERE.parent / "docs", HERE / "results"
-PAGES = (HERE.parent / "README.md", DOCS / "results.md", DOCS / "scaling.md")
+PAGES = (HERE.parent / "README.md", DOCS / "results.md", DOCS / "scaling.md", DOCS / "int8.md")
 
 TABLES: dict[str, tuple[Callable[..., str], *tuple[str, ...]]] = {
     "headlines": (
         headlines,
         "zoo.json",
+        "clothing.json",
         "efficiency.json",
         "cifar10_resnet20_keep50.json",
         "steered_finetuning.json",
@@ -73,6 +75,7 @@ TABLES: dict[str, tuple[Callable[..., str], *tuple[str, ...]]] = {
     "preprocessing": (preprocessing, "preprocessing.json"),
     "clothing": (clothing, "clothing.json"),
     "finetuning": (finetuning, "finetuning.json"),
+    "int8_control": (int8_control, "int8_control.json"),
     "processes": (processes, "processes.json"),
     "scaling": (scaling, "scaling.json"),
 }

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from operator import itemgetter
 from typing import Any
 
+from tables_clothing import headline
 from tables_study import difference, spread
 
 Results = dict[str, Any]
@@ -14,10 +15,18 @@ NETWORKS = {"resnet18@224": "ResNet-18 at 224", "resnet50@224": "ResNet-50 at 22
 
 
 def headlines(
-    zoo: Results, efficiency: Results, study: Results, finetuning: Results, lab: Results, kills: Results, disk: Results
+    zoo: Results,
+    photographs: Results,
+    efficiency: Results,
+    study: Results,
+    finetuning: Results,
+    lab: Results,
+    kills: Results,
+    disk: Results,
 ) -> str:
-    """Exactness, speed-up, accuracy, drift of explanations, coverage of the timing intervals, interrupted runs."""
-    lines = [_exactness(zoo), *_speed(efficiency), _accuracy(study), _steering(study), _explanations(finetuning)]
+    """Exactness, photographs, speed-up, accuracy, drift of explanations, timing intervals, interrupted runs."""
+    lines = [_exactness(zoo), headline(photographs), *_speed(efficiency), _accuracy(study), _steering(study)]
+    lines += [_explanations(finetuning)]
     lines += [_timing(lab), _survival(kills, disk)]
     return "\n".join(["| what | measured |", "|---|---|", *(f"| {what} | {figure} |" for what, figure in lines)])
 
