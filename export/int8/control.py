@@ -49,11 +49,11 @@ class KeptLimits:
         return any(value is not None for value in asdict(self).values())
 
     def keeps(self, found: Kept) -> bool:
-        """Whether a file that was measured keeps all limits."""
-        drop = 0.0 if found.accuracy_drop is None else found.accuracy_drop
+        """Whether a file that was measured keeps all limits; a limit on what was not measured is not kept."""
+        drop = found.accuracy_drop
         return (
             (self.agreement is None or found.agreement >= self.agreement)
-            and (self.accuracy_drop is None or drop <= self.accuracy_drop + 1e-9)
+            and (self.accuracy_drop is None or (drop is not None and drop <= self.accuracy_drop + 1e-9))
             and (self.sqnr_db is None or found.sqnr_db >= self.sqnr_db)
         )
 

@@ -108,6 +108,7 @@ def test_every_layer_may_stay_in_fp32_and_logits_are_then_those_of_fp32_activati
         ({"sqnr_db": 20.0}, Kept(0.0, 19.9), False),
         ({"accuracy_drop": 0.01}, Kept(0.5, 5.0, 0.01), True),
         ({"accuracy_drop": 0.01, "agreement": 0.5}, Kept(0.5, 5.0, 0.011), False),
+        ({"accuracy_drop": 0.01}, Kept(1.0, 50.0, None), False),
         ({"sqnr_db": 20.0}, Kept(0.0, float("nan")), False),
     ],
 )
