@@ -53,6 +53,11 @@ class GatesConfig(Section):
     cost_weight: Positive = Field(default=2.0, description="g2 of R_res")
     temperature: Positive = Field(default=0.4, description="of the sampled gates")
     shrink: Fraction = Field(default=0.6, description="share of the steps over which the target falls to the budget")
+    norm: Literal["eval", "batch", "recalibrated"] = Field(
+        default="eval",
+        description="statistics of batch normalisation while gates close: eval: those of the original; batch: those of "
+        "each batch; recalibrated: running ones, taken anew as the gates move",
+    )
     compile: bool | Literal["auto"] = Field(
         default="auto", description="torch.compile the step; auto: on a CPU, when the steps saved are worth the wait"
     )

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from ..progress import SILENT, Progress
 from ..surgery import ChannelGroup, masked, max_relative
 from .gate import Gates
 from .scaled import scale_
+from .statistics import use_batch_statistics_
 
 TOLERANCE = 1e-6
 """Relative difference in float64 between the fast network and the one that multiplies activations; the explainer's
@@ -48,13 +50,19 @@ class FastNetwork(nn.Module):
 
     Args:
         network: frozen, in eval mode; a classifier, or one with its explainer.
+        pairs: names as in ``network``.
         steered: whether the explainer runs too.
     """
 
     sources: Tensor
 
     def __init__(
-        self, network: nn.Module, groups: Sequence[ChannelGroup], pairs: Sequence[FoldPair], *, steered: bool
+        self,
+        network: nn.Module,
+        groups: Sequence[ChannelGroup],
+        pairs: Sequence[FoldPair],
+        *,
+        steered: bool,
     ) -> None:
         super().__init__()
         network = copy_of(network)
@@ -94,17 +102,30 @@ class GatedNetwork(nn.Module):
     ``network`` is not changed; a ``FastNetwork`` replaces it, with every normalisation folded that can be. It is
     compared with ``masked`` in float64, on two images of ``batch``, at random gates.
 
+    Args:
+        batch_statistics: the classifier's normalisations, none of them folded, use those of each batch.
+
     Raises:
         PruningError: the fast network computes something else.
     """
 
     def __init__(
-        self, network: nn.Module, gates: Gates, groups: Sequence[ChannelGroup], batch: Batch, *, steered: bool
+        self,
+        network: nn.Module,
+        gates: Gates,
+        groups: Sequence[ChannelGroup],
+        batch: Batch,
+        *,
+        steered: bool,
+        batch_statistics: bool = False,
     ) -> None:
         super().__init__()
         self.gates = gates
-        pairs = proven_fold_pairs(network, groups, batch.images[:2], batch.labels[:2], steered=steered)
-        self.fast = FastNetwork(network, groups, pairs, steered=steered)
+        self.pairs = proven_fold_pairs(
+            network, groups, batch.images[:2], batch.labels[:2], steered=steered, batch_statistics=batch_statistics
+        )
+        self.fast = FastNetwork(network, groups, self.pairs, steered=steered)
+        self._batch_norms = use_batch_statistics_(self.fast.classifier) if batch_statistics else []
         self._compiled: Callable[..., tuple[Tensor, Tensor | None]] | None = None
         self._compiled_for: torch.Size | None = None
 
@@ -112,12 +133,23 @@ class GatedNetwork(nn.Module):
         self, images: Tensor, labels: Tensor, *, noise: float, temperature: float
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """Logits, explanations (None unless steered) and the gate sample that they were computed with."""
-        values, logs = self.gates.sample(noise=noise, temperature=temperature)
+        values, factors, logs = self.draw(noise=noise, temperature=temperature)
         # A last batch of another size runs eagerly: it would need a compilation of its own.
         compiled = self._compiled if images.shape == self._compiled_for else None
-        factors, logs = self.fast.to_positions(values.detach(), 1), self.fast.to_positions(logs, 0)
         logits, numbers = (compiled or self.fast)(factors, logs, images, labels)
         return logits, numbers, values
+
+    def train(self, mode: bool = True) -> Self:
+        """As of every module; normalisations with the statistics of the batch stay in training mode."""
+        super().train(mode)
+        for norm in self._batch_norms:  # so that processes which share a batch share its statistics: ``GlobalBatch``
+            norm.training = True
+        return self
+
+    def draw(self, *, noise: float, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+        """One sample of the gates: (channels of all groups,) values; factors and logs as ``FastNetwork`` takes them."""
+        values, logs = self.gates.sample(noise=noise, temperature=temperature)
+        return values, self.fast.to_positions(values.detach(), 1), self.fast.to_positions(logs, 0)
 
     def compile_(self, batch: Batch, progress: Progress = SILENT) -> bool:
         """Compile for batches of the shape of ``batch``, on its device and under the present autocast.
@@ -151,9 +183,17 @@ class GatedNetwork(nn.Module):
 
 
 def proven_fold_pairs(
-    network: nn.Module, groups: Sequence[ChannelGroup], images: Tensor, labels: Tensor, *, steered: bool
+    network: nn.Module,
+    groups: Sequence[ChannelGroup],
+    images: Tensor,
+    labels: Tensor,
+    *,
+    steered: bool,
+    batch_statistics: bool = False,
 ) -> tuple[FoldPair, ...]:
     """Normalisations that can be folded into the layer before them without changing the gated network's outputs.
+
+    With ``batch_statistics`` those of the classifier are not folded.
 
     Raises:
         PruningError: even with none folded, the fast network computes something else.
@@ -161,7 +201,9 @@ def proven_fold_pairs(
     network, images = copy_of(network).double(), images.double()
     names, widths = [group.name for group in groups], [group.channels for group in groups]
     values = _random_gates(images.new_zeros(sum(widths)))
-    classifier = network.classifier if isinstance(network, ExplainedClassifier) else network
+    if batch_statistics:
+        use_batch_statistics_(_classifier_of(network))
+    classifier = _classifier_of(network)
 
     def plain() -> list[Tensor]:
         return list(network(images, labels)) if steered else [classifier(images)]
@@ -182,6 +224,10 @@ def proven_fold_pairs(
                 "weights: gates.steer=magnitude"
             )
     return pairs
+
+
+def _classifier_of(network: nn.Module) -> nn.Module:
+    return network.classifier if isinstance(network, ExplainedClassifier) else network
 
 
 def _random_gates(like: Tensor) -> Tensor:

@@ -14,13 +14,15 @@ from torch.nn.modules.conv import _ConvNd
 from ..config import GatesConfig
 from ..data import Batch, BatchSource
 from ..explain import ExplainedClassifier, Targets
+from ..models.fold import FoldPair
 from ..parallel.processes import even_slice, rank, world_size
 from ..surgery import ChannelGroup
-from ..training import Learning, fit, to_device
+from ..training import Learning, Stateful, fit, to_device
 from .cost import CostModel
 from .gate import Gates
-from .gated import GatedNetwork, pays_to_compile
+from .gated import FastNetwork, GatedNetwork, pays_to_compile
 from .history import GateHistory
+from .statistics import NormRefresh
 
 LOGIT_TRAVEL = 16.0
 """Distance that Adam can move a logit over all steps: the default learning rate is this / steps."""
@@ -189,10 +191,10 @@ def learn_gates(
 ) -> GateResult:
     """Rank the channels of ``groups`` by learning which of them can close.
 
-    Weights and selector are frozen, batch normalisation is in eval mode. The cost's target falls from that of the
-    unpruned model to ``budget`` over ``config.shrink`` of the steps, the sample's noise falls to 0 towards the end,
-    and the weight of R_res grows while R_res is not zero. Gates that are not at the budget then go on under the last
-    target, without noise, until they are or ``MAX_EXTENSION`` ends.
+    Weights and selector are frozen; batch normalisation has the statistics that ``config.norm`` says. The cost's target
+    falls from that of the unpruned model to ``budget`` over ``config.shrink`` of the steps, the sample's noise falls to
+    0 towards the end, and the weight of R_res grows while R_res is not zero. Gates that are not at the budget then go
+    on under the last target, without noise, until they are or ``MAX_EXTENSION`` ends.
 
     Args:
         network: the classifier, or the classifier with its explainer (needed for steering).
@@ -213,6 +215,11 @@ def learn_gates(
     lr = config.lr if config.lr is not None else LOGIT_TRAVEL / config.steps
     optimizer = torch.optim.Adam([gates.theta], lr=lr)
     curve = GateHistory(config.steps)
+    keeps: dict[str, Stateful] = {"objective": objective, "history": curve}
+    refresh = None
+    if config.norm == "recalibrated":
+        refresh = _to_refresh(gated, network, groups, objective, train)
+        keeps["norms"] = refresh
 
     def result(last: Mapping[str, float], steps: int) -> GateResult:
         extension = max(0, steps - config.steps)
@@ -223,6 +230,8 @@ def learn_gates(
             last = step + 1 == steps or (finished is not None and finished(step + 1))
             curve.add(start + step, figures, objective.target / objective.total, last=last)
             objective.advance(start + step, figures)
+            if refresh is not None:
+                refresh.after_step(start + step)
 
         history = fit(
             gated,
@@ -234,7 +243,7 @@ def learn_gates(
             steps=steps,
             after_step=after_step,
             finished=finished,
-            keeps={"objective": objective, "history": curve},
+            keeps=keeps,
         )
         return result(history.epochs[-1], int(curve.columns["step"][-1]))
 
@@ -254,6 +263,29 @@ def learn_gates(
     return extended
 
 
+def _to_refresh(
+    gated: GatedNetwork,
+    network: nn.Module,
+    groups: Sequence[ChannelGroup],
+    objective: GateObjective,
+    train: BatchSource,
+) -> NormRefresh:
+    """What keeps the statistics of ``gated`` up to date, at the noise and temperature of ``objective``."""
+    unfolded = FastNetwork(network, groups, (), steered=False)
+    unfolded.to(gated.fast.sources.device).to(memory_format=torch.channels_last).eval()
+
+    def draw() -> tuple[Tensor, Tensor]:
+        return gated.draw(noise=objective.noise, temperature=objective.temperature)[1:]
+
+    prefix = "classifier." if isinstance(network, ExplainedClassifier) else ""
+    pairs = [
+        FoldPair(pair.producer.removeprefix(prefix), pair.norm.removeprefix(prefix))
+        for pair in gated.pairs
+        if pair.norm.startswith(prefix)
+    ]
+    return NormRefresh(unfolded.classifier, gated.fast.classifier, pairs, unfolded, draw, train)
+
+
 def _to_gated(
     network: nn.Module,
     gates: Gates,
@@ -268,7 +300,7 @@ def _to_gated(
     """The gated network, compiled if the recipe says so, or says ``auto`` and it pays."""
     with torch.random.fork_rng():  # a user's loader may draw its order here
         batch = to_device(next(train.epoch(0)), learning.device)
-    gated = GatedNetwork(network, gates, groups, batch, steered=steered)
+    gated = GatedNetwork(network, gates, groups, batch, steered=steered, batch_statistics=config.norm == "batch")
     gated.to(learning.device).to(memory_format=torch.channels_last).eval()
     own = even_slice(len(batch.images), rank(), world_size())
     batch = Batch(batch.images[own], batch.labels[own], batch.indices[own])

@@ -130,31 +130,39 @@ def _is_affine_in_eval(norm: nn.Module) -> bool:
 
 @torch.no_grad()
 def fold_(network: nn.Module, pairs: Sequence[FoldPair]) -> None:
-    """Fold each normalisation into its producer: weight * s and (bias - mean) * s + beta.
-
-    s = gamma / sqrt(var + eps), computed in float64. The producer gets new parameters; shared ones stay unchanged.
-    """
+    """Fold each normalisation into its producer, which gets new parameters; shared ones stay unchanged."""
     modules = dict(network.named_modules())
     for pair in pairs:
         producer, norm = modules[pair.producer], modules[pair.norm]
-        assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        weight, bias = producer.weight, producer.bias
-        assert isinstance(weight, Tensor)
-        scale = (norm.running_var.double() + norm.eps).rsqrt()
-        shift = -norm.running_mean.double() if bias is None else bias.double() - norm.running_mean.double()
-        if norm.affine:
-            scale = scale * norm.weight.double()
-        shift = shift * scale
-        if norm.affine:
-            shift = shift + norm.bias.double()
-        scaled = weight.double() * scale.view(-1, *[1] * (weight.dim() - 1))
-        producer.weight = nn.Parameter(scaled.to(weight.dtype), requires_grad=False)
-        producer.bias = nn.Parameter(shift.to(weight.dtype), requires_grad=False)
+        weight, bias = folded_parameters(producer, norm)
+        producer.weight = nn.Parameter(weight, requires_grad=False)
+        producer.bias = nn.Parameter(bias, requires_grad=False)
         folded = _folded_type(norm)
         assert folded is not None
         norm.__class__ = folded
+
+
+@torch.no_grad()
+def folded_parameters(producer: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight and bias of ``producer`` with ``norm`` folded in: weight * s and (bias - mean) * s + beta.
+
+    s = gamma / sqrt(var + eps), computed in float64.
+    """
+    assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    weight, bias = producer.weight, producer.bias
+    assert isinstance(weight, Tensor)
+    assert bias is None or isinstance(bias, Tensor)
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    shift = -norm.running_mean.double() if bias is None else bias.double() - norm.running_mean.double()
+    if norm.affine:
+        scale = scale * norm.weight.double()
+    shift = shift * scale
+    if norm.affine:
+        shift = shift + norm.bias.double()
+    scaled = weight.double() * scale.view(-1, *[1] * (weight.dim() - 1))
+    return scaled.to(weight.dtype), shift.to(weight.dtype)
 
 
 @torch.no_grad()
