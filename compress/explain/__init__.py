@@ -18,7 +18,9 @@ from .amortized.realx import pixel_masks, realx_objective, realx_sample
 from .amortized.selector import AmortizedExplainer, ExplainedClassifier, RbfExplainer, RealXExplainer, Selector
 from .amortized.targets import (
     Drift,
+    DriftChance,
     Targets,
+    drift_chance,
     explanations,
     find_targets,
     head_drift,
@@ -48,6 +50,7 @@ __all__ = [
     "Capture",
     "CheckedExplainer",
     "Drift",
+    "DriftChance",
     "ExplainedClassifier",
     "Explainer",
     "ExplainerFactory",
@@ -71,6 +74,7 @@ __all__ = [
     "calibrate_percent",
     "check_images",
     "check_labels",
+    "drift_chance",
     "eval_with_gradients",
     "explanations",
     "find_scales",

@@ -33,6 +33,7 @@ _NO_EXPLAINER: Final = (
     "the run has no explainer, so nothing is known of its saliency; set explainer.enabled and run again"
 )
 _NOT_MEASURED: Final = "the report has no such figure; run 'slimsight run' again to measure it"
+_NO_CHANCE: Final = "the run was made before chance levels were measured, or on a single validation image: run it again"
 _UNDEFINED: Final = "no image defines it: maps of one of the models say nothing"
 _LISTED: Final = 3
 
@@ -294,9 +295,13 @@ def _drift_checks(figures: TargetFigures, limits: DriftLimits) -> Iterator[Budge
         missing = f"{figures.kind} has no explanations to compare: check the run that made it, or remove the line"
 
     undefined = missing if maps is None else _UNDEFINED
+    chance = None if saliency is None else saliency.chance
+    share = None if chance is None else chance.share.mean
+    share_missing = missing if saliency is None or chance is not None else _NO_CHANCE
     rows: tuple[tuple[str, str, Unit, Bound, float | None, str], ...] = (
         ("center_px", "centre", "px", "max", None if saliency is None else saliency.center_drift_px, missing),
         ("iou", "overlap of maps", "overlap", "min", None if saliency is None else saliency.iou, missing),
+        ("share", "share of the way to chance", "overlap", "max", share, share_missing),
         (
             "region_iou",
             "overlap of regions",

@@ -41,6 +41,7 @@ read_overlap = partial(read_share, what="overlap of maps", example="0.5 or '50%'
 read_region_overlap = partial(read_share, what="overlap of regions", example="0.5 or '50%'")
 read_moved = partial(read_share, what="share of images", example="0.1 or '10%'")
 read_integer_layers = partial(read_share, what="share of layers", example="0.95 or '95%'")
+read_drift_share = partial(read_share, what="share of the way to chance", example="0.5 or '50%'")
 read_lost = partial(read_share, what="share of images", example="0.01 or '1%'")
 
 
@@ -139,6 +140,7 @@ Overlap: TypeAlias = Annotated[Numbers, Levels(read_overlap, SHARE, bound="min")
 RegionOverlap: TypeAlias = Annotated[Numbers, Levels(read_region_overlap, SHARE, bound="min")]
 IntegerLayers: TypeAlias = Annotated[Numbers, Levels(read_integer_layers, SHARE, bound="min")]
 Moved: TypeAlias = Annotated[Numbers, Levels(read_moved, SHARE, bound="max")]
+DriftShare: TypeAlias = Annotated[Numbers, Levels(read_drift_share, SHARE, bound="max")]
 Lost: TypeAlias = Annotated[Numbers, Levels(read_lost, SHARE, bound="max")]
 
 
@@ -173,6 +175,9 @@ class DriftLimits(_Limits):
 
     center_px: Pixels | None = _key("the most pixels that the centres of explanations moved", 3, "3px")
     iou: Overlap | None = _key("the least overlap of the two models' maps", 0.5, "50%")
+    share: DriftShare | None = _key(
+        "the most of the way from no change (0) to the mean explanation in every image's place (1)", 0.5, "50%"
+    )
     region_iou: RegionOverlap | None = _key("the least overlap of the regions with half of a map's mass", 0.5)
     moved: Moved | None = _key("the largest share of images whose top region went elsewhere", "10%")
     lost: Lost | None = _key("the largest share of images without an explanation in one of the models; default 0", "1%")

@@ -93,6 +93,29 @@ class MapDriftFigures(ReportPart):
     worst: tuple[DriftedImage, ...] = ()
 
 
+class ChanceDriftFigures(ReportPart):
+    """Drift from the original's explanations to ones that know nothing of their image; as ``SaliencyFigures``."""
+
+    center_drift_px: NonNegative
+    sigma_drift_px: NonNegative
+    iou: Share
+    images: Whole
+
+
+class SaliencyChanceFigures(ReportPart):
+    """The chance level of ``SaliencyFigures``.
+
+    ``constant``: the mean explanation for every image; ``other``: that of an image of another class; ``share``:
+    (1 - iou) / (1 - iou of ``constant``), 0 where nothing moved, 1 where the slim model's explanation is no nearer than
+    the mean one; ``r2``: share of the variance of the original's explanations that the slim model's have.
+    """
+
+    constant: ChanceDriftFigures
+    other: ChanceDriftFigures
+    share: EstimateFigures
+    r2: float | None = None
+
+
 class AttributionFigures(ReportPart):
     """Original against slim on ``images`` validation images by an explainer that steers nothing (Grad-CAM).
 

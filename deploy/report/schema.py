@@ -24,6 +24,7 @@ from .parts import (
     PercentilesMs,
     RankingFigures,
     ReportPart,
+    SaliencyChanceFigures,
     SelectorFigures,
     Share,
     StatisticsFigures,
@@ -161,8 +162,9 @@ class LatencyFigures(ReportPart):
 class SaliencyFigures(ReportPart):
     """Drift of explanations from the original to the slim model: means over ``images``, pixels.
 
-    ``iou``: sum of minima / sum of maxima of the two maps; ``area``: mean of the slim model's maps; ``maps``:
-    figures that any explainer has; ``selector`` or ``ranking``: evidence for the explainer on the original.
+    ``iou``: sum of minima / sum of maxima of the two maps; ``chance``: what explanations that know nothing of their
+    image have; ``area``: mean of the slim model's maps; ``maps``: figures that any explainer has; ``selector`` or
+    ``ranking``: evidence for the explainer on the original.
     """
 
     explainer: str
@@ -170,6 +172,7 @@ class SaliencyFigures(ReportPart):
     sigma_drift_px: NonNegative | None = None
     iou: Share
     images: Whole | None = None
+    chance: SaliencyChanceFigures | None = None
     area: Share | None = None
     maps: MapDriftFigures | None = None
     selector: SelectorFigures | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from ...data import Batch, BatchSource, one_pass
 from ...progress import SILENT, Progress
 from ...training import to_device
+from ..fidelity.estimate import Estimate
 from .heads import Head
 from .rbf import rbf_map
 from .selector import ExplainedClassifier
@@ -66,17 +68,71 @@ def head_drift(head: Head, original: Tensor, slim: Tensor) -> Drift:
     return _moments_drift(original, slim, before, after, head.to_maps)
 
 
+@dataclass(frozen=True)
+class DriftChance:
+    """Drift beside its chance level: the same figures of explanations that know nothing of their image.
+
+    Attributes:
+        constant: the mean explanation in place of every image's own.
+        other: the explanation of an image of another class (unless one class has half of the images).
+        share: (1 - IoU) / (1 - mean IoU of ``constant``), per image: 0 where nothing moved, 1 where the slim model's
+            explanation is no nearer to the original's than the mean one.
+        r2: share of the variance of the original's explanations (their part that steers) that the slim model's have:
+            1 where they are the same, 0 for the mean explanation, negative beyond; None where they do not vary.
+    """
+
+    constant: Drift
+    other: Drift
+    share: Estimate
+    r2: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return asdict(self)
+
+
+def drift_chance(head: Head, original: Tensor, slim: Tensor, labels: Tensor) -> DriftChance:
+    """The chance level of the drift between two sets of ``head``'s numbers (N, ...), N at least 2, classes (N,)."""
+    mean = original.double().mean(0, keepdim=True).to(original.dtype).expand_as(original)
+    constant = head_drift(head, original, mean)
+    order = torch.argsort(labels.cpu(), stable=True)
+    other = torch.empty_like(order)
+    other[order] = order.roll(len(order) // 2)
+    room = 1 - constant.iou
+    apart = 1 - torch.cat(
+        [
+            _overlap(head.to_maps(ours), head.to_maps(theirs))
+            for ours, theirs in zip(torch.split(slim, _CHUNK), torch.split(original, _CHUNK), strict=True)
+        ]
+    )
+    shares = apart / room if room > 0 else torch.full_like(apart, torch.nan)
+    left = squared_distance(*(head.steered_part(numbers).double() for numbers in (slim, original)))
+    varies = squared_distance(*(head.steered_part(numbers).double() for numbers in (mean, original)))
+    return DriftChance(
+        constant,
+        head_drift(head, original, original[other]),
+        Estimate.of(shares),
+        float(1 - left / varies) if varies > 0 else None,
+    )
+
+
 def _moments_drift(
     original: Tensor, slim: Tensor, before: Tensor, after: Tensor, to_maps: Callable[[Tensor], Tensor]
 ) -> Drift:
     """Drift between numbers (N, ...), given their moments (N, 3) and the function that makes maps of them."""
     centres = (before[:, :2] - after[:, :2]).norm(dim=1).mean()
     sigmas = (before[:, 2] - after[:, 2]).abs().mean()
-    overlaps = []
-    for ours, theirs in zip(torch.split(slim, _CHUNK), torch.split(original, _CHUNK), strict=True):
-        a, b = to_maps(ours).flatten(1), to_maps(theirs).flatten(1)
-        overlaps.append(torch.minimum(a, b).sum(1) / torch.maximum(a, b).sum(1).clamp_min(1e-12))
+    overlaps = [
+        _overlap(to_maps(ours), to_maps(theirs))
+        for ours, theirs in zip(torch.split(slim, _CHUNK), torch.split(original, _CHUNK), strict=True)
+    ]
     return Drift(float(centres), float(sigmas), float(torch.cat(overlaps).mean()), len(original))
+
+
+def _overlap(ours: Tensor, theirs: Tensor) -> Tensor:
+    """(N,) soft IoU of maps (N, 1, H, W): sum of minima / sum of maxima."""
+    a, b = ours.flatten(1), theirs.flatten(1)
+    return torch.minimum(a, b).sum(1) / torch.maximum(a, b).sum(1).clamp_min(1e-12)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 
 from slimsight.compress.data import Batches, one_pass
 from slimsight.compress.dynamic import measure_usage, routed_cost
-from slimsight.compress.explain import explanations, head_drift
+from slimsight.compress.explain import drift_chance, explanations, head_drift
 from slimsight.compress.explain.amortized.rbf import area
 from slimsight.compress.explain.fidelity import drift_of_numbers
 from slimsight.compress.models import Classifier
@@ -154,10 +154,17 @@ def judgement(session: Session, learning: Learning) -> Outcome:
     drift = head_drift(head, reasons, kept)
     maps = drift_of_numbers(head.kind, reasons, kept, head.to_saliency).to_dict()
     del maps["explainer"]  # it stands beside
-    learning.progress.note(
-        f"explanations: centres moved {drift.center_drift_px:.2f} px, overlap {as_percent(drift.iou)}"
-    )
+    said = f"explanations: centres moved {drift.center_drift_px:.2f} px, overlap {as_percent(drift.iou)}"
     moved = {"explainer": head.kind, **drift.to_dict(), "maps": maps}
+    if drift.images > 1:
+        labels = torch.cat(one_pass(val, lambda _, batch: batch.labels))
+        chance = drift_chance(head, reasons, kept, labels)
+        said += (
+            f"; by chance (the mean explanation for every image) {chance.constant.center_drift_px:.2f} px, "
+            f"{as_percent(chance.constant.iou)}"
+        )
+        moved["chance"] = chance.to_dict()
+    learning.progress.note(said)
     if head.sized:
         areas = torch.cat([area(head.to_maps(part)) for part in torch.split(kept, EVALUATION_BATCH)])
         moved["area"] = float(areas.mean())

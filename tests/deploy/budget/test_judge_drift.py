@@ -92,10 +92,24 @@ def test_no_image_with_two_maps_is_no_pass(finished: Any) -> None:
     assert "no image defines it" in str(check.reason)
 
 
+def test_a_limit_on_the_share_of_the_way_to_chance(finished: Any) -> None:
+    level = {"center_drift_px": 4.0, "sigma_drift_px": 0.5, "iou": 0.6, "images": 100}
+    chance = {"constant": level, "other": level, "share": ESTIMATE | {"mean": 0.4}, "r2": 0.7}
+    figures = SaliencyFigures(explainer="rbf", center_drift_px=2.5, iou=0.84, chance=chance)
+    found = finished.report.model_copy(update={"saliency": figures})
+    assert [check.passed for check in checks(found, share="40%")] == [True]
+    (check,) = checks(found, share=0.39)
+    assert (check.passed, check.value) == (False, 0.4)
+    assert describe_check(check) == "saliency drift, share of the way to chance: 40.00 %, at most 39.00 % allowed"
+    (check,) = checks(report(finished, None), share=0.5)
+    assert not check.passed
+    assert "before chance levels were measured" in str(check.reason)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{far: 3}", "line 1: saliency_drift.far: unknown key; allowed: center_px, iou, region_iou, moved, lost"),
+        ("{far: 3}", "line 1: saliency_drift.far: unknown key; allowed: center_px, iou, share, region_iou, moved, lost"),
         ("{center_pix: 3}", "; did you mean 'center_px'?"),
         ("3", "saliency_drift: 3 was given; allowed: a mapping with the keys center_px, iou"),
         ("{}", "saliency_drift: it limits nothing: give at least one of center_px"),

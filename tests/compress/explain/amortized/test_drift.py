@@ -12,8 +12,10 @@ from slimsight.compress.data import Batches
 from slimsight.compress.explain import (
     Drift,
     ExplainedClassifier,
+    RbfHead,
     RealXHead,
     Selector,
+    drift_chance,
     explanations,
     head_drift,
     rbf_drift,
@@ -104,3 +106,35 @@ def test_the_drift_of_radial_masks_is_that_of_their_parameters(network: Explaine
     torch.manual_seed(0)
     before, after = (torch.rand(600, 3) * 10 + 2 for _ in range(2))
     assert head_drift(network.selector.head, before, after) == rbf_drift(before, after, 16)
+
+
+def test_the_chance_level_is_that_of_the_mean_explanation_and_of_another_image() -> None:
+    head = RbfHead(4, 4, 16)
+    original = torch.tensor([[4.0, 8.0, 3.0], [6.0, 8.0, 3.0], [10.0, 8.0, 3.0], [12.0, 8.0, 3.0]])
+    labels = torch.tensor([0, 1, 0, 1])
+    found = drift_chance(head, original, original, labels)
+    # The mean is row 8: 4, 2, 2 and 4 rows away.
+    assert found.constant.center_drift_px == pytest.approx(3)
+    expected = [naive_iou([row, 8, 3], [8, 8, 3], 16) for row in (4, 6, 10, 12)]
+    assert found.constant.iou == pytest.approx(sum(expected) / 4, rel=1e-5)
+    # By class the order is 4, 10, 6, 12: half of it on, 4 meets 6, 10 meets 12, 6 meets 4 and 12 meets 10.
+    assert found.other.center_drift_px == pytest.approx(2)
+    assert (found.share.mean, found.r2) == (pytest.approx(0, abs=1e-6), 1.0)
+
+
+def test_the_mean_explanation_has_gone_all_of_the_way() -> None:
+    head = RbfHead(4, 4, 16)
+    original = torch.tensor([[4.0, 8.0, 3.0], [12.0, 8.0, 3.0], [7.0, 5.0, 2.0], [9.0, 11.0, 4.0]])
+    mean = original.mean(0).expand(4, -1)
+    found = drift_chance(head, original, mean, torch.tensor([0, 0, 1, 1]))
+    assert found.share.mean == pytest.approx(1)
+    assert found.share.images == 4
+    assert found.r2 == pytest.approx(0, abs=1e-6)
+    # Mirrored: as far from the mean as before, on the wrong side.
+    assert drift_chance(head, original, 2 * mean - original, torch.tensor([0, 0, 1, 1])).r2 == pytest.approx(-3)
+
+
+def test_explanations_that_do_not_vary_have_no_share() -> None:
+    same = torch.tensor([[8.0, 8.0, 3.0]]).repeat(4, 1)
+    found = drift_chance(RbfHead(4, 4, 16), same, same, torch.tensor([0, 0, 1, 1]))
+    assert (found.share.mean, found.share.images, found.r2) == (None, 0, None)
