@@ -109,7 +109,7 @@ def test_a_limit_on_the_share_of_the_way_to_chance(finished: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{far: 3}", "line 1: saliency_drift.far: unknown key; allowed: center_px, iou, share, region_iou, moved, lost"),
+        ("{far: 3}", "saliency_drift.far: unknown key; allowed: center_px, iou, share, region_iou, moved, lost"),
         ("{center_pix: 3}", "; did you mean 'center_px'?"),
         ("3", "saliency_drift: 3 was given; allowed: a mapping with the keys center_px, iou"),
         ("{}", "saliency_drift: it limits nothing: give at least one of center_px"),
