@@ -218,7 +218,7 @@ def learn_gates(
     keeps: dict[str, Stateful] = {"objective": objective, "history": curve}
     refresh = None
     if config.norm == "recalibrated":
-        refresh = _to_refresh(gated, network, groups, objective, train)
+        refresh = to_refresh(gated, network, groups, objective, train)
         keeps["norms"] = refresh
 
     def result(last: Mapping[str, float], steps: int) -> GateResult:
@@ -263,7 +263,7 @@ def learn_gates(
     return extended
 
 
-def _to_refresh(
+def to_refresh(
     gated: GatedNetwork,
     network: nn.Module,
     groups: Sequence[ChannelGroup],

@@ -36,6 +36,19 @@ class Small(nn.Module):
         return logits
 
 
+class Normalised(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.conv2, self.bn2 = nn.Conv2d(8, 16, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(16)
+        self.head = nn.Linear(16, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.bn2(self.conv2(self.bn1(self.conv1(images)).relu())).relu()
+        logits: Tensor = self.head(maps.mean((2, 3)))
+        return logits
+
+
 @pytest.fixture(scope="module")
 def images() -> ImageSet:
     draw = np.random.default_rng(0)
@@ -98,6 +111,23 @@ def test_gates_converge_to_the_budget(network: ExplainedClassifier, images: Imag
     assert ("steer" in curve) == steered
     # Weights are frozen: only the gates learned.
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("norm", ["batch", "recalibrated"])
+def test_gates_converge_on_statistics_that_move_with_them(images: ImageSet, norm: str) -> None:
+    torch.manual_seed(0)
+    classifier = Classifier(Normalised(), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    batches = Batches(images, 16, shuffle=True, drop_last=True)
+    train_classifier(classifier, batches, Learning(make_fabric()), config=TrainConfig(epochs=10, lr=0.1))
+    selector = Selector(find_scales(classifier.eval(), torch.zeros(1, 3, SIDE, SIDE)), 2, SIDE)
+    network = ExplainedClassifier(classifier, selector).eval()
+    before = copy.deepcopy(network.state_dict())
+    result = learn(network, images, steered=False, norm=norm)
+    assert result.converged
+    assert 0.45 * result.budget < result.hard_macs <= 1.02 * result.budget
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    other = learn(network, images, steered=False)
+    assert any((other.scores[name] - score).abs().max() > 1e-3 for name, score in result.scores.items())
 
 
 def test_the_same_seed_gives_the_same_gates(network: ExplainedClassifier, images: ImageSet) -> None:

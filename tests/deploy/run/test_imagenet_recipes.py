@@ -25,6 +25,7 @@ RECIPES = sorted((ROOT / "configs" / "imagenet").glob("*.yaml"))
 KEPT = {"resnet34": 0.56, "resnet50": 0.434, "resnet101": 0.432, "mobilenet_v2": 0.71}
 CLASSES = 3
 FEWER = ("explainer.predictor.epochs=2", "explainer.selector.epochs=2")
+SMALLER = ("data.image_size=96", "data.resize=112")
 Small = Callable[..., Recipe]
 
 
@@ -94,7 +95,7 @@ def test_a_recipe_learns_from_images_that_are_decoded_on_the_way(
         raise PruningError("far enough")
 
     monkeypatch.setattr("slimsight.deploy.run.stages.prove.export", enough)
-    recipe, out = small("mobilenet_v2", *miniatures.SHORT, *FEWER, learned=True), tmp_path / "run"
+    recipe, out = small("mobilenet_v2", *miniatures.SHORT, *FEWER, *SMALLER, learned=True), tmp_path / "run"
     with pytest.raises(PruningError, match="far enough"):
         run_recipe(recipe, out, name="mobilenet_v2.yaml", cache=tmp_path / "cache")
     metrics = {path.parent.name: read_sealed(path)["metrics"] for path in out.glob("stages/*/done.json")}
