@@ -48,7 +48,6 @@ TARGETS: Final = {
             ("executorch", "numpy", "pillow"),
             {"fp32": "model.pte"},
             "executorch",
-            threads=0,
         ),
         PackageTarget(
             "tensorrt", "tensorrt", ("tensorrt", "numpy", "pillow"), _ONNX_NAMES, "tensorrt", form="s8", threads=0

@@ -1,0 +1,57 @@
+"""The package executorch, imported on first use with its messages kept off the terminal."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any, Final
+
+from slimsight.compress.errors import RuntimeMissing, first_error_line
+
+from ..pt2.export import silence_output
+
+INSTALL_EXECUTORCH: Final = "pip install 'slimsight[executorch]'"
+_STDERR: Final = 2
+_HALF_INSTALLED: Final = (ImportError, AttributeError, OSError, RuntimeError, TypeError, ValueError, SyntaxError)
+
+
+def why_no_executorch() -> str | None:
+    """Why ExecuTorch does not run here; None where it is installed."""
+    return None if find_spec("executorch") is not None else f"ExecuTorch is not installed: {INSTALL_EXECUTORCH}"
+
+
+@contextmanager
+def quiet_executorch() -> Iterator[None]:
+    """Context without its messages: those of Python, and those that its C++ writes to the descriptor of stderr."""
+    sys.stderr.flush()
+    kept, nothing = os.dup(_STDERR), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, _STDERR)
+    try:
+        with silence_output():
+            yield
+    finally:
+        os.dup2(kept, _STDERR)
+        os.close(kept)
+        os.close(nothing)
+
+
+def import_executorch(module: str) -> Any:
+    """A module of executorch, such as ``executorch.runtime``.
+
+    Raises:
+        RuntimeMissing: it is not installed, or is of another torch.
+    """
+    if (missing := why_no_executorch()) is not None:
+        raise RuntimeMissing(missing)
+    try:
+        with quiet_executorch():
+            return importlib.import_module(module)
+    except _HALF_INSTALLED as error:
+        raise RuntimeMissing(
+            f"ExecuTorch is installed and cannot be imported ({type(error).__name__}: {first_error_line(error)}): it "
+            f"fits one version of torch; pip uninstall executorch, then {INSTALL_EXECUTORCH}"
+        ) from error
