@@ -66,8 +66,8 @@ HELP = {
     "package": CommandHelp(
         "A model for a device, with scripts, checks, a model card.",
         (
-            ("package runs/recipe --for onnxruntime", "a folder: predict.py, verify.py, golden images, README.md"),
-            ("package runs/recipe --for openvino --precision int8 --out model.zip --latency 10ms", "one file to send"),
+            ("package runs/recipe --for onnxruntime", "a folder: model, scripts, golden images"),
+            ("package runs/recipe --for openvino --out model.zip --latency 10ms", "to send"),
         ),
     ),
     "inspect": CommandHelp(

@@ -41,15 +41,18 @@ def render_card(
         golden: number of golden images.
     """
     figures = report.original if original else report.slim
+    accuracies = _accuracies(report, figures, chosen.artifact, precision)
     name = plain(report.model.name if report.model else "classifier")
     model = target.names[precision]
     side = report.data.preprocessing.crop if report.data and report.data.preprocessing else None
     text = render(
         "README.md.j2",
-        front=yaml.safe_dump(_front_matter(report, recipe, figures, target, name), sort_keys=False, allow_unicode=True),
+        front=yaml.safe_dump(
+            _front_matter(report, recipe, accuracies, target, name), sort_keys=False, allow_unicode=True
+        ),
         report=report,
         figures=figures,
-        accuracies=_accuracies(figures),
+        accuracies=accuracies,
         name=name,
         original=original,
         target=target,
@@ -78,14 +81,19 @@ def render_card(
     return escape_hidden(text)
 
 
-def _accuracies(figures: ModelFigures) -> dict[str, float]:
-    """Accuracies by the split that they are of."""
+def _accuracies(report: Report, figures: ModelFigures, artifact: str, precision: str) -> dict[str, float]:
+    """Accuracies of the file by the split that they are of; none where only those of its FP32 form are known."""
     found = {"test": figures.test_accuracy, "validation": figures.val_accuracy}
+    if precision != "fp32":
+        files = () if report.int8 is None or not report.labelled else report.int8.files
+        made = next((file for file in files if file.artifact == artifact), None)
+        measured = {} if made is None else {"test": made.test, "validation": made.val}
+        found = {split: None if row is None else row.int8 for split, row in measured.items()}
     return {split: value for split, value in found.items() if value is not None}
 
 
 def _front_matter(
-    report: Report, recipe: Recipe, figures: ModelFigures, target: PackageTarget, name: str
+    report: Report, recipe: Recipe, accuracies: dict[str, float], target: PackageTarget, name: str
 ) -> dict[str, Any]:
     """Metadata of a model card in the Hub's form; ``license`` is for the user to fill in."""
     front: dict[str, Any] = {
@@ -97,14 +105,13 @@ def _front_matter(
     pretrained = recipe.model.name.removeprefix(_TIMM)
     if recipe.model.name.startswith(_TIMM) and "." in pretrained:  # timm names pretrained weights NAME.TAG
         front["base_model"] = f"timm/{pretrained}"
-    accuracies = _accuracies(figures)
     if accuracies:
         source = report.data.source if report.data else "images"
         results = [
             {
                 "task": {"type": "image-classification", "name": "Image Classification"},
                 "dataset": {"type": source, "name": f"images of the run ({source})", "split": split},
-                "metrics": [{"type": "accuracy", "value": value, "name": f"{split} accuracy"}],
+                "metrics": [{"type": "accuracy", "value": round(value, 4), "name": f"{split} accuracy"}],
             }
             for split, value in accuracies.items()
         ]

@@ -27,7 +27,7 @@ _LOWERING_ERRORS: Final = (RuntimeError, ValueError, TypeError, AssertionError, 
 
 
 @dataclass(frozen=True)
-class Operator:
+class LoweredOperator:
     """An operator of the lowered graph, and the layer that it comes from; "" where none is known."""
 
     name: str
@@ -43,15 +43,15 @@ class Delegation:
         calls: of the delegate, and ``kernels``: called outside of it, both as they stand in the file.
     """
 
-    delegated: tuple[Operator, ...]
-    remaining: tuple[Operator, ...]
+    delegated: tuple[LoweredOperator, ...]
+    remaining: tuple[LoweredOperator, ...]
     calls: int
     kernels: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Its entry in export.json."""
 
-        def listed(operators: tuple[Operator, ...]) -> list[dict[str, str]]:
+        def listed(operators: tuple[LoweredOperator, ...]) -> list[dict[str, str]]:
             return [{"operator": operator.name, "layer": operator.layer} for operator in operators]
 
         return {
@@ -101,14 +101,14 @@ def export_pte(
     return Delegation(*operators, calls, kernels)
 
 
-def _delegated(graph: Any) -> Iterator[Operator]:
+def _delegated(graph: Any) -> Iterator[LoweredOperator]:
     for node in graph.graph.nodes:
         lowered = getattr(graph, str(node.target), None) if node.op == "get_attr" else None
         if hasattr(lowered, "original_module"):
             yield from _operators(lowered.original_module.graph_module)
 
 
-def _operators(graph: Any) -> Iterator[Operator]:
+def _operators(graph: Any) -> Iterator[LoweredOperator]:
     """The operators of a graph without those that only pass values on."""
     for node in graph.graph.nodes:
         if node.op != "call_function":
@@ -117,7 +117,7 @@ def _operators(graph: Any) -> Iterator[Operator]:
         if name.split(".")[0] not in _BOOKKEEPING:
             stack = list((node.meta.get("nn_module_stack") or {}).values())
             layer = str(stack[-1][0]) if stack else ""
-            yield Operator(name, "" if layer.startswith("_empty") else layer)
+            yield LoweredOperator(name, "" if layer.startswith("_empty") else layer)
 
 
 def _read_back(content: bytes, most: int) -> tuple[int, tuple[str, ...]]:

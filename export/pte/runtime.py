@@ -47,6 +47,7 @@ def import_executorch(module: str) -> Any:
     """
     if (missing := why_no_executorch()) is not None:
         raise RuntimeMissing(missing)
+    environment = dict(os.environ)  # it sets paths of delegates that are not used here
     try:
         with quiet_executorch():
             return importlib.import_module(module)
@@ -55,3 +56,6 @@ def import_executorch(module: str) -> Any:
             f"ExecuTorch is installed and cannot be imported ({type(error).__name__}: {first_error_line(error)}): it "
             f"fits one version of torch; pip uninstall executorch, then {INSTALL_EXECUTORCH}"
         ) from error
+    finally:
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
