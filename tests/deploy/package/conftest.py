@@ -75,7 +75,7 @@ def alone(script: Path, allowed: str, *arguments: str) -> subprocess.CompletedPr
     """A script in a process of its own, with Python's isolated mode and a guard of imports.
 
     Args:
-        allowed: packages, separated by commas; after a ``-`` those that are refused, for a runtime with many of its own.
+        allowed: packages, separated by commas; after a ``-`` those that are refused instead.
     """
     return subprocess.run(
         [sys.executable, "-I", "-c", GUARD, allowed, str(script), *arguments],
