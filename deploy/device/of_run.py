@@ -88,8 +88,8 @@ def find_artifact(evidence: Evidence, run: RunDir) -> str:
         ConfigError: it is of the run's original, or of another model.
         Damaged: a file of the run is not what was written.
     """
-    measured, names = evidence.model, _checksums(run)
-    name = names.get(measured.sha256)
+    measured = evidence.model
+    name = _written_by_run(run).get(measured.sha256) or _exported(run).get(measured.sha256)
     if name is None:
         raise ConfigError(
             f"the measurement is of another model: on the device {printable(measured.file)} has the sha256 "
@@ -103,20 +103,25 @@ def find_artifact(evidence: Evidence, run: RunDir) -> str:
     return name
 
 
-def _checksums(run: RunDir) -> dict[str, str]:
-    """The names of the run's exported files by their checksums, from its records and export.json."""
-    places = [run.original_onnx, run.original_int8, run.slim_onnx, run.slim_int8("u8"), run.slim_int8("s8")]
-    found = {sha256_of_file(path): path.relative_to(run.root).as_posix() for path in places if path.is_file()}
+def _written_by_run(run: RunDir) -> dict[str, str]:
+    """The names of the ONNX files that the run itself wrote, by their checksums."""
+    places = (run.slim_onnx, run.slim_int8("u8"), run.slim_int8("s8"), run.original_onnx, run.original_int8)
+    return {sha256_of_file(path): path.relative_to(run.root).as_posix() for path in places if path.is_file()}
+
+
+def _exported(run: RunDir) -> dict[str, str]:
+    """The names of the files that ``slimsight export`` wrote into the run, by their checksums.
+
+    Raises:
+        Damaged: one of them is not what was written.
+    """
     folder = run.export_json.parent
     check_exports(folder)
     try:
-        files = read_sealed(folder / EXPORT_FILE)["files"]
+        files = read_sealed(folder / EXPORT_FILE, older=True)["files"]
     except FileNotFoundError:
-        return found
-    except (Damaged, LookupError) as error:  # of an earlier version: without a seal
-        raise ConfigError(f"{folder / EXPORT_FILE} cannot be read ({error}): export again") from error
-    exported = {str(file["sha256"]): f"{folder.name}/{file['file']}" for file in files}
-    return exported | found
+        return {}
+    return {str(file["sha256"]): f"{folder.name}/{file['file']}" for file in files}
 
 
 def keep_evidence(path: Path, run: RunDir) -> Path:
@@ -139,6 +144,6 @@ def kept_figures(run: RunDir, progress: Progress = SILENT) -> tuple[DeviceFigure
         try:
             evidence = read_evidence(path)
             figures.append(device_figures(evidence, find_artifact(evidence, run)))
-        except ConfigError as error:
+        except (ConfigError, Damaged) as error:
             progress.note(f"{path} is left out of the report: {error}")
     return tuple(sorted(figures, key=lambda row: row.measured))

@@ -42,7 +42,7 @@ def render_card(
     """
     figures = report.original if original else report.slim
     accuracies = _accuracies(report, figures, chosen.artifact, precision)
-    name = plain(report.model.name if report.model else "classifier")
+    name = report.model.name if report.model else "classifier"
     model = target.names[precision]
     side = report.data.preprocessing.crop if report.data and report.data.preprocessing else None
     text = render(
@@ -53,7 +53,7 @@ def render_card(
         report=report,
         figures=figures,
         accuracies=accuracies,
-        name=name,
+        name=plain(name),
         original=original,
         target=target,
         precision=precision,

@@ -1,4 +1,4 @@
-"""The package executorch, imported on first use with its messages kept off the terminal."""
+"""The package executorch, imported on first use with its messages kept off the terminal, and opening its files."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Final
 
-from slimsight.compress.errors import RuntimeMissing, first_error_line
+from slimsight.compress.errors import ExportError, RuntimeMissing, first_error_line
 
 from ..pt2.export import silence_output
 
 INSTALL_EXECUTORCH: Final = "pip install 'slimsight[executorch]'"
 _STDERR: Final = 2
+_RANK: Final = 4
 _HALF_INSTALLED: Final = (ImportError, AttributeError, OSError, RuntimeError, TypeError, ValueError, SyntaxError)
 
 
@@ -27,8 +30,14 @@ def why_no_executorch() -> str | None:
 @contextmanager
 def quiet_executorch() -> Iterator[None]:
     """Context without its messages: those of Python, and those that its C++ writes to the descriptor of stderr."""
+    try:
+        kept = os.dup(_STDERR)
+    except OSError:  # stderr is closed: nobody would read them
+        with silence_output():
+            yield
+        return
     sys.stderr.flush()
-    kept, nothing = os.dup(_STDERR), os.open(os.devnull, os.O_WRONLY)
+    nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, _STDERR)
     try:
         with silence_output():
@@ -59,3 +68,37 @@ def import_executorch(module: str) -> Any:
     finally:
         for name in os.environ.keys() - environment.keys():
             del os.environ[name]
+
+
+@dataclass(frozen=True)
+class LoadedPte:
+    """The method ``forward`` of a ``.pte`` file, and the largest input (batch, 3, H, W) that it is planned for."""
+
+    program: Any
+    method: Any
+    sizes: tuple[int, ...]
+
+
+def load_pte(path: Path) -> LoadedPte:
+    """Open a ``.pte`` file.
+
+    Raises:
+        RuntimeMissing: ExecuTorch is missing.
+        ExportError: the file is missing or cut off, or takes no images.
+    """
+    runtime = import_executorch("executorch.runtime").Runtime
+    if not path.is_file():
+        raise ExportError(f"there is no {path}: export the model to executorch first")
+    try:
+        with quiet_executorch():
+            program = runtime.get().load_program(str(path))
+            method = program.load_method("forward")
+            tensor = None if method is None else method.metadata.input_tensor_meta(0)
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise ExportError(
+            f"{path} is not a .pte that ExecuTorch opens ({first_error_line(error)}): export it again"
+        ) from error
+    sizes = () if tensor is None else tuple(tensor.sizes())
+    if len(sizes) != _RANK:
+        raise ExportError(f"{path} takes a tensor of sizes {sizes}: images (batch, 3, H, W) are needed")
+    return LoadedPte(program, method, sizes)

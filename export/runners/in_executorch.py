@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from slimsight.compress.errors import ExportError, RuntimeMissing, first_error_line
+from slimsight.compress.errors import ExportError, RuntimeMissing
 
-from ..pte.runtime import import_executorch, quiet_executorch, why_no_executorch
+from ..pte.runtime import LoadedPte, import_executorch, load_pte, quiet_executorch, why_no_executorch
 from .base import BaseRunner, Runtime
-
-_RANK = 4
-
 
 _opened: set[int] = set()
 """Identities of the runners that are open in this process: their programs hold its threads."""
@@ -36,33 +32,12 @@ class ExecuTorchRunner(BaseRunner):
     def __init__(self, path: Path, threads: int = 1) -> None:
         super().__init__(path.name, "executorch-cpu", "fp32")
         self._path, self._threads = path, threads
-        self._method: Any = None
-        self._program: Any = None
-        self._most = 0
+        self._loaded: LoadedPte | None = None
 
     def _open(self) -> None:
-        runtime = import_executorch("executorch.runtime").Runtime
-        if not self._path.is_file():
-            raise ExportError(f"there is no {self._path}: export the model to executorch first")
         self._set_threads(self._threads)
-        try:
-            with quiet_executorch():
-                program = runtime.get().load_program(str(self._path))
-                method = program.load_method("forward")
-                tensor = None if method is None else method.metadata.input_tensor_meta(0)
-            sizes = () if tensor is None else tuple(tensor.sizes())
-            if len(sizes) != _RANK:
-                raise ExportError(f"{self._path} takes a tensor of sizes {sizes}: images (batch, 3, H, W) are needed")
-        except (RuntimeError, ValueError, IndexError) as error:
-            self._close()
-            raise ExportError(
-                f"{self._path} is not a .pte that ExecuTorch opens ({first_error_line(error)}): export it again"
-            ) from error
-        except ExportError:
-            self._close()
-            raise
-        self._most, self._image_shape = sizes[0], sizes[1:]
-        self._program, self._method = program, method
+        self._loaded = load_pte(self._path)
+        self._image_shape = self._loaded.sizes[1:]
         _opened.add(id(self))
 
     def _set_threads(self, count: int) -> None:
@@ -80,15 +55,16 @@ class ExecuTorchRunner(BaseRunner):
             raise RuntimeMissing(f"ExecuTorch has {found} threads here, not {count}: choose that number")
 
     def _close(self) -> None:
-        self._method = self._program = None
+        self._loaded = None
         _opened.discard(id(self))
 
     def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        if len(images) > self._most:
+        assert self._loaded is not None
+        if len(images) > (most := self._loaded.sizes[0]):
             raise ExportError(
-                f"{self.name} takes 1 to {self._most} images per call, not {len(images)}: export it with --batch"
+                f"{self.name} takes 1 to {most} images per call, not {len(images)}: export it with --batch"
             )
-        outputs = self._method.execute([torch.from_numpy(np.ascontiguousarray(images))])
+        outputs = self._loaded.method.execute([torch.from_numpy(np.ascontiguousarray(images))])
         return np.array(outputs[0].detach().numpy(), np.float32)  # a copy: its memory is used again
 
 

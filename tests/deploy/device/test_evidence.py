@@ -204,7 +204,9 @@ def test_the_report_shows_it_and_a_later_check_needs_no_file(made, say, judge, f
     assert len(rows) == 1, "the same file is not counted twice"
     assert len(rerun(root).devices) == 1, "a run that is done again keeps it"
     shutil.copy(files[1], root / "measured/other.json")
-    assert len(rerun(root).devices) == 1, "what is of another model is left out"
+    (root / "export").mkdir()
+    (root / "export/export.json").write_text("damaged", encoding="utf-8")
+    assert len(rerun(root).devices) == 1, "what is of another model, or cannot be looked up, is left out"
 
 
 def test_several_runs_take_no_measurement(say, finished, tmp_path):

@@ -4,12 +4,19 @@ import json
 import shutil
 import sys
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import yaml
 
+from slimsight.compress.errors import ExportError
 from slimsight.compress.files.sealed import sha256_of_file
+from slimsight.deploy.package.card import render_card
+from slimsight.deploy.package.model_file import choose_file
+from slimsight.deploy.package.package import _labels
+from slimsight.deploy.package.targets import TARGETS
+from slimsight.deploy.run_dir import read_run
 from slimsight.export.onnx_files.metadata import read_metadata
 
 from .conftest import alone, sum_again, verify
@@ -262,3 +269,51 @@ def test_the_hub_gets_the_packages_files_or_a_sentence(say, finished, monkeypatc
     assert calls == [("me/model", {"private": True, "exist_ok": True}), ("me/model", str(tmp_path / "a"), 21)]
     said = say("package", finished.root, "--for", "onnxruntime", "--out", "a.zip", "--push-to-hub", "me/model")
     assert (said.code, "uploads a folder" in said.error) == (2, True)
+
+
+def test_without_labels_there_are_numbers_and_no_accuracy(finished, tmp_path):
+    report = finished.report
+    unlabelled = report.model_copy(update={"data": report.data.model_copy(update={"labels": "none"})})
+    for model in ("original", "slim"):
+        figures = getattr(report, model).model_copy(update={"val_accuracy": None, "test_accuracy": None})
+        unlabelled = unlabelled.model_copy(update={model: figures})
+    stated = read_metadata(finished.root / "slim/model.onnx")
+    assert _labels(stated, report) == (list(stated.classes), True)
+    assert _labels(stated, unlabelled) == (list(stated.classes), False)
+    assert _labels(replace(stated, classes=()), report) == ([str(n) for n in range(10)], False)
+    assert _labels(replace(stated, classes=("a\nb", "c\x1b[31m")), report)[0] == [r"a\nb", r"c\x1b[31m"]
+    chosen = choose_file(read_run(finished.root), unlabelled, TARGETS["onnxruntime"], "fp32", original=False)
+    options = {"original": False, "files": {}, "latency_ms": None, "golden": 3, "labels_known": False}
+    card = render_card(unlabelled, finished.recipe, chosen, TARGETS["onnxruntime"], "fp32", **options)
+    assert "model-index" not in yaml.safe_load(card.split("---\n")[1])
+    assert "`labels.txt` holds numbers" in card
+    assert "The accuracy of this file itself was not measured" in card
+
+
+def test_a_card_stays_a_card_whatever_the_names(finished):
+    evil = "x\n---\nlicense: mit\n# <script> [a](b) `c`"
+    report = finished.report.model_copy(update={"model": finished.report.model.model_copy(update={"name": evil})})
+    recipe = finished.recipe.model_copy(
+        update={"model": finished.recipe.model.model_copy(update={"name": "timm:resnet18.a1_in1k"})}
+    )
+    chosen = choose_file(read_run(finished.root), report, TARGETS["openvino"], "fp32", original=False)
+    options = {"original": False, "files": {}, "latency_ms": 3.0, "golden": 3, "labels_known": True}
+    card = render_card(report, recipe, chosen, TARGETS["openvino"], "fp32", **options)
+    front, body = card.removeprefix("---\n").split("\n---\n", 1)
+    read = yaml.safe_load(front)
+    assert (read["license"], read["base_model"]) == ("unknown", "timm/resnet18.a1_in1k")
+    assert read["model-index"][0]["name"] == evil
+    assert body.splitlines()[1].startswith(r"# x --- license: mit # \<script> \[a](b) \`c\`: ")
+
+
+def test_a_file_that_failed_its_comparison_is_not_packaged_for_that_runtime(finished):
+    rows = [
+        row.model_copy(update={"passed": row.runtime != "onnxruntime-cpu", "max_abs": 0.3})
+        for row in finished.report.parity
+    ]
+    report = finished.report.model_copy(update={"parity": tuple(rows)})
+    run = read_run(finished.root)
+    with pytest.raises(ExportError, match=r"slim/model.onnx does not compute what PyTorch computes in onnxruntime-cpu"):
+        choose_file(run, report, TARGETS["onnxruntime"], "fp32", original=False)
+    chosen = choose_file(run, report, TARGETS["openvino"], "fp32", original=False)
+    assert "onnxruntime-cpu fp32, batch 1: largest difference of logits 3.0e-01" in chosen.proof
