@@ -103,7 +103,7 @@ def export_pte(
 
 def _delegated(graph: Any) -> Iterator[LoweredOperator]:
     for node in graph.graph.nodes:
-        lowered = getattr(graph, str(node.target), None) if node.op == "get_attr" else None
+        lowered: Any = getattr(graph, str(node.target), None) if node.op == "get_attr" else None
         if hasattr(lowered, "original_module"):
             yield from _operators(lowered.original_module.graph_module)
 

@@ -24,6 +24,6 @@ def test_a_run_becomes_a_package_that_runs_in_executorch_alone(say, finished, tm
     assert sha256_of_file(tmp_path / "out/model.pte") == file["sha256"]
     code, printed, found = verify(tmp_path / "out")
     assert (code, found["outputs"]["difference"] < 1e-5) == (0, True), printed
-    refused = "-slimsight,onnxruntime,openvino,torchvision,jinja2"
+    refused = "-slimsight,openvino,torchvision,jinja2"
     said = alone(tmp_path / "out/predict.py", refused, str(tmp_path / "out/golden/00-colour.png"))
     assert (said.returncode, len(said.stdout.splitlines())) == (0, 5), said.stderr
