@@ -109,6 +109,9 @@ def _print_exported(exported: Exported) -> None:
         remaining = ", ".join(f"{item.name} {item.layer}".strip() for item in delegation.remaining) or "none"
         taken, count = len(delegation.delegated), len(delegation.delegated) + len(delegation.remaining)
         out.print(f"{name}: XNNPACK runs {taken} of {count} operators; the others: {remaining}", soft_wrap=True)
+        if integer := len(delegation.integer_layers):
+            layers = integer + len(delegation.float_layers)
+            out.print(f"{name}: {integer} of {layers} convolutions and linear layers in integers", soft_wrap=True)
     reasons: dict[tuple[str, str], list[str]] = {}
     for absent in exported.evidence.absent:
         reasons.setdefault((absent.runtime, absent.reason), []).append(absent.artifact)

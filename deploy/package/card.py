@@ -59,6 +59,7 @@ def render_card(
         precision=precision,
         model=model,
         artifact=chosen.artifact,
+        reference=chosen.reference.name,
         proof=[plain(line) for line in chosen.proof],
         compared=any(line.startswith(target.name) for line in chosen.proof),
         size=as_bytes(onnx_bytes(chosen.path) if chosen.path.suffix == ".onnx" else chosen.path.stat().st_size),

@@ -58,7 +58,10 @@ def choose_file(run: RunDir, report: Report, target: PackageTarget, precision: s
             raise ConfigError(
                 "packages of the original are for onnxruntime, openvino and tensorrt: leave --original out"
             )
-        return _exported(run, target, "model.pte", fp32, f"slimsight export {run.root} --to executorch")
+        command, name = f"slimsight export {run.root} --to executorch", "model.pte"
+        if precision == "int8":
+            command, name = f"{command} --precision fp32,int8", "model.int8.pte"
+        return _exported(run, target, name, fp32, command)
     if precision == "fp32":
         return _proven(ModelFile(fp32, _name(run, fp32), fp32, ()), report, target)
     if precision == "fp16":

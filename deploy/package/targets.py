@@ -46,7 +46,7 @@ TARGETS: Final = {
             "executorch",
             "executorch",
             ("executorch", "numpy", "pillow"),
-            {"fp32": "model.pte"},
+            {"fp32": "model.pte", "int8": "model_quantized.pte"},
             "executorch",
         ),
         PackageTarget(

@@ -18,7 +18,7 @@ from slimsight.export.engines.result import BatchProfile, EngineResult, Precisio
 from slimsight.export.half.precision import export_fp16
 from slimsight.export.int8.make import Int8Model, make_int8
 from slimsight.export.int8.quantise import Scheme
-from slimsight.export.onnx_files.metadata import model_metadata, read_metadata
+from slimsight.export.onnx_files.metadata import PRECISION, model_metadata, read_metadata
 from slimsight.export.onnx_files.quantised import Form
 from slimsight.export.parity.prove import PARITY_BATCHES, Artifact
 from slimsight.export.pt2.contents import read_pt2_metadata
@@ -26,6 +26,7 @@ from slimsight.export.pt2.export import export_pt2
 from slimsight.export.pte.lower import Delegation, export_pte, says_slimsight
 from slimsight.export.pte.runtime import why_no_executorch
 from slimsight.export.routed.export import export_masked, export_routed
+from slimsight.export.runners import to_input
 from slimsight.export.tensorrt_build.export import Flavour, export_engine
 from slimsight.export.to_onnx import export_onnx, verify_shapes
 
@@ -100,6 +101,7 @@ class Files:
             yield self.folder / "model.pt2"
         if "executorch" in self.formats:
             yield self.folder / "model.pte"
+            yield self.folder / "model.int8.pte"
         dynamic = ("masked.onnx", "routed.onnx") if self.session.recipe.dynamic.enabled else ()
         for name in ("model.onnx", *dynamic) if self._needs_onnx() else ():
             source = self.folder / name
@@ -131,15 +133,31 @@ class Files:
             export_pt2(model, self.example, path, model_metadata(model, self.example, len(about.classes), about))
             yield Artifact(path, path.name, model, "pt2", batches=self.batches)
         if "executorch" in self.formats:
-            yield self._pte(model)
+            yield from self._pte(model)
 
-    def _pte(self, model: nn.Module) -> Artifact:
-        """Write ``model.pte``: for one image per call, unless the user asks for more."""
-        path, about = self.folder / "model.pte", self.session.about("finetune")
-        batches = (1,) if self.profile is None else self.profile.sizes
+    def _pte(self, model: nn.Module) -> Iterator[Artifact]:
+        """Write ``model.pte``, and ``model.int8.pte``: for one image per call, unless the user asks for more."""
+        about, batches = self.session.about("finetune"), (1,) if self.profile is None else self.profile.sizes
         metadata = model_metadata(model, self.example, len(about.classes), about)
-        self.delegations[path.name] = export_pte(model, self.example, path, metadata, most=max(batches))
-        return Artifact(path, path.name, model, "executorch", batches=batches)
+        quantised = "int8" in self.precisions
+        if "fp32" in self.precisions or not quantised:
+            path = self.folder / "model.pte"
+            self.delegations[path.name] = export_pte(model, self.example, path, metadata, most=max(batches))
+            yield Artifact(path, path.name, model, "executorch", batches=batches)
+        if quantised:
+            path, images = self.folder / "model.int8.pte", training_calibration(self.session, self.int8.images)
+            self.delegations[path.name] = export_pte(
+                model,
+                self.example,
+                path,
+                metadata | {PRECISION: "int8"},
+                most=max(batches),
+                calibration=to_input(images.pixels),
+            )
+            if self.int8.accuracy_control.limits or self.int8.method != "minmax":
+                why = "ranges of .pte files are extremes, and all layers are quantised; ONNX files have both"
+                self.skipped.append((f"accuracy control or method of {path.name}", why))
+            yield Artifact(path, path.name, model, "executorch", "int8", batches)
 
     def _dynamic(self) -> Iterator[Artifact]:
         for name in ("pt2", "executorch"):

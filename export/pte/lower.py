@@ -11,18 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from slimsight.compress.errors import ExportError, Unsupported, first_error_line
 from slimsight.compress.files.atomic import atomic_path
 
 from ..pt2.export import trace
+from .quantise import quantised
 from .runtime import import_executorch, quiet_executorch
 
 METADATA_METHOD: Final = "slimsight"
 """A method without inputs that gives the file's metadata as JSON."""
 
 _BOOKKEEPING: Final = frozenset({"getitem", "sym_size", "executorch_call_delegate"})
+_HEAVY: Final = frozenset({"convolution", "linear", "addmm", "mm"})
 _LOWERING_ERRORS: Final = (RuntimeError, ValueError, TypeError, AssertionError, LookupError, AttributeError)
 
 
@@ -41,12 +45,16 @@ class Delegation:
     Args:
         delegated: operators that the delegate took, in order; ``remaining``: those that run in ExecuTorch's kernels.
         calls: of the delegate, and ``kernels``: called outside of it, both as they stand in the file.
+        integer_layers: convolutions and linear layers that the delegate was given with integer inputs and weights;
+            ``float_layers``: the others.
     """
 
     delegated: tuple[LoweredOperator, ...]
     remaining: tuple[LoweredOperator, ...]
     calls: int
     kernels: tuple[str, ...]
+    integer_layers: tuple[str, ...]
+    float_layers: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Its entry in export.json."""
@@ -60,11 +68,19 @@ class Delegation:
             "remaining": listed(self.remaining),
             "calls": self.calls,
             "kernels": list(self.kernels),
+            "integer_layers": list(self.integer_layers),
+            "float_layers": list(self.float_layers),
         }
 
 
 def export_pte(
-    model: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, str] | None = None, *, most: int = 1
+    model: nn.Module,
+    example: Tensor,
+    path: Path,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    most: int = 1,
+    calibration: NDArray[np.float32] | None = None,
 ) -> Delegation:
     """Write ``model`` as ``.pte`` for calls of 1 to ``most`` images; atomically.
 
@@ -74,6 +90,7 @@ def export_pte(
         model: raw images (N, 3, H, W) -> logits (N, classes); copied to the CPU in eval mode, not changed.
         example: (N, 3, H, W), any N; only its shape and dtype are used.
         metadata: what the file says of itself, by its method ``METADATA_METHOD``.
+        calibration: (N, 3, H, W) training images in [0, 1] that INT8 ranges are measured on; None: FP32.
 
     Raises:
         RuntimeMissing: ExecuTorch is not installed.
@@ -86,6 +103,8 @@ def export_pte(
     program = trace(model, example, most=most)
     constants = {} if metadata is None else {METADATA_METHOD: json.dumps(dict(metadata), sort_keys=True)}
     try:
+        if calibration is not None:
+            program = quantised(program, calibration, most)
         with quiet_executorch():
             lowered = exir.to_edge_transform_and_lower(program, partitioner=[partitioner()], constant_methods=constants)
             graph = lowered.exported_program().graph_module
@@ -98,26 +117,49 @@ def export_pte(
     calls, kernels = _read_back(content, most)
     with atomic_path(path) as part:
         part.write_bytes(content)
-    return Delegation(*operators, calls, kernels)
+    return Delegation(*operators, calls, kernels, *_layers_by_type(graph))
 
 
 def _delegated(graph: Any) -> Iterator[LoweredOperator]:
+    for part in _delegated_graphs(graph):
+        yield from _operators(part)
+
+
+def _delegated_graphs(graph: Any) -> Iterator[Any]:
     for node in graph.graph.nodes:
         lowered: Any = getattr(graph, str(node.target), None) if node.op == "get_attr" else None
         if hasattr(lowered, "original_module"):
-            yield from _operators(lowered.original_module.graph_module)
+            yield lowered.original_module.graph_module
+
+
+def _layers_by_type(graph: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the convolutions and linear layers in integers, and of the others."""
+    integer, floating = [], []
+    for part, is_delegated in ((graph, False), *((part, True) for part in _delegated_graphs(graph))):
+        for node in part.graph.nodes:
+            operator = _to_operator(node)
+            if operator is not None and operator.name.split(".")[0] in _HEAVY:
+                given = [str(source) for source in node.args[:2]]
+                whole = is_delegated and all("dequantize_per" in source for source in given)
+                (integer if whole else floating).append(operator.layer or node.name)
+    return tuple(integer), tuple(floating)
 
 
 def _operators(graph: Any) -> Iterator[LoweredOperator]:
     """The operators of a graph without those that only pass values on."""
-    for node in graph.graph.nodes:
-        if node.op != "call_function":
-            continue
-        name = getattr(node.target, "__name__", str(node.target)).removeprefix("aten.")
-        if name.split(".")[0] not in _BOOKKEEPING:
-            stack = list((node.meta.get("nn_module_stack") or {}).values())
-            layer = str(stack[-1][0]) if stack else ""
-            yield LoweredOperator(name, "" if layer.startswith("_empty") else layer)
+    found = map(_to_operator, graph.graph.nodes)
+    yield from (operator for operator in found if operator is not None)
+
+
+def _to_operator(node: Any) -> LoweredOperator | None:
+    if node.op != "call_function":
+        return None
+    name = getattr(node.target, "__name__", str(node.target)).removeprefix("aten.")
+    if name.split(".")[0] in _BOOKKEEPING:
+        return None
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    layer = str(stack[-1][0]) if stack else ""
+    return LoweredOperator(name, "" if layer.startswith("_empty") else layer)
 
 
 def _read_back(content: bytes, most: int) -> tuple[int, tuple[str, ...]]:

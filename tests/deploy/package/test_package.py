@@ -219,7 +219,7 @@ def test_a_call_that_takes_too_long_fails_and_a_missing_runtime_cannot_be_checke
         (("--for", "ncnn"), "there are no packages for ncnn yet: convert slim/model.onnx"),
         (("--for", "litert"), "there are no packages for litert yet"),
         (("--for", "onnxruntimr"), "--for is 'onnxruntimr'; did you mean 'onnxruntime'?"),
-        (("--for", "executorch", "--precision", "fp16"), "packages for executorch are of fp32"),
+        (("--for", "executorch", "--precision", "fp16"), "packages for executorch are of fp32, int8"),
         (("--for", "executorch"), "no model.pte on record for executorch: make it with 'slimsight export"),
         (("--for", "openvino", "--precision", "fp16"), "--to onnx --precision fp16'"),
         (("--for", "openvino", "--precision", "int8"), "--to onnx --precision int8'"),

@@ -80,6 +80,7 @@ def test_what_the_delegate_took_is_read_back_and_the_file_computes_the_same(mode
     assert LoweredOperator("convolution.default", "conv") in delegation.delegated
     assert [item.name for item in delegation.remaining if item.name.startswith("cumsum")] == ["cumsum.default"]
     assert "aten::cumsum" in delegation.kernels
+    assert (delegation.integer_layers, delegation.float_layers) == ((), ("conv", "head"))
     assert delegation.to_dict()["calls"] == delegation.calls >= 1
     assert says_slimsight(path)
     evidence = prove_parity([Artifact(path, "model.pte", model, "executorch", batches=(1, 3, 4))], images)
@@ -101,6 +102,19 @@ def test_what_the_delegate_took_is_read_back_and_the_file_computes_the_same(mode
     cut.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ExportError, match=r"is not a \.pte that ExecuTorch opens"), ExecuTorchRunner(cut):
         pass
+
+
+@needs_executorch
+@pytest.mark.parametrize("most", [1, 3])
+def test_int8_is_near_fp32_and_its_layers_are_read_back(model, tmp_path, most):
+    images = np.random.default_rng(1).random((64, 3, 8, 8), np.float32)
+    path = tmp_path / "model.int8.pte"
+    delegation = export_pte(model, torch.rand(2, 3, 8, 8), path, most=most, calibration=images[:32])
+    assert (delegation.integer_layers, delegation.float_layers) == (("conv", "head"), ())
+    given = [Artifact(path, path.name, model, "executorch", "int8", (most,))]
+    (row,) = prove_parity(given, images[32:]).rows
+    assert (row.precision, row.passed) == ("int8", True)
+    assert 1e-6 < row.max_abs < 0.2, "it is quantised, and near"
 
 
 @needs_executorch
