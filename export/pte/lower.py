@@ -134,7 +134,8 @@ def _delegated_graphs(graph: Any) -> Iterator[Any]:
 
 def _layers_by_type(graph: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of the convolutions and linear layers in integers, and of the others."""
-    integer, floating = [], []
+    integer: list[str] = []
+    floating: list[str] = []
     for part, is_delegated in ((graph, False), *((part, True) for part in _delegated_graphs(graph))):
         for node in part.graph.nodes:
             operator = _to_operator(node)
