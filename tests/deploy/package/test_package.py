@@ -19,7 +19,7 @@ from slimsight.deploy.package.targets import TARGETS
 from slimsight.deploy.run_dir import read_run
 from slimsight.export.onnx_files.metadata import read_metadata
 
-from .conftest import alone, sum_again, verify
+from .conftest import alone, loaded, sum_again, verify
 
 RUNTIMES = {"onnxruntime": "onnxruntime", "openvino": "openvino"}
 
@@ -45,6 +45,23 @@ def test_both_scripts_work_with_nothing_but_the_runtime_numpy_and_pillow(package
     assert found["model"]["sha256"] == sha256_of_file(folder / "onnx/model.onnx")
     assert found["outputs"]["difference"] <= (0 if target == "onnxruntime" else 1e-5)
     assert not list(folder.rglob("__pycache__"))
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ([], "give one image: python predict.py IMAGE"),
+        (["a.png", "b.png"], "give one image: python predict.py IMAGE"),
+        (["none.png"], "No such file or directory: 'none.png'"),
+        ([__file__], "cannot identify image file"),
+    ],
+)
+def test_predict_says_in_a_sentence_what_is_wrong(packaged, given, sentence, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["predict.py", *given])
+    with loaded(packaged("onnxruntime") / "predict.py") as script:
+        assert script.main() == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n"), sentence in said.err) == ("", 1, True)
 
 
 def test_the_guard_of_imports_would_find_another_package(packaged):
