@@ -104,8 +104,11 @@ def _proven(chosen: ModelFile, report: Report, target: PackageTarget) -> ModelFi
     ]
     failed = [row.runtime for row in rows if not row.passed]
     if made is not None:
-        proof += [f"{row.runtime}: 0.99 of differences below {as_error(row.p99)} of the largest logit, "
-                  f"same class on {row.agreement:.2%}" for row in made.runtimes]  # fmt: skip
+        proof += [
+            f"{row.runtime}: 0.99 of differences below {as_error(row.p99)} of the largest logit, same class on "
+            f"{row.agreement:.2%} of the images, against the file's own arithmetic"
+            for row in made.runtimes
+        ]
         failed += [row.runtime for row in made.runtimes if not row.passed]
     _refuse_failed(chosen, failed, target)
     return ModelFile(chosen.path, chosen.artifact, chosen.reference, tuple(proof))

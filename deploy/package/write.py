@@ -54,7 +54,9 @@ def check_package_destination(out: Path, *, force: bool) -> None:
         if not out.exists():
             return
         if not _is_package_zip(out):
-            raise ConfigError(f"--out {out} exists and is no package of slimsight: it is kept; choose another name")
+            raise ConfigError(
+                f"--out {out} exists and is no package as slimsight wrote it: it is kept; choose another name"
+            )
         if not force:
             raise ConfigError(f"--out {out} exists: give --force to replace that package, or choose another name")
         return
@@ -73,8 +75,9 @@ def check_package_destination(out: Path, *, force: bool) -> None:
     ]
     if changed:
         named = ", ".join(map(printable, changed[:_NAMED]))
-        raise ConfigError(f"{named} in {out} was changed since it was packaged: it is kept; move it away, or choose "
-                          "another folder")  # fmt: skip
+        raise ConfigError(
+            f"{named} in {out} was changed since it was packaged: it is kept; move it away, or choose another folder"
+        )
 
 
 def write_package(out: Path, content: Content, *, force: bool) -> None:
@@ -172,12 +175,24 @@ def _listed(folder: Path) -> dict[str, str] | None:
 
 
 def _is_package_zip(path: Path) -> bool:
+    """Whether a zip holds what a package wrote, unchanged, and nothing else."""
     try:
         with zipfile.ZipFile(path) as archive:
             entry = archive.getinfo(SUMS)
-            return entry.file_size <= _MOST_SUMS and _parse_sums(archive.read(entry).decode(), path) is not None
+            listed = _parse_sums(archive.read(entry).decode(), path) if entry.file_size <= _MOST_SUMS else None
+            if listed is None or sorted(archive.namelist()) != sorted((*listed, SUMS)):
+                return False
+            return all(_sha256_in(archive, name) == digest for name, digest in listed.items())
     except (OSError, zipfile.BadZipFile, KeyError, UnicodeDecodeError, NotImplementedError, RuntimeError):
         return False
+
+
+def _sha256_in(archive: zipfile.ZipFile, name: str) -> str:
+    with archive.open(name) as file:
+        digest = hashlib.sha256()
+        while block := file.read(MEBIBYTE):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _parse_sums(text: str, root: Path) -> dict[str, str] | None:

@@ -76,7 +76,7 @@ def test_a_zip_of_others_is_kept_and_a_package_needs_force(tmp_path):
     (tmp_path / "text.zip").write_text("no zip", encoding="utf-8")
     for path in (other, tmp_path / "text.zip"):
         before = path.read_bytes()
-        with pytest.raises(ConfigError, match="is no package of slimsight: it is kept"):
+        with pytest.raises(ConfigError, match="is no package as slimsight wrote it: it is kept"):
             write_package(path, CONTENT, force=True)
         assert path.read_bytes() == before
     write_package(own, CONTENT, force=False)
@@ -85,6 +85,15 @@ def test_a_zip_of_others_is_kept_and_a_package_needs_force(tmp_path):
     write_package(own, CONTENT | {"predict.py": b"new"}, force=True)
     with zipfile.ZipFile(own) as archive:
         assert archive.read("predict.py") == b"new"
+    with zipfile.ZipFile(own, "a") as archive:
+        archive.writestr("notes.txt", "mine")
+    with pytest.raises(ConfigError, match="is no package as slimsight wrote it: it is kept"):
+        write_package(own, CONTENT, force=True)
+    with zipfile.ZipFile(own, "w") as archive:
+        archive.writestr("SHA256SUMS", f"{'0' * 64}  {PACKAGE_MARK}\n")
+        archive.writestr(PACKAGE_MARK, "edited")
+    with pytest.raises(ConfigError, match="is no package as slimsight wrote it: it is kept"):
+        write_package(own, CONTENT, force=True)
 
 
 def test_a_link_to_a_folder_is_followed(tmp_path):
