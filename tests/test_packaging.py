@@ -37,7 +37,11 @@ def test_the_wheel_holds_slimsight_alone_and_an_sdist_builds_the_same(tmp_path: 
     ours = {f"slimsight/{name}" for name in tracked.stdout.splitlines()}
     ours |= {f"slimsight/{path.name}" for path in (ROOT / "slimsight").iterdir() if path.is_file()}
     assert {name for name in names if name.startswith("slimsight/")} == ours
-    assert {"slimsight/py.typed", "slimsight/deploy/report/templates/report.md.j2"} < ours
+    assert {
+        "slimsight/py.typed",
+        "slimsight/deploy/report/templates/report.md.j2",
+        "slimsight/deploy/package/templates/verify.py.j2",
+    } < ours
     assert files["slimsight/deploy/cli/main.py"] == (ROOT / "deploy/cli/main.py").read_bytes()
 
     (sdist,) = SdistBuilder(str(ROOT)).build(directory=str(tmp_path / "sdist"), versions=["standard"])

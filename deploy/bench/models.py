@@ -1,4 +1,4 @@
-"""The models of a bench: those of run directories, ONNX files, TensorRT engines and ``.pt2`` files, by unique names."""
+"""The models of a bench: those of runs, ONNX files, TensorRT engines, ``.pt2`` and ``.pte`` files, by unique names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..run_dir import RunDir, read_run
 from ..run_dir.allowed_code import untrusted_code_reason, was_built_here
 from ..run_dir.exports import check_exports
 
-SUFFIXES = (".onnx", ".engine", ".pt2")
+SUFFIXES = (".onnx", ".engine", ".pt2", ".pte")
 
 _UNTRUSTED_ENGINE = "its engine was not built here, and opening one may run its code: export it, or give --allow-code"
 
@@ -174,7 +174,7 @@ def _models_of_run(given: str, path: Path, prefix: str, allow_code: bool) -> lis
     run = read_run(path)
     files_by_role = {
         "original": {".onnx": run.original_onnx},
-        "slim": {".onnx": run.slim_onnx, ".pt2": run.slim_pt2},
+        "slim": {".onnx": run.slim_onnx, ".pt2": run.slim_pt2, ".pte": run.export_json.parent / "model.pte"},
         SLIM_INT8: {".onnx": run.slim_int8("u8")},
         "dynamic": {".onnx": run.routed_onnx},
     }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from slimsight.export.costs.layers import LayerCost
 
+from ..report.device import DeviceFigures
 from ..report.schema import LatencyFigures, Report
 from ..report.units import latency_label
 
@@ -43,7 +44,7 @@ class TargetFigures:
     """A target's figures; None or empty: not known.
 
     ``kind``: what messages call the target, such as ``an ONNX file``; ``reference``: what ratios refer to;
-    ``size_name``: what ``costs.size_bytes`` is the size of.
+    ``size_name``: what ``costs.size_bytes`` is the size of; ``devices``: what was measured on devices.
     """
 
     kind: str
@@ -53,6 +54,7 @@ class TargetFigures:
     layers: tuple[LayerCost, ...] | None = None
     report: Report | None = None
     timed: tuple[TimedFigures, ...] = ()
+    devices: tuple[DeviceFigures, ...] = ()
 
     @classmethod
     def of_report(cls, report: Report, layers: tuple[LayerCost, ...] | None = None) -> TargetFigures:
@@ -66,4 +68,5 @@ class TargetFigures:
             layers=layers,
             report=report,
             timed=TimedFigures.of_rows(report.latency),
+            devices=report.devices or (),
         )

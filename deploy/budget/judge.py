@@ -14,6 +14,7 @@ from ..report.units import as_macs, as_percent, parity_label
 from .accuracy import accuracy_drop
 from .changes import LayerChange, relative_growth
 from .figures import TargetFigures, TimedFigures
+from .judge_device import device_checks
 from .judge_int8 import int8_checks
 from .judge_layers import NO_COMPARISON, layer_checks
 from .limit import LEVELS, Bound, Limit
@@ -85,6 +86,8 @@ def _checks(
     missing = NO_LATENCY if figures.report is not None else _no_original(figures)
     if limits.latency is not None:
         yield from latency_checks(figures.timed, limits.latency, missing)
+    if limits.device_latency is not None:
+        yield from device_checks(figures.devices, limits.device_latency)
     if limits.speedup is not None:
         yield from _speedup_checks(figures.timed, limits.speedup, missing)
     if limits.saliency_drift is not None:

@@ -85,17 +85,18 @@ def read_pixels(value: object) -> float:
     return parsed[0]
 
 
-def read_layer_amount(value: object, *, what: str, units: dict[str, float], example: str) -> Amount:
-    """An absolute amount: a layer has no original to take a share of."""
+def read_absolute(value: object, *, what: str, units: dict[str, float], example: str) -> Amount:
+    """An absolute amount, of what has no original to take a share of: a layer, or a device."""
     parsed = read_number(value)
     known = parsed is not None and parsed[0] > 0 and parsed[1] in units
     if parsed is None or not known or (parsed[1] == "" and parsed[0] <= 1):
-        raise ValueError(f"{value!r} is not a valid limit on {what} of a layer: give an amount ({example})")
+        raise ValueError(f"{value!r} is not a valid limit on {what}: give an amount ({example})")
     return Amount(parsed[0] * units[parsed[1]], relative=False)
 
 
-read_layer_macs = partial(read_layer_amount, what="MACs", units=MACS_UNITS, example="5M, 500k, 0.5 GMACs")
-read_layer_params = partial(read_layer_amount, what="parameters", units=PARAM_UNITS, example="36k, 1.2M")
+read_device_latency = partial(read_absolute, what="latency on a device", units=TIME_UNITS, example="10ms, 800us")
+read_layer_macs = partial(read_absolute, what="MACs of a layer", units=MACS_UNITS, example="5M, 500k, 0.5 GMACs")
+read_layer_params = partial(read_absolute, what="parameters of a layer", units=PARAM_UNITS, example="36k, 1.2M")
 
 
 def _number_schema(**bounds: float) -> dict[str, Any]:
@@ -112,6 +113,7 @@ SIZE: Final = {"anyOf": [_number_schema(exclusiveMinimum=0), _text_schema("%", *
 LATENCY: Final = {"anyOf": [_number_schema(exclusiveMinimum=0, maximum=1), _text_schema("%", *TIME_UNITS)]}
 LAYER_MACS: Final = {"anyOf": [_number_schema(exclusiveMinimum=1), _text_schema(*MACS_UNITS)]}
 LAYER_PARAMS: Final = {"anyOf": [_number_schema(exclusiveMinimum=1), _text_schema(*PARAM_UNITS)]}
+DEVICE_LATENCY: Final = {"anyOf": [_text_schema(*TIME_UNITS)]}
 SHARE: Final = {"anyOf": [_number_schema(minimum=0, maximum=1), _text_schema("", "%")]}
 SPEEDUP: Final = {"anyOf": [_number_schema(exclusiveMinimum=0), _text_schema("", "x")]}
 PIXELS: Final = {"anyOf": [_number_schema(minimum=0), _text_schema("", "px")]}
@@ -126,6 +128,7 @@ MacsLimit: TypeAlias = Annotated[Amounts, Levels(read_macs, MACS, bound="max")]
 ParamsLimit: TypeAlias = Annotated[Amounts, Levels(read_params, PARAMS, bound="max")]
 SizeLimit: TypeAlias = Annotated[Amounts, Levels(read_size, SIZE, bound="max")]
 LatencyLimit: TypeAlias = Annotated[Amounts, Levels(read_latency, LATENCY, bound="max")]
+DeviceLatency: TypeAlias = Annotated[Amounts, Levels(read_device_latency, DEVICE_LATENCY, bound="max")]
 LayerMacs: TypeAlias = Annotated[Amounts, Levels(read_layer_macs, LAYER_MACS, bound="max")]
 LayerParams: TypeAlias = Annotated[Amounts, Levels(read_layer_params, LAYER_PARAMS, bound="max")]
 Accuracy: TypeAlias = Annotated[Numbers, Levels(read_accuracy, SHARE, bound="min")]
@@ -225,6 +228,12 @@ class BudgetFile(_Limits):
     size: SizeLimit | None = _key("the most bytes of the weights, or of a file: an amount or a ratio", "2 MB", "50%")
     latency: LatencyLimit | None = _key(
         "the most milliseconds of a call, as the median: an amount, or a ratio to the original", "3 ms", "60%"
+    )
+    device_latency: DeviceLatency | None = _key(
+        "the most milliseconds of a call on the device, as the HIGH end of the median's interval that verify.py of a "
+        "package measured there (check --measured)",
+        "10 ms",
+        {"fail": "10ms", "warn": "8ms"},
     )
     speedup: SpeedUp | None = _key(
         "the least of the LOW end of the speed-up's 95 % interval, so that a lucky median does not pass", 1.2, "1.2x"

@@ -13,6 +13,7 @@ from slimsight.export.costs.layers import Shape
 
 from ..budget import Budget, Comparison, TargetFigures, judge, load_budget
 from ..budget.changes import LayerChange, find_changes
+from .devices import with_devices
 from .result import CheckResult, ComparedTarget, read_compared
 from .target import Target, read_baseline, read_target
 
@@ -37,7 +38,8 @@ def head_commit(folder: Path) -> str | None:
 class CheckRequest:
     """A check's inputs: target, budget file, and a target to compare with.
 
-    ``image`` (C, H, W) and ``classes`` are for a target that does not say them.
+    ``image`` (C, H, W) and ``classes`` are for a target that does not say them; ``measured``: files that verify.py of
+    a package wrote on devices.
     """
 
     target: str
@@ -45,6 +47,7 @@ class CheckRequest:
     against: str | None = None
     image: Shape | None = None
     classes: int = 1000
+    measured: tuple[Path, ...] = ()
 
 
 def run_check(request: CheckRequest, progress: Progress = SILENT) -> CheckResult:
@@ -55,6 +58,7 @@ def run_check(request: CheckRequest, progress: Progress = SILENT) -> CheckResult
     """
     budget = load_budget(request.budget)
     target = read_target(request.target, request.image, request.classes)
+    target = replace(target, figures=with_devices(target, request.measured))
     figures = _with_latency(target, budget, progress)
     other = None if request.against is None else _compared(request.against, request)
     against: Comparison | None = None

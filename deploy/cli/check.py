@@ -31,6 +31,10 @@ def check(
     against: Annotated[
         str | None, typer.Option(metavar="OTHER", help="another target, or what --json wrote: show what changed since")
     ] = None,
+    measured: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="what verify.py of a package wrote on a device; repeatable"),
+    ] = None,
     input_: Annotated[
         str | None, typer.Option("--input", metavar="CxHxW", help="one image, where the target does not say it")
     ] = None,
@@ -48,7 +52,9 @@ def check(
             check_file_destination(file, option)
     image = None if input_ is None else read_image_shape(input_)
     with redirect_stdout(sys.stderr):  # what a user's model prints: standard output is the result alone
-        result = run_check(CheckRequest(target, budget, against, image, classes), terminal.progress)
+        result = run_check(
+            CheckRequest(target, budget, against, image, classes, tuple(measured or ())), terminal.progress
+        )
     _print(result, json)
     _write(result, json, junit, summary)
     if not result.verdict.passed:

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 def export(
     context: typer.Context,
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="run directory of a finished run")],
-    to: Annotated[str, typer.Option(metavar="FORMAT,...", help="onnx, pt2, tensorrt, tensorrt-rtx")] = "onnx,pt2",
+    to: Annotated[
+        str, typer.Option(metavar="FORMAT,...", help="onnx, pt2, executorch, tensorrt, tensorrt-rtx")
+    ] = "onnx,pt2",
     precision: Annotated[
         str, typer.Option(metavar="P,...", help="of ONNX files and engines: fp32, fp16, int8")
     ] = "fp32",
@@ -103,6 +105,13 @@ def _print_exported(exported: Exported) -> None:
         if row.first_difference is not None:
             where = f"{row.artifact} in {row.runtime}, batch {row.batch}"
             out.print(f"FAILED {where}: {row.first_difference}", soft_wrap=True)
+    for name, delegation in exported.delegations.items():
+        remaining = ", ".join(f"{item.name} {item.layer}".strip() for item in delegation.remaining) or "none"
+        taken, count = len(delegation.delegated), len(delegation.delegated) + len(delegation.remaining)
+        out.print(f"{name}: XNNPACK runs {taken} of {count} operators; the others: {remaining}", soft_wrap=True)
+        if integer := len(delegation.integer_layers):
+            layers = integer + len(delegation.float_layers)
+            out.print(f"{name}: {integer} of {layers} convolutions and linear layers in integers", soft_wrap=True)
     reasons: dict[tuple[str, str], list[str]] = {}
     for absent in exported.evidence.absent:
         reasons.setdefault((absent.runtime, absent.reason), []).append(absent.artifact)

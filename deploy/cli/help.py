@@ -63,6 +63,13 @@ HELP = {
             ("quantize model.onnx --images my_images/train --form s8", "for TensorRT"),
         ),
     ),
+    "package": CommandHelp(
+        "A model for a device, with scripts, checks, a model card.",
+        (
+            ("package runs/recipe --for onnxruntime", "a folder: model, scripts, golden images"),
+            ("package runs/recipe --for openvino --out model.zip --latency 10ms", "to send"),
+        ),
+    ),
     "inspect": CommandHelp(
         "What can shrink in a model, what cannot and why.",
         (

@@ -23,6 +23,10 @@ def report(
         Path | None,
         typer.Option(metavar="FILE", help="default: report.html in the run, comparison.html here for several"),
     ] = None,
+    measured: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="what verify.py of a package wrote on a device: kept in the run; repeatable"),
+    ] = None,
 ) -> None:
     """Write the report as one HTML file that opens from disk: of a run, or of several side by side."""
     from ..report.html import COMPARISON_FILE, write_comparison, write_run
@@ -31,6 +35,12 @@ def report(
     _check_arguments(runs, out)
     for run in runs:
         check_run_undamaged(run)
+    if measured:
+        from ..run.measured import add_measured
+
+        if len(runs) > 1:
+            raise ConfigError(f"--measured is of one run, and {len(runs)} are given: give that run alone")
+        add_measured(runs[0], measured)
     if len(runs) > 1:
         path = write_comparison(runs, out or Path(COMPARISON_FILE))
     else:

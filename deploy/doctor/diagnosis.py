@@ -40,6 +40,8 @@ _LEAST_ROOM = 1e8
 _DISTRIBUTIONS = {"PIL": "pillow", "yaml": "PyYAML", "sklearn": "scikit-learn", "lightning_fabric": "lightning-fabric"}
 _OPTIONAL = {
     "timm": ("timm>=1.0.3", "models named timm:NAME"),
+    "executorch": ("executorch>=1.5", "export --to executorch; each release fits one version of torch"),
+    "huggingface_hub": ("huggingface_hub>=0.26", "package --push-to-hub"),
 }
 
 

@@ -12,7 +12,7 @@ from slimsight.compress.amounts import as_duration
 from slimsight.compress.files.atomic import write_text
 from slimsight.compress.files.untrusted import escape_hidden
 
-from . import rows, rows_explained, rows_int8, rows_origin
+from . import rows, rows_device, rows_explained, rows_int8, rows_origin
 from .schema import Report
 from .table import Table, code, plain, to_markdown
 from .units import as_count, as_error, as_macs, as_percent, plural
@@ -32,6 +32,7 @@ TABLES: Final[Mapping[str, Callable[[Report], Table]]] = {
     "budget": rows.budget,
     "parity": rows.parity,
     "latency": rows.latency,
+    "devices": rows_device.devices,
     "int8_files": rows_int8.int8_files,
     "int8_runtimes": rows_int8.int8_runtimes,
     "int8_controls": rows_int8.int8_controls,

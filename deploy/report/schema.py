@@ -10,6 +10,7 @@ from pydantic import AwareDatetime, Field, model_validator
 from slimsight.compress.amounts import Amount
 from slimsight.compress.config import Count, NonNegative, Positive
 
+from .device import DeviceFigures
 from .inputs import DataFigures
 from .int8 import Int8Figures
 from .parts import (
@@ -312,6 +313,7 @@ class Report(ReportPart):
     parity: tuple[ParityRow, ...] = ()
     latency: tuple[LatencyFigures, ...] = ()
     int8: Int8Figures | None = None
+    devices: tuple[DeviceFigures, ...] | None = None
     saliency: SaliencyFigures | None = None
     attribution: AttributionFigures | None = None
     stages: tuple[StageFigures, ...] = ()

@@ -18,6 +18,7 @@ from slimsight.compress.explain.varsal import VarSalHead
 from slimsight.compress.files.untrusted import printable
 
 from ..budget import run_checks
+from ..device import kept_figures
 from ..machine import device_name, versions
 from ..report import Report
 from ..report.canvas import draw_strip
@@ -124,6 +125,7 @@ def assemble_report(session: Session, name: str, records: Mapping[str, StageReco
         parity=parity,
         latency=latency,
         int8=int8,
+        devices=kept_figures(session.run, session.progress) or None,
         saliency=_saliency(metrics),
         attribution=AttributionFigures(**judged["attribution"]) if "attribution" in judged else None,
         stages=tuple(

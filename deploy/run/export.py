@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
@@ -24,6 +24,7 @@ from slimsight.export.onnx_files.metadata import read_metadata
 from slimsight.export.onnx_files.quantised import Method
 from slimsight.export.parity.prove import Artifact, ParityEvidence, prove_parity
 from slimsight.export.pt2.contents import read_pt2_metadata
+from slimsight.export.pte.lower import Delegation
 
 from ..host import check_batches_fit
 from ..machine import device_name, versions
@@ -44,7 +45,7 @@ class Exported:
     """What ``export_run`` wrote and found.
 
     ``engines``: what was read back from each, by file name; ``skipped``: what was asked for and is not to be had here,
-    with the reason; ``int8``: INT8 files with their proofs.
+    with the reason; ``int8``: INT8 files with their proofs; ``delegations``: what ``.pte`` files run in XNNPACK.
     """
 
     folder: Path
@@ -53,6 +54,7 @@ class Exported:
     engines: Mapping[str, EngineResult]
     skipped: tuple[tuple[str, str], ...] = ()
     int8: tuple[Int8Model, ...] = ()
+    delegations: Mapping[str, Delegation] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -165,7 +167,8 @@ def export_run(
         remember_engine(folder / name, session.cache)
     images = np.asarray(session.some_images(IMAGES))
     evidence = prove_parity(artifacts, images, fp32=recipe.export.tolerance, progress=progress)
-    found = Exported(folder, tuple(artifacts), evidence, files.engines, tuple(files.skipped), tuple(files.int8_models))
+    skipped, int8_models = tuple(files.skipped), tuple(files.int8_models)
+    found = Exported(folder, tuple(artifacts), evidence, files.engines, skipped, int8_models, files.delegations)
     write_sealed(found.json, _to_dict(found, len(images)))
     return found
 
@@ -239,6 +242,8 @@ def _to_dict(found: Exported, images: int) -> dict[str, Any]:
                 "not_run": [{"runtime": item.runtime, "reason": item.reason} for item in absent],
             }
         )
+        if (delegation := found.delegations.get(artifact.path.name)) is not None:
+            files[-1]["delegation"] = delegation.to_dict()
     files += [_int8_entry(made) for made in found.int8]
     return {
         "schema": 1,

@@ -18,12 +18,15 @@ from slimsight.export.engines.result import BatchProfile, EngineResult, Precisio
 from slimsight.export.half.precision import export_fp16
 from slimsight.export.int8.make import Int8Model, make_int8
 from slimsight.export.int8.quantise import Scheme
-from slimsight.export.onnx_files.metadata import model_metadata, read_metadata
+from slimsight.export.onnx_files.metadata import PRECISION, model_metadata, read_metadata
 from slimsight.export.onnx_files.quantised import Form
 from slimsight.export.parity.prove import PARITY_BATCHES, Artifact
 from slimsight.export.pt2.contents import read_pt2_metadata
 from slimsight.export.pt2.export import export_pt2
+from slimsight.export.pte.lower import Delegation, export_pte, says_slimsight
+from slimsight.export.pte.runtime import why_no_executorch
 from slimsight.export.routed.export import export_masked, export_routed
+from slimsight.export.runners import to_input
 from slimsight.export.tensorrt_build.export import Flavour, export_engine
 from slimsight.export.to_onnx import export_onnx, verify_shapes
 
@@ -33,7 +36,7 @@ from ..timing.file_ratio import time_file_ratio
 from .session import Session
 from .stages.int8 import PROOF_IMAGES, training_calibration, training_control
 
-Format = Literal["onnx", "pt2", "tensorrt", "tensorrt-rtx"]
+Format = Literal["onnx", "pt2", "executorch", "tensorrt", "tensorrt-rtx"]
 FORMATS = get_args(Format)
 _INT8_SUFFIXES: dict[Form, str] = {"u8": ".int8.onnx", "s8": ".int8.trt.onnx"}
 PRECISIONS = get_args(Precision)
@@ -47,6 +50,7 @@ _SAMPLES = 32
 class Files:
     """Writes the files of one run; ``engines`` by file name, and ``skipped``: (what, why) it could not write here.
 
+    ``delegations``: what ``.pte`` files run in XNNPACK, by file name.
     ``int8_models``: INT8 files with their proofs. They are not compared with PyTorch, but with their own arithmetic.
 
     Args:
@@ -66,6 +70,7 @@ class Files:
     engines: dict[str, EngineResult] = field(default_factory=dict)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     int8_models: list[Int8Model] = field(default_factory=list)
+    delegations: dict[str, Delegation] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.example = self.session.some_images(_EXAMPLES)
@@ -78,7 +83,10 @@ class Files:
 
         Raises:
             ConfigError: names the first.
+            RuntimeMissing: ExecuTorch is asked for and not installed.
         """
+        if "executorch" in self.formats and (missing := why_no_executorch()) is not None:
+            raise RuntimeMissing(missing)
         listed = exported_names(self.folder)
         for path in self._targets():
             if path.exists() and path.name not in listed and not _says_so(path):
@@ -91,6 +99,9 @@ class Files:
         """The files that ``write`` may write."""
         if "pt2" in self.formats:
             yield self.folder / "model.pt2"
+        if "executorch" in self.formats:
+            yield self.folder / "model.pte"
+            yield self.folder / "model.int8.pte"
         dynamic = ("masked.onnx", "routed.onnx") if self.session.recipe.dynamic.enabled else ()
         for name in ("model.onnx", *dynamic) if self._needs_onnx() else ():
             source = self.folder / name
@@ -121,11 +132,39 @@ class Files:
             about = self.session.about("finetune")
             export_pt2(model, self.example, path, model_metadata(model, self.example, len(about.classes), about))
             yield Artifact(path, path.name, model, "pt2", batches=self.batches)
+        if "executorch" in self.formats:
+            yield from self._pte(model)
+
+    def _pte(self, model: nn.Module) -> Iterator[Artifact]:
+        """Write ``model.pte``, and ``model.int8.pte``: for one image per call, unless the user asks for more."""
+        about, batches = self.session.about("finetune"), (1,) if self.profile is None else self.profile.sizes
+        metadata = model_metadata(model, self.example, len(about.classes), about)
+        quantised = "int8" in self.precisions
+        if "fp32" in self.precisions or not quantised:
+            path = self.folder / "model.pte"
+            self.delegations[path.name] = export_pte(model, self.example, path, metadata, most=max(batches))
+            yield Artifact(path, path.name, model, "executorch", batches=batches)
+        if quantised:
+            path, images = self.folder / "model.int8.pte", training_calibration(self.session, self.int8.images)
+            self.delegations[path.name] = export_pte(
+                model,
+                self.example,
+                path,
+                metadata | {PRECISION: "int8"},
+                most=max(batches),
+                calibration=to_input(images.pixels),
+            )
+            if self.int8.accuracy_control.limits or self.int8.method != "minmax":
+                why = "ranges of .pte files are extremes, and all layers are quantised; ONNX files have both"
+                self.skipped.append((f"accuracy control or method of {path.name}", why))
+            yield Artifact(path, path.name, model, "executorch", "int8", batches)
 
     def _dynamic(self) -> Iterator[Artifact]:
-        if "pt2" in self.formats:
+        for name in ("pt2", "executorch"):
+            if name not in self.formats:
+                continue
             why = "a traced graph computes every channel; ONNX has the routed form"
-            self.skipped.append(("dynamic model as pt2", why))
+            self.skipped.append((f"dynamic model as {name}", why))
         if not self._needs_onnx():
             return
         learned = self.session.run.record("dynamic")
@@ -218,6 +257,8 @@ def _says_so(path: Path) -> bool:
     """Whether a file says that slimsight wrote it; an engine has a file beside it that does."""
     if path.suffix == ".engine":
         return sidecar(path).is_file()
+    if path.suffix == ".pte":
+        return says_slimsight(path)
     try:
         return bool(read_metadata(path).all) if path.suffix == ".onnx" else bool(read_pt2_metadata(path))
     except ExportError:

@@ -16,7 +16,7 @@ from typing import Any
 from slimsight.compress.errors import ExportError
 from slimsight.compress.files.untrusted import printable
 
-from ..onnx_files.graph import nested_graphs, read_onnx, subgraphs
+from ..onnx_files.graph import external_files, nested_graphs, subgraphs
 from .layers import LayerCost, ModelCost, Shape, merge_calls
 from .onnx_operators import (
     CONVOLUTIONS,
@@ -67,16 +67,8 @@ def onnx_bytes(path: Path) -> int:
     Raises:
         ExportError: one of them is missing.
     """
-    proto = read_onnx(path, external=False)
-    beside = {
-        entry.value
-        for graph in nested_graphs(proto.graph)
-        for tensor in graph.initializer
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
     try:
-        return sum(file.stat().st_size for file in (path, *(path.parent / name for name in sorted(beside))))
+        return sum(file.stat().st_size for file in (path, *(path.parent / name for name in external_files(path))))
     except FileNotFoundError as error:
         raise ExportError(f"{path} keeps weights in {error.filename}, which is missing: copy both") from error
 

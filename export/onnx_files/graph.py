@@ -116,3 +116,20 @@ def count_reads(graph: Any) -> Counter[str]:
         for node in inner.node:
             reads.update(node.input)
     return reads
+
+
+def external_files(path: Path) -> list[str]:
+    """Names, relative to the folder of an ONNX file, of the files beside it that hold its weights.
+
+    Raises:
+        ExportError: as ``read_onnx``.
+    """
+    proto = read_onnx(path, external=False)
+    locations = {
+        entry.value
+        for graph in nested_graphs(proto.graph)
+        for tensor in graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    return sorted(locations)

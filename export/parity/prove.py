@@ -23,7 +23,7 @@ from ..runners.choose import find_runtime, runtimes_for
 from .compare import ParityResult, check_parity, least_precise, tolerance_of
 from .first_difference import LayerDifference, OnnxLayers, first_in_pt2
 
-ArtifactKind = Literal["onnx", "routed", "pt2", "tensorrt", "tensorrt-rtx"]
+ArtifactKind = Literal["onnx", "routed", "pt2", "executorch", "tensorrt", "tensorrt-rtx"]
 PARITY_BATCHES = (1, 64)
 """Batch sizes at which artefacts are compared; neither is the example's, so that a fixed batch size is detected."""
 
@@ -128,8 +128,8 @@ def _runtimes_of(artifact: Artifact) -> list[Runtime]:
     """The runtimes that open an artefact: of an engine the one that built it."""
     if artifact.kind in ("tensorrt", "tensorrt-rtx"):
         return [find_runtime(artifact.kind)[0]]
-    if artifact.kind == "pt2":
-        return runtimes_for(".pt2")
+    if artifact.kind in ("pt2", "executorch"):
+        return runtimes_for(artifact.path.suffix)
     return [runtime for runtime in runtimes_for(".onnx") if runtime.proves_routed or artifact.kind != "routed"]
 
 

@@ -47,11 +47,14 @@ def cpu_copy(model: nn.Module) -> nn.Module:
     return copy_of(model).cpu().to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
 
 
-def trace(model: nn.Module, example: Tensor) -> ExportedProgram:
+def trace(model: nn.Module, example: Tensor, *, most: int | None = None) -> ExportedProgram:
     """Trace ``model`` in eval mode with a free batch size; the other sizes are those of ``example`` (N, 3, H, W).
 
     ``model`` is not changed. Only shape and dtype of ``example`` are used: torch.export stores its inputs in the
     program, and a user's images must not get into an artefact.
+
+    Args:
+        most: images of a call; 1: the batch size is fixed; None: any number.
 
     Raises:
         ExportError: ``example`` is not a batch of images; the model fixes its batch size or branches on values.
@@ -59,10 +62,11 @@ def trace(model: nn.Module, example: Tensor) -> ExportedProgram:
     if example.ndim != 4:
         raise ExportError(f"the example has shape {tuple(example.shape)}: give images (N, 3, H, W)")
     # torch.export treats a batch size of 1 as a constant, so the model is always traced with two images.
-    images = torch.zeros(2, *example.shape[1:], dtype=example.dtype)
+    images = torch.zeros(1 if most == 1 else 2, *example.shape[1:], dtype=example.dtype)
+    sizes = None if most == 1 else ({0: Dim("batch", max=most)},)
     try:
         with silence_output():
-            program = torch.export.export(cpu_copy(model), (images,), dynamic_shapes=({0: Dim("batch")},))
+            program = torch.export.export(cpu_copy(model), (images,), dynamic_shapes=sizes)
     except _TRACE_ERRORS as error:
         raise ExportError(
             f"{type(model).__name__} cannot be traced with a free batch size for images of shape "

@@ -65,7 +65,7 @@ class NodeTime:
 NodeTimes = Callable[[Path, Mapping[str, NDArray[Any]], int, int], list[NodeTime]]
 """Runs an ONNX file with inputs by name so many rounds on so many threads: the time of each of its nodes."""
 
-FORMATS = ("module", ".onnx", ".pt2", ".engine")
+FORMATS = ("module", ".onnx", ".pt2", ".pte", ".engine")
 """What runtimes open: modules of PyTorch, and files by their suffix."""
 
 

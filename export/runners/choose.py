@@ -10,11 +10,11 @@ from torch import nn
 from slimsight.compress.errors import ConfigError, ExportError
 from slimsight.compress.registry import nearest
 
-from . import in_onnxruntime, in_openvino, in_tensorrt, in_torch
+from . import in_executorch, in_onnxruntime, in_openvino, in_tensorrt, in_torch
 from .base import Runner, Runtime
 from .plug_in import load_plug_ins
 
-_MODULES = (in_torch, in_onnxruntime, in_openvino, in_tensorrt)
+_MODULES = (in_torch, in_onnxruntime, in_openvino, in_executorch, in_tensorrt)
 
 RUNTIMES: dict[str, Runtime] = {runtime.name: runtime for module in _MODULES for runtime in module.RUNTIMES}
 """Our own runtimes by name. To add one: a file beside these with a runner and its ``RUNTIMES``, listed above."""

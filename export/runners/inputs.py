@@ -1,4 +1,4 @@
-"""Image size and batch size that an ONNX or ``.pt2`` file takes, read from the file without running it."""
+"""Image size and batch size that an ONNX, ``.pt2`` or ``.pte`` file takes, read from the file without running it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from slimsight.compress.errors import ExportError
 from ..onnx_files.contents import check_image
 from ..onnx_files.graph import import_onnx, read_onnx, runtime_inputs, static_sizes
 from ..pt2.export import load_program
+from ..pte.runtime import load_pte, why_no_executorch
 
 
 @dataclass(frozen=True)
@@ -24,14 +25,24 @@ class ImageInput:
 
 
 def read_input(path: Path) -> ImageInput:
-    """The images that an ``.onnx`` or ``.pt2`` file takes.
+    """The images that an ``.onnx``, ``.pt2`` or ``.pte`` file takes.
 
     Raises:
         ExportError: the file is missing or damaged, or does not take images (batch, 3, H, W) in fp32.
     """
     if not path.is_file():
         raise ExportError(f"there is no {path}: give a file that was exported, or the folder of a run")
+    if path.suffix == ".pte":
+        return _pte_input(path)
     return _onnx_input(path) if path.suffix == ".onnx" else _pt2_input(path)
+
+
+def _pte_input(path: Path) -> ImageInput:
+    """Nothing is known of it without ExecuTorch, which says then that it is missing where the file is opened."""
+    if why_no_executorch() is not None:
+        return ImageInput(None, None)
+    most, *_, height, width = load_pte(path).sizes
+    return ImageInput((height, width), 1 if most == 1 else None)
 
 
 def _onnx_input(path: Path) -> ImageInput:

@@ -33,6 +33,8 @@ NOT_RUN = {
 }
 if find_spec("tensorrt_rtx") is None:
     NOT_RUN[r".* export .*--to (\S*,)?tensorrt-rtx"] = "needs tensorrt-rtx, which has no wheel for this machine"
+if find_spec("executorch") is None:
+    NOT_RUN[r".* export .*--to (\S*,)?executorch"] = "needs ExecuTorch, which is no part of the dev extra"
 PAGES_WITH_COMMANDS = [page for page in PAGES if blocks(page, "sh")]
 
 

@@ -75,7 +75,7 @@ def test_amounts(key: str, given_value: object, amount: Amount) -> None:
         ("zzz: 2", r"zzz: unknown key; allowed: macs, params"),
         (
             "",
-            "budget: it limits nothing: give at least one of macs, params, size, latency, speedup, accuracy, ",
+            "budget: it limits nothing: give at least one of macs, params, size, latency, device_latency, speedup, ",
         ),
         ("macs: 50%\nmacs: 60%", "macs: written twice, in line 1 and line 2; keep one"),
     ],

@@ -164,8 +164,11 @@ def test_an_artefact_of_the_run_that_was_changed_is_refused_and_made_again_by_ru
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--to", "onxn"], "--to is 'onxn'; did you mean 'onnx'?: choose from onnx, pt2, tensorrt, tensorrt-rtx"),
-        (["--to", ","], "--to is ',': choose from onnx, pt2, tensorrt, tensorrt-rtx"),
+        (
+            ["--to", "onxn"],
+            "--to is 'onxn'; did you mean 'onnx'?: choose from onnx, pt2, executorch, tensorrt, tensorrt-rtx",
+        ),
+        (["--to", ","], "--to is ',': choose from onnx, pt2, executorch, tensorrt, tensorrt-rtx"),
         (["--batch", "8:4:2"], "--batch is '8:4:2': give MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX"),
         (["--to", "onnx", "--opset", "13"], "has no ONNX form at opset 13: its operators need opset 18; ask for"),
     ],
