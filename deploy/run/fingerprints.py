@@ -175,7 +175,11 @@ def dynamic_parts(session: Session) -> Parts:
 
 
 def export_parts(session: Session) -> Parts:
-    return {"export": _export(session.recipe.export), "metadata": METADATA_VERSION}
+    recipe = session.recipe
+    parts = {"export": _export(recipe.export), "metadata": METADATA_VERSION}
+    if recipe.export.quantised and recipe.export.int8.qat.epochs:
+        parts |= {"augment": augmentation(recipe.data), **_training_parts(recipe)}
+    return parts
 
 
 def _export(export: ExportConfig) -> dict[str, Any]:
@@ -192,6 +196,8 @@ def _int8(settings: Int8Config) -> dict[str, Any]:
     parts = settings.model_dump(mode="json") | {"biases": "corrected", "explained": "occlusion"}
     if not settings.accuracy_control.limits:
         del parts["accuracy_control"]
+    if not settings.qat.epochs:
+        del parts["qat"]
     if settings.weights == "per_channel":
         del parts["weights"]
     return parts

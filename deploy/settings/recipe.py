@@ -83,6 +83,11 @@ class Recipe(Section):
                 f"data.labels is none and finetune.distill is {self.finetune.distill:g}: without labels all of the "
                 "loss comes from the original; set finetune.distill to 1, or leave it out"
             )
+        if self.export.int8.qat.distill != 1:
+            raise ValueError(
+                f"data.labels is none and export.int8.qat.distill is {self.export.int8.qat.distill:g}: without labels "
+                "all of the loss comes from the FP32 file; set it to 1, or leave it out"
+            )
         if self.dynamic.enabled:
             raise ValueError(
                 "data.labels is none and dynamic.enabled is true: the dynamic variant learns from labels; set "
