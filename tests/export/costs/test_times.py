@@ -16,6 +16,7 @@ from slimsight.compress.gates.latency import TimedLayer, timed_layer
 from slimsight.compress.gates.layers import read_layers
 from slimsight.compress.progress import Silent
 from slimsight.export.costs import times as layer_times
+from slimsight.export.costs.layer_graph import write_layers
 from slimsight.export.costs.times import cached_times, layers_share, time_layers
 from slimsight.export.runners import open_session
 from slimsight.export.runners.in_openvino import times_in_openvino
@@ -87,7 +88,7 @@ LAYERS = [of_module(module) for module in MODULES.values()]
 def test_a_node_computes_what_its_layer_does(tmp_path: Path) -> None:
     """With the node's weights, the module that a layer was read from gives what ONNX Runtime gives."""
     path = tmp_path / "layers.onnx"
-    feeds = layer_times._write_graph(LAYERS, path, batch=2)
+    feeds = write_layers(LAYERS, path, batch=2)
     graph = onnx.load(str(path)).graph
     weights = {tensor.name: torch.tensor(onnx.numpy_helper.to_array(tensor)) for tensor in graph.initializer}
     nodes = {node.name: node for node in graph.node}
@@ -195,7 +196,7 @@ def test_openvino_times_every_kind_of_layer(tmp_path: Path, monkeypatch: pytest.
     assert found.keys() == {*LAYERS, small, large}
     assert min(found.values()) > 0
     assert found[large] > 5 * found[small]  # 256 times the MACs
-    layer_times._write_graph([small, large], tmp_path / "two.onnx", 1)
+    write_layers([small, large], tmp_path / "two.onnx", 1)
     graph = onnx.load(str(tmp_path / "two.onnx"))
     del graph.graph.node[2:], graph.graph.output[1:], graph.graph.input[1:]
     onnx.save(graph, str(tmp_path / "one.onnx"))
