@@ -152,12 +152,16 @@ def timing_parts(latency: LatencyConfig) -> dict[str, Any]:
 
 
 def _budget(budget: BudgetConfig) -> dict[str, Any]:
-    """All of it; as before ``latency_aware`` existed where it is off."""
-    return budget.model_dump(mode="json", exclude=None if budget.latency_aware else {"latency_aware"})
+    """All of it; as before ``latency_aware`` and ``precision`` existed where they have their defaults."""
+    unused = set() if budget.latency_aware else {"latency_aware"}
+    unused |= {"precision"} if budget.precision == "fp32" else set()
+    return budget.model_dump(mode="json", exclude=unused)
 
 
 def _gate_budget(recipe: Recipe) -> Any:
     """The part of the budget that decides the gates' MACs target."""
+    if recipe.budget.macs is None and recipe.budget.precision == "fp32":
+        return recipe.budget.model_dump(mode="json", exclude={"precision"})
     return recipe.budget if recipe.budget.macs is None else recipe.budget.model_dump(mode="json")["macs"]
 
 

@@ -26,8 +26,8 @@ def write_layers(
 ) -> dict[str, NDArray[Any]]:
     """Write a graph with a node ``layer<number>`` for each layer; returns its inputs by name.
 
-    In int8 a layer stands between DequantizeLinear and QuantizeLinear, whose zero point is its ReLU; its weight is int8,
-    its bias int32, with a scale for each output channel. Layers of one shape of input read the same one.
+    In int8 a layer stands between DequantizeLinear and QuantizeLinear, whose zero point is its ReLU; its weight is
+    int8, its bias int32, with a scale for each output channel. Layers of one shape of input read the same one.
     """
     onnx = importlib.import_module("onnx")
     graph = _Graph(onnx, batch, precision)
@@ -65,10 +65,10 @@ class _Graph:
             stored = [self._constant(f"weight_{number}", weight), self._constant(f"bias_{number}", (layer.outputs,))]
             self._float_node(number, layer, [maps, *stored])
         else:
-            axis = 1 if layer.transposed else 0
+            axis, scales = 1 if layer.transposed else 0, np.full(layer.outputs, _WEIGHT_SCALE)
             stored = [
-                self._integer(f"weight_{number}", weight, np.full(layer.outputs, _WEIGHT_SCALE), np.int8, axis),
-                self._integer(f"bias_{number}", (layer.outputs,), np.full(layer.outputs, _SCALE * _WEIGHT_SCALE), np.int32, 0),
+                self._integer(f"weight_{number}", weight, scales, np.int8, axis),
+                self._integer(f"bias_{number}", (layer.outputs,), _SCALE * scales, np.int32, 0),
             ]
             self._integer_node(number, layer, [maps, *stored])
 
@@ -123,9 +123,7 @@ class _Graph:
         """A stored integer with a scale for each index of ``axis``, in floats."""
         self._store(name, self._draw.integers(-100, 101, shape).astype(kind))
         self._store(f"{name}_scale", scales)
-        return self._restore(
-            name, f"{name}_scale", self._store(f"{name}_zero", np.zeros(len(scales), kind)), axis=axis
-        )
+        return self._restore(name, f"{name}_scale", self._store(f"{name}_zero", np.zeros(len(scales), kind)), axis=axis)
 
     def _restore(self, name: str, scale: str, zero: str, **options: int) -> str:
         output = f"{name}_restored"

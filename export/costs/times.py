@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -136,9 +135,7 @@ def cached_times(
     missing = sorted({layer for layer in wanted if layer.key not in known})
     if missing:
         progress.note(f"timing {len(missing)} layers, once on this machine: {file}")
-        measured = time_layers(
-            missing, threads=threads, batch=batch, run=run, precision=precision, progress=progress
-        )
+        measured = time_layers(missing, threads=threads, batch=batch, run=run, precision=precision, progress=progress)
         make_folder(file.parent)
         with locked(file.parent):  # another run may have added its own meanwhile
             known = _read_times(file, SILENT) | {layer.key: ms for layer, ms in measured.items()} | known
