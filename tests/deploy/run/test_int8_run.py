@@ -194,6 +194,9 @@ def test_settings_of_int8_change_nothing_where_none_is_asked_for(tiny: Path, fin
     trained, rate = keys(*INT8[1:], "export.int8.qat.epochs=1"), keys(*INT8[1:], "export.int8.qat.lr=1")
     assert asked == rate != trained
     assert trained["finetune"] == asked["finetune"]
+    timed, in_int8 = (keys(*INT8[1:], f"budget={{macs: 50%, align: auto{more}}}") for more in ("", ", precision: int8"))
+    assert timed["surgery"] != in_int8["surgery"]
+    assert timed["gates"] == in_int8["gates"]
     assert before == same
     assert before["export"] == read_run(finished.root).record("export").fingerprint  # type: ignore[union-attr]
     changed = {name for name in before if before[name] != asked[name]}
@@ -222,6 +225,12 @@ def test_settings_of_int8_change_nothing_where_none_is_asked_for(tiny: Path, fin
         (["export.int8.accuracy_control.max_float_layers=0"], r"accuracy_control\.max_float_layers.*at least 1"),
         (["export.int8.forms=[]"], r"export\.int8\.forms"),
         (["export.int8.qat.epochs=-1"], r"export\.int8\.qat\.epochs.*at least 0"),
+        (["budget={macs: 50%, precision: int8}"], r"precision is int8, and no time decides the plan: give latency"),
+        (["budget={latency: 50%, precision: int8}"], r"the run writes no INT8 file for ONNX Runtime: set export\.prec"),
+        (
+            [*INT8, "budget={latency: 50%, precision: int8}", "latency.runtime=openvino"],
+            r"budget\.precision is int8 and latency\.runtime is openvino: integer kernels are timed in onnxruntime-cpu",
+        ),
         (["export.int8.qat.lr=0"], r"export\.int8\.qat\.lr.*above 0"),
     ],
 )
