@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from zoo import MODELS, SEED, SIDES
 
 from slimsight.compress.config import ModelConfig
@@ -36,7 +37,7 @@ from slimsight.export.tensorrt_build.export import export_engine
 from slimsight.export.to_onnx import export_onnx
 
 RESULTS = Path(__file__).resolve().parent / "results" / "int8_zoo.json"
-CALIBRATED, PROVEN = 32, 16
+CALIBRATED, PROVEN, STATISTICS = 32, 16, 8
 FIRST = ("squeezenet1_1", "shufflenet_v2_x1_0", "mobilenet_v3_small", "mnasnet1_0", "mobilenet_v2", "regnet_x_400mf")
 
 Row = dict[str, Any]
@@ -59,6 +60,7 @@ def measure(name: str) -> Row:
         fp32 = Path(folder) / "model.onnx"
         try:
             net = build_net(ModelConfig(name=f"torchvision:{name}"), 1000).eval()
+            take_statistics_(net, images(STATISTICS, side, 2))
             export_onnx(net, torch.rand(2, 3, side, side), fp32)
             row |= measure_files(
                 fp32, Calibration(images(CALIBRATED, side, 0), "random images"), images(PROVEN, side, 1)
@@ -66,6 +68,18 @@ def measure(name: str) -> Row:
         except SlimError as error:
             row["error"] = str(error)
     return row | {"seconds": round(time.perf_counter() - start)}
+
+
+def take_statistics_(net: nn.Module, pixels: np.ndarray[Any, Any]) -> None:
+    """Normalisations get the statistics of random images: with those of a new network its logits would be constant."""
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the mean of all batches
+            module.reset_running_stats()
+            module.train()
+    with torch.inference_mode():
+        net(torch.from_numpy(pixels).float() / 255)
+    net.eval()
 
 
 def measure_files(fp32: Path, calibration: Calibration, proven_on: np.ndarray[Any, Any]) -> Row:

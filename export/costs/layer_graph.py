@@ -65,10 +65,11 @@ class _Graph:
             stored = [self._constant(f"weight_{number}", weight), self._constant(f"bias_{number}", (layer.outputs,))]
             self._float_node(number, layer, [maps, *stored])
         else:
-            axis, scales = 1 if layer.transposed else 0, np.full(layer.outputs, _WEIGHT_SCALE)
+            axis = 1 if layer.transposed else 0
+            scales = [np.full(count, _WEIGHT_SCALE) for count in (weight[axis], layer.outputs)]
             stored = [
-                self._integer(f"weight_{number}", weight, scales, np.int8, axis),
-                self._integer(f"bias_{number}", (layer.outputs,), _SCALE * scales, np.int32, 0),
+                self._integer(f"weight_{number}", weight, scales[0], np.int8, axis),
+                self._integer(f"bias_{number}", (layer.outputs,), _SCALE * scales[1], np.int32, 0),
             ]
             self._integer_node(number, layer, [maps, *stored])
 

@@ -127,6 +127,11 @@ def check_int8(session: Session, classifier: Classifier) -> None:
             f"model '{session.recipe.model.name}' has no convolution, and export.precision has int8: INT8 files are "
             "made of convolutional networks; take int8 out of export.precision"
         )
+    if session.recipe.dynamic.enabled:
+        session.progress.note(
+            "the dynamic variant stays in FP32: onnxruntime.quantization leaves the branches of its routed form alone; "
+            "INT8 files are of the slim model"
+        )
     if config.qat.epochs:
         with TemporaryDirectory(prefix="slimsight-qat-") as folder:
             path = Path(folder) / "model.onnx"
