@@ -35,7 +35,7 @@ def int8_control(found: Results) -> str:
 def int8_qat(found: Results) -> str:
     """Before and after training, for each network."""
     lines = [
-        "| channels multiplied by up to | accuracy in FP32 | calibrated: same class, SQNR, accuracy | trained: the same | "
+        "| channels multiplied by up to | accuracy in FP32 | calibrated: same class, SQNR, accuracy | trained | "
         "file against what was trained, 99 % below |",
         "|---|---|---|---|---|",
     ]
@@ -80,7 +80,7 @@ def int8_branches(found: Results) -> str:
 def int8_zoo(found: Results) -> str:
     """What runtimes make of each network's u8 file, and of an engine from its s8 file."""
     lines = [
-        "| network | size, of FP32 | ONNX Runtime: 99 % below, same class | OpenVINO | SQNR | engine of s8 | trainable |",
+        "| network | of FP32 | ONNX Runtime: 99 % below, same class | OpenVINO | SQNR | engine of s8 | trainable |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in found["rows"]:

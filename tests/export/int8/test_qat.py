@@ -22,7 +22,7 @@ from slimsight.export.int8.fake_quantise import FakeQuantise, round_bias, round_
 from slimsight.export.int8.fidelity import compare_fidelity
 from slimsight.export.int8.make import make_int8
 from slimsight.export.int8.prove import onnx_logits
-from slimsight.export.int8.qat import AS_TRAINED, Qat, QatScore, check_trainable, train_int8_
+from slimsight.export.int8.qat import AS_TRAINED, Qat, QatScore, check_trainable, judge_trained, train_int8_
 from slimsight.export.int8.quantise import Quantiser, Scheme
 from slimsight.export.int8.torch_graph import read_graph
 from slimsight.export.int8.trainable import TrainableInt8
@@ -153,6 +153,17 @@ def test_nothing_is_trained_where_the_calibrated_file_keeps_its_limits(
 
     assert made_with(1) is None
     assert made_with(90) is not None
+
+
+def test_a_file_may_differ_from_what_was_trained_as_far_as_its_own_logits_move() -> None:
+    draw = np.random.default_rng(0)
+    own = draw.normal(size=(64, 10)).astype(np.float32)
+    far = own + draw.normal(0, 0.1, own.shape).astype(np.float32)
+    assert judge_trained(own, own, own).passed
+    assert not judge_trained(own, own, far).passed
+    assert judge_trained(own, own + (far - own) * 0.6, far).passed
+    assert not judge_trained(own, own + (far - own) * 0.3, far).passed
+    assert not judge_trained(own, far, np.full_like(own, np.nan)).passed
 
 
 def test_equal_predictions_are_told_apart_by_divergence() -> None:
