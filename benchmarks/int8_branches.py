@@ -10,6 +10,7 @@ none into a branch: this graph is written by hand. Rows go to results/int8_branc
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 import time
 from collections import Counter
@@ -125,6 +126,7 @@ def measure(channels: int) -> Row:
 
 def main() -> None:
     """Measure and write."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     rows = [measure(channels) for channels in CHANNELS]
     write_json(RESULTS, {"schema": 1, "versions": versions(), "machine": describe_machine(), "rows": rows})
     for row in rows:
