@@ -19,7 +19,7 @@ from tables_drift import drift, steered_finetuning
 from tables_dynamic import dynamic
 from tables_faults import faults
 from tables_headlines import headlines
-from tables_int8 import int8_control
+from tables_int8 import int8_branches, int8_control, int8_plans, int8_qat, int8_zoo
 from tables_kinds import kinds
 from tables_models import zoo
 from tables_scaling import processes, scaling
@@ -76,6 +76,10 @@ TABLES: dict[str, tuple[Callable[..., str], *tuple[str, ...]]] = {
     "clothing": (clothing, "clothing.json"),
     "finetuning": (finetuning, "finetuning.json"),
     "int8_control": (int8_control, "int8_control.json"),
+    "int8_qat": (int8_qat, "int8_qat.json"),
+    "int8_plans": (int8_plans, "int8_plans.json"),
+    "int8_branches": (int8_branches, "int8_branches.json"),
+    "int8_zoo": (int8_zoo, "int8_zoo.json"),
     "processes": (processes, "processes.json"),
     "scaling": (scaling, "scaling.json"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from .config import FinetuneConfig, TrainConfig
 from .data import Batch, BatchSource
 from .explain import ExplainedClassifier, RbfHead, squared_distance
 from .models.fold import to_fast
-from .training import History, Learning, fit, one_cycle, to_device
+from .training import History, Learning, Validation, fit, one_cycle, to_device
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,11 @@ def train_classifier(
     steering: Steering | None = None,
     what: str = "classifier",
     score: str = "accuracy",
+    validate: Callable[[], Validation] | None = None,
 ) -> History:
     """Train ``model`` with a one-cycle learning rate, by SGD with Nesterov momentum or AdamW; the last weights stay.
+
+    With ``validate``, which is called after each epoch, the best ones stay.
 
     With ``config.mixup`` images and labels are mixed in pairs (``mix_pairs``). With a ``teacher`` and a FinetuneConfig
     that asks for it, part of the loss is the distillation loss T^2 KL(teacher / T || model / T) (Hinton et al. 2015,
@@ -138,6 +142,7 @@ def train_classifier(
         what=what,
         epochs=config.epochs,
         schedule=one_cycle,
+        validate=validate,
     )
     model.eval()
     return history

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
-from slimsight.compress.config import Positive, Section
+from slimsight.compress.config import BatchSize, Positive, Section
 from slimsight.compress.config.shares import AccuracyDrop, LeastAgreement
 
 from .onnx_files.quantised import Form, Method, WeightScales
@@ -22,6 +22,7 @@ LEAST_IMAGES = 32
 DEFAULT_IMAGES = 256
 MOST_FLOAT_LAYERS = 8
 CONTROL_IMAGES = 512
+MOST_EPOCHS = 1000
 
 
 class AccuracyControlConfig(Section):
@@ -60,6 +61,29 @@ class AccuracyControlConfig(Section):
         return {name: value for name, value in found.items() if value is not None}
 
 
+class QatConfig(Section):
+    """Quantisation-aware training of the slim model's INT8 file, from its calibrated ranges; 0 epochs: none.
+
+    With ``accuracy_control`` it trains only where the calibrated file misses a limit, and before a layer stays in FP32.
+    The best epoch on validation images is kept, and the calibrated file where no epoch is better.
+    """
+
+    epochs: Annotated[int, Field(ge=0, le=MOST_EPOCHS)] = Field(
+        default=0, description="times through the training images, each longer than one of finetune; 0: no training"
+    )
+    lr: Positive = Field(
+        default=5e-5, description="the highest of a one-cycle schedule, of AdamW; scales change ten times as fast"
+    )
+    batch_size: BatchSize = Field(default=32, description="images per step")
+    distill: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=1.0, description="share of the loss from the FP32 file; the rest is from the labels"
+    )
+    distill_temperature: Positive = Field(default=4.0, description="of both softmaxes in distillation")
+    mixup: Annotated[float, Field(ge=0, le=100)] = Field(
+        default=0.0, description="images are mixed in pairs by shares of Beta(mixup, mixup); 0: not mixed"
+    )
+
+
 class Int8Config(Section):
     """How INT8 files are made (``precision`` with int8). Ranges of values are measured on training images."""
 
@@ -79,6 +103,7 @@ class Int8Config(Section):
         description="u8 (model.int8.onnx): for ONNX Runtime; s8 (model.int8.trt.onnx): for TensorRT",
     )
     accuracy_control: AccuracyControlConfig = AccuracyControlConfig()
+    qat: QatConfig = QatConfig()
 
     @field_validator("forms")
     @classmethod

@@ -75,6 +75,11 @@ class BudgetConfig(Section):
         default=False,
         description="among plans within budget.macs choose by layer times, measured here in ONNX Runtime on the CPU",
     )
+    precision: Literal["fp32", "int8"] = Field(
+        default="fp32",
+        description="of the file that latency, align auto and latency_aware are about; int8: plans are timed by "
+        "integer kernels, and latency limits the slim model's INT8 file, a ratio against the original in FP32",
+    )
     rank_weight: Annotated[float, Field(ge=0, le=1)] = Field(
         default=1.0,
         description="how much ranks decide widths where several budgets bind; 0: they decide within groups only",
@@ -95,6 +100,11 @@ class BudgetConfig(Section):
             raise ValueError(
                 "latency_aware chooses among the plans within macs, and no macs is given: give macs or latency, or set "
                 "latency_aware: false"
+            )
+        if self.precision == "int8" and not self.timed:
+            raise ValueError(
+                "precision is int8, and no time decides the plan: give latency, align: auto or latency_aware: true, or "
+                "leave precision out"
             )
         return self
 

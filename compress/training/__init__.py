@@ -12,7 +12,7 @@ from .batch_norm import (
 from .checkpoint import Checkpoints, Stateful
 from .course import History, Validation
 from .evaluate import Score, evaluate, logits_of, to_device
-from .learning import Learning, LearningFabric, Precision, make_fabric
+from .learning import Learning, LearningFabric, Precision, make_fabric, one_device_fabric
 from .loop import fit, one_cycle
 from .step import Loss, SharedStep
 
@@ -36,6 +36,7 @@ __all__ = [
     "logits_of",
     "make_fabric",
     "one_cycle",
+    "one_device_fabric",
     "recalibrate_bn",
     "take_statistics_",
     "to_device",

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.strategies.single_device import SingleDeviceStrategy
 from torch.nn.parallel import DistributedDataParallel
 
 from ..data import Flow
@@ -65,6 +66,13 @@ def make_fabric(
     else:
         fabric = LearningFabric(accelerator=accelerator, devices=1, precision=precision)
     fabric.accumulate = accumulate
+    fabric.launch()
+    return fabric
+
+
+def one_device_fabric(device: torch.device) -> LearningFabric:
+    """A launched Fabric of this process alone, whatever others torchrun has started; trains in float32."""
+    fabric = LearningFabric(accelerator=device.type, strategy=SingleDeviceStrategy(device))
     fabric.launch()
     return fabric
 

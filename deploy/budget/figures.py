@@ -32,6 +32,15 @@ class TimedFigures:
     noise: tuple[str, ...] = ()
 
     @classmethod
+    def of_int8(cls, rows: Sequence[LatencyFigures]) -> tuple[TimedFigures, ...]:
+        """The slim model's INT8 file in each row that has it, with the original in FP32 as reference."""
+        return tuple(
+            cls(f"INT8 in {latency_label(row)}", row.int8_ms.median, row.original_ms.median, row.int8_speedup.low)
+            for row in rows
+            if row.int8_ms is not None and row.int8_speedup is not None
+        )
+
+    @classmethod
     def of_rows(cls, rows: Sequence[LatencyFigures]) -> tuple[TimedFigures, ...]:
         """The slim model's latency in each row of a report, with the original as reference."""
         return tuple(

@@ -51,7 +51,8 @@ def run_checks(
     )
     checks += [check_figure(name, limit, value, unit) for name, limit, value, unit in costs if limit is not None]
     if budget.latency_max is not None:
-        timed = TimedFigures.of_rows(latency)
+        in_int8 = budget.latency_precision == "int8"
+        timed = TimedFigures.of_int8(latency) if in_int8 else TimedFigures.of_rows(latency)
         checks += [item.check for item in latency_checks(timed, Limit(budget.latency_max), NO_LATENCY)]
     if accuracy is not None:
         checks += accuracy_checks(accuracy)

@@ -44,6 +44,9 @@ def export(
     max_float_layers: Annotated[
         int | None, typer.Option(help="int8: most layers that stay in FP32; default: the recipe's")
     ] = None,
+    qat_epochs: Annotated[
+        int | None, typer.Option(help="int8: epochs of quantisation-aware training; default: the recipe's")
+    ] = None,
     allow_code: AllowCode = False,
 ) -> None:
     """Export a run's slim model (and its dynamic one), and compare each file with PyTorch on real images."""
@@ -66,6 +69,7 @@ def export(
             "sqnr_db": sqnr,
             "max_float_layers": max_float_layers,
         },
+        qat_epochs=qat_epochs,
         allow_code=allow_code,
         progress=terminal.progress,
     )

@@ -14,6 +14,7 @@ from .terminal import console
 if TYPE_CHECKING:
     from slimsight.export.int8.control import Controlled
     from slimsight.export.int8.make import Int8Model
+    from slimsight.export.int8.qat import QatResult
 
 
 LeastAgreement = Annotated[
@@ -25,6 +26,11 @@ LeastSqnr = Annotated[
 ]
 MaxFloatLayers = Annotated[
     int | None, typer.Option(help="int8: most layers that stay in FP32, where there is such a limit; default: 8")
+]
+
+QatEpochs = Annotated[
+    int | None,
+    typer.Option(help="int8: train weights and ranges with rounding so often, where the limits are missed; default: 0"),
 ]
 
 
@@ -59,6 +65,13 @@ def _control_text(control: Controlled) -> str:
     return control_text(AccuracyControlFigures(**control.to_dict()))
 
 
+def _qat_text(qat: QatResult) -> str:
+    from ..report.int8 import QatFigures
+    from ..report.rows_int8 import qat_text
+
+    return qat_text(QatFigures(**qat.to_dict()))
+
+
 def print_int8(made: Int8Model) -> None:
     """Size, nearness to FP32, and a line for each runtime."""
     from ..report.units import as_bytes, as_percent, plural
@@ -79,6 +92,8 @@ def print_int8(made: Int8Model) -> None:
     for row in made.proof.runtimes:
         if row.layers is not None and row.layers.floating:
             out.print(f"in FP32 in {row.runtime}: {', '.join(row.layers.floating)}", soft_wrap=True)
+    if made.qat is not None:
+        out.print(f"quantisation-aware training: {_qat_text(made.qat)}", soft_wrap=True)
     if made.control is not None:
         out.print(f"accuracy control: {_control_text(made.control)}", soft_wrap=True)
     for runtime, reason in made.proof.skipped:

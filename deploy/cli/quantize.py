@@ -11,6 +11,7 @@ from .int8_proof import (
     LeastAgreement,
     LeastSqnr,
     MaxFloatLayers,
+    QatEpochs,
     print_int8,
     read_agreement_option,
     refuse_failed,
@@ -35,6 +36,7 @@ def quantize(
     agreement: LeastAgreement = None,
     sqnr: LeastSqnr = None,
     max_float_layers: MaxFloatLayers = None,
+    qat_epochs: QatEpochs = None,
     json: Annotated[Path | None, typer.Option(help="write the figures to this file")] = None,
 ) -> None:
     """Write an ONNX file in INT8; prove what runtimes here compute, and how near it is to FP32."""
@@ -62,6 +64,7 @@ def quantize(
         weights=cast("WeightScales", weights),
         limits=limits,
         max_float_layers=most,
+        qat_epochs=qat_epochs or 0,
         progress=terminal.progress,
     )
     if json is not None:

@@ -31,6 +31,7 @@ from slimsight.export.onnx_files.metadata import (
 from slimsight.export.onnx_files.quantised import Form, Method, WeightScales
 
 from .model import check_choices, check_out, make_with_control, split_rows
+from .training import QAT_IMAGES, check_epochs, to_qat
 
 Channels = tuple[float, float, float]
 
@@ -47,6 +48,7 @@ def quantise_from_folder(
     weights: WeightScales = "per_channel",
     limits: KeptLimits | None = None,
     max_float_layers: int = MOST_FLOAT_LAYERS,
+    qat_epochs: int = 0,
     progress: Progress = SILENT,
 ) -> Int8Model:
     """Write an FP32 ONNX file in INT8, and prove the file.
@@ -63,6 +65,8 @@ def quantise_from_folder(
         limits: of agreement and of SQNR; where all layers in INT8 miss one, the fewest that bring it back stay in FP32,
             chosen on images that the file is neither calibrated nor proven on.
         max_float_layers: most layers that stay in FP32.
+        qat_epochs: how often weights and ranges are trained with rounding, on images that the file is not proven on;
+            not where the calibrated file keeps the limits; 0: not.
 
     Raises:
         ConfigError: an unknown method, form or kind of scales, or a file at ``out`` that is no INT8 file.
@@ -70,6 +74,7 @@ def quantise_from_folder(
         ExportError: the file cannot be quantised.
     """
     scheme, limits = check_choices(method, form, weights), limits or KeptLimits()
+    check_epochs(qat_epochs)
     takes = check_quantisable(fp32)
     assert takes.size is not None
     path = check_out(out or fp32.with_suffix(".int8.onnx" if form == "u8" else ".int8.trt.onnx"), fp32)
@@ -79,7 +84,8 @@ def quantise_from_folder(
     preprocessing = _stated_preprocessing(metadata) or _square(takes.size)
     paths = find_images(images)
     rows, others = split_rows(len(paths), wanted, controlled=limits.any)
-    chosen = read_images(images, [paths[row] for row in (*rows, *others)], preprocessing)
+    more = _spread(np.setdiff1d(np.arange(len(paths)), [*rows, *others]), QAT_IMAGES if qat_epochs else 0)
+    chosen = read_images(images, [paths[row] for row in (*rows, *others, *more)], preprocessing)
     if chosen.shape[2:] != takes.size:
         raise DataError(
             f"{fp32.name} states images of {chosen.shape[2]} x {chosen.shape[3]} pixels and takes {takes.size[0]} x "
@@ -92,7 +98,15 @@ def quantise_from_folder(
         tuple(map(int, rows)),
         normalised=normalisation is not None,
     )
-    return make_with_control(fp32, path, calibration, pixels, scheme, limits, max_float_layers, progress)
+    first = len(rows) + len(others)
+    trained_on = np.concatenate([pixels[: len(rows)], pixels[first:]])
+    qat = to_qat(fp32, trained_on, qat_epochs, progress) if qat_epochs else None
+    return make_with_control(fp32, path, calibration, pixels[:first], scheme, limits, max_float_layers, qat, progress)
+
+
+def _spread(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """At most ``most`` of the rows, evenly apart."""
+    return rows[np.unique(np.linspace(0, max(0, len(rows) - 1), min(most, len(rows))).round().astype(np.int64))]
 
 
 def read_normalisation(mean: str | None, std: str | None) -> tuple[Channels, Channels] | None:

@@ -21,6 +21,7 @@ from slimsight.export.int8.calibration import Calibration, spread_rows
 from slimsight.export.int8.control import Control, ControlImages, KeptLimits
 from slimsight.export.int8.make import Int8Model, make_int8
 from slimsight.export.int8.prepare import check_quantisable
+from slimsight.export.int8.qat import Qat
 from slimsight.export.int8.quantise import Scheme
 from slimsight.export.onnx_files.graph import read_onnx
 from slimsight.export.onnx_files.metadata import stored_metadata
@@ -30,6 +31,7 @@ from slimsight.export.to_onnx import export_onnx
 
 from ..slim_folder import PROGRAM, Slimmed, load
 from ..timing.file_ratio import time_file_ratio
+from .training import QAT_IMAGES, check_epochs, to_qat
 
 MOST_HELD_OUT = 128
 """Most images that a file is proven on, beside those that it was calibrated on."""
@@ -47,6 +49,7 @@ def quantize(
     agreement: float | None = None,
     sqnr_db: float | None = None,
     max_float_layers: int = MOST_FLOAT_LAYERS,
+    qat_epochs: int = 0,
     progress: Progress = SILENT,
 ) -> Int8Model:
     """Write a slim model, or any FP32 ONNX file, in INT8, and prove the file.
@@ -66,6 +69,8 @@ def quantize(
             judged.
         sqnr_db: the same for signal to quantisation noise of the logits.
         max_float_layers: most layers that stay in FP32.
+        qat_epochs: how often weights and ranges are trained with rounding, on the images that are calibrated on and up
+            to 4096 after those that the file is proven on; not where the calibrated file keeps the limits; 0: not.
 
     Raises:
         ConfigError: an unknown method, form or kind of scales, a limit out of range, or a file at ``out`` that is no
@@ -75,15 +80,18 @@ def quantize(
     """
     scheme = check_choices(method, form, weights)
     limits = check_limits(agreement, sqnr_db, max_float_layers)
+    check_epochs(qat_epochs)
     path = check_out(Path(out), Path(source) if isinstance(source, str | Path) else None)
     with TemporaryDirectory(prefix="slimsight-quantize-") as folder:
         fp32 = _fp32_file(source, Path(folder))
         check_quantisable(fp32)
         if images < LEAST_IMAGES:
             raise ExportError(f"{images} calibration images were asked for: INT8 needs at least {LEAST_IMAGES}")
-        seen = first_images(loader, images + MOST_HELD_OUT * (2 if limits.any else 1))[0].numpy()
+        first = images + MOST_HELD_OUT * (2 if limits.any else 1)
+        seen = first_images(loader, first + (QAT_IMAGES if qat_epochs else 0))[0].numpy()
         calibration = Calibration(seen[:images], "the loader's first images", normalised=True)
-        return make_with_control(fp32, path, calibration, seen, scheme, limits, max_float_layers, progress)
+        qat = to_qat(fp32, np.concatenate([seen[:images], seen[first:]]), qat_epochs, progress) if qat_epochs else None
+        return make_with_control(fp32, path, calibration, seen[:first], scheme, limits, max_float_layers, qat, progress)
 
 
 def check_choices(method: Method, form: Form, weights: WeightScales = "per_channel") -> Scheme:
@@ -122,6 +130,7 @@ def make_with_control(
     scheme: Scheme,
     limits: KeptLimits,
     max_float_layers: int,
+    qat: Qat | None,
     progress: Progress,
 ) -> Int8Model:
     """Write ``path`` in INT8 and prove it on the ``images`` behind those of ``calibration``.
@@ -142,6 +151,7 @@ def make_with_control(
         others,
         scheme=scheme,
         control=control,
+        qat=qat,
         time_ratio=partial(time_file_ratio, images=images, progress=progress),
         progress=progress,
     )

@@ -125,6 +125,27 @@ class AccuracyControlFigures(ReportPart):
     time_ratio: TimeRatioFigures | None = None
 
 
+class QatScoreFigures(ReportPart):
+    """Share of right predictions on validation images, and KL divergence from the FP32 file's softmax (nats)."""
+
+    right: Share
+    divergence: float
+
+
+class QatFigures(ReportPart):
+    """Quantisation-aware training. ``score``: what ``right`` is, accuracy or agreement with the FP32 file.
+
+    ``before``: of the calibrated file; ``after``: of ``best_epoch``; ``kept``: that is better, and was written.
+    """
+
+    score: Literal["accuracy", "agreement"]
+    epochs: Count
+    best_epoch: Count
+    before: QatScoreFigures
+    after: QatScoreFigures
+    kept: bool
+
+
 class Int8FileFigures(ReportPart):
     """An INT8 file and its proof.
 
@@ -145,6 +166,7 @@ class Int8FileFigures(ReportPart):
     val: AccuracyDropFigures
     test: AccuracyDropFigures | None = None
     accuracy_control: AccuracyControlFigures | None = None
+    qat: QatFigures | None = None
     explanations: AttributionFigures | None = None
 
     @property

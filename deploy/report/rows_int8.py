@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from .int8 import AccuracyControlFigures, AccuracyDropFigures, Int8FileFigures, KeptFigures
+from .int8 import AccuracyControlFigures, AccuracyDropFigures, Int8FileFigures, KeptFigures, QatFigures
 from .schema import Report
 from .table import Cell, Code, Number, Result, Table
 from .units import as_bytes, as_db, as_error, as_percent, as_percent_1, as_points, plural
@@ -146,6 +146,7 @@ def int8_notes(report: Report) -> list[str]:
 def _of_file(file: Int8FileFigures) -> list[str]:
     control = file.accuracy_control
     notes = [] if control is None else [f"{file.artifact}: {control_text(control)}"]
+    notes += [] if file.qat is None else [f"{file.artifact}: {qat_text(file.qat)}"]
     if (moved := explained_text(file)) is not None:
         notes.append(f"{file.artifact}: {moved}")
     for row in file.runtimes:
@@ -153,6 +154,18 @@ def _of_file(file: Int8FileFigures) -> list[str]:
             more = f" and {len(row.float_layers) - _LISTED} more" if len(row.float_layers) > _LISTED else ""
             notes.append(f"{file.artifact} in {row.runtime}: in FP32 run {', '.join(row.float_layers[:_LISTED])}{more}")
     return [*notes, *(f"{file.artifact} was not run in {item.runtime}: {item.reason}" for item in file.not_run)]
+
+
+def qat_text(found: QatFigures) -> str:
+    """What quantisation-aware training brought, in a sentence without its end."""
+    change = (
+        f"validation {found.score} {as_percent(found.before.right)} -> {as_percent(found.after.right)}, divergence "
+        f"from FP32 {found.before.divergence:.2g} -> {found.after.divergence:.2g} nats"
+    )
+    if found.kept:
+        return f"trained with rounding, epoch {found.best_epoch} of {found.epochs} is kept: {change}"
+    epochs = plural(found.epochs, "epoch")
+    return f"{epochs} of training with rounding brought nothing, the calibrated file stays: {change}"
 
 
 def explained_text(file: Int8FileFigures) -> str | None:

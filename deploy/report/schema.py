@@ -72,7 +72,8 @@ class GatedFigures(ReportPart):
 class BudgetFigures(ReportPart):
     """The limits of the recipe, those that it has; ``macs_used`` = slim.macs / macs_max.
 
-    Of latency either ms or a ratio to the original's median in the same row.
+    Of latency either ms or a ratio to the original's median in the same row. ``latency_precision``: of the slim model's
+    file that it limits.
     """
 
     macs_max: Annotated[int | float, Field(gt=0)] | None = None
@@ -81,6 +82,7 @@ class BudgetFigures(ReportPart):
     size_max: Annotated[int | float, Field(gt=0)] | None = None
     latency_ms_max: Positive | None = None
     latency_ratio_max: Positive | None = None
+    latency_precision: Literal["fp32", "int8"] = "fp32"
 
     @property
     def latency_max(self) -> Amount | None:

@@ -222,6 +222,7 @@ def _budget(budget: BudgetConfig, limits: Mapping[str, float], slim: ModelFigure
         size_max=limits.get("size"),
         latency_ms_max=latency.value if latency is not None and not latency.relative else None,
         latency_ratio_max=latency.value if latency is not None and latency.relative else None,
+        latency_precision=budget.precision,
     )
 
 

@@ -36,6 +36,7 @@ _DECODED = 16  # images, to see how long that takes
 _CALIBRATION_PASSES = 4  # nothing is fused while ranges are measured
 _OCCLUDED = 2 * EXPLAINED_IMAGES * (CELLS**2 + 1)  # images with a patch covered, by two files
 _CONTROL_FILES = 25  # passes over the images of accuracy control: single layers on a part of them, then whole files
+_QAT_STEPS = 2.5  # of a plain step, with its rounding and its teacher
 _EXPORT_SECONDS = 1.5  # of one export by torch, with its proof; deeper networks take longer
 _OPEN_SECONDS = 0.02  # a file in ONNX Runtime
 _STEADY_CALLS = 10  # of a session, before times are read
@@ -141,6 +142,7 @@ def estimate(session: Session, known: Preflight, steps: Steps) -> dict[str, floa
     calibrated = min(recipe.export.int8.images, train)
     control = recipe.export.int8.accuracy_control
     compared = min(control.images, train) * _CONTROL_FILES * len(recipe.export.int8.forms) if control.limits else 0
+    qat = recipe.export.int8.qat.epochs * len(recipe.export.int8.forms) if recipe.export.quantised else 0
     latency = recipe.latency
     calls = (latency.rounds + _STEADY_CALLS * latency.sessions) * latency.batch
     return {
@@ -153,6 +155,7 @@ def estimate(session: Session, known: Preflight, steps: Steps) -> dict[str, floa
         "finetune": finetune + recalibrations * recipe.finetune.batch_size * forward,
         "export": files * (_EXPORT_SECONDS + 3 * val * forward)
         + quantised * (_EXPORT_SECONDS + (_CALIBRATION_PASSES * calibrated + 3 * val) * forward)
+        + qat * (train * _QAT_STEPS * step + val * forward)
         + ((compared + _OCCLUDED) * forward if quantised else 0.0),
         "dynamic": (recipe.dynamic.epochs + recipe.dynamic.finetune_epochs) * train * step * 2,
         "dynamic_export": 2 * _EXPORT_SECONDS + 3 * val * forward,

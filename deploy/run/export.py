@@ -17,7 +17,7 @@ from slimsight.compress.files.sealed import sha256_of_file, write_sealed
 from slimsight.compress.files.untrusted import printable
 from slimsight.compress.progress import SILENT, Progress
 from slimsight.compress.registry import nearest
-from slimsight.export.config import LEAST_IMAGES, Int8Config
+from slimsight.export.config import LEAST_IMAGES, MOST_EPOCHS, Int8Config
 from slimsight.export.engines.result import BatchProfile, EngineResult, Precision
 from slimsight.export.int8.make import Int8Model
 from slimsight.export.onnx_files.metadata import read_metadata
@@ -112,6 +112,7 @@ def export_run(
     calibration: int | None = None,
     method: str | None = None,
     accuracy_control: Mapping[str, float | None] | None = None,
+    qat_epochs: int | None = None,
     cache: Path | None = None,
     allow_code: bool = False,
     progress: Progress = SILENT,
@@ -127,6 +128,7 @@ def export_run(
         out: where to; None: ``export`` in the run's folder.
         calibration, method: images and method of INT8 files; None: as the recipe says.
         accuracy_control: fields of the recipe's ``export.int8.accuracy_control``; None: as the recipe says.
+        qat_epochs: times through the training images, with rounding; None: as the recipe says.
         cache: folder of decoded images (see ``default_cache``).
         allow_code: build the run's model from its file although that was not run here (see ``allowed_code``).
 
@@ -142,12 +144,12 @@ def export_run(
         raise RunError(f"process {writer} is working on {path}: wait until it ends, then export")
     recipe = load_run_recipe(run, allow_code=allow_code, cache=cache)
     control = {name: value for name, value in (accuracy_control or {}).items() if value is not None}
-    if "int8" not in precisions and (calibration is not None or method is not None or control):
+    if "int8" not in precisions and ((calibration, method, qat_epochs) != (None, None, None) or control):
         raise ConfigError(
-            "--calibration, --method, --agreement, --sqnr and --max-float-layers are of INT8 files: add int8 to "
-            "--precision, or leave them out"
+            "--calibration, --method, --agreement, --sqnr, --max-float-layers and --qat-epochs are of INT8 files: add "
+            "int8 to --precision, or leave them out"
         )
-    int8 = _int8_settings(recipe.export.int8, calibration, method, control)
+    int8 = _int8_settings(recipe.export.int8, calibration, method, control, qat_epochs)
     stages = ("finetune", "dynamic") if recipe.dynamic.enabled else ("finetune",)
     unfinished = next((stage for stage in stages if run.record(stage) is None), None)
     if unfinished is not None:
@@ -174,12 +176,16 @@ def export_run(
 
 
 def _int8_settings(
-    settings: Int8Config, calibration: int | None, method: str | None, control: Mapping[str, float]
+    settings: Int8Config,
+    calibration: int | None,
+    method: str | None,
+    control: Mapping[str, float],
+    qat_epochs: int | None,
 ) -> Int8Config:
     """The recipe's settings with those of the command line.
 
     Raises:
-        ConfigError: too few images, an unknown method, or a limit out of range.
+        ConfigError: too few images, an unknown method, or a limit or a number of epochs out of range.
     """
     if calibration is not None and calibration < LEAST_IMAGES:
         raise ConfigError(f"--calibration is {calibration}: INT8 needs at least {LEAST_IMAGES} images")
@@ -194,7 +200,10 @@ def _int8_settings(
     controlled = settings.accuracy_control.model_copy(update=dict(control)) if control else None
     if controlled is not None and not controlled.limits:
         raise ConfigError("--max-float-layers is given without a limit to keep: give --agreement or --sqnr with it")
-    given = {"images": calibration, "method": method, "accuracy_control": controlled}
+    if qat_epochs is not None and not 0 <= qat_epochs <= MOST_EPOCHS:
+        raise ConfigError(f"--qat-epochs is {qat_epochs}: give 0 (no training) to {MOST_EPOCHS} epochs")
+    trained = None if qat_epochs is None else settings.qat.model_copy(update={"epochs": qat_epochs})
+    given = {"images": calibration, "method": method, "accuracy_control": controlled, "qat": trained}
     return settings.model_copy(update={name: value for name, value in given.items() if value is not None})
 
 

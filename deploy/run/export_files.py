@@ -12,6 +12,7 @@ import numpy as np
 from torch import nn
 
 from slimsight.compress.errors import ConfigError, ExportError, RuntimeMissing
+from slimsight.compress.training import Learning
 from slimsight.export.config import Int8Config
 from slimsight.export.engines.key import sidecar
 from slimsight.export.engines.result import BatchProfile, EngineResult, Precision
@@ -34,7 +35,7 @@ from ..run_dir.allowed_code import was_built_here
 from ..run_dir.exports import exported_names
 from ..timing.file_ratio import time_file_ratio
 from .session import Session
-from .stages.int8 import PROOF_IMAGES, training_calibration, training_control
+from .stages.int8 import PROOF_IMAGES, training_calibration, training_control, training_qat
 
 Format = Literal["onnx", "pt2", "executorch", "tensorrt", "tensorrt-rtx"]
 FORMATS = get_args(Format)
@@ -212,6 +213,8 @@ class Files:
         paths: dict[Form, Path] = {}
         calibration = training_calibration(self.session, self.int8.images)
         control = training_control(self.session, calibration, self.int8)
+        learning = Learning(self.session.fabric, progress=self.session.progress)
+        qat = training_qat(self.session, learning, self.int8)
         pixels = self.session.some_pixels(PROOF_IMAGES)
         for form in get_args(Form):
             if wanted[form]:
@@ -224,6 +227,7 @@ class Files:
                     pixels,
                     scheme=scheme,
                     control=control,
+                    qat=qat,
                     time_ratio=partial(time_file_ratio, images=pixels, progress=self.session.progress),
                     progress=self.session.progress,
                 )

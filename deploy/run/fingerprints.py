@@ -152,12 +152,16 @@ def timing_parts(latency: LatencyConfig) -> dict[str, Any]:
 
 
 def _budget(budget: BudgetConfig) -> dict[str, Any]:
-    """All of it; as before ``latency_aware`` existed where it is off."""
-    return budget.model_dump(mode="json", exclude=None if budget.latency_aware else {"latency_aware"})
+    """All of it; as before ``latency_aware`` and ``precision`` existed where they have their defaults."""
+    unused = set() if budget.latency_aware else {"latency_aware"}
+    unused |= {"precision"} if budget.precision == "fp32" else set()
+    return budget.model_dump(mode="json", exclude=unused)
 
 
 def _gate_budget(recipe: Recipe) -> Any:
     """The part of the budget that decides the gates' MACs target."""
+    if recipe.budget.macs is None and recipe.budget.precision == "fp32":
+        return recipe.budget.model_dump(mode="json", exclude={"precision"})
     return recipe.budget if recipe.budget.macs is None else recipe.budget.model_dump(mode="json")["macs"]
 
 
@@ -175,7 +179,11 @@ def dynamic_parts(session: Session) -> Parts:
 
 
 def export_parts(session: Session) -> Parts:
-    return {"export": _export(session.recipe.export), "metadata": METADATA_VERSION}
+    recipe = session.recipe
+    parts = {"export": _export(recipe.export), "metadata": METADATA_VERSION}
+    if recipe.export.quantised and recipe.export.int8.qat.epochs:
+        parts |= {"augment": augmentation(recipe.data), **_training_parts(recipe)}
+    return parts
 
 
 def _export(export: ExportConfig) -> dict[str, Any]:
@@ -192,6 +200,8 @@ def _int8(settings: Int8Config) -> dict[str, Any]:
     parts = settings.model_dump(mode="json") | {"biases": "corrected", "explained": "occlusion"}
     if not settings.accuracy_control.limits:
         del parts["accuracy_control"]
+    if not settings.qat.epochs:
+        del parts["qat"]
     if settings.weights == "per_channel":
         del parts["weights"]
     return parts

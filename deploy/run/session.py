@@ -285,6 +285,7 @@ class Session(RunImages):
             images,
             recipe.latency,
             self.cache,
+            precision=recipe.budget.precision,
             opset=recipe.export.opset,
             seed=recipe.seed,
             progress=self.progress,

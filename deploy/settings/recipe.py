@@ -30,7 +30,7 @@ from slimsight.export.config import ExportConfig
 
 from .allowed import Allowed, Problems, Schema, choices, shown_value
 from .checks import ChecksConfig
-from .latency import LatencyConfig
+from .latency import DEFAULT_RUNTIME, LatencyConfig
 from .yaml_text import MOST_YAML, Place, dump_yaml, parse_yaml, read_yaml
 
 _FACTORY = re.compile(r"(?P<file>.+\.py)(?P<factory>:[^:/\\]+)")
@@ -83,10 +83,31 @@ class Recipe(Section):
                 f"data.labels is none and finetune.distill is {self.finetune.distill:g}: without labels all of the "
                 "loss comes from the original; set finetune.distill to 1, or leave it out"
             )
+        if self.export.int8.qat.distill != 1:
+            raise ValueError(
+                f"data.labels is none and export.int8.qat.distill is {self.export.int8.qat.distill:g}: without labels "
+                "all of the loss comes from the FP32 file; set it to 1, or leave it out"
+            )
         if self.dynamic.enabled:
             raise ValueError(
                 "data.labels is none and dynamic.enabled is true: the dynamic variant learns from labels; set "
                 "dynamic.enabled to false, or give the images class folders (data.labels: folders)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _times_a_file_that_it_writes(self) -> Recipe:
+        if self.budget.precision == "fp32":
+            return self
+        if not self.export.quantised or "u8" not in self.export.int8.forms:
+            raise ValueError(
+                "budget.precision is int8, and the run writes no INT8 file for ONNX Runtime: set export.precision to "
+                "[fp32, int8], with u8 among export.int8.forms"
+            )
+        if self.latency.runtime != DEFAULT_RUNTIME:
+            raise ValueError(
+                f"budget.precision is int8 and latency.runtime is {self.latency.runtime}: integer kernels are timed in "
+                f"{DEFAULT_RUNTIME} alone; leave one of them out"
             )
         return self
 

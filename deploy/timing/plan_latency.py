@@ -22,7 +22,11 @@ from slimsight.compress.gates.latency import LatencyModel, grid_points, preferre
 from slimsight.compress.gates.widths import Align
 from slimsight.compress.progress import SILENT, Progress
 from slimsight.compress.surgery import PrunePlan
+from slimsight.export.config import LEAST_IMAGES
+from slimsight.export.costs.layer_graph import KernelPrecision
 from slimsight.export.costs.times import TIMING_METHOD, cached_times, layers_share
+from slimsight.export.int8.calibration import Calibration
+from slimsight.export.int8.quantise import quantise
 from slimsight.export.runners.base import NodeTimes
 from slimsight.export.runners.choose import find_runtime, open_runner, runtimes_for
 from slimsight.export.to_onnx import export_onnx
@@ -48,7 +52,10 @@ TIMED_SESSIONS = 3
 
 @dataclass(frozen=True)
 class TimedPlan:
-    """A selection and what its model measured, interleaved with the original (median ms)."""
+    """A selection and what its model measured, interleaved with the original (median ms).
+
+    ``slim_ms``: of its file in the precision that plans are timed in; ``original_ms``: of the original in FP32.
+    """
 
     selection: Selection
     original_ms: float
@@ -63,11 +70,11 @@ class TimedPlan:
         return self.share_of(latency) <= 1
 
 
-def machine_key(threads: int, batch: int, runtime: str = DEFAULT_RUNTIME) -> str:
-    """Cache key of layer times: processor, runtime, threads, batch, method."""
+def machine_key(threads: int, batch: int, runtime: str = DEFAULT_RUNTIME, precision: KernelPrecision = "fp32") -> str:
+    """Cache key of layer times: processor, runtime, precision, threads, batch, method."""
     version = find_runtime(runtime)[0].version or "none"
     place = "CPUExecutionProvider" if runtime == DEFAULT_RUNTIME else runtime
-    parts = (_processor(), version, place, "fp32", str(threads), str(batch), f"method {TIMING_METHOD}")
+    parts = (_processor(), version, place, precision, str(threads), str(batch), f"method {TIMING_METHOD}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -136,6 +143,7 @@ class PlanTimer:
         to_slim: the classifier that a plan leaves of it.
         images: (N, 3, H, W) in [0, 1].
         cache: folder of layer times, shared by all runs.
+        precision: of the files that plans are timed by; int8: calibrated on ``images``, which do not change its time.
     """
 
     def __init__(
@@ -146,10 +154,12 @@ class PlanTimer:
         config: LatencyConfig,
         cache: Path,
         *,
+        precision: KernelPrecision = "fp32",
         opset: int = 18,
         seed: int = 0,
         progress: Progress = SILENT,
     ) -> None:
+        self.precision = precision
         self.original, self.to_slim, self.images, self.config = original, to_slim, images, config
         self.cache, self.opset, self.seed, self.progress = cache, opset, seed, progress
         self._folder: TemporaryDirectory[str] | None = None
@@ -157,6 +167,8 @@ class PlanTimer:
     def __enter__(self) -> Self:
         self._folder = TemporaryDirectory()
         export_onnx(self.original, self.images[:2], self._file("original"), opset=self.opset)
+        if self.precision == "int8":
+            self._quantise("original")
         return self
 
     def __exit__(
@@ -172,10 +184,33 @@ class PlanTimer:
     def of_plan(self, plan: PrunePlan) -> LatencyRow:
         """Export the model that ``plan`` leaves and time it, interleaved with the original."""
         export_onnx(self.to_slim(plan), self.images[:2], self._file("slim"), opset=self.opset)
+        return self._measure("slim")
+
+    def precision_ratio(self) -> float:
+        """Time of the original's file in the precision that plans are timed in, over that in FP32."""
+        if self.precision == "fp32":
+            return 1.0
+        row = self._measure("original")
+        assert row.int8_ms is not None
+        self.progress.note(
+            f"the original takes {as_ms(row.original_ms.median)} in FP32 and {as_ms(row.int8_ms.median)} in INT8"
+        )
+        return row.int8_ms.median / row.original_ms.median
+
+    def _quantise(self, name: str) -> Path:
+        """The INT8 file of a file; ranges hardly matter for its time, so that a few images do."""
+        pixels = np.resize(np.asarray(self.images), (max(LEAST_IMAGES, len(self.images)), *self.images.shape[1:]))
+        quantise(self._file(name), self._file(f"{name}.int8"), Calibration(pixels, "images that plans are timed on"))
+        return self._file(f"{name}.int8")
+
+    def _measure(self, name: str) -> LatencyRow:
         config = self.config
+        int8 = None
+        if self.precision == "int8":
+            int8 = open_runner(self._quantise(name), config.runtime, config.threads)
         return measure_latency(
             open_runner(self._file("original"), config.runtime, config.threads),
-            open_runner(self._file("slim"), config.runtime, config.threads),
+            open_runner(self._file(name), config.runtime, config.threads),
             np.asarray(self.images),
             threads=config.threads,
             batch=config.batch,
@@ -183,8 +218,14 @@ class PlanTimer:
             sessions=min(config.sessions, TIMED_SESSIONS),
             warmup=config.warmup_seconds,
             seed=self.seed,
+            int8=int8,
             progress=self.progress,
         )
+
+    @property
+    def _key(self) -> str:
+        config = self.config
+        return machine_key(config.threads, config.batch, config.runtime, self.precision)
 
     def timed_cost(self, cost: CostModel) -> tuple[CostModel, dict[str, int]]:
         """``cost`` with latency among its resources, and the multiple of channels that each group's layers like.
@@ -197,13 +238,20 @@ class PlanTimer:
         wanted = {point for layer in layers for point in grid_points(layer)[2].values()}
         wanted |= {point for layer in spatial for point in width_probes(layer)}
         config, run = self.config, layer_timer(self.config.runtime)
-        file = self.cache / "layer_times" / f"{machine_key(config.threads, config.batch, config.runtime)}.json"
+        file = self.cache / "layer_times" / f"{self._key}.json"
         table = cached_times(
-            sorted(wanted), file, threads=config.threads, batch=config.batch, run=run, progress=self.progress
+            sorted(wanted),
+            file,
+            threads=config.threads,
+            batch=config.batch,
+            run=run,
+            precision=self.precision,
+            progress=self.progress,
         )
         liked = {layer.name: preferred_multiple([table[point] for point in width_probes(layer)]) for layer in spatial}
         images = np.resize(np.asarray(self.images), (config.batch, *self.images.shape[1:]))
-        share = layers_share(self._file("original"), images, threads=config.threads, run=run)
+        whole = self._file("original" if self.precision == "fp32" else "original.int8")
+        share = layers_share(whole, images, threads=config.threads, run=run)
         latency = LatencyModel.of_share(cost.layers, table, share, liked)
         self.progress.note(
             f"latency of the original by the times of its layers: {as_ms(cost.timed(latency).totals['latency'])}; "
@@ -225,6 +273,7 @@ def select_timed(
     align: Align = 1,
     rank_weight: float = 1.0,
     most: float | None = None,
+    precision_ratio: float = 1.0,
     progress: Progress = SILENT,
 ) -> TimedPlan:
     """A plan under ``limits`` whose model, exported and timed, holds ``latency`` too.
@@ -238,15 +287,17 @@ def select_timed(
         limits: of the other resources.
         latency: a ratio to the original, or ms.
         most: ms by the table, at most; None: as the limit allows.
+        precision_ratio: ``PlanTimer.precision_ratio``: the table's total over the original's time, which the limit is a
+            ratio to.
 
     Raises:
         PruningError: a limit is out of reach even by the table.
     """
     total = cost.totals["latency"]
-    factor = 1.0  # measured over predicted
+    factor = precision_ratio  # measured over predicted
     tried: list[TimedPlan] = []
     for turn in range(CORRECTIONS):
-        original = tried[-1].original_ms if tried else total
+        original = tried[-1].original_ms if tried else total / precision_ratio
         share = latency.value if latency.relative else latency.value / original
         target = min(AIM * share / factor, AIM) * total  # something has to shrink
         target = target if most is None else min(target, most)
@@ -260,7 +311,8 @@ def select_timed(
         if any(selection.plan == other.selection.plan for other in tried):
             break  # after a plan that held: one that did not puts the target below its own time
         row = timer.of_plan(selection.plan)
-        tried.append(TimedPlan(selection, row.original_ms.median, row.slim_ms.median))
+        slim_ms = row.slim_ms if row.int8_ms is None else row.int8_ms
+        tried.append(TimedPlan(selection, row.original_ms.median, slim_ms.median))
         found = tried[-1]
         used = found.share_of(latency)
         progress.note(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +21,7 @@ from slimsight.compress.progress import SILENT, Progress
 from ..onnx_files.graph import read_onnx, runtime_inputs
 from ..runners.base import NodeTimes
 from ..runners.onnxruntime_session import times_in_onnxruntime
+from .layer_graph import KernelPrecision, write_layers
 
 ROUNDS = 24
 """Runs of every graph. The mean of the middle half of a node's times counts: profiles are in whole microseconds."""
@@ -35,7 +34,6 @@ TIMING_METHOD = 2
 
 _NODE_NAME = re.compile(r"(?:layer|out)(\d+)(?!\d)")
 _LAYER = re.compile("Conv|Gemm|MatMul|Deconvolution|FullyConnected")
-_OPSET = 18
 
 
 def time_layers(
@@ -44,12 +42,14 @@ def time_layers(
     threads: int = 1,
     batch: int = 1,
     run: NodeTimes = times_in_onnxruntime,
+    precision: KernelPrecision = "fp32",
     progress: Progress = SILENT,
 ) -> dict[TimedLayer, float]:
     """Time of each layer in ms, with its bias and ReLU, without the layout conversions around it.
 
     Args:
         run: times the nodes of a graph in a runtime.
+        precision: of the layers' kernels; int8: in integers, from and to 8 bits, as in an INT8 file.
 
     Raises:
         ExportError: the runtime cannot open their graph, or its profile lacks one of them.
@@ -61,14 +61,14 @@ def time_layers(
     times: dict[TimedLayer, float] = {}
     for chunk in progress.track(chunks, "timing layers", unit="graphs"):
         with TemporaryDirectory() as folder:
-            times |= _time_chunk(chunk, Path(folder), threads, batch, run)
+            times |= _time_chunk(chunk, Path(folder), threads, batch, run, precision)
     return times
 
 
 def _time_chunk(
-    chunk: Sequence[TimedLayer], folder: Path, threads: int, batch: int, run: NodeTimes
+    chunk: Sequence[TimedLayer], folder: Path, threads: int, batch: int, run: NodeTimes, precision: KernelPrecision
 ) -> dict[TimedLayer, float]:
-    feeds = _write_graph(chunk, folder / "layers.onnx", batch)
+    feeds = write_layers(chunk, folder / "layers.onnx", batch, precision=precision)
     spent: dict[int, list[tuple[float, ...]]] = defaultdict(list)
     for node in run(folder / "layers.onnx", feeds, ROUNDS, threads):
         match = None if node.operator.startswith("Reorder") else _NODE_NAME.search(node.name)
@@ -120,50 +120,6 @@ def _middle(durations: NDArray[np.float64]) -> float:
     return float(np.sort(durations)[quarter : len(durations) - quarter].mean())
 
 
-def _write_graph(chunk: Sequence[TimedLayer], path: Path, batch: int) -> dict[str, Any]:
-    """Write a graph with one node (and its ReLU) per layer; returns its inputs by name."""
-    onnx = importlib.import_module("onnx")
-    helper, numpy_helper, kind = onnx.helper, onnx.numpy_helper, onnx.TensorProto.FLOAT
-    draw = np.random.default_rng(0)
-    feeds: dict[str, Any] = {}
-    inputs, nodes, weights, outputs = [], [], [], []
-
-    def constant(name: str, shape: tuple[int, ...]) -> str:
-        weights.append(numpy_helper.from_array(draw.standard_normal(shape, dtype=np.float32), name))
-        return name
-
-    for number, layer in enumerate(chunk):
-        channels = layer.inputs * layer.groups
-        shape = (channels, *layer.size)
-        maps = "maps" + "x".join(map(str, shape))
-        if maps not in feeds:
-            feeds[maps] = draw.standard_normal((batch, *shape), dtype=np.float32)
-            inputs.append(helper.make_tensor_value_info(maps, kind, ["batch", *shape]))
-        filters = (channels, layer.outputs // layer.groups) if layer.transposed else (layer.outputs, layer.inputs)
-        weight = constant(f"weight_{number}", (*filters, *layer.kernel))
-        bias = constant(f"bias_{number}", (layer.outputs,))
-        if layer.kernel:
-            options: dict[str, Any] = {
-                "kernel_shape": list(layer.kernel),
-                "strides": list(layer.stride),
-                "pads": list(layer.padding),
-                "dilations": list(layer.dilation),
-                "group": layer.groups,
-            }
-            operator = "ConvTranspose" if layer.transposed else "Conv"
-            node = helper.make_node(operator, [maps, weight, bias], [f"sum{number}"], name=f"layer{number}", **options)
-            nodes += [node, helper.make_node("Relu", [f"sum{number}"], [f"out{number}"], name=f"layer{number}_relu")]
-        else:
-            nodes.append(
-                helper.make_node("Gemm", [maps, weight, bias], [f"out{number}"], name=f"layer{number}", transB=1)
-            )
-        outputs.append(helper.make_tensor_value_info(f"out{number}", kind, None))
-    graph = helper.make_graph(nodes, "layers", inputs, outputs, weights)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=10)
-    onnx.save(model, str(path))
-    return feeds
-
-
 def cached_times(
     wanted: Sequence[TimedLayer],
     file: Path,
@@ -171,6 +127,7 @@ def cached_times(
     threads: int,
     batch: int,
     run: NodeTimes = times_in_onnxruntime,
+    precision: KernelPrecision = "fp32",
     progress: Progress = SILENT,
 ) -> Mapping[TimedLayer, float]:
     """The times of ``wanted`` in ms from a cache file; missing ones are measured and added."""
@@ -178,7 +135,7 @@ def cached_times(
     missing = sorted({layer for layer in wanted if layer.key not in known})
     if missing:
         progress.note(f"timing {len(missing)} layers, once on this machine: {file}")
-        measured = time_layers(missing, threads=threads, batch=batch, run=run, progress=progress)
+        measured = time_layers(missing, threads=threads, batch=batch, run=run, precision=precision, progress=progress)
         make_folder(file.parent)
         with locked(file.parent):  # another run may have added its own meanwhile
             known = _read_times(file, SILENT) | {layer.key: ms for layer, ms in measured.items()} | known

@@ -178,6 +178,11 @@ def choose_float_layers(quantiser: Quantiser, control: Control, *, progress: Pro
     return search.result(search.without_needless(search.order[:many]), before)
 
 
+def keeps_limits(quantiser: Quantiser, control: Control, *, progress: Progress = SILENT) -> bool:
+    """Whether the file with all layers in INT8 keeps the limits."""
+    return control.limits.keeps(_Search(quantiser, control, progress).measure(()))
+
+
 def least_sure(logits: NDArray[np.float32]) -> NDArray[np.int64]:
     """Positions of the quarter of the images whose two largest logits (N, classes) are nearest to each other."""
     two = np.sort(logits, axis=1)[:, -2:]

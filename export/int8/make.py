@@ -14,9 +14,10 @@ from slimsight.compress.progress import SILENT, Progress
 
 from ..runners.in_onnxruntime import why_slow_or_wrong
 from .calibration import Calibration
-from .control import Control, Controlled, choose_float_layers
+from .control import Control, Controlled, choose_float_layers, keeps_limits
 from .prepare import check_fits
 from .prove import Int8Proof, onnx_logits, prove_int8
+from .qat import Qat, QatResult, train_int8_
 from .quantise import QuantisedFile, Quantiser, Scheme
 
 TimeRatio = Callable[[Path, Path], Mapping[str, float]]
@@ -29,7 +30,8 @@ class Int8Model:
 
     ``proof``: of each runtime here against the file's own arithmetic, and of that against FP32; ``images``: how many it
     was calibrated on; ``held_out``: how many others it was proven on (0: on those themselves, as there were no others);
-    ``control``: what accuracy control did, None where it was not asked for.
+    ``control``: what accuracy control did, None where it was not asked for; ``qat``: what training with rounding
+    brought, None where it was not asked for, or the calibrated file kept its limits.
     """
 
     file: QuantisedFile
@@ -38,6 +40,7 @@ class Int8Model:
     held_out: int
     fp32_size_bytes: int
     control: Controlled | None = None
+    qat: QatResult | None = None
 
     @property
     def path(self) -> Path:
@@ -49,6 +52,7 @@ class Int8Model:
         sizes = {"size_bytes": self.file.size_bytes, "fp32_size_bytes": self.fp32_size_bytes}
         counts = {"calibration_images": self.images, "held_out_images": self.held_out}
         kept = {} if self.control is None else {"accuracy_control": self.control.to_dict()}
+        kept |= {} if self.qat is None else {"qat": self.qat.to_dict()}
         return {"file": self.path.name, "method": self.file.method, **sizes, **counts, **self.proof.to_dict(), **kept}
 
 
@@ -60,6 +64,7 @@ def make_int8(
     *,
     scheme: Scheme,
     control: Control | None = None,
+    qat: Qat | None = None,
     time_ratio: TimeRatio | None = None,
     artifact: str | None = None,
     progress: Progress = SILENT,
@@ -69,17 +74,22 @@ def make_int8(
     Args:
         held_out: none of the calibration images; where there are none, those are taken.
         control: layers stay in FP32 where the file would miss these limits; None: all are quantised.
+        qat: weights and ranges are trained with rounding, before layers stay in FP32, and not at all where the
+            calibrated file keeps the limits of ``control``; None: they are not.
         time_ratio: measures what layers in FP32 cost, where a runtime here runs the file; None: it is not measured.
         artifact: what reports call the file; None: its name.
 
     Raises:
-        ExportError: the file cannot be quantised, or the images do not fit it.
+        ExportError: the file cannot be quantised or trained, or the images do not fit it.
     """
     proven_on = held_out if len(held_out) else calibration.pixels
     check_fits(fp32, calibration)
     if (logits := onnx_logits(fp32, proven_on[:1])).ndim != 2:
         raise ExportError(f"{fp32} gives an output of shape {logits.shape}: a classifier gives (images, classes)")
     with Quantiser(fp32, calibration, scheme) as quantiser:
+        trained = None
+        if qat is not None and (control is None or not keeps_limits(quantiser, control, progress=progress)):
+            trained = train_int8_(quantiser, qat, what=f"qat of {path.name}")
         controlled = None if control is None else choose_float_layers(quantiser, control, progress=progress)
         made = quantiser.write(path, () if controlled is None else controlled.float_layers)
         runs_here = why_slow_or_wrong(scheme.form) is None
@@ -87,4 +97,6 @@ def make_int8(
             plain = quantiser.write(quantiser.folder / "plain.onnx")
             controlled = replace(controlled, time_ratio=time_ratio(path, plain.path))
     proof = prove_int8(path, fp32, proven_on, artifact=artifact or path.name, progress=progress)
-    return Int8Model(made, proof, len(calibration), len(held_out), fp32.stat().st_size, controlled)
+    if trained is not None and trained.proof is not None:
+        proof = replace(proof, runtimes=(*proof.runtimes, trained.proof))
+    return Int8Model(made, proof, len(calibration), len(held_out), fp32.stat().st_size, controlled, trained)

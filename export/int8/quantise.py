@@ -20,6 +20,8 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
+
 from slimsight.compress.errors import ExportError, first_error_line
 from slimsight.compress.files.atomic import atomic_path
 
@@ -35,6 +37,7 @@ from ..onnx_files.quantised import (
     METHOD,
     PURPOSE,
     PURPOSES,
+    QAT_EPOCHS,
     WEIGHTS,
     Form,
     Method,
@@ -45,6 +48,7 @@ from .bias import correct_biases_, mean_inputs
 from .calibration import BatchReader, Calibration
 from .keep_float import keep_in_float_
 from .prepare import PRODUCTS, check_fits, prepare
+from .trainable import Trained
 
 _METHODS: Mapping[Method, str] = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 _OPTIONS: Mapping[Form, Mapping[str, bool]] = {
@@ -101,6 +105,7 @@ class Quantiser:
 
     def __init__(self, source: Path, calibration: Calibration, scheme: Scheme) -> None:
         self.source, self.scheme, self._calibration = source, scheme, calibration
+        self._epochs: int | None = None
 
     def __enter__(self) -> Self:
         takes = check_fits(self.source, self._calibration)
@@ -133,6 +138,23 @@ class Quantiser:
     def prepared(self) -> Path:
         """The FP32 file that is quantised: BatchNorm folded, layers named; removed on leaving."""
         return self._prepared
+
+    @property
+    def exact(self) -> Any:
+        """The ModelProto of the prepared FP32 file."""
+        return self._exact
+
+    def retrain_(self, trained: Trained, epochs: int) -> None:
+        """From now on files are made of trained weights and ranges; their biases are not corrected any more."""
+        onnx = importlib.import_module("onnx")
+        calibrate = importlib.import_module("onnxruntime.quantization.calibrate")
+        for tensor in self._exact.graph.initializer:
+            if (found := trained.weights.get(tensor.name)) is not None:
+                tensor.CopyFrom(onnx.numpy_helper.from_array(found, tensor.name))
+        onnx.save(self._exact, self._prepared)
+        for name, (low, high) in trained.ranges.items():
+            self._ranges[name] = calibrate.TensorData(lowest=np.float32(low), highest=np.float32(high))
+        self._epochs = epochs
 
     def write(self, path: Path, float_layers: Collection[str] = ()) -> QuantisedFile:
         """Write the INT8 file, atomically; the FP32 file's metadata are kept, and say what the INT8 file is for.
@@ -171,7 +193,8 @@ class Quantiser:
             quantizer.quantize_model()
             quantizer.model.topological_sort()
         proto = quantizer.model.model
-        correct_biases_(proto.graph, self._exact.graph, self._means)
+        if self._epochs is None:
+            correct_biases_(proto.graph, self._exact.graph, self._means)
         _keep_logits_in_float_(proto.graph)  # drops what nothing reads any more
         keep_in_float_(proto.graph, float_layers)
         _drop_unused_domains_(proto)
@@ -221,6 +244,7 @@ class Quantiser:
     def _metadata_of(self, float_layers: Collection[str]) -> dict[str, str]:
         scheme, calibration = self.scheme, self._calibration
         kept = {FLOAT_LAYERS: ", ".join(float_layers)} if float_layers else {}
+        kept |= {QAT_EPOCHS: str(self._epochs)} if self._epochs is not None else {}
         kept |= {WEIGHTS: scheme.weights} if scheme.weights != "per_channel" else {}
         return kept | {
             PRECISION: INT8,

@@ -19,13 +19,14 @@ WeightScales = Literal["per_channel", "per_tensor"]
 
 INT8 = "int8"
 FORM, PURPOSE, METHOD = "int8_form", "int8_for", "int8_method"
-FLOAT_LAYERS, WEIGHTS = "int8_float_layers", "int8_weights"
+FLOAT_LAYERS, WEIGHTS, QAT_EPOCHS = "int8_float_layers", "int8_weights", "int8_qat_epochs"
 CALIBRATION_IMAGES, CALIBRATION_SOURCE, CALIBRATION_DIGEST = (
     "int8_calibration_images",
     "int8_calibration_source",
     "int8_calibration_sha256",
 )
-"""Keys of an INT8 file's metadata; ``FLOAT_LAYERS``: layers kept in FP32 for accuracy, where there are any."""
+"""Keys of an INT8 file's metadata; ``FLOAT_LAYERS``: layers kept in FP32 for accuracy, where there are any;
+``QAT_EPOCHS``: epochs of quantisation-aware training, where it was trained."""
 
 PURPOSES: Mapping[Form, str] = {
     "u8": "ONNX Runtime on a processor; TensorRT refuses its zero points",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,20 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slimsight.compress.data import Batch, Batches, one_pass
-from slimsight.compress.training import Learning
+from slimsight.compress.training import Learning, one_device_fabric
 from slimsight.export.config import Int8Config
 from slimsight.export.int8.calibration import Calibration, spread_rows
 from slimsight.export.int8.control import Control, ControlImages, KeptLimits
 from slimsight.export.int8.fidelity import AccuracyDrop, Fidelity, compare_accuracy, compare_fidelity
 from slimsight.export.int8.make import make_int8
 from slimsight.export.int8.prove import OnnxLogits
+from slimsight.export.int8.qat import Qat
 from slimsight.export.int8.quantise import Scheme
 from slimsight.export.onnx_files.metadata import read_metadata
 from slimsight.export.onnx_files.quantised import Form, stated_form
 from slimsight.export.runners.in_onnxruntime import why_slow_or_wrong
 
-from ...report.int8 import AccuracyControlFigures
-from ...report.rows_int8 import control_text
+from ...report.int8 import AccuracyControlFigures, QatFigures
+from ...report.rows_int8 import control_text, qat_text
 from ...report.units import as_percent, as_points
 from ...timing.file_ratio import time_file_ratio
 from ..session import Session
@@ -64,6 +66,19 @@ def control_rows(total: int, calibrated: NDArray[np.int64], wanted: int) -> NDAr
     return others[np.unique(np.linspace(0, max(0, len(others) - 1), min(wanted, len(others))).round().astype(np.int64))]
 
 
+def training_qat(session: Session, learning: Learning, settings: Int8Config) -> Qat | None:
+    """Training with rounding on the run's training images; its validation images choose the epoch. None: not asked for.
+
+    One process trains: files are made by the leader alone.
+    """
+    config, splits = settings.qat, session.splits
+    if not config.epochs:
+        return None
+    batches = session.shuffled(splits.train, config.batch_size, learning.flow, crop=True, flip=True)
+    alone = replace(learning, fabric=one_device_fabric(session.fabric.device))
+    return Qat(config, batches, session.plain(splits.val, learning.flow), alone, session.labelled)
+
+
 def export_int8(session: Session, learning: Learning) -> tuple[dict[str, Any], list[Path]]:
     """Write the slim model's INT8 files, and the original's to compare with.
 
@@ -76,6 +91,7 @@ def export_int8(session: Session, learning: Learning) -> tuple[dict[str, Any], l
     run, config = session.run, session.recipe.export.int8
     calibration = training_calibration(session, config.images)
     control = training_control(session, calibration, config)
+    qat = training_qat(session, learning, config)
     files: list[dict[str, Any]] = []
     paths: list[Path] = []
     wanted: list[tuple[Path, Path, str, Form]] = [
@@ -84,8 +100,8 @@ def export_int8(session: Session, learning: Learning) -> tuple[dict[str, Any], l
     ]
     for fp32, path, name, form in wanted:
         scheme = Scheme(form, config.method, config.weights)
-        asked = None if path == run.original_int8 else control
-        files.append(_make(session, learning, (fp32, path), name, scheme, calibration, asked))
+        asked = (None, None) if path == run.original_int8 else (control, qat)
+        files.append(_make(session, learning, (fp32, path), name, scheme, calibration, *asked))
         paths.append(path)
     figures = {
         "method": config.method,
@@ -104,6 +120,7 @@ def _make(
     scheme: Scheme,
     calibration: Calibration,
     control: Control | None,
+    qat: Qat | None,
 ) -> dict[str, Any]:
     fp32, path = paths
     pixels = session.some_pixels(PROOF_IMAGES)
@@ -115,6 +132,7 @@ def _make(
         pixels,
         scheme=scheme,
         control=control,
+        qat=qat,
         time_ratio=partial(time_file_ratio, images=pixels, threads=threads, seed=seed, progress=learning.progress),
         artifact=name,
         progress=learning.progress,
@@ -125,6 +143,9 @@ def _make(
     row |= {"agreement": fidelity.agreement, "val": found.to_dict()}
     if scheme.form == "u8" and path != session.run.original_int8:
         row["explanations"] = int8_explained(fp32, path, session, learning)
+    if made.qat is not None:
+        row["qat"] = made.qat.to_dict()
+        learning.progress.note(f"{name}: {qat_text(QatFigures(**row['qat']))}")
     if made.control is not None:
         row["accuracy_control"] = made.control.to_dict()
         learning.progress.note(f"{name}: {control_text(AccuracyControlFigures(**row['accuracy_control']))}")

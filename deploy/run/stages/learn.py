@@ -30,6 +30,7 @@ from slimsight.compress.training import (
 from ...channel_scores import rank_by_weights, score_channels
 from ...report.units import as_percent
 from ...steps import learn_predictor, learn_selector
+from ...timing.plan_latency import AIM
 from ..refusal import Refusal
 from ..session import PREDICTIONS, Outcome, Session
 from .preflight import check_countable_limits, fixed_align
@@ -199,7 +200,11 @@ def _timed_macs_target(session: Session, scores: dict[str, Tensor]) -> float:
     assert budget.latency is not None
     with session.timer() as timer:
         cost, liked = timer.timed_cost(session.cost)
-        every = {**session.limits, "latency": budget.latency.of(cost.totals["latency"])}
+        total = cost.totals["latency"]
+        allowed = budget.latency.of(total / timer.precision_ratio())
+        if budget.precision == "int8":  # INT8 alone may hold the limit already
+            allowed = min(allowed, AIM * total)
+        every = {**session.limits, "latency": allowed}
         align: Align = liked if budget.align == "auto" else fixed_align(budget)
         return float(select(cost, scores, budget=every, align=align, rank_weight=budget.rank_weight).macs)
 

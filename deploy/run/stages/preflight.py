@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from torch import nn
 
@@ -23,8 +25,10 @@ from slimsight.compress.models import Classifier
 from slimsight.compress.surgery import ChannelGraph
 from slimsight.export.int8.calibration import spread_rows
 from slimsight.export.int8.control import check_control_images
+from slimsight.export.int8.qat import check_trainable
 from slimsight.export.pt2.export import trace
 from slimsight.export.runners import import_onnxruntime
+from slimsight.export.to_onnx import export_onnx
 
 from ...host import check_batches_fit
 from ...report.units import as_macs, as_ms, as_percent
@@ -70,6 +74,9 @@ def preflight(session: Session) -> Preflight:
     check_timing(recipe.latency, plans=recipe.budget.timed)
     side, most = session.opened.image_size, len(session.opened.train)
     sizes = {name: min(size, most) for name, size in batch_sizes(recipe).items()}  # as batches are made
+    qat = recipe.export.int8.qat
+    if recipe.export.quantised and qat.epochs:
+        sizes["export.int8.qat.batch_size"] = min(qat.batch_size, most)
     check_batches_fit(sizes | {"latency.batch": recipe.latency.batch}, (3, side, side))
     if recipe.data.decode == "once":
         session.opened.decode_test()  # only the judgement opens them
@@ -108,7 +115,8 @@ def check_int8(session: Session, classifier: Classifier) -> None:
     """Check that the recipe's INT8 files can be made.
 
     Raises:
-        ExportError: too few training images, or a model without a convolution.
+        ExportError: too few training images, a model without a convolution, or one with operators that are not
+            trained with rounding where that is asked for.
     """
     total, config = len(session.opened.train), session.recipe.export.int8
     calibrated = spread_rows(total, config.images)
@@ -119,6 +127,16 @@ def check_int8(session: Session, classifier: Classifier) -> None:
             f"model '{session.recipe.model.name}' has no convolution, and export.precision has int8: INT8 files are "
             "made of convolutional networks; take int8 out of export.precision"
         )
+    if session.recipe.dynamic.enabled:
+        session.progress.note(
+            "the dynamic variant stays in FP32: onnxruntime.quantization leaves the branches of its routed form alone; "
+            "INT8 files are of the slim model"
+        )
+    if config.qat.epochs:
+        with TemporaryDirectory(prefix="slimsight-qat-") as folder:
+            path = Path(folder) / "model.onnx"
+            export_onnx(classifier, session.example, path, opset=session.recipe.export.opset)
+            check_trainable(path, session.recipe.model.name)
 
 
 def _gate_steps(recipe: Recipe, limits: Mapping[str, float], cost: CostModel) -> int | None:

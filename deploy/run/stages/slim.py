@@ -109,6 +109,7 @@ def _select(session: Session, scores: dict[str, Tensor]) -> Selection:
             align=align,
             rank_weight=budget.rank_weight,
             most=aim,
+            precision_ratio=timer.precision_ratio(),
             progress=session.progress,
         )
     return timed.selection

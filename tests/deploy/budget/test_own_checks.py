@@ -47,6 +47,21 @@ def test_one_thing_wrong(content: dict[str, Any], section: str, change: dict[str
     assert [check.name for check in verdict_of(content).failed] == [failing]
 
 
+def test_a_latency_budget_for_int8_limits_the_int8_file(content: dict[str, Any]) -> None:
+    (row,) = content["latency"]
+    ms = {name: row["slim_ms"][name] / 2 for name in row["slim_ms"]}
+    row |= {"int8_ms": ms, "int8_speedup": {name: 2 * value for name, value in row["speedup"].items()}}
+    allowed = 0.6 * row["slim_ms"]["median"]
+    content["budget"] |= {"latency_ms_max": allowed}
+    assert not verdict_of(content).passed
+    content["budget"] |= {"latency_precision": "int8"}
+    (check,) = [check for check in verdict_of(content).checks if "latency" in check.name]
+    assert check.name == "median latency, INT8 in onnxruntime fp32, 1 thread, batch 1"
+    assert (check.passed, check.limit, check.value) == (True, allowed, ms["median"])
+    del row["int8_ms"]
+    assert [check.name for check in verdict_of(content).failed] == ["latency"]
+
+
 def test_failed_parity_is_named(content: dict[str, Any]) -> None:
     content["parity"][1]["passed"] = False
     (failed,) = verdict_of(content).failed

@@ -139,6 +139,8 @@ def test_images_are_cut_as_the_file_says_and_normalised_as_is_asked(say: Callabl
         (("--images", "train", "--max-float-layers", "0"), r"max_float_layers is 0: give 1 or more"),
         (("--images", "train", "--max-float-layers", "3"), r"without a limit to keep: give --agreement or --sqnr"),
         (("--images", "train", "--sqnr", "9"), r"4 training images are left to choose FP32 layers on.*at least 32"),
+        (("--images", "train", "--qat-epochs", "-1"), r"qat_epochs is -1: give 0 \(no training\) to 1000"),
+        (("--images", "train", "--qat-epochs", "1"), r"32 images are left to train on.*needs at least 64: give more"),
         (("--images", "train", "--mean", "0,0,0"), r"--mean and --std belong together"),
         (("--images", "train", "--mean", "0,0", "--std", "1,1,1"), r"--mean is '0,0': give three numbers"),
         (("--images", "train", "--mean", "0,0,0", "--std", "1,0,1"), r"--std is '1,0,1': give three numbers above 0"),
@@ -242,6 +244,19 @@ def test_a_layer_that_ruins_the_file_stays_in_fp32_and_the_terminal_says_which(
     assert "it quantises layers that the file keeps in FP32: second" in said.err
 
 
+def test_training_with_rounding_brings_back_what_one_scale_ruins(say: Callable[..., Said], tmp_path: Path) -> None:
+    source, folder = network(tmp_path / "model.onnx", ruined=True), pictures(tmp_path / "train", 130)
+    asked = ("quantize", source, "--images", folder, *RUINED, "--json", tmp_path / "out.json")
+    said = say(*asked, "--qat-epochs", "2")
+    found = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert (said.code, "quantisation-aware training: " in said.out) == (0, True), said.err
+    assert (found["qat"]["epochs"], found["qat"]["score"]) == (2, "agreement")
+    assert found["qat"]["kept"]
+    assert found["qat"]["after"]["divergence"] < found["qat"]["before"]["divergence"]
+    assert found["runtimes"][-1]["runtime"] == "pytorch, as trained"
+    assert found["accuracy_control"]["layers_kept"] == ["second"]  # one scale cannot hold it, whatever is trained
+
+
 def test_some_images_are_held_out_as_far_as_32_are_left() -> None:
     for total, wanted, controlled, calibrated, held in (
         (1000, 256, False, 256, 128),
@@ -290,6 +305,9 @@ def test_a_saved_slim_model_is_quantised_in_python(tmp_path: Path) -> None:
     again = slimsight.quantize(slimmed, loader(100), tmp_path / "model.onnx", images=40)
     assert np.allclose(onnx_logits(again.path, images.numpy()), found, atol=1e-5)
     assert made.to_dict()["held_out_images"] == 60
+    trained = slimsight.quantize(slimmed, loader(240), tmp_path / "trained.onnx", images=40, qat_epochs=1)
+    assert trained.qat is not None
+    assert (trained.qat.epochs, trained.images, trained.held_out) == (1, 40, 128)
 
 
 def test_a_loader_that_does_not_fit_is_refused(tmp_path: Path) -> None:

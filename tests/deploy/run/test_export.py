@@ -233,8 +233,13 @@ def test_int8_files_lie_beside_the_file_they_come_from_with_their_proof(
     [
         (("--precision", "int8", "--calibration", "31"), "--calibration is 31: INT8 needs at least 32 images"),
         (("--precision", "int8", "--method", "min"), "--method is 'min'"),
-        (("--calibration", "64"), "--calibration, --method, --agreement, --sqnr and --max-float-layers are of INT8"),
-        (("--agreement", "97%"), "--max-float-layers are of INT8 files: add int8 to --precision"),
+        (
+            ("--calibration", "64"),
+            "--calibration, --method, --agreement, --sqnr, --max-float-layers and --qat-epochs are of",
+        ),
+        (("--agreement", "97%"), "--qat-epochs are of INT8 files: add int8 to --precision"),
+        (("--qat-epochs", "1"), "--qat-epochs are of INT8 files: add int8 to --precision"),
+        (("--precision", "int8", "--qat-epochs", "-1"), "--qat-epochs is -1: give 0 (no training) to 1000 epochs"),
         (("--precision", "int8", "--sqnr", "0"), "--sqnr is 0.0: give a signal to noise ratio above 0"),
         (("--precision", "int8", "--max-float-layers", "2"), "without a limit to keep: give --agreement or --sqnr"),
         (("--precision", "int8", "--sqnr", "9", "--max-float-layers", "0"), "--max-float-layers is 0: give 1 to 1000"),

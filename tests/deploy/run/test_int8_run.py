@@ -151,6 +151,26 @@ def test_the_pages_show_it(quantised: tuple[Path, Report]) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_a_run_trains_its_slim_file_with_rounding_and_says_what_that_brought(
+    quantised: tuple[Path, Report], rerun: Rerun, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(quantised[0], tmp_path / "run"))
+    report = rerun(root, *INT8, "checks.accuracy_drop=90%", "export.int8.qat.epochs=2", "export.int8.qat.lr=1e-4")
+    assert report.int8 is not None
+    slim, original = report.int8.files
+    assert original.qat is None  # it is there to compare with
+    assert slim.qat is not None
+    assert (slim.qat.epochs, slim.qat.score, slim.qat.kept) == (2, "accuracy", True), slim.qat
+    assert slim.qat.before.right <= slim.qat.after.right == pytest.approx(slim.val.int8, abs=0.02)
+    proof = slim.runtimes[-1]
+    assert (proof.runtime, proof.passed, proof.integer_layers) == ("pytorch, as trained", True, None)
+    trained = read_metadata(root / slim.artifact).all
+    assert (trained["int8_qat_epochs"], slim.layers) == (str(slim.qat.best_epoch), 6)
+    page = (root / "report.md").read_text(encoding="utf-8")
+    assert f"trained with rounding, epoch {slim.qat.best_epoch} of 2 is kept: validation accuracy " in page
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_without_int8_the_run_is_as_before_and_no_file_stays(
     quantised: tuple[Path, Report], finished: Any, rerun: Rerun, tmp_path: Path
 ) -> None:
@@ -171,6 +191,12 @@ def test_settings_of_int8_change_nothing_where_none_is_asked_for(tiny: Path, fin
     before, same, asked, other = keys(), keys("export.int8.images=99"), keys(*INT8[1:]), keys(INT8[1])
     unused, used = (keys(*INT8[1:], f"export.int8.accuracy_control.{what}") for what in ("images=99", "agreement=90%"))
     assert asked == unused != used
+    trained, rate = keys(*INT8[1:], "export.int8.qat.epochs=1"), keys(*INT8[1:], "export.int8.qat.lr=1")
+    assert asked == rate != trained
+    assert trained["finetune"] == asked["finetune"]
+    timed, in_int8 = (keys(*INT8[1:], f"budget={{macs: 50%, align: auto{more}}}") for more in ("", ", precision: int8"))
+    assert timed["surgery"] != in_int8["surgery"]
+    assert timed["gates"] == in_int8["gates"]
     assert before == same
     assert before["export"] == read_run(finished.root).record("export").fingerprint  # type: ignore[union-attr]
     changed = {name for name in before if before[name] != asked[name]}
@@ -198,6 +224,14 @@ def test_settings_of_int8_change_nothing_where_none_is_asked_for(tiny: Path, fin
         (["export.int8.accuracy_control.sqnr_db=0"], r"accuracy_control\.sqnr_db.*above 0"),
         (["export.int8.accuracy_control.max_float_layers=0"], r"accuracy_control\.max_float_layers.*at least 1"),
         (["export.int8.forms=[]"], r"export\.int8\.forms"),
+        (["export.int8.qat.epochs=-1"], r"export\.int8\.qat\.epochs.*at least 0"),
+        (["budget={macs: 50%, precision: int8}"], r"precision is int8, and no time decides the plan: give latency"),
+        (["budget={latency: 50%, precision: int8}"], r"the run writes no INT8 file for ONNX Runtime: set export\.prec"),
+        (
+            [*INT8, "budget={latency: 50%, precision: int8}", "latency.runtime=openvino"],
+            r"budget\.precision is int8 and latency\.runtime is openvino: integer kernels are timed in onnxruntime-cpu",
+        ),
+        (["export.int8.qat.lr=0"], r"export\.int8\.qat\.lr.*above 0"),
     ],
 )
 def test_what_a_recipe_cannot_ask_for_is_said_before_anything_runs(

@@ -298,6 +298,7 @@ def test_without_labels_finetuning_is_distillation(tmp_path: Path) -> None:
     ("override", "message"),
     [
         ("finetune.distill=0.5", "data.labels is none and finetune.distill is 0.5: without labels all of the loss"),
+        ("export.int8.qat.distill=0.5", "data.labels is none and export.int8.qat.distill is 0.5: without labels all"),
         ("model.weights=null", "data.labels is none and model.weights is null: without labels no classifier can be"),
         ("model.head=new", "data.labels is none and model.head is new: without labels no classifier can be trained"),
         ("dynamic.enabled=true", "data.labels is none and dynamic.enabled is true: the dynamic variant learns from"),

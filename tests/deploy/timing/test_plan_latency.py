@@ -20,6 +20,7 @@ from slimsight.deploy.settings.latency import LatencyConfig
 from slimsight.deploy.timing.plan_latency import TIMING_METHOD, PlanTimer, _processor, check_timing, machine_key
 from slimsight.export.runners import Runtime
 from slimsight.export.runners.choose import RUNTIMES
+from slimsight.export.runners.onnxruntime_session import layers_in_onnxruntime
 
 CONFIG = LatencyConfig(rounds=20, warmup_seconds=0.05)
 
@@ -119,6 +120,25 @@ def test_layers_timed_before_are_not_timed_again(
     monkeypatch.setattr("slimsight.deploy.timing.plan_latency.TIMING_METHOD", 10**6)
     with to_timer() as timer, pytest.raises(AssertionError, match="in the file"):
         timer.timed_cost(cost)
+
+
+def test_plans_for_int8_are_timed_by_integer_kernels_and_by_the_int8_file(
+    cost: CostModel, to_timer: Callable[..., PlanTimer], tmp_path: Path
+) -> None:
+    notes = Notes()
+    with to_timer(precision="int8", progress=notes) as timer:
+        timed, _ = timer.timed_cost(cost)
+        ratio = timer.precision_ratio()
+        row = timer.of_plan(PrunePlan({"0": tuple(range(8)), "2": tuple(range(8))}, {"0": 32, "2": 64}))
+        folder = timer._file("original").parent
+        names = {path.name: int(layers_in_onnxruntime(path).share) for path in folder.iterdir()}
+    assert names == {"original.onnx": 0, "slim.onnx": 0, "original.int8.onnx": 1, "slim.int8.onnx": 1}
+    assert timed.totals["latency"] > 0
+    (file,) = (tmp_path / "layer_times").iterdir()
+    assert file.stem == machine_key(1, 1, precision="int8") != machine_key(1, 1)
+    assert row.int8_ms is not None
+    assert (row.precision, ratio > 0, to_timer().precision_ratio()) == ("fp32", True, 1.0)
+    assert any(note.startswith("the original takes ") and note.endswith(" in INT8") for note in notes.said)
 
 
 def test_a_plan_is_exported_and_timed_beside_the_original(to_timer: Callable[..., PlanTimer]) -> None:

@@ -1,6 +1,7 @@
 """Plans under a latency limit, with a timer that says what each plan takes."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -88,6 +89,27 @@ def test_where_the_table_is_right_the_first_plan_does() -> None:
     (said,) = notes.said
     assert said.startswith("plan 1: 1.")
     assert "of the latency limit; " in said
+
+
+def test_the_table_of_int8_starts_at_what_int8_takes_of_the_original_in_fp32() -> None:
+    """INT8 alone takes 40 %: a limit of 20 % is half of that, and one of 80 % still removes something."""
+
+    class InInt8(Clockwork):
+        def of_plan(self, plan: PrunePlan) -> LatencyRow:
+            row = super().of_plan(plan)
+            return replace(row, slim_ms=row.original_ms, int8_ms=row.slim_ms, int8_speedup=row.speedup)
+
+    timer = InInt8(lambda predicted: 0.4 * predicted)
+    found = find(timer, Amount(0.2, relative=True), precision_ratio=0.4)
+    assert len(timer.plans) == 1
+    assert 0.2 * CLOSE <= found.slim_ms / found.original_ms <= 0.2 * AIM
+    assert found.selection.used["latency"] / TOTAL == pytest.approx(0.5, abs=0.02)
+    loose = find(InInt8(lambda predicted: 0.4 * predicted), Amount(0.8, relative=True), precision_ratio=0.4)
+    assert 0.9 < loose.selection.used["latency"] / TOTAL <= AIM
+    first = InInt8(lambda predicted: 0.4 * predicted, original_ms=TOTAL / 0.4)
+    found = find(first, Amount(0.5 * TOTAL, relative=False), precision_ratio=0.4)
+    assert len(first.plans) == 1
+    assert 0.5 * TOTAL * CLOSE <= found.slim_ms <= 0.5 * TOTAL
 
 
 @pytest.mark.parametrize("error", [0.15, -0.15])

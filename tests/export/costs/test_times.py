@@ -16,9 +16,11 @@ from slimsight.compress.gates.latency import TimedLayer, timed_layer
 from slimsight.compress.gates.layers import read_layers
 from slimsight.compress.progress import Silent
 from slimsight.export.costs import times as layer_times
+from slimsight.export.costs.layer_graph import write_layers
 from slimsight.export.costs.times import cached_times, layers_share, time_layers
 from slimsight.export.runners import open_session
 from slimsight.export.runners.in_openvino import times_in_openvino
+from slimsight.export.runners.onnxruntime_session import times_in_onnxruntime
 
 
 class Wavy(nn.Module):
@@ -87,7 +89,7 @@ LAYERS = [of_module(module) for module in MODULES.values()]
 def test_a_node_computes_what_its_layer_does(tmp_path: Path) -> None:
     """With the node's weights, the module that a layer was read from gives what ONNX Runtime gives."""
     path = tmp_path / "layers.onnx"
-    feeds = layer_times._write_graph(LAYERS, path, batch=2)
+    feeds = write_layers(LAYERS, path, batch=2)
     graph = onnx.load(str(path)).graph
     weights = {tensor.name: torch.tensor(onnx.numpy_helper.to_array(tensor)) for tensor in graph.initializer}
     nodes = {node.name: node for node in graph.node}
@@ -99,6 +101,28 @@ def test_a_node_computes_what_its_layer_does(tmp_path: Path) -> None:
             expected = module(torch.from_numpy(feeds[fed]))
         expected = expected if name == "linear" else expected.relu()
         np.testing.assert_allclose(found[number], expected.numpy(), rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def test_in_int8_layers_run_in_integers_and_compute_what_they_should(tmp_path: Path) -> None:
+    path = tmp_path / "layers.onnx"
+    feeds = write_layers(LAYERS, path, batch=2, precision="int8")
+    seen = {node.name.split("_")[0]: node.operator for node in times_in_onnxruntime(path, feeds, 1, 1)}
+    in_integers = {"QLinearConv", "QGemm"}
+    for number, layer in enumerate(LAYERS):
+        # ONNX Runtime has no transposed convolution in integers: the time is that of the float one.
+        assert seen[f"layer{number}"] in ({"ConvTranspose"} if layer.transposed else in_integers), layer.key
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
+    number, layer = next((k, layer) for k, layer in enumerate(LAYERS) if layer.kernel and not layer.transposed)
+    maps = "maps" + "x".join(map(str, (layer.inputs * layer.groups, *layer.size)))
+    (found,) = open_session(path, 1).run([f"rounded{number}"], feeds)
+    weight, bias = (torch.from_numpy(stored[f"{name}_{number}"].astype(np.float64)) for name in ("weight", "bias"))
+    pads = layer.padding[: len(layer.kernel)]
+    sums = torch.conv2d(
+        torch.from_numpy(feeds[maps].astype(np.float64)), weight, bias, layer.stride, pads, layer.dilation, layer.groups
+    )
+    expected = (sums * 1e-3).round().clamp(0, 255).numpy()  # the zero point is the ReLU
+    assert np.abs(found - expected).max() <= 1
+    assert time_layers(LAYERS[:2], precision="int8").keys() == {*LAYERS[:2]}
 
 
 def test_every_kind_of_layer_gets_a_time_and_more_work_takes_longer() -> None:
@@ -195,7 +219,7 @@ def test_openvino_times_every_kind_of_layer(tmp_path: Path, monkeypatch: pytest.
     assert found.keys() == {*LAYERS, small, large}
     assert min(found.values()) > 0
     assert found[large] > 5 * found[small]  # 256 times the MACs
-    layer_times._write_graph([small, large], tmp_path / "two.onnx", 1)
+    write_layers([small, large], tmp_path / "two.onnx", 1)
     graph = onnx.load(str(tmp_path / "two.onnx"))
     del graph.graph.node[2:], graph.graph.output[1:], graph.graph.input[1:]
     onnx.save(graph, str(tmp_path / "one.onnx"))
