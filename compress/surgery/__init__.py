@@ -1,6 +1,7 @@
 """Coupled channel groups, plans, and the removal of channels with its proof."""
 
-from .graph import ChannelGraph, ChannelGroup, FrozenGroup, Slot, View, trace_groups
+from .graph import trace_groups
+from .groups import ChannelGraph, ChannelGroup, FrozenGroup, Slot, View
 from .mask import InputFactors, hard_factors, masked
 from .plan import PrunePlan
 from .proofs import ProofCache, proof_key

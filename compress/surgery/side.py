@@ -13,7 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..modes import eval_mode
-from .graph import ChannelGraph, View, trace_groups
+from .graph import trace_groups
+from .groups import ChannelGraph, View
 
 SIDES = (48, 64, 96, 128, 160)
 """Sides (pixels) that are tried in place of larger ones."""
