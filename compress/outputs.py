@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -32,6 +33,19 @@ def name_leaves(value: Any, name: str = ROOT) -> Iterator[tuple[str, Any]]:
             yield from name_leaves(each, f"{name}[{place}]")
     else:
         yield name, value
+
+
+def plain(outputs: Any) -> Any:
+    """``outputs``, or their tensors by name where a dataclass is among them: those are of a user's own types."""
+    return name_tensors(outputs) if _has_own(outputs) else outputs
+
+
+def _has_own(value: Any) -> bool:
+    if is_dataclass(value):
+        return True
+    if isinstance(value, Mapping):
+        return type(value) not in (dict, OrderedDict) or any(map(_has_own, value.values()))
+    return isinstance(value, tuple | list) and any(map(_has_own, value))
 
 
 class _Fields(dict[str, Any]):

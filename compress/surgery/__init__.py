@@ -7,7 +7,7 @@ from .plan import PrunePlan
 from .proofs import ProofCache, proof_key
 from .slim import slim_
 from .training_only import freeze_training_only
-from .verify import gated_vs_slim, max_relative, prove_groups, shake_
+from .verify import differences, gated_vs_slim, max_relative, prove_groups, shake_
 
 __all__ = [
     "ChannelGraph",
@@ -18,6 +18,7 @@ __all__ = [
     "PrunePlan",
     "Slot",
     "View",
+    "differences",
     "freeze_training_only",
     "gated_vs_slim",
     "hard_factors",

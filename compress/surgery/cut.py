@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import PruningError
-from .groups import ChannelGraph, Convolution, Slot
+from .groups import ChannelGraph, Convolution, Slot, is_frozen_norm
 from .plan import PrunePlan
 from .splits import set_width_
 
@@ -69,6 +69,8 @@ def _sides(layer: Any) -> tuple[int, int]:
         return layer.in_features, layer.out_features
     if isinstance(layer, Convolution):
         return layer.in_channels, layer.out_channels
+    if is_frozen_norm(layer):
+        return len(layer.weight), len(layer.weight)
     width = next(getattr(layer, key) for key in ("num_features", "num_channels", "num_parameters") if hasattr(layer, key))
     return width, width
 

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..modes import eval_mode
 from ..outputs import name_tensors
-from .groups import ChannelGraph, ChannelGroup, Convolution, FrozenGroup, Slot, View, is_depthwise
+from .groups import ChannelGraph, ChannelGroup, Convolution, FrozenGroup, Slot, View, is_depthwise, is_frozen_norm
 from .index_maps import IndexMaps
 from .shared import shared_layers
 from .splits import CutWidth
@@ -72,7 +72,7 @@ class _Watch:
             maps.running.pop()
 
     def _is_layer(self, module: nn.Module, args: Any) -> bool:
-        if not isinstance(module, _LAYERS) or len(args) != 1 or not isinstance(args[0], Tensor):
+        if not (isinstance(module, _LAYERS) or is_frozen_norm(module)) or len(args) != 1 or not isinstance(args[0], Tensor):
             return False
         least = 4 if isinstance(module, Convolution) else 2
         inner = any(True for child in module.children() for _ in child.parameters())
@@ -114,7 +114,7 @@ class _Watch:
         by_channel = isinstance(module, nn.GroupNorm) and module.num_groups == module.num_channels
         if isinstance(module, nn.PReLU) and module.num_parameters == 1:
             return
-        if isinstance(module, _FOLLOWERS) or by_channel:
+        if isinstance(module, _FOLLOWERS) or by_channel or is_frozen_norm(module):
             self._note(self.read.followers, name, self._line(own, 1))
             return
         reason = f"{type(module).__name__} '{name}' normalises several channels together"

@@ -73,7 +73,7 @@ def trace_groups(network: nn.Module, example: Tensor, *, prefix: str = "", view:
             it, so that a plan made jointly fits the classifier alone; slots keep the network's own names.
         view: see ``View``; the network's outputs when absent.
     """
-    if stops_torch_pruning(network, example, prefix):
+    if stops_torch_pruning(network, example, prefix=prefix, view=view):
         return follow_groups(network, example, prefix=prefix, view=view)
     network = _traceable(network)
     shared = shared_layers(network, example)

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..modes import eval_mode
 from ..outputs import name_tensors
+from .groups import View, is_frozen_norm
 
 _STOPS = ("split", "split_with_sizes", "unbind", "bmm", "baddbmm", "roll", "channel_shuffle", "native_channel_shuffle")
 _RESHAPES = ("view", "_unsafe_view", "reshape")
@@ -19,12 +20,17 @@ _CHANNELS = 1
 _MAPS = 4
 
 
-def stops_torch_pruning(network: nn.Module, example: Tensor, prefix: str = "") -> bool:
+def stops_torch_pruning(
+    network: nn.Module, example: Tensor, *, prefix: str = "", view: View | None = None
+) -> bool:
     """Whether ``network`` has to be followed by index maps: it runs once, in eval mode, on ``example`` (1, C, H, W).
 
     Args:
         prefix: operators outside of it are the explainer's, which Torch-Pruning follows.
+        view: see ``View``; with one the network is joined with an explainer.
     """
+    if any(map(is_frozen_norm, network.modules())):
+        return True
     inner = network.get_submodule(prefix.removesuffix(".")) if prefix else network
     watch = _Operators()
     handles = []
@@ -39,7 +45,7 @@ def stops_torch_pruning(network: nn.Module, example: Tensor, prefix: str = "") -
     finally:
         for handle in handles:
             handle.remove()
-    several = not prefix and [tensor.dim() for tensor in name_tensors(outputs).values()] != [2]
+    several = view is None and [tensor.dim() for tensor in name_tensors(outputs).values()] != [2]
     return watch.found or several
 
 

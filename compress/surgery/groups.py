@@ -96,3 +96,10 @@ def layer_width(layer: nn.Module) -> int:
     width = layer.out_channels if isinstance(layer, Convolution) else layer.out_features
     assert isinstance(width, int)
     return width
+
+
+def is_frozen_norm(layer: nn.Module) -> bool:
+    """Whether a layer is a batch normalisation made of buffers alone (``FrozenBatchNorm2d`` of detectors)."""
+    buffers = ("weight", "bias", "running_mean", "running_var")
+    own = layer._buffers
+    return not layer._parameters and set(buffers) <= set(own) and len({tuple(own[key].shape) for key in buffers}) == 1  # type: ignore[union-attr]

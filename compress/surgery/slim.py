@@ -68,7 +68,7 @@ def slim_or_break_(
     Raises:
         PruningError: as ``slim_``.
     """
-    if known is None and stops_torch_pruning(network, example, prefix):
+    if known is None and stops_torch_pruning(network, example, prefix=prefix, view=view):
         known = follow_groups(network, example, prefix=prefix, view=view)
     if known is not None and known.by_index_maps:
         cut_(network.eval().requires_grad_(True), known, plan)

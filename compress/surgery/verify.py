@@ -39,6 +39,10 @@ def max_relative(candidate: Sequence[Tensor], reference: Sequence[Tensor]) -> fl
     for ours, theirs in zip(candidate, reference, strict=True):
         if ours.shape != theirs.shape:
             return float("inf")
+        if not theirs.numel():
+            continue
+        if not theirs.is_floating_point():
+            ours, theirs = ours.double(), theirs.double()
         if not (torch.isfinite(ours).all() and torch.isfinite(theirs).all()):
             return float("inf")
         scale = theirs.abs().max().clamp_min(torch.finfo(theirs.dtype).tiny)
