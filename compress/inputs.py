@@ -43,8 +43,8 @@ def check_example(example: Any) -> Example:
             raise ModelError(f"input {name} of the example is a {type(value).__name__}, no torch tensor; {_TAKES}")
         if not value.is_floating_point() or value.dim() < 2 or not len(value):
             raise ModelError(
-                f"input {name} of the example is {tuple(value.shape)} {value.dtype}; {_TAKES} (numbers of other types can "
-                "be kept in a module that wraps the model)"
+                f"input {name} of the example is {tuple(value.shape)} {value.dtype}; {_TAKES} (numbers of other types "
+                "can be kept in a module that wraps the model)"
             )
         rows = rows or len(value)
         if len(value) != rows:
@@ -86,7 +86,7 @@ def as_arguments(example: Example) -> tuple[tuple[Tensor, ...], dict[str, Tensor
 class Packing:
     """Shapes of several inputs, without their first dimension, and their keywords (None: by place).
 
-    As a forward pre-hook of a network it takes a packed tensor (N, numbers) apart, so that the network takes one tensor.
+    As a forward pre-hook of a network it takes a packed tensor (N, numbers) apart: the network takes one tensor.
     """
 
     shapes: tuple[tuple[int, ...], ...]
@@ -96,9 +96,9 @@ class Packing:
     def of(cls, example: Example) -> Packing:
         """The packing of several inputs."""
         assert not isinstance(example, Tensor)
-        named = isinstance(example, dict)
-        values = example.values() if isinstance(example, dict) else example
-        return cls(tuple(tuple(value.shape[1:]) for value in values), tuple(example) if named else None)
+        if isinstance(example, dict):
+            return cls(tuple(tuple(value.shape[1:]) for value in example.values()), tuple(example))
+        return cls(tuple(tuple(value.shape[1:]) for value in example), None)
 
     def pack(self, example: Example) -> Tensor:
         """(N, numbers) all inputs side by side."""
@@ -115,7 +115,7 @@ class Packing:
             start = end
         return tuple(values) if self.keywords is None else dict(zip(self.keywords, values, strict=True))
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def __call__(self, _module: nn.Module, args: tuple[Any, ...], _kwargs: dict[str, Any]) -> Any:
         """The hook (``register_forward_pre_hook(packing, with_kwargs=True)``)."""
         return as_arguments(self.unpack(args[0]))
 

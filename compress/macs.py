@@ -11,9 +11,9 @@ themselves (``MacsCount.attention``), not in the total.
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 

@@ -28,7 +28,7 @@ def export_onnx(
     ``images``; of several inputs, the keyword or the argument of ``forward``.
 
     Args:
-        example: as the model takes it; None: random numbers in the shape of the example that the model was slimmed with.
+        example: as the model takes it; None: random numbers in the shape of the example that it was slimmed with.
 
     Returns:
         The largest difference of each output from the model's, relative to its largest value.
@@ -49,7 +49,9 @@ def export_onnx(
         example = _random_like(model.example)
     net = model.model if isinstance(model, Slimmed) else model
     if not isinstance(net, nn.Module):
-        raise ExportError(f"the model is a {type(net).__name__}: give what slimsight.slim returns, or a torch.nn.Module")
+        raise ExportError(
+            f"the model is a {type(net).__name__}: give what slimsight.slim returns, or a torch.nn.Module"
+        )
     return export_named(net, first_rows(check_example(example), _ROWS), file, opset=opset)
 
 

@@ -45,8 +45,8 @@ def recalibrate(slimmed: Slimmed | nn.Module, loader: Iterable[Any], *, batches:
     if isinstance(slimmed, Slimmed):
         refuse_several_inputs(None if isinstance(slimmed.example, Tensor) else Packing.of(slimmed.example))
     model = slimmed.model if isinstance(slimmed, Slimmed) else slimmed
-    known = isinstance(slimmed, Slimmed) and isinstance(slimmed.example, Tensor)
-    expected = Expected(slimmed.example.shape[1]) if known else None  # type: ignore[union-attr]
+    example = slimmed.example if isinstance(slimmed, Slimmed) else None
+    expected = Expected(example.shape[1]) if isinstance(example, Tensor) else None
     norms = tracked_norms(model)
     if not norms and isinstance(model, torch.fx.GraphModule | torch.jit.ScriptModule):
         raise ModelError(
@@ -76,8 +76,8 @@ def refuse_several_inputs(packing: Packing | None) -> None:
     """Raise ConfigError for a model that takes several inputs (``packing``): loaders here give images alone."""
     if packing is not None:
         raise ConfigError(
-            f"the model takes {len(packing.shapes)} inputs, and a loader here gives images alone: slim it without a loader "
-            "and run it in training mode over your own batches, which takes new batch-norm statistics too"
+            f"the model takes {len(packing.shapes)} inputs, and a loader here gives images alone: slim it without a "
+            "loader and run it in training mode over your own batches, which takes new batch-norm statistics too"
         )
 
 

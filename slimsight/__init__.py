@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from . import testing
     from .compress.config import ExplainerConfig, GatesConfig
     from .compress.errors import SlimError
-    from .compress.surgery import PrunePlan
-    from .deploy.quantise import Int8Model, quantize
     from .compress.models.detector import RawDetector
+    from .compress.surgery import PrunePlan
     from .deploy.any_output import export_onnx
+    from .deploy.quantise import Int8Model, quantize
     from .deploy.slim import Scores, Slimmed, Traced, explain, learn_gates, load, recalibrate, save, select, slim, trace
 
     __version__: str

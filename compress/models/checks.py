@@ -146,8 +146,8 @@ def _check_batch(model: nn.Module, images: Tensor) -> None:
     except (RuntimeError, ModelError):
         return  # it does not compute in double precision, so nothing is known
     raise ModelError(
-        f"the model's {_in_words(leaking[0], alone)} of an image depend on the images beside it (a mean over the batch, "
-        "batch statistics in eval mode?): only models that treat each image on its own can be slimmed"
+        f"the model's {_in_words(leaking[0], alone)} of an image depend on the images beside it (a mean over the "
+        "batch, batch statistics in eval mode?): only models that treat each image on its own can be slimmed"
     )
 
 

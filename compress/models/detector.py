@@ -1,4 +1,4 @@
-"""Detectors of torchvision up to their raw outputs, which is where channels are: boxes are chosen by value after them."""
+"""Detectors of torchvision up to their raw outputs; after these, boxes are chosen by value, without channels."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class RawDetector(nn.Module):
         self.proposes = hasattr(model, "rpn") and hasattr(model, "roi_heads")
         if not hasattr(model, "backbone") or not (single or self.proposes):
             raise ModelError(
-                f"{type(model).__name__} is no detector of torchvision (SSD, RetinaNet, FCOS, Faster R-CNN): wrap it in a "
-                "module of your own that maps images (N, C, H, W) to its raw outputs"
+                f"{type(model).__name__} is no detector of torchvision (SSD, RetinaNet, FCOS, Faster R-CNN): wrap it "
+                "in a module of your own that maps images (N, C, H, W) to its raw outputs"
             )
         if self.proposes and (model.roi_heads.has_mask() or model.roi_heads.has_keypoint()):  # type: ignore[operator, union-attr]
             raise ModelError(
-                f"{type(model).__name__} has heads of masks or keypoints, which are not followed: wrap it in a module of "
-                "your own that maps images (N, C, H, W) to its raw outputs"
+                f"{type(model).__name__} has heads of masks or keypoints, which are not followed: wrap it in a module "
+                "of your own that maps images (N, C, H, W) to its raw outputs"
             )
         self.model = model
 

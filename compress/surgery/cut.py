@@ -14,6 +14,9 @@ from .groups import ChannelGraph, Convolution, Slot, is_frozen_norm
 from .plan import PrunePlan
 from .splits import set_width_
 
+_WIDTHS = ("num_features", "num_channels", "num_parameters")
+"""Attributes that say how many channels a normalisation or a PReLU has."""
+
 
 def cut_(network: nn.Module, graph: ChannelGraph, plan: PrunePlan) -> None:
     """Remove what ``plan`` does not keep from the layers of ``network``, which ``graph`` was read from.
@@ -56,7 +59,7 @@ def _cut_layer(layer: Any, name: str, inputs: set[int], outputs: set[int]) -> No
     else:
         for key in ("weight", "bias", "running_mean", "running_var"):
             _select(layer, key, {0: kept_out})
-        for key in ("num_features", "num_channels", "num_parameters"):
+        for key in _WIDTHS:
             if hasattr(layer, key):
                 setattr(layer, key, len(kept_out))
         if isinstance(layer, nn.GroupNorm):
@@ -71,7 +74,7 @@ def _sides(layer: Any) -> tuple[int, int]:
         return layer.in_channels, layer.out_channels
     if is_frozen_norm(layer):
         return len(layer.weight), len(layer.weight)
-    width = next(getattr(layer, key) for key in ("num_features", "num_channels", "num_parameters") if hasattr(layer, key))
+    width = next(getattr(layer, key) for key in _WIDTHS if hasattr(layer, key))
     return width, width
 
 

@@ -15,6 +15,7 @@ from ..modes import eval_mode
 from ..outputs import name_tensors
 from .groups import ChannelGraph, ChannelGroup, Convolution, FrozenGroup, Slot, View, is_depthwise, is_frozen_norm
 from .index_maps import IndexMaps
+from .index_rules import rule_of
 from .shared import shared_layers
 from .splits import CutWidth
 
@@ -72,7 +73,11 @@ class _Watch:
             maps.running.pop()
 
     def _is_layer(self, module: nn.Module, args: Any) -> bool:
-        if not (isinstance(module, _LAYERS) or is_frozen_norm(module)) or len(args) != 1 or not isinstance(args[0], Tensor):
+        if (
+            not (isinstance(module, _LAYERS) or is_frozen_norm(module))
+            or len(args) != 1
+            or not isinstance(args[0], Tensor)
+        ):
             return False
         least = 4 if isinstance(module, Convolution) else 2
         inner = any(True for child in module.children() for _ in child.parameters())
@@ -102,7 +107,9 @@ class _Watch:
         self._note(self.read.inputs, name, line)
         labels = self._fresh(name, layer.out_channels)
         if layer.groups > 1 and layer.transposed:
-            reason = f"{type(layer).__name__} '{name}' has {layer.groups} groups: surgery removes channels of ungrouped "
+            reason = (
+                f"{type(layer).__name__} '{name}' has {layer.groups} groups: surgery removes channels of ungrouped "
+            )
             for side in (line, labels):
                 tables.freeze(side, reason + "and depthwise ones")
         elif layer.groups > 1:  # all groups keep the same places
@@ -143,7 +150,7 @@ def _read(network: nn.Module, example: Tensor, view: View | None) -> _Read:
     """Run ``network`` once in eval mode under index maps; its outputs freeze what they are made of."""
     names = {module: name for name, module in network.named_modules()}
     tensors = {id(tensor): name for name, tensor in (*network.named_parameters(), *network.named_buffers())}
-    maps = IndexMaps(example, names, tensors)
+    maps = IndexMaps(example, names, tensors, rule_of)
     read = _Read(maps)
     watch = _Watch(read, names)
     handles = []

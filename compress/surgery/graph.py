@@ -15,7 +15,17 @@ from ..errors import PruningError
 from ..modules import copy_of
 from .follow import follow_groups
 from .ground import stops_torch_pruning
-from .groups import ChannelGraph, ChannelGroup, Convolution, FrozenGroup, Slot, View, group_slots, is_depthwise, layer_width
+from .groups import (
+    ChannelGraph,
+    ChannelGroup,
+    Convolution,
+    FrozenGroup,
+    Slot,
+    View,
+    group_slots,
+    is_depthwise,
+    layer_width,
+)
 from .reach import reach
 from .shared import shared_layers
 

@@ -20,9 +20,7 @@ _CHANNELS = 1
 _MAPS = 4
 
 
-def stops_torch_pruning(
-    network: nn.Module, example: Tensor, *, prefix: str = "", view: View | None = None
-) -> bool:
+def stops_torch_pruning(network: nn.Module, example: Tensor, *, prefix: str = "", view: View | None = None) -> bool:
     """Whether ``network`` has to be followed by index maps: it runs once, in eval mode, on ``example`` (1, C, H, W).
 
     Args:

@@ -1,40 +1,17 @@
-"""Follows channels operator by operator as index maps: every element of an activation carries the number of its channel.
-
-What moves elements (views, transposes, slices, splits, concatenations, rolls) moves the numbers alike; what computes
-element by element ties the numbers that meet; what sums over channels (attention, softmax, norms) freezes them by name.
-An operator that is not known here freezes what it reads.
-"""
+"""Follows channels operator by operator as index maps: every element of an activation carries its channel's number."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 
-from ..dispatch import PRODUCTS
-from .labels import Labels, compact, varies
-from .splits import CutPlace, find_places
-
-_RESHAPES = ("view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten", "view_as")
-_MOVES = (
-    *("permute", "transpose", "t", "numpy_T", "unsqueeze", "squeeze", "expand", "flip", "roll", "repeat"),
-    *("stack", "movedim", "diagonal", "unfold", "cat", "narrow"),
-)
-_SAME = ("clone", "contiguous", "alias", "detach", "_to_copy", "lift_fresh", "dropout", "native_dropout", "bernoulli_")
-_SPATIAL = (
-    *("max_pool2d_with_indices", "max_pool2d", "avg_pool2d", "adaptive_max_pool2d", "_adaptive_avg_pool2d"),
-    *("adaptive_avg_pool2d", "reflection_pad2d", "replication_pad2d", "grid_sampler_2d", "grid_sampler"),
-)
-_REDUCTIONS = ("mean", "sum", "amax", "amin", "max", "min", "var", "std", "linalg_vector_norm", "norm", "logsumexp")
-_OVER_ONE = ("_softmax", "_log_softmax", "cumsum", "softmax", "log_softmax", "_safe_softmax")
-_POINTWISE = ("hardswish", "_prelu_kernel", "log_sigmoid_forward", "rrelu_with_noise", "tril", "triu", "where")
-_BLANK = ("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like")
-_SHAPED = ("new_zeros", "new_ones", "new_full", "new_empty")
+from .labels import Labels
+from .splits import CutPlace
 
 
 @dataclass(frozen=True)
@@ -58,9 +35,16 @@ class IndexMaps(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Args:
         names: of the network's modules.
         tensors: names of its parameters and buffers, by id.
+        rules: what each operator does to labels.
     """
 
-    def __init__(self, images: Tensor, names: Mapping[nn.Module, str], tensors: Mapping[int, str]) -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        names: Mapping[nn.Module, str],
+        tensors: Mapping[int, str],
+        rules: Callable[[Any], Rule],
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.labels = Labels()
         self.paused = 0
@@ -68,16 +52,16 @@ class IndexMaps(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.places: list[CutPlace] = []
         self.parts: list[Tensor] = []
         self.added: list[Tensor] = []
-        self._names, self._tensors = names, tensors
+        self.names, self._tensors, self._rules = names, tensors, rules
         self._known: dict[int, Tensor] = {}
         self._alive: list[Tensor] = []  # else the id of a tensor that is gone may be given again
-        self._written: dict[int, Tensor] = {}
+        self.written: dict[int, Tensor] = {}
         self.set(images, self.labels.fixed(images.shape, "they are the channels of the images"))
 
     def of(self, tensor: Tensor) -> Tensor | None:
         """Labels of the shape of ``tensor``; None for what does not depend on the images."""
         known = self._known.get(id(tensor))
-        if known is None and tensor.untyped_storage()._cdata in self._written:
+        if known is None and tensor.untyped_storage()._cdata in self.written:
             return self.labels.fixed(tensor.shape, "they are written into a part of a tensor")
         return known
 
@@ -90,7 +74,7 @@ class IndexMaps(TorchDispatchMode):  # type: ignore[no-untyped-call]
     @property
     def where(self) -> str:
         """The module that computes, in words."""
-        name = self._names.get(self.running[-1], "") if self.running else ""
+        name = self.names.get(self.running[-1], "") if self.running else ""
         return f"{type(self.running[-1]).__name__} '{name}'" if name else "the model's forward()"
 
     def name_of(self, tensor: Tensor) -> str:
@@ -102,330 +86,17 @@ class IndexMaps(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if not self.paused and any(self.of(tensor) is not None for tensor in _tensors((args, kwargs))):
+        if not self.paused and any(self.of(tensor) is not None for tensor in tensors_in((args, kwargs))):
             name = func.overloadpacket.__name__
             call = Call(func, name, tuple(args), dict(kwargs or {}), result, self.where)
-            rule = _RULES.get(name) or _RULES.get(name.rstrip("_"))
-            if rule is None:
-                rule = elementwise if torch.Tag.pointwise in func.tags else _default_rule(name)
-            rule(self, call)
+            self._rules(func)(self, call)
         return result
 
 
 Rule = Callable[[IndexMaps, Call], None]
+"""Labels what an operator returns; ties and freezes what it reads."""
 
 
-def _tensors(value: Any) -> list[Tensor]:
+def tensors_in(value: Any) -> list[Tensor]:
+    """All tensors in a nest of arguments or results."""
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
-
-
-def _default_rule(name: str) -> Rule:
-    if name.startswith(("upsample", "_upsample")):
-        return spatial
-    return products if "scaled_dot_product" in name or "multi_head" in name else unknown
-
-
-def elementwise(maps: IndexMaps, call: Call) -> None:
-    """Operators element by element tie the channels that meet."""
-    (result, *_) = _tensors(call.result)
-    operands = [tensor for tensor in _tensors((call.args, call.kwargs)) if tensor.dim() <= result.dim()]
-    labelled = [(tensor, known) for tensor in operands if (known := maps.of(tensor)) is not None]
-    whole = max(labelled, key=lambda pair: pair[0].numel())[1].expand(result.shape)
-    for tensor, own in labelled:
-        _meet(maps, call, own, result, [other for each, other in labelled if each is not tensor])
-    for tensor, own in labelled:
-        if tensor.numel() == result.numel():
-            maps.labels.tie(own.expand(result.shape), whole)
-            if whole is not own and call.name.startswith(("add", "sub")):
-                maps.added.append(compact(own.expand(result.shape))[0])
-    for tensor in operands:
-        if maps.of(tensor) is None:
-            _meet_constant(maps, call, tensor, whole)
-    maps.set(result, whole)
-
-
-def _meet(maps: IndexMaps, call: Call, own: Tensor, result: Tensor, others: Iterable[Tensor]) -> None:
-    """Tie an operand to larger ones; freeze it where it is repeated along their channels."""
-    lead = result.dim() - own.dim()
-    repeated = [
-        dim for dim in range(result.dim()) if result.shape[dim] > 1 and (dim < lead or own.shape[dim - lead] == 1)
-    ]
-    for other in others:
-        wide = other.expand(result.shape)
-        if any(varies(wide, dim) for dim in repeated):
-            maps.labels.freeze(own, f"{call.where} repeats them along other channels ('{call.name}')")
-        elif repeated:
-            maps.labels.tie(own.expand(result.shape), wide)
-
-
-def _meet_constant(maps: IndexMaps, call: Call, constant: Tensor, whole: Tensor) -> None:
-    """Freeze channels that a tensor of fixed shape has an element for each of."""
-    lead = whole.dim() - constant.dim()
-    for dim in range(lead, whole.dim()):
-        if constant.shape[dim - lead] > 1 and varies(whole, dim):
-            maps.labels.freeze(whole, f"{maps.name_of(constant)} has an element for each of them, in {call.where}")
-
-
-def moves(maps: IndexMaps, call: Call) -> None:
-    """Operators that only move elements: the same is done to the labels."""
-
-    def to_labels(tensor: Tensor) -> Tensor:
-        known = maps.of(tensor)
-        if known is None and not tensor.is_floating_point():
-            return tensor
-        if known is None:
-            return maps.labels.fixed(tensor.shape, f"{maps.name_of(tensor)} stands beside them, in {call.where}")
-        return known
-
-    args, kwargs = tree_map_only(Tensor, to_labels, (call.args, call.kwargs))
-    _set_all(maps, call.result, call.func(*args, **kwargs))
-
-
-def _set_all(maps: IndexMaps, result: Any, labels: Any) -> None:
-    for tensor, own in zip(_tensors(result), _tensors(labels), strict=True):
-        maps.set(tensor, own)
-
-
-def index(maps: IndexMaps, call: Call) -> None:
-    """Indexing by tensors that do not depend on the images moves elements; any other freezes what it reads."""
-    if any(maps.of(tensor) is not None for tensor in _tensors((call.args[1:], call.kwargs))):
-        unknown(maps, call)
-    else:
-        moves(maps, call)
-
-
-def reshape(maps: IndexMaps, call: Call) -> None:
-    """A view that gives channels a second dimension (groups, heads): all rows of it keep the same places."""
-    own = maps.of(call.args[0])
-    assert own is not None
-    labels = own.reshape(call.result.shape)
-    before = sum(varies(own, dim) for dim in range(own.dim()))
-    after = [dim for dim in range(labels.dim()) if varies(labels, dim)]
-    if len(after) > before:
-        for dim in after[:-1]:
-            maps.labels.tie_along(labels, dim)
-    maps.set(call.result, labels)
-
-
-def same(maps: IndexMaps, call: Call) -> None:
-    """Copies."""
-    own = maps.of(call.args[0])
-    if own is not None:
-        for result in _tensors(call.result):
-            maps.set(result, own)
-
-
-def restride(maps: IndexMaps, call: Call) -> None:
-    """Other strides for the same elements (pooling of maps whose channels come last)."""
-    if call.args[0].shape == call.result.shape and call.name == "as_strided_":
-        same(maps, call)
-    else:
-        unknown(maps, call)
-
-
-def nothing(maps: IndexMaps, call: Call) -> None:
-    """New tensors of another shape do not depend on the images."""
-    del maps, call
-
-
-def spatial(maps: IndexMaps, call: Call) -> None:
-    """Pooling, padding and resizing of maps (N, C, H, W), each channel by itself."""
-    own = maps.of(call.args[0])
-    if own is None or own.dim() != 4 or any(varies(own, dim) for dim in (0, 2, 3)):
-        unknown(maps, call)
-        return
-    for result in _tensors(call.result):
-        maps.set(result, own[:1, :, :1, :1].expand(result.shape))
-
-
-def pad(maps: IndexMaps, call: Call) -> None:
-    """Zeros around; zeros beside channels freeze them."""
-    own = maps.of(call.args[0])
-    assert own is not None
-    amounts = call.args[1]
-    padded = [own.dim() - 1 - place // 2 for place, amount in enumerate(amounts) if amount]
-    if any(varies(own, dim) for dim in padded):
-        zero = maps.labels.fixed((), f"{call.where} pads channels with constants")
-        maps.labels.freeze(own, f"{call.where} pads channels with constants")
-        maps.set(call.result, torch.constant_pad_nd(own.contiguous(), amounts, float(zero)))
-        return
-    for dim in padded:
-        own = own.narrow(dim, 0, 1)
-    maps.set(call.result, own.expand(call.result.shape))
-
-
-def reduction(maps: IndexMaps, call: Call) -> None:
-    """Sums, means, norms and largest values along dimensions."""
-    own = maps.of(call.args[0])
-    assert own is not None
-    given = next((a for a in (*call.args[1:], call.kwargs.get("dim")) if isinstance(a, int | list | tuple)), None)
-    if call.name in ("linalg_vector_norm", "norm", "var", "std"):
-        given = next((a for a in (*call.args[1:], call.kwargs.get("dim")) if isinstance(a, list | tuple)), None)
-    dims = [given] if isinstance(given, int) else list(given or range(own.dim()))
-    dims = [dim % max(1, own.dim()) for dim in dims]
-    if any(varies(own, dim) for dim in dims):
-        maps.labels.freeze(own, f"'{call.name}' in {call.where} is taken over several of them")
-    for dim in dims:
-        own = own.narrow(dim, 0, 1)
-    for result in _tensors(call.result):
-        maps.set(result, own.reshape(result.shape))
-
-
-def over_one(maps: IndexMaps, call: Call) -> None:
-    """Softmax and cumulative sums along one dimension."""
-    own = maps.of(call.args[0])
-    assert own is not None
-    if varies(own, call.args[1]):
-        maps.labels.freeze(own, f"'{call.name.strip('_')}' in {call.where} is taken over several of them")
-    maps.set(call.result, own)
-
-
-def layer_norm(maps: IndexMaps, call: Call) -> None:
-    """A layer normalisation that is no module."""
-    own = maps.of(call.args[0])
-    assert own is not None
-    if any(varies(own, -dim) for dim in range(1, len(call.args[1]) + 1)):
-        maps.labels.freeze(own, f"layer_norm in {call.where} normalises several channels together")
-    maps.set(call.result[0], own)
-    for result in call.result[1:]:
-        maps.set(result, maps.labels.fixed(result.shape, "they are statistics of a normalisation"))
-
-
-def products(maps: IndexMaps, call: Call) -> None:
-    """Matrix products of activations with each other (attention), or with weights outside of any layer."""
-    operands = _tensors((call.args, call.kwargs))
-    factors = operands[-2:] if call.name in PRODUCTS else operands
-    activations = [known for tensor in factors if (known := maps.of(tensor)) is not None]
-    constant = next((tensor for tensor in factors if maps.of(tensor) is None), None)
-    if len(activations) > 1 or constant is None:
-        reason = f"attention: {call.where} multiplies activations with each other ('{call.name.strip('_')}')"
-    else:
-        reason = f"{maps.name_of(constant)} is multiplied with them outside of a layer of its own, in {call.where}"
-    _freeze_all(maps, call, reason)
-
-
-def unknown(maps: IndexMaps, call: Call) -> None:
-    """Whatever else: what it reads stays."""
-    _freeze_all(maps, call, f"the operator '{call.name}' in {call.where} cannot be followed")
-
-
-def _freeze_all(maps: IndexMaps, call: Call, reason: str) -> None:
-    for tensor in _tensors((call.args, call.kwargs)):
-        if (known := maps.of(tensor)) is not None:
-            maps.labels.freeze(known, reason)
-    for result in _tensors(call.result):
-        maps.set(result, maps.labels.fixed(result.shape, reason))
-
-
-def write(maps: IndexMaps, call: Call) -> None:
-    """Writing into a part of a tensor, which other views share."""
-    _freeze_all(maps, call, f"{call.where} writes them into a part of a tensor ('{call.name}')")
-    target = call.args[0]
-    maps._written[target.untyped_storage()._cdata] = target
-
-
-def pixel_shuffle(maps: IndexMaps, call: Call) -> None:
-    """(C x r x r, H, W) -> (C, H x r, W x r): r x r neighbouring channels become one."""
-    own = maps.of(call.args[0])
-    assert own is not None
-    cells = own[:1, :, :1, :1].reshape(-1, call.args[1] ** 2)
-    maps.labels.tie_along(cells, 1)
-    maps.set(call.result, cells[:, 0].reshape(1, -1, 1, 1).expand(call.result.shape))
-
-
-def channel_shuffle(maps: IndexMaps, call: Call) -> None:
-    """The channels of all groups in turn; all groups keep the same places."""
-    own = maps.of(call.args[0])
-    assert own is not None
-    groups = own.reshape(own.shape[0], call.args[1], -1, *own.shape[2:])
-    maps.labels.tie_along(groups, 1)
-    maps.set(call.result, groups.transpose(1, 2).reshape(call.result.shape))
-
-
-def split(maps: IndexMaps, call: Call) -> None:
-    """Parts of channels, by ``split``, ``chunk`` or a list of widths."""
-    source, dim = call.args[0], (call.args[2] if len(call.args) > 2 else call.kwargs.get("dim", 0))
-    own = maps.of(source)
-    assert own is not None
-    widths = [part.shape[dim] for part in call.result]
-    moves(maps, call)
-    if varies(own, dim):
-        bounds = [sum(widths[:place]) for place in range(len(widths) + 1)]
-        _cut(maps, call, own, dim, list(zip(bounds, bounds[1:], strict=False)))
-
-
-def slice_(maps: IndexMaps, call: Call) -> None:
-    """A slice along one dimension."""
-    own = maps.of(call.args[0])
-    assert own is not None
-    _, dim, start, end, step = (*call.args, *(0, None, None, 1)[len(call.args) - 1 :])
-    dim, length = dim % own.dim(), own.shape[dim]
-    moves(maps, call)
-    if not varies(own, dim):
-        return
-    start, end, _ = slice(start, end).indices(length)
-    if step > 1:  # every step-th channel: neighbours stay together
-        cells = own.narrow(dim, 0, length // step * step).unflatten(dim, (-1, step))
-        maps.labels.tie_along(cells, dim + 1)
-        maps.labels.freeze(own.narrow(dim, length // step * step, length % step), f"{call.where} slices by {step}")
-    elif (start, end) != (0, length):
-        edges = sorted({0, start, end, length})
-        _cut(maps, call, own, dim, list(zip(edges, edges[1:], strict=False)))
-
-
-def select(maps: IndexMaps, call: Call) -> None:
-    """Rows along a dimension taken by their numbers (``x[:, 0]``, ``unbind``): channels in it must stay."""
-    own = maps.of(call.args[0])
-    assert own is not None
-    dim = call.args[1] if len(call.args) > 1 else call.kwargs.get("dim", 0)
-    if [other for other in range(own.dim()) if varies(own, other)] == [dim % own.dim()]:
-        maps.labels.freeze(own, f"{call.where} takes one of them by its number ('{call.name}')")
-    moves(maps, call)
-
-
-def _cut(maps: IndexMaps, call: Call, own: Tensor, dim: int, bounds: Sequence[tuple[int, int]]) -> None:
-    """Channels are cut at ``bounds``; equal parts keep the same places, others need attributes that say the widths."""
-    dim %= own.dim()
-    for other in range(own.dim()):
-        if other != dim:
-            maps.labels.tie_along(own, other)
-            own = own.narrow(other, 0, 1)
-    line = own.reshape(-1)
-    parts = [line[start:end] for start, end in bounds]
-    owner = maps.running[-1] if maps.running else None
-    places = find_places(owner, maps._names.get(owner, "") if owner else "", parts)
-    equal = len({len(part) for part in parts}) == 1
-    if places is None and not equal:
-        maps.labels.freeze(line, f"{call.where} cuts them at a fixed place ('{call.name}')")
-        return
-    if places is None or places.tied:
-        first = {len(part): part for part in reversed(parts)}
-        for part in parts:
-            maps.labels.tie(part, first[len(part)])
-    maps.places += () if places is None else places.found
-    maps.parts += parts
-
-
-_RULES: dict[str, Rule] = {
-    **dict.fromkeys(_RESHAPES, reshape),
-    **dict.fromkeys(_MOVES, moves),
-    **dict.fromkeys(_SAME, same),
-    **dict.fromkeys(_SPATIAL, spatial),
-    **dict.fromkeys(_REDUCTIONS, reduction),
-    **dict.fromkeys(_OVER_ONE, over_one),
-    **dict.fromkeys(_BLANK, same),
-    **dict.fromkeys(_POINTWISE, elementwise),
-    **dict.fromkeys(_SHAPED, nothing),
-    **dict.fromkeys(PRODUCTS, products),
-    **dict.fromkeys(("copy", "index_put", "scatter", "scatter_add", "_index_put_impl"), write),
-    **dict.fromkeys(("split", "split_with_sizes", "chunk", "split_copy", "split_with_sizes_copy"), split),
-    **dict.fromkeys(("channel_shuffle", "native_channel_shuffle"), channel_shuffle),
-    **dict.fromkeys(("as_strided", "as_strided_"), restride),
-    "index": index,
-    "index_select": index,
-    "slice": slice_,
-    **dict.fromkeys(("select", "unbind"), select),
-    "constant_pad_nd": pad,
-    "native_layer_norm": layer_norm,
-    "pixel_shuffle": pixel_shuffle,
-}

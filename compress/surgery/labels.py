@@ -48,7 +48,8 @@ class Labels:
 
     def tie(self, ours: Tensor, theirs: Tensor) -> None:
         """Channels at the same places (shapes broadcast) can only go together."""
-        ours, theirs = compact(*torch.broadcast_tensors(ours, theirs))
+        shape = (ours + theirs).shape
+        ours, theirs = compact(ours.expand(shape), theirs.expand(shape))
         differ = ours != theirs
         if bool(differ.any()):
             pairs = torch.stack([ours[differ], theirs[differ]]).long().numpy()

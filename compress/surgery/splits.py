@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 
@@ -48,7 +49,7 @@ class Places:
 
 
 def find_places(owner: nn.Module | None, name: str, parts: Sequence[Tensor]) -> Places | None:
-    """The attributes of ``owner``, which cuts channels into ``parts`` (labels), that say their widths; None: not all."""
+    """The attributes of ``owner``, which cuts channels into ``parts`` (labels), that say their widths; None: none."""
     widths = [len(part) for part in parts]
     values = {} if owner is None else dict(vars(owner))
     for attribute, value in values.items():
@@ -70,7 +71,7 @@ def find_places(owner: nn.Module | None, name: str, parts: Sequence[Tensor]) -> 
 
 
 def _whole(name: str, attribute: str, parts: Sequence[Tensor]) -> CutPlace:
-    return CutPlace(name, attribute, None, parts[0].new_empty(0).new_tensor([n for part in parts for n in part.tolist()]))
+    return CutPlace(name, attribute, None, torch.cat(list(parts)))
 
 
 def set_width_(modules: Mapping[str, nn.Module], width: CutWidth, kept: Mapping[str, Sequence[int]]) -> None:

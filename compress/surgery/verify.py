@@ -87,7 +87,9 @@ def differences(
         expected = _named_outputs(network, images)
     found = _named_outputs(slim, images)
     if list(found) != list(expected):
-        raise PruningError(f"the slim model returns {', '.join(found)} where the original returns {', '.join(expected)}")
+        raise PruningError(
+            f"the slim model returns {', '.join(found)} where the original returns {', '.join(expected)}"
+        )
     return {name: max_relative([found[name]], [expected[name]]) for name in expected}
 
 
@@ -192,7 +194,9 @@ def _dry_run(
     for plan in _trial_plans(groups, generator):
         slim = copy_of(network)
         try:
-            slim_or_break_(slim, plan, images[:1], prefix=prefix, view=view, known=graph if graph.by_index_maps else None)
+            slim_or_break_(
+                slim, plan, images[:1], prefix=prefix, view=view, known=graph if graph.by_index_maps else None
+            )
             slim.requires_grad_(False)
             difference = gated_vs_slim(network, slim, groups, plan, images)
         except (RuntimeError, IndexError, ValueError, PruningError) as error:

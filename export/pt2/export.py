@@ -97,8 +97,8 @@ def export_pt2(model: nn.Module, example: Example, path: Path, metadata: Mapping
     """Write ``model`` as ``.pt2`` of any batch size, loadable with plain torch; atomically.
 
     Args:
-        model: raw images (N, C, H, W) -> logits (N, classes), or any nest of tensors; copied to the CPU in eval mode, not
-            changed.
+        model: raw images (N, C, H, W) -> logits (N, classes), or any nest of tensors; copied to the CPU in eval mode,
+            not changed.
         example: (N, C, H, W), any N, or several inputs; only shapes and dtypes are used.
         path: the file to write.
         metadata: what the file says of itself (``read_pt2_metadata``; torch reads it as the extra file of that name).
