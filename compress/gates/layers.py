@@ -57,7 +57,7 @@ class LayerShape:
 
 @torch.no_grad()
 def read_layers(network: nn.Module, example: Tensor, followers: Iterable[str] = ()) -> tuple[LayerShape, ...]:
-    """Shapes of the convolutions and linear layers that run on ``example`` (1, C, H, W), and of ``followers``.
+    """Shapes of the convolutions and linear layers that run on ``example`` (N, C, H, W), and of ``followers``.
 
     In definition order. A follower is a layer that treats channels one by one: normalisation, PReLU.
     """
@@ -70,11 +70,12 @@ def read_layers(network: nn.Module, example: Tensor, followers: Iterable[str] = 
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if isinstance(module, _ConvNd):
                 pixels = inputs[0] if module.transposed else output  # the kernel is applied once per pixel of it
-                area = pixels.shape[2:].numel() * math.prod(module.kernel_size)
+                area = len(pixels) * pixels.shape[2:].numel() * math.prod(module.kernel_size)
                 sizes.setdefault(name, tuple(inputs[0].shape[2:]))
             else:
-                area = output[0].numel() // output.shape[-1]
-            units[name] += area
+                area = output.numel() // output.shape[-1]
+            # All rows count: a network may have folded windows of an image into the batch.
+            units[name] += area // len(example)
             calls[name] += 1
 
         return hook

@@ -154,7 +154,7 @@ def _check_batch(model: nn.Module, images: Tensor) -> None:
 def _check_shapes(together: Outputs, turned: Outputs, alone: Outputs, pair: int) -> None:
     """Every output has a row for each image, or is the same for any number of them (anchors)."""
     remedy = "name the dimension that a squeeze() drops, and flatten with flatten(1)"
-    for outputs, count in ((together, pair), (turned, pair), (alone, 1)):
+    for outputs, count in ((alone, 1), (together, pair), (turned, pair)):
         if list(outputs) != list(alone):
             raise ModelError(
                 f"the model returns other outputs for {_counted(count)} than for one: its outputs depend on the number "

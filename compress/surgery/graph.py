@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import PruningError
 from ..modules import copy_of
+from ..outputs import name_tensors
 from .follow import follow_groups
 from .ground import stops_torch_pruning
 from .groups import (
@@ -31,8 +32,7 @@ from .shared import shared_layers
 
 
 def _plain_view(network: nn.Module, images: Tensor) -> Sequence[Tensor]:
-    output = network(images)
-    return [output] if isinstance(output, Tensor) else list(output)
+    return list(name_tensors(network(images)).values())
 
 
 def dependency_graph(network: nn.Module, example: Tensor, view: View | None = None) -> Any:
@@ -85,9 +85,12 @@ def trace_groups(network: nn.Module, example: Tensor, *, prefix: str = "", view:
     """
     if stops_torch_pruning(network, example, prefix=prefix, view=view):
         return follow_groups(network, example, prefix=prefix, view=view)
-    network = _traceable(network)
+    original, network = network, _traceable(network)
     shared = shared_layers(network, example)
-    graph = dependency_graph(network, example, view)
+    try:
+        graph = dependency_graph(network, example, view)
+    except PruningError:
+        return follow_groups(original, example, prefix=prefix, view=view)
     names = {module: name for name, module in network.named_modules()}
     read: dict[str, ChannelGroup | FrozenGroup] = {}
     seen: set[str] = set()

@@ -73,8 +73,12 @@ def slim_or_break_(
     if known is not None and known.by_index_maps:
         cut_(network.eval().requires_grad_(True), known, plan)
         return
+    try:
+        graph = dependency_graph(network.requires_grad_(True), example, view)
+    except PruningError:  # as ``trace_groups``
+        cut_(network.eval(), follow_groups(network, example, prefix=prefix, view=view), plan)
+        return
     layers = _roots(network, plan, prefix)
-    graph = dependency_graph(network.requires_grad_(True), example, view)
     names = {module: name for name, module in network.named_modules()}
     for name, layer in layers.items():
         if _width(layer) != plan.widths[name]:

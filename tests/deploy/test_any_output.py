@@ -77,9 +77,9 @@ def test_what_needs_logits_or_loaders_of_images_says_so(tmp_path: Path) -> None:
     plan = slimsight.select(traced, scores, macs=0.5)
     with pytest.raises(ConfigError, match="the model takes 2 inputs, and a loader here gives images alone"):
         slimsight.slim(traced, plan, [inputs])
-    with pytest.raises(ConfigError, match="no slim model of slimsight.slim: give an example"):
+    with pytest.raises(ConfigError, match=r"no slim model of slimsight\.slim: give an example"):
         slimsight.export_onnx(TwoStreams(), tmp_path / "a.onnx")
-    with pytest.raises(ConfigError, match="give a file that ends in .onnx"):
+    with pytest.raises(ConfigError, match=r"give a file that ends in \.onnx"):
         slimsight.export_onnx(TwoStreams(), tmp_path / "a.pt", inputs)
     with pytest.raises(ConfigError, match="opset is 7; give 18 to 22"):
         slimsight.export_onnx(TwoStreams(), tmp_path / "a.onnx", inputs, opset=7)

@@ -154,7 +154,7 @@ def test_what_cannot_be_slimmed_is_said_in_one_sentence(
 
 @pytest.mark.parametrize(
     ("net", "outputs"),
-    [(GivesDict, {"out.logits": (None, 4)}), (GivesMaps, {"out": (None, 16, 16, 16)}), (Attends, {"out": (None, 4)})],
+    [(GivesDict, {"out.out": (None, 4)}), (GivesMaps, {"out": (None, 16, 16, 16)}), (Attends, {"out": (None, 4)})],
 )
 def test_other_outputs_and_attention_are_followed(net: type[nn.Module], outputs: dict[str, Any]) -> None:
     found = inspect_model("mine", net(), SHAPE, budget=read_limits(["macs=60%"]))

@@ -1,7 +1,7 @@
 """Channels followed by index maps: attention by name, splits, chunks, shuffles and slices with their attributes."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from slimsight.compress.surgery import (
     ChannelGraph,
     PrunePlan,
+    Slot,
     gated_vs_slim,
     prove_groups,
     shake_,
@@ -108,7 +109,7 @@ def test_parts_of_a_split_shrink_by_themselves_with_the_list_of_their_widths() -
 
 
 class Parts(nn.Module):
-    """A layer whose output is taken apart by ``cut``, which may read ``half``; one part is convolved, both are joined."""
+    """A layer whose output ``cut`` takes apart, which may read ``half``; one part is convolved, both are joined."""
 
     def __init__(self, cut: Callable[["Parts", Tensor], list[Tensor]]) -> None:
         super().__init__()
@@ -257,19 +258,15 @@ class Plain(nn.Module):
 def test_index_maps_find_the_groups_of_torch_pruning() -> None:
     network = Plain().eval()
     theirs, ours = trace_groups(network, IMAGES[:1]), follow_groups(network, IMAGES[:1])
-    assert not theirs.by_index_maps and ours.by_index_maps
+    assert (theirs.by_index_maps, ours.by_index_maps) == (False, True)
     assert [(g.name, g.channels, g.residual) for g in ours.groups] == [
         (g.name, g.channels, g.residual) for g in theirs.groups
     ]
     assert {g.name for g in ours.frozen} == {g.name for g in theirs.frozen} == {"head"}
     for own, other in zip(ours.groups, theirs.groups, strict=True):
         for side in ("producers", "consumers", "followers"):
-            places = [
-                {
-                    (slot.layer, *pair)
-                    for slot in getattr(g, side)
-                    for pair in zip(slot.positions, slot.sources, strict=True)
-                }
-                for g in (own, other)
-            ]
-            assert places[0] == places[1], (own.name, side)
+            assert places(getattr(own, side)) == places(getattr(other, side)), (own.name, side)
+
+
+def places(slots: Sequence[Slot]) -> set[tuple[str, int, int]]:
+    return {(slot.layer, *pair) for slot in slots for pair in zip(slot.positions, slot.sources, strict=True)}
