@@ -72,8 +72,8 @@ SUBJECTS = (
     Subject("timm:mobilenetv4_hybrid_medium", "hybrid", 64, 0.7),
     Subject("timm:efficientformer_l1", "hybrid", 224, 0.7),
     Subject("torchvision:convnext_tiny", "hybrid", 64, 0.7),
-    Subject("torchvision:swin_t", "hybrid", 64, 0.7),
-    Subject("torchvision:swin_v2_t", "hybrid", 64, 0.7),
+    Subject("torchvision:swin_t", "hybrid", 224, 0.7),
+    Subject("torchvision:swin_v2_t", "hybrid", 256, 0.7),
     Subject("timm:coatnet_0_rw_224", "hybrid", 224, 0.7),
     Subject("torchvision:maxvit_t", "hybrid", 224, 0.7),
     Subject("torchvision:vit_b_16", "hybrid", 224, 0.7),
@@ -85,11 +85,20 @@ def build(subject: Subject) -> nn.Module:
     torch.manual_seed(SEED)
     library, _, name = subject.model.partition(":")
     if library == "timm" or subject.kind in ("hybrid", "classifier"):
-        return build_net(ModelConfig(name=subject.model), 1000)
+        return _woken(build_net(ModelConfig(name=subject.model), 1000))
     from torchvision import models
 
     net: nn.Module = models.get_model(name, weights=None, weights_backbone=None)
     return RawDetector(net) if subject.kind == "detection" else net
+
+
+@torch.no_grad()
+def _woken(net: nn.Module) -> nn.Module:
+    """``net`` with random weights also in heads that start at zero, whose outputs would be equal whatever they read."""
+    for parameter in net.parameters():
+        if parameter.dim() > 1 and not parameter.any():
+            nn.init.normal_(parameter, std=0.02)
+    return net
 
 
 def measure(subject: Subject) -> dict[str, Any]:
