@@ -61,7 +61,7 @@ from .steps import (
     to_cost_model,
 )
 from .timing.plan_latency import PlanTimer
-from .traced import Traced
+from .traced_model.traced import Traced
 
 __all__ = [
     "Scores",

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from .compress.errors import SlimError
     from .compress.models.detector import RawDetector
     from .compress.surgery import PrunePlan
-    from .deploy.any_output import export_onnx
     from .deploy.quantise import Int8Model, quantize
     from .deploy.slim import Scores, Slimmed, Traced, explain, learn_gates, load, recalibrate, save, select, slim, trace
+    from .deploy.traced_model.export import export_onnx
 
     __version__: str
 
@@ -68,7 +68,7 @@ _MODULE = {
     "PrunePlan": ".compress.surgery",
     "RawDetector": ".compress.models.detector",
     "SlimError": ".compress.errors",
-    "export_onnx": ".deploy.any_output",
+    "export_onnx": ".deploy.traced_model.export",
     "quantize": ".deploy.quantise",
 }
 """The module that defines a public name, where it is not ``.deploy.slim``."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .labels import Labels
+from .labels import ChannelNumbers
 from .splits import CutPlace
 
 
@@ -46,7 +46,7 @@ class IndexMaps(TorchDispatchMode):  # type: ignore[no-untyped-call]
         rules: Callable[[Any], Rule],
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.labels = Labels()
+        self.labels = ChannelNumbers()
         self.paused = 0
         self.running: list[nn.Module] = []
         self.places: list[CutPlace] = []
@@ -59,7 +59,7 @@ class IndexMaps(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.set(images, self.labels.fixed(images.shape, "they are the channels of the images"))
 
     def of(self, tensor: Tensor) -> Tensor | None:
-        """Labels of the shape of ``tensor``; None for what does not depend on the images."""
+        """ChannelNumbers of the shape of ``tensor``; None for what does not depend on the images."""
         known = self._known.get(id(tensor))
         if known is None and tensor.untyped_storage()._cdata in self.written:
             return self.labels.fixed(tensor.shape, "they are written into a part of a tensor")
@@ -94,7 +94,7 @@ class IndexMaps(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 Rule = Callable[[IndexMaps, Call], None]
-"""Labels what an operator returns; ties and freezes what it reads."""
+"""ChannelNumbers what an operator returns; ties and freezes what it reads."""
 
 
 def tensors_in(value: Any) -> list[Tensor]:

@@ -161,7 +161,14 @@ def reduction(maps: IndexMaps, call: Call) -> None:
     """Sums, means, norms and largest values along dimensions."""
     own = maps.of(call.args[0])
     assert own is not None
-    given = next((a for a in (*call.args[1:], call.kwargs.get("dim")) if isinstance(a, int | list | tuple)), None)
+    given = next(
+        (
+            a
+            for a in (*call.args[1:], call.kwargs.get("dim"))
+            if isinstance(a, int | list | tuple) and not isinstance(a, bool)
+        ),
+        None,
+    )
     if call.name in ("linalg_vector_norm", "norm", "var", "std"):
         given = next((a for a in (*call.args[1:], call.kwargs.get("dim")) if isinstance(a, list | tuple)), None)
     dims = [given] if isinstance(given, int) else list(given or range(own.dim()))

@@ -26,7 +26,7 @@ def varies(labels: Tensor, dim: int) -> bool:
     return bool((small != small.narrow(dim, 0, 1)).any())
 
 
-class Labels:
+class ChannelNumbers:
     """Gives channels their numbers (int32, from 1) and remembers which go together and which must stay."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Labels:
         return numbers
 
     def fixed(self, shape: Sequence[int], reason: str) -> Tensor:
-        """Labels of ``shape`` for what is no channel that may go: one number, frozen for ``reason``."""
+        """ChannelNumbers of ``shape`` for what is no channel that may go: one number, frozen for ``reason``."""
         number = self.fresh(1)
         self._reasons[int(number)] = reason
         return number.expand(tuple(shape)) if shape else number.reshape(())

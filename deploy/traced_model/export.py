@@ -13,7 +13,7 @@ from slimsight.compress.files.destination import check_file_destination
 from slimsight.compress.inputs import Example, check_example, first_rows
 from slimsight.export.named import export_named
 
-from .slim_folder import Slimmed
+from ..slim_folder import Slimmed
 
 _OLDEST, _NEWEST = 18, 22
 _ROWS = 2
