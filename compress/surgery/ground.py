@@ -13,7 +13,10 @@ from ..modes import eval_mode
 from ..outputs import name_tensors
 from .groups import View, is_frozen_norm
 
-_STOPS = ("split", "split_with_sizes", "unbind", "bmm", "baddbmm", "roll", "channel_shuffle", "native_channel_shuffle")
+_STOPS = (
+    *("split", "split_with_sizes", "unbind", "bmm", "baddbmm", "roll", "channel_shuffle", "native_channel_shuffle"),
+    *("pixel_shuffle", "pixel_unshuffle", "glu", "flip", "repeat", "im2col", "sort"),
+)
 _RESHAPES = ("view", "_unsafe_view", "reshape")
 _ALONG = ("slice", "select", "index_select")
 _CHANNELS = 1

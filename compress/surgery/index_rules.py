@@ -20,7 +20,7 @@ from .labels import compact, varies
 
 _RESHAPES = ("view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten", "view_as")
 _MOVES = (
-    *("permute", "transpose", "t", "numpy_T", "unsqueeze", "squeeze", "expand", "flip", "roll", "repeat"),
+    *("permute", "transpose", "t", "numpy_T", "unsqueeze", "squeeze", "expand", "flip", "repeat", "pixel_unshuffle"),
     *("stack", "movedim", "diagonal", "unfold", "cat", "narrow"),
 )
 _SAME = ("clone", "contiguous", "alias", "detach", "_to_copy", "lift_fresh", "dropout", "native_dropout", "bernoulli_")
@@ -90,11 +90,36 @@ def _meet_constant(maps: IndexMaps, call: Call, constant: Tensor, whole: Tensor)
 
 
 def index(maps: IndexMaps, call: Call) -> None:
-    """Indexing by tensors that do not depend on the images moves elements; any other freezes what it reads."""
+    """Indexing by tensors that do not depend on the images moves elements; numbers of channels freeze these."""
+    own = maps.of(call.args[0])
+    given = call.args[1] if call.name == "index" else [None] * call.args[1] + [call.args[2]]
+    if own is not None and any(varies(own, dim) for dim, at in enumerate(given) if at is not None):
+        maps.labels.freeze(own, f"{call.where} takes them by their numbers ('{call.name}')")
     if any(maps.of(tensor) is not None for tensor in tensors_in((call.args[1:], call.kwargs))):
         unknown(maps, call)
     else:
         moves(maps, call)
+
+
+def roll(maps: IndexMaps, call: Call) -> None:
+    """A shift along dimensions; channels that go round change their order with their number, so they stay."""
+    own = maps.of(call.args[0])
+    assert own is not None
+    dims = call.args[2] if len(call.args) > 2 and call.args[2] else range(own.dim())
+    if any(varies(own, dim) for dim in dims):
+        maps.labels.freeze(own, f"{call.where} rolls them")
+    moves(maps, call)
+
+
+def gated_half(maps: IndexMaps, call: Call) -> None:
+    """GLU: the second half of the channels gates the first."""
+    own = maps.of(call.args[0])
+    assert own is not None
+    dim = call.args[1] if len(call.args) > 1 else -1
+    half = own.shape[dim] // 2
+    first = own.narrow(dim, 0, half)
+    maps.labels.tie(first, own.narrow(dim, half, half))
+    maps.set(call.result, first)
 
 
 def reshape(maps: IndexMaps, call: Call) -> None:
@@ -249,6 +274,8 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(("split", "split_with_sizes", "chunk", "split_copy", "split_with_sizes_copy"), split),
     **dict.fromkeys(("channel_shuffle", "native_channel_shuffle"), channel_shuffle),
     **dict.fromkeys(("as_strided", "as_strided_"), restride),
+    "roll": roll,
+    "glu": gated_half,
     "index": index,
     "index_select": index,
     "slice": slice_,

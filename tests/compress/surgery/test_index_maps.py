@@ -188,6 +188,55 @@ def test_what_cannot_shrink_says_why_and_nothing_is_refused(
     assert [group.name for group in graph.groups] == ["inner"]
 
 
+class Reads(nn.Module):
+    """A layer whose output ``body`` rearranges before the next layer reads it."""
+
+    def __init__(self, body: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.stem, self.next, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.LazyConv2d(6, 1), nn.Linear(6, 3)
+        self.body = body
+        self(IMAGES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.next(self.body(self.stem(images).relu())).mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("body", "sources"),
+    [
+        (lambda x: F.glu(x, 1), (0, 1, 2, 3)),
+        (lambda x: F.pixel_shuffle(x, 2), (0, 1)),
+        (lambda x: F.pixel_unshuffle(x, 2), tuple(channel for channel in range(8) for _ in range(4))),
+        (lambda x: x.repeat(1, 2, 1, 1), (*range(8), *range(8))),
+        (lambda x: x.flip(1), tuple(reversed(range(8)))),
+    ],
+)
+def test_rearranged_channels_are_read_where_they_are(
+    body: Callable[[Tensor], Tensor], sources: tuple[int, ...]
+) -> None:
+    network = Reads(body)
+    graph = proven(network)
+    (slot,) = graph.group("stem").consumers
+    assert slot.sources == sources
+    halved(network, graph)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (lambda x: x.roll(1, 1), "rolls them"),
+        (lambda x: x[:, [1, 0, 3, 2]] + x.chunk(2, 1)[0], "takes them by their numbers ('index')"),
+        (lambda x: torch.cat([x.max(1, keepdim=True).values, x.split(4, 1)[0]], 1), "'max' in the model's forward()"),
+        (lambda x: torch.fft.rfft2(x).abs().chunk(2, 1)[0], "the operator '_fft_r2c' in the model's forward() cannot"),
+    ],
+)
+def test_channels_whose_numbers_count_stay(body: Callable[[Tensor], Tensor], reason: str) -> None:
+    graph = proven(Reads(body))
+    assert reason in reasons(graph)["stem"]
+    assert [group.name for group in graph.groups] == ["next"]
+
+
 class Writes(nn.Module):
     def __init__(self) -> None:
         super().__init__()
