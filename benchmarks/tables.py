@@ -21,7 +21,7 @@ from tables_faults import faults
 from tables_headlines import headlines
 from tables_int8 import int8_branches, int8_control, int8_plans, int8_qat, int8_zoo
 from tables_kinds import kinds
-from tables_models import zoo
+from tables_models import any_task, zoo
 from tables_scaling import processes, scaling
 from tables_speed import combined, efficiency, gate_step
 from tables_study import keep50, selector, steering
@@ -46,6 +46,7 @@ TABLES: dict[str, tuple[Callable[..., str], *tuple[str, ...]]] = {
         "full_disk.json",
     ),
     "zoo": (zoo, "zoo.json"),
+    "any_task": (any_task, "any_task.json"),
     "kinds": (kinds, "kinds.json"),
     "keep50": (keep50, "cifar10_resnet20_keep50.json"),
     "selector": (selector, "cifar10_resnet20_keep50.json"),

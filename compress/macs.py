@@ -3,16 +3,18 @@
 MACs are those of convolutions, linear layers and all else that sums up products with weights: one fused multiply-add is
 one MAC. fvcore counts convolutions and linear layers; recurrent layers, deformable convolutions and matrix products
 with weights outside of any layer are counted here. What cannot be counted is refused by name.
-Not counted: biases, normalisation, activations, pooling, additions, attention scores, products element by element (also
-where a sum follows), Fourier transforms.
+Not counted: biases, normalisation, activations, pooling, additions, products element by element (also where a sum
+follows), Fourier transforms. Products of activations with each other (attention) hold no weights: they are counted by
+themselves (``MacsCount.attention``), not in the total.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,6 +26,7 @@ from .dispatch import PRODUCTS, WeightsMode
 from .errors import ModelError, first_error_line
 from .modes import eval_mode
 from .modules import tensors_of
+from .outputs import name_tensors
 
 # fvcore's names for a convolution and for a linear layer, which torch lowers in two ways.
 _COUNTED = ("conv", "linear", "addmm")
@@ -62,11 +65,12 @@ class MacsCount:
     """MACs for one image: the sum, and each convolution and linear module by its name in the model.
 
     What is computed without such a module (``torch.nn.functional``, recurrent layers, deformable convolutions) is only
-    in ``total``.
+    in ``total``. ``attention``: products of activations with each other, by the name of the operator; not in ``total``.
     """
 
     total: int
     layers: dict[str, int]
+    attention: dict[str, int] = field(default_factory=dict)
 
 
 def count_macs(model: nn.Module, example: Tensor) -> MacsCount:
@@ -85,8 +89,8 @@ def count_macs(model: nn.Module, example: Tensor) -> MacsCount:
         from fvcore.nn.jit_handles import addmm_flop_jit, conv_flop_jit, linear_flop_jit
 
     with eval_mode(model), torch.no_grad(), _plain_extra_state(model), _checks_of_sizes():
-        products = count_products(model, example)
-        counter = FlopCountAnalysis(model, example)
+        products = _run_products(model, example)
+        counter = FlopCountAnalysis(_Leaves(model), example)
         counter.clear_op_handles()  # others would fail on what is not counted by them (a matrix times a vector)
         counter.set_op_handle("aten::_convolution", conv_flop_jit, "aten::linear", linear_flop_jit)
         counter.set_op_handle("aten::addmm", addmm_flop_jit)
@@ -101,8 +105,25 @@ def count_macs(model: nn.Module, example: Tensor) -> MacsCount:
         counts = {
             name: sum(int(by_operator[operator]) for operator in _COUNTED) for name, by_operator in by_module.items()
         }
-    layers = {name: counts[name] for name, module in model.named_modules() if isinstance(module, _ConvNd | nn.Linear)}
-    return MacsCount(total=max(counts[""], products), layers=layers)
+    modules = model.named_modules()
+    layers = {name: counts[_inside(name)] for name, module in modules if isinstance(module, _ConvNd | nn.Linear)}
+    return MacsCount(max(counts[""], products.macs), layers, dict(products.attention))
+
+
+class _Leaves(nn.Module):
+    """A network whose outputs, in whatever nest, are a tuple of tensors: torch's tracer takes no others."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(name_tensors(self.net(images)).values())
+
+
+def _inside(name: str) -> str:
+    """The name of a module of a network inside of ``_Leaves``."""
+    return f"net.{name}" if name else "net"
 
 
 def count_products(model: nn.Module, example: Tensor) -> int:
@@ -113,10 +134,14 @@ def count_products(model: nn.Module, example: Tensor) -> int:
     Raises:
         ModelError: an operator sums up products with a weight in a way that cannot be counted; it is named.
     """
+    return _run_products(model, example).macs
+
+
+def _run_products(model: nn.Module, example: Tensor) -> _WeightProducts:
     products = _WeightProducts(example)
     with torch.no_grad(), _plain_attention(), products:
         model(example)
-    return products.macs
+    return products
 
 
 @contextmanager
@@ -131,11 +156,15 @@ def _plain_attention() -> Iterator[None]:
 
 
 class _WeightProducts(WeightsMode):  # type: ignore[no-untyped-call]
-    """Context: adds up ``macs`` of operators that multiply weights with what is no weight."""
+    """Context: adds up ``macs`` of operators that multiply weights with what is no weight.
+
+    ``attention``: MACs of products of activations with each other, by the name of the operator.
+    """
 
     def __init__(self, example: Tensor) -> None:
         super().__init__(example)
         self.macs = 0
+        self.attention: Counter[str] = Counter()
 
     def after(self, func: Any, args: Sequence[Any], inputs: Sequence[Tensor], result: Any) -> None:
         """See ``WeightsMode``."""
@@ -147,7 +176,15 @@ class _WeightProducts(WeightsMode):  # type: ignore[no-untyped-call]
                 "was before it was quantized"
             )
         if name in PRODUCTS:
-            self.macs += int(result.numel()) * inputs[-2].shape[-1] if self._counts(*inputs[-2:]) else 0
+            macs = int(result.numel()) * inputs[-2].shape[-1]
+            if self._counts(*inputs[-2:]):
+                self.macs += macs
+            elif all(map(self.is_activation, inputs[-2:])):
+                self.attention[name] += macs
+        elif "scaled_dot_product" in name:
+            queries, keys, values = inputs[:3]
+            scores = queries.shape[:-1].numel() * keys.shape[-2]
+            self.attention[name.strip("_")] += scores * (queries.shape[-1] + values.shape[-1])
         elif name == "convolution":  # of a kernel that is computed from the image, too
             transposed = bool(args[6])
             applied = inputs[0].numel() if transposed else int(result.numel())

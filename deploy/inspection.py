@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,12 @@ from slimsight.compress.config import BudgetConfig, ModelConfig
 from slimsight.compress.errors import ConfigError
 from slimsight.compress.gates import CostModel, counted_limits, read_budget, smallest_macs
 from slimsight.compress.macs import count_macs, count_params, size_bytes
-from slimsight.compress.models import build_net, check_logits
+from slimsight.compress.models import build_net, check_outputs
 from slimsight.compress.models.adopt import adopt
 from slimsight.compress.modes import double_precision, one_thread
 from slimsight.compress.modules import copy_of, to_precision_
 from slimsight.compress.progress import SILENT, Progress
-from slimsight.compress.surgery import ChannelGraph, ProofCache, gated_vs_slim, shake_
+from slimsight.compress.surgery import ChannelGraph, ProofCache, differences, shake_
 
 from .channel_scores import rank_by_weights
 from .run_dir import read_run
@@ -47,7 +47,8 @@ class PlanProof:
     """A plan by magnitude and the proof that it can be applied. MACs per image, seconds of surgery and proof.
 
     ``max_rel`` (float64) and ``max_rel_float32``: largest difference between closed gates and the slim model, relative
-    to the largest logit, with random statistics in every batch normalisation.
+    to the largest value of the output, with random statistics in every batch normalisation. ``outputs``: ``max_rel`` of
+    each output by its name.
     """
 
     macs: int
@@ -58,13 +59,16 @@ class PlanProof:
     cost_model_macs: int
     fvcore_macs: int
     seconds: float
+    outputs: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Inspection:
     """See ``inspect_model``. ``seconds``: for tracing and proving the groups; ``layers``: largest MACs first.
 
-    ``changes``: what of the network is not as it was given (``adopt``), a sentence each.
+    ``changes``: what of the network is not as it was given (``adopt``), a sentence each. ``outputs``: the shape of each
+    tensor that the model returns, by its name. ``attention_macs``: products of activations with each other, which hold
+    no weights, by operator; they are in none of the other figures.
     """
 
     model: str
@@ -79,6 +83,8 @@ class Inspection:
     seconds: float
     plan: PlanProof | None = None
     changes: tuple[str, ...] = ()
+    outputs: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
+    attention_macs: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form; ``plan`` is null where no budget was given."""
@@ -144,7 +150,7 @@ def inspect_model(
         proofs: where proofs are kept and looked up.
 
     Raises:
-        ModelError: the model does not give logits for such images.
+        ModelError: the model cannot be traced on such images (``check_outputs``).
         PruningError: its channels cannot be followed, or the budget is out of reach; the message says what is frozen.
     """
     started = time.monotonic()
@@ -154,7 +160,7 @@ def inspect_model(
         progress.note(change)
     generator = torch.Generator().manual_seed(_SEED)
     images = torch.rand(_IMAGES, *shape, generator=generator)
-    check_logits(net, images)
+    outputs = check_outputs(net, images)
     with one_thread():
         counted = count_macs(net, images[:1])
     graph = find_groups(net, images, limit=limit, progress=progress, announce=True, proofs=proofs)
@@ -172,6 +178,8 @@ def inspect_model(
         layers=tuple(InspectedLayer(layer, macs) for layer, macs in dearest),
         seconds=time.monotonic() - started,
         changes=adopted.changes,
+        outputs={output: (None, *shape[1:]) for output, shape in outputs.items()},
+        attention_macs=counted.attention,
     )
     if budget is None:
         return found
@@ -190,16 +198,17 @@ def _prove_plan(
     wide = images.double()
     with double_precision():
         shaken = shake_(copy_of(net), wide, torch.Generator().manual_seed(_SEED)).requires_grad_(False)
-        exact = gated_vs_slim(shaken, slim_copy(shaken, plan, wide), graph.groups, plan, wide)
+        exact = differences(shaken, slim_copy(shaken, plan, wide), graph.groups, plan, wide)
     shaken = to_precision_(shaken, torch.float32)
     proof = prove_slim(shaken, slim_copy(shaken, plan, images), graph, cost, plan, images)
     return PlanProof(
         macs=cost.of_plan(plan),
         macs_kept=cost.of_plan(plan) / cost.total,
         params=proof.slim.params,
-        max_rel=exact,
+        max_rel=max(exact.values()),
         max_rel_float32=proof.max_rel,
         cost_model_macs=cost.of_plan(plan),
         fvcore_macs=proof.slim.macs,
         seconds=time.monotonic() - started,
+        outputs=exact,
     )

@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from slimsight.compress.data import Expected, first_batches
 from slimsight.compress.errors import ConfigError, ModelError
+from slimsight.compress.inputs import Packing
 from slimsight.compress.parallel.processes import single_process
 from slimsight.compress.training import take_statistics_, tracked_norms
 
@@ -35,14 +36,17 @@ def recalibrate(slimmed: Slimmed | nn.Module, loader: Iterable[Any], *, batches:
         The number of batch normalisations with new statistics.
 
     Raises:
-        ConfigError: ``batches`` is not a positive number.
+        ConfigError: ``batches`` is not a positive number, or the slim model takes several inputs.
         DataError: the loader yields nothing, or something else than images or (images, labels); a batch has a single
             image where one value per channel arrives; statistics are NaN or infinite. Nothing has changed then.
         ModelError: the model is a program (``load`` without a model), or its batch normalisations are out of reach.
     """
     check_count(batches)
+    if isinstance(slimmed, Slimmed):
+        refuse_several_inputs(None if isinstance(slimmed.example, Tensor) else Packing.of(slimmed.example))
     model = slimmed.model if isinstance(slimmed, Slimmed) else slimmed
-    expected = Expected(slimmed.example.shape[1]) if isinstance(slimmed, Slimmed) else None
+    example = slimmed.example if isinstance(slimmed, Slimmed) else None
+    expected = Expected(example.shape[1]) if isinstance(example, Tensor) else None
     norms = tracked_norms(model)
     if not norms and isinstance(model, torch.fx.GraphModule | torch.jit.ScriptModule):
         raise ModelError(
@@ -66,6 +70,15 @@ def recalibrate(slimmed: Slimmed | nn.Module, loader: Iterable[Any], *, batches:
 def check_count(batches: int) -> None:
     if isinstance(batches, bool) or not isinstance(batches, int) or batches < 1:
         raise ConfigError(f"batches is {batches!r}; give the number of batches to take statistics from, 1 or more")
+
+
+def refuse_several_inputs(packing: Packing | None) -> None:
+    """Raise ConfigError for a model that takes several inputs (``packing``): loaders here give images alone."""
+    if packing is not None:
+        raise ConfigError(
+            f"the model takes {len(packing.shapes)} inputs, and a loader here gives images alone: slim it without a "
+            "loader and run it in training mode over your own batches, which takes new batch-norm statistics too"
+        )
 
 
 def _is_frozen(norm: nn.Module) -> bool:

@@ -20,29 +20,31 @@ which then learn from what the model itself predicts, and for batch-norm statist
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from slimsight.compress.config import ExplainerConfig, GatesConfig
-from slimsight.compress.data import Expected, LoaderBatches, TensorBatches, first_images
-from slimsight.compress.errors import ConfigError, ModelError, PruningError
+from slimsight.compress.data import LoaderBatches, TensorBatches, first_images
+from slimsight.compress.errors import ConfigError, PruningError
 from slimsight.compress.explain import STEERING, ExplainedClassifier, find_targets
-from slimsight.compress.gates import CostModel, check_budget, counted_limits, read_budget, select_fast
+from slimsight.compress.gates import check_budget, counted_limits, read_budget, select_fast
 from slimsight.compress.gates.importance import needs_gradients
 from slimsight.compress.gates.scope import inner_groups
-from slimsight.compress.models import Classifier, check_logits
+from slimsight.compress.inputs import Example, Packing, check_example, first_rows
+from slimsight.compress.models import Classifier, check_outputs
 from slimsight.compress.models.adopt import adopt
 from slimsight.compress.modules import copy_of
+from slimsight.compress.outputs import ROOT
 from slimsight.compress.progress import SILENT, Progress
-from slimsight.compress.surgery import ChannelGraph, PrunePlan
+from slimsight.compress.surgery import PrunePlan
 from slimsight.compress.training import Learning, logits_of, make_fabric
 
 from .channel_scores import rank_by_weights, score_channels
 from .host import default_cache
-from .recalibrate import RECALIBRATE_BATCHES, check_count, recalibrate
+from .recalibrate import RECALIBRATE_BATCHES, check_count, recalibrate, refuse_several_inputs
 from .settings.latency import LatencyConfig
 from .slim_folder import Slimmed, load, save
 from .steps import (
@@ -59,6 +61,7 @@ from .steps import (
     to_cost_model,
 )
 from .timing.plan_latency import PlanTimer
+from .traced_model.traced import Traced
 
 __all__ = [
     "Scores",
@@ -83,72 +86,50 @@ _JOINED_NET = JOINED + "net."
 _EXACT = 1e-4
 
 
-@dataclass(frozen=True)
-class Traced:
-    """A model with its proven channel groups and its cost; ``explained`` joins it with an explainer, if it has one.
-
-    ``changes``: what of the model is not as it was given (weight norm folded, half precision), a sentence each.
-    """
-
-    model: nn.Module
-    example: Tensor
-    graph: ChannelGraph
-    cost: CostModel
-    classes: int
-    scope: Literal["all", "inner"] = "all"
-    explained: ExplainedClassifier | None = None
-    changes: tuple[str, ...] = ()
-
-    @property
-    def expected(self) -> Expected:
-        """The images and labels that loaders have to give."""
-        _, channels, height, width = self.example.shape
-        return Expected(channels, (height, width), self.classes)
-
-
 def trace(
-    model: nn.Module, example: Tensor, *, scope: Literal["all", "inner"] = "all", progress: Progress = SILENT
+    model: nn.Module, example: Example, *, scope: Literal["all", "inner"] = "all", progress: Progress = SILENT
 ) -> Traced:
     """Find the channel groups of ``model`` and prove each by a dry run.
 
     Args:
-        model: images (N, C, H, W) -> logits (N, classes); ``adopt`` makes our copy of it, in eval mode, on the CPU.
-        example: (N, 3, H, W) a few real images, as the model takes them.
+        model: images (N, C, H, W) -> logits (N, classes), or any nest of tensors; ``adopt`` makes our copy of it, in
+            eval mode, on the CPU.
+        example: (N, C, H, W) a few real images, as the model takes them; of a model with several inputs a tuple (by
+            place) or a dict (by keyword) of tensors with a row for each image.
         scope: ``inner`` leaves residual streams (what blocks add to) whole; ``all`` lets them shrink too.
 
     Raises:
         ConfigError: another scope.
-        ModelError: the model does not give logits for the example.
+        ModelError: the example is none, or the model cannot be traced on it (``check_outputs``).
         PruningError: its channels cannot be followed.
     """
     if scope not in ("all", "inner"):
         raise ConfigError(f"the scope is '{scope}'; allowed: 'all' and 'inner'")
-    if not isinstance(example, Tensor):
-        raise ModelError(
-            f"the example is a {type(example).__name__}; give a torch tensor of a few images as the model takes them: "
-            "(N, 3, H, W), floating point"
-        )
-    if example.dim() != 4 or not example.is_floating_point() or not len(example):
-        raise ModelError(
-            f"the example is {tuple(example.shape)} {example.dtype}; give a few images as the model takes them: "
-            "(N, 3, H, W), floating point"
-        )
+    given = first_rows(check_example(example), PROOF_IMAGES)
     adopted = adopt(model)
     model = adopted.model.eval().requires_grad_(False)
     for change in adopted.changes:
         progress.note(change)
-    example = example[:PROOF_IMAGES].detach().cpu().float()
-    classes = check_logits(model, example)
-    with torch.no_grad():
-        if not torch.isfinite(model(example * 1)).all():
-            raise ModelError(
-                "the model's logits of the example are not all finite (NaN or infinite): look for NaN in its weights, "
-                "and give the example as the model takes its images"
-            )
-    graph = find_groups(model, example, progress=progress)
+    packing = None if isinstance(given, Tensor) else Packing.of(given)
+    images = given if isinstance(given, Tensor) else Packing.of(given).pack(given)
+    if packing is not None:
+        packing.attach_(model)
+    outputs = check_outputs(model, images)
+    logits = outputs.get(ROOT, ())
+    graph = find_groups(model, images, progress=progress)
     if scope == "inner":
         graph = inner_groups(graph)
-    return Traced(model, example, graph, to_cost_model(model, example, graph), classes, scope, changes=adopted.changes)
+    return Traced(
+        model,
+        images,
+        graph,
+        to_cost_model(model, images, graph),
+        logits[1] if len(logits) == 2 else None,
+        scope,
+        changes=adopted.changes,
+        outputs=outputs,
+        packing=packing,
+    )
 
 
 def explain(
@@ -175,8 +156,9 @@ def explain(
         TrainingError: its training diverged.
     """
     explainer, config = STEERING.get(kind), config or ExplainerConfig()
+    classes = traced.logits
     classifier = Classifier(copy_of(traced.model), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)).eval()
-    network = join_explainer(classifier, traced.example, traced.classes, explainer.head)
+    network = join_explainer(classifier, traced.example, classes, explainer.head)
     explainer.check(config, traced.example.shape[-1])
     learning = Learning(make_fabric(), progress=progress)
     network.to(learning.device)
@@ -216,6 +198,8 @@ def learn_gates(
     budget = counted_limits(read_budget(macs=macs), traced.cost)["macs"]
     check_budget(traced.cost, budget, frozen=traced.graph.frozen)
     config = config or GatesConfig.model_validate({"steer": _kind(traced) or "none"})
+    if config.learned or needs_gradients(config.steer):
+        traced.check_learnable()
     if config.scope != "all":
         raise ConfigError(f"gates.scope is {config.scope}: give it to trace(model, example, scope='inner') instead")
     if not config.learned and not needs_gradients(config.steer):
@@ -316,6 +300,8 @@ def slim(
         PruningError: the plan does not fit the model, or the slim model does not compute what closed gates do.
     """
     check_count(batches)
+    if loader is not None:
+        refuse_several_inputs(traced.packing)
     network = _joint(traced)
     prefix = "" if traced.explained is None else _JOINED_NET
     twin = slim_copy(network, plan, traced.example, prefix=prefix)
@@ -328,7 +314,10 @@ def slim(
     explained = twin if isinstance(twin, ExplainedClassifier) else None
     model = twin.classifier.net if isinstance(twin, ExplainedClassifier) else twin
     model.requires_grad_(True)  # it was traced frozen
-    slimmed = Slimmed(model, plan, traced.example[:1], proof.slim.macs, proof.max_rel, explained)
+    example: Example = traced.example[:1]
+    if traced.packing is not None:
+        model, example = traced.packing.detach_(model), traced.packing.unpack(traced.example[:1])
+    slimmed = Slimmed(model, plan, example, proof.slim.macs, proof.max_rel, explained, proof.outputs)
     if loader is not None:
         recalibrate(slimmed, loader, batches=batches)
     return slimmed

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -12,7 +12,8 @@ from slimsight.compress.errors import ConfigError, ModelError
 from slimsight.compress.explain import ExplainedClassifier
 from slimsight.compress.files.atomic import make_folder, read_tensors, write_tensors
 from slimsight.compress.files.sealed import find_damage, read_sealed, sha256_of_file, write_sealed
-from slimsight.compress.models import check_logits
+from slimsight.compress.inputs import Example, Packing, first_rows
+from slimsight.compress.models import check_outputs
 from slimsight.compress.models.adopt import adopt
 from slimsight.compress.modules import load_tensors_, tensors_of
 from slimsight.compress.surgery import PrunePlan, slim_
@@ -33,15 +34,17 @@ _NET, _NORMALISATION = "net.", frozenset({"normalize.mean", "normalize.std"})
 class Slimmed:
     """A slim model (of the original's class), its plan, and its explainer if it has one.
 
-    ``max_rel``: largest difference of its outputs from the original's with closed gates, relative.
+    ``max_rel``: largest difference of its outputs from the original's with closed gates, relative; ``outputs``: of each
+    output by its name (``out.boxes[0]``).
     """
 
     model: nn.Module
     plan: PrunePlan
-    example: Tensor
+    example: Example
     macs: int
     max_rel: float
     explained: ExplainedClassifier | None = None
+    outputs: Mapping[str, float] = field(default_factory=dict)
 
 
 def save(slimmed: Slimmed, folder: str | Path) -> None:
@@ -86,11 +89,15 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     _check(place)
     if model is None:
         return load_pt2(place / PROGRAM)
-    inputs, _ = load_program(place / PROGRAM).example_inputs
-    example = inputs[0][:1]
+    args, keywords = load_program(place / PROGRAM).example_inputs
+    given: Example = first_rows(dict(keywords) or (args[0] if len(args) == 1 else tuple(args)), 1)
+    packing = None if isinstance(given, Tensor) else Packing.of(given)
+    example = given if isinstance(given, Tensor) else Packing.of(given).pack(given)
     twin = adopt(model).model
+    if packing is not None:
+        packing.attach_(twin)
     plan, tensors = _for_model(twin, PrunePlan.load(place / PLAN), read_tensors(place / WEIGHTS))
-    check_logits(twin, example)
+    check_outputs(twin, example)
     slim_(twin, plan, example)
     try:
         load_tensors_(twin, tensors)
@@ -100,7 +107,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
             f"{place / WEIGHTS} does not fit {type(model).__name__} after the plan ({reason}): give the architecture "
             "that was slimmed"
         ) from error
-    return twin.eval()
+    return (twin if packing is None else packing.detach_(twin)).eval()
 
 
 def _folder_of(place: Path) -> Path:

@@ -45,8 +45,8 @@ from slimsight.compress.surgery import (
     ProofCache,
     PrunePlan,
     View,
+    differences,
     freeze_training_only,
-    gated_vs_slim,
     prove_groups,
     slim_,
     trace_groups,
@@ -233,11 +233,13 @@ class SlimProof:
     Attributes:
         max_rel: largest difference between closed gates and the slim network, relative to the largest output.
         original, slim: of the two classifiers, without explainers.
+        outputs: ``max_rel`` of every output by its name.
     """
 
     max_rel: float
     original: CountedCosts
     slim: CountedCosts
+    outputs: Mapping[str, float]
 
 
 @one_thread()
@@ -250,13 +252,13 @@ def prove_slim(
         PruningError: cost model and fvcore disagree about the MACs of either, or the slim network has other parameters
             or bytes than the plan was chosen for.
     """
-    difference = gated_vs_slim(original, slim, graph.groups, plan, images)
+    outputs = differences(original, slim, graph.groups, plan, images)
     example = images[:1]
     dense, small = (costs_of(classifier_of(network), example) for network in (original, slim))
     _check_macs(cost.total, dense.macs)
     _check_macs(cost.of_plan(plan), small.macs)
     _check_removed(cost, plan, dense, small)
-    return SlimProof(difference, dense, small)
+    return SlimProof(max(outputs.values()), dense, small, outputs)
 
 
 def costs_of(model: nn.Module, example: Tensor) -> CountedCosts:

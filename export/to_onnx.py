@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from slimsight.compress.errors import ExportError, first_error_line
 from slimsight.compress.files.atomic import atomic_path
+from slimsight.compress.inputs import Example
 
 from .onnx_files.graph import (
     HEAVY_OPERATORS,
@@ -35,10 +36,11 @@ _CONVOLUTIONS = {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpo
 
 def export_onnx(
     model: nn.Module,
-    example: Tensor,
+    example: Example,
     path: Path,
     *,
     opset: int = 18,
+    inputs: Sequence[str] = (IMAGES_INPUT,),
     outputs: Sequence[str] = (LOGITS_OUTPUT,),
     about: About = EMPTY_ABOUT,
 ) -> None:
@@ -50,10 +52,11 @@ def export_onnx(
 
     Args:
         model: raw images -> logits; copied to the CPU in eval mode, not changed.
-        example: (N, 3, H, W), any N; only its shape and dtype are used.
+        example: (N, 3, H, W), any N, or several inputs; only shapes and dtypes are used.
         path: the file to write.
         opset: version of ONNX's operator set.
-        outputs: names of the model's outputs; the first is its logits.
+        inputs: names of the model's inputs.
+        outputs: names of the model's outputs; its logits are called ``logits`` and come first.
         about: metadata that cannot be read off the model.
 
     Raises:
@@ -62,7 +65,7 @@ def export_onnx(
         RunError: the disk is full or the folder is not writable.
     """
     onnx = import_onnx()
-    program = to_onnx_program(model, example, opset=opset, outputs=outputs)
+    program = to_onnx_program(model, example, opset=opset, inputs=inputs, outputs=outputs)
     proto = program.model_proto
     if proto.ByteSize() > MAX_BYTES:
         raise ExportError(
@@ -84,25 +87,33 @@ def export_onnx(
             f"{type(model).__name__} computes {in_training[0]} as in training even in eval mode: let it follow "
             "self.training (F.dropout(x, p, self.training), BatchNorm without a fixed training flag)"
         )
-    classes = proto.graph.output[0].type.tensor_type.shape.dim[-1].dim_value
+    logits = proto.graph.output[0].type.tensor_type.shape.dim if outputs[0] == LOGITS_OUTPUT else ()
+    classes = logits[-1].dim_value if logits else None
     write_metadata_(proto, model_metadata(model, example, classes, about))
     with atomic_path(path) as part:
         part.write_bytes(proto.SerializeToString(deterministic=True))
 
 
-def to_onnx_program(model: nn.Module, example: Tensor, *, opset: int, outputs: Sequence[str] = (LOGITS_OUTPUT,)) -> Any:
+def to_onnx_program(
+    model: nn.Module,
+    example: Example,
+    *,
+    opset: int,
+    inputs: Sequence[str] = (IMAGES_INPUT,),
+    outputs: Sequence[str] = (LOGITS_OUTPUT,),
+) -> Any:
     """torch's ONNXProgram of ``model``, with its ``model_proto`` and the ``exported_program`` it was converted from.
 
     Raises:
         ExportError: as ``export_onnx``.
     """
-    program = trace(model, example)
+    program = trace(model, example, named=outputs[0] != LOGITS_OUTPUT)
     try:
         with silence_output():
             converted = torch.onnx.export(
                 program,
                 (),
-                input_names=[IMAGES_INPUT],
+                input_names=list(inputs),
                 output_names=list(outputs),
                 opset_version=opset,
                 dynamo=True,

@@ -13,6 +13,7 @@ The Python API, for a model and data loaders of your own:
     slimsight.recalibrate(slimmed, train_loader)                  # the statistics of the weights that were learned
     slimsight.save(slimmed, "slim")
     model = slimsight.load("slim")                                # needs torch only, not the code of the model
+    slimsight.export_onnx(slimmed, "slim.onnx")                   # with every output by its name, each compared
     slimsight.quantize("slim", train_loader, "slim.int8.onnx")    # INT8, calibrated and proven
 
 ``import slimsight`` loads none of it: each name is imported, with PyTorch, when it is first used.
@@ -28,9 +29,11 @@ if TYPE_CHECKING:
     from . import testing
     from .compress.config import ExplainerConfig, GatesConfig
     from .compress.errors import SlimError
+    from .compress.models.detector import RawDetector
     from .compress.surgery import PrunePlan
     from .deploy.quantise import Int8Model, quantize
     from .deploy.slim import Scores, Slimmed, Traced, explain, learn_gates, load, recalibrate, save, select, slim, trace
+    from .deploy.traced_model.export import export_onnx
 
     __version__: str
 
@@ -39,12 +42,14 @@ __all__ = [
     "GatesConfig",
     "Int8Model",
     "PrunePlan",
+    "RawDetector",
     "Scores",
     "SlimError",
     "Slimmed",
     "Traced",
     "__version__",
     "explain",
+    "export_onnx",
     "learn_gates",
     "load",
     "quantize",
@@ -61,7 +66,9 @@ _MODULE = {
     "GatesConfig": ".compress.config",
     "Int8Model": ".deploy.quantise",
     "PrunePlan": ".compress.surgery",
+    "RawDetector": ".compress.models.detector",
     "SlimError": ".compress.errors",
+    "export_onnx": ".deploy.traced_model.export",
     "quantize": ".deploy.quantise",
 }
 """The module that defines a public name, where it is not ``.deploy.slim``."""

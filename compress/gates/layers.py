@@ -57,7 +57,7 @@ class LayerShape:
 
 @torch.no_grad()
 def read_layers(network: nn.Module, example: Tensor, followers: Iterable[str] = ()) -> tuple[LayerShape, ...]:
-    """Shapes of the convolutions and linear layers that run on ``example`` (1, C, H, W), and of ``followers``.
+    """Shapes of the convolutions and linear layers that run on ``example`` (N, C, H, W), and of ``followers``.
 
     In definition order. A follower is a layer that treats channels one by one: normalisation, PReLU.
     """
@@ -66,20 +66,22 @@ def read_layers(network: nn.Module, example: Tensor, followers: Iterable[str] = 
     calls: Counter[str] = Counter()
     layers = {n: m for n, m in network.named_modules() if isinstance(m, _ConvNd | nn.Linear)}
 
-    def count(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def count(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], dict[str, Any], Tensor], None]:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], keywords: dict[str, Any], output: Tensor) -> None:
             if isinstance(module, _ConvNd):
-                pixels = inputs[0] if module.transposed else output  # the kernel is applied once per pixel of it
-                area = pixels.shape[2:].numel() * math.prod(module.kernel_size)
-                sizes.setdefault(name, tuple(inputs[0].shape[2:]))
+                given = args[0] if args else keywords["input"]
+                pixels = given if module.transposed else output  # the kernel is applied once per pixel of it
+                area = len(pixels) * pixels.shape[2:].numel() * math.prod(module.kernel_size)
+                sizes.setdefault(name, tuple(given.shape[2:]))
             else:
-                area = output[0].numel() // output.shape[-1]
-            units[name] += area
+                area = output.numel() // output.shape[-1]
+            # All rows count: a network may have folded windows of an image into the batch.
+            units[name] += area // len(example)
             calls[name] += 1
 
         return hook
 
-    handles = [layer.register_forward_hook(count(name)) for name, layer in layers.items()]
+    handles = [layer.register_forward_hook(count(name), with_kwargs=True) for name, layer in layers.items()]
     try:
         with eval_mode(network):
             network(example)

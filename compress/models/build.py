@@ -9,7 +9,8 @@ import torch
 from ..config import ModelConfig
 from ..errors import ConfigError
 from .adopt import adopt
-from .classifier import Classifier, check_logits
+from .checks import check_logits
+from .classifier import Classifier
 from .head import Backbone, UnknownHeadError, classes_of_weights, head_tensors, load_backbone_
 from .libraries import pretrained_classes, pretrained_tensors
 from .weights import load_weights, read_weights

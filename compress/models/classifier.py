@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from ..errors import ModelError, first_error_line
-from ..modes import double_precision, eval_mode, one_thread, training_structure
+from ..errors import ModelError
+from ..modes import eval_mode, one_thread, training_structure
 from ..modules import copy_of
-from .guard import TraceGuard
+from .checks import check_logits, is_close
 from .user_code import UserCode
 
 
@@ -154,131 +153,4 @@ def _is_main(model: nn.Module, images: Tensor) -> bool:
             expected = twin(images)
         with training_structure(twin):
             found = main_logits(all_outputs(twin, images))
-    return found.shape == expected.shape and _close(found, expected, 1e-3)
-
-
-@one_thread()
-def check_logits(model: nn.Module, images: Tensor) -> int:
-    """The number of classes of ``model``, from its logits in eval mode, after checking that it can be traced.
-
-    It must compute the same layers for all images and all numbers of them, twice the same, and all of it in torch:
-    otherwise a trace would be right only for one image, or for a part of the model.
-
-    Args:
-        images: (N, C, H, W), at least one.
-
-    Raises:
-        ModelError: it fails on ``images``, does not return one tensor of logits (N, classes), has data-dependent
-            control flow, leaves autograd, uses attention, is random, or depends on the number of images.
-    """
-    images = images.detach().clone().requires_grad_()
-    size = "x".join(map(str, images.shape[1:]))
-    with eval_mode(model), torch.random.fork_rng(devices=[]):
-        guard = TraceGuard(images)
-        with UserCode(f"the model does not take {size} images"), torch.enable_grad(), guard:
-            logits = model(images * 1)  # a copy: some models change their input
-        if not isinstance(logits, Tensor):
-            raise ModelError(
-                f"the model returns {type(logits).__name__}; it must return one tensor of logits (N, classes): wrap it "
-                "in a module that returns those"
-            )
-        if logits.dim() != 2 or len(logits) != len(images):
-            raise ModelError(
-                f"the model returns shape {tuple(logits.shape)} for {len(images)} images; it must return logits "
-                f"({len(images)}, classes)"
-            )
-        if not bool(logits.isfinite().all()):
-            raise ModelError(
-                f"the model's logits are not finite numbers for images in [0, 1] ({_first_values(logits)}, ...): its "
-                "weights or its normalisation are broken"
-            )
-        _check_gradient(logits, images)
-        with torch.no_grad():
-            _check_deterministic(model, images.detach(), guard.random)
-            _check_batch(model, images.detach())
-    return logits.shape[1]
-
-
-def _first_values(logits: Tensor) -> str:
-    return ", ".join(f"{value:.3g}" for value in logits.detach().flatten()[:3].tolist())
-
-
-def _check_deterministic(model: nn.Module, images: Tensor, drawn: Sequence[str]) -> None:
-    first, second = model(images * 1), model(images * 1)
-    atol = 0.0 if images.device.type == "cpu" else 1e-4 * float(first.abs().max())
-    if not torch.allclose(first, second, rtol=0, atol=atol, equal_nan=True):
-        where = f" ({drawn[0]})" if drawn else ""
-        what = (
-            f"draws random numbers in eval mode{where}"
-            if drawn
-            else "changes what it keeps, or computes with what is not torch's (random, numpy, the time)"
-        )
-        raise ModelError(
-            f"the model gives other logits when it sees the same images twice: it {what}; make it deterministic in "
-            "eval mode (F.dropout needs training=self.training)"
-        )
-
-
-def _check_batch(model: nn.Module, images: Tensor) -> None:
-    """Raise ModelError where the logits of an image, or their shape, depend on how many images there are."""
-    # The others differ much from the first: what leaks from them must not drown in rounding.
-    pair = torch.cat([images[:1], 1 - 2 * images[1 if len(images) > 1 else 0 :].flip(-1)])
-    together, turned, alone = _run(model, pair), _run(model, pair.flip(0)), _run(model, pair[:1])
-    for logits, count in ((together, len(pair)), (turned, len(pair)), (alone, 1)):
-        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != count:
-            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ModelError(
-                f"the model returns {shape} for {_counted(count)}: its shapes depend on the number of images, and a "
-                "slim model takes any; name the dimension that a squeeze() drops, and flatten with flatten(1)"
-            )
-    norms = (module for module in model.modules() if isinstance(module, _BatchNorm))
-    if any(norm.running_mean is None for norm in norms):
-        return  # norms without statistics take those of the batch
-    if _close(together[:1], alone, 1e-3) and _close(turned[-1:], alone, 1e-3):
-        return
-    try:  # rounding, where logits are small differences of large numbers?
-        exact, wide = copy_of(model).double(), pair.double()
-        with double_precision():
-            first = exact(wide[:1])
-            if _close(exact(wide)[:1], first, 1e-6) and _close(exact(wide.flip(0))[-1:], first, 1e-6):
-                return
-    except RuntimeError:
-        return  # it does not compute in double precision, so nothing is known
-    raise ModelError(
-        "the model's logits of an image depend on the images beside it (a mean over the batch, batch statistics in "
-        "eval mode?): only models that treat each image on its own can be slimmed"
-    )
-
-
-def _run(model: nn.Module, images: Tensor) -> Any:
-    with UserCode(f"the model takes images, but not {_counted(len(images))} at once"):
-        return model(images * 1)
-
-
-def _counted(images: int) -> str:
-    return f"{images} image" if images == 1 else f"{images} images"
-
-
-def _close(ours: Tensor, theirs: Tensor, tolerance: float) -> bool:
-    largest = float(theirs.abs().nan_to_num(0.0, 0.0, 0.0).max())
-    return bool(torch.allclose(ours, theirs, rtol=0, atol=tolerance * largest, equal_nan=True))
-
-
-def _check_gradient(logits: Tensor, images: Tensor) -> None:
-    """Gates are learned by gradients, and channels are traced through the autograd graph."""
-    try:
-        connected = logits.requires_grad and torch.autograd.grad(logits.sum(), images, allow_unused=True)[0] is not None
-    except RuntimeError as error:
-        in_place = "inplace" in str(error)
-        remedy = (
-            "replace in-place operations on what is still needed (x += y by x = x + y, ReLU(inplace=True) by ReLU())"
-            if in_place
-            else "gates are learned by gradients, so let torch.autograd.grad reach the images"
-        )
-        reason = str(error).split(":")[0] if in_place else first_error_line(error)
-        raise ModelError(f"torch cannot compute the model's gradients ({reason}): {remedy}") from error
-    if not connected:
-        raise ModelError(
-            "no gradient of the model's logits reaches its images: it leaves autograd on the way "
-            "(torch.no_grad, detach, numpy); take that out of its forward()"
-        )
+    return found.shape == expected.shape and is_close(found, expected, 1e-3)

@@ -1,4 +1,4 @@
-"""Watches one forward pass for what cannot be slimmed: branches on values, attention, randomness."""
+"""Watches one forward pass for what cannot be slimmed: branches on values; notes what draws random numbers."""
 
 from __future__ import annotations
 
@@ -8,18 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..dispatch import PRODUCTS, WeightsMode
+from ..dispatch import WeightsMode
 from ..errors import ModelError
 from .user_code import calling_line
 
-_ATTENTION = ("_native_multi_head_attention", "scaled_dot_product")
-
 
 class TraceGuard(WeightsMode):  # type: ignore[no-untyped-call]
-    """Context: refuses data-dependent control flow and attention, which a trace cannot represent.
-
-    Attention is a product of two activations. A product with weights is a linear layer, however torch computes it: of
-    maps (N, H, W, C) and tokens (N, L, C) as one of batched matrices.
+    """Context: refuses data-dependent control flow, which a trace cannot represent.
 
     Attributes:
         random: the lines that drew random numbers, in order.
@@ -34,12 +29,6 @@ class TraceGuard(WeightsMode):  # type: ignore[no-untyped-call]
         name = func.overloadpacket.__name__
         if name == "_local_scalar_dense":
             _refuse_value(of_images=self.is_activation(inputs[0]))
-        product = name in PRODUCTS and all(map(self.is_activation, inputs[-2:]))
-        if product or any(kind in name for kind in _ATTENTION):
-            raise ModelError(
-                f"the model multiplies activations with each other, as attention does ({calling_line()}): only "
-                "convolutional networks can be slimmed"
-            )
         if torch.Tag.nondeterministic_seeded in func.tags:
             self.random.append(calling_line())
 

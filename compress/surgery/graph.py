@@ -1,10 +1,10 @@
-"""Coupled channel groups of any CNN, read from Torch-Pruning's dependency graph and proven by a dry run."""
+"""Coupled channel groups of a network: of Torch-Pruning's dependency graph, or of index maps where that stops."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,86 +13,26 @@ from torch import Tensor, nn
 
 from ..errors import PruningError
 from ..modules import copy_of
+from ..outputs import name_tensors
+from .follow import follow_groups
+from .ground import stops_torch_pruning
+from .groups import (
+    ChannelGraph,
+    ChannelGroup,
+    Convolution,
+    FrozenGroup,
+    Slot,
+    View,
+    group_slots,
+    is_depthwise,
+    layer_width,
+)
 from .reach import reach
 from .shared import shared_layers
 
-View = Callable[[nn.Module, Tensor], Sequence[Tensor]]
-"""Outputs through which the dependency graph sees a network: ``view(network, images)``."""
-
-
-Convolution = nn.Conv2d | nn.ConvTranspose2d
-"""Convolutions whose channels surgery removes."""
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Channel ``positions[k]`` of ``layer`` goes with channel ``sources[k]`` of the group."""
-
-    layer: str
-    positions: tuple[int, ...]
-    sources: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class ChannelGroup:
-    """Channels that can only go together: the layers that produce them, and the layers that consume them.
-
-    Depthwise convolutions and normalisations lie between the two and just follow (``followers``).
-
-    ``channels`` counts what can go on its own. Where a grouped convolution takes part, that is a channel of each of
-    its groups at once (all groups keep the same places): channel u of the group is then every channel of the layer it
-    is named after whose number is u, modulo ``channels``.
-
-    ``residual``: the outputs of layers are added here, as where blocks add to what they were given (a residual stream).
-    """
-
-    name: str
-    channels: int
-    producers: tuple[Slot, ...]
-    consumers: tuple[Slot, ...]
-    followers: tuple[Slot, ...]
-    residual: bool = False
-
-
-@dataclass(frozen=True)
-class FrozenGroup:
-    """A group that keeps all of its channels, and why."""
-
-    name: str
-    channels: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class ChannelGraph:
-    """The groups that may shrink and those that may not."""
-
-    groups: tuple[ChannelGroup, ...]
-    frozen: tuple[FrozenGroup, ...]
-
-    def group(self, name: str) -> ChannelGroup:
-        """The group called ``name``."""
-        return next(group for group in self.groups if group.name == name)
-
-    def without(self, reasons: dict[str, str]) -> ChannelGraph:
-        """The same graph with the named groups frozen for the given reasons."""
-        frozen = [FrozenGroup(g.name, g.channels, reasons[g.name]) for g in self.groups if g.name in reasons]
-        return ChannelGraph(tuple(group for group in self.groups if group.name not in reasons), (*self.frozen, *frozen))
-
-
-def group_slots(group: ChannelGroup) -> tuple[Slot, ...]:
-    """All slots of a group: producers, followers, consumers."""
-    return (*group.producers, *group.followers, *group.consumers)
-
 
 def _plain_view(network: nn.Module, images: Tensor) -> Sequence[Tensor]:
-    output = network(images)
-    return [output] if isinstance(output, Tensor) else list(output)
-
-
-def is_depthwise(layer: nn.Module) -> bool:
-    """Whether a convolution has one filter per channel (its channels go in and out together)."""
-    return isinstance(layer, Convolution) and layer.groups == layer.in_channels == layer.out_channels > 1
+    return list(name_tensors(network(images)).values())
 
 
 def dependency_graph(network: nn.Module, example: Tensor, view: View | None = None) -> Any:
@@ -143,9 +83,14 @@ def trace_groups(network: nn.Module, example: Tensor, *, prefix: str = "", view:
             it, so that a plan made jointly fits the classifier alone; slots keep the network's own names.
         view: see ``View``; the network's outputs when absent.
     """
-    network = _traceable(network)
+    if stops_torch_pruning(network, example, prefix=prefix, view=view):
+        return follow_groups(network, example, prefix=prefix, view=view)
+    original, network = network, _traceable(network)
     shared = shared_layers(network, example)
-    graph = dependency_graph(network, example, view)
+    try:
+        graph = dependency_graph(network, example, view)
+    except PruningError:
+        return follow_groups(original, example, prefix=prefix, view=view)
     names = {module: name for name, module in network.named_modules()}
     read: dict[str, ChannelGroup | FrozenGroup] = {}
     seen: set[str] = set()
@@ -161,13 +106,6 @@ def trace_groups(network: nn.Module, example: Tensor, *, prefix: str = "", view:
         tuple(group for group in found if isinstance(group, ChannelGroup)),
         tuple(group for group in found if isinstance(group, FrozenGroup)),
     )
-
-
-def layer_width(layer: nn.Module) -> int:
-    """Channels that a convolution or a linear layer puts out."""
-    width = layer.out_channels if isinstance(layer, Convolution) else layer.out_features
-    assert isinstance(width, int)
-    return width
 
 
 def _roots(network: nn.Module, prefix: str) -> list[tuple[str, nn.Module]]:

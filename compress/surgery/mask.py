@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from .graph import ChannelGroup
+from .groups import ChannelGroup
 from .plan import PrunePlan
 
 

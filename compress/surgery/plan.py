@@ -13,7 +13,7 @@ from ..files.atomic import read_json, write_json
 from ..files.untrusted import printable
 
 if TYPE_CHECKING:
-    from .graph import ChannelGraph
+    from .groups import ChannelGraph
 
 SCHEMA = 1
 

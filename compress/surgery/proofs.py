@@ -16,7 +16,7 @@ from ..errors import Damaged, RunError
 from ..files.sealed import read_sealed, write_sealed
 from ..modes import one_thread
 from ..progress import SILENT, Progress
-from .graph import ChannelGraph, View
+from .groups import ChannelGraph, View
 from .side import record_operators
 from .verify import UNPROVEN, prove_groups
 

@@ -13,12 +13,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..modes import eval_mode
-from .graph import ChannelGraph, View, trace_groups
+from .graph import trace_groups
+from .groups import ChannelGraph, View
 
 SIDES = (48, 64, 96, 128, 160)
 """Sides (pixels) that are tried in place of larger ones."""
 
 _WORTHWHILE = 1.3
+_MAPS = 4
 # Their sizes are pixels: what they do to channels shows in the shape that they return.
 _SIZED = (
     "view",
@@ -156,6 +158,8 @@ def small_images(
     small images is the same proof with fewer pixels. Where they are not (a linear layer behind flattened maps, a
     forward() that branches on the size, a network that does not take the side) the images stay as they are.
     """
+    if images.dim() != _MAPS:
+        return images
     height, width = images.shape[-2:]
     sizes = [(min(height, side), min(width, side)) for side in SIDES if side * _WORTHWHILE < max(height, width)]
     if not sizes:

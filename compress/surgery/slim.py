@@ -9,7 +9,11 @@ from torch import Tensor, nn
 from ..errors import PruningError
 from ..files.untrusted import printable
 from ..modules import copy_of
-from .graph import View, dependency_graph, read_group
+from .cut import cut_
+from .follow import follow_groups
+from .graph import dependency_graph, read_group
+from .ground import stops_torch_pruning
+from .groups import ChannelGraph, View
 from .plan import PrunePlan
 
 
@@ -38,20 +42,43 @@ def slim_(network: nn.Module, plan: PrunePlan, example: Tensor, *, prefix: str =
             if buffer.shape != module.get_buffer(name).shape:
                 setattr(module, name, buffer)
         for name, value in vars(slim).items():  # out_channels, num_features, ...
-            if type(value) in (int, tuple) and vars(module)[name] != value:
+            if type(value) in (int, tuple, list) and _is_width(value) and vars(module)[name] != value:
                 setattr(module, name, value)
 
 
+def _is_width(value: int | tuple[object, ...] | list[object]) -> bool:
+    """Whether an attribute may be a number of channels, or several of them."""
+    return isinstance(value, int) or all(type(number) is int for number in value)
+
+
 def slim_or_break_(
-    network: nn.Module, plan: PrunePlan, example: Tensor, *, prefix: str = "", view: View | None = None
+    network: nn.Module,
+    plan: PrunePlan,
+    example: Tensor,
+    *,
+    prefix: str = "",
+    view: View | None = None,
+    known: ChannelGraph | None = None,
 ) -> None:
     """``slim_`` without a copy: after an error the network is lost; it is left in eval mode, with gradients on.
+
+    Args:
+        known: the graph of index maps of this very network, where it was read already.
 
     Raises:
         PruningError: as ``slim_``.
     """
+    if known is None and stops_torch_pruning(network, example, prefix=prefix, view=view):
+        known = follow_groups(network, example, prefix=prefix, view=view)
+    if known is not None and known.by_index_maps:
+        cut_(network.eval().requires_grad_(True), known, plan)
+        return
+    try:
+        graph = dependency_graph(network.requires_grad_(True), example, view)
+    except PruningError:  # as ``trace_groups``
+        cut_(network.eval(), follow_groups(network, example, prefix=prefix, view=view), plan)
+        return
     layers = _roots(network, plan, prefix)
-    graph = dependency_graph(network.requires_grad_(True), example, view)
     names = {module: name for name, module in network.named_modules()}
     for name, layer in layers.items():
         if _width(layer) != plan.widths[name]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,9 @@ from ..models.classifier import all_outputs
 from ..modes import eval_mode, training_structure
 from ..modules import copy_of
 from ..progress import SILENT, Progress
-from .graph import ChannelGraph, ChannelGroup, dependency_graph, group_slots, read_group
+from .follow import follow_groups
+from .graph import dependency_graph, read_group
+from .groups import ChannelGraph, ChannelGroup, group_slots
 from .plan import PrunePlan
 from .side import count_reads
 from .slim import slim_or_break_
@@ -60,6 +63,13 @@ def _listed(layers: Sequence[str]) -> str:
 
 def _touched(inner: nn.Module, graph: ChannelGraph, images: Tensor, prefix: str) -> set[str]:
     """Names of the groups that have more to them in training mode than in eval mode; all, if that cannot be seen."""
+    if graph.by_index_maps:
+        whole = {group.name: group for group in follow_groups(inner, images[:1], view=_in_training).groups}
+        return {
+            group.name
+            for group in graph.groups
+            if group.name not in whole or not _places(whole[group.name], "") <= _places(group, prefix)
+        }
     inner = inner.requires_grad_(True)
     try:
         trained = dependency_graph(inner, images[:1], _training_outputs)
@@ -112,6 +122,11 @@ def _places(group: ChannelGroup, prefix: str) -> set[tuple[str, int, int]]:
         for slot in group_slots(group)
         for position, source in zip(slot.positions, slot.sources, strict=True)
     }
+
+
+def _in_training(network: nn.Module, images: Tensor) -> Any:
+    with training_structure(network):
+        return all_outputs(network, images)
 
 
 def _training_outputs(network: nn.Module, images: Tensor) -> Sequence[Tensor]:

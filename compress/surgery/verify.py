@@ -12,8 +12,9 @@ from torch.nn.modules.conv import _ConvNd
 from ..errors import PruningError, first_error_line
 from ..modes import double_precision, one_thread
 from ..modules import copy_of, to_precision_
+from ..outputs import name_tensors
 from ..progress import SILENT, Progress
-from .graph import ChannelGraph, ChannelGroup, View, layer_width
+from .groups import ChannelGraph, ChannelGroup, View, layer_width
 from .mask import hard_factors, masked
 from .plan import PrunePlan
 from .side import small_images
@@ -38,6 +39,10 @@ def max_relative(candidate: Sequence[Tensor], reference: Sequence[Tensor]) -> fl
     for ours, theirs in zip(candidate, reference, strict=True):
         if ours.shape != theirs.shape:
             return float("inf")
+        if not theirs.numel():
+            continue
+        if not theirs.is_floating_point():
+            ours, theirs = ours.double(), theirs.double()
         if not (torch.isfinite(ours).all() and torch.isfinite(theirs).all()):
             return float("inf")
         scale = theirs.abs().max().clamp_min(torch.finfo(theirs.dtype).tiny)
@@ -46,9 +51,12 @@ def max_relative(candidate: Sequence[Tensor], reference: Sequence[Tensor]) -> fl
 
 
 def _outputs(network: nn.Module, images: Tensor) -> list[Tensor]:
+    return list(_named_outputs(network, images).values())
+
+
+def _named_outputs(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
     with torch.no_grad():
-        output = network(images)
-    return [output] if isinstance(output, Tensor) else list(output)
+        return name_tensors(network(images))
 
 
 def gated_vs_slim(
@@ -59,10 +67,30 @@ def gated_vs_slim(
     images: Tensor,
 ) -> float:
     """``max_relative`` between the hard-gated network and the slim one, both in eval mode, on ``images`` (N,3,H,W)."""
+    return max(differences(network, slim, groups, plan, images).values())
+
+
+def differences(
+    network: nn.Module,
+    slim: nn.Module,
+    groups: Sequence[ChannelGroup],
+    plan: PrunePlan,
+    images: Tensor,
+) -> dict[str, float]:
+    """``max_relative`` of every output by itself, by its name (``gated_vs_slim`` is the largest).
+
+    Raises:
+        PruningError: the slim network returns other outputs.
+    """
     dtype = next(network.parameters()).dtype
     with masked(network, groups, hard_factors(plan, dtype=dtype)):
-        expected = _outputs(network, images)
-    return max_relative(_outputs(slim, images), expected)
+        expected = _named_outputs(network, images)
+    found = _named_outputs(slim, images)
+    if list(found) != list(expected):
+        raise PruningError(
+            f"the slim model returns {', '.join(found)} where the original returns {', '.join(expected)}"
+        )
+    return {name: max_relative([found[name]], [expected[name]]) for name in expected}
 
 
 def shake_(network: nn.Module, images: Tensor, generator: torch.Generator) -> nn.Module:
@@ -155,6 +183,7 @@ def _trial_plans(groups: Sequence[ChannelGroup], generator: torch.Generator) -> 
 
 def _dry_run(
     network: nn.Module,
+    graph: ChannelGraph,
     groups: Sequence[ChannelGroup],
     images: Tensor,
     generator: torch.Generator,
@@ -165,7 +194,9 @@ def _dry_run(
     for plan in _trial_plans(groups, generator):
         slim = copy_of(network)
         try:
-            slim_or_break_(slim, plan, images[:1], prefix=prefix, view=view)
+            slim_or_break_(
+                slim, plan, images[:1], prefix=prefix, view=view, known=graph if graph.by_index_maps else None
+            )
             slim.requires_grad_(False)
             difference = gated_vs_slim(network, slim, groups, plan, images)
         except (RuntimeError, IndexError, ValueError, PruningError) as error:
@@ -184,7 +215,6 @@ def _widths_hint(network: nn.Module, group: ChannelGroup) -> str:
 
 
 @one_thread()
-@double_precision()
 def prove_groups(
     network: nn.Module,
     graph: ChannelGraph,
@@ -206,15 +236,30 @@ def prove_groups(
         images: (N, 3, H, W) real images, a few.
         limit: seconds after which groups that are not proven yet are frozen.
     """
-    deadline = time.monotonic() + limit
-    generator = torch.Generator().manual_seed(seed)
     if not graph.groups:
         return graph
-    images = small_images(network, graph, images, prefix=prefix, view=view).double()
+    deadline = time.monotonic() + limit
+    images = small_images(network, graph, images, prefix=prefix, view=view)  # in the network's own precision
+    return _prove(network, graph, images.double(), prefix, view, seed, limit, deadline, progress)
+
+
+@double_precision()
+def _prove(
+    network: nn.Module,
+    graph: ChannelGraph,
+    images: Tensor,
+    prefix: str,
+    view: View | None,
+    seed: int,
+    limit: float,
+    deadline: float,
+    progress: Progress,
+) -> ChannelGraph:
+    generator = torch.Generator().manual_seed(seed)
     shaken = shake_(copy_of(network), images, generator).requires_grad_(False)
 
     def fails(groups: Sequence[ChannelGroup]) -> str | None:
-        return _dry_run(shaken, groups, images, generator, prefix, view)
+        return _dry_run(shaken, graph, groups, images, generator, prefix, view)
 
     if fails(graph.groups) is None:
         return graph

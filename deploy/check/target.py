@@ -101,14 +101,14 @@ def _of_model(name: str, image: Shape | None, classes: int) -> Target:
     import torch
 
     from slimsight.compress.macs import size_bytes
-    from slimsight.compress.models import check_logits
+    from slimsight.compress.models import check_outputs
     from slimsight.compress.models.adopt import adopt
     from slimsight.export.costs.of_torch import module_cost
 
     from ..inspection import load_model
 
     net = adopt(load_model(name, classes)).model.eval()
-    check_logits(net, torch.rand(2, *image, generator=torch.Generator().manual_seed(0)))
+    check_outputs(net, torch.rand(2, *image, generator=torch.Generator().manual_seed(0)))
     figures = _figures("model", module_cost(net, image), size_bytes(net), "size of the weights")
     return Target(name, "model", figures, image, lambda: net)
 

@@ -69,6 +69,8 @@ def _print_inspection(inspection: Inspection) -> None:
     out.print(f"{inspection.model} at {'x'.join(map(str, inspection.input))}")
     facts = Table("", "", box=None, pad_edge=False, show_header=False)
     facts.add_row("MACs", as_macs(inspection.macs))
+    for operator, macs in inspection.attention_macs.items():
+        facts.add_row(f"products of activations ({operator})", f"{as_macs(macs)}, without weights: in no other figure")
     facts.add_row("parameters", as_count(inspection.params))
     facts.add_row("size of the weights", as_bytes(inspection.size_bytes))
     facts.add_row("channel groups that can shrink", f"{inspection.groups}, proven in {inspection.seconds:.0f} s")
@@ -77,6 +79,10 @@ def _print_inspection(inspection: Inspection) -> None:
         f"{as_macs(inspection.smallest_macs)} ({as_percent(inspection.smallest_macs / inspection.macs, 1)})",
     )
     out.print(facts)
+    if len(inspection.outputs) > 1:
+        out.print("\noutputs (N images)")
+        for name, shape in inspection.outputs.items():
+            out.print(f"  {name}: {'x'.join('N' if size is None else str(size) for size in shape)}", soft_wrap=True)
     out.print("\nlayers that cost most")
     layers = Table("", "MACs", "share", box=None, pad_edge=False, show_header=False)
     for layer in inspection.layers[:_SHOWN_LAYERS]:
@@ -96,4 +102,7 @@ def _print_inspection(inspection: Inspection) -> None:
             "slim model against closed gates",
             f"{as_error(plan.max_rel)} in float64, {as_error(plan.max_rel_float32)} in float32 (relative)",
         )
+        if len(plan.outputs) > 1:
+            for name, difference in plan.outputs.items():
+                proof.add_row(f"  {name}", f"{as_error(difference)} in float64")
         out.print(proof)

@@ -13,13 +13,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from slimsight.compress.data.preprocessing import Preprocessing
 from slimsight.compress.errors import ExportError
 from slimsight.compress.files.untrusted import printable
+from slimsight.compress.inputs import Example, Packing
 from slimsight.compress.macs import count_macs
 from slimsight.compress.models.classifier import Normalize
+from slimsight.compress.modules import copy_of
 
 from .graph import read_onnx
 from .quantised import INT8
@@ -82,13 +85,15 @@ class OnnxMetadata:
     all: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
-def model_metadata(model: nn.Module, example: Tensor, class_count: int, about: About = EMPTY_ABOUT) -> dict[str, str]:
+def model_metadata(
+    model: nn.Module, example: Example, class_count: int | None, about: About = EMPTY_ABOUT
+) -> dict[str, str]:
     """The metadata of ``model``'s file; equal for equal models, recipes and versions.
 
     Args:
         model: raw images -> logits; mean and std come from its ``Normalize``, where it has one.
-        example: (N, 3, H, W), any N; one image of zeros in its size is used where MACs are counted.
-        class_count: logits of one image.
+        example: (N, C, H, W), any N, or several inputs; one row of zeros in its size is used where MACs are counted.
+        class_count: logits of one image; None of a model that gives something else.
 
     Raises:
         ExportError: there are class names, but not one per logit.
@@ -97,24 +102,31 @@ def model_metadata(model: nn.Module, example: Tensor, class_count: int, about: A
         raise ExportError(
             f"{len(about.classes)} class names for {class_count} logits: give one name per logit, in their order"
         )
-    macs = about.macs
-    if macs is None:
-        device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), example.device)
-        macs = count_macs(model, example.new_zeros(1, *example.shape[1:]).to(device)).total
+    macs = _count(model, example) if about.macs is None else about.macs
+    single = isinstance(example, Tensor)
     values = {
         VERSION: metadata.version("slimsight"),
         RECIPE: about.recipe,
         MACS: str(macs),
         MACS_MEAN: None if about.macs_mean is None else repr(round(about.macs_mean, 3)),
         CLASSES: json.dumps(about.classes) if about.classes else None,
-        CLASS_COUNT: str(class_count),
-        INPUT_LAYOUT: "NCHW",
-        INPUT_SIZE: "x".join(map(str, example.shape[1:])),
+        CLASS_COUNT: None if class_count is None else str(class_count),
+        INPUT_LAYOUT: "NCHW" if single else None,
+        INPUT_SIZE: "x".join(map(str, example.shape[1:])) if isinstance(example, Tensor) else None,
         PRECISION: "fp32",
         **_normalisation(model),
         **_preprocessing(about.preprocessing),
     }
     return {key: value for key, value in values.items() if value is not None}
+
+
+def _count(model: nn.Module, example: Example) -> int:
+    """MACs of one row of ``example``."""
+    if not isinstance(example, Tensor):
+        packing = Packing.of(example)
+        return count_macs(packing.attach_(copy_of(model)), torch.zeros_like(packing.pack(example)[:1])).total
+    device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), example.device)
+    return count_macs(model, example.new_zeros(1, *example.shape[1:]).to(device)).total
 
 
 def _normalisation(model: nn.Module) -> dict[str, str]:

@@ -11,6 +11,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,9 @@ from torch.export import Dim, ExportedProgram
 
 from slimsight.compress.errors import ExportError, first_error_line
 from slimsight.compress.files.atomic import atomic_path
+from slimsight.compress.inputs import Example, as_arguments
 from slimsight.compress.modules import copy_of
+from slimsight.compress.outputs import name_tensors, plain
 
 from .contents import METADATA_FILE, harmless_archive
 
@@ -47,8 +50,11 @@ def cpu_copy(model: nn.Module) -> nn.Module:
     return copy_of(model).cpu().to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
 
 
-def trace(model: nn.Module, example: Tensor, *, most: int | None = None) -> ExportedProgram:
-    """Trace ``model`` in eval mode with a free batch size; the other sizes are those of ``example`` (N, 3, H, W).
+def trace(model: nn.Module, example: Example, *, named: bool = False, most: int | None = None) -> ExportedProgram:
+    """Trace ``model`` in eval mode with a free batch size; the other sizes are those of ``example`` (N, C, H, W).
+
+    ``named``: the program returns a dict of its tensors by their names (``name_tensors``), whatever the model returns;
+    it always does where that is of a type of the user's own.
 
     ``model`` is not changed. Only shape and dtype of ``example`` are used: torch.export stores its inputs in the
     program, and a user's images must not get into an artefact.
@@ -59,18 +65,26 @@ def trace(model: nn.Module, example: Tensor, *, most: int | None = None) -> Expo
     Raises:
         ExportError: ``example`` is not a batch of images; the model fixes its batch size or branches on values.
     """
-    if example.ndim != 4:
+    if isinstance(example, Tensor) and example.ndim != 4:
         raise ExportError(f"the example has shape {tuple(example.shape)}: give images (N, 3, H, W)")
     # torch.export treats a batch size of 1 as a constant, so the model is always traced with two images.
-    images = torch.zeros(1 if most == 1 else 2, *example.shape[1:], dtype=example.dtype)
-    sizes = None if most == 1 else ({0: Dim("batch", max=most)},)
+    args, keywords = as_arguments(example)
+    rows = 1 if most == 1 else 2
+    images = tuple(torch.zeros(rows, *value.shape[1:], dtype=value.dtype) for value in args)
+    others = {name: torch.zeros(rows, *value.shape[1:], dtype=value.dtype) for name, value in keywords.items()}
+    sizes: Any = None
+    if most != 1:
+        batch = Dim("batch", max=most)
+        sizes = {name: {0: batch} for name in others} or tuple({0: batch} for _ in images)
+    copy = cpu_copy(model)
+    copy.register_forward_hook(lambda _module, _args, outputs: name_tensors(outputs) if named else plain(outputs))
     try:
         with silence_output():
-            program = torch.export.export(cpu_copy(model), (images,), dynamic_shapes=sizes)
+            program = torch.export.export(copy, images, others or None, dynamic_shapes=sizes)
     except _TRACE_ERRORS as error:
         raise ExportError(
             f"{type(model).__name__} cannot be traced with a free batch size for images of shape "
-            f"{tuple(example.shape[1:])}: {first_error_line(error)}; in forward(), use flatten(1) instead of a "
+            f"{_shapes_text(example)}: {first_error_line(error)}; in forward(), use flatten(1) instead of a "
             "fixed batch size, x.shape[0] instead of len(x), and do not branch on the values of tensors"
         ) from error
     for module in program.graph_module.modules():
@@ -80,12 +94,18 @@ def trace(model: nn.Module, example: Tensor, *, most: int | None = None) -> Expo
     return program
 
 
-def export_pt2(model: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+def _shapes_text(example: Example) -> str:
+    args, keywords = as_arguments(example)
+    return " and ".join(str(tuple(value.shape[1:])) for value in (*args, *keywords.values()))
+
+
+def export_pt2(model: nn.Module, example: Example, path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write ``model`` as ``.pt2`` of any batch size, loadable with plain torch; atomically.
 
     Args:
-        model: raw images (N, 3, H, W) -> logits (N, classes); copied to the CPU in eval mode, not changed.
-        example: (N, 3, H, W), any N; only its shape and dtype are used.
+        model: raw images (N, C, H, W) -> logits (N, classes), or any nest of tensors; copied to the CPU in eval mode,
+            not changed.
+        example: (N, C, H, W), any N, or several inputs; only shapes and dtypes are used.
         path: the file to write.
         metadata: what the file says of itself (``read_pt2_metadata``; torch reads it as the extra file of that name).
 

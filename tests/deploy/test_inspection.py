@@ -137,13 +137,10 @@ def test_a_layer_that_is_called_twice_and_parameters_that_do_not_learn() -> None
 @pytest.mark.parametrize(
     ("net", "error", "words"),
     [
-        (GivesDict, ModelError, r"returns dict; it must return one tensor of logits .* wrap it in a module"),
-        (GivesMaps, ModelError, r"returns shape \(2, 16, 16, 16\) for 2 images; it must return logits \(2, classes\)"),
         (Chooses, ModelError, r"turns a tensor into a Python value \(.*test_inspection.py, line \d+\)"),
         (WithoutGradient, ModelError, r"leaves autograd on the way \(torch.no_grad, detach, numpy\)"),
         (ThroughNumpy, ModelError, r"leaves autograd on the way \(torch.no_grad, detach, numpy\)"),
         (InPlace, ModelError, r"cannot compute the model's gradients .*: replace in-place operations"),
-        (Attends, ModelError, r"as attention does \(.*test_inspection.py, line \d+\): only convolutional networks"),
         (Lazy, ModelError, r"'head.weight' has no shape yet \(a lazy layer\): run the model once"),
     ],
 )
@@ -153,6 +150,19 @@ def test_what_cannot_be_slimmed_is_said_in_one_sentence(
     with pytest.raises(error, match=words) as caught:
         inspect_model("mine", net(), SHAPE)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("net", "outputs"),
+    [(GivesDict, {"out.out": (None, 4)}), (GivesMaps, {"out": (None, 16, 16, 16)}), (Attends, {"out": (None, 4)})],
+)
+def test_other_outputs_and_attention_are_followed(net: type[nn.Module], outputs: dict[str, Any]) -> None:
+    found = inspect_model("mine", net(), SHAPE, budget=read_limits(["macs=60%"]))
+    assert found.outputs == outputs
+    assert found.plan is not None
+    assert list(found.plan.outputs) == list(outputs)
+    assert found.plan.max_rel == max(found.plan.outputs.values()) <= 1e-12
+    assert found.plan.cost_model_macs == found.plan.fvcore_macs <= 0.6 * found.macs
 
 
 def test_a_loose_weight_counts_and_keeps_the_channels_that_it_reads() -> None:

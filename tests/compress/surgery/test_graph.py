@@ -140,10 +140,11 @@ class Shuffled(nn.Module):
         return logits
 
 
-def test_a_channel_shuffle_is_found_out_by_the_dry_run() -> None:
+def test_a_channel_shuffle_keeps_the_same_places_of_its_groups() -> None:
     graph = proven(Shuffled().eval())
-    assert "removing channels" in reasons(graph)["conv"]
-    assert [group.name for group in graph.groups] == ["after"]
+    assert [(group.name, group.channels) for group in graph.groups] == [("conv", 4), ("after", 4)]
+    (slot,) = graph.group("conv").consumers
+    assert slot.sources == (0, 0, 1, 1, 2, 2, 3, 3)
 
 
 class Depthwise(nn.Module):

@@ -51,7 +51,6 @@ def test_a_run_can_be_looked_into(say: Callable[..., Said], finished: object) ->
         ),
         (["resnet20", "--input", "4x32x32"], "the model does not take 4x32x32 images: RuntimeError"),
         (["nowhere.py:net", "--input", "3x32x32"], "nowhere.py"),
-        (["torchvision:vit_b_32", "--input", "3x224x224"], "as attention does"),
     ],
 )
 def test_wrong_input_is_one_sentence(say: Callable[..., Said], arguments: list[str], words: str) -> None:

@@ -1,0 +1,1 @@
+"""What ``trace`` gives, and the ONNX file of what ``slim`` makes of it."""
