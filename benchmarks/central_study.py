@@ -6,8 +6,9 @@
 Every variant goes through the same selection, surgery, recalibration and finetuning; the runs of one seed share
 predictor and selector, those of one ranking its scores. 0 epochs: statistics of batch normalisation taken anew, nothing
 learned. Drift is that of the steering explainer (on validation images), beside its chance level, and of Grad-CAM, which
-steers nothing. Rows go to results/central_study.json as they come; rows that stand there are not computed again. The
-runs resume. ResNet-20 on two cores: 10 minutes of explainer per seed, 4 of gates per ranking, 2.5 per epoch.
+steers nothing; without an explainer (--set explainer.enabled=false, for the accuracy of unsteered gates) of Grad-CAM
+alone. Rows go to results/central_study.json as they come; rows that stand there are not computed again. The runs resume.
+ResNet-20 on two cores: 10 minutes of explainer per seed, 4 of gates per ranking, 2.5 per epoch.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ RECIPE = HERE.parent / "configs" / "cifar10_resnet20.yaml"
 SHARED = HERE.parents[1] / "shared"
 RESULTS = HERE / "results" / "central_study.json"
 VARIANTS = ("rbf", "none", "taylor", "magnitude", "uniform", "fpgm", "bn_scale", "lamp", "random")
-KEYS = ("network", "keep", "epochs", "variant", "norm", "seed")
+KEYS = ("network", "keep", "epochs", "variant", "norm", "steps", "seed")
 
 
 def settings(key: dict[str, Any], shared: Path, extra: list[str]) -> list[str]:
@@ -41,7 +42,7 @@ def settings(key: dict[str, Any], shared: Path, extra: list[str]) -> list[str]:
         f"model.name={key['network']}",
         f"model.weights={shared}/weights/{key['network']}_cifar10_jpeg.safetensors",
         f"gates.steer={key['variant']}",
-        f"gates.norm={key['norm'] or 'eval'}",
+        *([f"gates.norm={key['norm']}", f"gates.steps={key['steps']}"] if key["norm"] else []),
         f"budget.macs={key['keep']}",
         f"finetune.epochs={key['epochs']}",
         f"seed={key['seed']}",
@@ -55,8 +56,17 @@ def to_row(report: Report, key: dict[str, Any], cpu: float) -> dict[str, Any]:
     """Accuracies 0..1; drift in pixels, as overlap, and as the share of the way to the mean explanation."""
     saliency, seen = report.saliency, report.attribution
     chance = None if saliency is None else saliency.chance
-    assert saliency is not None
-    assert chance is not None
+    drift: dict[str, Any] = {}
+    if saliency is not None and chance is not None:
+        drift = {
+            "drift_px": saliency.center_drift_px,
+            "chance_px": chance.constant.center_drift_px,
+            "iou": saliency.iou,
+            "chance_iou": chance.constant.iou,
+            "drift_share": chance.share.mean,
+            "drift_share_error": chance.share.standard_error,
+            "r2": chance.r2,
+        }
     return {
         **key,
         "macs": report.slim.macs,
@@ -65,14 +75,8 @@ def to_row(report: Report, key: dict[str, Any], cpu: float) -> dict[str, Any]:
         "test_accuracy": report.slim.test_accuracy,
         "baseline_val_accuracy": report.original.val_accuracy,
         "baseline_test_accuracy": report.original.test_accuracy,
-        "drift_px": saliency.center_drift_px,
-        "chance_px": chance.constant.center_drift_px,
-        "iou": saliency.iou,
-        "chance_iou": chance.constant.iou,
-        "drift_share": chance.share.mean,
-        "drift_share_error": chance.share.standard_error,
-        "r2": chance.r2,
         "grad_cam_share": None if seen is None or seen.share is None else seen.share.mean,
+        **drift,
         "converged": report.gates.converged if report.gates else None,
         "cpu_seconds": round(cpu),
     }
@@ -93,7 +97,7 @@ def save(rows: list[dict[str, Any]]) -> None:
 def measure(key: dict[str, Any], work: Path, shared: Path, extra: list[str]) -> dict[str, Any]:
     """One run, resumed if it was interrupted; it takes what it can from the runs of its seed."""
     folder = work / f"{key['network']}-seed{key['seed']}"
-    ranking = f"{key['variant']}-{key['norm']}" if key["norm"] else str(key["variant"])
+    ranking = f"{key['variant']}-{key['norm']}-{key['steps']}" if key["norm"] else str(key["variant"])
     place = folder / f"{ranking}-keep{key['keep']}-epochs{key['epochs']}"
     donors = sorted(folder.glob(f"{ranking}-keep{key['keep']}-*/report.json")) or sorted(folder.glob("*/report.json"))
     reuse = donors[0].parent if donors and not place.exists() else None
@@ -113,6 +117,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, nargs="+", default=[0, 10])
     parser.add_argument("--variant", choices=VARIANTS, nargs="+", default=list(VARIANTS[:5]))
     parser.add_argument("--norm", choices=("eval", "batch", "recalibrated"), nargs="+", default=["eval"])
+    parser.add_argument("--steps", type=int, default=1000, help="of the gates")
     parser.add_argument("--seed", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a setting")
     parser.add_argument("--work", type=Path, default=HERE.parent / "runs" / "central", help="run directories")
@@ -124,7 +129,8 @@ def main() -> None:
         learned = variant in ("rbf", "none")
         if not learned and norm != given.norm[0]:
             continue
-        values = (given.network, keep, epochs, variant, norm if learned else None, seed)
+        gates = (norm, given.steps) if learned else (None, None)
+        values = (given.network, keep, epochs, variant, *gates, seed)
         key = dict(zip(KEYS, values, strict=True))
         if any(all(row[name] == key[name] for name in KEYS) for row in load_rows()):
             continue

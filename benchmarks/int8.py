@@ -97,7 +97,9 @@ def cifar_images(given: argparse.Namespace) -> Images:
     config = DataConfig(source="image_tree", path=given.cifar, val_list=given.cifar.with_name("cifar10-jpeg.val.txt"))
     splits = open_splits(config, cache_dir=default_cache(), seed=0)
     test = splits.test()
-    return Images(np.asarray(splits.train.images[np.arange(10_000)]), np.asarray(test.images), test.labels)
+    train = splits.train.images
+    rows = np.asarray(spread_rows(len(train), 10_000))  # they are sorted by class
+    return Images(np.asarray(train[rows]), np.asarray(test.images), test.labels)
 
 
 def torchvision_network(name: str) -> Callable[[argparse.Namespace], nn.Module]:

@@ -95,6 +95,11 @@ def test_the_limits_are_those_that_are_named() -> None:
     assert not judge_runtime("r", own, exact).passed
     away = judge_runtime("r", own, own - np.array([0.0, 0.4]), exact=exact)
     assert (away.passed, away.nearer_to_fp32, away.to_dict().get("nearer_to_fp32")) == (False, False, None)
+    turned = exact[:, ::-1]  # 94 of 100 images have FP32's class, and the signal is better: it is not good enough
+    most = np.where(np.arange(100)[:, None] < 94, exact, turned)
+    far = own - np.array([0.0, 2.0])
+    assert not judge_runtime("r", far, most, exact=exact).nearer_to_fp32
+    assert judge_runtime("r", far, np.where(np.arange(100)[:, None] < 95, exact, turned), exact=exact).nearer_to_fp32
     broken = own.copy()
     broken[0, 0] = np.nan
     assert judge_runtime("r", own, broken).why == "logits of 1 images are NaN or infinite"
