@@ -7,8 +7,8 @@ Every variant goes through the same selection, surgery, recalibration and finetu
 predictor and selector, those of one ranking its scores. 0 epochs: statistics of batch normalisation taken anew, nothing
 learned. Drift is that of the steering explainer (on validation images), beside its chance level, and of Grad-CAM, which
 steers nothing; without an explainer (--set explainer.enabled=false, for the accuracy of unsteered gates) of Grad-CAM
-alone. Rows go to results/central_study.json as they come; rows that stand there are not computed again. The runs resume.
-ResNet-20 on two cores: 10 minutes of explainer per seed, 4 of gates per ranking, 2.5 per epoch.
+alone. Rows go to results/central_study.json as they come; rows that stand there are not computed again, and
+runs resume. ResNet-20 on two cores: 10 minutes of explainer per seed, 4 of gates per ranking, 2.5 per epoch.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ checks: {accuracy_drop: null}
 finetune: {epochs: 1, lr: 0.02, batch_size: 64}
 latency: {rounds: 20, warmup_seconds: 0.1}
 """
-KILLS = 2
+KILLS = 1
 Start = Callable[..., subprocess.Popen[str]]
 
 

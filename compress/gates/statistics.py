@@ -76,7 +76,7 @@ class NormRefresh:
         old = {
             name: (_tensor(n.running_mean).clone(), _tensor(n.running_var).clone()) for name, n in self._norms.items()
         }
-        take_statistics_(_WithGates(self._run, factors, logs), self._norms, [batch.images])
+        take_statistics_(_AtGates(self._run, factors, logs), self._norms, [batch.images])
         for name, norm in self._norms.items():
             for new, before in zip((norm.running_mean, norm.running_var), old[name], strict=True):
                 _tensor(new).copy_(before.lerp(_tensor(new), REFRESH_MOMENTUM))
@@ -109,7 +109,7 @@ class NormRefresh:
         self._transfer()
 
 
-class _WithGates(nn.Module):
+class _AtGates(nn.Module):
     """A gated classifier at one sample of its gates, as a function of images alone."""
 
     def __init__(self, gated: nn.Module, factors: Tensor, logs: Tensor) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from ..report.int8 import ORIGINAL_INT8, Int8FileFigures
-from ..report.parts import AttributionFigures
+from ..report.parts_explained import AttributionFigures
 from ..report.schema import Check, Report, Unit
 from ..report.units import as_percent
 from .accuracy import AccuracyFacts, accuracy_drop

@@ -9,7 +9,7 @@ import yaml
 from slimsight.compress.files.untrusted import escape_hidden
 from slimsight.export.costs.of_onnx import onnx_bytes
 
-from ..report import Report, rows
+from ..report import Report, rows, rows_explained
 from ..report.schema import ModelFigures
 from ..report.table import code, plain, to_markdown
 from ..report.units import as_bytes, as_count, as_macs, as_percent
@@ -77,7 +77,7 @@ def render_card(
         code=code,
         summary=to_markdown(rows.summary(report)),
         checks=to_markdown(rows.checks(report)),
-        drift=None if report.saliency is None else to_markdown(rows.saliency(report)),
+        drift=None if report.saliency is None else to_markdown(rows_explained.saliency(report)),
     )
     return escape_hidden(text)
 

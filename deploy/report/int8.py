@@ -6,7 +6,8 @@ from typing import Literal
 
 from slimsight.compress.config import Count
 
-from .parts import AttributionFigures, Measured, ReportPart, Share, Whole
+from .parts import Measured, ReportPart, Share, Whole
+from .parts_explained import AttributionFigures
 
 SLIM_INT8, ORIGINAL_INT8 = "slim/model.int8.onnx", "original.int8.onnx"
 """The file that budgets and the run's own checks judge, and the original's beside it."""

@@ -37,7 +37,7 @@ TABLES: Final[Mapping[str, Callable[[Report], Table]]] = {
     "int8_runtimes": rows_int8.int8_runtimes,
     "int8_controls": rows_int8.int8_controls,
     "int8_sensitivity": rows_int8.int8_sensitivity,
-    "saliency": rows.saliency,
+    "saliency": rows_explained.saliency,
     "map_drift": rows_explained.map_drift,
     "attribution": rows_explained.attribution,
     "selector": rows.selector,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from .parts import AttributionFigures, EstimateFigures, MapDriftFigures
+from .parts import EstimateFigures
+from .parts_explained import AttributionFigures, MapDriftFigures
 from .schema import Report
 from .table import Cell, Code, Number, Table
 from .units import (
@@ -17,9 +18,51 @@ from .units import (
     as_percent,
     as_percent_0,
     as_percent_1,
+    as_px,
     latency_label,
     plural,
 )
+
+
+def saliency(report: Report) -> Table:
+    """How far the explanation moved, beside what explanations that know nothing of their image have."""
+    saliency = report.saliency
+    assert saliency is not None
+    area = None if saliency.selector is None else saliency.selector.mean_area
+    chance = saliency.chance
+    levels = () if chance is None else (chance.constant, chance.other)
+    figures: tuple[tuple[str, Sequence[float | None], Callable[[float], str]], ...] = (
+        (
+            "centre of the explanation moved by",
+            [saliency.center_drift_px, *(level.center_drift_px for level in levels)],
+            as_px,
+        ),
+        (
+            "its radius (sigma) changed by",
+            [saliency.sigma_drift_px, *(level.sigma_drift_px for level in levels)],
+            as_px,
+        ),
+        ("overlap of the two maps (soft IoU)", [saliency.iou, *(level.iou for level in levels)], as_percent_1),
+        (
+            "way gone from no change (0 %) to the mean explanation (100 %)",
+            [None if chance is None else chance.share.mean],
+            as_percent_1,
+        ),
+        ("image area explained, slim", [saliency.area], as_percent_1),
+        ("image area explained, original", [area], as_percent_1),
+    )
+    width = 1 + len(levels)
+    rows: list[list[Cell]] = [
+        [name, *(MISSING if v is None else Number(v, as_text) for v in values), *[""] * (width - len(values))]
+        for name, values, as_text in figures
+        if values[0] is not None
+    ]
+    header = [
+        "original against slim",
+        "mean",
+        *["by chance: the mean explanation", "that of another image"][: len(levels)],
+    ]
+    return Table(header, rows, "lr" + "r" * len(levels))
 
 
 def map_drift(report: Report) -> Table:

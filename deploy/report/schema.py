@@ -15,22 +15,20 @@ from .inputs import DataFigures
 from .int8 import Int8Figures
 from .parts import (
     AgreementFigures,
-    AttributionFigures,
     DynamicFigures,
     ExplainerFigures,
     GateHistoryFigures,
-    MapDriftFigures,
     Measured,
     ModelInfo,
     PercentilesMs,
     RankingFigures,
     ReportPart,
-    SaliencyChanceFigures,
     SelectorFigures,
     Share,
     StatisticsFigures,
     Whole,
 )
+from .parts_explained import AttributionFigures, MapDriftFigures, SaliencyChanceFigures
 
 SCHEMA: Final = 1
 

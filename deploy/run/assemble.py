@@ -26,7 +26,6 @@ from ..report.files import Strip, write_strips
 from ..report.inputs import DataFigures, PreprocessingFigures
 from ..report.markdown import CHANNELS_PICTURE, SALIENCY_PICTURE
 from ..report.parts import (
-    AttributionFigures,
     BackboneFigures,
     DynamicFigures,
     ExplainerFigures,
@@ -38,6 +37,7 @@ from ..report.parts import (
     StatisticsFigures,
     TrainingFigures,
 )
+from ..report.parts_explained import AttributionFigures
 from ..report.pictures import draw_channels, draw_row, draw_saliency
 from ..report.schema import (
     BudgetFigures,

@@ -190,9 +190,12 @@ def test_a_slim_model_is_recalibrated_on_images_of_its_channels() -> None:
     assert slimsight.recalibrate(slim, [(torch.rand(4, 3, 9, 9), LABELS)]) == 1  # any size
 
 
-@pytest.mark.parametrize("example", [np.zeros((1, 3, 8, 8), np.float32), [IMAGES], IMAGES[:0], IMAGES[0]])
+@pytest.mark.parametrize(
+    "example",
+    [np.zeros((1, 3, 8, 8), np.float32), [IMAGES.numpy()], [], IMAGES[:0], IMAGES[0], {"images": IMAGES.long()}],
+)
 def test_an_example_that_is_none_is_refused(example: Any) -> None:
-    with pytest.raises(ModelError, match=r"the example is .*; give a .*\(N, 3, H, W\), floating point"):
+    with pytest.raises(ModelError, match=r"the example .*; give .*\(N, C, H, W\).*, floating point"):
         slimsight.trace(Net(), example)
 
 

@@ -10,7 +10,7 @@ import pytest
 from slimsight.compress.errors import ConfigError
 from slimsight.deploy.budget import BudgetFile, Limit, check_report, load_budget
 from slimsight.deploy.budget.schema import DriftLimits
-from slimsight.deploy.report.parts import MapDriftFigures
+from slimsight.deploy.report.parts_explained import MapDriftFigures
 from slimsight.deploy.report.schema import Check, Report, SaliencyFigures
 from slimsight.deploy.report.units import describe_check
 

@@ -24,7 +24,12 @@ SIDE = 32
 def test_the_proof_finds_an_s8_file_that_onnx_runtime_computes_wrongly(tmp_path: Path) -> None:
     torch.manual_seed(0)
     fp32, path = tmp_path / "model.onnx", tmp_path / "model.int8.trt.onnx"
-    export_onnx(mobilenet_v2(width_mult=0.35).eval(), torch.rand(2, 3, SIDE, SIDE), fp32)
+    blocks = [
+        [t, c, 1, s]
+        for t, c, s in ((1, 16, 1), (6, 24, 2), (6, 32, 2), (6, 64, 2), (6, 96, 1), (6, 160, 2), (6, 320, 1))
+    ]
+    network = mobilenet_v2(width_mult=0.35, inverted_residual_setting=blocks).eval()
+    export_onnx(network, torch.rand(2, 3, SIDE, SIDE), fp32)
     pixels = torch.rand(32, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)).numpy()
     quantise(fp32, path, Calibration(pixels, "random images"), form="s8")
     own, run = (onnx_logits(path, pixels[:8], optimised=optimised) for optimised in (False, True))
@@ -33,6 +38,5 @@ def test_the_proof_finds_an_s8_file_that_onnx_runtime_computes_wrongly(tmp_path:
     assert (found.passed, found.p99 > 0.3) == (False, True), found
     assert found.why is not None
     assert "of the largest (0.99 quantile)" in found.why
-    assert f"in FP32 run {layers.fell_back[0]}" in found.why
     with pytest.raises(ExportError, match="is in the form s8, which is for TensorRT"), OnnxRunner(path, 1):
         pass

@@ -23,7 +23,7 @@ from slimsight.export.tensorrt_build.export import BatchProfile, EngineTensor, e
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX has no wheel for this platform")
 
-NAMES = ["resnet20", "resnet56", "mobilenetv2", "resnet50"]
+NAMES = ["resnet20", "mobilenetv2", "resnet50"]
 
 
 class Files(NamedTuple):
