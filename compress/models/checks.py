@@ -216,5 +216,5 @@ def _check_gradient(outputs: Outputs, images: Tensor) -> None:
     if not connected:
         raise ModelError(
             f"no gradient of the model's {'logits' if single else 'outputs'} reaches its images: it leaves autograd on "
-            "the way (torch.no_grad, detach, numpy); take that out of its forward()"
+            "the way (torch.no_grad, detach, argmax, numpy); take that out of its forward()"
         )
