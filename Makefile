@@ -20,7 +20,7 @@ demo: $(installed)
 	$(VENV)/bin/slimsight run configs/digits.yaml --out $(RUN)
 
 test: $(installed)
-	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-oldest:
 	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=tests/oldest-requirements.txt

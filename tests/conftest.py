@@ -37,6 +37,23 @@ _SET_BY_LIBRARIES = {
 _THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1)  # workers share the cores
 
 
+_SLOW_FILES = (
+    "tests/test_end_to_end.py",
+    "tests/deploy/run/test_processes.py",
+    "tests/deploy/run/test_imagenet_recipes.py",
+    "tests/deploy/run/test_dynamic_run.py",
+    "tests/deploy/run/test_resuming.py",
+    "tests/test_user_projects.py",
+    "tests/test_packaging.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with the slowest tests start first: left for the end, one process would wait for another's."""
+    places = {ROOT / name: place for place, name in enumerate(_SLOW_FILES)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def thawed() -> Iterator[None]:
     """What ``frozen`` keeps from being collected is collected when Python ends: some libraries complain otherwise."""

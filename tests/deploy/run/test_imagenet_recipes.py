@@ -25,7 +25,7 @@ RECIPES = sorted((ROOT / "configs" / "imagenet").glob("*.yaml"))
 KEPT = {"resnet34": 0.56, "resnet50": 0.434, "resnet101": 0.432, "mobilenet_v2": 0.71}
 CLASSES = 3
 FEWER = ("explainer.predictor.epochs=2", "explainer.selector.epochs=2")
-SMALLER = ("data.image_size=96", "data.resize=112")
+SMALLER = ("data.image_size=96", "data.resize=112", "gates.steps=30", "gates.lr=0.4")
 Small = Callable[..., Recipe]
 
 
