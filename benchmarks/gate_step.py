@@ -34,7 +34,7 @@ from slimsight.compress.explain import ExplainedClassifier, Selector, find_scale
 from slimsight.compress.files.atomic import read_json, write_json
 from slimsight.compress.gates import CostModel, Gates, learn_gates
 from slimsight.compress.gates.gated import FastNetwork, GatedNetwork
-from slimsight.compress.gates.learn import GateObjective
+from slimsight.compress.gates.objective import GateObjective
 from slimsight.compress.models import Classifier, ResNet
 from slimsight.compress.surgery import ChannelGroup, masked, trace_groups
 from slimsight.compress.training import Learning, make_fabric

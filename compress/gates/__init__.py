@@ -3,8 +3,9 @@
 from .cost import CostModel, Resource
 from .gate import Gates
 from .layers import LayerShape, read_layers
-from .learn import GateResult, learn_gates, residual_cost
+from .learn import GateResult, learn_gates
 from .needed import steps_needed
+from .objective import residual_cost
 from .rank import magnitude, uniform
 from .select import (
     Selection,

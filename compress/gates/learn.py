@@ -1,4 +1,4 @@
-"""Learn gates under a budget of MACs, steered by explanations (ISP Eq. 10): objective, schedule, history, result."""
+"""Learn gates under a budget of MACs, steered by explanations (ISP Eq. 10): steps, their extension, result."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
 from ..config import GatesConfig
@@ -22,6 +21,7 @@ from .cost import CostModel
 from .gate import Gates
 from .gated import FastNetwork, GatedNetwork, pays_to_compile
 from .history import GateHistory
+from .objective import GateObjective, residual_cost
 from .statistics import NormRefresh
 
 LOGIT_TRAVEL = 16.0
@@ -33,20 +33,6 @@ MAX_RESIDUAL = 1e-3
 MAX_COST_DIFFERENCE = 0.02
 """Largest relative difference between relaxed and hard cost at the end, or one channel where a channel costs more:
 half-open gates of a small network are no closer than that."""
-
-NOISE_END = 0.9
-"""Share of the steps after which the sample has no noise: the last steps learn the gates as deployed."""
-
-FINAL_TEMPERATURE = 0.2
-"""Temperature at the end, as a share of the first: half-open gates have a cost that no slim model has."""
-
-TARGET_SHARE = 0.995
-"""Share of the budget that the target falls to: cross entropy pulls the cost a little above its target, and the
-residual cost of the budget itself must end at 0."""
-
-COST_FLOOR = 0.98
-"""Share of the target below which gates are pulled open again. ISP has no such term: where the images are easy, cross
-entropy keeps no gate open, all of them close together, and their logits give no ranking."""
 
 MAX_EXTENSION = 1.0
 """Most steps that gates go on for when they did not reach the budget, as a share of the steps planned."""
@@ -95,88 +81,6 @@ class GateResult:
         )
 
 
-def residual_cost(macs: Tensor, target: Tensor) -> Tensor:
-    """R_res = log(max(T(v), pT) / pT): zero within the target (ISP Eq. 9)."""
-    return (torch.maximum(macs, target) / target).log()
-
-
-def overshoot(macs: Tensor, target: Tensor) -> Tensor:
-    """log(f pT / min(T(v), f pT)) with f = COST_FLOOR: zero unless the cost is far below the target."""
-    floor = COST_FLOOR * target
-    return (floor / torch.minimum(macs, floor)).log()
-
-
-class GateObjective:
-    """Loss of ISP Eq. 10; ``advance`` schedules its target, noise, temperature and cost weight.
-
-    Args:
-        targets: C_x by image index; None: not steered.
-        teacher: the classifier without gates: KL(teacher || gated) takes the place of cross entropy with labels, which
-            are then not read. Its gradient is that of cross entropy with the teacher's softmax, and 0 while all gates
-            are open.
-    """
-
-    def __init__(
-        self,
-        cost: CostModel,
-        config: GatesConfig,
-        budget: float,
-        targets: Targets | None,
-        teacher: nn.Module | None = None,
-    ) -> None:
-        self.teacher = teacher
-        self.cost, self.config, self.targets = cost, config, targets
-        self.total, self.budget = cost.total, TARGET_SHARE * budget
-        self.cost_weight = config.cost_weight
-        self.noise = 1.0
-        self.temperature = config.temperature
-        self.target: float = self.total
-
-    def __call__(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """The loss and its terms; ``model`` is called like ``GatedNetwork``."""
-        model.eval()
-        logits, numbers, values = model(batch.images, batch.labels, noise=self.noise, temperature=self.temperature)
-        macs = self.cost.of_values(values.double())
-        ce = self._prediction_loss(logits.float(), batch)
-        target = macs.new_tensor(self.target)
-        residual = residual_cost(macs, target)
-        cost = self.cost_weight * (residual + overshoot(macs, target)).float()
-        total = self.config.class_weight * ce + cost
-        figures = {"ce": ce, "residual": residual.float(), "macs": macs / self.total}
-        if self.targets is not None:
-            steer = self.targets.distance(numbers, batch.indices)
-            total = total + self.config.steer_weight * steer
-            figures["steer"] = steer
-        return {"loss": total, **figures}
-
-    def _prediction_loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Mean over the batch, in nats."""
-        if self.teacher is None:
-            return F.cross_entropy(logits, batch.labels)
-        with torch.no_grad():
-            soft_labels = self.teacher(batch.images).float().softmax(1)
-        return F.kl_div(logits.log_softmax(1), soft_labels, reduction="batchmean")
-
-    def advance(self, step: int, figures: Mapping[str, float]) -> None:
-        """Set target, noise, temperature and cost weight of the step after ``step``."""
-        config, share = self.config, (step + 1) / self.config.steps
-        fallen = min(1.0, share / config.shrink)
-        self.target = self.total + (self.budget - self.total) * fallen
-        self.noise = max(0.0, min(1.0, (NOISE_END - share) / (NOISE_END - config.shrink)))
-        self.temperature = config.temperature * (FINAL_TEMPERATURE + (1 - FINAL_TEMPERATURE) * self.noise)
-        # Dual ascent: the multiplier of the constraint T(v) <= target.
-        self.cost_weight += config.cost_weight * figures["residual"]
-
-    def state_dict(self) -> dict[str, float]:
-        """For a checkpoint: everything that ``advance`` sets."""
-        return {name: getattr(self, name) for name in ("cost_weight", "noise", "temperature", "target")}
-
-    def load_state_dict(self, state: Mapping[str, float], /) -> None:
-        """Continue from ``state_dict``."""
-        for name, value in state.items():
-            setattr(self, name, value)
-
-
 def learn_gates(
     network: nn.Module,
     groups: Sequence[ChannelGroup],
@@ -212,42 +116,11 @@ def learn_gates(
     gated = _to_gated(network, gates, groups, cost, train, learning, config=config, steered=targets is not None)
     teacher = None if from_labels else network.classifier if isinstance(network, ExplainedClassifier) else network
     objective = GateObjective(cost, config, budget, targets, teacher)
-    lr = config.lr if config.lr is not None else LOGIT_TRAVEL / config.steps
-    optimizer = torch.optim.Adam([gates.theta], lr=lr)
-    curve = GateHistory(config.steps)
-    keeps: dict[str, Stateful] = {"objective": objective, "history": curve}
     refresh = None
     if config.norm == "recalibrated":
         refresh = to_refresh(gated, network, groups, objective, train)
-        keeps["norms"] = refresh
-
-    def result(last: Mapping[str, float], steps: int) -> GateResult:
-        extension = max(0, steps - config.steps)
-        return _to_result(gates, cost, budget, last, objective.temperature, curve, steps, extension)
-
-    def learn(what: str, start: int, steps: int, finished: Callable[[int], bool] | None = None) -> GateResult:
-        def after_step(step: int, figures: Mapping[str, float]) -> None:
-            last = step + 1 == steps or (finished is not None and finished(step + 1))
-            curve.add(start + step, figures, objective.target / objective.total, last=last)
-            objective.advance(start + step, figures)
-            if refresh is not None:
-                refresh.after_step(start + step)
-
-        history = fit(
-            gated,
-            train,
-            objective,
-            optimizer,
-            learning,
-            what=what,
-            steps=steps,
-            after_step=after_step,
-            finished=finished,
-            keeps=keeps,
-        )
-        return result(history.epochs[-1], int(curve.columns["step"][-1]))
-
-    planned = learn(f"gates ({config.steer})", 0, config.steps)
+    learner = _GateLearner(gated, cost, objective, budget, train, learning, config, refresh)
+    planned = learner.learn(f"gates ({config.steer})", 0, config.steps)
     extra = round(MAX_EXTENSION * config.steps)
     if planned.converged or not extra:
         return planned
@@ -256,11 +129,65 @@ def learn_gates(
     figures = {"ce": planned.ce, "steer": planned.steer}
 
     def reached(step: int) -> bool:
-        return step % every == 0 and result(figures, config.steps + step).converged
+        return step % every == 0 and learner.result(figures, config.steps + step).converged
 
-    extended = learn(f"gates ({config.steer}), extension", config.steps, extra, reached)
+    extended = learner.learn(f"gates ({config.steer}), extension", config.steps, extra, reached)
     learning.progress.note(extended.in_words())
     return extended
+
+
+class _GateLearner:
+    """Gates with their optimizer and history, which the planned steps and an extension share."""
+
+    def __init__(
+        self,
+        gated: GatedNetwork,
+        cost: CostModel,
+        objective: GateObjective,
+        budget: float,
+        train: BatchSource,
+        learning: Learning,
+        config: GatesConfig,
+        refresh: NormRefresh | None,
+    ) -> None:
+        self.gated, self.cost, self.objective, self.budget = gated, cost, objective, budget
+        self.train, self.learning, self.config, self.refresh = train, learning, config, refresh
+        lr = config.lr if config.lr is not None else LOGIT_TRAVEL / config.steps
+        self.optimizer = torch.optim.Adam([gated.gates.theta], lr=lr)
+        self.curve = GateHistory(config.steps)
+        self.keeps: dict[str, Stateful] = {"objective": objective, "history": self.curve}
+        if refresh is not None:
+            self.keeps["norms"] = refresh
+
+    def result(self, last: Mapping[str, float], steps: int) -> GateResult:
+        """The gates as they are after ``steps``; ``last``: figures of the loss."""
+        extension = max(0, steps - self.config.steps)
+        temperature = self.objective.temperature
+        return _to_result(self.gated.gates, self.cost, self.budget, last, temperature, self.curve, steps, extension)
+
+    def learn(self, what: str, start: int, steps: int, finished: Callable[[int], bool] | None = None) -> GateResult:
+        """``steps`` more after step ``start``, or until they are ``finished``; ``what``: see ``fit``."""
+
+        def after_step(step: int, figures: Mapping[str, float]) -> None:
+            last = step + 1 == steps or (finished is not None and finished(step + 1))
+            self.curve.add(start + step, figures, self.objective.target / self.objective.total, last=last)
+            self.objective.advance(start + step, figures)
+            if self.refresh is not None:
+                self.refresh.after_step(start + step)
+
+        history = fit(
+            self.gated,
+            self.train,
+            self.objective,
+            self.optimizer,
+            self.learning,
+            what=what,
+            steps=steps,
+            after_step=after_step,
+            finished=finished,
+            keeps=self.keeps,
+        )
+        return self.result(history.epochs[-1], int(self.curve.columns["step"][-1]))
 
 
 def to_refresh(

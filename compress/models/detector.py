@@ -34,7 +34,8 @@ class RawDetector(nn.Module):
                 f"{type(model).__name__} is no detector of torchvision (SSD, RetinaNet, FCOS, Faster R-CNN): wrap it "
                 "in a module of your own that maps images (N, C, H, W) to its raw outputs"
             )
-        if self.proposes and (model.roi_heads.has_mask() or model.roi_heads.has_keypoint()):  # type: ignore[operator, union-attr]
+        heads: Any = model.roi_heads if self.proposes else None
+        if heads is not None and (heads.has_mask() or heads.has_keypoint()):
             raise ModelError(
                 f"{type(model).__name__} has heads of masks or keypoints, which are not followed: wrap it in a module "
                 "of your own that maps images (N, C, H, W) to its raw outputs"

@@ -50,11 +50,11 @@ def stops_torch_pruning(network: nn.Module, example: Tensor, *, prefix: str = ""
     return watch.found or several
 
 
-class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
     """Context: notes whether an operator runs that stops Torch-Pruning."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # as above
         self.found = False
         self.running: list[nn.Module] = []
 

@@ -98,8 +98,12 @@ def layer_width(layer: nn.Module) -> int:
     return width
 
 
+_FROZEN_NORM = ("weight", "bias", "running_mean", "running_var")
+
+
 def is_frozen_norm(layer: nn.Module) -> bool:
     """Whether a layer is a batch normalisation made of buffers alone (``FrozenBatchNorm2d`` of detectors)."""
-    buffers = ("weight", "bias", "running_mean", "running_var")
-    own = layer._buffers
-    return not layer._parameters and set(buffers) <= set(own) and len({tuple(own[key].shape) for key in buffers}) == 1  # type: ignore[union-attr]
+    buffers = dict(layer.named_buffers(recurse=False))
+    if any(True for _ in layer.parameters(recurse=False)) or not set(_FROZEN_NORM) <= buffers.keys():
+        return False
+    return len({buffers[name].shape for name in _FROZEN_NORM}) == 1

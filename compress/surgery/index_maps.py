@@ -26,7 +26,7 @@ class Call:
     where: str
 
 
-class IndexMaps(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class IndexMaps(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
     """Context: labels every activation of a pass with the numbers of its channels.
 
     ``paused``: above 0 while a layer runs whose channels the caller labels by itself.
@@ -45,7 +45,7 @@ class IndexMaps(TorchDispatchMode):  # type: ignore[no-untyped-call]
         tensors: Mapping[int, str],
         rules: Callable[[Any], Rule],
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # as above
         self.labels = ChannelNumbers()
         self.paused = 0
         self.running: list[nn.Module] = []
@@ -59,7 +59,7 @@ class IndexMaps(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.set(images, self.labels.fixed(images.shape, "they are the channels of the images"))
 
     def of(self, tensor: Tensor) -> Tensor | None:
-        """ChannelNumbers of the shape of ``tensor``; None for what does not depend on the images."""
+        """Numbers of the shape of ``tensor``; None for what does not depend on the images."""
         known = self._known.get(id(tensor))
         if known is None and tensor.untyped_storage()._cdata in self.written:
             return self.labels.fixed(tensor.shape, "they are written into a part of a tensor")
@@ -94,7 +94,7 @@ class IndexMaps(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 Rule = Callable[[IndexMaps, Call], None]
-"""ChannelNumbers what an operator returns; ties and freezes what it reads."""
+"""Labels what an operator returns; ties and freezes what it reads."""
 
 
 def tensors_in(value: Any) -> list[Tensor]:

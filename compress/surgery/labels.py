@@ -41,7 +41,7 @@ class ChannelNumbers:
         return numbers
 
     def fixed(self, shape: Sequence[int], reason: str) -> Tensor:
-        """ChannelNumbers of ``shape`` for what is no channel that may go: one number, frozen for ``reason``."""
+        """Numbers of ``shape`` for what is no channel that may go: one number, frozen for ``reason``."""
         number = self.fresh(1)
         self._reasons[int(number)] = reason
         return number.expand(tuple(shape)) if shape else number.reshape(())

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-import jinja2
-
+from ..report.environment import make_environment
 from .targets import PackageTarget
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
@@ -14,15 +13,7 @@ TEMPLATES: Final = Path(__file__).parent / "templates"
 
 def render(template: str, **values: Any) -> str:
     """The text of a template in ``templates/``."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # Python and Markdown, not HTML
-    )
-    return environment.get_template(template).render(values)
+    return make_environment(TEMPLATES, keep_trailing_newline=True).get_template(template).render(values)
 
 
 def trtexec_line(model: str, side: int) -> str:

@@ -183,6 +183,7 @@ def _is_package_zip(path: Path) -> bool:
             if listed is None or sorted(archive.namelist()) != sorted((*listed, SUMS)):
                 return False
             return all(_sha256_in(archive, name) == digest for name, digest in listed.items())
+    # What zipfile raises for a file that is none, lacks a list of checksums, or is packed or encrypted in another way.
     except (OSError, zipfile.BadZipFile, KeyError, UnicodeDecodeError, NotImplementedError, RuntimeError):
         return False
 

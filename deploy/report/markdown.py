@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-import jinja2
-
 from slimsight.compress.amounts import as_duration
 from slimsight.compress.files.atomic import write_text
 from slimsight.compress.files.untrusted import escape_hidden
 
 from . import rows, rows_device, rows_explained, rows_int8, rows_origin
+from .environment import make_environment
 from .schema import Report
 from .table import Table, code, plain, to_markdown
 from .units import as_count, as_error, as_macs, as_percent, plural
@@ -56,14 +55,7 @@ def _markdown_of(to_table: Callable[[Report], Table]) -> Callable[[Report], str]
 
 def render_markdown(report: Report, pictures: Sequence[str] = ()) -> str:
     """The text of report.md. ``pictures``: file names beside it to show (``PICTURES``)."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # Markdown, not HTML
-    )
+    environment = make_environment(Path(__file__).parent / "templates", keep_trailing_newline=True)
     environment.globals.update({f"{name}_table": _markdown_of(to_table) for name, to_table in TABLES.items()})
     for to_text in (as_count, as_duration, as_error, as_macs, as_percent, plain, code):
         environment.filters[to_text.__name__] = to_text

@@ -28,9 +28,10 @@ from slimsight.export.pte.lower import Delegation
 
 from ..host import check_batches_fit
 from ..machine import device_name, versions
-from ..run_dir import read_run
+from ..run_dir import RunDir, read_run
 from ..run_dir.allowed_code import load_run_recipe, remember_engine
 from ..run_dir.exports import EXPORT_FILE
+from ..settings.recipe import Recipe
 from .export_files import FORMATS, PRECISIONS, Files
 from .session import Session, writable_cache
 
@@ -150,12 +151,7 @@ def export_run(
             "int8 to --precision, or leave them out"
         )
     int8 = _int8_settings(recipe.export.int8, calibration, method, control, qat_epochs)
-    stages = ("finetune", "dynamic") if recipe.dynamic.enabled else ("finetune",)
-    unfinished = next((stage for stage in stages if run.record(stage) is None), None)
-    if unfinished is not None:
-        raise RunError(
-            f"{path} is not finished (stage '{unfinished}' is not done): complete it with 'slimsight run', then export"
-        )
+    _check_finished(run, recipe, path)
     session = Session(recipe, run, progress, cache or writable_cache())
     if batch is not None:
         check_batches_fit({"--batch": batch.max}, session.example.shape[1:])
@@ -173,6 +169,16 @@ def export_run(
     found = Exported(folder, tuple(artifacts), evidence, files.engines, skipped, int8_models, files.delegations)
     write_sealed(found.json, _to_dict(found, len(images)))
     return found
+
+
+def _check_finished(run: RunDir, recipe: Recipe, path: Path) -> None:
+    """Raise RunError for a run whose models are not there yet."""
+    stages = ("finetune", "dynamic") if recipe.dynamic.enabled else ("finetune",)
+    unfinished = next((stage for stage in stages if run.record(stage) is None), None)
+    if unfinished is not None:
+        raise RunError(
+            f"{path} is not finished (stage '{unfinished}' is not done): complete it with 'slimsight run', then export"
+        )
 
 
 def _int8_settings(
@@ -208,7 +214,7 @@ def _int8_settings(
 
 
 def _stored_metadata(path: Path) -> dict[str, str] | None:
-    """What an exported file says of itself; None: an engine, which says it elsewhere."""
+    """What an exported file says of itself; None: its form has no place for that."""
     if path.suffix == ".onnx":
         return dict(read_metadata(path).all)
     return read_pt2_metadata(path) if path.suffix == ".pt2" else None

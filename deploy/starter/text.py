@@ -17,6 +17,7 @@ from slimsight.compress.config import DataConfig, GatesConfig
 from slimsight.compress.files.untrusted import escape_hidden, printable
 from slimsight.compress.gates import steps_needed
 
+from ..report.environment import make_environment
 from ..report.units import as_bytes, as_count, as_macs, as_percent, plural
 from ..settings.checks import ChecksConfig
 from ..settings.yaml_text import dump_yaml
@@ -155,12 +156,8 @@ class _YamlText(str):
 
 def _templates(out: Path, steps: Callable[[int], int]) -> jinja2.Environment:
     """The templates of the files, whose ``yaml`` writes a value; other text is kept to one line."""
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_read_template),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=False,  # YAML, not HTML
+    environment = make_environment(
+        jinja2.FunctionLoader(_read_template),
         finalize=lambda value: value if isinstance(value, _YamlText) else re.sub(r"\s", " ", escape_hidden(str(value))),
     )
     environment.filters |= {to_text.__name__: to_text for to_text in (as_bytes, as_count, as_macs, as_percent, plural)}

@@ -24,17 +24,11 @@ _SUFFIX: Final = "_scale"
 _LEVELS: Final = {np.dtype(np.uint8): (0, 255), np.dtype(np.int8): (-128, 127)}
 
 
-@dataclass(frozen=True)
-class RoundStep:
-    """A QuantizeLinear of activations, with its DequantizeLinear: levels ``low`` to ``high`` of the named ``scale``."""
+class _OneValue:
+    """A step that reads one value and gives one."""
 
     input: str
     output: str
-    scale: str
-    zero_point: int
-    low: int
-    high: int
-    unread: tuple[str, ...] = ()
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -48,7 +42,20 @@ class RoundStep:
 
 
 @dataclass(frozen=True)
-class LayerStep:
+class RoundStep(_OneValue):
+    """A QuantizeLinear of activations, with its DequantizeLinear: levels ``low`` to ``high`` of the named ``scale``."""
+
+    input: str
+    output: str
+    scale: str
+    zero_point: int
+    low: int
+    high: int
+    unread: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LayerStep(_OneValue):
     """A convolution or matrix product with an int8 weight.
 
     ``weight``, ``bias``: names in the FP32 graph; ``axis``: of the weight's scales, None: one scale; ``bias_scale``:
@@ -64,16 +71,6 @@ class LayerStep:
     bias: str | None
     bias_scale: str | None
     unread: tuple[str, ...] = ()
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """The values that it reads."""
-        return (self.input,)
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """The values that it gives."""
-        return (self.output,)
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ class PlugInRunner(BaseRunner):
             inner.__enter__()
         except SlimError:
             raise
-        except Exception as error:  # a plug-in may raise anything: it becomes one sentence, with its cause
+        except Exception as error:  # code of others, of which no class of errors is known: one sentence, with its cause
             raise Unsupported(
                 f"the plug-in {self._plug_in.name} cannot open {self.name} ({type(error).__name__}: "
                 f"{first_error_line(error)}): run it in another runtime, or uninstall the plug-in"

@@ -80,11 +80,14 @@ def to_explained(kind: str = "rbf") -> ExplainedClassifier:
 
 
 @pytest.fixture
-def survives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """``survives(work, name=step, ...)``: killed behind each of these saves in turn, ``work`` ends with the same."""
+def lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """``lost(work, name=step, ...)``: what a work that is killed behind each of these saves in turn ends without.
+
+    Names of the tensors that are not those of a work that nobody disturbed.
+    """
     save = SavedCheckpoint.save
 
-    def check(work: Work, **kills: int) -> None:
+    def check(work: Work, **kills: int) -> list[str]:
         expected = work(None)
         last: tuple[str, int] = "", 0
 
@@ -101,7 +104,7 @@ def survives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., N
         monkeypatch.setattr(SavedCheckpoint, "save", lambda *_: None)
         found = work(Checkpoints(tmp_path, "key", seconds=0))
         assert found.keys() == expected.keys()
-        assert [name for name in found if not torch.equal(found[name], expected[name])] == []
+        return [name for name in found if not torch.equal(found[name], expected[name])]
 
     return check
 
@@ -109,7 +112,7 @@ def survives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., N
 @pytest.mark.parametrize(
     ("kind", "variant"), [("rbf", "relaxed"), ("realx", "relaxed"), ("realx", "original"), ("varsal", "relaxed")]
 )
-def test_explainers(kind: str, variant: str, train: Batches, images: ImageSet, survives: Callable[..., None]) -> None:
+def test_explainers(kind: str, variant: str, train: Batches, images: ImageSet, lost: Callable[..., list[str]]) -> None:
     explainer = STEERING.get(kind)
     short = {"epochs": 3, "batch_size": 12}
     config = ExplainerConfig.model_validate(
@@ -125,10 +128,10 @@ def test_explainers(kind: str, variant: str, train: Batches, images: ImageSet, s
         explainer.train(network, predictor, train, val, Learning(fabric, checkpoints=checkpoints), config=config)
         return network.state_dict()
 
-    survives(work, **{"varsal" if kind == "varsal" else "selector": 6})
+    assert lost(work, **{"varsal" if kind == "varsal" else "selector": 6}) == []
 
 
-def test_a_predictor(train: Batches, images: ImageSet, survives: Callable[..., None]) -> None:
+def test_a_predictor(train: Batches, images: ImageSet, lost: Callable[..., list[str]]) -> None:
     def work(checkpoints: Checkpoints | None) -> dict[str, Tensor]:
         classifier = to_classifier()
         predictor = new_predictor(classifier, PredictorConfig())
@@ -143,11 +146,11 @@ def test_a_predictor(train: Batches, images: ImageSet, survives: Callable[..., N
         )
         return predictor.state_dict()
 
-    survives(work, predictor=6)
+    assert lost(work, predictor=6) == []
 
 
 @pytest.mark.parametrize("training", ["gates (rbf)", "gates (rbf), extension"])
-def test_gates_and_their_extension(training: str, images: ImageSet, survives: Callable[..., None]) -> None:
+def test_gates_and_their_extension(training: str, images: ImageSet, lost: Callable[..., list[str]]) -> None:
     """At this rate gates need the extension."""
     plain = Batches(images, 12, shuffle=True)
 
@@ -171,10 +174,10 @@ def test_gates_and_their_extension(training: str, images: ImageSet, survives: Ca
         columns = {f"history.{name}": torch.tensor(values) for name, values in found.history.items()}
         return {**found.scores, **columns, "steps": torch.tensor(found.steps)}
 
-    survives(work, **{training: 7})
+    assert lost(work, **{training: 7}) == []
 
 
-def test_finetuning_that_is_taught_and_steered(train: Batches, survives: Callable[..., None]) -> None:
+def test_finetuning_that_is_taught_and_steered(train: Batches, lost: Callable[..., list[str]]) -> None:
     def work(checkpoints: Checkpoints | None) -> dict[str, Tensor]:
         original, slim = to_explained(), to_explained()
         train_classifier(
@@ -188,10 +191,10 @@ def test_finetuning_that_is_taught_and_steered(train: Batches, survives: Callabl
         )
         return slim.state_dict()
 
-    survives(work, finetune=7)
+    assert lost(work, finetune=7) == []
 
 
-def test_routes_in_both_of_their_trainings(train: Batches, images: ImageSet, survives: Callable[..., None]) -> None:
+def test_routes_in_both_of_their_trainings(train: Batches, images: ImageSet, lost: Callable[..., list[str]]) -> None:
     example = torch.zeros(1, 3, SIDE, SIDE)
 
     def work(checkpoints: Checkpoints | None) -> dict[str, Tensor]:
@@ -211,4 +214,4 @@ def test_routes_in_both_of_their_trainings(train: Batches, images: ImageSet, sur
         )
         return model.state_dict()
 
-    survives(work, routing=5, dynamic_finetune=3)
+    assert lost(work, routing=5, dynamic_finetune=3) == []

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-import jinja2
 from markupsafe import Markup
 
 from slimsight.compress.amounts import as_duration
@@ -19,6 +18,7 @@ from slimsight.compress.files.atomic import write_text
 from slimsight.compress.files.untrusted import escape_hidden
 
 from .. import rows, rows_explained, rows_int8, rows_origin
+from ..environment import make_environment
 from ..markdown import TABLES
 from ..table import Code, Result
 from ..units import as_count, as_error, as_macs, as_percent, latency_label, plural
@@ -68,13 +68,7 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
 
 
 def _render(template: str, **values: Any) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=True,
-    )
+    environment = make_environment(_TEMPLATES, html=True)
     environment.globals.update({f"{name}_table": to_table for name, to_table in TABLES.items()})
     environment.globals.update(
         verdict=rows.verdict,

@@ -8,106 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from slimsight.compress.config import GatesConfig
-from slimsight.compress.data import Batch, TensorBatches
 from slimsight.compress.errors import PruningError
-from slimsight.compress.explain import ExplainedClassifier, Head, RbfHead, RealXHead, Selector, find_scales, to_targets
+from slimsight.compress.explain import Head, RbfHead, RealXHead, to_targets
 from slimsight.compress.explain.varsal import VarSalHead
-from slimsight.compress.gates import CostModel, Gates
+from slimsight.compress.gates import Gates
 from slimsight.compress.gates.gated import FastNetwork, GatedNetwork, pays_to_compile, proven_fold_pairs
-from slimsight.compress.gates.learn import GateObjective, to_refresh
-from slimsight.compress.gates.statistics import REFRESH_EVERY, NormRefresh
-from slimsight.compress.models import Classifier
 from slimsight.compress.models.fold import FoldPair
 from slimsight.compress.progress import Progress
-from slimsight.compress.surgery import ChannelGroup, Slot, masked, trace_groups
-from slimsight.compress.training.batch_norm import take_statistics_, tracked_norms
+from slimsight.compress.surgery import ChannelGroup, Slot, masked
 
-SIDE, CLASSES = 16, 4
-
-
-class Odd(nn.Conv2d):
-    """A subclass with a forward of its own."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return 2 * super().forward(input)
-
-
-class Branched(nn.Module):
-    """Residual, grouped, concatenated, depthwise, not homogeneous, reflected at the border, flattened."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 8, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(8)
-        self.inner = nn.Conv2d(8, 12, 3, padding=1, padding_mode="reflect")
-        self.bn2 = nn.BatchNorm2d(12)
-        self.depthwise = nn.Conv2d(12, 12, 3, padding=1, groups=12)
-        self.back = Odd(12, 8, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(8)
-        self.down = nn.Conv2d(16, 16, 3, 2, padding="valid")
-        self.linear1 = nn.Linear(16 * 7 * 7, 6)
-        self.bn4 = nn.BatchNorm1d(6)
-        self.linear2 = nn.Linear(6, CLASSES)
-
-    def forward(self, images: Tensor) -> Tensor:
-        maps = F.relu(self.bn1(self.stem(images)))
-        inner = F.silu(self.depthwise(F.silu(self.bn2(self.inner(maps)))))
-        stream = F.relu(self.bn3(self.back(inner)) + maps)
-        maps = F.relu(self.down(torch.cat([maps, stream], 1)))
-        logits: Tensor = self.linear2(F.relu(self.bn4(self.linear1(maps.flatten(1)))))
-        return logits
-
-
-class Rereading(nn.Module):
-    """What the normalisation reads is read by another, too: folding it changes what comes out."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(3, 6, 3, padding=1)
-        self.bn1 = nn.BatchNorm2d(6)
-        self.second = nn.Conv2d(6, 6, 3, 2, padding=1)
-        self.bn2 = nn.BatchNorm2d(6)
-        self.head = nn.Linear(6, CLASSES)
-
-    def forward(self, images: Tensor) -> Tensor:
-        maps = F.relu(self.bn1(self.first(images)))
-        raw = self.second(maps)
-        logits: Tensor = self.head((F.relu(self.bn2(raw)) + raw.tanh()).mean((2, 3)))
-        return logits
-
-
-def shaken(network: nn.Module) -> nn.Module:
-    """In eval mode, frozen, with normalisations that do something."""
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.uniform_(module.bias, -0.5, 0.5)
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            module.running_mean.uniform_(-0.5, 0.5)
-            module.running_var.uniform_(0.5, 1.5)
-    return network.eval().requires_grad_(False)
-
-
-def explained(
-    build: Callable[[], nn.Module], head: type[Head] = RbfHead
-) -> tuple[ExplainedClassifier, tuple[ChannelGroup, ...]]:
-    torch.manual_seed(0)
-    classifier = Classifier(build(), (0.5,) * 3, (0.5,) * 3)
-    selector = Selector(find_scales(classifier, torch.zeros(1, 3, SIDE, SIDE)), CLASSES, SIDE, head)
-    nn.init.normal_(selector.head.weight, std=0.1)
-    network = ExplainedClassifier(classifier, selector)
-    shaken(network)
-    graph = trace_groups(network, torch.zeros(1, 3, SIDE, SIDE), prefix=network.PREFIX, view=network.view)
-    assert len(graph.groups) >= 2
-    return network, graph.groups
-
-
-def batch_of(count: int) -> Batch:
-    draw = torch.Generator().manual_seed(1)
-    labels = torch.randint(CLASSES, (count,), generator=draw)
-    return Batch(torch.rand(count, 3, SIDE, SIDE, generator=draw), labels, torch.arange(count))
+from .branched import Branched, Rereading, batch_of, explained
 
 
 def objective(logits: Tensor, params: Tensor | None, labels: Tensor) -> Tensor:
@@ -291,71 +201,3 @@ def test_compiling_pays_in_long_runs_of_small_layers_only() -> None:
     assert pays_to_compile(4000, *resnet56)
     assert not pays_to_compile(100, *resnet56)
     assert not pays_to_compile(4000, *resnet18)
-
-
-def in_training_mode(network: ExplainedClassifier) -> ExplainedClassifier:
-    """A copy whose classifier normalises by its batches, and keeps its running statistics."""
-    network = copy.deepcopy(network)
-    for norm in tracked_norms(network.classifier).values():
-        norm.train()
-        norm.momentum = 0.0
-    return network
-
-
-@pytest.mark.parametrize("build", [Branched, Rereading])
-def test_with_batch_statistics_gates_learn_what_training_mode_computes(build: Callable[[], nn.Module]) -> None:
-    network, groups = explained(build)
-    network.double()
-    images, labels = batch_of(8).images.double(), batch_of(8).labels
-    gates = Gates(groups).double()
-    nn.init.uniform_(gates.theta, -4, 1)
-    gated = GatedNetwork(network, gates, groups, batch_of(2), steered=True, batch_statistics=True).eval()
-    assert all(pair.norm.startswith("selector.") for pair in gated.pairs)
-    logits, _, values = gated(images, labels, noise=0.0, temperature=0.4)
-    (found,) = torch.autograd.grad(F.cross_entropy(logits, labels), gates.theta, retain_graph=True)
-
-    plain = in_training_mode(network)
-    with masked(plain, groups, gates.split(values)):
-        expected = plain.classifier(images)
-    torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-11)
-    (wanted,) = torch.autograd.grad(F.cross_entropy(expected, labels), gates.theta)
-    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-9)
-    with torch.no_grad(), masked(network, groups, gates.split(values)):
-        assert (network.classifier(images) - expected).abs().max() > 0.01, "the statistics of the original are others"
-
-
-@pytest.mark.parametrize("build", [Branched, Rereading])
-def test_statistics_that_are_taken_anew_reach_the_folded_weights(build: Callable[[], nn.Module]) -> None:
-    network, groups = explained(build)
-    network.double()
-    images, labels = batch_of(8).images.double(), batch_of(8).labels
-    gates = Gates(groups).double()
-    nn.init.uniform_(gates.theta, -4, 1)
-    example = torch.zeros(1, 3, SIDE, SIDE, dtype=torch.float64)
-    cost = CostModel.of(network.classifier, example, groups, prefix=network.PREFIX)
-    objective = GateObjective(cost, GatesConfig(), cost.total, None)
-    objective.noise = 0.0
-    train = TensorBatches(images, labels, 8)
-
-    def refreshed() -> tuple[GatedNetwork, NormRefresh]:
-        gated = GatedNetwork(network, gates, groups, batch_of(2), steered=True).eval()
-        assert any(pair.norm.startswith("classifier.") for pair in gated.pairs)
-        return gated, to_refresh(gated, network, groups, objective, train)
-
-    def logits_of(gated: GatedNetwork) -> Tensor:
-        found: Tensor = gated(images, labels, noise=0.0, temperature=objective.temperature)[0].detach()
-        return found
-
-    gated, refresh = refreshed()
-    before = logits_of(gated)
-    for step in range(60 * REFRESH_EVERY):  # 0.7^60 of the first statistics is left
-        refresh.after_step(step)
-    plain = copy.deepcopy(network)
-    with torch.no_grad(), masked(plain, groups, gates.split(gates(noise=0.0, temperature=objective.temperature))):
-        assert take_statistics_(plain.classifier, tracked_norms(plain.classifier), [images]) > 0
-        wanted = plain.classifier(images)
-    torch.testing.assert_close(logits_of(gated), wanted, rtol=1e-5, atol=1e-5)
-    assert (before - wanted).abs().max() > 0.01
-    resumed, other = refreshed()
-    other.load_state_dict(refresh.state_dict())
-    torch.testing.assert_close(logits_of(resumed), logits_of(gated), rtol=1e-12, atol=1e-12)

@@ -13,7 +13,7 @@ from slimsight.compress.explain import ExplainedClassifier, RealXHead, Selector,
 from slimsight.compress.finetune import train_classifier
 from slimsight.compress.gates import CostModel, GateResult, Gates, learn_gates, residual_cost
 from slimsight.compress.gates.gate import GUMBEL_MEDIAN, OFFSET
-from slimsight.compress.gates.learn import GateObjective
+from slimsight.compress.gates.objective import GateObjective
 from slimsight.compress.models import Classifier
 from slimsight.compress.progress import Progress
 from slimsight.compress.surgery import ChannelGraph, ChannelGroup, trace_groups
