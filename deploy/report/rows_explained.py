@@ -60,7 +60,7 @@ def saliency(report: Report) -> Table:
     header = [
         "original against slim",
         "mean",
-        *["by chance: the mean explanation", "that of another image"][: len(levels)],
+        *["chance: the mean map", "chance: another image"][: len(levels)],
     ]
     return Table(header, rows, "lr" + "r" * len(levels))
 
