@@ -11,7 +11,7 @@ import onnx
 import pytest
 import torch
 from torch import nn
-from torchvision.models import resnet50
+from torchvision.models.resnet import Bottleneck, ResNet
 
 from slimsight.compress.config import ModelConfig
 from slimsight.compress.dynamic import DynamicClassifier, find_routes
@@ -23,7 +23,7 @@ from slimsight.export.tensorrt_build.export import BatchProfile, EngineTensor, e
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX has no wheel for this platform")
 
-NAMES = ["resnet20", "mobilenetv2", "resnet50"]
+NAMES = ["resnet20", "mobilenetv2", "bottlenecks"]
 
 
 class Files(NamedTuple):
@@ -37,7 +37,11 @@ class Files(NamedTuple):
 def slim_network(name: str) -> nn.Module:
     """Half of the channels inside of blocks removed; random weights, statistics that folding cannot ignore."""
     torch.manual_seed(0)
-    model = resnet50(num_classes=20) if name == "resnet50" else build_classifier(ModelConfig(name=name), 10)
+    model = (
+        ResNet(Bottleneck, [1, 1, 1, 1], num_classes=20)
+        if name == "bottlenecks"
+        else build_classifier(ModelConfig(name=name), 10)
+    )
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             assert module.running_mean is not None
@@ -66,7 +70,7 @@ def routes_of(model: nn.Module, example: torch.Tensor) -> DynamicClassifier:
 @pytest.fixture(scope="module", params=NAMES)
 def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Files:
     """One export a network: the static file is the dense graph of the routed one without its heads."""
-    side = 224 if request.param == "resnet50" else 32
+    side = 224 if request.param == "bottlenecks" else 32
     dynamic = routes_of(slim_network(request.param), torch.rand(1, 3, side, side))
     dense = dense_graph(dynamic, torch.rand(2, 3, side, side))
     folder = tmp_path_factory.mktemp(request.param)

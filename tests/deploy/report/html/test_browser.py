@@ -176,3 +176,17 @@ def test_a_phone_shows_every_table_whole(visit: Callable[..., Any], files: dict[
     shown, name = page.locator(".wide tbody td").first.evaluate(names)
     assert name
     assert shown == f'"{name}"'
+
+
+def test_a_phone_breaks_no_figure(visit: Callable[..., Any], files: dict[str, Path]) -> None:
+    page, _, _ = visit(files["newest"], _PHONE)
+    page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
+    lines = """() => [...document.querySelectorAll('table td.r')].map(cell => {
+        const text = document.createRange();
+        text.selectNodeContents(cell);
+        const one = 1.5 * parseFloat(getComputedStyle(cell).fontSize);
+        return [cell.textContent.trim(), Math.floor(text.getBoundingClientRect().height / one)];
+    })"""
+    figures = {text: count for text, count in page.evaluate(lines) if text and " " not in text}
+    assert len(figures) > 10
+    assert {text: count for text, count in figures.items() if count > 1} == {}
